@@ -1,0 +1,3 @@
+"""Hyperparameter search for Keras."""
+
+__version__ = "0.1.0"

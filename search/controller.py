@@ -1,0 +1,467 @@
+"""The controller: what a search does next, decided purely.
+
+`handle(event, now)` takes one event and answers with the records that the driver must journal and the commands it must
+then carry out. There is no clock, no file and no process here. Every decision becomes a record, and only applying
+records changes state; so the state after a restart, rebuilt by `replay`, is the state of the process that died.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from search.backends.base import BackEnd
+from search.domain import Domain, Parameter, Value, compatible
+from search.journal import Entry
+from search.messages import Answer, Interrupt, Lost, Question, Verdict
+from search.novelty import Novelty
+from search.records import (
+    Asked,
+    Built,
+    Checkpointed,
+    Ended,
+    EpochDone,
+    Era,
+    Finished,
+    Header,
+    Judged,
+    Record,
+    Started,
+    Told,
+    TrialEnded,
+    Valued,
+)
+from search.study import Study, Trial
+from search.trial import Done, State, Suggestion, derive_seed
+
+# What happens ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The user wants the search to stop: Ctrl-C, or a cluster that takes its machine back."""
+
+
+@dataclass(frozen=True, slots=True)
+class FromWorker:
+    """A message of the worker in `slot`."""
+
+    slot: int
+    message: Question | Built | EpochDone | Checkpointed | Ended | Lost
+
+
+Event = Tick | StopRequested | FromWorker
+
+# What to do about it --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a segment: train `trial` from what it has to the end of epoch `to_epoch`."""
+
+    trial: int
+    execution: int
+    to_epoch: int
+    judged: bool
+
+
+Instruction = tuple[int, Start | Answer | Verdict | Interrupt]
+"""A slot, and what to do or say there."""
+
+
+@dataclass(slots=True)
+class Reaction:
+    """Records to journal first, instructions to carry out then; `finished` when the search is over."""
+
+    records: list[Record] = field(default_factory=list)
+    instructions: list[Instruction] = field(default_factory=list)
+    finished: Finished | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a search ends, and what it puts up with.
+
+    Attributes:
+        max_trials: configurations to try; those that run then are promoted and finished all the same.
+        max_total_epochs: epochs to train, over all trials and resumes; the last segments are cut to fit.
+        timeout: seconds that the search may run, over all its resumes.
+        target: end when the objective is as good as this.
+        retries: how often a trial whose process died is taken up again without having made progress.
+        max_consecutive_failures: give up when so many trials have failed before any succeeded.
+    """
+
+    max_trials: int | None = None
+    max_total_epochs: int | None = None
+    timeout: float | None = None
+    target: float | None = None
+    retries: int = 1
+    max_consecutive_failures: int = 5
+
+
+HOPELESS_TRIALS = 20
+HOPELESS_SHARE = 0.9
+
+
+class Controller:
+    """Decides for one study.
+
+    Args:
+        study: the study; changed by what is applied here, and by nothing else.
+        make_backend: makes the back end of an era, from the study's objective, seed and parameters.
+        limits: when to stop.
+        slots: how many segments may run at once.
+        max_epochs: the most epochs that one trial gets.
+    """
+
+    def __init__(
+        self, study: Study, make_backend: Callable[[Era], BackEnd], limits: Limits, slots: int, max_epochs: int
+    ) -> None:
+        self.study = study
+        self.limits = limits
+        self.max_epochs = max_epochs
+        self._make_backend = make_backend
+        self._backend: BackEnd | None = None
+        self._novelty = Novelty()
+        self._novelty_changed = False
+        self._domains: dict[str, Domain] = {}
+        self._free = list(range(slots - 1, -1, -1))
+        self._running: dict[int, Start] = {}
+        self._pending: deque[Trial] = deque()
+        self._deferred: list[tuple[int, Question]] = []
+        self._stopping: Finished | None = None
+        self._failed = 0
+        self._good = 0
+        self._errors: Counter[str] = Counter()
+        self._reaction = Reaction()
+        self._now = 0.0
+
+    # Taking in facts ------------------------------------------------------------------------------------------------
+
+    def replay(self, entries: Iterable[Entry]) -> None:
+        """Take in a journal, as if every record had just been made. Only the last era's back end is rebuilt."""
+        entries = list(entries)
+        last_era = max((i for i, entry in enumerate(entries) if isinstance(entry.record, Era)), default=-1)
+        for i, entry in enumerate(entries):
+            self._now = entry.time
+            self._apply(entry.record, rebuild=i >= last_era)
+
+    def _apply(self, record: Record, *, rebuild: bool = True) -> list[int]:
+        """Take in one record. Returns the trials that its back end is done with."""
+        self.study.apply(record, self._now)
+        self._novelty_changed |= self._novelty.apply(record)
+        match record:
+            case Header():
+                self._novelty = Novelty(record.parameters)
+            case Valued():
+                self._domains[record.parameter.key] = record.parameter.domain
+            case TrialEnded():
+                self._count_ended(record)
+            case Era() if rebuild:
+                earlier = [trial for trial in self.study.trials.values() if trial.era < self.study.era]
+                self._backend = self._make_backend(record)
+                self._backend.learn(earlier)
+            case _:
+                pass
+        if self._backend is None or not rebuild:
+            return []
+        return list(self._backend.apply(record))
+
+    def _count_ended(self, record: TrialEnded) -> None:
+        if record.state == "failed":
+            self._failed += 1
+            self._errors[self.study.trials[record.trial].error or "unknown"] += 1
+        else:
+            self._good += 1
+
+    def _record(self, record: Record) -> None:
+        """Decide a record: journal it, and apply it with what follows from it."""
+        self._reaction.records.append(record)
+        for number in self._apply(record):
+            trial = self.study.trials[number]
+            if trial.ended is None:
+                self._record(TrialEnded(number, self._end_state(trial, record)))
+        if self._novelty_changed:
+            self._release()
+
+    def _end_state(self, trial: Trial, record: Record) -> State:
+        if isinstance(record, Told) and record.trial == trial.number and record.outcome == "failed":
+            return "failed"
+        return "completed" if trial.exhausted or trial.epochs >= self.max_epochs else "stopped"
+
+    # Events ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, records: Iterable[Record], now: float) -> Reaction:
+        """Start a process's run of the study with `records` (header, era, began), and fill the slots."""
+        self._now = now
+        for record in records:
+            if isinstance(record, Era):
+                self._record(record)
+                for trial in list(self.study.trials.values()):
+                    if trial.ended is None:
+                        self._record(TrialEnded(trial.number, self._end_state(trial, record)))
+            else:
+                self._record(record)
+        self._pending.extend(trial for trial in self.study.trials.values() if trial.open and trial.ended is None)
+        return self._react()
+
+    def handle(self, event: Event, now: float) -> Reaction:
+        """Take in an event that happens at `now` (seconds since the epoch)."""
+        self._now = now
+        match event:
+            case FromWorker(slot, message):
+                self._message(slot, message)
+            case StopRequested():
+                self._stop("stopped by the user", complete=False, exit_code=130)
+            case Tick():
+                pass
+        return self._react()
+
+    def stop(self, reason: str, now: float, exit_code: int = 2) -> Reaction:
+        """End the search for a reason from outside: the disk is full, the space file cannot be used."""
+        self._now = now
+        self._stop(reason, complete=False, exit_code=exit_code)
+        return self._react()
+
+    def _react(self) -> Reaction:
+        self._check_limits()
+        if self._stopping is None:
+            self._fill()
+        if self._stopping is not None and not self._running and self._reaction.finished is None:
+            self._reaction.finished = self._stopping
+            self._record(self._stopping)
+        reaction, self._reaction = self._reaction, Reaction()
+        return reaction
+
+    def _message(self, slot: int, message: object) -> None:
+        start = self._running.get(slot)
+        if start is None:
+            return  # a late word of a process that was given up
+        match message:
+            case Question():
+                self._question(slot, message)
+            case EpochDone():
+                self._epoch(slot, start, message)
+            case Built() | Checkpointed():
+                self._record(message)
+            case Ended():
+                self._ended(slot, message)
+            case Lost():
+                trial = self.study.trials[start.trial]
+                self._ended(slot, Ended(start.trial, start.execution, "lost", trial.epochs, message.reason))
+
+    # Questions ------------------------------------------------------------------------------------------------------
+
+    def _question(self, slot: int, question: Question) -> None:
+        parameter = question.parameter
+        before = self._domains.get(parameter.key, parameter.domain)
+        if not compatible(before, parameter.domain):
+            error = (
+                f"parameter {parameter.key!r} changed its domain between trials, from {before} to {parameter.domain}: "
+                "ask for the same domain every time, or give the two different names"
+            )
+            self._say(slot, Answer(None, error))
+            self._stop(error, complete=False, exit_code=2)
+            return
+        value, attributes = self._draw(question.trial, parameter)
+        if self._novelty.follows(question.trial, value):
+            self._deferred.append((slot, question))
+            return
+        self._record(Valued(question.trial, parameter, value, attributes))
+        self._say(slot, Answer(value))
+
+    def _draw(self, trial: int, parameter: Parameter) -> tuple[Value, dict[str, object]]:
+        if parameter.domain.size == 1:
+            return parameter.domain.value(0), {}
+        assert self._backend is not None
+        draw = self._backend.suggest(trial, parameter, self._novelty.taken(trial))
+        return draw.value, dict(draw.attributes)
+
+    def _release(self) -> None:
+        """Put the questions again that waited for another trial to be built."""
+        self._novelty_changed = False
+        deferred, self._deferred = self._deferred, []
+        for slot, question in deferred:
+            if slot in self._running:
+                self._question(slot, question)
+
+    # Training -------------------------------------------------------------------------------------------------------
+
+    def _epoch(self, slot: int, start: Start, message: EpochDone) -> None:
+        trial = self.study.trials[start.trial]
+        new = message.epoch == trial.epochs + 1
+        self._record(message)
+        if self.study.objective.name not in message.logs:
+            self._stop(
+                f"objective {self.study.objective.name!r} is not in the logs of an epoch, which hold "
+                f"{', '.join(message.logs)}: give one of them with --objective",
+                complete=False,
+                exit_code=2,
+            )
+        if not start.judged or message.epoch >= start.to_epoch:
+            return
+        stop = False
+        if new and math.isfinite(message.logs.get(self.study.objective.name, math.nan)):
+            assert self._backend is not None
+            decision = self._backend.judge(start.trial, message.epoch)
+            stop = decision.stop
+            if stop or decision.attributes:
+                self._record(Judged(start.trial, message.epoch, stop, decision.attributes))
+        self._say(slot, Verdict(stop))
+
+    def _ended(self, slot: int, message: Ended) -> None:
+        self._record(message)
+        del self._running[slot]
+        self._free.append(slot)
+        self._deferred = [item for item in self._deferred if item[0] != slot]
+        trial = self.study.trials[message.trial]
+        match message.outcome:
+            case "reached" if message.epoch >= trial.to_epoch:
+                self._tell(trial, "reached")
+            case "finished" | "stopped" | "failed":
+                self._tell(trial, message.outcome)
+            case "lost" if trial.lost > self.limits.retries:
+                self._tell(trial, "failed")
+            case _:
+                self._pending.append(trial)  # to go on from its checkpoint
+
+    def _tell(self, trial: Trial, outcome: str) -> None:
+        score = None if outcome == "failed" else trial.objective
+        if score is None:
+            outcome = "failed"
+        told = Told(trial.number, trial.epochs, score, outcome)  # type: ignore[arg-type]
+        self._record(told)
+        if outcome == "failed" and trial.ended is None:
+            self._record(TrialEnded(trial.number, "failed"))
+
+    # Filling the slots ----------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        while self._free:
+            room = self._room()
+            trial = self._next_pending()
+            if room is not None and room <= 0 and (trial is None or trial.checkpoint >= trial.epochs):
+                if trial is not None:
+                    self._pending.appendleft(trial)
+                if not self._running:
+                    self._stop(f"--max-total-epochs {self.limits.max_total_epochs} are trained", complete=True)
+                return
+            if trial is None and (trial := self._ask()) is None:
+                return
+            self._start(trial, room)
+
+    def _next_pending(self) -> Trial | None:
+        """A trial whose suggestion is not fulfilled yet: its process died, or was told to stop."""
+        while self._pending:
+            trial = self._pending.popleft()
+            if trial.stop_decided:
+                self._tell(trial, "stopped")
+            elif trial.checkpoint >= trial.to_epoch:
+                self._tell(trial, "reached")
+            else:
+                return trial
+        return None
+
+    def _room(self) -> int | None:
+        """Epochs that may still be begun; None for any number."""
+        if self.limits.max_total_epochs is None:
+            return None
+        trials = self.study.trials
+        reserved = sum(max(0, start.to_epoch - trials[start.trial].epochs) for start in self._running.values())
+        return self.limits.max_total_epochs - self.study.epochs - reserved
+
+    def _ask(self) -> Trial | None:
+        """The trial that the back end wants trained next; None where there is none for now."""
+        assert self._backend is not None
+        while True:
+            many = self.limits.max_trials is not None and len(self.study.trials) >= self.limits.max_trials
+            suggestion = self._backend.ask(new=not many and not self._novelty.exhausted)
+            if not isinstance(suggestion, Suggestion):
+                if not self._running:
+                    self._nothing_left(many, isinstance(suggestion, Done))
+                return None
+            trial = self._asked(suggestion)
+            if not trial.exhausted:
+                return trial
+            # Its own callbacks ended its training: it holds its place in this rung with what it has.
+            self._tell(trial, "finished")
+
+    def _nothing_left(self, many: bool, done: bool) -> None:
+        if self._novelty.exhausted:
+            reason = "every configuration of the space was tried"
+        elif many:
+            reason = f"--max-trials {self.limits.max_trials} were tried"
+        else:
+            reason = "the back end is done" if done else "the back end waits for nothing"
+        self._stop(reason, complete=True)
+
+    def _asked(self, suggestion: Suggestion) -> Trial:
+        number = len(self.study.trials) if suggestion.trial is None else suggestion.trial
+        self._record(
+            Asked(
+                number,
+                suggestion.from_epoch,
+                suggestion.to_epoch,
+                suggestion.bracket,
+                suggestion.rung,
+                suggestion.judged,
+                derive_seed(self.study.seed, "train", number, 0),
+            )
+        )
+        return self.study.trials[number]
+
+    def _start(self, trial: Trial, room: int | None) -> None:
+        to_epoch = trial.to_epoch if room is None else min(trial.to_epoch, trial.epochs + max(0, room))
+        start = Start(trial.number, 0, to_epoch, trial.judged)
+        slot = self._free.pop()
+        self._running[slot] = start
+        self._record(Started(trial.number, 0, trial.segments, slot, trial.epochs, to_epoch))
+        self._say(slot, start)
+
+    def _say(self, slot: int, command: Start | Answer | Verdict | Interrupt) -> None:
+        self._reaction.instructions.append((slot, command))
+
+    # Stopping -------------------------------------------------------------------------------------------------------
+
+    def _check_limits(self) -> None:
+        if self._stopping is not None:
+            return
+        limits, best = self.limits, self.study.best
+        if limits.timeout is not None and self.study.seconds(self._now) >= limits.timeout:
+            self._stop("--timeout is over", complete=False)
+        elif (
+            limits.target is not None
+            and best is not None
+            and not self.study.objective.better(limits.target, best.objective)
+        ):
+            self._stop(f"--target {limits.target:g} is reached", complete=True)
+        if self._stopping is None:
+            self._check_hope()
+
+    def _check_hope(self) -> None:
+        """Give up where nothing has succeeded, or one error keeps nearly all trials from it."""
+        if not self._failed:
+            return
+        error, count = self._errors.most_common(1)[0]
+        many = self._failed + self._good >= HOPELESS_TRIALS and count >= HOPELESS_SHARE * (self._failed + self._good)
+        none = not self.study.best and not self._good and self._failed >= self.limits.max_consecutive_failures
+        if many or none:
+            self._stop(
+                f"{self._failed} of {self._failed + self._good} trials failed, {count} of them with: {error}",
+                complete=False,
+                exit_code=1,
+            )
+
+    def _stop(self, reason: str, *, complete: bool, exit_code: int | None = None) -> None:
+        if self._stopping is None:
+            code = exit_code if exit_code is not None else (0 if self.study.best is not None else 1)
+            self._stopping = Finished(reason, complete, code)
+            for slot in self._running:
+                self._say(slot, Interrupt())

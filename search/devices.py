@@ -1,0 +1,352 @@
+"""Finds the machine's GPUs and processor cores, and cuts them into slots: one worker's place each.
+
+Decisions are pure functions. Only `available_cpus`, `core_ids` and `find_gpus` look at the machine, and only
+`apply_slot` changes anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from search.errors import OptionError
+
+MAX_CPU_SLOTS = 8
+"""The most slots that `--workers auto` makes of a machine without a GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU as the driver numbers it: the `index` that `nvidia-smi` shows, its `memory` in bytes."""
+
+    index: int
+    uuid: str
+    name: str
+    memory: int
+
+    def __str__(self) -> str:
+        return f"{self.index} ({self.name}, {self.uuid})"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One worker's place.
+
+    Attributes:
+        index: 0, 1, … within the machine.
+        gpus: the UUIDs of its GPUs; empty for a slot of processor cores alone.
+        cores: the ids of the processor cores it may run on.
+        threads: how many threads a worker should compute with, at least 1.
+        label: what people call it, "GPU 0" or "CPU 0-3".
+    """
+
+    index: int
+    gpus: tuple[str, ...]
+    cores: tuple[int, ...]
+    threads: int
+    label: str
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables that the worker must have before its framework's runtime starts."""
+        if not self.gpus:
+            return {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+        return {
+            "CUDA_VISIBLE_DEVICES": ",".join(self.gpus),
+            # Both frameworks take the whole GPU's memory otherwise, also where the slot is a share of it.
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        }
+
+
+# The machine ----------------------------------------------------------------------------------------------------------
+
+
+def core_ids() -> tuple[int, ...]:
+    """The ids of the processor cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def available_cpus(root: str | Path = "/") -> float:
+    """How many processors this process may keep busy: its cores, or the quota of its control groups if that is less.
+
+    A container of half a processor gives 0.5. `root` is where `proc` and `sys` are found.
+    """
+    return min([float(len(core_ids())), *_cgroup_limits(Path(root))])
+
+
+def _cgroup_limits(root: Path) -> Iterator[float]:
+    """The processor quotas of this process's control groups and of all that contain them, versions 1 and 2."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    mounts = root / "sys/fs/cgroup"
+    for line in lines:
+        # "0::/user.slice" in version 2, "4:cpu,cpuacct:/user.slice" in version 1
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            for folder in _with_ancestors([mounts, mounts / "unified"], path):
+                yield from _quota_v2(folder)
+        elif "cpu" in controllers.split(","):
+            for folder in _with_ancestors([mounts / controllers, mounts / "cpu"], path):
+                yield from _quota_v1(folder)
+
+
+def _with_ancestors(mounts: Sequence[Path], path: str) -> Iterator[Path]:
+    # Inside a container the path may be the host's, while the mount is the container's own group: then only the mount
+    # itself exists. A path that begins with ".." leads out of the namespace, where nothing can be seen.
+    relative = PurePosixPath(path.strip("/"))
+    for mount in mounts:
+        if ".." not in relative.parts:
+            for part in (relative, *relative.parents):
+                if part.parts:
+                    yield mount / part
+        yield mount
+
+
+def _quota_v2(folder: Path) -> Iterator[float]:
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (folder / "cpu.max").read_text().split()
+        if quota != "max":
+            yield int(quota) / int(period)
+
+
+def _quota_v1(folder: Path) -> Iterator[float]:
+    with contextlib.suppress(OSError, ValueError):
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+        if quota > 0 and period > 0:
+            yield quota / period
+
+
+def find_gpus(environ: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
+    """The NVIDIA GPUs of this machine, in the driver's order, without those that CUDA_VISIBLE_DEVICES hides.
+
+    Asks the driver through `nvidia-ml-py` where it is installed, else through `nvidia-smi`. No driver, no GPUs.
+    """
+    found = _ask_nvml()
+    if found is None:
+        found = _ask_smi()
+    return visible_gpus(found, environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _ask_nvml() -> tuple[Gpu, ...] | None:
+    """The GPUs that NVML knows; None where it cannot be asked."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        return tuple(_describe(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _describe(nvml: Any, index: int) -> Gpu:
+    def text(value: str | bytes) -> str:
+        # Old versions of nvidia-ml-py give bytes.
+        return value.decode() if isinstance(value, bytes) else value
+
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+    return Gpu(index, text(nvml.nvmlDeviceGetUUID(handle)), text(nvml.nvmlDeviceGetName(handle)), memory)
+
+
+def _ask_smi() -> tuple[Gpu, ...]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    query = [program, "--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,nounits"]
+    try:
+        output = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(parse_smi(output))
+
+
+def parse_smi(output: str) -> Iterator[Gpu]:
+    """Read the lines "index, uuid, memory in MiB, name" of `nvidia-smi`."""
+    for line in output.splitlines():
+        fields = [field.strip() for field in line.split(",", 3)]
+        if len(fields) == 4 and fields[0].isdecimal():
+            index, uuid, memory, name = fields
+            # Some GPUs share the machine's memory and say "[N/A]".
+            yield Gpu(int(index), uuid, name, int(memory) * 2**20 if memory.isdecimal() else 0)
+
+
+def visible_gpus(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
+    """Those of `gpus` that a CUDA_VISIBLE_DEVICES of `visible` shows, in its order; all of them where it is None.
+
+    As in CUDA, the first entry that is no GPU hides itself and all that follow it.
+    """
+    if visible is None:
+        return tuple(gpus)
+    shown: list[Gpu] = []
+    for token in visible.split(","):
+        gpu = _match(gpus, token)
+        if gpu is None:
+            break
+        if gpu not in shown:
+            shown.append(gpu)
+    return tuple(shown)
+
+
+def _match(gpus: Sequence[Gpu], token: str) -> Gpu | None:
+    """The GPU of this index, or of the one UUID that begins so."""
+    token = token.strip()
+    if token.isdecimal():
+        matches = [gpu for gpu in gpus if gpu.index == int(token)]
+    else:
+        matches = [gpu for gpu in gpus if token and gpu.uuid.lower().startswith(token.lower())]
+    return matches[0] if len(matches) == 1 else None
+
+
+# The decisions --------------------------------------------------------------------------------------------------------
+
+
+def choose_gpus(found: Sequence[Gpu], request: str) -> tuple[Gpu, ...]:
+    """Those of the GPUs `found` that `--gpus` asks for: `auto` (all), `none`, or indices and UUIDs with commas between.
+
+    A UUID may be cut short where what is left is unique. OptionError for a GPU that was not found.
+    """
+    if request.strip().lower() == "auto":
+        return tuple(found)
+    if request.strip().lower() == "none":
+        return ()
+    chosen: list[Gpu] = []
+    for token in request.split(","):
+        gpu = _match(found, token)
+        if gpu is None:
+            known = f"found: {', '.join(map(str, found))}" if found else "no GPU was found on this machine"
+            raise OptionError(
+                f"--gpus {request}: there is no GPU {token.strip()!r}; {known}. Give auto, none, or indices or UUIDs"
+            )
+        if gpu not in chosen:
+            chosen.append(gpu)
+    return tuple(chosen)
+
+
+def make_slots(
+    gpus: Sequence[Gpu],
+    cpus: float,
+    core_ids: Sequence[int],
+    workers: int | None = None,
+    gpus_per_trial: float = 1,
+) -> tuple[Slot, ...]:
+    """Cut a machine into slots.
+
+    Args:
+        gpus: the GPUs to use; none makes slots of processor cores alone.
+        cpus: processors that may be kept busy, as `available_cpus` says.
+        core_ids: the cores to share out, as `core_ids` says.
+        workers: how many slots; None makes as many as there are shares of GPUs, or one for each processor, up to 8.
+        gpus_per_trial: a whole number of GPUs for each slot, or the share of one GPU: 0.5 puts two slots on every GPU,
+            0.3 three. Without GPUs, shares mean nothing.
+
+    Slots are spread over all GPUs before any GPU gets a second one. GPUs that do not fill a slot are left unused, the
+    last ones first: see `unused_gpus`. OptionError for numbers that do not fit the machine.
+    """
+    if workers is not None and workers < 1:
+        raise OptionError(f"--workers {workers}: give at least 1, or auto")
+    places = _places(gpus, gpus_per_trial)
+    if gpus:
+        count = len(places) if workers is None else workers
+        if count > len(places):
+            raise OptionError(
+                f"--workers {workers}: {len(gpus)} GPU(s) at --gpus-per-trial {gpus_per_trial:g} have room for "
+                f"{len(places)}; lower --workers, or give --gpus-per-trial {_share_for(workers or 1, len(gpus))}"
+            )
+    else:
+        count = workers or max(1, min(MAX_CPU_SLOTS, math.floor(cpus)))
+    threads = max(1, math.floor(cpus / count))
+    slots = []
+    for index, cores in enumerate(_share_cores(core_ids, count)):
+        uuids, label = places[index] if gpus else ((), f"CPU {_ranges(cores)}")
+        slots.append(Slot(index, uuids, cores, threads, label))
+    return tuple(slots)
+
+
+def unused_gpus(gpus: Sequence[Gpu], slots: Sequence[Slot]) -> tuple[Gpu, ...]:
+    """Those of `gpus` that are in none of `slots`: more GPUs than workers, or too few left to fill a slot."""
+    used = {uuid for slot in slots for uuid in slot.gpus}
+    return tuple(gpu for gpu in gpus if gpu.uuid not in used)
+
+
+def apply_slot(slot: Slot) -> None:
+    """Move this process into `slot`: its environment, and the cores it may run on where the system can say so.
+
+    To be called before the framework's runtime starts; later it has no effect on that.
+    """
+    os.environ.update(slot.environment())
+    if slot.cores and hasattr(os, "sched_setaffinity"):
+        # The machine may have taken a core away since the slots were made; then any core will do.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, slot.cores)
+
+
+def _places(gpus: Sequence[Gpu], per_trial: float) -> list[tuple[tuple[str, ...], str]]:
+    """The GPUs and the label of every slot that `gpus` have room for, in the order in which they are filled."""
+    if not (math.isfinite(per_trial) and per_trial > 0):
+        raise OptionError(f"--gpus-per-trial {per_trial:g}: give a number above 0")
+    if per_trial < 1:
+        # 1 / (1 / 93) is 92.99999999999999
+        shares = math.floor(1 / per_trial + 1e-9)
+        return [
+            ((gpu.uuid,), f"GPU {gpu.index}" + (f" ({share + 1} of {shares})" if shares > 1 else ""))
+            for share in range(shares)
+            for gpu in gpus
+        ]
+    if per_trial != int(per_trial):
+        raise OptionError(f"--gpus-per-trial {per_trial:g}: above 1, give a whole number")
+    size = int(per_trial)
+    if size > max(1, len(gpus)):
+        raise OptionError(f"--gpus-per-trial {size}: only {len(gpus)} GPU(s) can be used")
+    groups = [gpus[start : start + size] for start in range(0, len(gpus) - size + 1, size)]
+    return [
+        (tuple(gpu.uuid for gpu in group), f"GPU{'s' if size > 1 else ''} {'+'.join(str(gpu.index) for gpu in group)}")
+        for group in groups
+    ]
+
+
+def _share_for(workers: int, gpus: int) -> str:
+    """The largest `--gpus-per-trial`, as a user would type it, that makes room for `workers` slots on `gpus` GPUs."""
+    if workers <= gpus:
+        return str(gpus // workers)
+    # Rounded down, so that the shares fit.
+    share = 1 / math.ceil(workers / gpus)
+    return f"{math.floor(share * 1000) / 1000:g}" if share >= 0.001 else f"{share:g}"
+
+
+def _share_cores(core_ids: Sequence[int], count: int) -> list[tuple[int, ...]]:
+    """Share cores out over `count` slots: whole ones, neighbours together; with too few, slots share them in turn."""
+    if len(core_ids) < count:
+        return [(core_ids[index % len(core_ids)],) if core_ids else () for index in range(count)]
+    bounds = [len(core_ids) * index // count for index in range(count + 1)]
+    return [tuple(core_ids[start:end]) for start, end in itertools.pairwise(bounds)]
+
+
+def _ranges(cores: Sequence[int]) -> str:
+    """Core ids as people write them: "0-3,8"."""
+    runs: list[list[int]] = []
+    for core in cores:
+        if runs and core == runs[-1][-1] + 1:
+            runs[-1].append(core)
+        else:
+            runs.append([core])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

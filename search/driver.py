@@ -1,0 +1,149 @@
+"""The loop of a running search: hand events to the controller, journal what it decides, then act.
+
+This is the only process that writes the journal, and it never imports Keras.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Protocol
+
+from search.controller import Controller, Event, FromWorker, Reaction, Start, StopRequested, Tick
+from search.executors.base import Executor
+from search.journal import Journal
+from search.messages import Message, Segment, SpaceRef
+from search.options import Options
+from search.paths import StudyPaths
+from search.records import Finished, Record
+
+POLL_SECONDS = 0.1
+VIEW_SECONDS = 0.1
+
+
+class Watcher(Protocol):
+    """What the driver tells of every step: a view, a tracker."""
+
+    def update(self, now: float) -> None: ...
+
+
+class Driver:
+    """Runs one study until its controller is finished.
+
+    Args:
+        controller: decides; its study has been rebuilt from the journal.
+        journal: open, with its lock held.
+        executor: where segments run.
+        space: the user's code, as workers find it.
+        paths, options: of the study.
+        news: called after records were journaled.
+        view: updated about ten times a second.
+        say: prints one line that stays.
+        now: the clock, seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        journal: Journal,
+        executor: Executor,
+        space: SpaceRef,
+        paths: StudyPaths,
+        options: Options,
+        *,
+        news: Callable[[], None],
+        view: Watcher,
+        say: Callable[[str], None],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._controller = controller
+        self._journal = journal
+        self._executor = executor
+        self._space = space
+        self._paths = paths
+        self._options = options
+        self._news = news
+        self._view = view
+        self._say = say
+        self._now = now
+        self._finished: Finished | None = None
+        self._interrupts = 0
+        self._viewed = 0.0
+
+    def run(self, records: Iterable[Record]) -> Finished:
+        """Begin with `records`, and search until the end.
+
+        Raises:
+            KeyboardInterrupt: at the second Ctrl-C; everything journaled so far stands.
+        """
+        previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            now = self._now()
+            self._act(self._controller.begin(records, now), now)
+            while self._finished is None:
+                self._executor.poll(self._receive, POLL_SECONDS)
+                self._handle(Tick())
+                self._journal.flush(only_if_due=True)
+                self._show()
+            return self._finished
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._executor.close(now=self._finished is None)
+            self._journal.close()
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._interrupts += 1
+        if self._interrupts > 1:
+            raise KeyboardInterrupt
+        self._say("stopping when the running epochs end; once more stops at once, and loses nothing journaled")
+
+    def _receive(self, slot: int, message: Message) -> None:
+        self._handle(FromWorker(slot, message))  # type: ignore[arg-type]  # a probe's answer never comes here
+
+    def _handle(self, event: Event) -> None:
+        if self._finished is not None:
+            return
+        now = self._now()
+        if self._interrupts:
+            self._act(self._controller.handle(StopRequested(), now), now)
+        self._act(self._controller.handle(event, now), now)
+        if not isinstance(event, Tick):
+            self._show()
+
+    def _act(self, reaction: Reaction, now: float) -> None:
+        if reaction.records:
+            self._journal.append(reaction.records, now)
+            self._news()
+        for slot, instruction in reaction.instructions:
+            if isinstance(instruction, Start):
+                self._executor.start(slot, self._segment(instruction))
+            else:
+                self._executor.send(slot, instruction)
+        if reaction.finished is not None:
+            self._finished = reaction.finished
+
+    def _segment(self, start: Start) -> Segment:
+        trial = self._controller.study.trials[start.trial]
+        return Segment(
+            trial=start.trial,
+            execution=start.execution,
+            space=self._space,
+            values=dict(trial.params),
+            seed=trial.seed,
+            from_epoch=trial.epochs,
+            to_epoch=start.to_epoch,
+            objective=self._controller.study.objective,
+            folder=str(self._paths.trial(start.trial).folder),
+            judged=start.judged,
+            checkpoint_every=self._options.checkpoint_every,
+            fuse=self._options.fuse,
+        )
+
+    def _show(self) -> None:
+        now = self._now()
+        if now - self._viewed >= VIEW_SECONDS or now < self._viewed:
+            self._viewed = now
+            self._view.update(now)

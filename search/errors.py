@@ -1,0 +1,74 @@
+"""The exceptions a user can meet, and nothing else.
+
+    SearchError                     base of them all
+    ├── UserError                   the input is wrong: one clear line, exit code 2
+    │   ├── SpaceError              … in the space file (or the factory and data given to `search.run`)
+    │   ├── OptionError             … in an option of the command line, of `search_options` or of `search.run`
+    │   ├── StudyError              … about a study: it exists, it does not, its space has changed
+    │   └── TrackingRefused         the tracking server says no (401, 403)
+    ├── JournalError                a journal cannot be read, or is held by another process
+    ├── NoResult                    the search has no trial with an objective, exit code 1
+    └── Unavailable                 something outside is out of reach for now: warn and go on
+
+Every message is one line that says what is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "JournalError",
+    "NoResult",
+    "OptionError",
+    "SearchError",
+    "SpaceError",
+    "StudyError",
+    "TrackingRefused",
+    "Unavailable",
+    "UserError",
+    "nearest",
+]
+
+
+class SearchError(Exception):
+    """Base of every error that `search` raises on purpose."""
+
+
+class UserError(SearchError):
+    """The user's input is wrong; the message is one line that says what, where and what to do."""
+
+
+class SpaceError(UserError):
+    """Something is wrong in the space file."""
+
+
+class OptionError(UserError):
+    """An option has a value that cannot be used."""
+
+
+class StudyError(UserError):
+    """A study exists where none may, or none where one must, or it does not fit the space file."""
+
+
+class TrackingRefused(UserError):
+    """The tracking server refuses these credentials."""
+
+
+class JournalError(SearchError):
+    """A journal is damaged, or another process writes it."""
+
+
+class NoResult(SearchError):
+    """No trial has an objective."""
+
+
+class Unavailable(SearchError):
+    """A service is out of reach for now; what could not be done now can be done later."""
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the candidate nearest to `word`, or "" where none is near."""
+    matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    return f" Did you mean '{matches[0]}'?" if matches else ""

@@ -1,0 +1,47 @@
+"""The `inline` executor: one slot, in this process and thread, so that a debugger can step into the user's code."""
+
+from __future__ import annotations
+
+from search.executors.base import Handle
+from search.messages import Answer, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
+
+
+class InlineExecutor:
+    """Runs a segment within `poll`, start to end."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        from search.worker.channel import DirectChannel
+
+        self._segment: Segment | None = None
+        self._handle: Handle | None = None
+        self._channel = DirectChannel(self._say)
+
+    def probe(self, probe: Probe) -> Probed | ProbeFailed:
+        from search.worker.probe import run_probe
+
+        return run_probe(probe)
+
+    def start(self, slot: int, segment: Segment) -> None:
+        assert self._segment is None, "the slot is taken"
+        self._segment = segment
+
+    def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
+        self._channel.put(command)
+
+    def poll(self, handle: Handle, timeout: float) -> None:
+        from search.worker.training import run_segment
+
+        segment, self._segment = self._segment, None
+        if segment is None:
+            return
+        self._handle = handle
+        run_segment(segment, self._channel)
+
+    def close(self, *, now: bool = False) -> None:
+        self._segment = None
+
+    def _say(self, message: Message) -> None:
+        assert self._handle is not None
+        self._handle(0, message)

@@ -1,0 +1,281 @@
+"""The `local` executor: one long-lived worker process a slot, forked from a zygote that has imported the framework.
+
+A worker that dies, or whose memory has grown, is replaced by another fork, in milliseconds. A zygote that dies is
+replaced too; its workers live on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+
+import psutil
+
+from search.devices import Slot
+from search.errors import SearchError
+from search.executors.base import Handle
+from search.messages import (
+    Answer,
+    Command,
+    Interrupt,
+    Leave,
+    Lost,
+    Message,
+    Probe,
+    Probed,
+    ProbeFailed,
+    Segment,
+    Verdict,
+)
+from search.records import Ended
+from search.worker import zygote
+
+GROWTH_BYTES = 1 << 30
+"""A worker that has grown by more than this since its first segment is replaced: each trial leaves 7 to 14 MB."""
+
+START_SECONDS = 120.0
+LEAVE_SECONDS = 3.0
+
+
+class _Zygote:
+    """The driver's end of the zygote. The framework is being imported when the constructor returns."""
+
+    def __init__(self, log: Path, keras_backend: str | None) -> None:
+        self._log = log
+        ours, theirs = socket.socketpair()
+        environment = dict(os.environ)
+        if keras_backend is not None:
+            environment["KERAS_BACKEND"] = keras_backend
+        # It finds modules where this process does: a notebook's factory may name some that are only there.
+        path = [os.path.abspath(entry) for entry in sys.path]
+        code = f"import sys; sys.path[:] = {path!r}; from search.worker.zygote import main; main({{}}, {{!r}})"
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code.format(theirs.fileno(), str(log))],
+            pass_fds=[theirs.fileno()],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self._socket = ours
+        self._socket.settimeout(START_SECONDS)
+        self._ready = False
+        self._died: dict[int, int] = {}
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def fork(self, slot: Slot, log: Path) -> tuple[int, Connection]:
+        """A new worker: its process id and our end of its pipe. SearchError where the zygote cannot."""
+        ours, theirs = Pipe()
+        try:
+            self._receive_until(zygote.Ready)
+            zygote.send(self._socket, zygote.Fork(slot, str(log)), (theirs.fileno(),))
+            forked = self._receive_until(zygote.Forked)
+        except (OSError, EOFError) as error:
+            code = self._process.poll()
+            raise SearchError(f"workers cannot be started (exit code {code}, {error}): see {self._log}") from None
+        finally:
+            theirs.close()
+        assert isinstance(forked, zygote.Forked)
+        return forked.pid, ours
+
+    def _receive_until(self, kind: type[object]) -> object:
+        if kind is zygote.Ready and self._ready:
+            return None
+        while True:
+            value, _ = zygote.receive(self._socket)
+            if isinstance(value, zygote.Died):
+                self._died[value.pid] = value.status
+            if isinstance(value, zygote.Ready):
+                self._ready = True
+            if isinstance(value, kind):
+                return value
+
+    def status_of(self, pid: int, timeout: float = 2.0) -> int | None:
+        """How the worker `pid` ended, as `os.waitpid` has it; None where the zygote does not say in time."""
+        self._socket.settimeout(timeout)
+        try:
+            while pid not in self._died:
+                value, _ = zygote.receive(self._socket)
+                if isinstance(value, zygote.Died):
+                    self._died[value.pid] = value.status
+        except (OSError, EOFError):
+            return None
+        finally:
+            self._socket.settimeout(START_SECONDS)
+        return self._died.pop(pid)
+
+    def close(self) -> None:
+        self._socket.close()
+        with suppress(OSError):
+            self._process.terminate()
+            self._process.wait(LEAVE_SECONDS)
+
+
+@dataclass(slots=True)
+class _Worker:
+    pid: int
+    connection: Connection
+    process: psutil.Process | None
+    busy: bool = False
+    baseline: int | None = None
+
+    def memory(self) -> int:
+        """Resident bytes; 0 where the process is gone."""
+        if self.process is None:
+            return 0
+        with suppress(psutil.Error):
+            return int(self.process.memory_info().rss)
+        return 0
+
+
+class LocalExecutor:
+    """Worker processes on this machine.
+
+    Args:
+        slots: as `search.devices.make_slots` cuts them.
+        log: where the zygote and idle workers write what they print.
+        keras_backend: `tensorflow`, `jax` or `torch`; None for Keras's own choice.
+        growth: bytes by which a worker may grow before it is replaced, between segments.
+    """
+
+    def __init__(
+        self, slots: Sequence[Slot], log: Path, keras_backend: str | None = None, growth: int = GROWTH_BYTES
+    ) -> None:
+        self._slots = tuple(slots)
+        self._log = log
+        self._keras_backend = keras_backend
+        self._growth = growth
+        self._zygote = _Zygote(log, keras_backend)
+        self._workers: dict[int, _Worker] = {}
+
+    @property
+    def slots(self) -> int:
+        return len(self._slots)
+
+    def set_slots(self, slots: Sequence[Slot]) -> None:
+        """Cut the machine anew, while nothing runs. A worker whose slot is as before stays, with all that it has."""
+        for slot in list(self._workers):
+            if slot >= len(slots) or slots[slot] != self._slots[slot]:
+                self._retire(slot)
+        self._slots = tuple(slots)
+
+    def pids(self) -> dict[int, int]:
+        """The process ids of the workers, by slot."""
+        return {slot: worker.pid for slot, worker in self._workers.items()}
+
+    @property
+    def zygote_pid(self) -> int:
+        return self._zygote._process.pid
+
+    def probe(self, probe: Probe) -> Probed | ProbeFailed:
+        worker = self._worker(0)
+        try:
+            worker.connection.send(probe)
+            answer = worker.connection.recv()
+        except (OSError, EOFError):
+            return ProbeFailed(f"the space file ended its process ({self._discard(0)}): see {self._log}", "")
+        assert isinstance(answer, (Probed, ProbeFailed))
+        return answer
+
+    def start(self, slot: int, segment: Segment) -> None:
+        worker = self._worker(slot)
+        if worker.baseline is None:
+            worker.baseline = worker.memory()
+        elif worker.memory() - worker.baseline > self._growth:
+            self._retire(slot)
+            worker = self._worker(slot)
+        worker.busy = True
+        self._tell(worker, segment)
+
+    def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
+        if slot in self._workers:
+            self._tell(self._workers[slot], command)
+
+    def poll(self, handle: Handle, timeout: float) -> None:
+        by_connection = {worker.connection: slot for slot, worker in self._workers.items()}
+        if not by_connection:
+            time.sleep(timeout)
+            return
+        for ready in wait(list(by_connection), timeout):
+            assert isinstance(ready, Connection)
+            self._read(by_connection[ready], ready, handle)
+
+    def close(self, *, now: bool = False) -> None:
+        for worker in self._workers.values():
+            if now or worker.busy:
+                with suppress(OSError):
+                    os.kill(worker.pid, signal.SIGKILL)
+            else:
+                self._tell(worker, Leave())
+            worker.connection.close()
+        self._workers.clear()
+        self._zygote.close()
+
+    def _worker(self, slot: int) -> _Worker:
+        """The slot's worker, forked if there is none."""
+        if slot not in self._workers:
+            try:
+                pid, connection = self._zygote.fork(self._slots[slot], self._log)
+            except SearchError:
+                if self._zygote.alive or not self._workers:
+                    raise
+                # It died with work still going on: make another one, once.
+                self._zygote = _Zygote(self._log, self._keras_backend)
+                pid, connection = self._zygote.fork(self._slots[slot], self._log)
+            process = None
+            with suppress(psutil.Error):
+                process = psutil.Process(pid)
+            self._workers[slot] = _Worker(pid, connection, process)
+        return self._workers[slot]
+
+    def _tell(self, worker: _Worker, command: Command) -> None:
+        # A worker that has died is noticed where it is read.
+        with suppress(OSError):
+            worker.connection.send(command)
+
+    def _read(self, slot: int, connection: Connection, handle: Handle) -> None:
+        """Hand over what one worker has said so far."""
+        try:
+            while connection.poll():
+                message: Message = connection.recv()
+                if isinstance(message, Ended):
+                    self._workers[slot].busy = False
+                handle(slot, message)
+                worker = self._workers.get(slot)
+                if worker is None or worker.connection is not connection:
+                    return
+        except (OSError, EOFError):
+            busy = self._workers[slot].busy
+            reason = self._discard(slot)
+            if busy:
+                handle(slot, Lost(reason))
+
+    def _discard(self, slot: int) -> str:
+        """Forget a worker that has died. Returns how it died, in words."""
+        worker = self._workers.pop(slot)
+        worker.connection.close()
+        status = self._zygote.status_of(worker.pid)
+        if status is None:
+            return "its process died"
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+            hint = ", out of memory?" if number == signal.SIGKILL else ""
+            return f"its process was ended by {name}{hint}"
+        return f"its process ended with exit code {os.WEXITSTATUS(status)}"
+
+    def _retire(self, slot: int) -> None:
+        worker = self._workers.pop(slot)
+        self._tell(worker, Leave())
+        worker.connection.close()

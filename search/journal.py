@@ -1,0 +1,179 @@
+"""The journal: a study's facts as lines of JSON, appended by one process, read by any.
+
+A line is `{"kind": …, …, "t": <seconds since the epoch>, "crc": "<CRC-32 of what stands before it>"}`. An append
+reaches the operating system at once, so a killed process loses nothing; the disk gets it in groups, at most
+`FLUSH_SECONDS` later, so a power failure loses no more than that. A torn last line (the writer died in it) is dropped;
+a damaged line within is an error that names it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time as clock
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from search.errors import JournalError
+from search.records import Record, decode, encode
+
+FLUSH_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record, the time it was written (seconds since the epoch), and the offset of the line after it (bytes)."""
+
+    record: Record
+    time: float
+    end: int
+
+
+def format_line(record: Record, time: float) -> bytes:
+    """The journal's line for `record`, its newline included."""
+    body = json.dumps({**encode(record), "t": round(time, 4)}, separators=(",", ":"), ensure_ascii=False)[:-1]
+    return f'{body},"crc":"{zlib.crc32(body.encode()):08x}"}}\n'.encode()
+
+
+def parse_line(line: bytes) -> tuple[Record, float]:
+    """The record and time of a line. ValueError where the line is not whole."""
+    body, mark, crc = line.rpartition(b',"crc":"')
+    if not mark or crc.rstrip(b"\n") != b'%08x"}' % zlib.crc32(body):
+        raise ValueError("the checksum does not match")
+    data: dict[str, Any] = json.loads(body + b"}")
+    time = data.pop("t")
+    return decode(data), time
+
+
+def read(path: Path, offset: int = 0) -> Iterator[Entry]:
+    """The entries from byte `offset` on, up to the last whole line.
+
+    Raises:
+        JournalError: a line that is not the last one is damaged, or of a kind this version does not know.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise JournalError(f"cannot read {path}: {error.strerror}") from None
+    with file:
+        file.seek(offset)
+        for line in file:
+            try:
+                record, time = parse_line(line)
+            except (ValueError, KeyError, TypeError) as error:
+                if not line.endswith(b"\n") or not file.read(1):
+                    return  # a torn tail: its writer died, or is writing now
+                raise JournalError(_damage(path, offset, error)) from None
+            offset += len(line)
+            yield Entry(record, time, offset)
+
+
+def _damage(path: Path, offset: int, error: Exception) -> str:
+    with path.open("rb") as file:
+        number = file.read(offset).count(b"\n") + 1
+    what = f"unknown record {error}" if isinstance(error, KeyError) else str(error)
+    return (
+        f"{path}, line {number} is damaged ({what}): put a copy from a backup in its place, or keep the lines before "
+        f"it with `head -n {number - 1}` and resume"
+    )
+
+
+class Lock:
+    """The right to write a study's journal, held by one process.
+
+    The operating system drops it with the process, however that ends. JournalError where another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[str] = path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise JournalError(
+                f"study {path.parent.name!r} is being run by {holder_of(path)}: stop that process first"
+            ) from None
+        self._file.seek(0)
+        self._file.truncate()
+        json.dump({"host": socket.gethostname(), "pid": os.getpid()}, self._file)
+        self._file.flush()
+
+    def release(self) -> None:
+        with suppress(OSError):
+            self._file.truncate(0)
+            self._file.close()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock at `path`."""
+    try:
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def holder_of(path: Path) -> str:
+    """Who holds the lock, in words."""
+    try:
+        data = json.loads(path.read_text())
+        return f"process {data['pid']} on {data['host']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+class Journal:
+    """The writer. `append` returns when the operating system has the records; `flush` when the disk has them.
+
+    Args:
+        path: the file; made where it does not exist, its torn tail cut off where it does.
+        now: the clock, seconds since the epoch.
+    """
+
+    def __init__(self, path: Path, now: Callable[[], float] = clock.time) -> None:
+        self.path = path
+        self._now = now
+        self._dirty_since: float | None = None
+        whole = 0
+        if path.exists():
+            for entry in read(path):
+                whole = entry.end
+        self._file = path.open("ab")
+        if self._file.tell() > whole:
+            self._file.truncate(whole)
+
+    def append(self, records: Iterable[Record], time: float | None = None) -> None:
+        """Write `records` as one piece, as of `time` (now)."""
+        now = self._now() if time is None else time
+        data = b"".join(format_line(record, now) for record in records)
+        if not data:
+            return
+        self._file.write(data)
+        self._file.flush()
+        if self._dirty_since is None:
+            self._dirty_since = now
+        self.flush(only_if_due=True)
+
+    def flush(self, *, only_if_due: bool = False) -> None:
+        """Bring to the disk what was appended; with `only_if_due`, only where it has waited `FLUSH_SECONDS`."""
+        if self._dirty_since is None:
+            return
+        if only_if_due and 0 <= self._now() - self._dirty_since < FLUSH_SECONDS:
+            return
+        os.fsync(self._file.fileno())
+        self._dirty_since = None
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self.flush()
+            self._file.close()

@@ -1,0 +1,486 @@
+"""From what the user typed to a running driver: check everything, and only then write anything."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from search import backends, devices, options, space, study
+from search import journal as journals
+from search.controller import Controller, Limits
+from search.domain import Parameter
+from search.driver import Driver
+from search.errors import OptionError, SearchError, SpaceError, StudyError, Unavailable, nearest
+from search.executors.base import Executor
+from search.journal import Journal, Lock
+from search.messages import Probe, Probed, ProbeFailed, SpaceRef
+from search.options import Options
+from search.paths import StudyPaths, check_study_name, studies
+from search.records import FORMAT, Began, Era, Finished, Header, Record, SpaceChanged
+from search.study import Study
+from search.trial import Objective
+
+SYNC_SECONDS = 60.0
+"""How long the end of a search waits for MLflow."""
+
+
+class View(Protocol):
+    """How a search is shown; see `search.progress`."""
+
+    def update(self, now: float) -> None: ...
+    def say(self, line: str) -> None: ...
+    def close(self) -> None: ...
+
+
+MakeView = Callable[[Study, Options, tuple[str, ...]], View]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is searched: a space file, or the parts of a space given from Python."""
+
+    path: Path | None = None
+    parts: Mapping[str, Any] | None = None
+
+    @property
+    def label(self) -> str:
+        return str(self.path) if self.path else "the factory"
+
+    def default_name(self) -> str:
+        if self.path is not None:
+            return self.path.stem
+        assert self.parts is not None
+        return getattr(self.parts["build_model"], "__name__", "study").strip("_<>") or "study"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a search ended."""
+
+    paths: StudyPaths
+    study: Study
+    finished: Finished
+    synced: bool
+
+
+# Opening a study ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A study's place, and what its journal says where it has one."""
+
+    paths: StudyPaths
+    before: list[journals.Entry]
+    options: Mapping[str, Any]
+
+    @property
+    def exists(self) -> bool:
+        return bool(self.before)
+
+    @property
+    def header(self) -> Header:
+        header = self.before[0].record
+        assert isinstance(header, Header)
+        return header
+
+
+def _open(paths: StudyPaths) -> _Opened:
+    if not paths.journal.exists():
+        return _Opened(paths, [], {})
+    entries = list(journals.read(paths.journal))
+    if not entries:
+        return _Opened(paths, [], {})
+    said = [entry.record.options for entry in entries if isinstance(entry.record, Began)]
+    return _Opened(paths, entries, said[-1] if said else {})
+
+
+def run(
+    source: Source,
+    given: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    accept_changes: bool = False,
+    make_view: MakeView,
+    say: Callable[[str], None],
+) -> Result:
+    """Search `source` with the options `given`; see `search.options`.
+
+    Args:
+        resume: go on with the study where it exists.
+        overwrite: begin anew where it exists; what it holds is deleted.
+        accept_changes: go on though the space file is not what it was.
+        make_view: makes the view, once the study is known.
+        say: prints one line.
+
+    Raises:
+        UserError: the input is wrong; nothing was written but a log.
+    """
+    if resume and overwrite:
+        raise OptionError("--resume and --overwrite exclude each other: give one of them")
+    tree = space.parse(source.path) if source.path else None
+    first = options.resolve(given)
+    name = check_study_name(first.study or source.default_name())
+    opened = _open(StudyPaths.of(first.runs, name))
+    if opened.exists and not (resume or overwrite):
+        raise StudyError(
+            f"study {name!r} exists in {first.runs}: go on with --resume, begin anew with --overwrite, or give another "
+            "name with --study"
+        )
+    if overwrite:
+        _check_unlocked(opened.paths)
+        opened = _Opened(opened.paths, [], {})
+    backend = given.get("keras_backend") or opened.options.get("keras_backend")
+    backend = backend or (space.keras_backend(tree) if tree else None)
+    given = {**given, "study": name, "keras_backend": backend and options.check("keras_backend", backend)}
+    return _Launch(source, given, opened, accept_changes, overwrite, make_view, say).run()
+
+
+def resume(
+    name: str,
+    given: Mapping[str, Any],
+    *,
+    accept_changes: bool = False,
+    make_view: MakeView,
+    say: Callable[[str], None],
+) -> Result:
+    """Go on with the study `name`, with its own options where `given` does not say otherwise.
+
+    Raises:
+        StudyError: there is no such study.
+    """
+    paths = find(name, given.get("runs") or "runs")
+    header = _open(paths).header
+    source = Source(path=Path(header.source)) if header.source else Source(parts={})
+    if source.path is not None and not source.path.exists():
+        copy = paths.space / source.path.name
+        say(f"{source.path} is no more: going on with the study's copy of it, {copy}")
+        source = Source(path=copy)
+    given = {**given, "study": name}
+    return run(source, given, resume=True, accept_changes=accept_changes, make_view=make_view, say=say)
+
+
+def find(name: str, runs: str | Path) -> StudyPaths:
+    """The paths of an existing study. StudyError where there is none."""
+    paths = StudyPaths.of(runs, name)
+    if not paths.journal.exists():
+        known = studies(runs)
+        there = f"there are {', '.join(known[:20])}" if known else f"there is none in {Path(runs).absolute()}"
+        raise StudyError(f"no study {name!r}: {there}.{nearest(name, known)} Another folder is given with --runs")
+    return paths
+
+
+def _check_unlocked(paths: StudyPaths) -> None:
+    if journals.is_held(paths.lock):
+        raise StudyError(f"study {paths.folder.name!r} is being run by {journals.holder_of(paths.lock)}: stop it first")
+
+
+# Launching ------------------------------------------------------------------------------------------------------------
+
+
+class _Launch:
+    """One process's run of a study, from checked words to the end."""
+
+    def __init__(
+        self,
+        source: Source,
+        given: Mapping[str, Any],
+        opened: _Opened,
+        accept_changes: bool,
+        overwrite: bool,
+        make_view: MakeView,
+        say: Callable[[str], None],
+    ) -> None:
+        self._source = source
+        self._given = given
+        self._opened = opened
+        self._paths = opened.paths
+        self._accept_changes = accept_changes
+        self._overwrite = overwrite
+        self._make_view = make_view
+        self._say = say
+
+    def run(self) -> Result:
+        opts = options.resolve(self._given, before=self._opened.options)
+        _check_backend(opts)
+        gpus = devices.find_gpus()
+        _slots(opts, gpus)  # a GPU that is not there is said at once
+        _make_folder(self._paths.folder)
+        with ExitStack() as stack:
+            lock = Lock(self._paths.lock)
+            stack.callback(self._leave, lock)
+            tracker = _Tracker(opts)
+            executor = _make_executor(opts, gpus, self._paths)
+            stack.callback(executor.close)
+            ref = self._reference()
+            probed = executor.probe(Probe(ref))
+            if isinstance(probed, ProbeFailed):
+                _log(self._paths, probed.traceback)
+                raise SpaceError(probed.message)
+            opts = options.resolve(self._given, probed.options, self._opened.options, f"{self._source.label}")
+            _check_backend(opts, probed.parameters)
+            slots = _slots(opts, gpus)
+            if hasattr(executor, "set_slots"):
+                executor.set_slots(slots)
+            objective = self._objective(opts, probed)
+            changes = self._changes(probed)
+            uri, connected = tracker.result(opts)
+            if connected is not None:
+                self._say(connected)
+            records = self._records(opts, objective, probed, changes)
+            self._write_space(probed)
+            return self._search(opts, ref, executor, slots, records, uri)
+
+    def _leave(self, lock: Lock) -> None:
+        lock.release()
+        if not self._paths.journal.exists():
+            self._paths.lock.unlink(missing_ok=True)
+
+    def _reference(self) -> SpaceRef:
+        if self._source.path is not None:
+            return SpaceRef(path=str(self._source.path.absolute()))
+        if self._source.parts:
+            import cloudpickle
+
+            self._paths.space.mkdir(parents=True, exist_ok=True)
+            self._paths.pickle.write_bytes(cloudpickle.dumps(dict(self._source.parts)))
+        if not self._paths.pickle.exists():
+            raise StudyError(f"study {self._paths.folder.name!r} has lost its factory, {self._paths.pickle}")
+        return SpaceRef(pickle=str(self._paths.pickle))
+
+    def _objective(self, opts: Options, probed: Probed) -> Objective:
+        if self._opened.exists:
+            header = self._opened.header
+            objective = Objective(header.objective, header.direction)
+            wanted = (opts.objective or objective.name, opts.direction or objective.direction)
+            if wanted != (objective.name, objective.direction):
+                raise OptionError(
+                    f"study {header.study!r} compares {objective.name} ({objective.direction}): a resumed study keeps "
+                    "its objective; begin another with --study"
+                )
+            return objective
+        return options.choose_objective(
+            opts, probed.metrics, probed.compiled_metrics, probed.directions, validated=probed.samples[1] is not None
+        )
+
+    def _changes(self, probed: Probed) -> SpaceChanged | None:
+        """What to journal where the space file is not what it was. StudyError where that was not accepted."""
+        if not self._opened.exists or self._source.path is None:
+            return None
+        before = study.fold(self._opened.before)
+        if before.digest == probed.digest:
+            return None
+        if not self._accept_changes:
+            raise StudyError(
+                f"{self._source.label} has changed since study {before.name!r} began: "
+                f"{differences(before.parameters, probed.parameters)}. Go on with it with --accept-changes, begin anew "
+                "with --overwrite, or give another name with --study"
+            )
+        return SpaceChanged(probed.digest, probed.parameters)
+
+    def _records(
+        self, opts: Options, objective: Objective, probed: Probed, changes: SpaceChanged | None
+    ) -> list[Record]:
+        """The first records of this process."""
+        records: list[Record] = []
+        said = {name: value for name, value in opts.to_json().items() if name not in options.SESSION}
+        if not self._opened.exists:
+            seed = opts.seed if opts.seed is not None else secrets.randbelow(options.LARGEST_SEED)
+            records.append(
+                Header(
+                    format=FORMAT,
+                    uid=secrets.token_hex(8),
+                    study=self._paths.folder.name,
+                    seed=seed,
+                    objective=objective.name,
+                    direction=objective.direction,
+                    source=str(self._source.path.absolute()) if self._source.path else "",
+                    digest=probed.digest,
+                    parameters=probed.parameters,
+                    versions=probed.versions,
+                    metrics=probed.metrics,
+                    user=_user(),
+                )
+            )
+        elif changes is not None:
+            records.append(changes)
+        era = Era(opts.backend, opts.backend_options())
+        eras = [entry.record for entry in self._opened.before if isinstance(entry.record, Era)]
+        if not eras or eras[-1] != era:
+            records.append(era)
+        return [*records, Began(socket.gethostname(), os.getpid(), said)]
+
+    def _write_space(self, probed: Probed) -> None:
+        """Begin the study's folder: the space file and its local modules, as searched."""
+        if self._overwrite:
+            for path in (self._paths.journal, self._paths.tracking):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(self._paths.trials, ignore_errors=True)
+        if self._source.path is None:
+            return
+        if self._source.path.parent.absolute() != self._paths.space:
+            shutil.rmtree(self._paths.space, ignore_errors=True)
+            for name, file in probed.files:
+                target = self._paths.space / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+
+    def _search(
+        self,
+        opts: Options,
+        ref: SpaceRef,
+        executor: Executor,
+        slots: tuple[devices.Slot, ...],
+        records: list[Record],
+        uri: str,
+    ) -> Result:
+        from search.tracking.syncer import Syncer
+
+        current = Study()
+        controller = Controller(
+            current,
+            lambda era: backends.make(era.backend, era.options, current.objective, current.seed, current.parameters),
+            _limits(opts),
+            executor.slots,
+            opts.max_epochs,
+        )
+        controller.replay(self._opened.before)
+        view = self._make_view(current, opts, tuple(slot.label for slot in slots))
+        journal = Journal(self._paths.journal)
+        syncer = Syncer(self._paths, uri, keep_models=opts.keep_models, experiment=opts.experiment, warn=view.say)
+        driver = Driver(
+            controller, journal, executor, ref, self._paths, opts, news=syncer.wake, view=view, say=view.say
+        )
+        try:
+            syncer.start()
+            finished = driver.run(records)
+        except BaseException:
+            syncer.stop()
+            raise
+        finally:
+            view.close()
+        return Result(self._paths, current, finished, syncer.finish(SYNC_SECONDS))
+
+
+class _Tracker:
+    """Asks a tracking server whether it lets us in, while the framework is being imported."""
+
+    def __init__(self, opts: Options) -> None:
+        self._uri = self._resolve(opts)
+        self._error: SearchError | None = None
+        self._thread = threading.Thread(target=self._connect, daemon=True)
+        self._thread.start()
+
+    def result(self, opts: Options) -> tuple[str, str | None]:
+        """The tracking address, and what to warn of. TrackingRefused where the server says no."""
+        self._thread.join()
+        if self._resolve(opts) != self._uri:
+            return _Tracker(opts).result(opts)
+        if isinstance(self._error, Unavailable):
+            return self._uri, f"{self._error}: the search goes on, and MLflow is told when it can be reached"
+        if self._error is not None:
+            raise self._error
+        return self._uri, None
+
+    @staticmethod
+    def _resolve(opts: Options) -> str:
+        from search.tracking import store
+
+        return store.resolve_uri(opts.tracking_uri, opts.runs)
+
+    def _connect(self) -> None:
+        from search.tracking import store
+
+        if store.local_database(self._uri) is not None:
+            return  # made by the syncer: nothing is written before all is checked
+        try:
+            store.connect(self._uri)
+        except SearchError as error:
+            self._error = error
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+def _check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None) -> None:
+    """Raise OptionError where the back end would not take its options."""
+    if parameters is None and opts.backend == "optuna" and opts.sampler.partition(":")[0] == "grid":
+        return  # wants to see the parameters first
+    backends.make(opts.backend, opts.backend_options(), Objective("loss", "min"), 0, parameters or ())
+
+
+def _slots(opts: Options, gpus: tuple[devices.Gpu, ...]) -> tuple[devices.Slot, ...]:
+    chosen = devices.choose_gpus(gpus, opts.gpus)
+    workers = 1 if opts.executor == "inline" else opts.workers
+    return devices.make_slots(chosen, devices.available_cpus(), devices.core_ids(), workers, opts.gpus_per_trial)
+
+
+def _make_executor(opts: Options, gpus: tuple[devices.Gpu, ...], paths: StudyPaths) -> Executor:
+    if opts.executor == "inline":
+        from search.executors.inline import InlineExecutor
+
+        if opts.keras_backend is not None:
+            os.environ["KERAS_BACKEND"] = opts.keras_backend
+        return InlineExecutor()
+    from search.executors.local import LocalExecutor
+
+    return LocalExecutor(_slots(opts, gpus), paths.log, opts.keras_backend)
+
+
+def _limits(opts: Options) -> Limits:
+    return Limits(
+        max_trials=opts.max_trials,
+        max_total_epochs=opts.total_epochs,
+        timeout=opts.timeout,
+        target=opts.target,
+        retries=opts.retries,
+        max_consecutive_failures=opts.max_consecutive_failures,
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OptionError(
+            f"{folder} cannot be written ({error.strerror}): give a folder that can with --runs"
+        ) from None
+
+
+def _log(paths: StudyPaths, text: str) -> None:
+    with suppress(OSError), paths.log.open("a") as file:
+        file.write(text + "\n")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
+def differences(before: tuple[Parameter, ...], now: tuple[Parameter, ...]) -> str:
+    """Which parameters differ, in words."""
+    old = {parameter.key: parameter for parameter in before}
+    new = {parameter.key: parameter for parameter in now}
+    found = [f"{key} is gone" for key in old if key not in new]
+    found += [f"{key} is new" for key in new if key not in old]
+    found += [
+        f"{key} was {old[key].domain} and is {new[key].domain}"
+        for key in old
+        if key in new and old[key].domain != new[key].domain
+    ]
+    return "; ".join(found) or "its parameters are the same, its code or a module beside it is not"

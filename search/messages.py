@@ -1,0 +1,152 @@
+"""What a driver and its workers say to each other. Everything here crosses process boundaries by pickle, and nothing
+here survives one: what must last is a record.
+
+A worker answers with records where it states facts (`Built`, `EpochDone`, `Checkpointed`, `Ended`); the rest is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from search.domain import Parameter, Value
+from search.records import Built, Checkpointed, Ended, EpochDone
+from search.trial import Direction, Objective
+
+# To a worker ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceRef:
+    """Where a worker finds the user's code: a file, or a cloudpickle of a factory and its data."""
+
+    path: str | None = None
+    pickle: str | None = None
+
+    @property
+    def label(self) -> str:
+        return self.path or "the factory"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Run the user's file, build once with default values, train one step, and say what there is."""
+
+    space: SpaceRef
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Train `trial` from the end of epoch `from_epoch` to the end of `to_epoch`.
+
+    Attributes:
+        values: the hyperparameters drawn so far, by name; what else the factory asks for is a `Question`.
+        seed: the training seed of (trial, execution).
+        folder: the trial's own folder; the only place a worker writes to.
+        judged: wait for a `Verdict` after every epoch but the last.
+        checkpoint_every: seconds between checkpoints within a segment.
+        fuse: whether the fused runner may be used.
+    """
+
+    trial: int
+    execution: int
+    space: SpaceRef
+    values: Mapping[str, Value]
+    seed: int
+    from_epoch: int
+    to_epoch: int
+    objective: Objective
+    folder: str
+    judged: bool = False
+    checkpoint_every: float = 30.0
+    fuse: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The value of the parameter that was asked for; with `error`, there is none and the trial fails."""
+
+    value: Value
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """May the trial train on after the epoch it reported?"""
+
+    stop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """End the segment at the end of the running epoch, with a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """End the process."""
+
+
+# From a worker --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The factory asks for `parameter`; the worker waits for an `Answer`."""
+
+    trial: int
+    parameter: Parameter
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a probe found.
+
+    Attributes:
+        digest: of the space file and the local modules it imports.
+        files: those files, as (path relative to the space file's folder, absolute path).
+        parameters: those that a build with default values asks for, in order.
+        options: the file's `search_options`.
+        metrics: names in an epoch's logs, those of validation included.
+        compiled_metrics: the metrics that the model was compiled with, without `loss` and `val_`.
+        directions: the direction of each metric, where it is known.
+        parameter_count: scalars in the model's weights.
+        summary: the model's layers, as text.
+        batch_size: of training.
+        samples: of training and validation, where they can be counted.
+    """
+
+    digest: str
+    files: tuple[tuple[str, str], ...]
+    parameters: tuple[Parameter, ...]
+    options: Mapping[str, Any]
+    metrics: tuple[str, ...]
+    compiled_metrics: tuple[str, ...]
+    directions: Mapping[str, Direction]
+    parameter_count: int
+    summary: str
+    batch_size: int
+    samples: tuple[int | None, int | None]
+    runner: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeFailed:
+    """The space file cannot be used; `message` is one line for the user, `traceback` goes to the log."""
+
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The process of a slot died; said by the executor, in the place of the segment's `Ended`."""
+
+    reason: str
+
+
+Command = Probe | Segment | Answer | Verdict | Interrupt | Leave
+Message = Question | Built | EpochDone | Checkpointed | Ended | Probed | ProbeFailed | Lost

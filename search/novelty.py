@@ -1,0 +1,109 @@
+"""Which configurations are new: a trie of the answers that factories were given.
+
+A factory asks one question after the other, and which comes next may depend on the answers: so configurations are the
+paths of a tree that grows as it is walked. Whether a path is new is known only after its last question; a value is
+*taken* when everything below it was tried. A trial that follows another one, still being built, to where both have been
+given the same answers cannot know whether there is more below: it waits until the other one is built.
+
+A continuum never ends: once a trial was asked for one of its values, it is new, and nothing below is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from search.domain import Domain, Parameter, Value
+from search.records import Built, Record, TrialEnded, Valued
+
+
+@dataclass(slots=True)
+class _Node:
+    """A place in the tree: the next question's domain, its answers so far, and the trials walking below."""
+
+    parent: _Node | None = None
+    answer: Value = None
+    domain: Domain | None = None
+    children: dict[Value, _Node] = field(default_factory=dict)
+    taken: set[Value] = field(default_factory=set)
+    walkers: set[int] = field(default_factory=set)
+    exhausted: bool = False
+
+
+class Novelty:
+    """Follows the journal. With `parameters`, those of the probe, it knows at once when nothing can ever repeat."""
+
+    def __init__(self, parameters: Sequence[Parameter] = ()) -> None:
+        self._root = _Node()
+        self._at: dict[int, _Node] = {}
+        self._endless = any(p.domain.size is None and not p.conditions for p in parameters)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every configuration was tried."""
+        return self._root.exhausted
+
+    def taken(self, trial: int) -> frozenset[Value]:
+        """The answers to `trial`'s next question below which everything was tried; never all of them."""
+        node = self._at.get(trial, self._root)
+        return frozenset() if self._endless or node.exhausted else frozenset(node.taken)
+
+    def follows(self, trial: int, value: Value) -> bool:
+        """Whether another trial, still being built, was given the same answers as `trial`, `value` included."""
+        if self._endless:
+            return False
+        child = self._at.get(trial, self._root).children.get(value)
+        return child is not None and bool(child.walkers - {trial})
+
+    def apply(self, record: Record) -> bool:
+        """Take in a record. True where a trial ended its walk, so that others need no longer wait for it."""
+        if self._endless:
+            return False
+        if isinstance(record, Valued):
+            return self._step(record.trial, record.parameter.domain, record.value)
+        if isinstance(record, (Built, TrialEnded)):
+            return self._arrive(record.trial)
+        return False
+
+    def _step(self, trial: int, domain: Domain, value: Value) -> bool:
+        if trial not in self._at:
+            self._at[trial] = self._root
+        node = self._at[trial]
+        if node.exhausted and node is not self._root:
+            return False  # built already: a question of its training does not make it another configuration
+        node.domain = domain
+        if domain.size is None:
+            self._leave(trial, node)
+            return True
+        child = node.children.get(value)
+        if child is None:
+            child = node.children[value] = _Node(node, value)
+        child.walkers.add(trial)
+        self._at[trial] = child
+        return False
+
+    def _arrive(self, trial: int) -> bool:
+        node = self._at.get(trial)
+        if node is None:
+            return False
+        self._leave(trial, node)
+        if not node.children:
+            self._exhaust(node)
+        return True
+
+    def _leave(self, trial: int, node: _Node | None) -> None:
+        while node is not None:
+            node.walkers.discard(trial)
+            node = node.parent
+
+    def _exhaust(self, node: _Node) -> None:
+        node.exhausted = True
+        parent = node.parent
+        while parent is not None and parent.domain is not None:
+            parent.taken.add(node.answer)
+            size = parent.domain.size
+            # A range may have changed between trials: only answers that it still has count.
+            if size is None or sum(map(parent.domain.contains, parent.taken)) < size:
+                return
+            parent.exhausted = True
+            node, parent = parent, parent.parent

@@ -1,0 +1,212 @@
+"""The options of a search: their names, defaults, meanings and limits, in one place.
+
+They come from the command line or `search.run` (which win), from the space file's `search_options`, and from defaults.
+What a resumed study is not told again, it takes from its journal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from search import brackets
+from search.backends import NAMES as BACKENDS
+from search.backends import OPTIONS as BACKEND_OPTIONS
+from search.errors import OptionError, nearest
+from search.trial import Objective
+
+EXECUTORS = ("local", "inline")
+KERAS_BACKENDS = ("tensorflow", "jax", "torch")
+LARGEST_SEED = 2**31 - 1
+
+
+def _option(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a search is told. The field's metadata holds its help and its limits (`low`, `choices`)."""
+
+    study: str | None = _option(None, "the study's name; by default the space file's")
+    backend: str = _option("hyperband", "what decides what to try, and how long", choices=BACKENDS)
+    objective: str | None = _option(None, "the metric to compare, as an epoch's logs name it: val_accuracy")
+    direction: str | None = _option(None, "whether more or less of it is better", choices=("min", "max"))
+    max_epochs: int = _option(27, "the most epochs that one trial gets", low=1)
+    max_trials: int | None = _option(None, "stop when so many configurations were tried", low=1)
+    max_total_epochs: int | None = _option(None, "stop when so many epochs were trained, over all trials", low=1)
+    timeout: float | None = _option(None, "stop after this time over all resumes, such as 90s, 30m or 2h", low=0)
+    factor: int = _option(3, "of Hyperband and successive halving: one trial in so many goes on", low=2)
+    iterations: int = _option(1, "how often to run Hyperband's whole plan", low=1, backend="hyperband")
+    sampler: str = _option("tpe", "of Optuna: name or name:key=value,…", backend="optuna")
+    pruner: str = _option("hyperband", "of Optuna: name or name:key=value,…", backend="optuna")
+    executor: str = _option("local", "where trials run: worker processes, or this process", choices=EXECUTORS)
+    workers: int | None = _option(None, "how many trials run at once; by default as the machine allows", low=1)
+    gpus: str = _option("auto", "auto, none, or GPUs by number or UUID: 0,1")
+    gpus_per_trial: float = _option(1.0, "GPUs for each trial; 0.5 lets two share one", low=0, above=True)
+    target: float | None = _option(None, "stop when the objective is as good as this")
+    seed: int | None = _option(None, "makes a search with one worker repeatable; 0 is a seed", low=0, high=LARGEST_SEED)
+    runs: str = _option("runs", "the folder that studies live in")
+    tracking_uri: str | None = _option(None, "an MLflow server; by default the store in the runs folder")
+    experiment: str | None = _option(None, "the MLflow experiment's name; by default the study's")
+    keep_models: int = _option(3, "how many of the best trials keep their weights in MLflow", low=1)
+    retries: int = _option(1, "how often to take up a trial whose process died", low=0)
+    max_consecutive_failures: int = _option(5, "give up when so many failed before any succeeded", low=1)
+    checkpoint_every: float = _option(30.0, "seconds between checkpoints within a trial's training", low=0)
+    keras_backend: str | None = _option(None, "tensorflow, jax or torch", choices=KERAS_BACKENDS)
+    fuse: bool = _option(True, "train whole epochs as one compiled loop where that gives the same results")
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def backend_options(self) -> dict[str, Any]:
+        """Those that make the back end what it is: a study resumed with others begins a new era."""
+        return {name: getattr(self, name) for name in BACKEND_OPTIONS[self.backend]}
+
+    @property
+    def plan(self) -> brackets.Plan:
+        return brackets.plan(self.max_epochs, self.factor)
+
+    @property
+    def total_epochs(self) -> int | None:
+        """The epochs after which the search ends. Optuna has no end of its own: it gets what Hyperband would take."""
+        if self.max_total_epochs is not None or self.backend != "optuna":
+            return self.max_total_epochs
+        if self.max_trials is not None or self.timeout is not None or self.target is not None:
+            return None
+        return self.plan.total_epochs * self.iterations
+
+
+FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Options)}
+SESSION = ("study", "runs")
+"""Options that say which study is meant, and are no part of its journal's options."""
+
+
+def resolve(
+    given: Mapping[str, Any],
+    file: Mapping[str, Any] | None = None,
+    before: Mapping[str, Any] | None = None,
+    where: str = "search_options",
+) -> Options:
+    """The options to run with: `given` over `before` (a resumed study's) over `file` (the space file's) over defaults.
+
+    Args:
+        given: what the command line or the caller says; None means not said.
+        where: how messages name the space file's options.
+
+    Raises:
+        OptionError: an unknown name, a value that cannot be used, or options that exclude each other.
+    """
+    said = {name: value for name, value in given.items() if value is not None}
+    for source, named in ((None, said), (where, file or {})):
+        for name in named:
+            if name not in FIELDS:
+                place = f" in {source}" if source else ""
+                raise OptionError(
+                    f"unknown option {name!r}{place}.{nearest(name, FIELDS) or ' See search run --help.'}"
+                )
+    merged = {**(file or {}), **{k: v for k, v in (before or {}).items() if k in FIELDS}, **said}
+    checked = {name: check(name, value) for name, value in merged.items() if value is not None}
+    options = Options(**checked)
+    for name in said:
+        only = FIELDS[name].metadata.get("backend")
+        if only and only != options.backend:
+            raise OptionError(f"{flag(name)} goes with --backend {only}, and this search uses {options.backend}")
+    return options
+
+
+def flag(name: str) -> str:
+    """The option's name on the command line."""
+    return "--no-fuse" if name == "fuse" else "--" + name.replace("_", "-")
+
+
+def check(name: str, value: Any) -> Any:
+    """`value` as the option `name` has it. OptionError where it cannot be used."""
+    field_ = FIELDS[name]
+    kind = str(field_.type)
+    if name == "timeout":
+        value = seconds(value)
+    elif kind.startswith(("int", "float")):
+        value = _number(name, value, whole=kind.startswith("int"))
+    elif kind.startswith("bool"):
+        if not isinstance(value, bool):
+            raise OptionError(f"{flag(name)} is {value!r}: give True or False")
+    else:
+        value = str(value)
+    choices = field_.metadata.get("choices")
+    if choices and value not in choices:
+        raise OptionError(f"{flag(name)} {value!r} is not known: use {', '.join(choices)}.{nearest(value, choices)}")
+    return value
+
+
+def _number(name: str, value: Any, *, whole: bool) -> int | float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number) or (whole and number != int(number)):
+        raise OptionError(f"{flag(name)} is {value!r}: give a {'whole ' if whole else ''}number")
+    metadata = FIELDS[name].metadata
+    low, high = metadata.get("low", -math.inf), metadata.get("high", math.inf)
+    if number < low or (metadata.get("above") and number == low) or number > high:
+        limits = f"more than {low}" if metadata.get("above") else f"at least {low}"
+        if high != math.inf:
+            limits += f" and at most {high}"
+        raise OptionError(f"{flag(name)} is {value}: it must be {limits}")
+    return int(value) if whole else number
+
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(value: Any) -> float:
+    """A time as seconds: a number, or text such as `90s`, `30m`, `2h`, `1h30m`. OptionError for anything else."""
+    text = str(value).strip().lower().replace(" ", "")
+    parts = re.findall(r"(\d+(?:\.\d+)?)(min|[smhd]?)", text)
+    if isinstance(value, bool) or not parts or "".join(number + unit for number, unit in parts) != text:
+        raise OptionError(f"--timeout is {value!r}: give seconds, or a time such as 90s, 30m, 2h or 1h30m")
+    total = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if total <= 0:
+        raise OptionError(f"--timeout is {value!r}: it must be more than 0")
+    return total
+
+
+def choose_objective(
+    options: Options,
+    metrics: tuple[str, ...],
+    compiled: tuple[str, ...],
+    directions: Mapping[str, str],
+    *,
+    validated: bool,
+) -> Objective:
+    """The objective of a search, what was asked for, else `val_<metric>` where the model
+    compiles exactly one metric whose direction is known, else `val_loss`.
+
+    Args:
+        metrics: the names in an epoch's logs, as the probe saw them.
+        compiled: the compiled metrics, without `loss`.
+        directions: `min` or `max` for those metrics (without `val_`) where it is known.
+        validated: whether `load_data` returns validation data.
+    """
+    name = options.objective
+    if name is None:
+        single = len(compiled) == 1 and compiled[0] in directions
+        name = f"val_{compiled[0]}" if single else "val_loss"
+    if name.startswith("val_") and not validated:
+        raise OptionError(
+            f"objective {name!r} needs validation data and load_data returned none: return (train, validation), or "
+            f"give a training metric with --objective: {', '.join(metrics)}"
+        )
+    if name not in metrics:
+        raise OptionError(
+            f"objective {name!r} is not among the metrics: {', '.join(metrics)}.{nearest(name, metrics)} "
+            "Give one with --objective"
+        )
+    direction = options.direction or directions.get(name.removeprefix("val_"))
+    if direction is None:
+        raise OptionError(f"whether more or less of {name!r} is better is not known: say --direction max or min")
+    return Objective(name, "max" if direction == "max" else "min")

@@ -1,0 +1,239 @@
+"""The journal's records: every fact of a study, one small frozen class each.
+
+A study is the fold of its records (`search.study`), a back end's state the fold of those it cares for, MLflow a
+projection of them. `encode` and `decode` turn a record into a JSON object and back; a record's kind is the class's name
+in snake_case. Unknown fields are an error: formats are versioned by `Header.format`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from search.domain import Parameter, Value
+from search.trial import Direction, State
+
+FORMAT = 1
+
+Outcome = Literal["reached", "finished", "stopped", "interrupted", "failed", "lost"]
+"""How a segment ended: `reached` its last epoch; `finished`: a callback of the user's ended the training; `stopped` by
+the back end; `interrupted` by the driver, to go on later; `failed` by an exception or a diverged loss; `lost` with its
+process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first record: what never changes over a study's life."""
+
+    format: int
+    uid: str
+    study: str
+    seed: int
+    objective: str
+    direction: Direction
+    source: str
+    digest: str
+    parameters: tuple[Parameter, ...]
+    versions: Mapping[str, str]
+    metrics: tuple[str, ...] = ()
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceChanged:
+    """The space file was changed between two runs of the study, and the user accepted it."""
+
+    digest: str
+    parameters: tuple[Parameter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Era:
+    """A back end takes over: only its own era is replayed to it, earlier ones it learns."""
+
+    backend: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A process began to run the study; `options` are all that it was told (budget, workers, …)."""
+
+    host: str
+    pid: int
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The back end wants `trial` trained from `from_epoch` to `to_epoch`. `seed` is the trial's training seed."""
+
+    trial: int
+    from_epoch: int
+    to_epoch: int
+    bracket: int | None
+    rung: int | None
+    judged: bool
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Valued:
+    """A hyperparameter of `trial` was given its value, for the trial's life."""
+
+    trial: int
+    parameter: Parameter
+    value: Value
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A segment of `trial` was handed to a slot: epochs after `from_epoch` up to `to_epoch`."""
+
+    trial: int
+    execution: int
+    attempt: int
+    slot: int
+    from_epoch: int
+    to_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The factory has asked its last question and the model stands: `parameters` counts its weights' scalars."""
+
+    trial: int
+    parameters: int
+    runner: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDone:
+    """Epoch `epoch` (1-based) of `trial` ended with `logs`, after `seconds` of training and validation."""
+
+    trial: int
+    execution: int
+    epoch: int
+    logs: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The back end's decision on an epoch of `trial`; journaled where it stops the trial or has something to keep."""
+
+    trial: int
+    epoch: int
+    stop: bool
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """The state of `trial` after `epoch` is safe on disk; `best_epoch`'s weights too."""
+
+    trial: int
+    execution: int
+    epoch: int
+    best_epoch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A segment of `trial` ended."""
+
+    trial: int
+    execution: int
+    outcome: Outcome
+    epoch: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the back end was told of the suggestion it made for `trial`.
+
+    `score` is the best objective so far, None for a failure. `finished` says that the trial has no more epochs to give:
+    a callback of the user's ended its training.
+    """
+
+    trial: int
+    epoch: int
+    score: float | None
+    outcome: Literal["reached", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialEnded:
+    """`trial` will never be trained again."""
+
+    trial: int
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A process ended the search, in order: `reason` is a line for people, `complete` that nothing is left to do."""
+
+    reason: str
+    complete: bool
+    exit_code: int
+
+
+Record = (
+    Header | SpaceChanged | Era | Began | Asked | Valued | Started | Built | EpochDone | Judged | Checkpointed | Ended
+    | Told | TrialEnded | Finished
+)  # fmt: skip
+
+_CLASSES: tuple[type[Any], ...] = Record.__args__
+_KIND: dict[type[Any], str] = {cls: re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower() for cls in _CLASSES}
+_BY_KIND: dict[str, type[Any]] = {kind: cls for cls, kind in _KIND.items()}
+_FIELDS: dict[type[Any], tuple[str, ...]] = {cls: tuple(f.name for f in fields(cls)) for cls in _CLASSES}
+
+
+def _parameters(data: Any) -> Any:
+    return data if isinstance(data, int) else tuple(Parameter.from_json(item) for item in data)
+
+
+def _logs(data: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in data.items()}
+
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "parameter": Parameter.from_json,
+    "parameters": _parameters,
+    "metrics": tuple,
+    "logs": _logs,
+}
+
+
+def encode(record: Record) -> dict[str, Any]:
+    """The record as a JSON object, its kind under `kind`."""
+    cls = type(record)
+    data: dict[str, Any] = {"kind": _KIND[cls]}
+    for name in _FIELDS[cls]:
+        value = getattr(record, name)
+        if isinstance(value, Parameter):
+            value = value.to_json()
+        elif isinstance(value, tuple):
+            value = [item.to_json() if isinstance(item, Parameter) else item for item in value]
+        elif name == "logs":
+            # JSON has no NaN and no infinity: they go as strings.
+            value = {key: number if math.isfinite(number) else str(number) for key, number in value.items()}
+        data[name] = value
+    return data
+
+
+def decode(data: Mapping[str, Any]) -> Record:
+    """The record that `encode` made `data` of. KeyError for an unknown kind, TypeError for an unknown field."""
+    given = dict(data)
+    cls = _BY_KIND[given.pop("kind")]
+    for name, decoder in _DECODERS.items():
+        if name in given:
+            given[name] = decoder(given[name])
+    record: Record = cls(**given)
+    return record

@@ -1,0 +1,200 @@
+"""What a search found: best trials, their hyperparameters, their trained models; from `runs/`, or from MLflow alone.
+
+A model comes back by calling the factory again with the trial's values and loading the weights of its best epoch. That
+runs the study's code: from this machine it is trusted, from a server it is run only with `trust_code=True`, or in the
+shape of a space file of the caller's own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search import study as studies
+from search.domain import Value
+from search.errors import NoResult, StudyError
+from search.launch import find
+from search.messages import SpaceRef
+from search.paths import StudyPaths
+from search.study import Trial
+from search.trial import Objective
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """Where a trial's model is: its hyperparameters and the file of its weights."""
+
+    trial: int
+    params: Mapping[str, Value]
+    weights: Path
+
+
+class StudyResults:
+    """A study in `runs/`, for reading.
+
+    Args:
+        paths: the study's files.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+
+    def __init__(self, paths: StudyPaths) -> None:
+        self.paths = paths
+        self.study = studies.load(paths.journal)
+
+    @property
+    def name(self) -> str:
+        return self.study.name
+
+    @property
+    def objective(self) -> Objective:
+        return self.study.objective
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials, by number."""
+        return sorted(self.study.trials.values(), key=lambda trial: trial.number)
+
+    def best_trials(self, num_trials: int | None = None) -> list[Trial]:
+        """The best trials, best first: those that have an objective and did not fail; all of them by default."""
+        return self.study.ranked()[:num_trials]
+
+    def get_best_hyperparameters(self, num_trials: int = 1) -> list[dict[str, Value]]:
+        """The hyperparameters of the best trials, best first. Fewer where there are fewer."""
+        return [dict(trial.params) for trial in _at_most(self.best_trials(), num_trials, "trials")]
+
+    def get_best_models(self, num_models: int = 1) -> list[Any]:
+        """The best trials' models with the weights of their best epochs, best first.
+
+        Fewer where fewer trials have an objective, with a warning that says so.
+
+        Raises:
+            NoResult: no trial has an objective.
+        """
+        found = [trial for trial in self.best_trials() if self.paths.trial(trial.number).best(0).exists()]
+        if not found:
+            raise NoResult(f"study {self.name!r} has no trial with an objective: see search trials {self.name}")
+        chosen = [
+            _Model(trial.number, trial.params, self.paths.trial(trial.number).best(0))
+            for trial in _at_most(found, num_models, "models")
+        ]
+        return _build(self.space_ref, chosen)
+
+    @property
+    def space_ref(self) -> SpaceRef:
+        """The study's own copy of the code that was searched."""
+        header = self.study.header
+        assert header is not None
+        if not header.source:
+            return SpaceRef(pickle=str(self.paths.pickle))
+        return SpaceRef(path=str(self.paths.space / Path(header.source).name))
+
+    def trials_dataframe(self) -> pd.DataFrame:
+        """A row a trial: its number, state, epochs, objective, best epoch, seconds, and a column a hyperparameter."""
+        import pandas as pd
+
+        rows = [
+            {
+                "trial": trial.number,
+                "state": trial.state,
+                "epochs": trial.epochs,
+                "objective": trial.objective,
+                "best_epoch": trial.best_epoch,
+                "seconds": trial.seconds,
+                "error": trial.error,
+                **trial.params,
+            }
+            for trial in self.trials
+        ]
+        return pd.DataFrame(rows)
+
+
+def load_study(name: str, runs: str | Path = "runs") -> StudyResults:
+    """The study `name` in the folder `runs`. StudyError where there is none."""
+    return StudyResults(find(name, runs))
+
+
+def get_best_models(
+    study: str,
+    num_models: int = 1,
+    *,
+    runs: str | Path = "runs",
+    tracking_uri: str | None = None,
+    space: str | Path | None = None,
+    trust_code: bool = False,
+) -> list[Any]:
+    """The best models of a study, best first, with the weights of their best epochs.
+
+    From the folder `runs` where the study is there and no `tracking_uri` is given; else from MLflow alone, which holds
+    the weights of the best `keep_models` trials, the space file and the local modules it imported.
+
+    Args:
+        study: the study's name, or its uid.
+        num_models: how many; fewer come back, with a warning, where there are fewer.
+        tracking_uri: of MLflow; by default MLFLOW_TRACKING_URI, else the local store in `runs`.
+        space: a space file of your own, to be used in place of the study's.
+        trust_code: whether to run the study's code though it comes from a server.
+
+    Raises:
+        StudyError: no such study, or code from a server that was not trusted.
+        NoResult: no trial has an objective.
+    """
+    paths = StudyPaths.of(runs, study)
+    if tracking_uri is None and space is None and paths.journal.exists():
+        return StudyResults(paths).get_best_models(num_models)
+    from search.tracking import retrieve, store
+
+    found = retrieve.find_study(store.connect(store.resolve_uri(tracking_uri, runs)), study)
+    if space is None and not (found.is_local or trust_code):
+        raise StudyError(
+            f"the code of study {study!r} comes from {found.uri}: pass trust_code=True to run it, or "
+            "space='my_space.py' to use your own"
+        )
+    held = [trial for trial in retrieve.ranked(found) if trial.model_epoch is not None]
+    if not held:
+        raise NoResult(f"MLflow holds no model of study {study!r}: no trial has an objective")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="search-")))
+        # A factory's pickle travels as the space file does.
+        code = Path(space) if space is not None else retrieve.download_space(found, folder / "space")
+        ref = SpaceRef(pickle=str(code)) if code.suffix == ".pkl" else SpaceRef(path=str(code))
+        chosen = []
+        for trial in _at_most(held, num_models, "models"):
+            weights, described = retrieve.download(found, trial, folder / f"trial-{trial.number}")
+            chosen.append(_Model(trial.number, described["params"], weights))
+        return _build(ref, chosen)
+
+
+def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
+    if count < 1:
+        raise ValueError(f"num_{what} is {count}: it must be at least 1")
+    if len(found) < count:
+        warnings.warn(f"{count} {what} were asked for, and there are {len(found)}", stacklevel=3)
+    return found[:count]
+
+
+def _build(ref: SpaceRef, chosen: Sequence[_Model]) -> list[Any]:
+    """Call the factory with each trial's values, and load its weights. The data are loaded only where a model waits
+    for its first batch to know its shapes."""
+    from search import space as spaces
+    from search.worker import checkpoint, data, runner, training
+    from search.worker.hp import LazyHyperParameters
+
+    space = spaces.load(ref)
+    models = []
+    for item in chosen:
+        model = training.build(space, LazyHyperParameters(values=item.params))
+        if not model.built:
+            runner.build(model, data.prepare(space.load_data()).train.x)
+        checkpoint.load_weights(item.weights, model)
+        models.append(model)
+    return models

@@ -1,0 +1,11 @@
+"""MLflow as a projection of the journal: everything it shows follows from the records, and can be sent again.
+
+store       addresses, the local database, connections, and what goes wrong with them
+layout      record -> what each run must be told (pure)
+position    how far MLflow has been told: `tracking.json`
+shipper     tells it: experiment, runs, batches, artifacts
+syncer      the thread that follows the journal
+retrieve    studies, trials and weights back from MLflow alone
+
+`mlflow` is imported inside functions: it costs more than a second, and reading a journal does not need it.
+"""

@@ -1,0 +1,281 @@
+"""A training's state after an epoch, in one `.npz` without pickles, from which it goes on bit by bit.
+
+The state is `model.variables` (the states of seed generators are among them; metrics start each epoch anew and need not
+be kept), `optimizer.variables`, the epoch and its logs, the best epoch so far, and what the callbacks remember. The
+weights of the best epoch are a file of their own, for retrieval.
+
+`save` belongs into the last callback's `on_epoch_end`: when `fit` ends, `EarlyStopping(restore_best_weights=True)` and
+optimizers with averaged weights change the model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from search.errors import SearchError, SpaceError
+
+__all__ = ["Checkpoint", "load", "load_weights", "save", "save_weights", "snapshot"]
+
+Array = np.ndarray[Any, Any]
+
+_META = "meta"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What `save` wrote, read back.
+
+    Attributes:
+        history: each trained epoch's `epoch` (from 1), `logs` and `seconds`, so that a driver that died before it
+            journaled them can be told again.
+        best_epoch, best_value: the best epoch so far (counted from 1) and its objective, or None.
+    """
+
+    path: Path
+    history: list[dict[str, Any]]
+    best_epoch: int | None
+    best_value: float | None
+    _groups: dict[str, list[Array]]
+    _callbacks: list[dict[str, Any]]
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs were trained."""
+        return len(self.history)
+
+    def restore(self, model: Any) -> None:
+        """Put the state into a freshly built and compiled model, bit by bit.
+
+        Raises:
+            SpaceError: in one line, where the model or its optimizer is another than the one that was saved.
+        """
+        _assign(model.variables, self._groups["model"], "model", self.path)
+        _assign(_optimizer_variables(model), self._groups["optimizer"], "optimizer", self.path)
+
+    def restore_callbacks(self, callbacks: Sequence[Any]) -> None:
+        """Put back what the user's callbacks remembered; to be called after `on_train_begin`, which resets them.
+
+        Raises:
+            SpaceError: in one line, where they are not the callbacks that were saved.
+        """
+        saved = [state["class"] for state in self._callbacks]
+        found = [type(callback).__name__ for callback in callbacks]
+        if saved != found:
+            raise SpaceError(
+                f"{self.path} was saved with callbacks {saved} and callbacks(hp) returned {found}: "
+                "return the same callbacks for the same hyperparameters"
+            )
+        for callback, state in zip(callbacks, self._callbacks, strict=True):
+            for name, value in state["attributes"].items():
+                setattr(callback, name, _decode(value, self._groups["callbacks"]))
+
+
+def save(
+    path: str | Path,
+    model: Any,
+    callbacks: Sequence[Any],
+    *,
+    history: Sequence[Mapping[str, Any]],
+    best_epoch: int | None,
+    best_value: float | None,
+) -> list[str]:
+    """Write a trial's state to `path`, all of it or nothing.
+
+    Args:
+        history: as in `Checkpoint`; JSON holds it.
+        callbacks: the user's, whose state is kept as far as it is made of JSON's scalars, lists, tuples, dicts, numpy
+            arrays and scalars.
+
+    Returns:
+        The attributes of callbacks that cannot be kept, as "EarlyStopping.name"; functions are not mentioned.
+    """
+    states, remembered, lost = _callback_states(callbacks)
+    groups = {
+        "model": _values(model, model.variables),
+        "optimizer": _values(model, _optimizer_variables(model)),
+        "callbacks": remembered,
+    }
+    meta = {
+        "history": [dict(record) for record in history],
+        "best_epoch": best_epoch,
+        "best_value": best_value,
+        "callbacks": states,
+    }
+    _write(Path(path), groups, meta)
+    return lost
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read what `save` wrote. SearchError where the file is missing or damaged."""
+    groups, meta = _read(Path(path))
+    return Checkpoint(
+        path=Path(path),
+        history=meta["history"],
+        best_epoch=meta["best_epoch"],
+        best_value=meta["best_value"],
+        _groups=groups,
+        _callbacks=meta["callbacks"],
+    )
+
+
+def snapshot(model: Any) -> list[Array]:
+    """A copy of `model.weights`: what it takes to evaluate the model as it is now."""
+    return _values(model, model.weights)
+
+
+def save_weights(path: str | Path, arrays: Sequence[Array], epoch: int, value: float) -> None:
+    """Write a snapshot, taken after `epoch` trained epochs with the objective `value`, all of it or nothing."""
+    _write(Path(path), {"model": arrays}, {"epoch": epoch, "value": value})
+
+
+def load_weights(path: str | Path, model: Any) -> tuple[int, float]:
+    """Put a written snapshot into a built model, and return its epoch and objective.
+
+    Raises:
+        SearchError: the file is missing or damaged.
+        SpaceError: the model is another than the one that was saved.
+    """
+    groups, meta = _read(Path(path))
+    _assign(model.weights, groups["model"], "model", Path(path))
+    return meta["epoch"], meta["value"]
+
+
+def _optimizer_variables(model: Any) -> list[Any]:
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        return []
+    if not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    variables: list[Any] = optimizer.variables
+    return variables
+
+
+def _values(model: Any, variables: Sequence[Any]) -> list[Array]:
+    # On JAX, a model that is being trained holds its state elsewhere until asked.
+    if keras.config.backend() == "jax":
+        model.jax_state_sync()
+    return [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
+
+
+def _assign(variables: Sequence[Any], arrays: Sequence[Array], what: str, path: Path) -> None:
+    """Assign all, or raise before anything is assigned."""
+    hint = "build_model must give the same model, compiled in the same way, for the same hyperparameters"
+    if len(variables) != len(arrays):
+        raise SpaceError(
+            f"{path} holds {len(arrays)} variables of the {what}, the one that was built has {len(variables)}: {hint}"
+        )
+    for variable, array in zip(variables, arrays, strict=True):
+        built = f"{variable.dtype}{list(variable.shape)}"
+        saved = f"{array.dtype.name}{list(array.shape)}"
+        if built != saved:
+            raise SpaceError(
+                f"{path} holds {saved} for the {what}'s variable {variable.path}, which is {built}: {hint}"
+            )
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+
+
+# Callbacks ------------------------------------------------------------------------------------------------------------
+
+
+def _callback_states(callbacks: Sequence[Any]) -> tuple[list[dict[str, Any]], list[Array], list[str]]:
+    """The callbacks' states as JSON, the arrays that it refers to, and the names of what cannot be represented."""
+    states, arrays, lost = [], list[Array](), []
+    for callback in callbacks:
+        attributes = {}
+        for name, value in vars(callback).items():
+            if _is_kept(callback, name, value):
+                before = len(arrays)
+                try:
+                    attributes[name] = _encode(value, arrays)
+                except TypeError:
+                    del arrays[before:]
+                    lost.append(f"{type(callback).__name__}.{name}")
+        states.append({"class": type(callback).__name__, "attributes": attributes})
+    return states, arrays, lost
+
+
+def _is_kept(callback: Any, name: str, value: Any) -> bool:
+    if name in ("model", "_model", "params") or callable(value):
+        return False
+    # Keras negates `min_delta` once an instance, when it makes `monitor_op`; a restored one would be negated again.
+    return not (name == "min_delta" and hasattr(callback, "monitor_op"))
+
+
+def _encode(value: Any, arrays: list[Array]) -> Any:
+    """`value` as JSON that refers to `arrays` by their index. TypeError for what has no representation."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)) and not (value.dtype.hasobject or value.dtype.names):
+        arrays.append(np.array(value))
+        return {"array" if isinstance(value, np.ndarray) else "scalar": len(arrays) - 1}
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [_encode(item, arrays) for item in value]}
+    if type(value) is dict:
+        return {"dict": [[_encode(key, arrays), _encode(item, arrays)] for key, item in value.items()]}
+    raise TypeError(f"{type(value).__name__} has no representation")
+
+
+def _decode(data: Any, arrays: Sequence[Array]) -> Any:
+    if not isinstance(data, dict):
+        return data
+    ((kind, content),) = data.items()
+    if kind == "array":
+        return arrays[content]
+    if kind == "scalar":
+        return arrays[content][()]
+    if kind == "dict":
+        return {_decode(key, arrays): _decode(item, arrays) for key, item in content}
+    items = [_decode(item, arrays) for item in content]
+    return tuple(items) if kind == "tuple" else items
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def _write(path: Path, groups: Mapping[str, Sequence[Array]], meta: Mapping[str, Any]) -> None:
+    """Write a file that is either there and whole, or not there; in the latter case what was there before stays."""
+    content: dict[str, Any] = {}
+    dtypes = {}
+    for name, arrays in groups.items():
+        for i, array in enumerate(arrays):
+            # numpy's format knows no bfloat16 and its like: their bits are kept, and their names.
+            foreign = array.dtype.kind == "V"
+            content[f"{name}/{i}"] = array.view(f"u{array.itemsize}") if foreign else array
+            if foreign:
+                dtypes[f"{name}/{i}"] = array.dtype.name
+    sizes = {name: len(arrays) for name, arrays in groups.items()}
+    text = json.dumps({**meta, "sizes": sizes, "dtypes": dtypes})
+    content[_META] = np.frombuffer(text.encode(), dtype=np.uint8)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path) -> tuple[dict[str, list[Array]], dict[str, Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            content = dict(file)
+        meta: dict[str, Any] = json.loads(content[_META].tobytes())
+        for key, name in meta["dtypes"].items():
+            content[key] = content[key].view(np.dtype(name))
+        groups = {name: [content[f"{name}/{i}"] for i in range(size)] for name, size in meta["sizes"].items()}
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise SearchError(f"{path} is missing or damaged ({error}): put a copy of it back, or train again") from error
+    return groups, meta

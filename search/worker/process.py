@@ -1,0 +1,66 @@
+"""A worker process: what a zygote's child does until it is told to leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from search.devices import Slot, apply_slot
+from search.messages import Leave, Probe, Segment
+from search.paths import TrialPaths
+from search.worker.channel import PipeChannel
+
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
+"""What keeps TensorFlow's start-up noise down; the rest goes to the trial's log."""
+
+
+def serve(connection: Connection, slot: Slot, log: str) -> None:
+    """Run commands from `connection` until `Leave`, in the place that `slot` gives."""
+    # Ctrl-C in a terminal reaches all its processes: the driver decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    redirect(Path(log))
+    apply_slot(slot)
+    _limit_threads(slot)
+    from search.worker.probe import run_probe
+    from search.worker.training import run_segment
+
+    channel = PipeChannel(connection)
+    while True:
+        match channel.idle():
+            case Probe() as probe:
+                channel.send(run_probe(probe))
+            case Segment() as segment:
+                redirect(TrialPaths(Path(segment.folder)).log)
+                run_segment(segment, channel)
+                redirect(Path(log))
+            case Leave():
+                # Frameworks' threads may hang an orderly exit; there is nothing left to write.
+                os._exit(0)
+
+
+def redirect(path: Path) -> None:
+    """Send what this process prints, its C libraries included, to the end of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+def _limit_threads(slot: Slot) -> None:
+    """Give the framework the slot's threads; before its runtime starts, or it would take every core's."""
+    import keras
+
+    backend = keras.config.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(slot.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    elif backend == "torch":
+        import torch
+
+        torch.set_num_threads(slot.threads)

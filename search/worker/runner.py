@@ -1,0 +1,137 @@
+"""Which runner trains a segment: `fused` where it is right, else `fit`. On CPU both give the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import keras
+
+from search.worker.data import Data
+from search.worker.fit import FitRunner, Plan, make_plan
+
+__all__ = ["Runner", "build", "choose"]
+
+_FUSED_BYTES = 2**30
+_BATCH_HOOKS = (
+    "on_batch_begin",
+    "on_batch_end",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_test_batch_begin",
+    "on_test_batch_end",
+)
+_STOCK_METHODS = (
+    "fit",
+    "evaluate",
+    "train_step",
+    "test_step",
+    "make_train_function",
+    "make_test_function",
+    "compute_metrics",
+    "get_metrics_result",
+)
+
+
+class Runner(Protocol):
+    """Trains a segment of a compiled model, and drives its callbacks as `model.fit` does.
+
+    Attributes:
+        name: "fused", or "fit: <why not fused>".
+    """
+
+    name: str
+
+    def run(self, from_epoch: int, to_epoch: int, callbacks: list[Any]) -> None:
+        """Train epochs `from_epoch` to `to_epoch - 1`, counted from 0, as far as the callbacks allow."""
+
+
+def choose(
+    model: Any,
+    data: Data,
+    fit_options: Mapping[str, Any],
+    seed: int,
+    callbacks: Sequence[Any],
+    fuse: bool = True,
+) -> Runner:
+    """The runner for a compiled model; one that is not built yet is built for `data`.
+
+    Args:
+        fit_options: the user's options for `model.fit`; those that the search owns must not be among them.
+        seed: the training seed, of which the order of the samples is derived.
+        callbacks: those that will be driven, of the user and of the search.
+        fuse: False for `fit` in any case.
+
+    Raises:
+        SpaceError: in one line, for options that cannot be used.
+    """
+    plan = make_plan(data, fit_options, seed)
+    build(model, data.train.x)
+    reason = _reason_against(model, plan, fit_options, callbacks) if fuse else "asked for"
+    if reason is not None:
+        return FitRunner(model, plan, reason)
+    # Imported only where it is Keras's backend.
+    from search.worker.fused import FusedRunner
+
+    return FusedRunner(model, plan)
+
+
+def build(model: Any, x: Any) -> None:
+    """Create the weights of a model that waits for its first batch (a Sequential without Input, a subclass).
+
+    The call is symbolic: it computes nothing and draws no random numbers, and the batch size stays open.
+    """
+    if model.built and all(layer.built for layer in model.layers):
+        return
+    model(keras.tree.map_structure(lambda array: keras.KerasTensor((None, *array.shape[1:]), array.dtype.name), x))
+
+
+def _reason_against(model: Any, plan: Plan, fit_options: Mapping[str, Any], callbacks: Sequence[Any]) -> str | None:
+    """Why the fused runner would not do what `fit` does; None where it would."""
+    if keras.config.backend() != "tensorflow":
+        return f"Keras runs on {keras.config.backend()}"
+    return _model_reason(model) or _options_reason(plan, fit_options) or _callbacks_reason(callbacks)
+
+
+def _model_reason(model: Any) -> str | None:
+    import tensorflow as tf
+
+    for name in _STOCK_METHODS:
+        # `fit` is looked up in the class: on the instance it may have been replaced to lead here.
+        owner = type(model) if name == "fit" else model
+        if _function(owner, name) is not _function(keras.Model, name):
+            return f"own {name}"
+    if model.run_eagerly or tf.config.functions_run_eagerly():
+        return "run_eagerly"
+    if model.steps_per_execution != 1:
+        return "steps_per_execution"
+    if tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy():
+        return "distribute strategy"
+    if any(tensor.shape[0] is not None for tensor in keras.tree.flatten(getattr(model, "inputs", None) or [])):
+        return "fixed batch size"
+    return None
+
+
+def _options_reason(plan: Plan, fit_options: Mapping[str, Any]) -> str | None:
+    for name, default in (("steps_per_epoch", None), ("validation_steps", None), ("validation_freq", 1)):
+        if fit_options.get(name) not in (None, default):
+            return name
+    size = plan.train.nbytes + (plan.validation.nbytes if plan.validation else 0)
+    return f"{size / 2**30:.1f} GiB of data" if size >= _FUSED_BYTES else None
+
+
+def _callbacks_reason(callbacks: Sequence[Any]) -> str | None:
+    for callback in callbacks:
+        # Its batch hook does nothing but under save_freq=<batches>.
+        if type(callback) is keras.callbacks.ModelCheckpoint and callback.save_freq == "epoch":
+            continue
+        for name in _BATCH_HOOKS:
+            if _function(callback, name) is not _function(keras.callbacks.Callback, name):
+                return f"{type(callback).__name__}.{name}"
+    return None
+
+
+def _function(owner: Any, name: str) -> Any:
+    """The function behind a method of a class or an instance."""
+    method = getattr(owner, name)
+    return getattr(method, "__func__", method)

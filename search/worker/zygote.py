@@ -1,0 +1,148 @@
+"""The zygote: a process that has imported the framework, and nothing else, and forks workers in milliseconds.
+
+It never runs the user's code: one variable made before the fork, and the child hangs. It listens on a Unix socket for
+`fork` requests, each with one end of a pipe for the new worker, and says which child ended how. It ends with its
+driver; its children notice the driver's end themselves.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from search.devices import Slot
+
+_LENGTH = struct.Struct("!I")
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A request: fork a worker for `slot`, which logs to `log` while it runs no trial."""
+
+    slot: Slot
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The framework is imported."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """The answer to `Fork`."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """A child ended: `status` as `os.waitpid` has it."""
+
+    pid: int
+    status: int
+
+
+def send(sock: socket.socket, value: object, fds: tuple[int, ...] = ()) -> None:
+    """Send a value, and file descriptors with it."""
+    data = pickle.dumps(value)
+    message = _LENGTH.pack(len(data)) + data
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sent = sock.sendmsg([message], ancillary)
+    sock.sendall(message[sent:])
+
+
+def receive(sock: socket.socket) -> tuple[object, list[int]]:
+    """A value and the file descriptors with it. EOFError where the other side is gone."""
+    head, fds, _, _ = socket.recv_fds(sock, _LENGTH.size, 4)
+    head = _exactly(sock, _LENGTH.size, head)
+    return pickle.loads(_exactly(sock, _LENGTH.unpack(head)[0])), fds
+
+
+def _exactly(sock: socket.socket, size: int, data: bytes = b"") -> bytes:
+    while len(data) < size:
+        more = sock.recv(size - len(data))
+        if not more:
+            raise EOFError
+        data += more
+    return data
+
+
+def main(fd: int, log: str) -> None:
+    """Import the framework, then fork workers on request until the driver is gone."""
+    from search.worker import process
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process.redirect(Path(log))
+    for name, value in process.QUIET.items():
+        os.environ.setdefault(name, value)
+    # All that a worker needs, short of anything that starts a runtime.
+    import keras
+
+    if keras.config.backend() == "tensorflow":
+        import search.worker.fused
+    import search.worker.probe
+    import search.worker.training  # noqa: F401
+
+    sock = socket.socket(fileno=fd)
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    send(sock, Ready(os.getpid()))
+    while True:
+        readable, _, _ = select.select([sock.fileno(), wake_read], [], [])
+        if wake_read in readable:
+            os.read(wake_read, 4096)
+            _reap(sock)
+        if sock.fileno() in readable:
+            try:
+                request, fds = receive(sock)
+            except (EOFError, ConnectionError):
+                os._exit(0)
+            assert isinstance(request, Fork)
+            send(sock, Forked(_fork(request, fds[0], (sock.fileno(), wake_read, wake_write))))
+
+
+def _fork(request: Fork, fd: int, ours: tuple[int, ...]) -> int:
+    pid = os.fork()
+    if pid:
+        os.close(fd)
+        return pid
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor in ours:
+            os.close(descriptor)
+        from search.worker.process import serve
+
+        serve(Connection(fd), request.slot, request.log)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(1)
+
+
+def _reap(sock: socket.socket) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        send(sock, Died(pid, status))

@@ -1,0 +1,47 @@
+"""Handwritten digits (scikit-learn's, 1,797 images of 8 × 8): a multilayer perceptron by the functional API.
+
+search run spaces/digits.py
+"""
+
+import keras
+import numpy as np
+from keras import layers
+from sklearn.datasets import load_digits
+
+
+def load_data():
+    digits = load_digits()
+    x = (digits.data / 16).astype("float32")
+    y = digits.target.astype("int32")
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = x[order], y[order]
+    return (x[:1437], y[:1437]), (x[1437:], y[1437:])
+
+
+def build_model(hp):
+    inputs = keras.Input((64,))
+    x = inputs
+    for i in range(hp.Int("layers", 1, 3)):
+        x = layers.Dense(
+            hp.Int(f"units_{i}", 16, 256, sampling="log"), activation=hp.Choice("activation", ["relu", "tanh"])
+        )(x)
+        if hp.Boolean("batch_norm"):
+            x = layers.BatchNormalization()(x)
+        x = layers.Dropout(hp.Float("dropout", 0.0, 0.5))(x)
+    outputs = layers.Dense(10, activation="softmax")(x)
+    return keras.Model(inputs, outputs)
+
+
+def compile_model(hp, model):
+    model.compile(
+        optimizer=keras.optimizers.Adam(hp.Float("learning_rate", 1e-4, 1e-1, sampling="log")),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+
+
+def fit_options(hp):
+    return {"batch_size": hp.Choice("batch_size", [32, 64, 128])}
+
+
+search_options = dict(backend="hyperband", max_epochs=27)

@@ -1,0 +1,271 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from search.errors import SearchError, SpaceError
+from search.worker import checkpoint
+from search.worker.data import prepare
+from search.worker.runner import build, choose
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(90, 6)).astype("float32")
+Y = (X[:, 0] + rng.normal(size=90) > 0).astype("int64")
+DATA = prepare(((X[:70], Y[:70]), (X[70:], Y[70:])))
+EPOCHS, PAUSE = 6, 3
+
+
+def make(width=8, **options):
+    keras.utils.set_random_seed(5)
+    keras.backend.clear_session()
+    model = keras.Sequential(
+        [layers.Dense(width, "relu"), layers.BatchNormalization(), layers.Dropout(0.3), layers.Dense(2, "softmax")]
+    )
+    model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy", metrics=["accuracy"], **options)
+    build(model, X)
+    return model
+
+
+def user_callbacks():
+    return [
+        keras.callbacks.ReduceLROnPlateau(monitor="val_loss", patience=2, factor=0.5, min_delta=0.02),
+        keras.callbacks.EarlyStopping("val_loss", patience=4, min_delta=0.03, restore_best_weights=True),
+    ]
+
+
+class Keep(keras.callbacks.Callback):
+    """What the worker's last callback does."""
+
+    def __init__(self, callbacks, save_to=None, resume=None):
+        super().__init__()
+        self.callbacks, self.save_to, self.resume, self.logs = callbacks, save_to, resume, []
+
+    def on_train_begin(self, logs=None):
+        if self.resume is not None:
+            self.resume.restore_callbacks(self.callbacks)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.logs.append(logs)
+        if self.save_to is not None and epoch + 1 == PAUSE:
+            options = {
+                "history": [{"epoch": n + 1} for n in range(epoch + 1)],
+                "best_epoch": 2,
+                "best_value": logs["val_loss"],
+            }
+            assert checkpoint.save(self.save_to, self.model, self.callbacks, **options) == []
+
+
+def train(fuse, save_to=None, resume_from=None):
+    model, callbacks = make(), user_callbacks()
+    resume = checkpoint.load(resume_from) if resume_from else None
+    if resume:
+        resume.restore(model)
+    keep = Keep(callbacks, save_to, resume)
+    runner = choose(model, DATA, {"batch_size": 16}, 11, [*callbacks, keep], fuse)
+    runner.run(resume.epoch if resume else 0, EPOCHS, [*callbacks, keep])
+    state = [*checkpoint.snapshot(model), *map(keras.ops.convert_to_numpy, model.optimizer.variables)]
+    return state, keep.logs
+
+
+def continue_all(folder):
+    """Run in a process of its own: go on from either form's checkpoint with either form."""
+    for saved in (True, False):
+        for fuse in (True, False):
+            state, logs = train(fuse, resume_from=folder / f"{saved}.npz")
+            np.savez(folder / f"{saved}-{fuse}.npz", *state)
+            (folder / f"{saved}-{fuse}.json").write_text(json.dumps(logs))
+
+
+def test_a_new_process_goes_on_bit_by_bit(tmp_path):
+    state, logs = train(True, save_to=tmp_path / "True.npz")
+    train(False, save_to=tmp_path / "False.npz")
+    # Both callbacks act after the pause, and count from before it.
+    assert PAUSE < len(logs) < EPOCHS
+    assert logs[-1]["learning_rate"] < logs[0]["learning_rate"]
+    root = Path(checkpoint.__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, __file__, str(tmp_path)], env=environment, check=True, timeout=120)
+    for combination in ("True-True", "True-False", "False-True", "False-False"):
+        assert json.loads((tmp_path / f"{combination}.json").read_text()) == logs[PAUSE:]
+        with np.load(tmp_path / f"{combination}.npz") as found:
+            assert all(np.array_equal(a, b) for a, b in zip(state, found.values(), strict=True))
+
+
+def save(path, model, callbacks=(), **changes):
+    options = {
+        "history": [{"epoch": 1, "logs": {"loss": 0.5}, "seconds": 0.1}],
+        "best_epoch": None,
+        "best_value": None,
+        **changes,
+    }
+    return checkpoint.save(path, model, callbacks, **options)
+
+
+def test_everything_of_an_optimizer_and_of_seeds_is_in_it(tmp_path):
+    def made():
+        model = make()
+        inner = keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(0.1, 100), use_ema=True, gradient_accumulation_steps=2
+        )
+        model.compile(keras.optimizers.LossScaleOptimizer(inner), "sparse_categorical_crossentropy")
+        return model
+
+    model = made()
+    choose(model, DATA, {}, 0, []).run(0, 2, [])
+    save(tmp_path / "c.npz", model)
+    other = made()
+    checkpoint.load(tmp_path / "c.npz").restore(other)
+    for mine, its in ((model, other), (model.optimizer, other.optimizer)):
+        assert [v.name for v in mine.variables] == [v.name for v in its.variables]
+        assert all(np.array_equal(a, b) for a, b in zip(mine.variables, its.variables, strict=True))
+    assert any("seed_generator_state" in variable.path for variable in model.variables)
+    assert int(other.optimizer.inner_optimizer.iterations) > 0
+
+
+def test_dtypes_survive(tmp_path):
+    def made():
+        model = keras.Sequential([keras.Input((6,)), layers.Dense(3, dtype="bfloat16"), layers.Dense(1)])
+        model.compile("sgd", "mse")
+        return model
+
+    model = made()
+    save(tmp_path / "c.npz", model)
+    other = made()
+    checkpoint.load(tmp_path / "c.npz").restore(other)
+    assert other.variables[0].dtype == "bfloat16"
+    for a, b in zip(model.variables, other.variables, strict=True):
+        assert np.array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b))
+
+
+class Odd(keras.callbacks.Callback):
+    def __init__(self, fill):
+        super().__init__()
+        self.function = len
+        if fill:
+            self.nested = {"a": [1, (2.5, None)], 3: True, "nan": float("nan")}
+            self.scalar = np.float32(0.1)
+            self.flag = np.bool_(True)
+            self.arrays = [np.arange(3, dtype="int8"), np.array(["x", "yz"])]
+            self.file = sys.stdout
+            self.mixed = [np.zeros(2), object()]
+            self.objects = np.array([None])
+            self.last = (np.ones((2, 2)),)
+
+
+def test_the_state_of_callbacks(tmp_path):
+    callback = Odd(True)
+    callback.set_params({"epochs": 3})
+    model = make()
+    callback.set_model(model)
+    lost = save(
+        tmp_path / "c.npz",
+        model,
+        [callback],
+        history=[{"epoch": 1, "logs": {"loss": float("inf")}, "seconds": 0.5}],
+        best_epoch=3,
+        best_value=0.25,
+    )
+    assert lost == ["Odd.file", "Odd.mixed", "Odd.objects"]
+    read = checkpoint.load(tmp_path / "c.npz")
+    assert (read.epoch, read.history[0]["logs"], read.best_epoch, read.best_value) == (
+        1,
+        {"loss": float("inf")},
+        3,
+        0.25,
+    )
+    fresh = Odd(False)
+    read.restore_callbacks([fresh])
+    assert fresh.nested.pop("nan") != 0
+    assert fresh.nested == {"a": [1, (2.5, None)], 3: True}
+    assert type(fresh.scalar) is np.float32
+    assert fresh.scalar == callback.scalar
+    assert type(fresh.flag) is np.bool_
+    assert [array.dtype for array in fresh.arrays] == [array.dtype for array in callback.arrays]
+    assert np.array_equal(fresh.last[0], np.ones((2, 2)))
+    assert fresh.params is None
+    with pytest.raises(SpaceError, match=r"callbacks \['Odd'\] and callbacks\(hp\) returned \[\]"):
+        read.restore_callbacks([])
+
+
+def test_the_threshold_of_a_monitor_keeps_its_sign(tmp_path):
+    def made():
+        callback = keras.callbacks.EarlyStopping("loss", mode="min", min_delta=0.1, patience=5)
+        callback.set_model(model)
+        callback.on_train_begin()
+        return callback
+
+    model = make()
+    callback = made()
+    callback.on_epoch_end(0, {"loss": 1.0})
+    save(tmp_path / "c.npz", model, [callback])
+    resumed = made()
+    checkpoint.load(tmp_path / "c.npz").restore_callbacks([resumed])
+    for each in (callback, resumed):
+        each.on_epoch_end(1, {"loss": 0.95})
+        assert (each.wait, each.best, each.min_delta) == (1, 1.0, -0.1)
+
+
+def test_another_model_is_refused_and_left_alone(tmp_path):
+    save(tmp_path / "c.npz", make())
+    read = checkpoint.load(tmp_path / "c.npz")
+    wider = make(width=9)
+    before = checkpoint.snapshot(wider)
+    with pytest.raises(
+        SpaceError, match=r"float32\[6, 8\] for the model's variable .*kernel, which is float32\[6, 9\]"
+    ):
+        read.restore(wider)
+    assert all(np.array_equal(a, b) for a, b in zip(before, checkpoint.snapshot(wider), strict=True))
+    deeper = keras.Sequential([keras.Input((6,)), make(), layers.Dense(1)])
+    with pytest.raises(SpaceError, match="holds 9 variables of the model, the one that was built has 11") as caught:
+        read.restore(deeper)
+    assert "\n" not in str(caught.value)
+    same = make()
+    same.compile("sgd", "mse")
+    with pytest.raises(SpaceError, match="of the optimizer"):
+        read.restore(same)
+
+
+def test_best_weights(tmp_path):
+    model = make()
+    best = checkpoint.snapshot(model)
+    choose(model, DATA, {}, 0, []).run(0, 1, [])
+    assert not np.array_equal(best[0], checkpoint.snapshot(model)[0])
+    checkpoint.save_weights(tmp_path / "best.npz", best, 3, 0.75)
+    assert checkpoint.load_weights(tmp_path / "best.npz", model) == (3, 0.75)
+    assert all(np.array_equal(a, b) for a, b in zip(best, checkpoint.snapshot(model), strict=True))
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "c.npz"
+    save(path, make())
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(path, make(), best_epoch=2)
+    assert checkpoint.load(path).epoch == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_damaged_or_missing_files(tmp_path):
+    path = tmp_path / "c.npz"
+    with pytest.raises(SearchError, match="missing or damaged"):
+        checkpoint.load(path)
+    save(path, make())
+    whole = path.read_bytes()
+    for content in (b"", b"junk", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(SearchError, match="missing or damaged"):
+            checkpoint.load(path)
+
+
+if __name__ == "__main__":
+    continue_all(Path(sys.argv[1]))

@@ -1,0 +1,352 @@
+"""The lazy `hp`: what it asks, when, and what a factory sees of it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import keras_tuner
+import numpy as np
+import pytest
+from keras_tuner.engine import hyperparameters as kt
+
+from search.domain import Condition, Domain, Parameter, Value
+from search.errors import SpaceError
+from search.worker.hp import LazyHyperParameters, default_value, parameter_of
+
+
+class Source:
+    """Answers with the value at a fixed probability, and remembers what it was asked."""
+
+    def __init__(self, u: float = 0.7, **answers: Value) -> None:
+        self.u = u
+        self.answers = answers
+        self.asked: list[Parameter] = []
+
+    def __call__(self, parameter: Parameter) -> Value:
+        self.asked.append(parameter)
+        return self.answers.get(parameter.name, parameter.domain.at(self.u))
+
+    @property
+    def names(self) -> list[str]:
+        return [parameter.name for parameter in self.asked]
+
+
+def everything(hp: Any) -> list[Any]:
+    """A factory of every kind, option and scope."""
+    found = [
+        hp.Choice("model", ["mlp", "cnn"]),
+        hp.Int("units", 8, 64, step=8, default=32),
+        hp.Int("batch", 2, 32, step=2, sampling="log"),
+        hp.Float("lr", 1e-4, 1.0, sampling="log"),
+        hp.Float("momentum", 0.5, 0.99, sampling="reverse_log"),
+        hp.Float("dropout", 0, 1, step=0.25),
+        hp.Boolean("bias"),
+        hp.Choice("norm", [True, False]),
+        hp.Choice("kernel", [3, 5, 7], ordered=False, default=5),
+        hp.Fixed("seed", 3),
+        hp.Int("layers", 1, 5, parent_name="model", parent_values=["mlp"]),
+        hp.Int("layers", 11, 15, parent_name="model", parent_values="cnn"),
+    ]
+    with hp.conditional_scope("model", ["cnn"]):
+        found.append(hp.Choice("pool", ["max", "avg"]))
+        with hp.name_scope("head"):
+            found.append(hp.Int("units", 1, 9))
+        with hp.conditional_scope("pool", ["avg"]):
+            found.append(hp.Float("rate", 0.0, 1.0))
+    found.append(hp.Float("epsilon", 0.1, 0.2, parent_name="norm", parent_values=[False]))
+    return found
+
+
+ALWAYS = ["model", "units", "batch", "lr", "momentum", "dropout", "bias", "norm", "kernel", "seed"]
+
+
+def test_defaults_are_those_of_kerastuner() -> None:
+    ours, theirs = LazyHyperParameters(), keras_tuner.HyperParameters()
+    ours_built, theirs_built = everything(ours), everything(theirs)
+    assert ours_built == theirs_built
+    assert ours.values == theirs.values
+    assert ours_built[7] is True
+    assert theirs_built[7] == 1
+    assert [repr(a) for a in ours.space if a.name != "norm"] == [repr(b) for b in theirs.space if b.name != "norm"]
+
+
+def test_only_active_parameters_are_asked_for_and_at_the_moment_they_are_needed() -> None:
+    source = Source(model="mlp", norm=True)
+    hp = LazyHyperParameters(source)
+    assert hp.Choice("model", ["mlp", "cnn"]) == "mlp"
+    assert source.names == ["model"]
+    hp.Choice("model", ["mlp", "cnn"])
+    assert source.names == ["model"]
+    built = everything(hp)
+    assert source.names == [*ALWAYS, "layers"]
+    assert built[11:] == [None] * 5
+    assert "pool" not in hp
+    assert "head/units" not in hp.values
+    with pytest.raises(ValueError, match="pool is currently inactive"):
+        hp.get("pool")
+    with pytest.raises(KeyError):
+        hp["never"]
+
+
+def test_the_other_branch() -> None:
+    source = Source(model="cnn", pool="avg", norm=False)
+    hp = LazyHyperParameters(source)
+    built = everything(hp)
+    assert source.names == [*ALWAYS, "layers", "pool", "head/units", "rate", "epsilon"]
+    assert built[10] is None
+    assert 11 <= built[11] <= 15
+    assert hp["head/units"] == built[13]
+    assert hp["layers"] == hp.get("layers") == built[11]
+    assert source.asked[-2].conditions == (Condition("model", ("cnn",)), Condition("pool", ("avg",)))
+    assert source.asked[-1].conditions == (Condition("norm", (False,)),)
+    assert source.asked[10].key == "layers [model in ['cnn']]"
+    assert [parameter.name for parameter in hp.parameters] == source.names
+    assert hp.used_values == hp.values
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_a_second_build_and_a_second_object_replay(model: str) -> None:
+    first, second = Source(model=model), Source(u=0.1)
+    hp = LazyHyperParameters(first)
+    built, asked = everything(hp), len(first.asked)
+    assert everything(hp) == built
+    assert len(first.asked) == asked
+    again = LazyHyperParameters(second, hp.values)
+    assert everything(again) == built
+    assert second.asked == []
+    assert again.parameters == hp.parameters
+    assert len(hp.parameters) == asked
+
+
+def test_what_is_not_there_yet_is_asked_for_on_top_of_given_values() -> None:
+    given: dict[str, Value] = {"model": "mlp", "units": 16, "gone": 1}
+    source = Source(norm=True)
+    hp = LazyHyperParameters(source, given)
+    assert everything(hp)[1] == 16
+    assert source.names == [*ALWAYS[2:], "layers"]
+    assert "gone" not in hp.used_values
+    assert given == {"model": "mlp", "units": 16, "gone": 1}
+
+
+def test_an_inactive_parameter_is_asked_for_once_its_parent_has_a_value() -> None:
+    source = Source(a="x")
+    hp = LazyHyperParameters(source)
+    hp.Choice("a", ["x", "y"])
+    hp.Choice("b", ["p", "q"], parent_name="a", parent_values=["y"])
+    with hp.conditional_scope("a", ["y"]):
+        assert hp.Int("c", 1, 9, parent_name="b", parent_values=["p", "q"]) is None
+    hp.values["a"] = "y"
+    with hp.conditional_scope("a", ["y"]):
+        assert hp.Choice("b", ["p", "q"]) == "q"
+        assert hp.Int("c", 1, 9, parent_name="b", parent_values=["p", "q"]) == 7
+    assert source.names == ["a", "b", "c"]
+
+
+def test_no_parameter_at_all() -> None:
+    hp = LazyHyperParameters(Source())
+    assert hp.parameters == ()
+    hp.Fixed("seed", 3)
+    assert [str(parameter) for parameter in hp.parameters] == ["seed: Fixed(3)"]
+
+
+def test_fixed_is_asked_for_like_any_other() -> None:
+    source = Source()
+    hp = LazyHyperParameters(source)
+    assert hp.Fixed("a", "x") == "x"
+    assert hp.Fixed("b", True) is True
+    assert source.names == ["a", "b"]
+    assert hp.values == {"a": "x", "b": True}
+
+
+@pytest.mark.parametrize("values", [[True, False], [False, True], (True, False), [True], np.array([True, False])])
+def test_booleans_stay_booleans(values: Any) -> None:
+    for u in (0.1, 0.9):
+        hp = LazyHyperParameters(Source(u))
+        assert type(hp.Choice("flag", values)) is bool
+        (parameter,) = hp.parameters
+        assert all(type(value) is bool for value in parameter.domain.values)
+        assert list(parameter.domain.values) == list(values)
+        assert not parameter.domain.ordered
+    assert LazyHyperParameters().Choice("flag", [True, False], default=False) is False
+    assert LazyHyperParameters().Choice("flag", [False, True]) is False
+
+
+def test_booleans_are_conditions() -> None:
+    hp = LazyHyperParameters(Source(flag=False))
+    assert hp.Choice("flag", [True, False]) is False
+    assert hp.Int("yes", 1, 9, parent_name="flag", parent_values=[True]) is None
+    assert hp.Int("no", 1, 9, parent_name="flag", parent_values=[False]) == 7
+    assert hp.parameters[-1].conditions == (Condition("flag", (False,)),)
+
+
+def test_numpy_scalars_become_plain() -> None:
+    hp = LazyHyperParameters(Source())
+    assert type(hp.Choice("a", np.array([8, 16]))) is int
+    assert type(hp.Choice("b", [np.float64(0.5), np.float64(1)])) is float
+    assert type(hp.Choice("c", ["x", "y"], default="y")) is str
+    assert type(hp.Int("d", np.int64(1), np.int64(9))) is int
+    assert type(hp.Float("e", np.float32(1), 2)) is float
+
+
+def test_what_ask_raises_reaches_the_caller_unchanged_and_leaves_no_value() -> None:
+    class Gone(ValueError):
+        pass
+
+    def ask(parameter: Parameter) -> Value:
+        raise Gone(parameter.name)
+
+    hp = LazyHyperParameters(ask)
+    for _ in range(2):
+        with pytest.raises(Gone, match="units"):
+            hp.Int("units", 1, 9)
+    assert hp.parameters == ()
+    assert "units" not in hp
+
+
+def test_an_exception_in_a_scope_is_the_users_own() -> None:
+    hp = LazyHyperParameters()
+    hp.Choice("a", ["x"])
+    with pytest.raises(ZeroDivisionError), hp.conditional_scope("a", ["x"]), hp.name_scope("s"):
+        raise ZeroDivisionError
+    assert hp.Int("b", 1, 3) == 1
+    assert hp.parameters[-1].key == "b"
+
+
+BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "min above max": (lambda hp: hp.Int("x", 9, 3), "min_value 9 is greater than the max_value 3"),
+    "sampling": (lambda hp: hp.Float("x", 1, 3, sampling="lgo"), "sampling must be one of"),
+    "no choices": (lambda hp: hp.Choice("x", []), "`values` must be provided"),
+    "mixed": (lambda hp: hp.Choice("x", [1, "a"]), "only one type"),
+    "mixed booleans": (lambda hp: hp.Choice("x", [True, 0]), "only one type"),
+    "None": (lambda hp: hp.Choice("x", [None]), "can contain only"),
+    "log of 0": (lambda hp: hp.Float("x", 0, 1, sampling="log"), "min_value: 0.0"),
+    "log step": (lambda hp: hp.Int("x", 1, 8, step=1, sampling="log"), "step > 1"),
+    "step 0": (lambda hp: hp.Float("x", 0, 1, step=0), "step must be greater than 0, found 0"),
+    "step below 0": (lambda hp: hp.Int("x", 0, 9, step=-1), "step must be greater than 0, found -1"),
+    "infinite": (lambda hp: hp.Float("x", 0, float("inf")), "must be finite"),
+    "not an int": (lambda hp: hp.Int("x", 1.5, 3), "min_value must be an int"),
+    "too few": (lambda hp: hp.Int("x", 1), "missing 1 required positional argument: 'max_value'"),
+    "unknown option": (lambda hp: hp.Int("x", 1, 3, steps=2), "'steps'"),
+    "default": (lambda hp: hp.Choice("x", ["a"], default="b"), "default value should be one of the choices"),
+    "boolean default": (lambda hp: hp.Boolean("x", default="no"), "must be a Python boolean"),
+    "fixed": (lambda hp: hp.Fixed("x", None), "found None"),
+    "ordered": (lambda hp: hp.Choice("x", ["a", "b"], ordered=True), "`ordered` must be `False`"),
+    "own parent": (
+        lambda hp: hp.Int("model", 1, 3, parent_name="model", parent_values=["a"]),
+        "same name as its parent",
+    ),
+    "unknown parent": (lambda hp: hp.Int("x", 1, 3, parent_name="modle", parent_values=["a"]), "Did you mean 'model'"),
+    "no parent values": (lambda hp: hp.Int("x", 1, 3, parent_name="model"), "at least one value"),
+    "empty parent values": (lambda hp: hp.Int("x", 1, 3, parent_name="model", parent_values=[]), "at least one value"),
+    "scoped name": (lambda hp: scoped(hp), "hyperparameter 's/x'"),
+    "unknown scope": (lambda hp: hp.conditional_scope("modle", ["a"]).__enter__(), "conditional scope of 'modle'"),
+}
+
+
+def scoped(hp: Any) -> None:
+    with hp.name_scope("s"):
+        hp.Int("x", 9, 3)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_is_one_line_that_names_the_parameter(case: str) -> None:
+    hp = LazyHyperParameters()
+    hp.Choice("model", ["a", "b"])
+    call, message = BAD[case]
+    for _ in range(2):  # nothing was registered that would satisfy the second call
+        with pytest.raises(SpaceError) as caught:
+            call(hp)
+        text = str(caught.value)
+        assert message in text
+        assert "\n" not in text
+        assert any(name in text for name in ("hyperparameter 'x'", "'model'", "'s/x'", "'modle'"))
+    assert list(hp.values) == ["model"]
+    assert hp.Int("x", 4, 5) == 4
+
+
+def test_a_copy_asks_the_same_source_and_keeps_its_own_values() -> None:
+    source = Source()
+    hp = LazyHyperParameters(source)
+    built = everything(hp)
+    for other in (hp.copy(), copy.deepcopy(hp)):
+        assert everything(other) == built
+        other.values["units"] = 8
+        assert other.Int("units", 8, 64, step=8) == 8
+        assert hp["units"] != 8
+    asked = len(source.asked)
+    assert hp.copy().Int("new", 1, 9) == 7
+    assert hp.Int("new", 1, 9) == 7
+    assert len(source.asked) == asked + 1
+    assert hp.parameters[-1].name == "new"
+
+
+def test_a_copy_replays_into_the_same_parameters() -> None:
+    hp = LazyHyperParameters(Source(), {"a": 3})
+    assert hp.copy().Int("a", 1, 9) == 3
+    assert hp.used_values == {"a": 3}
+
+
+def test_configs_and_pickles_are_kerastuners() -> None:
+    hp = LazyHyperParameters(Source(model="cnn"))
+    built = everything(hp)
+    theirs = keras_tuner.HyperParameters.from_config(hp.get_config())
+    assert everything(theirs) == built
+    assert theirs.values == hp.values
+    read = pickle.loads(pickle.dumps(hp))
+    assert type(read) is keras_tuner.HyperParameters
+    assert everything(read) == built
+    back = LazyHyperParameters.from_config(hp.get_config())
+    assert everything(back) == built
+
+
+def test_merge_asks_and_overwrites_nothing() -> None:
+    theirs = keras_tuner.HyperParameters()
+    theirs.Int("units", 1, 9)
+    theirs.Int("layers", 1, 5)
+    source = Source()
+    hp = LazyHyperParameters(source, {"units": 4})
+    hp.merge(theirs)
+    assert hp.values == {"units": 4, "layers": 4}
+    assert source.names == ["layers"]
+    assert len(hp.space) == 2
+    hp.merge([kt.Int("units", 1, 9)])
+    assert len(hp.space) == 2
+
+
+def test_a_hypermodel_runs_unchanged() -> None:
+    class Model(keras_tuner.HyperModel):  # type: ignore[misc]
+        def build(self, hp: Any) -> list[Any]:
+            return [hp.Int("units", 8, 64), self.tunable, self.name]
+
+    source = Source()
+    assert Model(name="m").build(LazyHyperParameters(source)) == [47, True, "m"]
+    assert source.names == ["units"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "domain", "default"),
+    [
+        (kt.Int("x", 1, 9), Domain("int", 1, 9, 1), 1),
+        (kt.Int("x", 1, 9, sampling="LOG", default=4.0), Domain("int", 1, 9, None, "log"), 4),
+        (kt.Int("x", 1, 9, step=3.0, sampling="reverse_log"), Domain("int", 1, 9, 3, "reverse_log"), 1),
+        (kt.Float("x", 0, 1), Domain("float", 0.0, 1.0), 0.0),
+        (kt.Float("x", 0, 9, step=3, default=3), Domain("float", 0.0, 9.0, 3.0), 3.0),
+        (kt.Choice("x", ["a", "b"]), Domain("choice", values=("a", "b")), "a"),
+        (kt.Choice("x", [2, 1, 2], default=1), Domain("choice", values=(2, 1), ordered=True), 1),
+        (kt.Boolean("x", default=True), Domain("boolean", values=(True, False)), True),
+        (kt.Fixed("x", 0.5), Domain("fixed", values=(0.5,)), 0.5),
+    ],
+    ids=repr,
+)
+def test_conversion(theirs: Any, domain: Domain, default: Value) -> None:
+    parameter = parameter_of(theirs)
+    assert parameter == Parameter("x", domain, default)
+    assert type(parameter.default) is type(default)
+    assert [type(bound) for bound in (parameter.domain.low, parameter.domain.step)] == [
+        type(bound) for bound in (domain.low, domain.step)
+    ]
+    assert default_value(parameter) == default
+    assert Parameter.from_json(parameter.to_json()) == parameter
