@@ -1,3 +1,47 @@
-"""Hyperparameter search for Keras."""
+"""Hyperparameter search for Keras.
+
+import search
+
+study = search.run("space.py", backend="optuna", max_epochs=27)
+study = search.load_study("space")
+model, = study.get_best_models(1)
+models = search.get_best_models("space", 2, tracking_uri="sqlite:///runs/mlflow.db")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from search.errors import SearchError as SearchError
+    from search.python import run as run
+    from search.results import StudyResults as StudyResults
+    from search.results import get_best_models as get_best_models
+    from search.results import load_study as load_study
+    from search.worker.training import trial_dir as trial_dir
+
+# Looked up when they are used: `import search` costs nothing, and only what trains imports Keras.
+_EXPORTS = {
+    "SearchError": "search.errors",
+    "StudyResults": "search.results",
+    "get_best_models": "search.results",
+    "load_study": "search.results",
+    "run": "search.python",
+    "trial_dir": "search.worker.training",
+}
+
+__all__ = ["SearchError", "StudyResults", "__version__", "get_best_models", "load_study", "run", "trial_dir"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'search' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -6,6 +6,7 @@ This is the only process that writes the journal, and it never imports Keras.
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
 from types import FrameType
@@ -78,7 +79,9 @@ class Driver:
         Raises:
             KeyboardInterrupt: at the second Ctrl-C; everything journaled so far stands.
         """
-        previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Only a main thread may handle signals: in another one, the caller stops the search by other means.
+        numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        previous = {number: signal.signal(number, self._interrupt) for number in numbers}
         try:
             now = self._now()
             self._act(self._controller.begin(records, now), now)

@@ -7,12 +7,13 @@ import os
 import secrets
 import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from search import backends, devices, options, space, study
 from search import journal as journals
@@ -29,6 +30,9 @@ from search.records import FORMAT, Began, Era, Finished, Header, Record, SpaceCh
 from search.study import Study
 from search.trial import Objective
 
+if TYPE_CHECKING:
+    from search.executors.local import Zygote
+
 SYNC_SECONDS = 60.0
 """How long the end of a search waits for MLflow."""
 
@@ -40,6 +44,9 @@ class View(Protocol):
     def say(self, line: str) -> None: ...
     def close(self) -> None: ...
 
+
+shared_zygote: Zygote | None = None
+"""Where many searches run in one process, one after the other: a zygote that they share."""
 
 MakeView = Callable[[Study, Options, tuple[str, ...]], View]
 
@@ -170,6 +177,32 @@ def resume(
     return run(source, given, resume=True, accept_changes=accept_changes, make_view=make_view, say=say)
 
 
+def check(source: Source, keras_backend: str | None = None) -> Probed:
+    """Probe `source` on the CPU, and write nothing. SpaceError where it cannot be searched."""
+    tree = space.parse(source.path) if source.path else None
+    backend = keras_backend or (space.keras_backend(tree) if tree else None)
+    given = {"keras_backend": backend, "gpus": "none", "workers": 1}
+    opts = options.resolve(given)
+    with tempfile.TemporaryDirectory(prefix="search-") as folder, ExitStack() as stack:
+        executor = _make_executor(opts, (), StudyPaths(Path(folder)))
+        stack.callback(executor.close)
+        assert source.path is not None
+        probed = executor.probe(Probe(SpaceRef(path=str(source.path.absolute()))))
+    if isinstance(probed, ProbeFailed):
+        raise SpaceError(probed.message)
+    opts = options.resolve(given, probed.options, where=source.label)
+    options.choose_objective(
+        opts, probed.metrics, probed.compiled_metrics, probed.directions, validated=probed.samples[1] is not None
+    )
+    return probed
+
+
+def options_of(current: Study) -> Options:
+    """The options that a study was last run with."""
+    said = current.began.options if current.began is not None else {}
+    return options.resolve({}, before=said)
+
+
 def find(name: str, runs: str | Path) -> StudyPaths:
     """The paths of an existing study. StudyError where there is none."""
     paths = StudyPaths.of(runs, name)
@@ -294,6 +327,7 @@ class _Launch:
         """The first records of this process."""
         records: list[Record] = []
         said = {name: value for name, value in opts.to_json().items() if name not in options.SESSION}
+        said["keras_backend"] = probed.versions["keras_backend"]
         if not self._opened.exists:
             seed = opts.seed if opts.seed is not None else secrets.randbelow(options.LARGEST_SEED)
             records.append(
@@ -434,7 +468,7 @@ def _make_executor(opts: Options, gpus: tuple[devices.Gpu, ...], paths: StudyPat
         return InlineExecutor()
     from search.executors.local import LocalExecutor
 
-    return LocalExecutor(_slots(opts, gpus), paths.log, opts.keras_backend)
+    return LocalExecutor(_slots(opts, gpus), paths.log, opts.keras_backend, zygote=shared_zygote)
 
 
 def _limits(opts: Options) -> Limits:

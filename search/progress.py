@@ -66,13 +66,16 @@ def format_objective(value: float | None) -> str:
 
 def format_params(params: Mapping[str, Value], width: int | None = None) -> str:
     """Hyperparameters as `lr=0.003 units=64`; those that do not fit in `width` cells give way to an ellipsis."""
-    text = ""
-    for name, value in params.items():
-        longer = f"{text} {plain(name)}={format_value(value)}".lstrip()
-        if width is not None and cell_len(longer) > width:
-            return cut(f"{text} …" if text else longer, width)
-        text = longer
-    return text
+    items = [f"{plain(name)}={format_value(value)}" for name, value in params.items()]
+    text = " ".join(items)
+    if width is None or cell_len(text) <= width:
+        return text
+    # A value that is cut short would read as another value, so whole items go; only the first is cut, at its end.
+    for kept in range(len(items) - 1, 0, -1):
+        text = " ".join([*items[:kept], "…"])
+        if cell_len(text) <= width:
+            return text
+    return cut(items[0], width)
 
 
 def plain(text: str) -> str:
@@ -259,9 +262,14 @@ def _time(study: Study, left: float | None, now: float, *, timed: bool = False) 
     """The time that has passed, unless the budget says it, and what is left."""
     parts = [] if timed else [format_seconds(int(study.seconds(now)))]
     if left is not None:
-        # What is estimated jumps about: tenths of a second would only flicker.
-        parts.append(f"{'' if timed else 'about '}{format_seconds(math.ceil(left))} left")
+        parts.append(f"{format_seconds(math.ceil(left)) if timed else 'about ' + _roughly(left)} left")
     return ", ".join(parts)
+
+
+def _roughly(seconds: float) -> str:
+    """An estimate, no more exact than it is."""
+    unit = 1 if seconds < 60 else 10 if seconds < 600 else 60
+    return format_seconds(math.ceil(seconds / unit) * unit).removesuffix(" 00s")
 
 
 # The live area --------------------------------------------------------------------------------------------------------
@@ -320,7 +328,7 @@ def _slots(study: Study, slot_labels: Sequence[str], width: int, height: int) ->
     rows = [_cells(study, running.get(slot), slot_labels[slot]) for slot in slots]
     lines = _aligned(rows, width) if rows else []
     if left_out and height > 0:
-        lines.append(Text(f"  … and {counted(left_out, 'more slot')}, {len(running)} running in all", "dim"))
+        lines.append(Text(f"… and {counted(left_out, 'more slot')}, {len(running)} running in all", "dim"))
     return lines
 
 
@@ -332,21 +340,25 @@ def _cells(study: Study, trial: Trial | None, label: str) -> tuple[list[str], Ma
     rung = "" if trial.bracket is None else f"b{trial.bracket} r{trial.rung}"
     current = trial.curve[-1].logs.get(study.objective.name) if trial.curve else None
     recent = trial.curve[-3:]
-    pace = f"{sum(epoch.seconds for epoch in recent) / len(recent):#.3g}".rstrip(".") if recent else NONE
+    pace = _digits(sum(epoch.seconds for epoch in recent) / len(recent)) if recent else NONE
     epoch = f"{trial.epochs}/{trial.to_epoch}"
     values = [format_objective(current), format_objective(trial.objective)]
     return [label, str(trial.number), rung, epoch, *values, pace, "" if trial.built else "building"], telling(trial)
+
+
+def _digits(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 0.1 else f"{seconds:.{2 if seconds < 10 else 1 if seconds < 100 else 0}f}"
 
 
 def _aligned(rows: Sequence[tuple[list[str], Mapping[str, Value]]], width: int) -> list[Text]:
     """`rows` under their headings; a column that is empty in all of them is left out."""
     columns = [i for i in range(len(HEADINGS)) if i == len(HEADINGS) - 1 or any(row[0][i] for row in rows)]
     widths = {i: max(cell_len(HEADINGS[i]), *(cell_len(cells[i]) for cells, _ in rows)) for i in columns[:-1]}
-    room = max(0, width - sum(wide + 2 for wide in widths.values()) - 2)
-    lines = [Text("  " + _joined(HEADINGS, widths, cut(HEADINGS[-1], room)), "dim")]
+    room = max(0, width - sum(wide + 2 for wide in widths.values()))
+    lines = [Text(_joined(HEADINGS, widths, cut(HEADINGS[-1], room)), "dim")]
     for cells, params in rows:
         last = format_params(params, room) or cells[-1]
-        lines.append(Text("  " + _joined(cells, widths, last), "dim" if last == "free" else ""))
+        lines.append(Text(_joined(cells, widths, last), "dim" if last == "free" else ""))
     return lines
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from search import study as studies
 from search.domain import Value
-from search.errors import NoResult, StudyError
+from search.errors import NoResult, OptionError, StudyError
 from search.launch import find
 from search.messages import SpaceRef
 from search.paths import StudyPaths
@@ -153,7 +153,7 @@ def get_best_models(
         return StudyResults(paths).get_best_models(num_models)
     from search.tracking import retrieve, store
 
-    found = retrieve.find_study(store.connect(store.resolve_uri(tracking_uri, runs)), study)
+    found = retrieve.find_study(store.connect(store.resolve_uri(tracking_uri, runs), create=False), study)
     if space is None and not (found.is_local or trust_code):
         raise StudyError(
             f"the code of study {study!r} comes from {found.uri}: pass trust_code=True to run it, or "
@@ -172,6 +172,29 @@ def get_best_models(
             weights, described = retrieve.download(found, trial, folder / f"trial-{trial.number}")
             chosen.append(_Model(trial.number, described["params"], weights))
         return _build(ref, chosen)
+
+
+def export(study: StudyResults, rank: int, to: Path) -> Trial:
+    """Write the model of the trial at `rank` (1 is the best) to `to`: `.keras`, or `.weights.h5`.
+
+    Raises:
+        OptionError: another kind of file, or a folder that is not there.
+        NoResult: there are not so many trials with an objective.
+    """
+    if not to.name.endswith((".keras", ".weights.h5")):
+        raise OptionError(f"--to {to}: end the file's name in .keras or .weights.h5")
+    if not to.absolute().parent.is_dir():
+        raise OptionError(f"--to {to}: there is no folder {to.absolute().parent}: make it first")
+    ranked = study.best_trials()
+    if rank > len(ranked):
+        raise NoResult(f"study {study.name!r} has {len(ranked)} trials with an objective: there is no rank {rank}")
+    trial = ranked[rank - 1]
+    (model,) = _build(study.space_ref, [_Model(trial.number, trial.params, study.paths.trial(trial.number).best(0))])
+    if to.suffix == ".keras":
+        model.save(to)
+    else:
+        model.save_weights(to)
+    return trial
 
 
 def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:

@@ -46,7 +46,7 @@ START_SECONDS = 120.0
 LEAVE_SECONDS = 3.0
 
 
-class _Zygote:
+class Zygote:
     """The driver's end of the zygote. The framework is being imported when the constructor returns."""
 
     def __init__(self, log: Path, keras_backend: str | None) -> None:
@@ -56,10 +56,11 @@ class _Zygote:
         if keras_backend is not None:
             environment["KERAS_BACKEND"] = keras_backend
         # It finds modules where this process does: a notebook's factory may name some that are only there.
-        path = [os.path.abspath(entry) for entry in sys.path]
-        code = f"import sys; sys.path[:] = {path!r}; from search.worker.zygote import main; main({{}}, {{!r}})"
+        path = [str(Path(entry).absolute()) for entry in sys.path]
+        code = f"import sys; sys.path[:] = {path!r}; from search.worker import zygote; "
+        code += f"zygote.main({theirs.fileno()}, {str(log)!r})"
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code.format(theirs.fileno(), str(log))],
+            [sys.executable, "-P", "-c", code],
             pass_fds=[theirs.fileno()],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -69,6 +70,10 @@ class _Zygote:
         self._socket.settimeout(START_SECONDS)
         self._ready = False
         self._died: dict[int, int] = {}
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -147,16 +152,23 @@ class LocalExecutor:
         log: where the zygote and idle workers write what they print.
         keras_backend: `tensorflow`, `jax` or `torch`; None for Keras's own choice.
         growth: bytes by which a worker may grow before it is replaced, between segments.
+        zygote: one to share; it is left alive at the end. By default the executor has its own.
     """
 
     def __init__(
-        self, slots: Sequence[Slot], log: Path, keras_backend: str | None = None, growth: int = GROWTH_BYTES
+        self,
+        slots: Sequence[Slot],
+        log: Path,
+        keras_backend: str | None = None,
+        growth: int = GROWTH_BYTES,
+        zygote: Zygote | None = None,
     ) -> None:
         self._slots = tuple(slots)
         self._log = log
         self._keras_backend = keras_backend
         self._growth = growth
-        self._zygote = _Zygote(log, keras_backend)
+        self._shared = zygote
+        self._zygote = zygote or Zygote(log, keras_backend)
         self._workers: dict[int, _Worker] = {}
 
     @property
@@ -176,7 +188,7 @@ class LocalExecutor:
 
     @property
     def zygote_pid(self) -> int:
-        return self._zygote._process.pid
+        return self._zygote.pid
 
     def probe(self, probe: Probe) -> Probed | ProbeFailed:
         worker = self._worker(0)
@@ -220,7 +232,8 @@ class LocalExecutor:
                 self._tell(worker, Leave())
             worker.connection.close()
         self._workers.clear()
-        self._zygote.close()
+        if self._zygote is not self._shared:
+            self._zygote.close()
 
     def _worker(self, slot: int) -> _Worker:
         """The slot's worker, forked if there is none."""
@@ -231,7 +244,7 @@ class LocalExecutor:
                 if self._zygote.alive or not self._workers:
                     raise
                 # It died with work still going on: make another one, once.
-                self._zygote = _Zygote(self._log, self._keras_backend)
+                self._zygote = Zygote(self._log, self._keras_backend)
                 pid, connection = self._zygote.fork(self._slots[slot], self._log)
             process = None
             with suppress(psutil.Error):

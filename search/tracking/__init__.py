@@ -1,7 +1,9 @@
 """MLflow as a projection of the journal: everything it shows follows from the records, and can be sent again.
 
-store       addresses, the local database, connections, and what goes wrong with them
+store       addresses, connections, and what goes wrong with them
+database    the local store's database
 layout      record -> what each run must be told (pure)
+files       what the artifacts say, and whose weights are there (pure)
 position    how far MLflow has been told: `tracking.json`
 shipper     tells it: experiment, runs, batches, artifacts
 syncer      the thread that follows the journal

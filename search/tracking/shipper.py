@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from search.paths import StudyPaths, local_artifacts
-from search.tracking import layout, store
-from search.tracking.layout import PARENT, STUDY_UID, Change, Projection, Run, Weights
+from search.tracking import files, layout, store
+from search.tracking.files import Weights
+from search.tracking.layout import PARENT, STUDY_UID, Change, Projection, Run
 from search.tracking.position import Position
 from search.tracking.store import Rejected
 
@@ -176,7 +177,7 @@ class Shipper:
             for file in sorted(folder.rglob("*")):
                 if file.is_file() and "__pycache__" not in file.parts:
                     repository.log_artifact(str(file), str(Path("space", file.relative_to(folder).parent)))
-            _log_json(repository, layout.study_json(study, self._space_file()), "study.json")
+            _log_json(repository, files.study_json(study, self._space_file()), "study.json")
         self._position.space = study.digest
 
     def _space_file(self) -> str:
@@ -188,7 +189,7 @@ class Shipper:
     def ship_models(self, keep: int) -> None:
         """Make the best `keep` trials' runs hold their weights, and the others none."""
         study, models = self._projection.study, self._position.models
-        wanted = {weights.trial: weights for weights in layout.wanted(study, keep)}
+        wanted = {weights.trial: weights for weights in files.wanted(study, keep)}
         with store.translated(self._client.tracking_uri):
             for trial, weights in wanted.items():
                 if models.get(trial) != weights.epoch:
@@ -207,7 +208,7 @@ class Shipper:
                 return  # cleaned away: what is there stays
             repository = self._artifacts(run_id)
             repository.log_artifact(str(copy), "model")
-            _log_json(repository, layout.trial_json(self._projection.study, weights), "trial.json", "model")
+            _log_json(repository, files.trial_json(self._projection.study, weights), "trial.json", "model")
         self._client.set_tag(run_id, layout.MODEL, str(weights.epoch))
         self._position.models[weights.trial] = weights.epoch
 

@@ -131,7 +131,7 @@ def _directions(model: Any, metrics: tuple[str, ...]) -> dict[str, Direction]:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that a result depends on, where they are installed."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "keras_backend": keras.config.backend()}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)

@@ -238,10 +238,14 @@ def test_a_crash_at_any_record_changes_nothing(
 
 
 class Shaky:
-    """A client of a real store whose connection breaks at one request: before it is heard, or before it is answered."""
+    """A client of a real store whose connection breaks at one request.
 
-    def __init__(self, client: Any, at: int, heard: bool) -> None:
-        self._client, self._left, self._heard = client, at, heard
+    `effect` says what the store does with that request: "none", "done", or "late", some requests later.
+    """
+
+    def __init__(self, client: Any, at: int, effect: str, method: str = "") -> None:
+        self._client, self._left, self._effect, self._method = client, at, effect, method
+        self._later: list[Callable[[], Any]] = []
         self.broken = False
 
     def __getattr__(self, name: str) -> Any:
@@ -250,36 +254,53 @@ class Shaky:
             return thing
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            self._left -= 1
-            if self._left:
+            if self._later and len(self._later) < 3:
+                self._later.append(lambda: None)
+            elif self._later:
+                self._later.pop(0)()
+                self._later.clear()
+            self._left -= self._method in ("", name)
+            if self._left or self.broken:
                 return thing(*args, **kwargs)
             self.broken = True
-            if self._heard:
+            if self._effect == "done":
                 thing(*args, **kwargs)
+            elif self._effect == "late":
+                self._later.append(lambda: thing(*args, **kwargs))
             raise ConnectionError("the connection broke")
 
         return call
 
 
-@pytest.mark.parametrize("heard", [False, True], ids=["unheard", "unanswered"])
+@pytest.mark.parametrize(
+    ("effect", "killed", "method"),
+    [("none", False, ""), ("done", False, ""), ("done", True, ""), ("late", False, "create_run")],
+    ids=["unheard", "unanswered", "unanswered, then killed", "made twice"],
+)
 def test_a_broken_connection_at_any_request_changes_nothing(
-    heard: bool, write: Write, runs: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    effect: str,
+    killed: bool,
+    method: str,
+    write: Write,
+    runs: Path,
+    expected: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     paths = StudyPaths.of(runs, "digits")
     real = store.connect(address(runs))
     for at in range(1, 100):
         paths.tracking.unlink(missing_ok=True)
-        shaky = Shaky(real, at, heard)
-        monkeypatch.setattr(store, "connect", lambda uri, shaky=shaky: shaky)
-        one = Syncer(paths, address(runs), warn=pytest.fail)
-        try:
-            one.drain()
-        except Unavailable:
-            one.drain()
-        monkeypatch.undo()
+        shaky = Shaky(real, at, effect, method)
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "connect", lambda uri, shaky=shaky: shaky)
+            one = Syncer(paths, address(runs), warn=pytest.fail)
+            try:
+                one.drain()
+            except Unavailable:
+                (Syncer(paths, address(runs), warn=pytest.fail) if killed else one).drain()
         assert renew(runs) == expected, f"broken at request {at}"
         if not shaky.broken:
-            assert at > 20
+            assert at > (6 if method else 20)
             return
     pytest.fail("the connection always broke")
 

@@ -1,0 +1,388 @@
+"""The command line: `search …`. Reads words, calls the library, prints; decides nothing itself."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from search import __version__, options, paths
+from search.errors import JournalError, NoResult, SearchError, SpaceError, StudyError, UserError
+
+if TYPE_CHECKING:
+    from search.launch import Result
+    from search.results import StudyResults
+
+app = typer.Typer(
+    name="search",
+    help="Hyperparameter search for Keras: write a factory that takes hp, run it, go for coffee.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out = Console(soft_wrap=False, highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_METAVARS = {"timeout": "TIME", "runs": "DIR", "tracking_uri": "URI", "gpus": "GPUS", "objective": "NAME"}
+
+Runs = Annotated[str, typer.Option("--runs", metavar="DIR", help="The folder that studies live in.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
+Accept = Annotated[bool, typer.Option("--accept-changes", help="Go on though the space file has changed.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Plain lines in place of the live view.")]
+
+
+def _takes_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command every option of a search, as `search.options` describes them."""
+    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "given"]
+    names = [name for name in options.FIELDS if not (name == "study" and any(p.name == "name" for p in own))]
+    parameters = [_parameter(name) for name in names]
+
+    @functools.wraps(function)
+    def command(**words: Any) -> None:
+        given = {name: words.pop(name) for name in names}
+        given["fuse"] = False if given["fuse"] else None
+        if given.get("workers") == "auto":
+            given["workers"] = None
+        function(given=given, **words)
+
+    command.__signature__ = inspect.Signature(own + parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in own + parameters}
+    return command
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    """An option of a search as a parameter of a command. Its value stays text: `search.options` reads it."""
+    field = options.FIELDS[name]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    if name == "fuse":
+        flag = typer.Option("--no-fuse", help="Train every epoch by plain model.fit.")
+        return inspect.Parameter(name, kind, default=False, annotation=Annotated[bool, flag])
+    if "choices" in field.metadata:
+        metavar = "|".join(field.metadata["choices"])
+    else:
+        metavar = _METAVARS.get(name, "NAME" if str(field.type).startswith("str") else "N")
+    default = "" if field.default is None else f" [default: {field.default}]"
+    text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}.{default}"
+    option = typer.Option(options.flag(name), metavar=metavar, help=text)
+    return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
+
+
+# Searching ------------------------------------------------------------------------------------------------------------
+
+
+@app.command("run")
+@_takes_options
+def run_command(
+    *,
+    space: Annotated[Path, typer.Argument(metavar="SPACE.py", help="The space file.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study where it exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where the study exists.")] = False,
+    accept_changes: Accept = False,
+    no_progress: NoProgress = False,
+    given: dict[str, Any],
+) -> None:
+    """Search a space file."""
+    from search import launch
+
+    result = launch.run(
+        launch.Source(path=space),
+        given,
+        resume=resume,
+        overwrite=overwrite,
+        accept_changes=accept_changes,
+        make_view=_make_view(no_progress),
+        say=_say,
+    )
+    _conclude(result, given.get("runs"))
+
+
+@app.command("resume")
+@_takes_options
+def resume_command(
+    *,
+    name: StudyName,
+    accept_changes: Accept = False,
+    no_progress: NoProgress = False,
+    given: dict[str, Any],
+) -> None:
+    """Go on with a study where it stopped, whatever stopped it; workers, budget and back end may change."""
+    from search import launch
+
+    result = launch.resume(name, given, accept_changes=accept_changes, make_view=_make_view(no_progress), say=_say)
+    _conclude(result, given.get("runs"))
+
+
+@app.command("check")
+def check_command(
+    space: Annotated[Path, typer.Argument(metavar="SPACE.py", help="The space file.")],
+    keras_backend: Annotated[str | None, typer.Option("--keras-backend", metavar="NAME")] = None,
+) -> None:
+    """Build once, train one step, print the space and the model's size; no search."""
+    from search import launch, tables
+
+    probed = launch.check(launch.Source(path=space), keras_backend)
+    out.print(tables.probe_report(probed))
+
+
+def _make_view(no_progress: bool) -> Any:
+    from search import progress
+
+    def make(study: Any, opts: Any, labels: tuple[str, ...]) -> Any:
+        live = err.is_terminal and not no_progress
+        return progress.make(study, opts, labels, live=live, console=err)
+
+    return make
+
+
+def _say(line: str) -> None:
+    err.print(line, markup=False, soft_wrap=True)
+
+
+def _conclude(result: Result, runs: str | None) -> None:
+    """Print how a search ended: why, the leaderboard, what to do next."""
+    from search import tables
+
+    study, finished = result.study, result.finished
+    where = f" --runs {runs}" if runs and runs != "runs" else ""
+    if finished.exit_code == 2:
+        raise SpaceError(finished.reason)
+    _say(f"ended: {finished.reason}")
+    if study.best is not None:
+        out.print(tables.leaderboard(study, 5))
+    if not result.synced:
+        _say(f"MLflow has not all of it yet: send the rest with: search sync {study.name}{where}")
+    if finished.exit_code == 130:
+        _say(f"go on with: search resume {study.name}{where}")
+    elif finished.exit_code == 1:
+        raise NoResult(f"no trial has an objective: see search trials {study.name}{where}, and search show")
+    else:
+        for command, what in (
+            (f"search best {study.name}{where}", "the best trials"),
+            (f"search show {study.name} {study.ranked()[0].number}{where}", "one trial: values, curve, log"),
+            (f"search ui{where}", "compare the trials in MLflow"),
+            (f"search export {study.name}{where} --to model.keras", "the best model as a file"),
+        ):
+            out.print(f"  {command:<48} {what}", markup=False, soft_wrap=True)
+    raise typer.Exit(finished.exit_code)
+
+
+# Looking --------------------------------------------------------------------------------------------------------------
+
+
+def _load(name: str, runs: str) -> tuple[StudyResults, bool, dict[int, str]]:
+    """A study, whether its driver is alive, and its trials' MLflow runs."""
+    from search import journal
+    from search.results import load_study
+    from search.tracking.position import Position
+
+    found = load_study(name, runs)
+    return found, journal.is_held(found.paths.lock), Position.load(found.paths.tracking).trials
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, allow_nan=False))
+
+
+@app.command("trials")
+def trials_command(
+    name: StudyName,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    runs: Runs = "runs",
+) -> None:
+    """List a study's trials."""
+    from search import tables
+
+    found, alive, run_ids = _load(name, runs)
+    if as_json:
+        _print_json([tables.trial_json(t, found.study, run_ids.get(t.number), alive=alive) for t in found.trials])
+    elif as_csv:
+        print(tables.trials_csv(found.study, found.trials, run_ids, alive=alive), end="")
+    else:
+        out.print(tables.trials_table(found.study, found.trials, alive=alive))
+
+
+@app.command("best")
+def best_command(
+    name: StudyName,
+    count: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 10,
+    as_json: Json = False,
+    runs: Runs = "runs",
+) -> None:
+    """List a study's best trials, best first."""
+    from search import tables
+
+    found, alive, run_ids = _load(name, runs)
+    best = found.best_trials(count)
+    if as_json:
+        _print_json([tables.trial_json(t, found.study, run_ids.get(t.number), alive=alive) for t in best])
+    elif best:
+        out.print(tables.leaderboard(found.study, count))
+    if not best:
+        raise NoResult(f"study {name!r} has no trial with an objective: see search trials {name}")
+
+
+@app.command("show")
+def show_command(
+    name: StudyName,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's number.")],
+    runs: Runs = "runs",
+) -> None:
+    """Show a trial: its values, curve, worker, traceback and the log's tail."""
+    from search import tables
+
+    found, alive, _ = _load(name, runs)
+    if trial not in found.study.trials:
+        raise StudyError(f"study {name!r} has no trial {trial}: it has {len(found.trials)}, numbered from 0")
+    files = found.paths.trial(trial)
+    shown = tables.show_trial(
+        found.study, found.study.trials[trial], _tail(files.traceback, 40), _tail(files.log, 15), alive=alive
+    )
+    out.print(shown)
+
+
+def _tail(path: Path, lines: int) -> str:
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+@app.command("status")
+def status_command(
+    name: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="All studies by default.")] = None,
+    as_json: Json = False,
+    runs: Runs = "runs",
+) -> None:
+    """Say how far studies have come."""
+    from search import tables
+
+    names = [name] if name else paths.studies(runs)
+    if not names:
+        raise StudyError(f"there is no study in {Path(runs).absolute()}: begin one with search run SPACE.py")
+    now = time.time()
+    loaded = [_load(each, runs) for each in names]
+    if as_json:
+        documents = [tables.status_json(found.study, alive=alive, now=now) for found, alive, _ in loaded]
+        _print_json(documents[0] if name else documents)
+        return
+    for found, alive, _ in loaded:
+        for line in tables.status_lines(found.study, alive=alive, now=now):
+            out.print(line, soft_wrap=True)
+
+
+@app.command("export")
+def export_command(
+    name: StudyName,
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="model.keras, or model.weights.h5.")],
+    rank: Annotated[int, typer.Option("--rank", min=1, help="1 is the best trial.")] = 1,
+    runs: Runs = "runs",
+) -> None:
+    """Write a trained model to a file."""
+    from search import results
+
+    trial = results.export(results.load_study(name, runs), rank, to)
+    out.print(f"{to}: trial {trial.number}, weights of epoch {trial.best_epoch}", markup=False, soft_wrap=True)
+
+
+# Around it ------------------------------------------------------------------------------------------------------------
+
+
+@app.command("sync")
+def sync_command(
+    name: StudyName,
+    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", metavar="URI")] = None,
+    runs: Runs = "runs",
+) -> None:
+    """Send to MLflow what is missing there."""
+    from search import journal, launch
+    from search.tracking import store
+    from search.tracking.syncer import Syncer
+
+    found, _, _ = _load(name, runs)
+    opts = launch.options_of(found.study)
+    uri = store.resolve_uri(tracking_uri or opts.tracking_uri, runs)
+    syncer = Syncer(found.paths, uri, keep_models=opts.keep_models, experiment=opts.experiment, warn=_say)
+    syncer.drain(dead=not journal.is_held(found.paths.lock))
+    out.print(f"study {name} is in MLflow at {store.redact(uri)}", markup=False, soft_wrap=True)
+
+
+@app.command("ui")
+def ui_command(
+    name: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="The newest study by default.")] = None,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000,
+    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", metavar="URI")] = None,
+    runs: Runs = "runs",
+) -> None:
+    """Open the MLflow UI on this project's store."""
+    from search.tracking import ui
+
+    ui.serve(name, runs=runs, tracking_uri=tracking_uri, port=port, say=lambda line: _say(line))
+
+
+@app.command("devices")
+def devices_command(
+    gpus: Annotated[str, typer.Option("--gpus", metavar="GPUS")] = "auto",
+    workers: Annotated[str | None, typer.Option("--workers", metavar="N")] = None,
+    gpus_per_trial: Annotated[str, typer.Option("--gpus-per-trial", metavar="N")] = "1",
+) -> None:
+    """List the GPUs found, and the slots they would make."""
+    from search import devices, tables
+
+    found = devices.find_gpus()
+    given = {"gpus": gpus, "workers": None if workers == "auto" else workers, "gpus_per_trial": gpus_per_trial}
+    opts = options.resolve(given)
+    slots = devices.make_slots(
+        devices.choose_gpus(found, opts.gpus),
+        devices.available_cpus(),
+        devices.core_ids(),
+        opts.workers,
+        opts.gpus_per_trial,
+    )
+    out.print(tables.devices_report(found, slots, devices.available_cpus()))
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"search {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 0 done, 1 no trial has an objective, 2 wrong input, 130 stopped."""
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name="search", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.Exit as exit_:
+        return exit_.exit_code
+    except NoResult as error:
+        return _fail(str(error), 1)
+    except (UserError, JournalError, SearchError) as error:
+        return _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped; nothing journaled is lost: go on with search resume STUDY", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        # What the command line's parser raises has no public base class.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        return _fail(" ".join(str(message()).split()) or "see search --help", 2)
+
+
+def _fail(message: str, code: int) -> int:
+    err.print(f"search: {message}", markup=False, soft_wrap=True)
+    return code

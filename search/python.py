@@ -1,0 +1,99 @@
+"""`search.run`: a search begun from Python."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from search import launch
+from search.errors import NoResult, OptionError, SpaceError
+from search.results import StudyResults
+
+
+def run(
+    space: str | Path | Callable[[Any], Any],
+    data: Any = None,
+    *,
+    compile_model: Callable[[Any, Any], Any] | None = None,
+    fit_options: Callable[[Any], Any] | None = None,
+    callbacks: Callable[[Any], Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    accept_changes: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> StudyResults:
+    """Search a space file, or a factory with its data.
+
+    Args:
+        space: the path of a space file, or a function that takes `hp` and returns a Keras model.
+        data: with a factory: (train, validation[, test]), each (x, y[, sample_weight]).
+        compile_model, fit_options, callbacks: with a factory: as in a space file.
+        resume: go on with the study where it exists.
+        overwrite: begin anew where it exists; what it holds is deleted.
+        accept_changes: go on though the space file has changed since the study began.
+        progress: show how the search goes, on stderr.
+        options: as on the command line, with underscores: `backend="optuna"`, `max_epochs=27`, `study="digits"`, …
+
+    Raises:
+        UserError: the input is wrong; the message says what, where and what to do.
+        NoResult: no trial has an objective.
+        KeyboardInterrupt: the search was stopped; it goes on with `resume=True`.
+    """
+    if callable(space):
+        if data is None:
+            raise OptionError("search.run was given a factory and no data: pass data=((x, y), (x_val, y_val))")
+        parts = {
+            "build_model": space,
+            "data": data,
+            "compile_model": compile_model,
+            "fit_options": fit_options,
+            "callbacks": callbacks,
+        }
+        source = launch.Source(parts=parts)
+    else:
+        source = launch.Source(path=Path(space))
+    result = launch.run(
+        source,
+        options,
+        resume=resume,
+        overwrite=overwrite,
+        accept_changes=accept_changes,
+        make_view=_make_view(progress),
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    finished = result.finished
+    if finished.exit_code == 2:
+        raise SpaceError(finished.reason)
+    if finished.exit_code == 130:
+        raise KeyboardInterrupt(finished.reason)
+    if finished.exit_code == 1:
+        raise NoResult(finished.reason)
+    return StudyResults(result.paths)
+
+
+class _Silent:
+    def update(self, now: float) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr)
+
+    def close(self) -> None:
+        pass
+
+
+def _make_view(progress: bool) -> launch.MakeView:
+    def make(study: Any, opts: Any, labels: tuple[str, ...]) -> launch.View:
+        if not progress:
+            return _Silent()
+        from rich.console import Console
+
+        from search import progress as views
+
+        console = Console(stderr=True, highlight=False)
+        return views.make(study, opts, labels, live=console.is_terminal, console=console)
+
+    return make

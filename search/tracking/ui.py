@@ -1,0 +1,89 @@
+"""`search ui`: the MLflow UI on a store, opened where a study's trials are compared."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from search.errors import OptionError, SearchError
+from search.tracking import retrieve, store
+
+START_SECONDS = 180.0
+
+
+def address(base: str, experiment_id: str | None) -> str:
+    """The page of an experiment's runs; by default the UI hides them behind its mode for language models."""
+    page = f"experiments/{experiment_id}/runs?workflowType=machine_learning" if experiment_id else "experiments"
+    return f"{base.rstrip('/')}/#/{page}"
+
+
+def serve(
+    name: str | None, *, runs: str | Path, tracking_uri: str | None, port: int, say: Callable[[str], None]
+) -> None:
+    """Serve the UI on localhost until Ctrl-C; for a server that runs elsewhere, only say its address.
+
+    Args:
+        name: the study to open; the newest by default.
+
+    Raises:
+        OptionError: the port is taken.
+        StudyError: there is no such study.
+    """
+    uri = store.resolve_uri(tracking_uri, runs)
+    client = store.connect(uri, create=False)
+    if name is not None:
+        experiment: str | None = retrieve.find_study(client, name).experiment_id
+    else:
+        known = retrieve.studies(client)
+        experiment = known[0].experiment_id if known else None
+    if store.local_database(uri) is None:
+        say(address(store.redact(uri), experiment))
+        return
+    with socket.socket() as taken:
+        if taken.connect_ex(("127.0.0.1", port)) == 0:
+            raise OptionError(f"port {port} is taken: give another with --port")
+    base = f"http://127.0.0.1:{port}"
+    process = _start(uri, runs, port)
+    try:
+        say("starting the MLflow UI, which takes half a minute …")
+        _wait(process, base)
+        say(f"{address(base, experiment)}\nCtrl-C ends it")
+        process.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+
+
+def _start(uri: str, runs: str | Path, port: int) -> subprocess.Popen[bytes]:
+    environment = {
+        **os.environ,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        # A job queue for features that a search does not use; it doubles the time to start.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    log = (Path(runs) / "mlflow-ui.log").open("ab")
+    with log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+
+def _wait(process: subprocess.Popen[bytes], base: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError, urllib.error.URLError), urllib.request.urlopen(f"{base}/health", timeout=2):
+            return
+        time.sleep(0.3)
+    raise SearchError("the MLflow UI did not start: see mlflow-ui.log in the runs folder")
