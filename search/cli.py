@@ -131,7 +131,7 @@ def check_command(
     from search import launch, tables
 
     probed = launch.check(launch.Source(path=space), keras_backend)
-    out.print(tables.probe_report(probed))
+    out.print(tables.show_space(probed))
 
 
 def _make_view(no_progress: bool) -> Any:
@@ -349,7 +349,7 @@ def devices_command(
         opts.workers,
         opts.gpus_per_trial,
     )
-    out.print(tables.devices_report(found, slots, devices.available_cpus()))
+    out.print(tables.show_devices(found, slots, devices.available_cpus()))
 
 
 @app.callback(invoke_without_command=True)

@@ -351,7 +351,7 @@ class Controller:
                 if trial is not None:
                     self._pending.appendleft(trial)
                 if not self._running:
-                    self._stop(f"--max-total-epochs {self.limits.max_total_epochs} are trained", complete=True)
+                    self._stop(f"the budget of {self.limits.max_total_epochs} epochs is trained", complete=True)
                 return
             if trial is None and (trial := self._ask()) is None:
                 return
@@ -397,9 +397,9 @@ class Controller:
         if self._novelty.exhausted:
             reason = "every configuration of the space was tried"
         elif many:
-            reason = f"--max-trials {self.limits.max_trials} were tried"
+            reason = f"the budget of {self.limits.max_trials} trials is tried"
         else:
-            reason = "the back end is done" if done else "the back end waits for nothing"
+            reason = "every bracket is done" if done else "the back end waits for nothing"
         self._stop(reason, complete=True)
 
     def _asked(self, suggestion: Suggestion) -> Trial:
@@ -435,13 +435,13 @@ class Controller:
             return
         limits, best = self.limits, self.study.best
         if limits.timeout is not None and self.study.seconds(self._now) >= limits.timeout:
-            self._stop("--timeout is over", complete=False)
+            self._stop("the time is up", complete=False)
         elif (
             limits.target is not None
             and best is not None
             and not self.study.objective.better(limits.target, best.objective)
         ):
-            self._stop(f"--target {limits.target:g} is reached", complete=True)
+            self._stop(f"the target of {limits.target:g} is reached", complete=True)
         if self._stopping is None:
             self._check_hope()
 

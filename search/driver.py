@@ -18,7 +18,7 @@ from search.journal import Journal
 from search.messages import Message, Segment, SpaceRef
 from search.options import Options
 from search.paths import StudyPaths
-from search.records import Finished, Record
+from search.records import Ended, Finished, Record
 
 POLL_SECONDS = 0.1
 VIEW_SECONDS = 0.1
@@ -120,6 +120,7 @@ class Driver:
         if reaction.records:
             self._journal.append(reaction.records, now)
             self._news()
+            self._announce(reaction.records)
         for slot, instruction in reaction.instructions:
             if isinstance(instruction, Start):
                 self._executor.start(slot, self._segment(instruction))
@@ -127,6 +128,11 @@ class Driver:
                 self._executor.send(slot, instruction)
         if reaction.finished is not None:
             self._finished = reaction.finished
+
+    def _announce(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if isinstance(record, Ended) and record.outcome in ("failed", "lost"):
+                self._say(f"trial {record.trial} {record.outcome}: {record.error}")
 
     def _segment(self, start: Start) -> Segment:
         trial = self._controller.study.trials[start.trial]

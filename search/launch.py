@@ -270,6 +270,7 @@ class _Launch:
             uri, connected = tracker.result(opts)
             if connected is not None:
                 self._say(connected)
+            self._announce(opts, objective, slots)
             records = self._records(opts, objective, probed, changes)
             self._write_space(probed)
             return self._search(opts, ref, executor, slots, records, uri)
@@ -320,6 +321,15 @@ class _Launch:
                 "with --overwrite, or give another name with --study"
             )
         return SpaceChanged(probed.digest, probed.parameters)
+
+    def _announce(self, opts: Options, objective: Objective, slots: tuple[devices.Slot, ...]) -> None:
+        """Say what will be done, before it is."""
+        from search import progress
+
+        chosen = "" if opts.objective or self._opened.exists else ", as nothing else was asked for"
+        self._say(f"study {self._paths.folder.name} in {self._paths.folder}")
+        self._say(f"objective {objective.name}, {objective.direction}{chosen}")
+        self._say(f"{progress.describe_plan(opts)}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")
 
     def _records(
         self, opts: Options, objective: Objective, probed: Probed, changes: SpaceChanged | None

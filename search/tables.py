@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from search.devices import Gpu, Slot, unused_gpus
 from search.domain import Value
 from search.messages import Probed
 from search.options import FIELDS, Options
@@ -200,6 +202,27 @@ def _or_none(value: int | None) -> str:
 # One study ------------------------------------------------------------------------------------------------------------
 
 
+def status_json(study: Study, *, alive: bool, now: float) -> dict[str, Any]:
+    """How a study fares, as `search status --json` has it."""
+    best = study.best
+    return {
+        "study": study.name,
+        "alive": alive,
+        "complete": study.finished is not None and study.finished.complete and not alive,
+        "reason": None if study.finished is None or alive else plain(study.finished.reason),
+        "backend": study.eras[-1].backend if study.eras else None,
+        "objective": study.objective.name,
+        "direction": study.objective.direction,
+        "seed": study.seed,
+        "trials": Counter(shown_state(trial, alive) for trial in study.trials.values()),
+        "epochs": study.epochs,
+        "trained": study.trained,
+        "seconds": round(study.seconds(now if alive else None), 3),
+        "best": None if best is None else best.objective,
+        "best_trial": None if best is None else best.number,
+    }
+
+
 def status_lines(study: Study, alive: bool, now: float) -> list[str]:
     """How a study fares; the first line is enough for a list of studies."""
     epochs = next((budget for budget in budgets(study, _options(study), now) if budget.unit == "epochs"), None)
@@ -277,7 +300,7 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
 
 
 def _values(trial: Trial) -> Grid:
-    domains = {parameter.name: str(parameter) for parameter in trial.parameters}
+    domains = {parameter.name: str(parameter.domain) for parameter in trial.parameters}
     names = Column("hyperparameter", [plain(name) for name in trial.params], left=True)
     values = Column("value", [_exact(value) for value in trial.params.values()], left=True)
 
@@ -323,8 +346,8 @@ def _curve(study: Study, trial: Trial) -> Grid:
     logged = {name: None for epoch in epochs for name in epoch.logs}
     names = sorted(logged, key=lambda name: name != study.objective.name)
     metrics = [Column(plain(name), [_logged(epoch, name) for epoch in epochs]) for name in names]
-    marks = [f"{epoch.epoch}{'*' if epoch.epoch == trial.best_epoch else ' '}" for epoch in epochs]
-    fixed = [Column("epoch ", marks), Column("time", [format_seconds(epoch.seconds) for epoch in epochs])]
+    marks = [f"{'*' if epoch.epoch == trial.best_epoch else ''}{epoch.epoch}" for epoch in epochs]
+    fixed = [Column("epoch", marks), Column("time", [format_seconds(epoch.seconds) for epoch in epochs])]
 
     def narrow(room: int) -> list[Column]:
         kept: list[Column] = []
@@ -395,3 +418,27 @@ def _parameters_grid(probed: Probed) -> Grid:
         return [Column(cut("domain", room), cells, left=True)]
 
     return Grid(fixed, wide, narrow)
+
+
+# The machine ----------------------------------------------------------------------------------------------------------
+
+
+def show_devices(found: Sequence[Gpu], slots: Sequence[Slot], cpus: float) -> RenderableType:
+    """What `search devices` prints: the GPUs, the processors, and the slots they make."""
+    lines = [Text(f"GPU {gpu}, {gpu.memory / 2**30:.0f} GiB") for gpu in found] or [Text("no GPU")]
+    idle = unused_gpus(found, slots)
+    parts: list[RenderableType] = [*lines, Text(f"{cpus:g} processors"), Text()]
+    parts.append(
+        Grid(
+            [
+                Column("slot", [str(slot.index) for slot in slots]),
+                Column("place", [slot.label for slot in slots], left=True),
+                Column("threads", [str(slot.threads) for slot in slots]),
+            ],
+            [],
+            lambda room: [],
+        )
+    )
+    if idle and any(slot.gpus for slot in slots):
+        parts.append(Text(f"unused: {', '.join(map(str, idle))}"))
+    return Group(*parts)

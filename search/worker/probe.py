@@ -51,10 +51,10 @@ def _probe(probe: Probe, path: Path | None) -> Probed:
             "hp.Choice or hp.Boolean for what should be tried"
         )
     trainer = runner.choose(ready.model, data, ready.fit_options, 0, ready.callbacks)
+    summary = io.StringIO()
+    ready.model.summary(print_fn=lambda line, **_: summary.write(line + "\n"), line_length=79)
     metrics, compiled = _train_a_step(space, ready.model, data, _batch_size(ready.fit_options))
     files = spaces.local_files(path) if path else ()
-    summary = io.StringIO()
-    ready.model.summary(print_fn=lambda line, **_: summary.write(line + "\n"), line_length=100)
     return Probed(
         digest=spaces.digest_of(files) if path else "",
         files=files,

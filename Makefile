@@ -1,0 +1,43 @@
+# `make demo` and `make test` set up what they need. PYTHON chooses the interpreter that .venv is made of.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test test-slow check install clean
+
+help:
+	@echo "make demo       set up, and search for the best digits classifier"
+	@echo "make test       set up, and run the tests"
+	@echo "make test-slow  set up, and run the tests that take minutes"
+	@echo "make check      set up, and run ruff and mypy"
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "search needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: .venv/.installed
+
+demo: .venv/.installed
+	$(BIN)/search run spaces/digits.py --study demo --overwrite --max-epochs 9 --seed 1
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

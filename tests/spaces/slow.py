@@ -1,0 +1,56 @@
+"""A space whose epochs take a tenth of a second, so that there is time to kill what runs them.
+
+Where a file `kill` lies beside it, the worker of that trial kills itself after that epoch: `<trial folder> <epoch>`, on
+its first attempt, or on each (`always`).
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+import search
+
+
+def load_data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(96, 8)).astype("float32")
+    y = (x[:, 0] * x[:, 1] > 0).astype("int32")
+    return (x[:64], y[:64]), (x[64:], y[64:])
+
+
+def build_model(hp):
+    model = keras.Sequential([keras.Input((8,))])
+    model.add(layers.Dense(hp.Int("units", 4, 32), activation=hp.Choice("activation", ["relu", "tanh"])))
+    model.add(layers.Dropout(hp.Float("dropout", 0.0, 0.5)))
+    model.add(layers.Dense(2, activation="softmax"))
+    model.compile(
+        keras.optimizers.Adam(hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    return model
+
+
+class Fate(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        time.sleep(float(os.environ.get("EPOCH_SECONDS", "0.1")))
+        order = Path(__file__).with_name("kill")
+        if not order.exists():
+            return
+        trial, when, how = order.read_text().split()
+        done = search.trial_dir() / "killed"
+        if search.trial_dir().name == trial and epoch == int(when) and (how == "always" or not done.exists()):
+            done.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def callbacks(hp):
+    return [Fate()]
+
+
+search_options = {"max_epochs": 4, "factor": 2, "backend": "hyperband"}

@@ -1,0 +1,211 @@
+"""Real training, and what runs it really killed: nothing is lost, and the search ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import search
+from search import devices, journal
+from search.executors.local import LocalExecutor, Zygote
+from search.messages import Segment, SpaceRef
+from search.paths import StudyPaths
+from search.records import Ended
+from search.trial import Objective
+
+SPACE = Path(__file__).parent / "spaces" / "slow.py"
+COMMAND = [sys.executable, "-c", "import sys; from search.cli import main; sys.exit(main(sys.argv[1:]))"]
+OPTIONS = {"seed": 0, "workers": 1, "progress": False}
+
+
+@pytest.fixture
+def space(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EPOCH_SECONDS", "0")
+    shutil.copy(SPACE, workplace / "slow.py")
+    return workplace / "slow.py"
+
+
+def history(study: Any) -> list[Any]:
+    """All that must be the same, whatever happened on the way."""
+    return [
+        (trial.number, trial.params, trial.state, [(epoch.epoch, dict(epoch.logs)) for epoch in trial.curve])
+        for trial in study.trials
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copy(SPACE, folder / "slow.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.launch.shared_zygote", zygote)
+        patch.setenv("EPOCH_SECONDS", "0")
+        return history(search.run(folder / "slow.py", study="undisturbed", runs=str(folder / "runs"), **OPTIONS))
+
+
+def test_a_killed_worker_is_replaced_and_its_trial_goes_on(space: Path, undisturbed: list[Any]) -> None:
+    space.with_name("kill").write_text("0001 0 once")
+    study = search.run(space, study="killed", **OPTIONS)
+    assert (study.paths.trial(1).folder / "killed").exists()
+    assert history(study) == undisturbed
+    lost = [entry.record for entry in journal.read(study.paths.journal) if isinstance(entry.record, Ended)]
+    assert [record.error for record in lost if record.outcome == "lost"] == [
+        "its process was ended by SIGKILL, out of memory?"
+    ]
+
+
+def test_a_trial_that_always_kills_its_worker_fails_and_the_others_go_on(space: Path) -> None:
+    space.with_name("kill").write_text("0001 0 always")
+    study = search.run(space, study="doomed", **OPTIONS)
+    assert [trial.number for trial in study.trials if trial.state == "failed"] == [1]
+    assert study.trials[1].segments == 2
+    assert "SIGKILL" in (study.trials[1].error or "")
+    assert len(study.best_trials()) == len(study.trials) - 1
+
+
+def test_a_dead_zygote_is_replaced_and_its_workers_live_on(tmp_path: Path) -> None:
+    zygote = Zygote(tmp_path / "log", None)
+    slots = devices.make_slots((), 1, devices.core_ids(), 2)
+    executor = LocalExecutor(slots, tmp_path / "log", zygote=zygote)
+    try:
+        executor.start(0, segment(tmp_path, 0))
+        survivor = executor.pids()[0]
+        os.kill(zygote.pid, signal.SIGKILL)
+        wait_until(lambda: not zygote.alive)
+        executor.start(1, segment(tmp_path, 1))
+        assert executor.zygote_pid != zygote.pid
+        assert ended(executor, {0, 1}) == {0: "reached", 1: "reached"}
+        assert executor.pids()[0] == survivor
+    finally:
+        executor.close()
+        zygote.close()
+
+
+def test_a_worker_that_has_grown_is_replaced_between_segments(tmp_path: Path, zygote: Zygote) -> None:
+    slots = devices.make_slots((), 1, devices.core_ids(), 1)
+    for growth, same in ((1 << 40, True), (0, False)):
+        executor = LocalExecutor(slots, tmp_path / "log", zygote=zygote, growth=growth)
+        pids = []
+        for trial in range(2):
+            executor.start(0, segment(tmp_path / str(growth), trial))
+            pids.append(executor.pids()[0])
+            assert ended(executor, {0}) == {0: "reached"}
+        executor.close()
+        assert (pids[0] == pids[1]) is same
+
+
+def test_a_dead_worker_is_replaced_in_well_under_a_second(tmp_path: Path, zygote: Zygote) -> None:
+    executor = LocalExecutor(devices.make_slots((), 1, devices.core_ids(), 1), tmp_path / "log", zygote=zygote)
+    executor.start(0, segment(tmp_path, 0))
+    os.kill(executor.pids()[0], signal.SIGKILL)
+    assert ended(executor, {0}) == {0: "lost"}
+    began = time.monotonic()
+    executor.start(0, segment(tmp_path, 1))
+    # A fork takes milliseconds, importing the framework seconds: no noise of a busy machine lies between.
+    assert time.monotonic() - began < 1
+    assert ended(executor, {0}) == {0: "reached"}
+    executor.close()
+
+
+def segment(folder: Path, trial: int) -> Segment:
+    return Segment(
+        trial=trial,
+        execution=0,
+        space=SpaceRef(path=str(SPACE)),
+        values={"units": 8, "activation": "relu", "dropout": 0.1, "learning_rate": 0.01},
+        seed=0,
+        from_epoch=0,
+        to_epoch=2,
+        objective=Objective("val_accuracy", "max"),
+        folder=str(folder / f"{trial:04d}"),
+    )
+
+
+def ended(executor: LocalExecutor, slots: set[int]) -> dict[int, str]:
+    """How the segments in `slots` end."""
+    outcomes: dict[int, str] = {}
+
+    def handle(slot: int, message: Any) -> None:
+        if type(message).__name__ == "Lost":
+            outcomes[slot] = "lost"
+        if isinstance(message, Ended):
+            outcomes[slot] = message.outcome
+
+    deadline = time.monotonic() + 60
+    while outcomes.keys() != slots and time.monotonic() < deadline:
+        executor.poll(handle, 0.1)
+    return outcomes
+
+
+def wait_until(condition: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+# The driver -----------------------------------------------------------------------------------------------------------
+
+
+def begin(space: Path, name: str) -> subprocess.Popen[str]:
+    """A search in a process of its own, its epochs slow enough to be caught in one."""
+    arguments = ["run", str(space), "--study", name, "--seed", "0", "--workers", "1", "--no-progress"]
+    environment = {**os.environ, "EPOCH_SECONDS": "0.2"}
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=space.parent,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def epochs(paths: StudyPaths) -> int:
+    if not paths.journal.exists():
+        return 0
+    return paths.journal.read_bytes().count(b'"kind":"epoch_done"')
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_a_driver_that_ends_is_resumed_as_if_it_had_not(
+    space: Path, undisturbed: list[Any], number: signal.Signals
+) -> None:
+    paths = StudyPaths.of(space.parent / "runs", "stopped")
+    process = begin(space, "stopped")
+    wait_until(lambda: epochs(paths) >= 5 or process.poll() is not None)
+    children = family(process)
+    assert len(children) >= 2  # the zygote, and a worker
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130
+        assert "go on with: search resume stopped" in stderr
+        assert "Traceback" not in stderr
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []
+    interrupted = search.load_study("stopped", space.parent / "runs")
+    assert len(interrupted.trials) < len(undisturbed)
+
+    study = search.run(space, study="stopped", resume=True, **OPTIONS)
+    assert history(study) == undisturbed
+    repeated = study.study.trained - study.study.epochs
+    # A checkpointed epoch is not trained again; between checkpoints lie at most the epochs of one segment.
+    assert repeated == 0 if number != signal.SIGKILL else repeated <= 2
