@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import typer
 from rich.console import Console
 
 from search import __version__, options, paths
-from search.errors import JournalError, NoResult, SearchError, SpaceError, StudyError, UserError
+from search.errors import JournalError, NoResult, OptionError, SearchError, SpaceError, StudyError
 
 if TYPE_CHECKING:
     from search.launch import Result
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="search",
     help="Hyperparameter search for Keras: write a factory that takes hp, run it, go for coffee.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -153,7 +153,8 @@ def _conclude(result: Result, runs: str | None) -> None:
     from search import tables
 
     study, finished = result.study, result.finished
-    where = f" --runs {runs}" if runs and runs != "runs" else ""
+    folder = result.paths.folder.parent
+    where = "" if folder == Path("runs").absolute() else f" --runs {shlex.quote(runs or str(folder))}"
     if finished.exit_code == 2:
         raise SpaceError(finished.reason)
     _say(f"ended: {finished.reason}")
@@ -204,6 +205,8 @@ def trials_command(
     from search import tables
 
     found, alive, run_ids = _load(name, runs)
+    if as_json and as_csv:
+        raise OptionError("--json and --csv exclude each other: give one of them")
     if as_json:
         _print_json([tables.trial_json(t, found.study, run_ids.get(t.number), alive=alive) for t in found.trials])
     elif as_csv:
@@ -271,7 +274,14 @@ def status_command(
     if not names:
         raise StudyError(f"there is no study in {Path(runs).absolute()}: begin one with search run SPACE.py")
     now = time.time()
-    loaded = [_load(each, runs) for each in names]
+    loaded = []
+    for each in names:
+        try:
+            loaded.append(_load(each, runs))
+        except JournalError as error:
+            if name:
+                raise
+            _say(f"search: {each}: {error}")  # one that cannot be read does not hide the others
     if as_json:
         documents = [tables.status_json(found.study, alive=alive, now=now) for found, alive, _ in loaded]
         _print_json(documents[0] if name else documents)
@@ -353,10 +363,15 @@ def devices_command(
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     if version:
         print(f"search {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -368,21 +383,21 @@ def main(arguments: list[str] | None = None) -> int:
         return exit_.exit_code
     except NoResult as error:
         return _fail(str(error), 1)
-    except (UserError, JournalError, SearchError) as error:
+    except SearchError as error:
         return _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped; nothing journaled is lost: go on with search resume STUDY", 130)
+        return _fail("stopped; nothing journaled is lost: go on with the same command and --resume", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except Exception as error:
         # What the command line's parser raises has no public base class.
-        message = getattr(error, "format_message", None)
+        message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
         if message is None:
             raise
-        return _fail(" ".join(str(message()).split()) or "see search --help", 2)
+        return _fail(f"{message()} See {context.command_path if context else 'search'} --help", 2)
 
 
 def _fail(message: str, code: int) -> int:
-    err.print(f"search: {message}", markup=False, soft_wrap=True)
+    err.print(f"search: {' '.join(message.split())}", markup=False, soft_wrap=True)
     return code

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import getpass
+import importlib.util
 import os
 import secrets
 import shutil
@@ -135,8 +137,8 @@ def run(
     """
     if resume and overwrite:
         raise OptionError("--resume and --overwrite exclude each other: give one of them")
-    tree = space.parse(source.path) if source.path else None
-    first = options.resolve(given)
+    early = _early(source)
+    first = options.resolve({**early, **{name: value for name, value in given.items() if value is not None}})
     name = check_study_name(first.study or source.default_name())
     opened = _open(StudyPaths.of(first.runs, name))
     if opened.exists and not (resume or overwrite):
@@ -147,9 +149,8 @@ def run(
     if overwrite:
         _check_unlocked(opened.paths)
         opened = _Opened(opened.paths, [], {})
-    backend = given.get("keras_backend") or opened.options.get("keras_backend")
-    backend = backend or (space.keras_backend(tree) if tree else None)
-    given = {**given, "study": name, "keras_backend": backend and options.check("keras_backend", backend)}
+    backend = given.get("keras_backend") or opened.options.get("keras_backend") or early.get("keras_backend")
+    given = {**given, "study": name, "runs": first.runs, "keras_backend": backend}
     return _Launch(source, given, opened, accept_changes, overwrite, make_view, say).run()
 
 
@@ -167,7 +168,10 @@ def resume(
         StudyError: there is no such study.
     """
     paths = find(name, given.get("runs") or "runs")
-    header = _open(paths).header
+    opened = _open(paths)
+    if not opened.exists:
+        raise StudyError(f"study {name!r} has not begun, {paths.journal} is empty: begin it with search run SPACE.py")
+    header = opened.header
     source = Source(path=Path(header.source)) if header.source else Source(parts={})
     if source.path is not None and not source.path.exists():
         copy = paths.space / source.path.name
@@ -179,9 +183,7 @@ def resume(
 
 def check(source: Source, keras_backend: str | None = None) -> Probed:
     """Probe `source` on the CPU, and write nothing. SpaceError where it cannot be searched."""
-    tree = space.parse(source.path) if source.path else None
-    backend = keras_backend or (space.keras_backend(tree) if tree else None)
-    given = {"keras_backend": backend, "gpus": "none", "workers": 1}
+    given = {"keras_backend": keras_backend or _early(source).get("keras_backend"), "gpus": "none", "workers": 1}
     opts = options.resolve(given)
     with tempfile.TemporaryDirectory(prefix="search-") as folder, ExitStack() as stack:
         executor = _make_executor(opts, (), StudyPaths(Path(folder)))
@@ -191,9 +193,9 @@ def check(source: Source, keras_backend: str | None = None) -> Probed:
     if isinstance(probed, ProbeFailed):
         raise SpaceError(probed.message)
     opts = options.resolve(given, probed.options, where=source.label)
-    options.choose_objective(
-        opts, probed.metrics, probed.compiled_metrics, probed.directions, validated=probed.samples[1] is not None
-    )
+    with options.located(source.label):
+        _check_backend(opts, probed.parameters)
+        _choose_objective(opts, probed)
     return probed
 
 
@@ -258,14 +260,15 @@ class _Launch:
             ref = self._reference()
             probed = executor.probe(Probe(ref))
             if isinstance(probed, ProbeFailed):
-                _log(self._paths, probed.traceback)
-                raise SpaceError(probed.message)
-            opts = options.resolve(self._given, probed.options, self._opened.options, f"{self._source.label}")
-            _check_backend(opts, probed.parameters)
-            slots = _slots(opts, gpus)
+                raise SpaceError(probed.message + _logged(self._paths, probed.traceback))
+            opts = options.resolve(self._given, probed.options, self._opened.options, self._source.label)
+            with options.located(self._source.label):
+                _check_backend(opts, probed.parameters)
+                _check_keras(opts, probed)
+                slots = _slots(opts, gpus)
+                objective = self._objective(opts, probed)
             if hasattr(executor, "set_slots"):
                 executor.set_slots(slots)
-            objective = self._objective(opts, probed)
             changes = self._changes(probed)
             uri, connected = tracker.result(opts)
             if connected is not None:
@@ -298,21 +301,25 @@ class _Launch:
             objective = Objective(header.objective, header.direction)
             wanted = (opts.objective or objective.name, opts.direction or objective.direction)
             if wanted != (objective.name, objective.direction):
-                raise OptionError(
+                raise StudyError(
                     f"study {header.study!r} compares {objective.name} ({objective.direction}): a resumed study keeps "
                     "its objective; begin another with --study"
                 )
+            if self._given.get("seed") is not None and opts.seed != header.seed:
+                raise StudyError(
+                    f"study {header.study!r} has the seed {header.seed}: a resumed study keeps it; begin another with "
+                    "--study"
+                )
             return objective
-        return options.choose_objective(
-            opts, probed.metrics, probed.compiled_metrics, probed.directions, validated=probed.samples[1] is not None
-        )
+        return _choose_objective(opts, probed)
 
     def _changes(self, probed: Probed) -> SpaceChanged | None:
         """What to journal where the space file is not what it was. StudyError where that was not accepted."""
-        if not self._opened.exists or self._source.path is None:
+        if not self._opened.exists:
             return None
         before = study.fold(self._opened.before)
-        if before.digest == probed.digest:
+        # A pickled factory has no digest: it is not the same bytes twice.
+        if before.digest == probed.digest and (probed.digest or before.parameters == probed.parameters):
             return None
         if not self._accept_changes:
             raise StudyError(
@@ -456,6 +463,37 @@ class _Tracker:
 # Parts ----------------------------------------------------------------------------------------------------------------
 
 
+def _early(source: Source) -> dict[str, Any]:
+    """What the space file says of options that must be known before it is run, read without running it."""
+    written = space.written_options(space.parse(source.path)) if source.path else {}
+    early = {}
+    for name in options.EARLY:
+        if name not in written:
+            continue
+        node = written[name]
+        with options.located(f"{source.path}:{node.lineno}"):
+            if not isinstance(node, ast.Constant):
+                raise OptionError(f"{name} must be known before the file is run: write its value here, as text")
+            if node.value is not None:
+                early[name] = options.check(name, node.value)
+    return early
+
+
+def _choose_objective(opts: Options, probed: Probed) -> Objective:
+    return options.choose_objective(
+        opts, probed.metrics, probed.compiled_metrics, probed.directions, validated=probed.samples[1] is not None
+    )
+
+
+def _check_keras(opts: Options, probed: Probed) -> None:
+    runs_on = probed.versions["keras_backend"]
+    if opts.keras_backend not in (None, runs_on):
+        raise OptionError(
+            f"--keras-backend {opts.keras_backend}: Keras has been imported with {runs_on}: give the option on the "
+            "command line, or set KERAS_BACKEND"
+        )
+
+
 def _check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None) -> None:
     """Raise OptionError where the back end would not take its options."""
     if parameters is None and opts.backend == "optuna" and opts.sampler.partition(":")[0] == "grid":
@@ -470,6 +508,11 @@ def _slots(opts: Options, gpus: tuple[devices.Gpu, ...]) -> tuple[devices.Slot, 
 
 
 def _make_executor(opts: Options, gpus: tuple[devices.Gpu, ...], paths: StudyPaths) -> Executor:
+    if opts.keras_backend is not None and importlib.util.find_spec(opts.keras_backend) is None:
+        raise OptionError(
+            f"--keras-backend {opts.keras_backend}: {opts.keras_backend} is not installed: pip install "
+            f"{opts.keras_backend}, or use another"
+        )
     if opts.executor == "inline":
         from search.executors.inline import InlineExecutor
 
@@ -504,9 +547,13 @@ def _make_folder(folder: Path) -> None:
         ) from None
 
 
-def _log(paths: StudyPaths, text: str) -> None:
+def _logged(paths: StudyPaths, traceback: str) -> str:
+    """Keep a traceback of the user's code in the log. Returns where it is, in words."""
+    if not traceback:
+        return ""
     with suppress(OSError), paths.log.open("a") as file:
-        file.write(text + "\n")
+        file.write(traceback + "\n")
+    return f" (its traceback is in {paths.log})"
 
 
 def _user() -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +85,8 @@ class Options:
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Options)}
 SESSION = ("study", "runs")
 """Options that say which study is meant, and are no part of its journal's options."""
+EARLY = (*SESSION, "keras_backend")
+"""Options that must be known before the space file is run."""
 
 
 def resolve(
@@ -96,27 +99,37 @@ def resolve(
 
     Args:
         given: what the command line or the caller says; None means not said.
-        where: how messages name the space file's options.
+        file: None while the space file has not been run: it may yet name another back end.
+        where: how messages name the space file.
 
     Raises:
         OptionError: an unknown name, a value that cannot be used, or options that exclude each other.
     """
     said = {name: value for name, value in given.items() if value is not None}
-    for source, named in ((None, said), (where, file or {})):
-        for name in named:
+    known = {name: value for name, value in (before or {}).items() if name in FIELDS} | said
+    merged = {**(file or {}), **known}
+    checked = {}
+    for name, value in merged.items():
+        with located(None if name in known else where):
             if name not in FIELDS:
-                place = f" in {source}" if source else ""
-                raise OptionError(
-                    f"unknown option {name!r}{place}.{nearest(name, FIELDS) or ' See search run --help.'}"
-                )
-    merged = {**(file or {}), **{k: v for k, v in (before or {}).items() if k in FIELDS}, **said}
-    checked = {name: check(name, value) for name, value in merged.items() if value is not None}
+                raise OptionError(f"unknown option {name!r}.{nearest(str(name), FIELDS) or ' See search run --help'}")
+            if value is not None:
+                checked[name] = check(name, value)
     options = Options(**checked)
     for name in said:
         only = FIELDS[name].metadata.get("backend")
-        if only and only != options.backend:
+        if only and only != options.backend and (file is not None or "backend" in known):
             raise OptionError(f"{flag(name)} goes with --backend {only}, and this search uses {options.backend}")
     return options
+
+
+@contextmanager
+def located(where: str | None) -> Iterator[None]:
+    """Begin the message of an OptionError raised within by `where` the option was given."""
+    try:
+        yield
+    except OptionError as error:
+        raise OptionError(f"{where}: {error}" if where else str(error)) from None
 
 
 def flag(name: str) -> str:
@@ -134,7 +147,7 @@ def check(name: str, value: Any) -> Any:
         value = _number(name, value, whole=kind.startswith("int"))
     elif kind.startswith("bool"):
         if not isinstance(value, bool):
-            raise OptionError(f"{flag(name)} is {value!r}: give True or False")
+            raise OptionError(f"{name} is {value!r}: give True or False")
     else:
         value = str(value)
     choices = field_.metadata.get("choices")

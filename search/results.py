@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from search import study as studies
 from search.domain import Value
-from search.errors import NoResult, OptionError, StudyError
+from search.errors import NoResult, OptionError, SpaceError, StudyError
 from search.launch import find
 from search.messages import SpaceRef
 from search.paths import StudyPaths
@@ -186,8 +186,10 @@ def export(study: StudyResults, rank: int, to: Path) -> Trial:
     if not to.absolute().parent.is_dir():
         raise OptionError(f"--to {to}: there is no folder {to.absolute().parent}: make it first")
     ranked = study.best_trials()
+    if not ranked:
+        raise NoResult(f"study {study.name!r} has no trial with an objective: see search trials {study.name}")
     if rank > len(ranked):
-        raise NoResult(f"study {study.name!r} has {len(ranked)} trials with an objective: there is no rank {rank}")
+        raise OptionError(f"--rank {rank}: study {study.name!r} has {len(ranked)} trials with an objective")
     trial = ranked[rank - 1]
     (model,) = _build(study.space_ref, [_Model(trial.number, trial.params, study.paths.trial(trial.number).best(0))])
     if to.suffix == ".keras":
@@ -212,12 +214,16 @@ def _build(ref: SpaceRef, chosen: Sequence[_Model]) -> list[Any]:
     from search.worker import checkpoint, data, runner, training
     from search.worker.hp import LazyHyperParameters
 
-    space = spaces.load(ref)
     models = []
-    for item in chosen:
-        model = training.build(space, LazyHyperParameters(values=item.params))
-        if not model.built:
-            runner.build(model, data.prepare(space.load_data()).train.x)
-        checkpoint.load_weights(item.weights, model)
-        models.append(model)
+    try:
+        space = spaces.load(ref)
+        for item in chosen:
+            model = training.build(space, LazyHyperParameters(values=item.params))
+            if not model.built:
+                runner.build(model, data.prepare(space.load_data()).train.x)
+            checkpoint.load_weights(item.weights, model)
+            models.append(model)
+    except (Exception, SystemExit) as error:
+        path = Path(ref.path) if ref.path else None
+        raise SpaceError(spaces.describe(error, path, elsewhere=ref.label)) from error
     return models

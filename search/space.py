@@ -9,21 +9,26 @@ import hashlib
 import importlib.util
 import inspect
 import pickle
+import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
-from search.errors import SpaceError, nearest
+from search.errors import SearchError, SpaceError, nearest
 from search.messages import SpaceRef
 
 MODULE = "search_space"
 """The name the space file is imported under: a file called `keras.py` must not hide Keras."""
 
-HOOKS = ("build_model", "compile_model", "load_data", "fit_options", "callbacks", "search_options")
+LONGEST = 400
+"""Characters of an exception's message that one line of ours holds."""
+
+_OWN = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,6 @@ class Space:
     """The user's functions. Each may be called again and again, with another `hp` every time.
 
     Attributes:
-        label: what messages call it: the file's name.
-        folder: of the space file; None for a pickled factory.
         build_model: `hp` → a Keras model, compiled or not.
         compile_model: `hp, model` → None, or the model; compiles it.
         load_data: → (train, validation[, test]).
@@ -41,8 +44,6 @@ class Space:
         options: the file's `search_options`.
     """
 
-    label: str
-    folder: Path | None
     build_model: Callable[..., Any]
     load_data: Callable[..., Any]
     compile_model: Callable[..., Any] | None = None
@@ -58,54 +59,56 @@ def parse(path: Path) -> ast.Module:
     try:
         source = path.read_bytes()
     except FileNotFoundError:
-        near = nearest(path.name, [found.name for found in path.parent.glob("*.py")] if path.parent.is_dir() else [])
-        raise SpaceError(f"no such space file: {path}.{near or ' Give the path of a Python file.'}") from None
+        near = nearest(path.stem, [found.stem for found in path.parent.glob("*.py")])
+        raise SpaceError(f"no such space file: {path}.{near or ' Give the path of a Python file'}") from None
     except OSError as error:
         raise SpaceError(f"cannot read the space file {path}: {error.strerror}") from None
     try:
         return ast.parse(source, str(path))
-    except SyntaxError as error:
-        raise SpaceError(f"{path}:{error.lineno}: {error.msg}: correct the file's syntax") from None
-    except ValueError as error:
-        raise SpaceError(f"{path} is not a Python file: {error}") from None
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        if line is None:
+            raise SpaceError(f"{path} is not a Python file ({error}): give one with Python source") from None
+        raise SpaceError(f"{path}:{line}: {getattr(error, 'msg', error)}: correct the file's syntax") from None
 
 
-def keras_backend(tree: ast.Module) -> str | None:
-    """The `keras_backend` in the file's literal `search_options`: it must be known before Keras is imported."""
+def written_options(tree: ast.Module) -> dict[str, ast.expr]:
+    """The file's `search_options` as they are written: some must be known before the file can be run."""
+    found: dict[str, ast.expr] = {}
     for node in tree.body:
-        if not (isinstance(node, ast.Assign) and any(getattr(t, "id", None) == "search_options" for t in node.targets)):
+        if not (isinstance(node, (ast.Assign, ast.AnnAssign)) and "search_options" in _targets(node)):
             continue
-        items: list[tuple[Any, ast.expr]] = []
         if isinstance(node.value, ast.Dict):
-            items = [
-                (getattr(key, "value", None), value)
-                for key, value in zip(node.value.keys, node.value.values, strict=True)
-            ]
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            found = {str(getattr(key, "value", None)): value for key, value in pairs}
         elif isinstance(node.value, ast.Call):
-            items = [(keyword.arg, keyword.value) for keyword in node.value.keywords]
-        for key, value in items:
-            if key == "keras_backend" and isinstance(value, ast.Constant):
-                return str(value.value)
-    return None
+            found = {str(keyword.arg): keyword.value for keyword in node.value.keywords}
+    return found
+
+
+def _targets(node: ast.Assign | ast.AnnAssign) -> list[str | None]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return [getattr(target, "id", None) for target in targets]
 
 
 def load(ref: SpaceRef) -> Space:
     """Run the user's file, or unpickle the factory, and check that it has what a search needs.
 
+    What the user's code raises passes through: `describe` says where it did.
+
     Raises:
-        SpaceError: with the file and line where it raised, or what it lacks.
+        SpaceError: what the file lacks.
     """
     if ref.path is not None:
-        return _from_module(_import(Path(ref.path)), Path(ref.path))
+        return _from_module(_import(Path(ref.path)))
     assert ref.pickle is not None
     with open(ref.pickle, "rb") as file:
         parts: dict[str, Any] = pickle.load(file)
     data = parts.pop("data")
-    return _checked(Space(label="the factory", folder=None, load_data=lambda: data, **parts))
+    return _checked(Space(load_data=lambda: data, **parts))
 
 
 def _import(path: Path) -> ModuleType:
-    parse(path)
     folder = str(path.parent.absolute())
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -114,14 +117,11 @@ def _import(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[MODULE] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise SpaceError(describe(error, path)) from error
+    spec.loader.exec_module(module)
     return module
 
 
-def _from_module(module: ModuleType, path: Path) -> Space:
+def _from_module(module: ModuleType) -> Space:
     def get(name: str) -> Any:
         return getattr(module, name, None)
 
@@ -129,14 +129,12 @@ def _from_module(module: ModuleType, path: Path) -> Space:
         if get(name) is None:
             what = "takes hp and returns a keras.Model" if name == "build_model" else "returns (train, validation)"
             near = nearest(name, [known for known in vars(module) if not known.startswith("_")])
-            raise SpaceError(f"{path} defines no {name}: add a function {name} that {what}.{near}")
+            raise SpaceError(f"there is no {name}: add a function {name} that {what}.{near}")
     options = get("search_options") or {}
     if not isinstance(options, Mapping):
-        raise SpaceError(f"{path}: search_options is a {type(options).__name__}: make it a dict of options")
+        raise SpaceError(f"search_options is {kind(options)}: make it a dict of options")
     return _checked(
         Space(
-            label=path.name,
-            folder=path.parent.absolute(),
             build_model=get("build_model"),
             load_data=get("load_data"),
             compile_model=get("compile_model"),
@@ -153,14 +151,12 @@ def _checked(space: Space) -> Space:
         if function is None:
             continue
         if not callable(function):
-            raise SpaceError(f"{space.label}: {name} is a {type(function).__name__}: make it a function")
+            raise SpaceError(f"{name} is {kind(function)}: make it a function")
         if not _takes(function, wanted):
             arguments = "hp, model" if wanted == 2 else "hp"
-            raise SpaceError(
-                f"{space.label}: {name} cannot be called with ({arguments}): write def {name}({arguments})"
-            )
+            raise SpaceError(f"{name} cannot be called with ({arguments}): write def {name}({arguments})")
     if not callable(space.load_data) or not _takes(space.load_data, 0):
-        raise SpaceError(f"{space.label}: load_data must be a function without arguments: write def load_data()")
+        raise SpaceError("load_data must be a function without arguments: write def load_data()")
     return space
 
 
@@ -174,21 +170,54 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
     return True
 
 
-def describe(error: BaseException, path: Path | None = None) -> str:
-    """One line for an exception of the user's code: `file:line: Type: message`, the line innermost in their files."""
-    text = " ".join(str(error).split()) or "no message"
-    message = f"{type(error).__name__}: {text[:400]}{'…' if len(text) > 400 else ''}"
-    where = _where(error.__traceback__, path.parent.absolute() if path is not None else None)
+# What went wrong in the user's code ----------------------------------------------------------------------------------
+
+
+def describe(error: BaseException, path: Path | None = None, elsewhere: str | None = None) -> str:
+    """One line for an exception of the user's code: `file:line: Type: message`, the line innermost in their files.
+
+    Args:
+        path: the space file; None for a pickled factory.
+        elsewhere: what stands for file and line where the exception came through none of their files.
+    """
+    where = _where(error, path.parent.absolute() if path is not None else None) or elsewhere
+    return f"{where}: {_what(error)}" if where else _what(error)
+
+
+def _what(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"sys.exit({'' if error.code is None else repr(error.code)}) was called: let the file's code return"
+    # Keras colours what it says, and adds all that a layer was called with; TensorFlow names nodes of its graph.
+    text = re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", error.msg if isinstance(error, SyntaxError) else str(error))
+    text = " ".join(text.partition("Arguments received by ")[0].split())
+    text = f"{text[:LONGEST]}…" if len(text) > LONGEST else text
+    if isinstance(error, SearchError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _where(error: BaseException, folder: Path | None) -> str | None:
     if isinstance(error, SyntaxError) and error.filename:
-        where = f"{error.filename}:{error.lineno}"
-    return f"{where}: {message}" if where else message
-
-
-def _where(trace: TracebackType | None, folder: Path | None) -> str | None:
-    if folder is None:
-        return None
-    frames = [frame for frame in traceback.extract_tb(trace) if _is_local(Path(frame.filename), folder)]
+        return f"{error.filename}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(Path(frame.filename), folder)]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+
+
+def _is_users(path: Path, folder: Path | None) -> bool:
+    """Whether a line of `path` is the user's: in a file beside the space file, or for a factory in any of their own."""
+    if folder is not None:
+        return _is_local(path, folder)
+    installed = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")} | {_OWN}
+    return path.is_absolute() and installed.isdisjoint(path.parents)
+
+
+def kind(value: Any) -> str:
+    """What `value` is, in words."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+# Local modules --------------------------------------------------------------------------------------------------------
 
 
 def _is_local(path: Path, folder: Path) -> bool:
@@ -197,9 +226,8 @@ def _is_local(path: Path, folder: Path) -> bool:
         relative = path.absolute().relative_to(folder)
     except ValueError:
         return False
-    own = Path(__file__).parent
     return (
-        own not in path.absolute().parents
+        _OWN not in path.absolute().parents
         and not any(part in ("site-packages", "dist-packages") or part.startswith(".") for part in relative.parts)
         and not any((parent / "pyvenv.cfg").exists() for parent in path.absolute().parents if folder in parent.parents)
     )

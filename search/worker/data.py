@@ -110,7 +110,7 @@ def _arrays(value: Any, where: str) -> Any:
 
 def _array(leaf: Any, where: str) -> np.ndarray[Any, Any]:
     if not hasattr(leaf, "__array__"):
-        raise SpaceError(f"load_data: {where} holds {_kind(leaf)}, which is no array: only arrays are supported")
+        raise SpaceError(f"load_data: {where} holds {_kind(leaf)}, which is no array: return numpy arrays")
     try:
         array = np.asarray(leaf)
     except Exception as error:

@@ -18,7 +18,6 @@ import keras
 from search import space as spaces
 from search.errors import SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed
-from search.space import Space
 from search.trial import Direction
 from search.worker import runner
 from search.worker.data import Data
@@ -33,10 +32,12 @@ def run_probe(probe: Probe) -> Probed | ProbeFailed:
     path = Path(probe.space.path) if probe.space.path else None
     try:
         return _probe(probe, path)
-    except SearchError as error:
-        return ProbeFailed(str(error), traceback.format_exc())
     except (Exception, SystemExit) as error:
-        return ProbeFailed(spaces.describe(error, path), traceback.format_exc())
+        # A check of ours says it all; where it went wrong in the user's code, the way there helps.
+        ours = isinstance(error, SearchError) and error.__cause__ is None
+        return ProbeFailed(
+            spaces.describe(error, path, elsewhere=probe.space.label), "" if ours else traceback.format_exc()
+        )
 
 
 def _probe(probe: Probe, path: Path | None) -> Probed:
@@ -47,13 +48,13 @@ def _probe(probe: Probe, path: Path | None) -> Probed:
     ready = make_ready(space, hp)
     if all(parameter.domain.kind == "fixed" for parameter in hp.parameters):
         raise SpaceError(
-            f"{space.label}: build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, "
-            "hp.Choice or hp.Boolean for what should be tried"
+            "build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, hp.Choice or "
+            "hp.Boolean for what should be tried"
         )
     trainer = runner.choose(ready.model, data, ready.fit_options, 0, ready.callbacks)
     summary = io.StringIO()
     ready.model.summary(print_fn=lambda line, **_: summary.write(line + "\n"), line_length=79)
-    metrics, compiled = _train_a_step(space, ready.model, data, _batch_size(ready.fit_options))
+    metrics, compiled = _train_a_step(path, ready.model, data, _batch_size(ready.fit_options))
     files = spaces.local_files(path) if path else ()
     return Probed(
         digest=spaces.digest_of(files) if path else "",
@@ -76,7 +77,9 @@ def _batch_size(fit_options: Any) -> int:
     return int(fit_options.get("batch_size") or 32)
 
 
-def _train_a_step(space: Space, model: Any, data: Data, batch_size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _train_a_step(
+    path: Path | None, model: Any, data: Data, batch_size: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """One step of training, and one of validation: (names in an epoch's logs, compiled metrics)."""
     eager = model.run_eagerly
     if keras.config.backend() == "tensorflow":
@@ -88,10 +91,8 @@ def _train_a_step(space: Space, model: Any, data: Data, batch_size: int) -> tupl
             validation = tuple(model.test_on_batch(*data.validation.take(slice(batch_size)), return_dict=True))
     except Exception as error:
         shapes = ", ".join(f"{name} {shape}" for name, shape in _shapes(data).items())
-        path = space.folder / space.label if space.folder else None
         raise SpaceError(
-            f"{space.label}: the model cannot be trained on what load_data returned ({shapes}): "
-            f"{spaces.describe(error, path)}"
+            f"the model cannot be trained on what load_data returned ({shapes}): {spaces.describe(error, path)}"
         ) from error
     finally:
         model.run_eagerly = eager

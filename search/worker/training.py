@@ -66,16 +66,13 @@ def build(space: Space, hp: Any) -> Any:
     """A compiled model for `hp`. SpaceError where the factory gives something else."""
     model = space.build_model(hp)
     if not isinstance(model, keras.Model):
-        raise SpaceError(
-            f"{space.label}: build_model returned {_kind(model)}: return a keras.Model (is a return missing?)"
-        )
+        raise SpaceError(f"build_model returned {spaces.kind(model)}: return a keras.Model (is a return missing?)")
     if space.compile_model is not None:
         compiled = space.compile_model(hp, model)
         model = compiled if isinstance(compiled, keras.Model) else model
     if not model.compiled:
         raise SpaceError(
-            f"{space.label}: the model is not compiled: call model.compile(…) in build_model, or add a "
-            "compile_model(hp, model)"
+            "the model is not compiled: call model.compile(…) in build_model, or add a compile_model(hp, model)"
         )
     return model
 
@@ -85,19 +82,16 @@ def make_ready(space: Space, hp: Any) -> Ready:
     model = build(space, hp)
     options = space.fit_options(hp) if space.fit_options else {}
     if not isinstance(options, Mapping):
-        raise SpaceError(f"{space.label}: fit_options returned {_kind(options)}: return a dict")
+        raise SpaceError(f"fit_options returned {spaces.kind(options)}: return a dict")
     callbacks = space.callbacks(hp) if space.callbacks else []
     if isinstance(callbacks, keras.callbacks.Callback):
         callbacks = [callbacks]
-    if not isinstance(callbacks, (list, tuple)) or not all(
-        isinstance(callback, keras.callbacks.Callback) for callback in callbacks
-    ):
-        raise SpaceError(f"{space.label}: callbacks returned {_kind(callbacks)}: return a list of Keras callbacks")
+    if not isinstance(callbacks, (list, tuple)):
+        raise SpaceError(f"callbacks returned {spaces.kind(callbacks)}: return a list of Keras callbacks")
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise SpaceError(f"callbacks returned a list with {callback!r}: return a list of Keras callbacks")
     return Ready(model, options, list(callbacks))
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
 
 
 class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
@@ -234,7 +228,7 @@ def run_segment(segment: Segment, channel: Channel) -> None:
         outcome = "interrupted"
     except (Exception, SystemExit) as exception:
         path = Path(segment.space.path) if segment.space.path else None
-        error = str(exception) if isinstance(exception, SearchError) else spaces.describe(exception, path)
+        error = spaces.describe(exception, path)
         paths.traceback.write_text(traceback.format_exc())
     finally:
         _trial_folder.pop()

@@ -1,0 +1,361 @@
+"""The contract of a back end."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from search.backends.base import BackEnd
+from search.controller import Limits
+from search.domain import Parameter, Value
+from search.records import Asked, EpochDone, Finished, Judged, Record, Told, TrialEnded, Valued
+from search.study import Study
+from search.testing.simulation import Hp, Params, Scenario, Simulation
+from search.trial import Objective, derive_seed
+
+DECISIONS = (Asked, Valued, Judged, Told, TrialEnded, Finished)
+"""The records that say what was decided; the others say what happened."""
+
+
+# Scenarios ------------------------------------------------------------------------------------------------------------
+
+
+def conditional(hp: Hp) -> None:
+    """Every kind of parameter, some of them only under conditions."""
+    hp.Fixed("version", 1)
+    hp.Int("layers", 1, 3)
+    for index in range(3):
+        with hp.when("layers", *range(index + 1, 4)):
+            hp.Int(f"units_{index}", 8, 64, step=8)
+    if hp.Choice("optimizer", ["adam", "sgd", None]) == "sgd":
+        hp.Float("momentum", 0.0, 0.99)
+    hp.Float("rate", 1e-4, 1e-1, sampling="log")
+    hp.Int("batch", 16, 128, step=2, sampling="log")
+    hp.Choice("size", [1, 2, 4], ordered=True)
+    hp.Boolean("norm")
+
+
+def loss(params: Params, epoch: int) -> float:
+    """A learning curve to minimise, which depends on every value."""
+    rate, layers = params["rate"], params["layers"]
+    assert isinstance(rate, float)
+    assert isinstance(layers, int)
+    floor = 0.05 * abs(math.log10(rate) + 2.5) + 0.02 * layers + 0.05 * noise(params)
+    return floor + 1 / (epoch + 1)
+
+
+def noise(params: Params, *labels: int | str) -> float:
+    """A number in [0, 1) that is a function of the arguments."""
+    return derive_seed(*labels, *(f"{name}={value!r}" for name, value in sorted(params.items()))) / 2**31
+
+
+def seconds(params: Params) -> float:
+    return 0.5 + noise(params, "seconds")
+
+
+SMOOTH = Scenario(conditional, loss, seconds=seconds)
+
+ROUGH = Scenario(
+    conditional,
+    lambda params, epoch: math.nan if noise(params, "nan", epoch) < 0.02 else loss(params, epoch),
+    fails=lambda params: int(40 * noise(params, "fails")) if noise(params, "fails") < 0.2 else None,
+    finishes=lambda params: 1 + int(20 * noise(params, "ends")) if noise(params, "ends") < 0.3 else None,
+    dies=lambda trial, attempt: (trial + attempt) % 3 if (trial + attempt) % 5 == 0 else None,
+    seconds=seconds,
+)
+"""A fifth of the trials raise an exception, some diverge, some end themselves, and one process in five is lost."""
+
+
+def few(hp: Hp) -> None:
+    """Seven configurations in branches of different depths."""
+    hp.Fixed("version", 1)
+    kind = hp.Choice("kind", ["plain", "deep", "wide"])
+    with hp.when("kind", "deep"):
+        hp.Int("layers", 1, 2)
+        hp.Boolean("norm")
+    if kind == "wide":
+        hp.Float("ratio", 0.0, 1.0, step=1.0)
+
+
+FEW: list[dict[str, Value]] = [
+    {"version": 1, "kind": "plain"},
+    *({"version": 1, "kind": "deep", "layers": layers, "norm": norm} for layers in (1, 2) for norm in (True, False)),
+    *({"version": 1, "kind": "wide", "ratio": ratio} for ratio in (0.0, 1.0)),
+]
+
+
+def by_noise(params: Params, epoch: int) -> float:
+    return noise(params) + 1 / epoch
+
+
+class BackEndContract:
+    """What holds for any back end. Subclass it as `Test…`, and say how to make one.
+
+    All of it is deterministic: what a random back end draws follows from its seed.
+    """
+
+    trials = 20
+    """How many trials the searches of this kit have at most."""
+
+    def make(self, objective: Objective, seed: int, max_epochs: int, parameters: Sequence[Parameter]) -> BackEnd:
+        raise NotImplementedError
+
+    def simulate(self, scenario: Scenario = SMOOTH, *, trials: int | None = None, **options: Any) -> Simulation:
+        """A search, not yet run, of at most `trials` trials unless `limits` say otherwise."""
+        max_epochs = options.setdefault("max_epochs", 9)
+        options.setdefault("limits", Limits(max_trials=trials or self.trials))
+
+        def make(study: Study) -> BackEnd:
+            return self.make(study.objective, study.seed, max_epochs, study.parameters)
+
+        return Simulation(scenario, make, **options)
+
+    # A search and its end -------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("slots", [1, 4])
+    @pytest.mark.parametrize("scenario", [SMOOTH, ROUGH], ids=["smooth", "rough"])
+    @pytest.mark.parametrize("direction", ["min", "max"])
+    def test_a_search_ends_and_every_trial_with_it(self, scenario: Scenario, slots: int, direction: Any) -> None:
+        search = self.simulate(scenario, slots=slots, objective=Objective("val_loss", direction)).run()
+        assert search.finished is not None
+        assert search.finished.complete
+        assert len(search.trials) > 3
+        for trial in search.trials:
+            assert trial.ended is not None, f"trial {trial.number} never ended"
+            assert not trial.open
+            assert trial.epochs <= trial.to_epoch
+        completed = [trial for trial in search.trials if trial.ended == "completed"]
+        assert completed, "no trial had its full budget"
+        for trial in completed:
+            assert trial.exhausted or trial.epochs == 9
+
+    @pytest.mark.parametrize("slots", [1, 4])
+    def test_failed_trials_end_and_others_go_on(self, slots: int) -> None:
+        search = self.simulate(ROUGH, slots=slots).run()
+        failed = [trial for trial in search.trials if trial.ended == "failed"]
+        assert 0 < len(failed) < len(search.trials) / 2
+        for trial in failed:
+            after = [r for r in search.records if isinstance(r, Asked) and r.trial == trial.number]
+            told = [r for r in search.records if isinstance(r, Told) and r.trial == trial.number]
+            assert len(after) == len(told)
+            assert told[-1].outcome == "failed"
+
+    @pytest.mark.parametrize("slots", [1, 4])
+    def test_only_what_is_active_is_drawn(self, slots: int) -> None:
+        search = self.simulate(slots=slots).run()
+        for trial in search.trials:
+            assert trial.params == search.scenario.used(trial.params)
+            assert ("momentum" in trial.params) == (trial.params["optimizer"] == "sgd")
+            assert isinstance(trial.params["norm"], bool)
+        assert len({trial.params["optimizer"] for trial in search.trials}) == 3
+
+    def test_slots_are_used(self) -> None:
+        search = self.simulate(slots=4).run()
+        lone = self.simulate(slots=1).run()
+        assert search.study.seconds() < 0.6 * lone.study.seconds()
+
+    # Seeds ----------------------------------------------------------------------------------------------------------
+
+    def test_a_seed_makes_a_search(self) -> None:
+        searches = [self.simulate(seed=seed, trials=8).run().history() for seed in (0, 0, 1, 2)]
+        assert searches[0] == searches[1]
+        params = [[trial[2] for trial in search] for search in searches[1:]]
+        assert params[0] != params[1] != params[2] != params[0]
+
+    def test_values_are_spread(self) -> None:
+        params = [trial.params for trial in self.simulate().run().trials]
+        assert len({repr(values) for values in params}) == len(params)
+        assert len({values["rate"] for values in params}) > len(params) / 2
+
+    # Resuming -------------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("slots", [1, 3])
+    def test_after_any_record_the_next_decision_is_the_same(self, slots: int) -> None:
+        """With several workers, whose words follow no fixed order, at least none is lost, and the search ends."""
+        search = self.simulate(ROUGH if slots > 1 else CALM, trials=6, slots=slots, seed=3).run()
+        for kept in range(len(search.entries)):
+            resumed = search.resume(kept)
+            if slots > 1 and kept % 7 == 0:
+                resumed.run()
+                assert all(trial.ended and not trial.open for trial in resumed.trials), f"after record {kept}"
+            elif slots == 1:
+                resumed.run(until=lambda record: isinstance(record, DECISIONS))
+                assert decision(resumed.records[kept:]) == decision(search.records[kept:]), f"after record {kept}"
+
+    def test_resumed_after_any_record_it_is_the_same_search(self) -> None:
+        search = self.simulate(CALM, trials=5, seed=4).run()
+        for kept in range(0, len(search.entries), 4):
+            assert search.resume(kept).run().history() == search.history(), f"after record {kept}"
+
+    def test_a_checkpoint_may_be_ahead_of_the_journal(self) -> None:
+        search = self.simulate(CALM, trials=5, seed=4, checkpoint_every=100).run()
+        lasts = [i for i, record in enumerate(search.records) if isinstance(record, EpochDone) and is_last(search, i)]
+        assert lasts
+        for kept in lasts[:: max(1, len(lasts) // 6)]:
+            record = search.records[kept]
+            assert isinstance(record, EpochDone)
+            resumed = search.resume(kept, disk={record.trial: record.epoch}).run()
+            assert resumed.history() == search.history(), f"after record {kept}"
+            assert resumed.study.trained == resumed.study.epochs, "an epoch was trained twice"
+
+    def test_stopped_by_the_user_and_resumed_it_is_the_same_search(self) -> None:
+        search = self.simulate(CALM, trials=5, seed=4).run()
+        for words in (0, 1, 5, 17, 40):
+            stopped = self.simulate(CALM, trials=5, seed=4).run(stop_after=words)
+            assert stopped.finished is not None
+            assert stopped.finished.exit_code == 130
+            assert not stopped.finished.complete
+            assert stopped.resume().run().history() == search.history()
+
+    def test_it_learns_from_another_back_end(self) -> None:
+        listed = Simulation(ROUGH, lambda _: Walk(), era="walk", limits=Limits(max_trials=8), slots=2)
+        before = listed.run(stop_after=45)
+        assert {trial.state for trial in before.trials} >= {"failed", "paused", "completed"}
+        for cut in (0, 3, 11):
+            taken = self.simulate(
+                ROUGH, entries=before.entries[: len(before.entries) - cut], era="tested", trials=len(before.trials) + 6
+            )
+            taken.run()
+            assert taken.finished is not None
+            assert taken.finished.complete
+            new = [trial for trial in taken.trials if trial.era == 1]
+            assert len(new) >= 4
+            assert all(trial.ended is not None for trial in taken.trials)
+            kept = len(taken.entries) - 30
+            assert taken.resume(kept).run().history() == taken.history()
+
+    # Budgets --------------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("slots", [1, 4])
+    def test_max_trials(self, slots: int) -> None:
+        search = self.simulate(slots=slots, trials=3).run()
+        assert len(search.trials) == 3
+        assert all(trial.ended for trial in search.trials)
+        assert search.finished is not None
+        assert search.finished.exit_code == 0
+
+    @pytest.mark.parametrize("slots", [1, 4])
+    @pytest.mark.parametrize("scenario", [SMOOTH, ROUGH], ids=["smooth", "rough"])
+    def test_max_total_epochs(self, scenario: Scenario, slots: int) -> None:
+        search = self.simulate(scenario, slots=slots, limits=Limits(max_total_epochs=25)).run()
+        assert search.study.epochs == 25
+        more = search.resume(limits=Limits(max_total_epochs=32)).run()
+        assert more.study.epochs == 32
+        assert [trial.params for trial in more.trials][: len(search.trials)] == [t.params for t in search.trials]
+
+    def test_a_larger_budget_continues_the_same_search(self) -> None:
+        whole = self.simulate(limits=Limits(max_total_epochs=40)).run()
+        for first in (7, 13, 25):
+            cut = self.simulate(limits=Limits(max_total_epochs=first)).run()
+            assert cut.resume(limits=Limits(max_total_epochs=40)).run().history() == whole.history()
+
+    def test_timeout(self) -> None:
+        search = self.simulate(limits=Limits(timeout=20)).run()
+        assert search.finished is not None
+        assert 20 <= search.study.seconds() < 22
+        assert not search.finished.complete
+        later = search.resume(limits=Limits(timeout=30)).run()
+        assert 30 <= later.study.seconds() < 32
+
+    @pytest.mark.parametrize("direction", ["min", "max"])
+    def test_target(self, direction: Any) -> None:
+        objective = Objective("val_loss", direction)
+        best = self.simulate(objective=objective).run().study.best
+        assert best is not None
+        assert best.objective is not None
+        limits = Limits(target=best.objective, max_trials=self.trials)
+        search = self.simulate(objective=objective, limits=limits).run()
+        assert search.finished is not None
+        assert "target" in search.finished.reason
+        assert search.study.best is not None
+        assert search.study.best.objective == best.objective
+
+    # A finite space -------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("slots", [1, 4])
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_no_configuration_is_tried_twice_and_all_are_tried(self, slots: int, seed: int) -> None:
+        search = self.simulate(Scenario(few, by_noise, seconds=seconds), slots=slots, seed=seed, trials=50).run()
+        assert Counter(map(repr, (sorted(trial.params.items()) for trial in search.trials))) == Counter(
+            repr(sorted(values.items())) for values in FEW
+        )
+        assert search.finished is not None
+        assert search.finished.complete
+        assert all(trial.ended for trial in search.trials)
+
+    @pytest.mark.parametrize("slots", [1, 3])
+    def test_a_finite_space_is_resumed_with_any_number_of_slots(self, slots: int) -> None:
+        search = self.simulate(Scenario(few, by_noise, seconds=seconds), slots=4, trials=50).run()
+        for kept in range(0, len(search.entries), 5):
+            resumed = search.resume(kept, slots=slots).run()
+            tried = Counter(repr(sorted(trial.params.items())) for trial in resumed.trials)
+            assert len(tried) == len(FEW)
+            assert tried.total() == len(FEW), f"after record {kept}"
+
+    @pytest.mark.parametrize("slots", [1, 4])
+    def test_one_configuration_is_enough(self, slots: int) -> None:
+        search = self.simulate(Scenario(lambda hp: hp.Fixed("x", 1), by_noise), slots=slots).run()
+        assert [trial.params for trial in search.trials] == [{"x": 1}]
+
+
+CALM = Scenario(
+    conditional,
+    loss,
+    fails=lambda params: 2 if noise(params, "fails") < 0.15 else None,
+    finishes=lambda params: 3 if noise(params, "ends") < 0.2 else None,
+    seconds=seconds,
+)
+"""What happens depends on the values alone, so that a killed search can be the same as one that was not."""
+
+
+def decision(records: Sequence[Record]) -> Record | None:
+    """The first decision among `records`."""
+    return next((record for record in records if isinstance(record, DECISIONS)), None)
+
+
+def is_last(search: Simulation, index: int) -> bool:
+    """Whether the epoch of record `index` was the last of its suggestion."""
+    record = search.records[index]
+    assert isinstance(record, EpochDone)
+    asked = [r for r in search.records[:index] if isinstance(r, Asked) and r.trial == record.trial]
+    return record.epoch == asked[-1].to_epoch
+
+
+class Walk:
+    """A back end that draws at random and trains every trial for as long as it may; the least there is."""
+
+    name = "walk"
+
+    def __init__(self) -> None:
+        from search.backends.hyperband import Hyperband
+
+        self._inner = Hyperband(Objective("val_loss", "min"), 0, max_epochs=9)
+        self._running: set[int] = set()
+
+    def ask(self, *, new: bool) -> Any:
+        from search.trial import Done, Suggestion, Wait
+
+        if new:
+            return Suggestion(None, 0, 9)
+        return Wait() if self._running else Done()
+
+    def suggest(self, trial: int, parameter: Parameter, taken: Any = ()) -> Any:
+        return self._inner.suggest(trial, parameter, taken)
+
+    def judge(self, trial: int, epoch: int) -> Any:
+        return self._inner.judge(trial, epoch)
+
+    def apply(self, record: Record) -> Sequence[int]:
+        if isinstance(record, Asked):
+            self._running.add(record.trial)
+        if isinstance(record, Told) and record.trial in self._running:
+            self._running.discard(record.trial)
+            return (record.trial,)
+        return ()
+
+    def learn(self, trials: Any) -> None:
+        pass
