@@ -26,6 +26,7 @@ class InlineExecutor:
     def start(self, slot: int, segment: Segment) -> None:
         assert self._segment is None, "the slot is taken"
         self._segment = segment
+        self._channel.begin()
 
     def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
         self._channel.put(command)

@@ -12,17 +12,26 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 from search.errors import OptionError, SearchError
-from search.tracking import retrieve, store
+from search.tracking import layout, retrieve, store
 
 START_SECONDS = 180.0
 
 
-def address(base: str, experiment_id: str | None) -> str:
-    """The page of an experiment's runs; by default the UI hides them behind its mode for language models."""
-    page = f"experiments/{experiment_id}/runs?workflowType=machine_learning" if experiment_id else "experiments"
-    return f"{base.rstrip('/')}/#/{page}"
+def address(base: str, study: retrieve.RemoteStudy | None) -> str:
+    """The page that compares a study's trials: their curves, best first. The UI's own would fold the trials away."""
+    if study is None:
+        return f"{base.rstrip('/')}/#/experiments"
+    query = {
+        "workflowType": "machine_learning",
+        "searchFilter": f"tags.`{layout.STUDY_UID}` = '{study.uid}' and tags.`search.kind` = 'trial'",
+        "orderByKey": "metrics.`objective`",
+        "orderByAsc": str(study.objective.direction == "min").lower(),
+        "compareRunsMode": "CHART",
+    }
+    return f"{base.rstrip('/')}/#/experiments/{study.experiment_id}/runs?{urlencode(query, quote_via=quote)}"
 
 
 def serve(
@@ -39,13 +48,9 @@ def serve(
     """
     uri = store.resolve_uri(tracking_uri, runs)
     client = store.connect(uri, create=False)
-    if name is not None:
-        experiment: str | None = retrieve.find_study(client, name).experiment_id
-    else:
-        known = retrieve.studies(client)
-        experiment = known[0].experiment_id if known else None
+    study = retrieve.find_study(client, name) if name is not None else next(iter(retrieve.studies(client)), None)
     if store.local_database(uri) is None:
-        say(address(store.redact(uri), experiment))
+        say(address(store.redact(uri), study))
         return
     with socket.socket() as taken:
         if taken.connect_ex(("127.0.0.1", port)) == 0:
@@ -55,7 +60,7 @@ def serve(
     try:
         say("starting the MLflow UI, which takes half a minute …")
         _wait(process, base)
-        say(f"{address(base, experiment)}\nCtrl-C ends it")
+        say(f"{address(base, study)}\nCtrl-C ends it")
         process.wait()
     except KeyboardInterrupt:
         pass

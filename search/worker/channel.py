@@ -9,7 +9,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Protocol
 
-from search.messages import Command, Interrupt, Leave, Message
+from search.messages import Command, Interrupt, Leave, Message, Probe, Segment
 
 
 class Interrupted(BaseException):
@@ -30,10 +30,7 @@ class Channel(Protocol):
         """
 
     def interrupted(self) -> bool:
-        """Whether the driver wants the segment to end."""
-
-    def clear(self) -> None:
-        """A new segment begins: forget the last one's interrupt."""
+        """Whether the driver wants the segment to end. An interrupt ends with the segment that it was meant for."""
 
 
 class PipeChannel:
@@ -55,6 +52,8 @@ class PipeChannel:
                 os._exit(1)
             if isinstance(command, Interrupt):
                 self._interrupted.set()
+            elif isinstance(command, Segment):
+                self._interrupted.clear()
             self._inbox.put(command)
 
     def send(self, message: Message) -> None:
@@ -67,17 +66,14 @@ class PipeChannel:
         return command
 
     def idle(self) -> Command:
-        """The next command for a worker that has nothing to do."""
+        """The next command for a worker that has nothing to do; what was meant for the last segment is dropped."""
         while True:
             command = self._inbox.get()
-            if not isinstance(command, Interrupt):
+            if isinstance(command, (Probe, Segment, Leave)):
                 return command
 
     def interrupted(self) -> bool:
         return self._interrupted.is_set()
-
-    def clear(self) -> None:
-        self._interrupted.clear()
 
 
 class DirectChannel:
@@ -95,6 +91,11 @@ class DirectChannel:
         else:
             self._inbox.put(command)
 
+    def begin(self) -> None:
+        """The driver's side: a new segment begins; what was meant for the last one is dropped."""
+        self._interrupted = False
+        self._inbox = queue.SimpleQueue()
+
     def send(self, message: Message) -> None:
         self._handle(message)
 
@@ -108,6 +109,3 @@ class DirectChannel:
 
     def interrupted(self) -> bool:
         return self._interrupted
-
-    def clear(self) -> None:
-        self._interrupted = False

@@ -219,7 +219,6 @@ def run_segment(segment: Segment, channel: Channel) -> None:
     paths = TrialPaths(Path(segment.folder))
     paths.folder.mkdir(parents=True, exist_ok=True)
     _trial_folder.append(segment.folder)
-    channel.clear()
     epoch, outcome, error = segment.from_epoch, "failed", None
     try:
         recorder = _train(segment, channel)
