@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
 import shlex
 import sys
 import time
@@ -300,7 +301,10 @@ def export_command(
 ) -> None:
     """Write a trained model to a file."""
     from search import results
+    from search.worker.process import quietly
 
+    with quietly(Path(os.devnull)):
+        import search.worker.training  # noqa: F401
     trial = results.export(results.load_study(name, runs), rank, to)
     out.print(f"{to}: trial {trial.number}, weights of epoch {trial.best_epoch}", markup=False, soft_wrap=True)
 

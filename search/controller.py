@@ -28,8 +28,10 @@ from search.records import (
     Header,
     Judged,
     Record,
+    SpaceChanged,
     Started,
     Told,
+    ToldOutcome,
     TrialEnded,
     Valued,
 )
@@ -137,8 +139,9 @@ class Controller:
         self._pending: deque[Trial] = deque()
         self._deferred: list[tuple[int, Question]] = []
         self._stopping: Finished | None = None
+        self._over: set[int] = set()
+        self._good: set[int] = set()
         self._failed = 0
-        self._good = 0
         self._errors: Counter[str] = Counter()
         self._reaction = Reaction()
         self._now = 0.0
@@ -151,19 +154,24 @@ class Controller:
         last_era = max((i for i, entry in enumerate(entries) if isinstance(entry.record, Era)), default=-1)
         for i, entry in enumerate(entries):
             self._now = entry.time
-            self._apply(entry.record, rebuild=i >= last_era)
+            self._over.update(self._apply(entry.record, rebuild=i >= last_era))
 
     def _apply(self, record: Record, *, rebuild: bool = True) -> list[int]:
         """Take in one record. Returns the trials that its back end is done with."""
         self.study.apply(record, self._now)
         self._novelty_changed |= self._novelty.apply(record)
         match record:
-            case Header():
-                self._novelty = Novelty(record.parameters)
+            case Header() | SpaceChanged():
+                self._domains.clear()
+                self._novelty = Novelty(record.parameters, strangers=self.study.trials)
             case Valued():
                 self._domains[record.parameter.key] = record.parameter.domain
-            case TrialEnded():
-                self._count_ended(record)
+            case Told() if record.outcome != "failed":
+                self._good.add(record.trial)
+            case TrialEnded(state="failed"):
+                self._good.discard(record.trial)
+                self._failed += 1
+                self._errors[self.study.trials[record.trial].error or "unknown"] += 1
             case Era() if rebuild:
                 earlier = [trial for trial in self.study.trials.values() if trial.era < self.study.era]
                 self._backend = self._make_backend(record)
@@ -174,27 +182,24 @@ class Controller:
             return []
         return list(self._backend.apply(record))
 
-    def _count_ended(self, record: TrialEnded) -> None:
-        if record.state == "failed":
-            self._failed += 1
-            self._errors[self.study.trials[record.trial].error or "unknown"] += 1
-        else:
-            self._good += 1
-
     def _record(self, record: Record) -> None:
         """Decide a record: journal it, and apply it with what follows from it."""
         self._reaction.records.append(record)
         for number in self._apply(record):
-            trial = self.study.trials[number]
-            if trial.ended is None:
-                self._record(TrialEnded(number, self._end_state(trial, record)))
+            self._end(self.study.trials[number])
         if self._novelty_changed:
             self._release()
 
-    def _end_state(self, trial: Trial, record: Record) -> State:
-        if isinstance(record, Told) and record.trial == trial.number and record.outcome == "failed":
-            return "failed"
-        return "completed" if trial.exhausted or trial.epochs >= self.max_epochs else "stopped"
+    def _end(self, trial: Trial) -> None:
+        """Record that `trial` will never be trained again, if that is not known yet."""
+        if trial.ended is not None:
+            return
+        state: State = "stopped"
+        if trial.failed:
+            state = "failed"
+        elif trial.exhausted or trial.epochs >= self.max_epochs:
+            state = "completed"
+        self._record(TrialEnded(trial.number, state))
 
     # Events ---------------------------------------------------------------------------------------------------------
 
@@ -202,14 +207,15 @@ class Controller:
         """Start a process's run of the study with `records` (header, era, began), and fill the slots."""
         self._now = now
         for record in records:
-            if isinstance(record, Era):
-                self._record(record)
-                for trial in list(self.study.trials.values()):
-                    if trial.ended is None:
-                        self._record(TrialEnded(trial.number, self._end_state(trial, record)))
-            else:
-                self._record(record)
-        self._pending.extend(trial for trial in self.study.trials.values() if trial.open and trial.ended is None)
+            self._record(record)
+        trials = self.study.trials.values()
+        for trial in trials:
+            # Their back end is gone, or the last process died before it could say so.
+            if trial.era < self.study.era or trial.number in self._over or (trial.failed and not trial.open):
+                self._end(trial)
+        unfinished = [trial for trial in trials if trial.open and trial.ended is None]
+        # A trial waits only for those that have more answers than it has: with these first, none waits for ever.
+        self._pending.extend(sorted(unfinished, key=lambda trial: len(trial.parameters), reverse=True))
         return self._react()
 
     def handle(self, event: Event, now: float) -> Reaction:
@@ -296,7 +302,6 @@ class Controller:
 
     def _epoch(self, slot: int, start: Start, message: EpochDone) -> None:
         trial = self.study.trials[start.trial]
-        new = message.epoch == trial.epochs + 1
         self._record(message)
         if self.study.objective.name not in message.logs:
             self._stop(
@@ -305,16 +310,20 @@ class Controller:
                 complete=False,
                 exit_code=2,
             )
-        if not start.judged or message.epoch >= start.to_epoch:
+        if not start.judged:
             return
-        stop = False
-        if new and math.isfinite(message.logs.get(self.study.objective.name, math.nan)):
+        # An epoch before the last known one is trained again: it was judged then.
+        if trial.epochs == message.epoch < trial.to_epoch and self._is_finite(message):
             assert self._backend is not None
             decision = self._backend.judge(start.trial, message.epoch)
-            stop = decision.stop
-            if stop or decision.attributes:
-                self._record(Judged(start.trial, message.epoch, stop, decision.attributes))
-        self._say(slot, Verdict(stop))
+            if decision.stop or decision.attributes:
+                self._record(Judged(start.trial, message.epoch, decision.stop, decision.attributes))
+        # At its segment's last epoch, which the budget may have brought forward, a worker waits for nothing.
+        if message.epoch < start.to_epoch:
+            self._say(slot, Verdict(trial.stop_decided))
+
+    def _is_finite(self, message: EpochDone) -> bool:
+        return math.isfinite(message.logs.get(self.study.objective.name, math.nan))
 
     def _ended(self, slot: int, message: Ended) -> None:
         self._record(message)
@@ -322,24 +331,28 @@ class Controller:
         self._free.append(slot)
         self._deferred = [item for item in self._deferred if item[0] != slot]
         trial = self.study.trials[message.trial]
-        match message.outcome:
-            case "reached" if message.epoch >= trial.to_epoch:
-                self._tell(trial, "reached")
-            case "finished" | "stopped" | "failed":
-                self._tell(trial, message.outcome)
-            case "lost" if trial.lost > self.limits.retries:
-                self._tell(trial, "failed")
-            case _:
-                self._pending.append(trial)  # to go on from its checkpoint
+        if not self._settle(trial):
+            self._pending.append(trial)  # to go on from its checkpoint
 
-    def _tell(self, trial: Trial, outcome: str) -> None:
-        score = None if outcome == "failed" else trial.objective
-        if score is None:
+    def _settle(self, trial: Trial) -> bool:
+        """Tell the back end how its suggestion for `trial` ended. False where it is to be trained on."""
+        if trial.failed:
+            outcome: ToldOutcome = "failed"
+        elif trial.exhausted:
+            outcome = "finished"
+        elif trial.stop_decided:
+            outcome = "stopped"
+        elif trial.checkpoint >= trial.to_epoch:
+            outcome = "reached"
+        elif trial.lost > self.limits.retries:
             outcome = "failed"
-        told = Told(trial.number, trial.epochs, score, outcome)  # type: ignore[arg-type]
-        self._record(told)
-        if outcome == "failed" and trial.ended is None:
-            self._record(TrialEnded(trial.number, "failed"))
+        else:
+            return False
+        score = None if outcome == "failed" else trial.objective
+        self._record(Told(trial.number, trial.epochs, score, "failed" if score is None else outcome))
+        if trial.failed:
+            self._end(trial)
+        return True
 
     # Filling the slots ----------------------------------------------------------------------------------------------
 
@@ -361,11 +374,7 @@ class Controller:
         """A trial whose suggestion is not fulfilled yet: its process died, or was told to stop."""
         while self._pending:
             trial = self._pending.popleft()
-            if trial.stop_decided:
-                self._tell(trial, "stopped")
-            elif trial.checkpoint >= trial.to_epoch:
-                self._tell(trial, "reached")
-            else:
+            if not self._settle(trial):
                 return trial
         return None
 
@@ -387,11 +396,12 @@ class Controller:
                 if not self._running:
                     self._nothing_left(many, isinstance(suggestion, Done))
                 return None
+            if suggestion.trial is None and self._novelty.claimed and self._running:
+                return None
             trial = self._asked(suggestion)
-            if not trial.exhausted:
+            # Where its own callbacks ended its training, it holds its place in this rung with what it has.
+            if not self._settle(trial):
                 return trial
-            # Its own callbacks ended its training: it holds its place in this rung with what it has.
-            self._tell(trial, "finished")
 
     def _nothing_left(self, many: bool, done: bool) -> None:
         if self._novelty.exhausted:
@@ -450,11 +460,12 @@ class Controller:
         if not self._failed:
             return
         error, count = self._errors.most_common(1)[0]
-        many = self._failed + self._good >= HOPELESS_TRIALS and count >= HOPELESS_SHARE * (self._failed + self._good)
+        tried = self._failed + len(self._good)
+        many = tried >= HOPELESS_TRIALS and count >= HOPELESS_SHARE * tried
         none = not self.study.best and not self._good and self._failed >= self.limits.max_consecutive_failures
         if many or none:
             self._stop(
-                f"{self._failed} of {self._failed + self._good} trials failed, {count} of them with: {error}",
+                f"{self._failed} of {tried} trials failed, {count} of them with: {error}",
                 complete=False,
                 exit_code=1,
             )

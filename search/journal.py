@@ -37,8 +37,10 @@ class Entry:
 
 def format_line(record: Record, time: float) -> bytes:
     """The journal's line for `record`, its newline included."""
-    body = json.dumps({**encode(record), "t": round(time, 4)}, separators=(",", ":"), ensure_ascii=False)[:-1]
-    return f'{body},"crc":"{zlib.crc32(body.encode()):08x}"}}\n'.encode()
+    text = json.dumps({**encode(record), "t": round(time, 4)}, separators=(",", ":"), ensure_ascii=False)[:-1]
+    # Half a surrogate pair, as in a file name that is no UTF-8, becomes what JSON escapes it to.
+    body = text.encode(errors="backslashreplace")
+    return b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
 
 
 def parse_line(line: bytes) -> tuple[Record, float]:
@@ -66,7 +68,7 @@ def read(path: Path, offset: int = 0) -> Iterator[Entry]:
         for line in file:
             try:
                 record, time = parse_line(line)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 if not line.endswith(b"\n") or not file.read(1):
                     return  # a torn tail: its writer died, or is writing now
                 raise JournalError(_damage(path, offset, error)) from None
@@ -106,20 +108,23 @@ class Lock:
         self._file.flush()
 
     def release(self) -> None:
-        with suppress(OSError):
-            self._file.truncate(0)
+        if not self._file.closed:
+            with suppress(OSError):
+                self._file.truncate(0)
             self._file.close()
 
 
 def is_held(path: Path) -> bool:
     """Whether a living process holds the lock at `path`."""
     try:
-        with path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
+        file = path.open()
     except OSError:
-        return True
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
     return False
 
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from search import backends, devices, options, space, study
 from search import journal as journals
+from search.backends.base import BackEnd
 from search.controller import Controller, Limits
-from search.domain import Parameter
+from search.domain import Domain, Parameter
 from search.driver import Driver
 from search.errors import OptionError, SearchError, SpaceError, StudyError, Unavailable, nearest
 from search.executors.base import Executor
@@ -28,9 +29,9 @@ from search.journal import Journal, Lock
 from search.messages import Probe, Probed, ProbeFailed, SpaceRef
 from search.options import Options
 from search.paths import StudyPaths, check_study_name, studies
-from search.records import FORMAT, Began, Era, Finished, Header, Record, SpaceChanged
+from search.records import FORMAT, Asked, Began, EpochDone, Era, Finished, Header, Record, SpaceChanged, Valued
 from search.study import Study
-from search.trial import Objective
+from search.trial import Objective, Suggestion
 
 if TYPE_CHECKING:
     from search.executors.local import Zygote
@@ -147,7 +148,6 @@ def run(
             "name with --study"
         )
     if overwrite:
-        _check_unlocked(opened.paths)
         opened = _Opened(opened.paths, [], {})
     backend = given.get("keras_backend") or opened.options.get("keras_backend") or early.get("keras_backend")
     given = {**given, "study": name, "runs": first.runs, "keras_backend": backend}
@@ -215,11 +215,6 @@ def find(name: str, runs: str | Path) -> StudyPaths:
     return paths
 
 
-def _check_unlocked(paths: StudyPaths) -> None:
-    if journals.is_held(paths.lock):
-        raise StudyError(f"study {paths.folder.name!r} is being run by {journals.holder_of(paths.lock)}: stop it first")
-
-
 # Launching ------------------------------------------------------------------------------------------------------------
 
 
@@ -257,7 +252,7 @@ class _Launch:
             tracker = _Tracker(opts)
             executor = _make_executor(opts, gpus, self._paths)
             stack.callback(executor.close)
-            ref = self._reference()
+            ref = self._reference(stack)
             probed = executor.probe(Probe(ref))
             if isinstance(probed, ProbeFailed):
                 raise SpaceError(probed.message + _logged(self._paths, probed.traceback))
@@ -270,12 +265,12 @@ class _Launch:
             if hasattr(executor, "set_slots"):
                 executor.set_slots(slots)
             changes = self._changes(probed)
-            uri, connected = tracker.result(opts)
-            if connected is not None:
-                self._say(connected)
+            uri = tracker.result(opts)
             self._announce(opts, objective, slots)
             records = self._records(opts, objective, probed, changes)
             self._write_space(probed)
+            if ref.pickle is not None:
+                ref = SpaceRef(pickle=str(self._paths.pickle))
             return self._search(opts, ref, executor, slots, records, uri)
 
     def _leave(self, lock: Lock) -> None:
@@ -283,17 +278,21 @@ class _Launch:
         if not self._paths.journal.exists():
             self._paths.lock.unlink(missing_ok=True)
 
-    def _reference(self) -> SpaceRef:
+    def _reference(self, stack: ExitStack) -> SpaceRef:
+        """Where the probe finds the user's code; a factory's pickle is the study's own once it has been checked."""
         if self._source.path is not None:
             return SpaceRef(path=str(self._source.path.absolute()))
         if self._source.parts:
-            import cloudpickle
-
-            self._paths.space.mkdir(parents=True, exist_ok=True)
-            self._paths.pickle.write_bytes(cloudpickle.dumps(dict(self._source.parts)))
+            stack.callback(self._new_pickle.unlink, missing_ok=True)
+            self._new_pickle.write_bytes(_pickled(self._source.parts))
+            return SpaceRef(pickle=str(self._new_pickle))
         if not self._paths.pickle.exists():
             raise StudyError(f"study {self._paths.folder.name!r} has lost its factory, {self._paths.pickle}")
         return SpaceRef(pickle=str(self._paths.pickle))
+
+    @property
+    def _new_pickle(self) -> Path:
+        return self._paths.folder / f"{self._paths.pickle.name}.new"
 
     def _objective(self, opts: Options, probed: Probed) -> Objective:
         if self._opened.exists:
@@ -318,8 +317,7 @@ class _Launch:
         if not self._opened.exists:
             return None
         before = study.fold(self._opened.before)
-        # A pickled factory has no digest: it is not the same bytes twice.
-        if before.digest == probed.digest and (probed.digest or before.parameters == probed.parameters):
+        if before.digest == probed.digest:
             return None
         if not self._accept_changes:
             raise StudyError(
@@ -345,6 +343,7 @@ class _Launch:
         records: list[Record] = []
         said = {name: value for name, value in opts.to_json().items() if name not in options.SESSION}
         said["keras_backend"] = probed.versions["keras_backend"]
+        said["tracking_uri"] = _without_password(opts.tracking_uri)
         if not self._opened.exists:
             seed = opts.seed if opts.seed is not None else secrets.randbelow(options.LARGEST_SEED)
             records.append(
@@ -378,6 +377,9 @@ class _Launch:
                 path.unlink(missing_ok=True)
             shutil.rmtree(self._paths.trials, ignore_errors=True)
         if self._source.path is None:
+            if self._source.parts:
+                self._paths.space.mkdir(exist_ok=True)
+                self._new_pickle.replace(self._paths.pickle)
             return
         if self._source.path.parent.absolute() != self._paths.space:
             shutil.rmtree(self._paths.space, ignore_errors=True)
@@ -432,16 +434,14 @@ class _Tracker:
         self._thread = threading.Thread(target=self._connect, daemon=True)
         self._thread.start()
 
-    def result(self, opts: Options) -> tuple[str, str | None]:
-        """The tracking address, and what to warn of. TrackingRefused where the server says no."""
+    def result(self, opts: Options) -> str:
+        """The tracking address. TrackingRefused where the server says no; of one out of reach the syncer warns."""
         self._thread.join()
         if self._resolve(opts) != self._uri:
             return _Tracker(opts).result(opts)
-        if isinstance(self._error, Unavailable):
-            return self._uri, f"{self._error}: the search goes on, and MLflow is told when it can be reached"
-        if self._error is not None:
+        if self._error is not None and not isinstance(self._error, Unavailable):
             raise self._error
-        return self._uri, None
+        return self._uri
 
     @staticmethod
     def _resolve(opts: Options) -> str:
@@ -479,6 +479,19 @@ def _early(source: Source) -> dict[str, Any]:
     return early
 
 
+def _pickled(parts: Mapping[str, Any]) -> bytes:
+    import cloudpickle
+
+    try:
+        pickled: bytes = cloudpickle.dumps(dict(parts))
+    except Exception as error:
+        raise SpaceError(
+            f"the factory cannot be sent to a worker ({type(error).__name__}: {error}): make what it uses inside of "
+            "it, or write a space file"
+        ) from error
+    return pickled
+
+
 def _choose_objective(opts: Options, probed: Probed) -> Objective:
     return options.choose_objective(
         opts, probed.metrics, probed.compiled_metrics, probed.directions, validated=probed.samples[1] is not None
@@ -498,7 +511,30 @@ def _check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = Non
     """Raise OptionError where the back end would not take its options."""
     if parameters is None and opts.backend == "optuna" and opts.sampler.partition(":")[0] == "grid":
         return  # wants to see the parameters first
-    backends.make(opts.backend, opts.backend_options(), Objective("loss", "min"), 0, parameters or ())
+    backend = backends.make(opts.backend, opts.backend_options(), Objective("loss", "min"), 0, parameters or ())
+    try:
+        _rehearse(backend, parameters or (Parameter("any", Domain("int", 0, 1)),))
+    except SearchError:
+        raise
+    except Exception as error:
+        told = ", ".join(f"{options.flag(name)} {value}" for name, value in opts.backend_options().items())
+        raise OptionError(
+            f"--backend {opts.backend} cannot be used with {told} ({type(error).__name__}: {error}): check the values"
+        ) from error
+
+
+def _rehearse(backend: BackEnd, parameters: tuple[Parameter, ...]) -> None:
+    """A trial of one epoch, in words only: what is wrong with a sampler's arguments shows when it is first asked."""
+    suggestion = backend.ask(new=True)
+    assert isinstance(suggestion, Suggestion), "a new back end has something to try"
+    first, last, judged = suggestion.from_epoch, suggestion.to_epoch, suggestion.judged
+    backend.apply(Asked(0, first, last, suggestion.bracket, suggestion.rung, judged, seed=0))
+    for parameter in parameters:
+        draw = backend.suggest(0, parameter)
+        backend.apply(Valued(0, parameter, draw.value, draw.attributes))
+    backend.apply(EpochDone(0, 0, 1, {"loss": 1.0}, 0.0))
+    if judged:
+        backend.judge(0, 1)
 
 
 def _slots(opts: Options, gpus: tuple[devices.Gpu, ...]) -> tuple[devices.Slot, ...]:
@@ -515,13 +551,23 @@ def _make_executor(opts: Options, gpus: tuple[devices.Gpu, ...], paths: StudyPat
         )
     if opts.executor == "inline":
         from search.executors.inline import InlineExecutor
+        from search.worker.process import quietly
 
         if opts.keras_backend is not None:
             os.environ["KERAS_BACKEND"] = opts.keras_backend
+        with quietly(paths.log):
+            import search.worker.probe  # noqa: F401
         return InlineExecutor()
     from search.executors.local import LocalExecutor
 
     return LocalExecutor(_slots(opts, gpus), paths.log, opts.keras_backend, zygote=shared_zygote)
+
+
+def _without_password(uri: str | None) -> str | None:
+    """An address as it may be written down: a resume takes the credentials from the environment, or is told again."""
+    from search.tracking import store
+
+    return uri and store.redact(uri).replace("://***@", "://")
 
 
 def _limits(opts: Options) -> Limits:

@@ -105,7 +105,7 @@ class Probed:
     """What a probe found.
 
     Attributes:
-        digest: of the space file and the local modules it imports.
+        digest: of the space file and the local modules it imports; of a factory's parameters.
         files: those files, as (path relative to the space file's folder, absolute path).
         parameters: those that a build with default values asks for, in order.
         options: the file's `search_options`.

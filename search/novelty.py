@@ -5,16 +5,16 @@ paths of a tree that grows as it is walked. Whether a path is new is known only 
 *taken* when everything below it was tried. A trial that follows another one, still being built, to where both have been
 given the same answers cannot know whether there is more below: it waits until the other one is built.
 
-A continuum never ends: once a trial was asked for one of its values, it is new, and nothing below is kept.
+A continuum never ends: a trial that was asked for one of its values is new, and leaves the tree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from search.domain import Domain, Parameter, Value
-from search.records import Built, Record, TrialEnded, Valued
+from search.records import Asked, Built, Record, TrialEnded, Valued
 
 
 @dataclass(slots=True)
@@ -31,11 +31,23 @@ class _Node:
 
 
 class Novelty:
-    """Follows the journal. With `parameters`, those of the probe, it knows at once when nothing can ever repeat."""
+    """Follows the journal.
 
-    def __init__(self, parameters: Sequence[Parameter] = ()) -> None:
+    Args:
+        parameters: those of the probe; with them, it is known at once when nothing can ever repeat.
+        strangers: trials that began in another space, and are not followed.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter] = (), strangers: Iterable[int] = ()) -> None:
         self._root = _Node()
-        self._at: dict[int, _Node] = {}
+        self._at: dict[int, _Node | None] = dict.fromkeys(strangers)
+        self._walking: set[int] = set()
+        node = self._root
+        for parameter in parameters:
+            node.domain = parameter.domain
+            if not parameter.domain.contains(parameter.default):
+                break
+            node = node.children[parameter.default] = _Node(node, parameter.default)
         self._endless = any(p.domain.size is None and not p.conditions for p in parameters)
 
     @property
@@ -43,37 +55,47 @@ class Novelty:
         """Whether every configuration was tried."""
         return self._root.exhausted
 
+    @property
+    def claimed(self) -> bool:
+        """Whether those being built may well be all that is left: until one is, there is room for no other."""
+        return not self._endless and _open(self._root, len(self._walking) + 1) <= len(self._walking)
+
     def taken(self, trial: int) -> frozenset[Value]:
         """The answers to `trial`'s next question below which everything was tried; never all of them."""
         node = self._at.get(trial, self._root)
-        return frozenset() if self._endless or node.exhausted else frozenset(node.taken)
+        return frozenset() if self._endless or node is None or node.exhausted else frozenset(node.taken)
 
     def follows(self, trial: int, value: Value) -> bool:
         """Whether another trial, still being built, was given the same answers as `trial`, `value` included."""
-        if self._endless:
+        node = self._at.get(trial, self._root)
+        if self._endless or node is None:
             return False
-        child = self._at.get(trial, self._root).children.get(value)
+        child = node.children.get(value)
         return child is not None and bool(child.walkers - {trial})
 
     def apply(self, record: Record) -> bool:
         """Take in a record. True where a trial ended its walk, so that others need no longer wait for it."""
         if self._endless:
             return False
+        if isinstance(record, Asked) and record.trial not in self._at:
+            self._at[record.trial] = self._root
+            self._walking.add(record.trial)
         if isinstance(record, Valued):
             return self._step(record.trial, record.parameter.domain, record.value)
-        if isinstance(record, (Built, TrialEnded)):
+        if isinstance(record, Built):
             return self._arrive(record.trial)
+        if isinstance(record, TrialEnded):
+            return self._arrive(record.trial, failed=record.state == "failed", built=False)
         return False
 
     def _step(self, trial: int, domain: Domain, value: Value) -> bool:
-        if trial not in self._at:
-            self._at[trial] = self._root
-        node = self._at[trial]
-        if node.exhausted and node is not self._root:
+        node = self._at.setdefault(trial, self._root)
+        if node is None or (node.exhausted and node is not self._root):
             return False  # built already: a question of its training does not make it another configuration
         node.domain = domain
         if domain.size is None:
             self._leave(trial, node)
+            self._at[trial] = None
             return True
         child = node.children.get(value)
         if child is None:
@@ -82,16 +104,18 @@ class Novelty:
         self._at[trial] = child
         return False
 
-    def _arrive(self, trial: int) -> bool:
+    def _arrive(self, trial: int, *, built: bool = True, failed: bool = False) -> bool:
         node = self._at.get(trial)
         if node is None:
             return False
         self._leave(trial, node)
-        if not node.children:
+        # What raised an exception while it was built does so again with the same answers, unless others got further.
+        if (built or (failed and node is not self._root and not node.taken)) and not node.exhausted:
             self._exhaust(node)
         return True
 
     def _leave(self, trial: int, node: _Node | None) -> None:
+        self._walking.discard(trial)
         while node is not None:
             node.walkers.discard(trial)
             node = node.parent
@@ -107,3 +131,19 @@ class Novelty:
                 return
             parent.exhausted = True
             node, parent = parent, parent.parent
+
+
+def _open(node: _Node, enough: int) -> int:
+    """At least so many configurations below `node` are untried or being built; counts no further than to `enough`."""
+    if node.exhausted:
+        return 0
+    if node.domain is None:
+        return 1
+    if node.domain.size is None:
+        return enough
+    found = max(0, node.domain.size - len(node.children))
+    for child in node.children.values():
+        if found >= enough:
+            break
+        found += _open(child, enough - found)
+    return min(found, enough)

@@ -10,6 +10,7 @@ from typing import Any
 from search import launch
 from search.errors import NoResult, OptionError, SpaceError
 from search.results import StudyResults
+from search.space import kind
 
 
 def run(
@@ -53,8 +54,12 @@ def run(
             "callbacks": callbacks,
         }
         source = launch.Source(parts=parts)
-    else:
+    elif isinstance(space, (str, Path)):
+        if any(part is not None for part in (data, compile_model, fit_options, callbacks)):
+            raise OptionError(f"search.run was given {space} and parts of a space: they belong into the file")
         source = launch.Source(path=Path(space))
+    else:
+        raise OptionError(f"search.run was given {kind(space)}: give a space file's path, or a function of hp")
     result = launch.run(
         source,
         options,

@@ -22,6 +22,7 @@ Outcome = Literal["reached", "finished", "stopped", "interrupted", "failed", "lo
 """How a segment ended: `reached` its last epoch; `finished`: a callback of the user's ended the training; `stopped` by
 the back end; `interrupted` by the driver, to go on later; `failed` by an exception or a diverged loss; `lost` with its
 process."""
+ToldOutcome = Literal["reached", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +135,16 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Checkpointed:
-    """The state of `trial` after `epoch` is safe on disk; `best_epoch`'s weights too."""
+    """The state of `trial` after `epoch` is safe on disk; `best_epoch`'s weights too.
+
+    `finished` says that a callback of the user's has ended the training there.
+    """
 
     trial: int
     execution: int
     epoch: int
     best_epoch: int | None
+    finished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ class Told:
     trial: int
     epoch: int
     score: float | None
-    outcome: Literal["reached", "finished", "stopped", "failed"]
+    outcome: ToldOutcome
 
 
 @dataclass(frozen=True, slots=True)

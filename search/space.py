@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from search.domain import Parameter
 from search.errors import SearchError, SpaceError, nearest
 from search.messages import SpaceRef
 
@@ -251,3 +252,8 @@ def digest_of(files: tuple[tuple[str, str], ...]) -> str:
         content = Path(path).read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:16]
+
+
+def digest_of_parameters(parameters: tuple[Parameter, ...]) -> str:
+    """What stands for a digest of a pickled factory, which is not the same bytes twice."""
+    return hashlib.sha256(repr(parameters).encode()).hexdigest()[:16]

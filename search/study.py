@@ -52,6 +52,7 @@ class Trial:
         checkpoint: the last epoch whose state is on disk, 0 for none.
         saved_epoch: the epoch of the best weights on disk.
         exhausted: a callback of the user's ended the training; there are no more epochs to be had.
+        failed: an exception or a diverged loss ended the training, or its process died too often.
         lost: how often its process died since it last made progress.
         stop_decided: the back end has decided that the trial stops where it is.
     """
@@ -81,6 +82,7 @@ class Trial:
     lost: int = 0
     stop_decided: bool = False
     exhausted: bool = False
+    failed: bool = False
     error: str | None = None
     ended: State | None = None
     began_at: float | None = None
@@ -144,7 +146,7 @@ class Study:
     @property
     def _header(self) -> Header:
         if self.header is None:
-            raise JournalError("the journal is empty: delete its folder and run the search again")
+            raise JournalError("no header was journaled yet")
         return self.header
 
     def seconds(self, now: float | None = None) -> float:
@@ -182,6 +184,7 @@ class Study:
             case Checkpointed():
                 trial = self.trials[record.trial]
                 trial.checkpoint, trial.saved_epoch = record.epoch, record.best_epoch
+                trial.exhausted |= record.finished
             case Ended():
                 self._segment_ended(record)
             case Told():
@@ -249,15 +252,19 @@ class Study:
         trial.slot = None
         if record.outcome == "lost":
             trial.lost += 1
-        if record.outcome == "finished":
-            trial.exhausted = True
+        if record.outcome == "reached":
+            # A segment leaves a checkpoint at its end, though the record of it may be lost.
+            trial.checkpoint = max(trial.checkpoint, record.epoch)
+        trial.exhausted |= record.outcome == "finished"
+        trial.failed |= record.outcome == "failed"
         if record.error is not None:
             trial.error = record.error
 
     def _told(self, record: Told) -> None:
         trial = self.trials[record.trial]
         trial.open = False
-        if record.outcome != "failed":
+        trial.failed |= record.outcome == "failed"
+        if not trial.failed:
             trial.error = None  # a retry made good what had gone wrong
 
 
@@ -272,5 +279,6 @@ def fold(entries: Iterable[journal.Entry]) -> Study:
 def load(path: Path) -> Study:
     """The study whose journal is at `path`. JournalError where it cannot be read."""
     study = fold(journal.read(path))
-    study._header  # noqa: B018  # an empty journal is an error that says so
+    if study.header is None:
+        raise JournalError(f"{path} is empty: delete its folder, and run the search again")
     return study

@@ -16,9 +16,11 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import math
 import random
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -27,7 +29,7 @@ from optuna.pruners import BasePruner, NopPruner, _filter_study
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.backends.base import draw_untaken
+from search.backends.base import ATTEMPTS, draw_untaken
 from search.domain import Domain, Parameter, Value
 from search.errors import OptionError, nearest
 from search.records import Asked, EpochDone, Judged, Record, Told, Valued
@@ -56,7 +58,8 @@ PRUNERS: dict[str, type[BasePruner]] = {
     "threshold": optuna.pruners.ThresholdPruner,
     "wilcoxon": optuna.pruners.WilcoxonPruner,
 }
-_NEEDS = {"cmaes": ("cmaes",), "gp": ("torch", "scipy"), "qmc": ("scipy",)}
+LARGEST_GRID = 100_000
+_NEEDS = {"gp": ("torch", "scipy"), "qmc": ("scipy",)}
 
 
 # Options --------------------------------------------------------------------------------------------------------------
@@ -110,13 +113,31 @@ class SamplerMaker:
 
     def __call__(self, seed: int) -> BaseSampler:
         arguments = dict(self._arguments)
-        if self.name == "qmc":
+        cls = SAMPLERS[self.name]
+        if self.name in ("grid", "qmc"):
             # The sequence is the study's; only what falls outside it is drawn by a seed of its own.
+            cls = _Grid if self.name == "grid" else cls
             arguments |= {"seed": self._seed, "independent_sampler": optuna.samplers.RandomSampler(seed=seed)}
         else:
             arguments["seed"] = seed
-        sampler: BaseSampler = _make("--sampler", self.spec, SAMPLERS[self.name], arguments)
+        sampler: BaseSampler = _make("--sampler", self.spec, cls, arguments)
         return sampler
+
+
+class _Grid(optuna.samplers.GridSampler):
+    """Optuna's, which leaves to another sampler what is not in the grid: what the probe was not asked for."""
+
+    def __init__(self, search_space: Mapping[str, list[Any]], seed: int, independent_sampler: BaseSampler) -> None:
+        super().__init__(search_space, seed)
+        self._names = frozenset(search_space)
+        self._independent_sampler = independent_sampler
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if param_name in self._names:
+            return super().sample_independent(study, trial, param_name, param_distribution)
+        return self._independent_sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
 def _grid(parameters: Sequence[Parameter]) -> dict[str, list[Any]]:
@@ -130,6 +151,12 @@ def _grid(parameters: Sequence[Parameter]) -> dict[str, list[Any]]:
         if size > 1:
             axis = Axis(parameter)
             space[axis.name] = [axis.encode(parameter.domain.value(index)) for index in range(size)]
+    cells = math.prod(map(len, space.values()))
+    if cells > LARGEST_GRID:
+        raise OptionError(
+            f"--sampler grid would make {cells:,} configurations, and at most {LARGEST_GRID:,} can be listed: use "
+            "--sampler random, or larger steps"
+        )
     return space
 
 
@@ -152,8 +179,8 @@ def make_pruner(spec: str, max_epochs: int, factor: int) -> BasePruner:
 class Axis:
     """A parameter as Optuna sees it: a name, a distribution, and the way to and from its values.
 
-    What cannot be a range of Optuna's is an index or a cumulative probability; its name then carries the domain, so
-    that the indices of two different domains never meet.
+    What cannot be a range of Optuna's is a category, an index or a cumulative probability; its name then carries the
+    domain, so that those of two different domains never meet.
     """
 
     def __init__(self, parameter: Parameter) -> None:
@@ -171,6 +198,7 @@ class Axis:
                 self.distribution = FloatDistribution(domain.low, domain.high, domain.sampling == "log")
             self.name += f" ({domain.kind} {domain.sampling})"
         elif not domain.is_range and not domain.ordered:
+            self.name += f" ({domain})"
             self.distribution = CategoricalDistribution(domain.values)
         else:
             self._direct = False
@@ -245,6 +273,8 @@ class Optuna:
             pruner=self._pruner,
             sampler=self._make_sampler(0),
         )
+        # Optuna's Hyperband makes its brackets when it is asked first, and takes all trials for one bracket's before.
+        self._pruner.prune(self._study, optuna.trial.create_trial(value=0.0))
         self._id = self._storage.get_study_id_from_name(self._study.study_name)
         self._ids: dict[int, int] = {}
         self._relative: dict[int, Mapping[str, Any]] = {}
@@ -259,27 +289,27 @@ class Optuna:
 
     def suggest(self, trial: int, parameter: Parameter, taken: Collection[Value] = ()) -> Draw:
         axis = Axis(parameter)
-        attributes: dict[str, Any] = {}
-        relative = self._relative.get(trial)
-        if relative is None:
-            relative, attributes = self._sample_relative(trial)
-
-        def draw(attempt: int) -> Value:
-            if attempt == 0 and axis.name in relative and _fits(relative[axis.name], axis.distribution):
-                return axis.decode(relative[axis.name])
-            return axis.decode(self._sample_independent(trial, axis, attempt))
 
         def rng() -> random.Random:
             return random.Random(derive_seed(self._seed, "draw", trial, parameter.key, -1))
 
-        return Draw(draw_untaken(draw, parameter.domain, taken, rng), attributes)
+        with self._noting(trial) as noted:
+            first = trial not in self._relative
+            relative = self._sample_relative(trial) if first else self._relative[trial]
+
+            def draw(attempt: int) -> Value:
+                if attempt == 0 and axis.name in relative and _fits(relative[axis.name], axis.distribution):
+                    return axis.decode(relative[axis.name])
+                return axis.decode(self._sample_independent(trial, axis, attempt))
+
+            value = draw_untaken(draw, parameter.domain, taken, rng)
+        kept = {"relative": relative, **noted} if first else {}
+        return Draw(value, {name: attributes for name, attributes in kept.items() if attributes})
 
     def judge(self, trial: int, epoch: int) -> Decision:
-        frozen = self._frozen(trial)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            stop = self._pruner.prune(self._study, frozen)
-        return Decision(bool(stop), _difference(frozen.system_attrs, self._frozen(trial).system_attrs))
+        with self._noting(trial) as noted:
+            stop = self._pruner.prune(self._study, self._frozen(trial))
+        return Decision(bool(stop), noted["trial"])
 
     # Facts ----------------------------------------------------------------------------------------------------------
 
@@ -297,7 +327,7 @@ class Optuna:
                 self._valued(record)
             case EpochDone():
                 value = record.logs.get(self._objective.name)
-                if value is not None:
+                if value is not None and record.epoch not in self._frozen(trial).intermediate_values:
                     self._storage.set_trial_intermediate_value(number, record.epoch, value)
             case Judged():
                 self._set_attributes(number, record.attributes)
@@ -341,40 +371,58 @@ class Optuna:
     def _frozen(self, trial: int) -> FrozenTrial:
         return self._storage.get_trial(self._ids[trial])
 
-    def _sample_relative(self, trial: int) -> tuple[Mapping[str, Any], dict[str, Any]]:
-        """The joint draw of a trial's first question, and the attributes that the journal must keep with it."""
-        frozen = self._frozen(trial)
-        study_before = dict(self._storage.get_study_system_attrs(self._id))
-        sampler = self._study.sampler = self._make_sampler(derive_seed(self._seed, "draw", trial))
-        study = _filter_study(self._study, frozen)
+    @contextmanager
+    def _noting(self, trial: int) -> Iterator[dict[str, dict[str, Any]]]:
+        """Note what samplers and pruners write into attributes meanwhile, and take it back: it is `apply` that writes
+        it, from the journal."""
+        noted: dict[str, dict[str, Any]] = {}
+        number, frozen, study = self._ids[trial], self._frozen(trial), self._storage._studies[self._id]
+        attributes = dict(study.system_attrs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            yield noted
+        noted["trial"] = _difference(frozen.system_attrs, self._frozen(trial).system_attrs)
+        noted["study"] = _difference(attributes, study.system_attrs)
+        study.system_attrs = attributes
+        self._storage._set_trial(number, frozen)
+
+    def _sampling(self, sampler: BaseSampler, trial: FrozenTrial) -> optuna.Study:
+        """The study as `sampler` is to see it. A new one each time: Optuna's remembers the trials it has read."""
+        study = optuna.Study(self._study.study_name, self._storage, sampler, self._pruner)
+        return _filter_study(study, trial)
+
+    def _sample_relative(self, trial: int) -> Mapping[str, Any]:
+        """The joint draw of a trial's first question.
+
+        A genetic algorithm may draw a parent again, its continuous values and all, which are not watched elsewhere.
+        """
+        frozen = self._frozen(trial)
+        for attempt in range(ATTEMPTS):
+            sampler = self._make_sampler(derive_seed(self._seed, "draw", trial, attempt))
+            study = self._sampling(sampler, frozen)
             sampler.before_trial(study, frozen)
             space = sampler.infer_relative_search_space(study, frozen)
-            relative = {name: _plain(value) for name, value in sampler.sample_relative(study, frozen, space).items()}
-        kept = {
-            "relative": relative,
-            "trial": _difference(frozen.system_attrs, self._frozen(trial).system_attrs),
-            "study": _difference(study_before, self._storage.get_study_system_attrs(self._id)),
-        }
-        return relative, {key: value for key, value in kept.items() if value}
+            drawn = {name: _plain(value) for name, value in sampler.sample_relative(study, frozen, space).items()}
+            endless = any(isinstance(distribution, FloatDistribution) for distribution in space.values())
+            others = (other.params.items() for other in self._study.get_trials(deepcopy=False) if other.params)
+            if not endless or not any(other <= drawn.items() for other in others):
+                return drawn
+        return {}
 
     def _sample_independent(self, trial: int, axis: Axis, attempt: int) -> Any:
-        sampler = self._study.sampler = self._make_sampler(derive_seed(self._seed, "draw", trial, axis.name, attempt))
+        sampler = self._make_sampler(derive_seed(self._seed, "draw", trial, axis.name, attempt))
         frozen = self._frozen(trial)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return sampler.sample_independent(_filter_study(self._study, frozen), frozen, axis.name, axis.distribution)
+        return sampler.sample_independent(self._sampling(sampler, frozen), frozen, axis.name, axis.distribution)
 
     def _valued(self, record: Valued) -> None:
         number = self._ids[record.trial]
+        if record.parameter.domain.size == 1:
+            return  # there was nothing to draw
         if record.trial not in self._relative:
             self._relative[record.trial] = record.attributes.get("relative", {})
         self._set_attributes(number, record.attributes.get("trial", {}))
         for key, value in record.attributes.get("study", {}).items():
             self._storage.set_study_system_attr(self._id, key, value)
-        if record.parameter.domain.size == 1:
-            return
         axis = Axis(record.parameter)
         internal = axis.distribution.to_internal_repr(axis.encode(record.value))
         self._storage.set_trial_param(number, axis.name, internal, axis.distribution)

@@ -9,8 +9,13 @@ They are pytest classes; `Simulation`, which they are made of, drives the real c
 
 from __future__ import annotations
 
-from search.testing.backends import BackEndContract
-from search.testing.executors import Conversation, ExecutorContract
-from search.testing.simulation import Hp, Scenario, Simulation
+import pytest
+
+# A kit's assertions say what they compared, like those of a test module.
+pytest.register_assert_rewrite(*(f"search.testing.{name}" for name in ("backends", "executors", "simulation")))
+
+from search.testing.backends import BackEndContract  # noqa: E402
+from search.testing.executors import Conversation, ExecutorContract  # noqa: E402
+from search.testing.simulation import Hp, Scenario, Simulation  # noqa: E402
 
 __all__ = ["BackEndContract", "Conversation", "ExecutorContract", "Hp", "Scenario", "Simulation"]

@@ -11,11 +11,12 @@ import pytest
 
 from search.backends.base import BackEnd
 from search.controller import Limits
-from search.domain import Parameter, Value
+from search.domain import Parameter
+from search.journal import Entry, format_line, parse_line
 from search.records import Asked, EpochDone, Finished, Judged, Record, Told, TrialEnded, Valued
 from search.study import Study
 from search.testing.simulation import Hp, Params, Scenario, Simulation
-from search.trial import Objective, derive_seed
+from search.trial import Decision, Done, Draw, Objective, Suggestion, Wait, derive_seed
 
 DECISIONS = (Asked, Valued, Judged, Told, TrialEnded, Finished)
 """The records that say what was decided; the others say what happened."""
@@ -81,11 +82,24 @@ def few(hp: Hp) -> None:
         hp.Float("ratio", 0.0, 1.0, step=1.0)
 
 
-FEW: list[dict[str, Value]] = [
+FEW: list[Params] = [
     {"version": 1, "kind": "plain"},
-    *({"version": 1, "kind": "deep", "layers": layers, "norm": norm} for layers in (1, 2) for norm in (True, False)),
-    *({"version": 1, "kind": "wide", "ratio": ratio} for ratio in (0.0, 1.0)),
+    {"version": 1, "kind": "deep", "layers": 1, "norm": False},
+    {"version": 1, "kind": "deep", "layers": 1, "norm": True},
+    {"version": 1, "kind": "deep", "layers": 2, "norm": False},
+    {"version": 1, "kind": "deep", "layers": 2, "norm": True},
+    {"version": 1, "kind": "wide", "ratio": 0.0},
+    {"version": 1, "kind": "wide", "ratio": 1.0},
 ]
+
+
+def in_order(params: Params) -> str:
+    return repr(sorted(params.items()))
+
+
+def tried(search: Simulation) -> Counter[str]:
+    """How often each configuration was tried."""
+    return Counter(in_order(trial.params) for trial in search.trials)
 
 
 def by_noise(params: Params, epoch: int) -> float:
@@ -110,6 +124,8 @@ class BackEndContract:
         options.setdefault("limits", Limits(max_trials=trials or self.trials))
 
         def make(study: Study) -> BackEnd:
+            if study.eras[-1].backend == "walk":
+                return Walk()
             return self.make(study.objective, study.seed, max_epochs, study.parameters)
 
         return Simulation(scenario, make, **options)
@@ -155,8 +171,8 @@ class BackEndContract:
 
     def test_slots_are_used(self) -> None:
         search = self.simulate(slots=4).run()
-        lone = self.simulate(slots=1).run()
-        assert search.study.seconds() < 0.6 * lone.study.seconds()
+        busy = sum(trial.seconds for trial in search.trials)
+        assert busy > 0.5 * 4 * search.study.seconds()
 
     # Seeds ----------------------------------------------------------------------------------------------------------
 
@@ -168,8 +184,9 @@ class BackEndContract:
 
     def test_values_are_spread(self) -> None:
         params = [trial.params for trial in self.simulate().run().trials]
-        assert len({repr(values) for values in params}) == len(params)
-        assert len({values["rate"] for values in params}) > len(params) / 2
+        # Of a continuum, a value may be drawn again.
+        assert len({in_order(values) for values in params}) >= len(params) - 1
+        assert len({values["rate"] for values in params}) > len(params) / 4
 
     # Resuming -------------------------------------------------------------------------------------------------------
 
@@ -191,16 +208,26 @@ class BackEndContract:
         for kept in range(0, len(search.entries), 4):
             assert search.resume(kept).run().history() == search.history(), f"after record {kept}"
 
+    def test_what_it_wants_kept_survives_the_journal(self) -> None:
+        search = self.simulate(CALM, trials=6, seed=5).run()
+        lines = [format_line(entry.record, entry.time) for entry in search.entries]
+        entries = [Entry(*parse_line(line), 0) for line in lines]
+        assert [entry.record for entry in entries] == search.records
+        for kept in range(5, len(entries), len(entries) // 5):
+            resumed = self.simulate(CALM, trials=6, seed=5, entries=entries[:kept]).run()
+            assert resumed.history() == search.history()
+
     def test_a_checkpoint_may_be_ahead_of_the_journal(self) -> None:
-        search = self.simulate(CALM, trials=5, seed=4, checkpoint_every=100).run()
+        search = self.simulate(CALM, trials=12, seed=4, checkpoint_every=100).run()
         lasts = [i for i, record in enumerate(search.records) if isinstance(record, EpochDone) and is_last(search, i)]
         assert lasts
         for kept in lasts[:: max(1, len(lasts) // 6)]:
             record = search.records[kept]
             assert isinstance(record, EpochDone)
-            resumed = search.resume(kept, disk={record.trial: record.epoch}).run()
-            assert resumed.history() == search.history(), f"after record {kept}"
-            assert resumed.study.trained == resumed.study.epochs, "an epoch was trained twice"
+            for known in (kept, kept + 1):
+                resumed = search.resume(known, disk={record.trial: record.epoch}).run()
+                assert resumed.history() == search.history(), f"after record {known}"
+                assert resumed.study.trained == resumed.study.epochs, "an epoch was trained twice"
 
     def test_stopped_by_the_user_and_resumed_it_is_the_same_search(self) -> None:
         search = self.simulate(CALM, trials=5, seed=4).run()
@@ -213,7 +240,7 @@ class BackEndContract:
 
     def test_it_learns_from_another_back_end(self) -> None:
         listed = Simulation(ROUGH, lambda _: Walk(), era="walk", limits=Limits(max_trials=8), slots=2)
-        before = listed.run(stop_after=45)
+        before = listed.run(stop_after=130)
         assert {trial.state for trial in before.trials} >= {"failed", "paused", "completed"}
         for cut in (0, 3, 11):
             taken = self.simulate(
@@ -256,7 +283,7 @@ class BackEndContract:
     def test_timeout(self) -> None:
         search = self.simulate(limits=Limits(timeout=20)).run()
         assert search.finished is not None
-        assert 20 <= search.study.seconds() < 22
+        assert 20 <= search.study.seconds() < 22  # an epoch takes less than 1.5
         assert not search.finished.complete
         later = search.resume(limits=Limits(timeout=30)).run()
         assert 30 <= later.study.seconds() < 32
@@ -280,9 +307,7 @@ class BackEndContract:
     @pytest.mark.parametrize("seed", [0, 1])
     def test_no_configuration_is_tried_twice_and_all_are_tried(self, slots: int, seed: int) -> None:
         search = self.simulate(Scenario(few, by_noise, seconds=seconds), slots=slots, seed=seed, trials=50).run()
-        assert Counter(map(repr, (sorted(trial.params.items()) for trial in search.trials))) == Counter(
-            repr(sorted(values.items())) for values in FEW
-        )
+        assert tried(search) == Counter(map(in_order, FEW))
         assert search.finished is not None
         assert search.finished.complete
         assert all(trial.ended for trial in search.trials)
@@ -292,9 +317,7 @@ class BackEndContract:
         search = self.simulate(Scenario(few, by_noise, seconds=seconds), slots=4, trials=50).run()
         for kept in range(0, len(search.entries), 5):
             resumed = search.resume(kept, slots=slots).run()
-            tried = Counter(repr(sorted(trial.params.items())) for trial in resumed.trials)
-            assert len(tried) == len(FEW)
-            assert tried.total() == len(FEW), f"after record {kept}"
+            assert tried(resumed) == Counter(map(in_order, FEW)), f"after record {kept}"
 
     @pytest.mark.parametrize("slots", [1, 4])
     def test_one_configuration_is_enough(self, slots: int) -> None:
@@ -326,28 +349,23 @@ def is_last(search: Simulation, index: int) -> bool:
 
 
 class Walk:
-    """A back end that draws at random and trains every trial for as long as it may; the least there is."""
+    """A back end that draws at random and trains every trial for nine epochs; the least there is."""
 
     name = "walk"
 
     def __init__(self) -> None:
-        from search.backends.hyperband import Hyperband
-
-        self._inner = Hyperband(Objective("val_loss", "min"), 0, max_epochs=9)
         self._running: set[int] = set()
 
-    def ask(self, *, new: bool) -> Any:
-        from search.trial import Done, Suggestion, Wait
-
+    def ask(self, *, new: bool) -> Suggestion | Wait | Done:
         if new:
             return Suggestion(None, 0, 9)
         return Wait() if self._running else Done()
 
-    def suggest(self, trial: int, parameter: Parameter, taken: Any = ()) -> Any:
-        return self._inner.suggest(trial, parameter, taken)
+    def suggest(self, trial: int, parameter: Parameter, taken: object = ()) -> Draw:
+        return Draw(parameter.domain.at(derive_seed(trial, parameter.key) / 2**31))
 
-    def judge(self, trial: int, epoch: int) -> Any:
-        return self._inner.judge(trial, epoch)
+    def judge(self, trial: int, epoch: int) -> Decision:
+        return Decision()
 
     def apply(self, record: Record) -> Sequence[int]:
         if isinstance(record, Asked):
@@ -357,5 +375,5 @@ class Walk:
             return (record.trial,)
         return ()
 
-    def learn(self, trials: Any) -> None:
+    def learn(self, trials: object) -> None:
         pass

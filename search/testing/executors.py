@@ -1,3 +1,311 @@
-"""The contract of an executor."""
-class Conversation: ...
-class ExecutorContract: ...
+"""The contract of an executor: real training, of a model so small that an epoch takes milliseconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.domain import Value
+from search.executors.base import Executor
+from search.messages import (
+    Answer,
+    Interrupt,
+    Lost,
+    Message,
+    Probe,
+    Probed,
+    ProbeFailed,
+    Question,
+    Segment,
+    SpaceRef,
+    Verdict,
+)
+from search.paths import TrialPaths
+from search.records import Built, Checkpointed, Ended, EpochDone
+from search.trial import Objective
+
+SPACE = """
+import keras
+import numpy as np
+
+search_options = dict(max_epochs=5)
+
+
+def build_model(hp):
+    kind = hp.Choice("kind", ["sound", "raises", "diverges", "ends"])
+    if kind == "raises":
+        raise ValueError("no such layer")
+    start = keras.initializers.Constant(float("nan")) if kind == "diverges" else "glorot_uniform"
+    model = keras.Sequential([
+        keras.layers.Input((4,)),
+        keras.layers.Dropout(0.2),
+        keras.layers.Dense(hp.Int("units", 2, 8), kernel_initializer=start),
+        keras.layers.Dense(1),
+    ])
+    model.compile(optimizer=keras.optimizers.Adam(hp.Float("rate", 1e-3, 1e-1, sampling="log")), loss="mse")
+    return model
+
+
+def callbacks(hp):
+    # No epoch is so much better than the first: the second is the last.
+    if hp.get("kind") != "ends":
+        return []
+    return [keras.callbacks.EarlyStopping(monitor="loss", min_delta=1e9, patience=1)]
+
+
+def load_data():
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    y = x.sum(axis=1, keepdims=True)
+    return (x[:32], y[:32]), (x[32:], y[32:])
+"""
+
+VALUES: dict[str, Value] = {"kind": "sound", "units": 5, "rate": 0.01}
+TIMEOUT = 60.0
+
+
+class Conversation:
+    """What the worker of slot 0 says in one segment, and what it is told.
+
+    Args:
+        values: answers by name; what is not among them is answered with its default.
+        react: given each epoch's record; what it returns is sent.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        values: Mapping[str, Value] | None = None,
+        react: Callable[[EpochDone], Verdict | Interrupt | None] = lambda _: None,
+    ) -> None:
+        self.said: list[Message] = []
+        self._executor = executor
+        self._values = dict(values or {})
+        self._react = react
+
+    def run(self, segment: Segment) -> Conversation:
+        """Have the segment, and wait for its last word."""
+        self._executor.start(0, segment)
+        deadline = time.monotonic() + TIMEOUT
+        while not self.said or not isinstance(self.said[-1], (Ended, Lost)):
+            assert time.monotonic() < deadline, f"no last word; so far: {self.said}"
+            self._executor.poll(self._hear, 0.1)
+        return self
+
+    def _hear(self, slot: int, message: Message) -> None:
+        assert slot == 0
+        assert not (self.said and isinstance(self.said[-1], (Ended, Lost))), "a word after the last one"
+        self.said.append(message)
+        if isinstance(message, Question):
+            parameter = message.parameter
+            self._executor.send(0, Answer(self._values.get(parameter.name, parameter.default)))
+        elif isinstance(message, EpochDone) and (word := self._react(message)) is not None:
+            self._executor.send(0, word)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [type(message).__name__ for message in self.said]
+
+    @property
+    def curve(self) -> list[dict[str, float]]:
+        """The logs of each epoch."""
+        return [dict(message.logs) for message in self.said if isinstance(message, EpochDone)]
+
+    @property
+    def end(self) -> Ended:
+        assert isinstance(self.said[-1], Ended), self.said[-1]
+        return self.said[-1]
+
+
+class ExecutorContract:
+    """What holds for any executor. Subclass it as `Test…`, with a fixture `executor` that gives one, of any scope."""
+
+    @pytest.fixture
+    def space(self, tmp_path: Path) -> SpaceRef:
+        (tmp_path / "space.py").write_text(SPACE)
+        return SpaceRef(str(tmp_path / "space.py"))
+
+    @pytest.fixture
+    def segment(self, space: SpaceRef, tmp_path: Path) -> Callable[..., Segment]:
+        """Makes segments of trials, each with its folder."""
+
+        def make(trial: int = 0, to_epoch: int = 3, from_epoch: int = 0, **options: Any) -> Segment:
+            return Segment(
+                trial=trial,
+                execution=0,
+                space=space,
+                values=options.pop("values", VALUES),
+                seed=7,
+                from_epoch=from_epoch,
+                to_epoch=to_epoch,
+                objective=Objective("val_loss", "min"),
+                folder=str(tmp_path / f"trial-{trial}"),
+                **options,
+            )
+
+        return make
+
+    def test_a_probe_says_what_there_is(self, executor: Executor, space: SpaceRef) -> None:
+        probed = executor.probe(Probe(space))
+        assert isinstance(probed, Probed), probed
+        assert [parameter.name for parameter in probed.parameters] == ["kind", "units", "rate"]
+        assert probed.options == {"max_epochs": 5}
+        assert set(probed.metrics) == {"loss", "val_loss"}
+        assert probed.samples == (32, 8)
+        assert probed.parameter_count == 2 * 4 + 2 + 2 + 1
+
+    def test_a_probe_says_what_is_wrong(self, executor: Executor, tmp_path: Path) -> None:
+        broken = SPACE.replace("model = ", "model = undefined or ")
+        (tmp_path / "broken.py").write_text(broken)
+        probed = executor.probe(Probe(SpaceRef(str(tmp_path / "broken.py"))))
+        assert isinstance(probed, ProbeFailed), probed
+        line = 1 + next(i for i, text in enumerate(broken.splitlines()) if "undefined" in text)
+        assert f"broken.py:{line}" in probed.message
+        assert "name 'undefined'" in probed.message
+        assert "\n" not in probed.message
+
+    def test_a_segment_asks_trains_and_checkpoints(
+        self, executor: Executor, segment: Callable[..., Segment], tmp_path: Path
+    ) -> None:
+        talk = Conversation(executor, VALUES).run(segment(values={}))
+        assert talk.kinds == [*["Question"] * 3, "Built", *["EpochDone"] * 3, "Checkpointed", "Ended"]
+        assert [message.parameter.name for message in talk.said if isinstance(message, Question)] == list(VALUES)
+        assert [message.epoch for message in talk.said if isinstance(message, EpochDone)] == [1, 2, 3]
+        built = talk.said[3]
+        assert isinstance(built, Built)
+        assert built.parameters == 5 * 4 + 5 + 5 + 1
+        checkpointed = talk.said[-2]
+        assert isinstance(checkpointed, Checkpointed)
+        losses = [logs["val_loss"] for logs in talk.curve]
+        assert (checkpointed.epoch, checkpointed.best_epoch) == (3, 1 + losses.index(min(losses)))
+        assert (talk.end.outcome, talk.end.epoch, talk.end.error) == ("reached", 3, None)
+        paths = TrialPaths(tmp_path / "trial-0")
+        assert paths.checkpoint(0).exists()
+        assert paths.best(0).exists()
+
+    def test_answers_that_are_known_are_not_asked_for(
+        self, executor: Executor, segment: Callable[..., Segment]
+    ) -> None:
+        talk = Conversation(executor, VALUES).run(segment(values={"kind": "sound", "rate": 0.01}, to_epoch=1))
+        assert [message.parameter.name for message in talk.said if isinstance(message, Question)] == ["units"]
+
+    def test_an_answer_may_be_an_error(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+        class Refusing(Conversation):
+            def _hear(self, slot: int, message: Message) -> None:
+                self.said.append(message)
+                if isinstance(message, Question):
+                    self._executor.send(0, Answer(None, "its domain has changed"))
+
+        talk = Refusing(executor).run(segment(values={}))
+        assert talk.kinds == ["Question", "Ended"]
+        assert talk.end.outcome == "failed"
+        assert talk.end.error is not None
+        assert "its domain has changed" in talk.end.error
+
+    def test_an_interrupted_trial_goes_on_as_if_nothing_had_happened(
+        self, executor: Executor, segment: Callable[..., Segment]
+    ) -> None:
+        whole = Conversation(executor).run(segment(trial=0, to_epoch=5))
+
+        def interrupt(message: EpochDone) -> Verdict | Interrupt:
+            return Interrupt() if message.epoch == 2 else Verdict(False)
+
+        first = Conversation(executor, react=interrupt).run(segment(trial=1, to_epoch=5, judged=True))
+        assert (first.end.outcome, first.end.epoch) == ("interrupted", 2)
+        assert first.kinds[-2] == "Checkpointed"
+        second = Conversation(executor).run(segment(trial=1, to_epoch=5, from_epoch=2))
+        assert second.end.outcome == "reached"
+        assert first.curve + second.curve == whole.curve
+        assert len(whole.curve) == 5
+
+    def test_an_interrupt_ends_what_would_take_long(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+        talk = Conversation(executor, react=lambda message: Interrupt() if message.epoch == 1 else None)
+        talk.run(segment(to_epoch=100_000))
+        assert talk.end.outcome == "interrupted"
+        assert talk.end.epoch == len(talk.curve) < 50_000
+        # It is forgotten when the next segment begins.
+        assert Conversation(executor).run(segment(trial=1, to_epoch=2)).end.outcome == "reached"
+
+    def test_an_interrupt_ends_a_wait_for_an_answer(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+        class Silent(Conversation):
+            def _hear(self, slot: int, message: Message) -> None:
+                self.said.append(message)
+                if isinstance(message, Question):
+                    self._executor.send(0, Interrupt())
+
+        talk = Silent(executor).run(segment(values={}))
+        assert talk.kinds == ["Question", "Ended"]
+        assert talk.end.outcome == "interrupted"
+
+    def test_a_lost_segment_is_trained_again_from_its_checkpoint(
+        self, executor: Executor, segment: Callable[..., Segment]
+    ) -> None:
+        """The journal may know less than the disk: what it has missed is said again, and nothing is trained twice."""
+        first = Conversation(executor).run(segment(to_epoch=3))
+        again = Conversation(executor).run(segment(to_epoch=4))
+        assert again.curve[:3] == first.curve
+        assert [message.epoch for message in again.said if isinstance(message, EpochDone)] == [1, 2, 3, 4]
+        known = Conversation(executor).run(segment(to_epoch=4, from_epoch=1))
+        assert known.curve == again.curve[1:]
+        assert known.kinds == ["Built", *["EpochDone"] * 3, "Checkpointed", "Ended"]
+
+    def test_judged_segments_wait_for_verdicts(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+        talk = Conversation(executor, react=lambda message: Verdict(message.epoch == 2))
+        talk.run(segment(to_epoch=4, judged=True))
+        assert (talk.end.outcome, talk.end.epoch) == ("stopped", 2)
+        assert len(talk.curve) == 2
+        assert talk.kinds[-2] == "Checkpointed"
+        # Nobody waits for a verdict on the last epoch.
+        talk = Conversation(executor, react=lambda message: None if message.epoch == 2 else Verdict(False))
+        talk.run(segment(trial=1, to_epoch=2, judged=True))
+        assert talk.end.outcome == "reached"
+
+    def test_an_exception_fails_the_trial(
+        self, executor: Executor, segment: Callable[..., Segment], tmp_path: Path
+    ) -> None:
+        talk = Conversation(executor).run(segment(values={"kind": "raises"}))
+        assert talk.kinds == ["Ended"]
+        assert talk.end.outcome == "failed"
+        assert talk.end.error is not None
+        line = 1 + SPACE.splitlines().index('        raise ValueError("no such layer")')
+        assert f"space.py:{line}" in talk.end.error
+        assert "no such layer" in talk.end.error
+        assert "\n" not in talk.end.error
+        assert "Traceback" in TrialPaths(tmp_path / "trial-0").traceback.read_text()
+
+    @pytest.mark.parametrize("judged", [False, True])
+    def test_a_loss_that_is_no_number_fails_the_trial(
+        self, executor: Executor, segment: Callable[..., Segment], judged: bool
+    ) -> None:
+        talk = Conversation(executor, react=lambda _: Verdict(False) if judged else None)
+        talk.run(segment(values={**VALUES, "kind": "diverges"}, judged=judged))
+        assert talk.end.outcome == "failed"
+        assert talk.end.error is not None
+        assert "diverged" in talk.end.error
+        assert len(talk.curve) == 1
+
+    def test_a_callback_may_end_the_training(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+        talk = Conversation(executor).run(segment(values={**VALUES, "kind": "ends"}, to_epoch=5))
+        assert (talk.end.outcome, talk.end.epoch) == ("finished", 2)
+        assert talk.kinds[-2] == "Checkpointed"
+
+    @pytest.mark.parametrize("kind", ["ends", "diverges"])
+    def test_a_verdict_that_came_too_late_answers_nothing(
+        self, executor: Executor, segment: Callable[..., Segment], kind: str
+    ) -> None:
+        first = Conversation(executor, react=lambda _: Verdict(False))
+        first.run(segment(values={**VALUES, "kind": kind}, to_epoch=4, judged=True))
+        assert first.end.outcome in ("finished", "failed")
+        second = Conversation(executor, VALUES).run(segment(trial=1, values={}, to_epoch=1))
+        assert second.end.outcome == "reached"
+        built = next(message for message in second.said if isinstance(message, Built))
+        assert built.parameters == 5 * 4 + 5 + 5 + 1
+
+    def test_a_slot_is_ready_after_the_last_word(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+        for trial, kind in enumerate(["sound", "raises", "sound"]):
+            talk = Conversation(executor).run(segment(trial=trial, values={**VALUES, "kind": kind}, to_epoch=1))
+            assert talk.end.trial == trial
+        assert executor.slots >= 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.backends.base import BackEnd
-from search.controller import Controller, FromWorker, Limits, Reaction, Start, StopRequested
+from search.controller import Controller, FromWorker, Limits, Reaction, Start, StopRequested, Tick
 from search.domain import Condition, Domain, Parameter, Sampling, Value
 from search.journal import Entry
 from search.messages import Answer, Interrupt, Lost, Question, Verdict
@@ -203,8 +203,9 @@ class Checked:
 class _Worker:
     """A slot's worker: what it will say next, and when; never, while it waits for a word."""
 
-    def __init__(self, talk: Generator[tuple[Said, bool], Heard | None, None], at: float) -> None:
-        self.talk = talk
+    talk: Generator[tuple[Said, bool], Heard | None, None]
+
+    def __init__(self, at: float) -> None:
         self.at = at
         self.waits = False
         self.heard: Heard | None = None
@@ -280,7 +281,7 @@ class Simulation:
             else:
                 self._step()
             words += 1
-            self._check(self.records[begun:])
+            self._check([entry.record for entry in self.entries[begun:]])
         return self
 
     def resume(self, keep: int | None = None, **changes: Any) -> Simulation:
@@ -332,6 +333,7 @@ class Simulation:
         assert ready, "everything waits for something"
         at, _, slot = min(ready)
         self.now = max(self.now, at)
+        self._act(self.controller.handle(Tick(), self.now))
         worker = self._workers[slot]
         heard, worker.heard = worker.heard, None
         message, waits = worker.talk.send(heard)
@@ -345,8 +347,8 @@ class Simulation:
         for slot, instruction in reaction.instructions:
             if isinstance(instruction, Start):
                 assert slot not in self._workers, "the slot is taken"
-                worker = _Worker(self._segment(instruction, lambda: self._workers[slot]), self.now)
-                self._workers[slot] = worker
+                worker = self._workers[slot] = _Worker(self.now)
+                worker.talk = self._segment(instruction, worker)
             else:
                 self._tell(self._workers[slot], instruction)
         if reaction.finished is not None:
@@ -370,9 +372,7 @@ class Simulation:
 
     # The workers ----------------------------------------------------------------------------------------------------
 
-    def _segment(
-        self, start: Start, me: Callable[[], _Worker]
-    ) -> Generator[tuple[Said, bool], Heard | None, None]:
+    def _segment(self, start: Start, me: _Worker) -> Generator[tuple[Said, bool], Heard | None, None]:
         """What a worker says, each with whether it waits for an answer then; as `search.worker.training` does it."""
         trial = self.study.trials[start.trial]
         number, values, first, attempt = trial.number, dict(trial.params), trial.epochs, trial.segments
@@ -400,8 +400,13 @@ class Simulation:
         yield Built(number, 1, "simulated"), False
         for epoch in range(first + 1, self.disk.get(number, 0) + 1):
             yield self._epoch(number, values, epoch), False
+        over = finishes is not None and 0 < finishes <= self.disk.get(number, 0)
+        if self.disk.get(number, 0) > first or over:
+            yield Checkpointed(number, start.execution, self.disk[number], None, over), False
+        if over:
+            yield ended("finished", self.disk[number])
         for epoch in range(self.disk.get(number, 0) + 1, start.to_epoch + 1):
-            me().at += self.scenario.seconds(values)
+            me.at += self.scenario.seconds(values)
             if epoch == dies:
                 yield Lost("its process was ended"), False
             if epoch == fails:
@@ -417,11 +422,11 @@ class Simulation:
                 outcome = "finished"
             elif isinstance(heard, Verdict) and heard.stop:
                 outcome = "stopped"
-            elif me().interrupted and not last:
+            elif me.interrupted and not last:
                 outcome = "interrupted"
             if last or outcome != "reached" or epoch % self._checkpoint_every == 0:
                 self.disk[number] = epoch
-                yield Checkpointed(number, start.execution, epoch, self._best_epoch(values, epoch)), False
+                yield Checkpointed(number, start.execution, epoch, self._best_epoch(values, epoch), finished), False
             if outcome != "reached":
                 yield ended(outcome, epoch)
         yield ended("reached", max(self.disk.get(number, 0), first))

@@ -25,6 +25,11 @@ MODELS_INTERVAL = 5.0
 LIMIT = 5000
 """Records in one batch."""
 
+LAST_TRIES = 3
+"""How often a server that is away is tried again when the search has ended."""
+
+LEAVE_SECONDS = 5.0
+
 _PATIENCE = (1.0, 30.0)
 
 
@@ -87,14 +92,17 @@ class Syncer:
         return self._complete
 
     def stop(self) -> None:
-        """End the thread where it stands."""
+        """End the thread where it stands, after the request that it has sent."""
         self._stopped.set()
         self._hurry.set()
         self._news.set()
+        if self._thread is not None:
+            self._thread.join(LEAVE_SECONDS)
 
     def _follow(self) -> None:
         outage = 0.0
         models_at = 0.0
+        last_tries = LAST_TRIES
         while not self._stopped.is_set():
             self._news.clear()
             finishing = self._hurry.is_set()
@@ -105,6 +113,8 @@ class Syncer:
                 if not outage:
                     self._warn(f"{error}: the search goes on, and MLflow is told when it is back")
                 outage = min(max(_PATIENCE[0], 2 * outage), _PATIENCE[1])
+                if finishing and not (last_tries := last_tries - 1):
+                    return  # nobody waits at the end of a search for a server that is away
                 self._stopped.wait(1.0) if finishing else self._hurry.wait(outage)
                 continue
             except Exception as error:

@@ -57,7 +57,7 @@ def _probe(probe: Probe, path: Path | None) -> Probed:
     metrics, compiled = _train_a_step(path, ready.model, data, _batch_size(ready.fit_options))
     files = spaces.local_files(path) if path else ()
     return Probed(
-        digest=spaces.digest_of(files) if path else "",
+        digest=spaces.digest_of(files) if path else spaces.digest_of_parameters(hp.parameters),
         files=files,
         parameters=hp.parameters,
         options=dict(space.options),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -48,6 +51,25 @@ def redirect(path: Path) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
+
+
+@contextmanager
+def quietly(log: Path) -> Iterator[None]:
+    """Send what this process prints to `log` for as long as it imports the framework, which is never silent then."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    redirect(log)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, descriptor in kept.items():
+            os.dup2(descriptor, number)
+            os.close(descriptor)
 
 
 def _limit_threads(slot: Slot) -> None:

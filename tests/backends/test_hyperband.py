@@ -1,9 +1,203 @@
+"""Hyperband against its contract, and against the synchronous algorithm of the paper."""
+
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search import brackets
 from search.backends.hyperband import Hyperband
-from search.testing import BackEndContract
+from search.controller import Limits
+from search.records import Asked, Started, Told
+from search.testing import BackEndContract, Scenario, Simulation
+from search.testing.backends import noise, seconds
+
+# The same examples on every machine.
+steady = settings(derandomize=True, deadline=None, max_examples=40)
 
 
 class TestContract(BackEndContract):
     def make(self, objective, seed, max_epochs, parameters):
         return Hyperband(objective, seed, max_epochs=max_epochs)
+
+
+def simulate(scenario: Scenario, *, iterations: int = 1, factor: int = 3, **options: Any) -> Simulation:
+    max_epochs = options.setdefault("max_epochs", 9)
+    return Simulation(
+        scenario,
+        lambda study: Hyperband(
+            study.objective, study.seed, max_epochs=max_epochs, factor=factor, iterations=iterations
+        ),
+        **options,
+    )
+
+
+def line(hp: Any) -> None:
+    hp.Float("x", 0.0, 1.0)
+
+
+def wild(params: Any, epoch: int) -> float:
+    """A curve without any shape: what is best early says nothing of later."""
+    return noise(params, epoch)
+
+
+WILD = Scenario(line, wild, seconds=seconds)
+
+
+def entrants(search: Simulation) -> dict[tuple[int, int], list[int]]:
+    """Who came to each (bracket, rung), in order."""
+    found = defaultdict(list)
+    for record in search.records:
+        if isinstance(record, Asked):
+            found[record.bracket, record.rung].append(record.trial)
+    return found
+
+
+def scores(search: Simulation) -> dict[tuple[int, int], dict[int, float]]:
+    """What each finished with at each (bracket, rung), without those that failed."""
+    found: dict[tuple[int, int], dict[int, float]] = defaultdict(dict)
+    where: dict[int, tuple[int, int]] = {}
+    for record in search.records:
+        if isinstance(record, Asked):
+            where[record.trial] = (record.bracket, record.rung)
+        elif isinstance(record, Told) and record.score is not None:
+            found[where[record.trial]][record.trial] = record.score
+    return found
+
+
+def assert_synchronous(search: Simulation, plan: brackets.Plan) -> None:
+    """Each rung's best, of all that ever came there, are those that went on: what the synchronous algorithm does."""
+    came, told = entrants(search), scores(search)
+    for number, bracket in enumerate(plan.brackets):
+        assert len(came[number, 0]) == bracket.rungs[0].size
+        for rung in range(1, len(bracket.rungs)):
+            below = told[number, rung - 1]
+            best = sorted(below, key=lambda trial: (below[trial], trial))[: bracket.rungs[rung].size]
+            assert sorted(came[number, rung]) == sorted(best), f"bracket {number}, rung {rung}"
+
+
+@steady
+@given(st.integers(0, 10**6), st.integers(1, 7), st.integers(0, 100), st.sampled_from([(9, 3), (27, 3), (16, 4)]))
+def test_promotions_are_those_of_the_synchronous_algorithm(seed, slots, order, size) -> None:
+    max_epochs, factor = size
+    search = simulate(WILD, seed=seed, slots=slots, order=order, max_epochs=max_epochs, factor=factor).run()
+    plan = brackets.plan(max_epochs, factor)
+    assert_synchronous(search, plan)
+    assert search.study.epochs == plan.total_epochs
+
+
+@steady
+@given(st.integers(0, 10**6), st.integers(1, 7), st.floats(0.0, 0.6))
+def test_failed_trials_are_the_worst_and_starve_nobody(seed, slots, share) -> None:
+    scenario = Scenario(
+        line, wild, fails=lambda params: int(9 * noise(params, "when")) if noise(params, "fails") < share else None
+    )
+    limits = Limits(max_consecutive_failures=100)
+    search = simulate(scenario, seed=seed, slots=slots, limits=limits).run()
+    plan = brackets.plan(9, 3)
+    assert_synchronous(search, plan)
+    assert all(trial.ended for trial in search.trials)
+
+
+def test_a_bracket_with_failures_still_ends_in_a_full_run() -> None:
+    scenario = Scenario(line, wild, fails=lambda params: 1 if noise(params, "fails") < 0.25 else None)
+    search = simulate(scenario, max_epochs=27).run()
+    sizes = [len(entrants(search)[0, rung]) for rung in range(4)]
+    assert sum(trial.ended == "failed" for trial in search.trials) > 10
+    assert sizes == [27, 9, 3, 1]
+
+
+@steady
+@given(st.integers(0, 10**6), st.integers(2, 12), st.integers(0, 100))
+def test_no_slot_idles_while_a_bracket_has_work(seed, slots, order) -> None:
+    plan = brackets.plan(9, 3)
+
+    def earned(search: Simulation) -> list[tuple[int, int, int]]:
+        """Who is sure of a place in the next rung, whatever those do who have not finished theirs."""
+        came, told, found = entrants(search), scores(search), []
+        for number, bracket in enumerate(plan.brackets):
+            for rung, following in enumerate(bracket.rungs[1:], 1):
+                below, size = told[number, rung - 1], bracket.rungs[rung - 1].size
+                for trial in set(below) - set(came[number, rung]):
+                    better = sum((below[other], other) < (below[trial], trial) for other in below)
+                    if better + size - len(below) < following.size:
+                        found.append((number, rung, trial))
+        return found
+
+    class Watched(Simulation):
+        def _check(self, records):
+            super()._check(records)
+            if len(self._workers) < slots and self.finished is None:
+                asked = sum(isinstance(record, Asked) and record.rung == 0 for record in self.records)
+                assert asked == plan.trials
+                assert not earned(self)
+
+    Watched(
+        WILD, lambda study: Hyperband(study.objective, study.seed, max_epochs=9), seed=seed, slots=slots, order=order
+    ).run()
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_space_of_eight_points_still_promotes(slots: int) -> None:
+    def ask(hp: Any) -> None:
+        hp.Int("a", 1, 4)
+        hp.Boolean("b")
+
+    search = simulate(Scenario(ask, wild, seconds=seconds), max_epochs=27, slots=slots).run()
+    assert len({tuple(trial.params.items()) for trial in search.trials}) == len(search.trials) == 8
+    assert search.finished is not None
+    assert search.finished.complete
+    assert Counter(trial.epochs for trial in search.trials) == {3: 5, 9: 2, 27: 1}
+    told = scores(search)
+    assert set(entrants(search)[0, 2]) == set(sorted(told[0, 1], key=told[0, 1].get)[:3])
+
+
+def test_few_trials_are_promoted_too() -> None:
+    search = simulate(WILD, max_epochs=27, limits=Limits(max_trials=2)).run()
+    assert sorted(trial.epochs for trial in search.trials) == [9, 27]
+    assert all(trial.ended for trial in search.trials)
+
+
+def test_a_trial_that_ended_itself_holds_its_place_and_trains_no_more() -> None:
+    """Its best value stands in every rung; a promotion costs nothing."""
+    scenario = Scenario(
+        line,
+        lambda params, epoch: params["x"] + 1 / epoch if not ends(params) else params["x"] - 1,
+        finishes=lambda params: 1 if ends(params) else None,
+    )
+    search = simulate(scenario).run()
+    finished = [trial for trial in search.trials if trial.exhausted and trial.bracket == 0]
+    assert finished
+    came = entrants(search)
+    best = min(finished, key=lambda trial: trial.objective)
+    assert came[0, 2] == [best.number]
+    assert best.ended == "completed"
+    assert best.epochs == best.trained == 1
+    assert sum(isinstance(record, Started) and record.trial == best.number for record in search.records) == 1
+    told = [record.outcome for record in search.records if isinstance(record, Told) and record.trial == best.number]
+    assert told == ["finished"] * 3
+    assert [len(came[0, rung]) for rung in range(3)] == [9, 3, 1]
+
+
+def ends(params: Any) -> bool:
+    return noise(params, "ends") < 0.3
+
+
+def test_iterations_repeat_the_plan_with_new_trials() -> None:
+    once, twice = simulate(WILD).run(), simulate(WILD, iterations=2, slots=3).run()
+    plan = brackets.plan(9, 3)
+    assert len(twice.trials) == 2 * len(once.trials) == 2 * plan.trials
+    assert twice.study.epochs == 2 * plan.total_epochs
+    assert {bracket for bracket, _ in entrants(twice)} == set(range(6))
+    assert len({trial.params["x"] for trial in twice.trials}) == len(twice.trials)
+
+
+def test_a_promotion_goes_on_from_the_last_epoch() -> None:
+    search = simulate(WILD, slots=4).run()
+    assert search.study.trained == search.study.epochs
+    for trial in search.trials:
+        assert [epoch.epoch for epoch in trial.curve] == list(range(1, trial.epochs + 1))

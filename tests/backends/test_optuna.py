@@ -1,0 +1,326 @@
+"""Optuna's samplers and pruners against the contract, and what is particular to them."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import statistics
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from search.backends.optuna import PRUNERS, SAMPLERS, Axis, Optuna, make_pruner
+from search.controller import Limits
+from search.domain import Condition, Domain, Parameter
+from search.errors import OptionError
+from search.records import Asked, EpochDone, Judged, Told, Valued
+from search.testing import BackEndContract, Scenario, Simulation
+from search.testing.backends import FEW, by_noise, few, in_order, seconds
+from search.trial import Objective
+
+
+class _Contract(BackEndContract):
+    sampler: str
+    pruner: str
+
+    def make(self, objective, seed, max_epochs, parameters):
+        return Optuna(
+            objective, seed, max_epochs=max_epochs, sampler=self.sampler, pruner=self.pruner, parameters=parameters
+        )
+
+
+class TestTPE(_Contract):
+    sampler, pruner = "tpe:n_startup_trials=3", "hyperband"
+
+
+class TestGroupedTPE(_Contract):
+    sampler, pruner = "tpe:multivariate=True,group=True,n_startup_trials=3", "none"
+
+
+class TestRandom(_Contract):
+    sampler, pruner = "random", "median:n_startup_trials=2"
+
+
+class TestQMC(_Contract):
+    sampler, pruner = "qmc", "asha"
+
+
+class TestNSGAII(_Contract):
+    sampler, pruner = "nsgaii:population_size=4", "percentile:n_startup_trials=2"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cmaes") is None, reason="the package cmaes is not installed")
+class TestCMAES(_Contract):
+    sampler, pruner = "cmaes:n_startup_trials=2", "hyperband"
+
+
+def simulate(scenario: Scenario, sampler: str = "random", pruner: str = "none", **options: Any) -> Simulation:
+    options.setdefault("limits", Limits(max_trials=30))
+    max_epochs = options.setdefault("max_epochs", 9)
+    return Simulation(
+        scenario,
+        lambda study: Optuna(
+            study.objective,
+            study.seed,
+            max_epochs=max_epochs,
+            sampler=sampler,
+            pruner=pruner,
+            parameters=study.parameters,
+        ),
+        **options,
+    )
+
+
+# Samplers -------------------------------------------------------------------------------------------------------------
+
+
+def two(hp: Any) -> None:
+    hp.Fixed("version", 1)
+    hp.Float("x", 0.0, 1.0)
+    hp.Float("y", 0.0, 1.0)
+
+
+def bowl(params: Any, epoch: int) -> float:
+    return (params["x"] - 0.3) ** 2 + (params["y"] - 0.7) ** 2 + 0.01 / epoch
+
+
+@pytest.mark.parametrize("pruner", ["none", "hyperband"])
+@pytest.mark.parametrize("sampler", ["tpe", "tpe:multivariate=True", "cmaes"])
+def test_samplers_learn(sampler: str, pruner: str) -> None:
+    """Deterministic by its seeds: the last third of the trials is much better than the first, in each of three."""
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
+    for seed in range(3):
+        search = simulate(Scenario(two, bowl), sampler, pruner, seed=seed, max_epochs=4, limits=Limits(max_trials=60))
+        values = [bowl(trial.params, 4) for trial in search.run().trials]
+        assert statistics.median(values[40:]) < 0.6 * statistics.median(values[:20])
+
+
+def test_a_joint_draw_covers_a_trial_that_begins_with_a_fixed_value() -> None:
+    search = simulate(Scenario(two, bowl), "qmc", limits=Limits(max_trials=6)).run()
+    kept = [record for record in search.records if isinstance(record, Valued) and record.attributes.get("relative")]
+    assert [record.parameter.name for record in kept] == ["x"] * 5  # the first trial shows what the space is
+    assert all(len(record.attributes["relative"]) == 2 for record in kept)
+
+
+def test_a_grid_is_gone_through_cell_by_cell() -> None:
+    def ask(hp: Any) -> None:
+        hp.Int("a", 1, 3)
+        hp.Choice("b", ["x", None, True])
+        hp.Float("c", 0.0, 1.0, step=0.5)
+
+    search = simulate(Scenario(ask, by_noise), "grid", limits=Limits()).run()
+    assert len(search.trials) == len({in_order(trial.params) for trial in search.trials}) == 27
+    # Without the grid, what is left over would be drawn value by value: then 27 draws in a row do not all fit.
+    cells = [record for record in search.records if isinstance(record, Valued) and "trial" in record.attributes]
+    assert [record.attributes["trial"]["grid_id"] for record in cells] == list(range(27))
+    assert all(record.value == search.trials[record.trial].params[record.parameter.name] for record in cells)
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_grid_covers_what_the_probe_did_not_see(slots: int) -> None:
+    search = simulate(Scenario(few, by_noise, seconds=seconds), "grid", slots=slots, limits=Limits()).run()
+    assert sorted(in_order(trial.params) for trial in search.trials) == sorted(map(in_order, FEW))
+
+
+def test_a_grid_needs_lists() -> None:
+    objective = Objective("loss", "min")
+    with pytest.raises(OptionError, match=r"rate.*step"):
+        Optuna(objective, 0, sampler="grid", parameters=[Parameter("rate", Domain("float", 0.0, 1.0))])
+    many = [Parameter(f"p{i}", Domain("int", 0, 99)) for i in range(5)]
+    with pytest.raises(OptionError, match="10,000,000,000"):
+        Optuna(objective, 0, sampler="grid", parameters=many)
+
+
+# Pruners --------------------------------------------------------------------------------------------------------------
+
+
+def ranked(params: Any, epoch: int) -> float:
+    """Curves that never cross: what is worse stays worse."""
+    return params["x"] + 1 / epoch
+
+
+SPECS = [
+    *["asha", "hyperband", "median:n_startup_trials=2", "none", "percentile:percentile=50.0,n_startup_trials=2"],
+    *["threshold:upper=1.2", "wilcoxon:p_threshold=0.5"],
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_pruner_stops_at_the_end_of_an_epoch(spec: str) -> None:
+    search = simulate(Scenario(two, ranked), "random", spec, limits=Limits(max_trials=25)).run()
+    stopped = [trial for trial in search.trials if trial.ended == "stopped"]
+    assert bool(stopped) == (spec != "none")
+    stops = {r.trial: r.epoch for r in search.records if isinstance(r, Judged) and r.stop}
+    assert {trial.number: trial.epochs for trial in stopped} == stops
+    told = {record.trial: record.outcome for record in search.records if isinstance(record, Told)}
+    assert all(told[trial.number] == ("stopped" if trial in stopped else "reached") for trial in search.trials)
+    judged = {record.judged for record in search.records if isinstance(record, Asked)}
+    assert judged == {spec != "none"}
+    whole = [trial.params["x"] for trial in search.trials if trial.ended == "completed"]
+    if stopped and "wilcoxon" not in spec:
+        assert statistics.mean(whole) < statistics.mean(trial.params["x"] for trial in stopped)
+
+
+def test_all_pruners_are_tried_here() -> None:
+    assert {spec.partition(":")[0] for spec in SPECS} == set(PRUNERS)
+
+
+def test_hyperband_and_asha_take_the_searchs_factor() -> None:
+    pruner: Any = make_pruner("hyperband", 81, 4)
+    assert (pruner._max_resource, pruner._reduction_factor, pruner._min_resource) == (81, 4, 1)
+    pruner = make_pruner("hyperband:reduction_factor=2", 81, 4)
+    assert pruner._reduction_factor == 2
+
+
+# What Optuna is told --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("direction", "worst"), [("min", math.inf), ("max", -math.inf)])
+def test_a_failed_trial_is_told_as_the_worst(direction: Any, worst: float) -> None:
+    back_end = Optuna(Objective("loss", direction), 0, max_epochs=3)
+    for trial, outcome in enumerate(["failed", "reached", "stopped"]):
+        back_end.apply(Asked(trial, 0, 3, None, None, True, 0))
+        back_end.apply(Valued(trial, Parameter("x", Domain("float", 0.0, 1.0)), 0.5))
+        back_end.apply(EpochDone(trial, 0, 1, {"loss": 0.25}, 1.0))
+        back_end.apply(EpochDone(trial, 0, 1, {"loss": 99.0}, 1.0))  # trained again: the first stands
+        assert back_end.apply(Told(trial, 1, None if outcome == "failed" else 0.25, outcome)) == (trial,)  # type: ignore[arg-type]
+    trials = back_end._study.get_trials()
+    assert [trial.value for trial in trials] == [worst, 0.25, 0.25]
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED]
+    assert [trial.intermediate_values for trial in trials] == [{1: 0.25}] * 3
+
+
+def test_of_other_eras_trials_it_learns_what_they_are() -> None:
+    scenario = Scenario(
+        two, lambda params, epoch: ranked(params, epoch), fails=lambda params: 2 if params["x"] > 0.8 else None
+    )
+    before = simulate(scenario, pruner="asha", limits=Limits(max_trials=20)).run()
+    back_end = Optuna(Objective("val_loss", "min"), 0)
+    back_end.learn(before.trials)
+    learnt = back_end._study.get_trials()
+    assert len(learnt) == 20
+    for trial, theirs in zip(before.trials, learnt, strict=True):
+        assert theirs.params.keys() == {"x (float linear)", "y (float linear)"}
+        assert theirs.params["x (float linear)"] == trial.params["x"]
+        assert theirs.value == (math.inf if trial.ended == "failed" else trial.objective)
+        assert (theirs.state == TrialState.PRUNED) == (trial.ended == "stopped")
+        assert len(theirs.intermediate_values) == trial.epochs
+
+
+# Options --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "spec", "said"),
+    [
+        ("sampler", "tpee", "Did you mean 'tpe'"),
+        ("sampler", "", "use one of bruteforce"),
+        ("sampler", "tpe:n_startup=3", "Did you mean 'n_startup_trials'"),
+        ("sampler", "tpe:multivariate", "tpe:key=value"),
+        ("sampler", "tpe:seed=3", "no argument 'seed'"),
+        ("sampler", "nsgaii:population_size=1", "cannot be used"),
+        ("pruner", "medien", "Did you mean 'median'"),
+        ("pruner", "none:x=1", "among none"),
+        ("pruner", "threshold", "cannot be used"),
+        ("pruner", "hyperband:reduction_facter=2", "Did you mean 'reduction_factor'"),
+        ("pruner", "percentile:percentile=150.0", "cannot be used"),
+    ],
+)
+def test_what_cannot_be_used_is_explained(option: str, spec: str, said: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        Optuna(Objective("loss", "min"), 0, **{option: spec})
+    message = str(caught.value)
+    assert message.startswith(f"--{option} ")
+    assert said in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_samplers_are_made_or_say_what_they_need(name: str) -> None:
+    parameters = [Parameter("x", Domain("int", 1, 3))]
+    needs = {"cmaes": ["cmaes"], "gp": ["torch", "scipy"], "qmc": ["scipy"]}.get(name, [])
+    if any(importlib.util.find_spec(package) is None for package in needs):
+        with pytest.raises(OptionError, match=f"{name} needs .*pip install"):
+            Optuna(Objective("loss", "min"), 0, sampler=name, parameters=parameters)
+    else:
+        Optuna(Objective("loss", "min"), 0, sampler=name, parameters=parameters)
+
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+DOMAINS = [
+    Domain("boolean", values=(True, False)),
+    Domain("choice", values=("a", 1, 2.5, None)),
+    Domain("choice", values=(1, 2, 4, 8), ordered=True),
+    Domain("fixed", values=("a",)),
+    Domain("int", -3, 7),
+    Domain("int", 1, 10, 4),
+    Domain("int", 1, 1000, sampling="log"),
+    Domain("int", 1, 1000, 10, "log"),
+    Domain("int", 1, 1000, sampling="reverse_log"),
+    Domain("int", 1, 1000, 10, "reverse_log"),
+    Domain("float", 0.0, 1.0),
+    Domain("float", 0.0, 1.0, 0.2),
+    Domain("float", 1e-5, 1e-1, sampling="log"),
+    Domain("float", 1e-5, 1e-1, 10.0, "log"),
+    Domain("float", 1e-5, 1e-1, sampling="reverse_log"),
+    Domain("float", 1e-5, 1e-1, 10.0, "reverse_log"),
+]
+
+
+@pytest.mark.parametrize("domain", DOMAINS, ids=str)
+def test_values_go_to_optuna_and_come_back(domain: Domain) -> None:
+    axis = Axis(Parameter("x", domain))
+    if domain.size is None:
+        values = [domain.at(i / 97) for i in range(97)]
+    else:
+        values = [domain.value(index) for index in range(min(domain.size, 200))]
+    for value in values:
+        encoded = axis.encode(value)
+        internal = axis.distribution.to_internal_repr(encoded)
+        assert axis.distribution._contains(internal)
+        back = axis.decode(axis.distribution.to_external_repr(internal))
+        if domain.kind == "float" and domain.size is None:
+            assert back == pytest.approx(value, rel=1e-9)
+        else:
+            assert back == value
+            assert type(back) is type(value)
+
+
+@pytest.mark.parametrize("domain", DOMAINS, ids=str)
+def test_whatever_optuna_draws_is_in_the_domain(domain: Domain) -> None:
+    axis = Axis(Parameter("x", domain))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = set()
+    for _ in range(60):
+        trial = study.ask({axis.name: axis.distribution})
+        value = axis.decode(trial.params[axis.name])
+        assert domain.contains(value)
+        drawn.add(value)
+    assert len(drawn) >= min(domain.size or 30, 3)
+
+
+def test_two_domains_never_share_an_axis() -> None:
+    """Indices and categories of one domain mean nothing in another."""
+    names = [Axis(Parameter("x", domain)).name for domain in DOMAINS if not (domain.is_range and domain.size is None)]
+    plain = {Axis(Parameter("x", Domain("int", 0, 5))).name, Axis(Parameter("x", Domain("int", 0, 9))).name}
+    assert len(plain) == 1
+    assert len(set(names) - plain) >= len(names) - 2
+    assert (
+        Axis(Parameter("x", DOMAINS[0], conditions=(Condition("a", (1,)),))).name
+        != Axis(Parameter("x", DOMAINS[0])).name
+    )
+
+
+def test_choices_may_change_where_the_user_accepted_it() -> None:
+    before = simulate(
+        Scenario(lambda hp: hp.Choice("a", ["x", "y"]), by_noise), "tpe", limits=Limits(max_trials=2)
+    ).run()
+    back_end = Optuna(Objective("val_loss", "min"), 0)
+    back_end.learn(before.trials)
+    back_end.apply(Asked(9, 0, 3, None, None, False, 0))
+    parameter = Parameter("a", Domain("choice", values=("x", "y", "z")))
+    back_end.apply(Valued(9, parameter, back_end.suggest(9, parameter).value))
