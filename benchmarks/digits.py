@@ -4,8 +4,8 @@ pip install tensorboard    # without it KerasTuner fails every trial
     python benchmarks/digits.py [--max-epochs 9] [--seeds 3]
 
 Prints a table: seconds of the whole command (imports and MLflow included), trials, epochs, milliseconds an epoch, and
-the best validation accuracy, each as the median over the seeds. Each run is a process of its own, and A and B alternate,
-so that a noisy machine does to both what it does to one.
+the best validation accuracy, each as the median over the seeds. Each run is a process of its own, and A and B
+alternate, so that a noisy machine does to both what it does to one.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ tuner = keras_tuner.Hyperband(
 )
 began = time.time()
 tuner.search(*train, validation_data=validation, verbose=0, callbacks=[Count()])
+search = time.time() - began
 best = tuner.oracle.get_best_trials(1)[0].score
-print(json.dumps({"trials": len(tuner.oracle.trials), "epochs": Count.epochs, "best": best, "search": time.time() - began}))
+print(json.dumps({"trials": len(tuner.oracle.trials), "epochs": Count.epochs, "best": best, "search": search}))
 """
 
 SEARCH = """
@@ -93,9 +94,8 @@ def main() -> None:
         wall, search, trials, epochs, best = (
             statistics.median(run[key] for run in runs) for key in ("wall", "search", "trials", "epochs", "best")
         )
-        print(
-            f"| {name} | {wall:.1f} | {search:.1f} | {trials:g} | {epochs:g} | {1e3 * search / epochs:.0f} | {best:.4f} |"
-        )
+        pace = 1e3 * search / epochs
+        print(f"| {name} | {wall:.1f} | {search:.1f} | {trials:g} | {epochs:g} | {pace:.0f} | {best:.4f} |")
 
 
 if __name__ == "__main__":

@@ -316,7 +316,7 @@ def _places(gpus: Sequence[Gpu], per_trial: float) -> list[tuple[tuple[str, ...]
         raise OptionError(f"--gpus-per-trial {per_trial:g}: above 1, give a whole number")
     size = int(per_trial)
     if size > max(1, len(gpus)):
-        raise OptionError(f"--gpus-per-trial {size}: only {len(gpus)} GPU(s) can be used: lower it, or choose more with --gpus")
+        raise OptionError(f"--gpus-per-trial {size}: only {len(gpus)} GPU(s) can be used: lower it, or see --gpus")
     groups = [gpus[start : start + size] for start in range(0, len(gpus) - size + 1, size)]
     return [
         (tuple(gpu.uuid for gpu in group), f"GPU{'s' if size > 1 else ''} {'+'.join(str(gpu.index) for gpu in group)}")

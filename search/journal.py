@@ -46,7 +46,7 @@ def format_line(record: Record, time: float) -> bytes:
 def parse_line(line: bytes) -> tuple[Record, float]:
     """The record and time of a line. ValueError where the line is not whole."""
     body, mark, crc = line.rpartition(b',"crc":"')
-    if not mark or crc.rstrip(b"\n") != b'%08x"}' % zlib.crc32(body):
+    if not mark or crc != b'%08x"}\n' % zlib.crc32(body):
         raise ValueError("the checksum does not match")
     data: dict[str, Any] = json.loads(body + b"}")
     time = data.pop("t")

@@ -159,7 +159,7 @@ def check(name: str, value: Any) -> Any:
 def _number(name: str, value: Any, *, whole: bool) -> int | float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number) or (whole and number != int(number)):
         raise OptionError(f"{flag(name)} is {value!r}: give a {'whole ' if whole else ''}number")
@@ -170,7 +170,7 @@ def _number(name: str, value: Any, *, whole: bool) -> int | float:
         if high != math.inf:
             limits += f" and at most {high}"
         raise OptionError(f"{flag(name)} is {value}: it must be {limits}")
-    return int(value) if whole else number
+    return int(number) if whole else number
 
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}

@@ -241,7 +241,7 @@ def test_what_cannot_be_used_is_explained(option: str, spec: str, said: str) -> 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
 def test_samplers_are_made_or_say_what_they_need(name: str) -> None:
     parameters = [Parameter("x", Domain("int", 1, 3))]
-    needs = {"cmaes": ["cmaes"], "gp": ["torch", "scipy"], "qmc": ["scipy"]}.get(name, [])
+    needs = {"gp": ["torch", "scipy"], "qmc": ["scipy"]}.get(name, [])
     if any(importlib.util.find_spec(package) is None for package in needs):
         with pytest.raises(OptionError, match=f"{name} needs .*pip install"):
             Optuna(Objective("loss", "min"), 0, sampler=name, parameters=parameters)
