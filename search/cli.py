@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -104,7 +105,7 @@ def run_command(
         make_view=_make_view(no_progress),
         say=_say,
     )
-    _conclude(result, given.get("runs"))
+    _conclude(result)
 
 
 @app.command("resume")
@@ -120,7 +121,7 @@ def resume_command(
     from search import launch
 
     result = launch.resume(name, given, accept_changes=accept_changes, make_view=_make_view(no_progress), say=_say)
-    _conclude(result, given.get("runs"))
+    _conclude(result)
 
 
 @app.command("check")
@@ -149,32 +150,39 @@ def _say(line: str) -> None:
     err.print(line, markup=False, soft_wrap=True)
 
 
-def _conclude(result: Result, runs: str | None) -> None:
+def _typed(command: str, folder: Path) -> str:
+    """A command of this program on a study in `folder`, as the user can type it here."""
+    found, self_ = shutil.which("search"), Path(sys.argv[0])
+    known = self_.name != "search" or (found is not None and Path(found).resolve() == self_.resolve())
+    program = "search" if known else min(str(self_), os.path.relpath(self_), key=len)
+    where = "" if folder == Path("runs").absolute() else f" --runs {shlex.quote(os.path.relpath(folder))}"
+    return f"{program} {command}{where}"
+
+
+def _conclude(result: Result) -> None:
     """Print how a search ended: why, the leaderboard, what to do next."""
     from search import tables
 
-    study, finished = result.study, result.finished
-    folder = result.paths.folder.parent
-    where = "" if folder == Path("runs").absolute() else f" --runs {shlex.quote(runs or str(folder))}"
+    study, finished, folder = result.study, result.finished, result.paths.folder.parent
     if finished.exit_code == 2:
         raise SpaceError(finished.reason)
     _say(f"ended: {finished.reason}")
     if study.best is not None:
         out.print(tables.leaderboard(study, 5))
     if not result.synced:
-        _say(f"MLflow has not all of it yet: send the rest with: search sync {study.name}{where}")
+        _say(f"MLflow has not all of it yet: send the rest with: {_typed(f'sync {study.name}', folder)}")
     if finished.exit_code == 130:
-        _say(f"go on with: search resume {study.name}{where}")
+        _say(f"go on with: {_typed(f'resume {study.name}', folder)}")
     elif finished.exit_code == 1:
-        raise NoResult(f"no trial has an objective: see search trials {study.name}{where}, and search show")
+        raise NoResult(f"no trial has an objective: see {_typed(f'trials {study.name}', folder)}")
     else:
         for command, what in (
-            (f"search best {study.name}{where}", "the best trials"),
-            (f"search show {study.name} {study.ranked()[0].number}{where}", "one trial: values, curve, log"),
-            (f"search ui{where}", "compare the trials in MLflow"),
-            (f"search export {study.name}{where} --to model.keras", "the best model as a file"),
+            (f"best {study.name}", "the best trials"),
+            (f"show {study.name} {study.ranked()[0].number}", "one trial: values, curve, log"),
+            (f"ui {study.name}", "compare the trials in MLflow"),
+            (f"export {study.name} --to model.keras", "the best model as a file"),
         ):
-            out.print(f"  {command:<48} {what}", markup=False, soft_wrap=True)
+            out.print(f"  {_typed(command, folder):<46}  {what}", markup=False, soft_wrap=True)
     raise typer.Exit(finished.exit_code)
 
 

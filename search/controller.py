@@ -211,7 +211,7 @@ class Controller:
         trials = self.study.trials.values()
         for trial in trials:
             # Their back end is gone, or the last process died before it could say so.
-            if trial.era < self.study.era or trial.number in self._over or (trial.failed and not trial.open):
+            if trial.era < self.study.era or trial.number in self._over:
                 self._end(trial)
         unfinished = [trial for trial in trials if trial.open and trial.ended is None]
         # A trial waits only for those that have more answers than it has: with these first, none waits for ever.
@@ -350,8 +350,6 @@ class Controller:
             return False
         score = None if outcome == "failed" else trial.objective
         self._record(Told(trial.number, trial.epochs, score, "failed" if score is None else outcome))
-        if trial.failed:
-            self._end(trial)
         return True
 
     # Filling the slots ----------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class BackEnd(Protocol):
         """Take in a record; of trials this back end did not ask for it wants nothing.
 
         Returns:
-            The trials that it will never ask for again, as of this record.
+            The trials that it will never ask for again, as of this record. One that failed is among them at once.
         """
 
     def learn(self, trials: Sequence[Trial]) -> None:

@@ -30,6 +30,7 @@ from search.records import (
     Header,
     Outcome,
     Record,
+    Told,
     TrialEnded,
 )
 from search.study import Study, Trial
@@ -190,6 +191,8 @@ class Checked:
     def apply(self, record: Record) -> Sequence[int]:
         closed = self.inner.apply(record)
         assert not self._closed & set(closed), "a trial was given up twice"
+        if isinstance(record, Told) and record.outcome == "failed":
+            assert record.trial in closed, "a failed trial has no future"
         self._closed |= set(closed)
         return closed
 
