@@ -197,7 +197,7 @@ class Controller:
         state: State = "stopped"
         if trial.failed:
             state = "failed"
-        elif trial.exhausted or trial.epochs >= self.max_epochs:
+        elif not trial.stop_decided and (trial.exhausted or trial.epochs >= self.max_epochs):
             state = "completed"
         self._record(TrialEnded(trial.number, state))
 
@@ -338,10 +338,10 @@ class Controller:
         """Tell the back end how its suggestion for `trial` ended. False where it is to be trained on."""
         if trial.failed:
             outcome: ToldOutcome = "failed"
-        elif trial.exhausted:
-            outcome = "finished"
         elif trial.stop_decided:
             outcome = "stopped"
+        elif trial.exhausted:
+            outcome = "finished"
         elif trial.checkpoint >= trial.to_epoch:
             outcome = "reached"
         elif trial.lost > self.limits.retries:

@@ -380,6 +380,28 @@ def test_a_trial_killed_at_its_verdict_gets_the_same_one(lost: int) -> None:
         assert Told(1, 1, 0.9, "stopped") in reaction.records
 
 
+def test_a_trial_that_ended_itself_where_it_was_to_stop_was_stopped() -> None:
+    """Whatever the journal has of it: a kill must not change what is told."""
+    hand = judged()
+    hand.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
+    hand.say(Checkpointed(1, 0, 1, 1, finished=True))
+    ended = hand.say(Ended(1, 0, "finished", 1))
+    assert ended.records[1:3] == [Told(1, 1, 0.9, "stopped"), TrialEnded(1, "stopped")]
+
+
+def test_the_epoch_that_the_budget_made_the_last_is_judged_too() -> None:
+    hand = ByHand(judged=True, max_total_epochs=4)
+    hand.begin()
+    hand.build()
+    assert hand.train(loss=0.1).instructions == [(0, Start(1, 0, 1, True))]
+    hand.build(1)
+    reaction = hand.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
+    assert kinds(reaction.records) == ["EpochDone", "Judged"]
+    assert reaction.instructions == []  # nobody waits for it
+    hand.say(Checkpointed(1, 0, 1, 1))
+    assert Told(1, 1, 0.9, "stopped") in hand.say(Ended(1, 0, "reached", 1)).records
+
+
 # Stops and budgets ----------------------------------------------------------------------------------------------------
 
 
@@ -528,3 +550,16 @@ def test_slots_wait_for_a_build_rather_than_draw_what_is_being_built() -> None:
         hand.say(Built(0, 1, "fit"), 0)
         values = hand.study.trials[1].params
     assert values["kind"] != first
+
+
+def test_after_a_kill_those_go_first_for_whom_others_wait() -> None:
+    """With one slot, a trial that waits for another one's build would keep that from being built."""
+    kind = Parameter("kind", Domain("choice", values=("a", "b")), "a")
+    count = Parameter("count", Domain("int", 1, 9), 1)
+    header = Header(FORMAT, "0", "study", 0, "loss", "min", "", "", (kind, count), {})
+    hand = ByHand(slots=2)
+    hand.begin(header, Era("optuna", {}))
+    hand.say(Question(1, kind), 1)
+    hand.say(Question(1, count), 1)
+    later = hand.again(slots=1)
+    assert [start.trial for _, start in later.begin().instructions if isinstance(start, Start)] == [1]

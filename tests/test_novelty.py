@@ -50,8 +50,8 @@ def test_a_value_is_taken_when_all_below_it_was_tried() -> None:
 
 def test_a_continuum_is_never_taken() -> None:
     novelty = Novelty([KIND])
-    for trial in range(3):
-        build(novelty, trial, (KIND, "a"), (RATE, 0.5), (COUNT, 1))
+    for trial, count in enumerate([1, 2, 1]):
+        build(novelty, trial, (KIND, "a"), (RATE, 0.5), (COUNT, count))
     assert novelty.taken(9) == frozenset()
     build(novelty, 3, (KIND, "b"))
     assert novelty.taken(9) == {"b"}
@@ -104,6 +104,17 @@ def test_a_range_that_grew_has_room_again() -> None:
     build(novelty, 1, (Parameter("count", Domain("int", 1, 3)), 2))
     assert not novelty.exhausted
     build(novelty, 2, (Parameter("count", Domain("int", 1, 3)), 3))
+    assert novelty.exhausted
+
+
+def test_of_a_range_that_moved_only_what_it_still_has_counts() -> None:
+    novelty = Novelty()
+    now = Parameter("count", Domain("int", 2, 4))
+    build(novelty, 0, (COUNT, 1))
+    build(novelty, 1, (now, 2))
+    build(novelty, 2, (now, 3))
+    assert not novelty.exhausted
+    build(novelty, 3, (now, 4))
     assert novelty.exhausted
 
 

@@ -36,6 +36,9 @@ from search.records import (
 from search.study import Study, Trial
 from search.trial import Decision, Done, Draw, Objective, Suggestion, Wait
 
+PATIENCE = 2000
+"""Words of workers, none of which is news, after which a search hangs."""
+
 Params = Mapping[str, Value]
 Said = Question | Built | EpochDone | Checkpointed | Ended | Lost
 Heard = Answer | Verdict | Interrupt
@@ -274,8 +277,12 @@ class Simulation:
         """
         begun = len(self.entries)
         self._act(self.controller.begin(self._records(), self.now))
-        words = 0
+        words = idle = 0
+        progress: object = None
         while self.finished is None:
+            before, progress = progress, (len(self.study.trials), self.study.epochs)
+            idle = idle + 1 if before == progress else 0
+            assert idle < PATIENCE, "it goes on for ever, without a new trial or epoch"
             if until is not None and any(until(entry.record) for entry in self.entries[begun:]):
                 return self
             begun = len(self.entries)

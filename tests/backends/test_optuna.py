@@ -168,6 +168,18 @@ def test_all_pruners_are_tried_here() -> None:
     assert {spec.partition(":")[0] for spec in SPECS} == set(PRUNERS)
 
 
+def test_hyperbands_brackets_are_known_before_anything_is_judged() -> None:
+    """Optuna makes them at the first judgement; a search that was resumed would draw otherwise until then."""
+    pruner: Any = Optuna(Objective("loss", "min"), 0, max_epochs=9)._pruner
+    assert len({pruner._get_bracket_id(optuna.create_study(), _numbered(number)) for number in range(50)}) == 3
+
+
+def _numbered(number: int) -> Any:
+    trial = optuna.trial.create_trial(value=0.0)
+    trial.number = number
+    return trial
+
+
 def test_hyperband_and_asha_take_the_searchs_factor() -> None:
     pruner: Any = make_pruner("hyperband", 81, 4)
     assert (pruner._max_resource, pruner._reduction_factor, pruner._min_resource) == (81, 4, 1)
