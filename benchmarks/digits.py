@@ -1,6 +1,6 @@
 """The same Hyperband search by KerasTuner and by search, on the same space, one after the other, several times.
 
-pip install tensorboard    # without it KerasTuner fails every trial
+    pip install '.[bench]'
     python benchmarks/digits.py [--max-epochs 9] [--seeds 3]
 
 Prints a table: seconds of the whole command (imports and MLflow included), trials, epochs, milliseconds an epoch, and

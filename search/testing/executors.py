@@ -291,6 +291,10 @@ class ExecutorContract:
         talk = Conversation(executor).run(segment(values={**VALUES, "kind": "ends"}, to_epoch=5))
         assert (talk.end.outcome, talk.end.epoch) == ("finished", 2)
         assert talk.kinds[-2] == "Checkpointed"
+        # Its driver may have died before it knew: asked again, the trial trains no more.
+        again = Conversation(executor).run(segment(values={**VALUES, "kind": "ends"}, from_epoch=2, to_epoch=5))
+        assert again.kinds == ["Built", "Checkpointed", "Ended"]
+        assert (again.end.outcome, again.end.epoch) == ("finished", 2)
 
     @pytest.mark.parametrize("kind", ["ends", "diverges"])
     def test_a_verdict_that_came_too_late_answers_nothing(

@@ -38,12 +38,14 @@ class Checkpoint:
         history: each trained epoch's `epoch` (from 1), `logs` and `seconds`, so that a driver that died before it
             journaled them can be told again.
         best_epoch, best_value: the best epoch so far (counted from 1) and its objective, or None.
+        finished: a callback of the user's ended the training there.
     """
 
     path: Path
     history: list[dict[str, Any]]
     best_epoch: int | None
     best_value: float | None
+    finished: bool
     _groups: dict[str, list[Array]]
     _callbacks: list[dict[str, Any]]
 
@@ -87,11 +89,12 @@ def save(
     history: Sequence[Mapping[str, Any]],
     best_epoch: int | None,
     best_value: float | None,
+    finished: bool = False,
 ) -> list[str]:
     """Write a trial's state to `path`, all of it or nothing.
 
     Args:
-        history: as in `Checkpoint`; JSON holds it.
+        history, finished: as in `Checkpoint`.
         callbacks: the user's, whose state is kept as far as it is made of JSON's scalars, lists, tuples, dicts, numpy
             arrays and scalars.
 
@@ -108,6 +111,7 @@ def save(
         "history": [dict(record) for record in history],
         "best_epoch": best_epoch,
         "best_value": best_value,
+        "finished": finished,
         "callbacks": states,
     }
     _write(Path(path), groups, meta)
@@ -122,6 +126,7 @@ def load(path: str | Path) -> Checkpoint:
         history=meta["history"],
         best_epoch=meta["best_epoch"],
         best_value=meta["best_value"],
+        finished=meta["finished"],
         _groups=groups,
         _callbacks=meta["callbacks"],
     )

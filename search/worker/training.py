@@ -123,10 +123,13 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
         self.epoch, self._history = saved.epoch, list(saved.history)
         if saved.best_epoch is not None and saved.best_value is not None:
             self._best = (saved.best_epoch, saved.best_value)
+        if saved.finished:
+            self.outcome = "finished"
         for record in self._history[self._segment.from_epoch :]:
             self._send_epoch(**record)
-        if self.epoch > self._segment.from_epoch:
-            self._send_checkpointed()
+            if self._is_judged(record["epoch"]) and self._judged_to_stop():
+                self.outcome = "stopped"
+        self._send_checkpointed()
 
     def on_train_begin(self, logs: Any = None) -> None:
         # Being last, this runs when the others have been reset.
@@ -154,7 +157,7 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
         last = self.epoch >= self._segment.to_epoch
         finished = self.model.stop_training
         self._send_epoch(**record)
-        stopped = self._segment.judged and not last and not finished and self._judged_to_stop()
+        stopped = self._is_judged(self.epoch) and self._judged_to_stop()
         if finished:
             self.outcome = "finished"
         elif stopped:
@@ -181,6 +184,9 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
             self._best = (self.epoch, value)
             self._best_weights = checkpoint.snapshot(self.model)
 
+    def _is_judged(self, epoch: int) -> bool:
+        return self._segment.judged and epoch < self._segment.to_epoch
+
     def _judged_to_stop(self) -> bool:
         try:
             verdict = self._channel.receive()
@@ -199,6 +205,7 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
             history=self._history,
             best_epoch=self._best[0] if self._best else None,
             best_value=self._best[1] if self._best else None,
+            finished=self.outcome == "finished",
         )
         if lost and not self._warned:
             self._warned = True
@@ -211,7 +218,8 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
 
     def _send_checkpointed(self) -> None:
         best = self._best[0] if self._best else None
-        self._channel.send(Checkpointed(self._segment.trial, self._segment.execution, self.epoch, best))
+        finished = self.outcome == "finished"
+        self._channel.send(Checkpointed(self._segment.trial, self._segment.execution, self.epoch, best, finished))
 
 
 def run_segment(segment: Segment, channel: Channel) -> None:
@@ -254,6 +262,6 @@ def _train(segment: Segment, channel: Channel) -> _Recorder:
     trainer = runner.choose(ready.model, samples, ready.fit_options, segment.seed, callbacks, segment.fuse)
     channel.send(Built(segment.trial, int(ready.model.count_params()), trainer.name))
     recorder.restore(ready.model)
-    if recorder.epoch < segment.to_epoch:
+    if recorder.epoch < segment.to_epoch and recorder.outcome == "reached":
         trainer.run(recorder.epoch, segment.to_epoch, callbacks)
     return recorder

@@ -21,11 +21,16 @@ class TestInline(ExecutorContract):
         made.close()
 
 
+@pytest.fixture(scope="module")
+def local(zygote: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExecutor]:
+    slot = Slot(0, (), (0,), 1, "CPU 0")
+    made = LocalExecutor([slot], tmp_path_factory.mktemp("local") / "log.txt", zygote=zygote)
+    yield made
+    made.close()
+    made.close()  # may be called twice
+
+
 class TestLocal(ExecutorContract):
-    @pytest.fixture(scope="module")
-    def executor(self, zygote: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExecutor]:
-        slot = Slot(0, (), (0,), 1, "CPU 0")
-        made = LocalExecutor([slot], tmp_path_factory.mktemp("local") / "log.txt", zygote=zygote)
-        yield made
-        made.close()
-        made.close()  # may be called twice
+    @pytest.fixture
+    def executor(self, local: LocalExecutor) -> LocalExecutor:
+        return local
