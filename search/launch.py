@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import getpass
-import importlib.util
 import os
 import secrets
 import shutil
@@ -15,13 +14,11 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from search import backends, devices, options, space, study
+from search import backends, checks, devices, executors, options, space, study
 from search import journal as journals
-from search.backends.base import BackEnd
 from search.controller import Controller, Limits
-from search.domain import Domain, Parameter
 from search.driver import Driver
 from search.errors import OptionError, SearchError, SpaceError, StudyError, Unavailable, nearest
 from search.executors.base import Executor
@@ -29,12 +26,9 @@ from search.journal import Journal, Lock
 from search.messages import Probe, Probed, ProbeFailed, SpaceRef
 from search.options import Options
 from search.paths import StudyPaths, check_study_name, studies
-from search.records import FORMAT, Asked, Began, EpochDone, Era, Finished, Header, Record, SpaceChanged, Valued
+from search.records import FORMAT, Began, Era, Finished, Header, Record, SpaceChanged
 from search.study import Study
-from search.trial import Objective, Suggestion
-
-if TYPE_CHECKING:
-    from search.executors.local import Zygote
+from search.trial import Objective
 
 SYNC_SECONDS = 60.0
 """How long the end of a search waits for MLflow."""
@@ -47,9 +41,6 @@ class View(Protocol):
     def say(self, line: str) -> None: ...
     def close(self) -> None: ...
 
-
-shared_zygote: Zygote | None = None
-"""Where many searches run in one process, one after the other: a zygote that they share."""
 
 MakeView = Callable[[Study, Options, tuple[str, ...]], View]
 
@@ -186,7 +177,7 @@ def check(source: Source, keras_backend: str | None = None) -> Probed:
     given = {"keras_backend": keras_backend or _early(source).get("keras_backend"), "gpus": "none", "workers": 1}
     opts = options.resolve(given)
     with tempfile.TemporaryDirectory(prefix="search-") as folder, ExitStack() as stack:
-        executor = _make_executor(opts, (), StudyPaths(Path(folder)))
+        executor = executors.make(opts, (), Path(folder) / "search.log")
         stack.callback(executor.close)
         assert source.path is not None
         probed = executor.probe(Probe(SpaceRef(path=str(source.path.absolute()))))
@@ -194,8 +185,8 @@ def check(source: Source, keras_backend: str | None = None) -> Probed:
         raise SpaceError(probed.message)
     opts = options.resolve(given, probed.options, where=source.label)
     with options.located(source.label):
-        _check_backend(opts, probed.parameters)
-        _choose_objective(opts, probed)
+        checks.check_backend(opts, probed.parameters)
+        checks.choose_objective(opts, probed)
     return probed
 
 
@@ -242,15 +233,15 @@ class _Launch:
 
     def run(self) -> Result:
         opts = options.resolve(self._given, before=self._opened.options)
-        _check_backend(opts)
+        checks.check_backend(opts)
         gpus = devices.find_gpus()
-        _slots(opts, gpus)  # a GPU that is not there is said at once
-        _make_folder(self._paths.folder)
+        executors.slots_of(opts, gpus)  # a GPU that is not there is said at once
+        checks.make_folder(self._paths.folder)
         with ExitStack() as stack:
             lock = Lock(self._paths.lock)
             stack.callback(self._leave, lock)
             tracker = _Tracker(opts)
-            executor = _make_executor(opts, gpus, self._paths)
+            executor = executors.make(opts, gpus, self._paths.log)
             stack.callback(executor.close)
             ref = self._reference(stack)
             probed = executor.probe(Probe(ref))
@@ -258,9 +249,9 @@ class _Launch:
                 raise SpaceError(probed.message + _logged(self._paths, probed.traceback))
             opts = options.resolve(self._given, probed.options, self._opened.options, self._source.label)
             with options.located(self._source.label):
-                _check_backend(opts, probed.parameters)
-                _check_keras(opts, probed)
-                slots = _slots(opts, gpus)
+                checks.check_backend(opts, probed.parameters)
+                checks.check_keras(opts, probed)
+                slots = executors.slots_of(opts, gpus)
                 objective = self._objective(opts, probed)
             if hasattr(executor, "set_slots"):
                 executor.set_slots(slots)
@@ -310,7 +301,7 @@ class _Launch:
                     "--study"
                 )
             return objective
-        return _choose_objective(opts, probed)
+        return checks.choose_objective(opts, probed)
 
     def _changes(self, probed: Probed) -> SpaceChanged | None:
         """What to journal where the space file is not what it was. StudyError where that was not accepted."""
@@ -320,10 +311,10 @@ class _Launch:
         if before.digest == probed.digest:
             return None
         if not self._accept_changes:
+            differences = checks.differences(before.parameters, probed.parameters)
             raise StudyError(
-                f"{self._source.label} has changed since study {before.name!r} began: "
-                f"{differences(before.parameters, probed.parameters)}. Go on with it with --accept-changes, begin anew "
-                "with --overwrite, or give another name with --study"
+                f"{self._source.label} has changed since study {before.name!r} began: {differences}. Go on with it "
+                "with --accept-changes, begin anew with --overwrite, or give another name with --study"
             )
         return SpaceChanged(probed.digest, probed.parameters)
 
@@ -492,77 +483,6 @@ def _pickled(parts: Mapping[str, Any]) -> bytes:
     return pickled
 
 
-def _choose_objective(opts: Options, probed: Probed) -> Objective:
-    return options.choose_objective(
-        opts, probed.metrics, probed.compiled_metrics, probed.directions, validated=probed.samples[1] is not None
-    )
-
-
-def _check_keras(opts: Options, probed: Probed) -> None:
-    runs_on = probed.versions["keras_backend"]
-    if opts.keras_backend not in (None, runs_on):
-        raise OptionError(
-            f"--keras-backend {opts.keras_backend}: Keras has been imported with {runs_on}: give the option on the "
-            "command line, or set KERAS_BACKEND"
-        )
-
-
-def _check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None) -> None:
-    """Raise OptionError where the back end would not take its options."""
-    if parameters is None and opts.backend == "optuna" and opts.sampler.partition(":")[0] == "grid":
-        return  # wants to see the parameters first
-    backend = backends.make(opts.backend, opts.backend_options(), Objective("loss", "min"), 0, parameters or ())
-    try:
-        _rehearse(backend, parameters or (Parameter("any", Domain("int", 0, 1)),))
-    except SearchError:
-        raise
-    except Exception as error:
-        told = ", ".join(f"{options.flag(name)} {value}" for name, value in opts.backend_options().items())
-        raise OptionError(
-            f"--backend {opts.backend} cannot be used with {told} ({type(error).__name__}: {error}): check the values"
-        ) from error
-
-
-def _rehearse(backend: BackEnd, parameters: tuple[Parameter, ...]) -> None:
-    """A trial of one epoch, in words only: what is wrong with a sampler's arguments shows when it is first asked."""
-    suggestion = backend.ask(new=True)
-    assert isinstance(suggestion, Suggestion), "a new back end has something to try"
-    first, last, judged = suggestion.from_epoch, suggestion.to_epoch, suggestion.judged
-    backend.apply(Asked(0, first, last, suggestion.bracket, suggestion.rung, judged, seed=0))
-    for parameter in parameters:
-        draw = backend.suggest(0, parameter)
-        backend.apply(Valued(0, parameter, draw.value, draw.attributes))
-    backend.apply(EpochDone(0, 0, 1, {"loss": 1.0}, 0.0))
-    if judged:
-        backend.judge(0, 1)
-
-
-def _slots(opts: Options, gpus: tuple[devices.Gpu, ...]) -> tuple[devices.Slot, ...]:
-    chosen = devices.choose_gpus(gpus, opts.gpus)
-    workers = 1 if opts.executor == "inline" else opts.workers
-    return devices.make_slots(chosen, devices.available_cpus(), devices.core_ids(), workers, opts.gpus_per_trial)
-
-
-def _make_executor(opts: Options, gpus: tuple[devices.Gpu, ...], paths: StudyPaths) -> Executor:
-    if opts.keras_backend is not None and importlib.util.find_spec(opts.keras_backend) is None:
-        raise OptionError(
-            f"--keras-backend {opts.keras_backend}: {opts.keras_backend} is not installed: pip install "
-            f"{opts.keras_backend}, or use another"
-        )
-    if opts.executor == "inline":
-        from search.executors.inline import InlineExecutor
-        from search.worker.process import quietly
-
-        if opts.keras_backend is not None:
-            os.environ["KERAS_BACKEND"] = opts.keras_backend
-        with quietly(paths.log):
-            import search.worker.probe  # noqa: F401
-        return InlineExecutor()
-    from search.executors.local import LocalExecutor
-
-    return LocalExecutor(_slots(opts, gpus), paths.log, opts.keras_backend, zygote=shared_zygote)
-
-
 def _without_password(uri: str | None) -> str | None:
     """An address as it may be written down: a resume takes the credentials from the environment, or is told again."""
     from search.tracking import store
@@ -581,18 +501,6 @@ def _limits(opts: Options) -> Limits:
     )
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OptionError(
-            f"{folder} cannot be written ({error.strerror}): give a folder that can with --runs"
-        ) from None
-
-
 def _logged(paths: StudyPaths, traceback: str) -> str:
     """Keep a traceback of the user's code in the log. Returns where it is, in words."""
     if not traceback:
@@ -607,17 +515,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return ""
-
-
-def differences(before: tuple[Parameter, ...], now: tuple[Parameter, ...]) -> str:
-    """Which parameters differ, in words."""
-    old = {parameter.key: parameter for parameter in before}
-    new = {parameter.key: parameter for parameter in now}
-    found = [f"{key} is gone" for key in old if key not in new]
-    found += [f"{key} is new" for key in new if key not in old]
-    found += [
-        f"{key} was {old[key].domain} and is {new[key].domain}"
-        for key in old
-        if key in new and old[key].domain != new[key].domain
-    ]
-    return "; ".join(found) or "its parameters are the same, its code or a module beside it is not"

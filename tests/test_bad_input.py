@@ -59,7 +59,7 @@ def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished study, `t`, for what is refused before anything is changed."""
     folder = tmp_path_factory.mktemp("searched")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.launch.shared_zygote", zygote)
+        patch.setattr("search.executors.shared_zygote", zygote)
         patch.chdir(folder)
         assert cli.main(["run", str(write(folder, TINY)), *SHORT]) == 0
     return folder

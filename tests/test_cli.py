@@ -68,7 +68,7 @@ def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     folder = tmp_path_factory.mktemp("searched")
     shutil.copy(TINY, folder / "space.py")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.launch.shared_zygote", zygote)
+        patch.setattr("search.executors.shared_zygote", zygote)
         patch.chdir(folder)
         code = cli.main(["run", "space.py", *RUN, "--objective", "val_loss"])
     return folder, code

@@ -47,7 +47,7 @@ def undisturbed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> lis
     folder = tmp_path_factory.mktemp("undisturbed")
     shutil.copy(SPACE, folder / "slow.py")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.launch.shared_zygote", zygote)
+        patch.setattr("search.executors.shared_zygote", zygote)
         patch.setenv("EPOCH_SECONDS", "0")
         return history(search.run(folder / "slow.py", study="undisturbed", runs=str(folder / "runs"), **OPTIONS))
 

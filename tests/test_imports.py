@@ -29,7 +29,7 @@ LAYERS = [
     ["search.worker"],
     ["search.executors"],
     ["search.tables", "search.progress", "search.tracking"],
-    ["search.driver"],
+    ["search.driver", "search.checks"],
     ["search.launch"],
     ["search.results"],
     ["search.python", "search.testing"],

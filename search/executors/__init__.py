@@ -1,0 +1,47 @@
+"""Where segments run: `local` worker processes, or `inline`. `make` is the one place that knows them by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search import devices
+from search.errors import OptionError
+from search.executors.base import Executor
+from search.options import Options
+
+if TYPE_CHECKING:
+    from search.executors.local import Zygote
+
+shared_zygote: Zygote | None = None
+"""Where many searches run in one process, one after the other: a zygote that they share."""
+
+
+def slots_of(opts: Options, gpus: tuple[devices.Gpu, ...]) -> tuple[devices.Slot, ...]:
+    """The slots that `opts` make of this machine, whose GPUs are `gpus`. OptionError where they cannot be."""
+    chosen = devices.choose_gpus(gpus, opts.gpus)
+    workers = 1 if opts.executor == "inline" else opts.workers
+    return devices.make_slots(chosen, devices.available_cpus(), devices.core_ids(), workers, opts.gpus_per_trial)
+
+
+def make(opts: Options, gpus: tuple[devices.Gpu, ...], log: Path) -> Executor:
+    """The executor that `opts` ask for; what its processes print goes to `log`."""
+    if opts.keras_backend is not None and importlib.util.find_spec(opts.keras_backend) is None:
+        raise OptionError(
+            f"--keras-backend {opts.keras_backend}: {opts.keras_backend} is not installed: pip install "
+            f"{opts.keras_backend}, or use another"
+        )
+    if opts.executor == "inline":
+        from search.executors.inline import InlineExecutor
+        from search.worker.process import quietly
+
+        if opts.keras_backend is not None:
+            os.environ["KERAS_BACKEND"] = opts.keras_backend
+        with quietly(log):
+            import search.worker.probe  # noqa: F401
+        return InlineExecutor()
+    from search.executors.local import LocalExecutor
+
+    return LocalExecutor(slots_of(opts, gpus), log, opts.keras_backend, zygote=shared_zygote)

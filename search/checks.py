@@ -1,0 +1,89 @@
+"""What is checked before a study is begun or resumed, beyond what each option is by itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from search import backends, options
+from search.backends.base import BackEnd
+from search.domain import Domain, Parameter
+from search.errors import OptionError, SearchError
+from search.messages import Probed
+from search.options import Options
+from search.records import Asked, EpochDone, Valued
+from search.trial import Objective, Suggestion
+
+
+def choose_objective(opts: Options, probed: Probed) -> Objective:
+    """The objective of a search of what was probed; see `search.options.choose_objective`."""
+    return options.choose_objective(
+        opts, probed.metrics, probed.compiled_metrics, probed.directions, validated=probed.samples[1] is not None
+    )
+
+
+def check_keras(opts: Options, probed: Probed) -> None:
+    """Raise OptionError where Keras runs on another back end than was asked for."""
+    runs_on = probed.versions["keras_backend"]
+    if opts.keras_backend not in (None, runs_on):
+        raise OptionError(
+            f"--keras-backend {opts.keras_backend}: Keras has been imported with {runs_on}: give the option on the "
+            "command line, or set KERAS_BACKEND"
+        )
+
+
+def check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None) -> None:
+    """Raise OptionError where the back end would not take its options."""
+    if parameters is None and opts.backend == "optuna" and opts.sampler.partition(":")[0] == "grid":
+        return  # wants to see the parameters first
+    backend = backends.make(opts.backend, opts.backend_options(), Objective("loss", "min"), 0, parameters or ())
+    try:
+        _rehearse(backend, parameters or (Parameter("any", Domain("int", 0, 1)),))
+    except SearchError:
+        raise
+    except Exception as error:
+        told = ", ".join(f"{options.flag(name)} {value}" for name, value in opts.backend_options().items())
+        raise OptionError(
+            f"--backend {opts.backend} cannot be used with {told} ({type(error).__name__}: {error}): check the values"
+        ) from error
+
+
+def _rehearse(backend: BackEnd, parameters: tuple[Parameter, ...]) -> None:
+    """A trial of one epoch, in words only: what is wrong with a sampler's arguments shows when it is first asked."""
+    suggestion = backend.ask(new=True)
+    assert isinstance(suggestion, Suggestion), "a new back end has something to try"
+    first, last, judged = suggestion.from_epoch, suggestion.to_epoch, suggestion.judged
+    backend.apply(Asked(0, first, last, suggestion.bracket, suggestion.rung, judged, seed=0))
+    for parameter in parameters:
+        draw = backend.suggest(0, parameter)
+        backend.apply(Valued(0, parameter, draw.value, draw.attributes))
+    backend.apply(EpochDone(0, 0, 1, {"loss": 1.0}, 0.0))
+    if judged:
+        backend.judge(0, 1)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a study's folder. OptionError where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OptionError(
+            f"{folder} cannot be written ({error.strerror}): give a folder that can with --runs"
+        ) from None
+
+
+def differences(before: tuple[Parameter, ...], now: tuple[Parameter, ...]) -> str:
+    """Which parameters differ, in words."""
+    old = {parameter.key: parameter for parameter in before}
+    new = {parameter.key: parameter for parameter in now}
+    found = [f"{key} is gone" for key in old if key not in new]
+    found += [f"{key} is new" for key in new if key not in old]
+    found += [
+        f"{key} was {old[key].domain} and is {new[key].domain}"
+        for key in old
+        if key in new and old[key].domain != new[key].domain
+    ]
+    return "; ".join(found) or "its parameters are the same, its code or a module beside it is not"
