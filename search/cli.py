@@ -335,7 +335,12 @@ def sync_command(
     opts = launch.options_of(found.study)
     uri = store.resolve_uri(tracking_uri or opts.tracking_uri, runs)
     syncer = Syncer(found.paths, uri, keep_models=opts.keep_models, experiment=opts.experiment, warn=_say)
-    syncer.drain(dead=not journal.is_held(found.paths.lock))
+    # A running search sends its own: two at once would make a run twice.
+    lock = journal.Lock(found.paths.lock)
+    try:
+        syncer.drain(dead=True)
+    finally:
+        lock.release()
     out.print(f"study {name} is in MLflow at {store.redact(uri)}", markup=False, soft_wrap=True)
 
 
@@ -347,8 +352,13 @@ def ui_command(
     runs: Runs = "runs",
 ) -> None:
     """Open the MLflow UI on this project's store."""
+    from search import launch
+    from search.results import load_study
     from search.tracking import ui
 
+    if name is not None and paths.StudyPaths.of(runs, name).journal.exists():
+        study = load_study(name, runs).study
+        name, tracking_uri = study.uid, tracking_uri or launch.options_of(study).tracking_uri
     ui.serve(name, runs=runs, tracking_uri=tracking_uri, port=port, say=lambda line: _say(line))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from search.backends.base import BackEnd
 from search.domain import Domain, Parameter, Value, compatible
@@ -110,6 +110,7 @@ class Limits:
 
 HOPELESS_TRIALS = 20
 HOPELESS_SHARE = 0.9
+_BY_RESULT = -1
 
 
 class Controller:
@@ -241,8 +242,12 @@ class Controller:
         if self._stopping is None:
             self._fill()
         if self._stopping is not None and not self._running and self._reaction.finished is None:
-            self._reaction.finished = self._stopping
-            self._record(self._stopping)
+            finished = self._stopping
+            if finished.exit_code == _BY_RESULT:
+                # Not before now: the best trial may have diverged in the epoch that it was finishing.
+                finished = replace(finished, exit_code=0 if self.study.best is not None else 1)
+            self._reaction.finished = finished
+            self._record(finished)
         reaction, self._reaction = self._reaction, Reaction()
         return reaction
 
@@ -470,7 +475,6 @@ class Controller:
 
     def _stop(self, reason: str, *, complete: bool, exit_code: int | None = None) -> None:
         if self._stopping is None:
-            code = exit_code if exit_code is not None else (0 if self.study.best is not None else 1)
-            self._stopping = Finished(reason, complete, code)
+            self._stopping = Finished(reason, complete, _BY_RESULT if exit_code is None else exit_code)
             for slot in self._running:
                 self._say(slot, Interrupt())

@@ -95,13 +95,19 @@ class Lock:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[str] = path.open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise JournalError(
-                f"study {path.parent.name!r} is being run by {holder_of(path)}: stop that process first"
-            ) from None
+        # `is_held` takes a lock for a moment: only who holds it for longer runs the study.
+        for patience in (0.05, 0.1, 0.15, None):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if patience is not None:
+                    clock.sleep(patience)
+                    continue
+                self._file.close()
+                raise JournalError(
+                    f"study {path.parent.name!r} is being run by {holder_of(path)}: stop that process first"
+                ) from None
         self._file.seek(0)
         self._file.truncate()
         json.dump({"host": socket.gethostname(), "pid": os.getpid()}, self._file)

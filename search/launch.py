@@ -132,14 +132,14 @@ def run(
     early = _early(source)
     first = options.resolve({**early, **{name: value for name, value in given.items() if value is not None}})
     name = check_study_name(first.study or source.default_name())
-    opened = _open(StudyPaths.of(first.runs, name))
-    if opened.exists and not (resume or overwrite):
+    study_paths = StudyPaths.of(first.runs, name)
+    # What is to be overwritten may be damaged.
+    opened = _Opened(study_paths, [], {}) if overwrite else _open(study_paths)
+    if opened.exists and not resume:
         raise StudyError(
             f"study {name!r} exists in {first.runs}: go on with --resume, begin anew with --overwrite, or give another "
             "name with --study"
         )
-    if overwrite:
-        opened = _Opened(opened.paths, [], {})
     backend = given.get("keras_backend") or opened.options.get("keras_backend") or early.get("keras_backend")
     given = {**given, "study": name, "runs": first.runs, "keras_backend": backend}
     return _Launch(source, given, opened, accept_changes, overwrite, make_view, say).run()
@@ -240,6 +240,7 @@ class _Launch:
         with ExitStack() as stack:
             lock = Lock(self._paths.lock)
             stack.callback(self._leave, lock)
+            self._read_again()
             tracker = _Tracker(opts)
             executor = executors.make(opts, gpus, self._paths.log)
             stack.callback(executor.close)
@@ -264,10 +265,19 @@ class _Launch:
                 ref = SpaceRef(pickle=str(self._paths.pickle))
             return self._search(opts, ref, executor, slots, records, uri)
 
+    def _read_again(self) -> None:
+        """Read the journal with the lock held: another process may have written it until now."""
+        if self._overwrite:
+            return
+        opened = _open(self._paths)
+        if opened.exists != self._opened.exists:
+            raise StudyError(f"study {self._paths.folder.name!r} was begun by another process: go on with --resume")
+        self._opened = opened
+
     def _leave(self, lock: Lock) -> None:
-        lock.release()
         if not self._paths.journal.exists():
             self._paths.lock.unlink(missing_ok=True)
+        lock.release()
 
     def _reference(self, stack: ExitStack) -> SpaceRef:
         """Where the probe finds the user's code; a factory's pickle is the study's own once it has been checked."""
@@ -351,6 +361,7 @@ class _Launch:
                     versions=probed.versions,
                     metrics=probed.metrics,
                     user=_user(),
+                    replaces=_uid_of(self._paths),
                 )
             )
         elif changes is not None:
@@ -363,16 +374,18 @@ class _Launch:
 
     def _write_space(self, probed: Probed) -> None:
         """Begin the study's folder: the space file and its local modules, as searched."""
-        if self._overwrite:
-            for path in (self._paths.journal, self._paths.tracking):
+        if not self._opened.exists:
+            # The journal goes last: killed in between, it is still there to be overwritten.
+            if self._paths.trials.exists():
+                shutil.rmtree(self._paths.trials)
+            for path in (self._paths.tracking, self._paths.journal):
                 path.unlink(missing_ok=True)
-            shutil.rmtree(self._paths.trials, ignore_errors=True)
         if self._source.path is None:
             if self._source.parts:
                 self._paths.space.mkdir(exist_ok=True)
                 self._new_pickle.replace(self._paths.pickle)
             return
-        if self._source.path.parent.absolute() != self._paths.space:
+        if self._source.path.parent.resolve() != self._paths.space.resolve():
             shutil.rmtree(self._paths.space, ignore_errors=True)
             for name, file in probed.files:
                 target = self._paths.space / name
@@ -508,6 +521,14 @@ def _logged(paths: StudyPaths, traceback: str) -> str:
     with suppress(OSError), paths.log.open("a") as file:
         file.write(traceback + "\n")
     return f" (its traceback is in {paths.log})"
+
+
+def _uid_of(paths: StudyPaths) -> str:
+    """The uid of the study whose journal is at `paths`, as far as it can be read; "" where there is none."""
+    with suppress(SearchError, StopIteration):
+        first = next(journals.read(paths.journal)).record
+        return first.uid if isinstance(first, Header) else ""
+    return ""
 
 
 def _user() -> str:

@@ -27,7 +27,7 @@ ToldOutcome = Literal["reached", "finished", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first record: what never changes over a study's life."""
+    """The first record: what never changes over a study's life. `replaces` is the uid of one that it overwrote."""
 
     format: int
     uid: str
@@ -41,6 +41,7 @@ class Header:
     versions: Mapping[str, str]
     metrics: tuple[str, ...] = ()
     user: str = ""
+    replaces: str = ""
 
 
 @dataclass(frozen=True, slots=True)

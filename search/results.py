@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """Where a trial's model is: its hyperparameters and the file of its weights."""
+    """Where a trial's model is: its hyperparameters, the file of its weights, and the epoch they should be of."""
 
     trial: int
     params: Mapping[str, Value]
     weights: Path
+    epoch: int | None
 
 
 class StudyResults:
@@ -80,14 +81,16 @@ class StudyResults:
         Raises:
             NoResult: no trial has an objective.
         """
-        found = [trial for trial in self.best_trials() if self.paths.trial(trial.number).best(0).exists()]
-        if not found:
+        ranked = self.best_trials()
+        if not ranked:
             raise NoResult(f"study {self.name!r} has no trial with an objective: see search trials {self.name}")
-        chosen = [
-            _Model(trial.number, trial.params, self.paths.trial(trial.number).best(0))
-            for trial in _at_most(found, num_models, "models")
-        ]
-        return _build(self.space_ref, chosen)
+        found = [trial for trial in ranked if self.paths.trial(trial.number).best(0).exists()]
+        if not found:
+            raise NoResult(f"study {self.name!r} has no weights in {self.paths.trials}: MLflow may have them")
+        return _build(self.space_ref, [self._model(trial) for trial in _at_most(found, num_models, "models")])
+
+    def _model(self, trial: Trial) -> _Model:
+        return _Model(trial.number, trial.params, self.paths.trial(trial.number).best(0), trial.best_epoch)
 
     @property
     def space_ref(self) -> SpaceRef:
@@ -170,7 +173,7 @@ def get_best_models(
         chosen = []
         for trial in _at_most(held, num_models, "models"):
             weights, described = retrieve.download(found, trial, folder / f"trial-{trial.number}")
-            chosen.append(_Model(trial.number, described["params"], weights))
+            chosen.append(_Model(trial.number, described["params"], weights, trial.model_epoch))
         return _build(ref, chosen)
 
 
@@ -191,7 +194,7 @@ def export(study: StudyResults, rank: int, to: Path) -> Trial:
     if rank > len(ranked):
         raise OptionError(f"--rank {rank}: study {study.name!r} has {len(ranked)} trials with an objective")
     trial = ranked[rank - 1]
-    (model,) = _build(study.space_ref, [_Model(trial.number, trial.params, study.paths.trial(trial.number).best(0))])
+    (model,) = _build(study.space_ref, [study._model(trial)])
     if to.suffix == ".keras":
         model.save(to)
     else:
@@ -218,10 +221,17 @@ def _build(ref: SpaceRef, chosen: Sequence[_Model]) -> list[Any]:
     try:
         space = spaces.load(ref)
         for item in chosen:
-            model = training.build(space, LazyHyperParameters(values=item.params))
+            with training.trial_folder():
+                model = training.build(space, LazyHyperParameters(values=item.params))
             if not model.built:
                 runner.build(model, data.prepare(space.load_data()).train.x)
-            checkpoint.load_weights(item.weights, model)
+            epoch, value = checkpoint.load_weights(item.weights, model)
+            if epoch != item.epoch:
+                # Its process was killed between the epoch's end and the next checkpoint.
+                warnings.warn(
+                    f"trial {item.trial}: the weights are of epoch {epoch} ({value:.4g}), the best was {item.epoch}",
+                    stacklevel=3,
+                )
             models.append(model)
     except (Exception, SystemExit) as error:
         path = Path(ref.path) if ref.path else None

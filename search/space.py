@@ -109,10 +109,16 @@ def load(ref: SpaceRef) -> Space:
     return _checked(Space(load_data=lambda: data, **parts))
 
 
+_imported: tuple[Path, frozenset[str]] | None = None
+"""The folder of the last space file that was imported, and the modules that were there before."""
+
+
 def _import(path: Path) -> ModuleType:
-    folder = str(path.parent.absolute())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    _forget_last()
+    global _imported
+    folder = path.parent.absolute()
+    _imported = folder, frozenset(sys.modules)
+    sys.path.insert(0, str(folder))
     spec = importlib.util.spec_from_file_location(MODULE, path)
     assert spec is not None
     assert spec.loader is not None
@@ -120,6 +126,19 @@ def _import(path: Path) -> ModuleType:
     sys.modules[MODULE] = module
     spec.loader.exec_module(module)
     return module
+
+
+def _forget_last() -> None:
+    """Another space file may have modules of the same names beside it, or the same ones, changed since."""
+    if _imported is None:
+        return
+    folder, before = _imported
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name not in before and file and _is_local(Path(file), folder):
+            del sys.modules[name]
 
 
 def _from_module(module: ModuleType) -> Space:
@@ -238,9 +257,9 @@ def local_files(space_file: Path) -> tuple[tuple[str, str], ...]:
     """The space file and the modules beside it that are imported by now: (path relative to its folder, path)."""
     folder = space_file.parent.absolute()
     found = {space_file.absolute()}
-    for module in list(sys.modules.values()):
+    for title, module in list(sys.modules.items()):
         name = getattr(module, "__file__", None)
-        if name and name.endswith(".py") and _is_local(Path(name), folder):
+        if title != "__main__" and name and name.endswith(".py") and _is_local(Path(name), folder):
             found.add(Path(name).absolute())
     return tuple((str(path.relative_to(folder)), str(path)) for path in sorted(found))
 

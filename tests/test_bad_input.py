@@ -458,7 +458,7 @@ def test_journals_that_cannot_be_read(search: Run, study: Path) -> None:
         refused(search, command, "t", words=("journal.jsonl, line 1 is damaged",))
     journal.write_text("")
     refused(search, "resume", "t", words=("study 't' has not begun", "search run"))
-    refused(search, "trials", "t", words=("the journal is empty",))
+    refused(search, "trials", "t", words=("journal.jsonl is empty", "delete its folder"))
 
 
 # Tracking servers -----------------------------------------------------------------------------------------------------

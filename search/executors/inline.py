@@ -12,8 +12,12 @@ class InlineExecutor:
     slots = 1
 
     def __init__(self) -> None:
+        from search.worker import training
         from search.worker.channel import DirectChannel
 
+        # An earlier search in this process may have loaded what has changed since.
+        training.load_space.cache_clear()
+        training.load_data.cache_clear()
         self._segment: Segment | None = None
         self._handle: Handle | None = None
         self._channel = DirectChannel(self._say)

@@ -76,6 +76,11 @@ class Zygote:
         return self._process.pid
 
     @property
+    def ready(self) -> bool:
+        """Whether it has ever been ready to fork."""
+        return self._ready
+
+    @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
@@ -131,6 +136,7 @@ class Zygote:
 class _Worker:
     pid: int
     connection: Connection
+    zygote: Zygote
     process: psutil.Process | None
     busy: bool = False
     baseline: int | None = None
@@ -241,15 +247,15 @@ class LocalExecutor:
             try:
                 pid, connection = self._zygote.fork(self._slots[slot], self._log)
             except SearchError:
-                if self._zygote.alive or not self._workers:
+                if self._zygote.alive or not self._zygote.ready:
                     raise
-                # It died with work still going on: make another one, once.
+                # It has worked before, and died: make another one, once.
                 self._zygote = Zygote(self._log, self._keras_backend)
                 pid, connection = self._zygote.fork(self._slots[slot], self._log)
             process = None
             with suppress(psutil.Error):
                 process = psutil.Process(pid)
-            self._workers[slot] = _Worker(pid, connection, process)
+            self._workers[slot] = _Worker(pid, connection, self._zygote, process)
         return self._workers[slot]
 
     def _tell(self, worker: _Worker, command: Command) -> None:
@@ -278,7 +284,7 @@ class LocalExecutor:
         """Forget a worker that has died. Returns how it died, in words."""
         worker = self._workers.pop(slot)
         worker.connection.close()
-        status = self._zygote.status_of(worker.pid)
+        status = worker.zygote.status_of(worker.pid)
         if status is None:
             return "its process died"
         if os.WIFSIGNALED(status):

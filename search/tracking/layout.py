@@ -214,6 +214,7 @@ def _identity(header: Header) -> dict[str, str]:
         "search.objective": header.objective,
         "search.direction": header.direction,
         "search.digest": header.digest,
+        **({"search.replaces": header.replaces} if header.replaces else {}),
         **{f"search.version.{name}": str(version) for name, version in header.versions.items()},
     }
 

@@ -28,6 +28,7 @@ class RemoteStudy:
         experiment: the experiment's name.
         best: the best objective so far, None where there is none.
         started: seconds since the epoch.
+        replaces: the uid of the study that it overwrote, "" for none.
     """
 
     client: Any = field(repr=False, compare=False)
@@ -43,6 +44,7 @@ class RemoteStudy:
     state: str
     best: float | None
     started: float
+    replaces: str = ""
 
     @property
     def uri(self) -> str:
@@ -99,8 +101,10 @@ def find_study(client: Any, name: str) -> RemoteStudy:
     known = studies(client)
     where = f"MLflow at {store.redact(client.tracking_uri)}"
     matches = [study for study in known if study.uid == name]
-    matches = matches or [study for study in known if study.name == name]
-    matches = matches or [study for study in known if study.experiment == name]
+    replaced = {study.replaces for study in known}
+    current = [study for study in known if study.uid not in replaced]
+    matches = matches or [study for study in current if study.name == name]
+    matches = matches or [study for study in current if study.experiment == name]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -202,6 +206,7 @@ def _study(client: Any, run: Any, experiment: str) -> RemoteStudy:
         state=tags.get("search.state", ""),
         best=run.data.metrics.get("objective"),
         started=run.info.start_time / 1000,
+        replaces=tags.get("search.replaces", ""),
     )
 
 

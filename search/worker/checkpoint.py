@@ -35,6 +35,7 @@ class Checkpoint:
     """What `save` wrote, read back.
 
     Attributes:
+        owner: what tells this trial from any other.
         history: each trained epoch's `epoch` (from 1), `logs` and `seconds`, so that a driver that died before it
             journaled them can be told again.
         best_epoch, best_value: the best epoch so far (counted from 1) and its objective, or None.
@@ -42,6 +43,7 @@ class Checkpoint:
     """
 
     path: Path
+    owner: dict[str, Any]
     history: list[dict[str, Any]]
     best_epoch: int | None
     best_value: float | None
@@ -86,6 +88,7 @@ def save(
     model: Any,
     callbacks: Sequence[Any],
     *,
+    owner: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     best_epoch: int | None,
     best_value: float | None,
@@ -94,7 +97,7 @@ def save(
     """Write a trial's state to `path`, all of it or nothing.
 
     Args:
-        history, finished: as in `Checkpoint`.
+        owner, history, finished: as in `Checkpoint`.
         callbacks: the user's, whose state is kept as far as it is made of JSON's scalars, lists, tuples, dicts, numpy
             arrays and scalars.
 
@@ -108,6 +111,7 @@ def save(
         "callbacks": remembered,
     }
     meta = {
+        "owner": dict(owner),
         "history": [dict(record) for record in history],
         "best_epoch": best_epoch,
         "best_value": best_value,
@@ -123,6 +127,7 @@ def load(path: str | Path) -> Checkpoint:
     groups, meta = _read(Path(path))
     return Checkpoint(
         path=Path(path),
+        owner=meta["owner"],
         history=meta["history"],
         best_epoch=meta["best_epoch"],
         best_value=meta["best_value"],

@@ -47,7 +47,7 @@ class Plan:
         batch_size, validation_batch_size: samples a batch; the last batch may be smaller.
         steps: batches an epoch.
         shuffle: False keeps the natural order.
-        validation_options: `validation_steps`, `validation_freq`, where given.
+        validation_options: `validation_steps`, where given.
     """
 
     train: Split
@@ -97,7 +97,7 @@ def make_plan(data: Data, options: Mapping[str, Any], seed: int) -> Plan:
         validation_batch_size=_count(given, "validation_batch_size") or batch_size or _DEFAULT_BATCH,
         steps=steps or math.ceil(train.samples / size),
         shuffle=bool(shuffle),
-        validation_options={name: given[name] for name in ("validation_steps", "validation_freq") if name in given},
+        validation_options={name: given[name] for name in ("validation_steps",) if name in given},
     )
 
 
@@ -108,6 +108,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise SpaceError(f"fit_options returned {name!r}: leave it out, {_OWNED[name]}")
         if name not in known:
             raise SpaceError(f"fit_options returned {name!r}, which model.fit does not take.{nearest(name, known)}")
+    if options.get("validation_freq") not in (None, 1):
+        raise SpaceError("fit_options returned 'validation_freq': leave it out, every epoch is compared")
 
 
 def _count(options: Mapping[str, Any], name: str) -> int | None:

@@ -22,7 +22,7 @@ from search.trial import Direction
 from search.worker import runner
 from search.worker.data import Data
 from search.worker.hp import LazyHyperParameters
-from search.worker.training import load_data, load_space, make_ready
+from search.worker.training import load_data, load_space, make_ready, trial_folder
 
 _PACKAGES = ("keras-search", "keras", "keras-tuner", "optuna", "mlflow", "numpy", "tensorflow", "jax", "torch")
 
@@ -45,7 +45,8 @@ def _probe(probe: Probe, path: Path | None) -> Probed:
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     hp = LazyHyperParameters(values=probe.values)
-    ready = make_ready(space, hp)
+    with trial_folder():
+        ready = make_ready(space, hp)
     if all(parameter.domain.kind == "fixed" for parameter in hp.parameters):
         raise SpaceError(
             "build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, hp.Choice or "

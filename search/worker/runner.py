@@ -113,8 +113,8 @@ def _model_reason(model: Any) -> str | None:
 
 
 def _options_reason(plan: Plan, fit_options: Mapping[str, Any]) -> str | None:
-    for name, default in (("steps_per_epoch", None), ("validation_steps", None), ("validation_freq", 1)):
-        if fit_options.get(name) not in (None, default):
+    for name in ("steps_per_epoch", "validation_steps"):
+        if fit_options.get(name) is not None:
             return name
     size = plan.train.nbytes + (plan.validation.nbytes if plan.validation else 0)
     return f"{size / 2**30:.1f} GiB of data" if size >= _FUSED_BYTES else None

@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import math
 import random
+import tempfile
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,14 +33,27 @@ from search.worker import checkpoint, data, runner
 from search.worker.channel import Channel, Interrupted
 from search.worker.hp import LazyHyperParameters
 
-_trial_folder: list[str] = []
+_trial_folder: list[Path] = []
 
 
 def trial_dir() -> Path:
-    """The running trial's own folder, for callbacks that write files. SearchError outside of a trial."""
+    """The running trial's own folder, for callbacks that write files; while no trial runs, but its factory is called
+    (a probe, a model brought back), a temporary one. SearchError outside of all of these."""
     if not _trial_folder:
         raise SearchError("search.trial_dir() is known only while a trial runs: call it in build_model or callbacks")
-    return Path(_trial_folder[-1])
+    return _trial_folder[-1]
+
+
+@contextmanager
+def trial_folder(folder: Path | None = None) -> Iterator[None]:
+    """Make `folder` what `trial_dir` says; by default a temporary folder."""
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="search-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        _trial_folder.append(folder)
+        stack.callback(_trial_folder.pop)
+        yield
 
 
 @functools.lru_cache(maxsize=1)
@@ -97,8 +112,10 @@ def make_ready(space: Space, hp: Any) -> Ready:
 class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
     """The last callback of every trial: reports epochs, keeps checkpoints, and ends the training when it must."""
 
-    def __init__(self, segment: Segment, channel: Channel, callbacks: list[Any]) -> None:
+    def __init__(self, segment: Segment, channel: Channel, callbacks: list[Any], values: Mapping[str, Value]) -> None:
         super().__init__()
+        # A checkpoint of another trial may lie here: a journal was cut short, or deleted by hand.
+        self._owner = {"seed": segment.seed, "values": dict(values)}
         self._segment = segment
         self._channel = channel
         self._callbacks = callbacks
@@ -118,7 +135,10 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
         path = self._paths.checkpoint(self._segment.execution)
         if not path.exists():
             return
-        saved = self._restored = checkpoint.load(path)
+        saved = checkpoint.load(path)
+        if saved.owner != self._owner:
+            return
+        self._restored = saved
         saved.restore(model)
         self.epoch, self._history = saved.epoch, list(saved.history)
         if saved.best_epoch is not None and saved.best_value is not None:
@@ -202,6 +222,7 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
             self._paths.checkpoint(self._segment.execution),
             self.model,
             self._callbacks,
+            owner=self._owner,
             history=self._history,
             best_epoch=self._best[0] if self._best else None,
             best_value=self._best[1] if self._best else None,
@@ -225,11 +246,10 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
 def run_segment(segment: Segment, channel: Channel) -> None:
     """Train a segment and report how it ended. Nothing that the user's code raises gets out."""
     paths = TrialPaths(Path(segment.folder))
-    paths.folder.mkdir(parents=True, exist_ok=True)
-    _trial_folder.append(segment.folder)
     epoch, outcome, error = segment.from_epoch, "failed", None
     try:
-        recorder = _train(segment, channel)
+        with trial_folder(paths.folder):
+            recorder = _train(segment, channel)
         epoch, outcome, error = recorder.epoch, recorder.outcome, recorder.error
     except Interrupted:
         outcome = "interrupted"
@@ -237,8 +257,6 @@ def run_segment(segment: Segment, channel: Channel) -> None:
         path = Path(segment.space.path) if segment.space.path else None
         error = spaces.describe(exception, path)
         paths.traceback.write_text(traceback.format_exc())
-    finally:
-        _trial_folder.pop()
     channel.send(Ended(segment.trial, segment.execution, outcome, epoch, error))  # type: ignore[arg-type]
 
 
@@ -256,8 +274,9 @@ def _train(segment: Segment, channel: Channel) -> _Recorder:
     # Layers' names count on from model to model; a trial's are the same in every worker.
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(segment.seed)
-    ready = make_ready(space, LazyHyperParameters(ask, segment.values))
-    recorder = _Recorder(segment, channel, ready.callbacks)
+    hp = LazyHyperParameters(ask, segment.values)
+    ready = make_ready(space, hp)
+    recorder = _Recorder(segment, channel, ready.callbacks, hp.used_values)
     callbacks = [*ready.callbacks, recorder]
     trainer = runner.choose(ready.model, samples, ready.fit_options, segment.seed, callbacks, segment.fuse)
     channel.send(Built(segment.trial, int(ready.model.count_params()), trainer.name))

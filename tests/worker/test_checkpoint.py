@@ -54,6 +54,7 @@ class Keep(keras.callbacks.Callback):
         self.logs.append(logs)
         if self.save_to is not None and epoch + 1 == PAUSE:
             options = {
+                "owner": {},
                 "history": [{"epoch": n + 1} for n in range(epoch + 1)],
                 "best_epoch": 2,
                 "best_value": logs["val_loss"],
@@ -99,6 +100,7 @@ def test_a_new_process_goes_on_bit_by_bit(tmp_path):
 
 def save(path, model, callbacks=(), **changes):
     options = {
+        "owner": {},
         "history": [{"epoch": 1, "logs": {"loss": 0.5}, "seconds": 0.1}],
         "best_epoch": None,
         "best_value": None,
@@ -167,6 +169,7 @@ def test_the_state_of_callbacks(tmp_path):
         tmp_path / "c.npz",
         model,
         [callback],
+        owner={"seed": 3, "values": {"x": 0.1}},
         history=[{"epoch": 1, "logs": {"loss": float("inf")}, "seconds": 0.5}],
         best_epoch=3,
         best_value=0.25,

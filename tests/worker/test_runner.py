@@ -290,7 +290,6 @@ def own():
         (lambda: sequential(run_eagerly=True), [], {}, "fit: run_eagerly"),
         (lambda: sequential(steps_per_execution=2), [], {}, "fit: steps_per_execution"),
         (lambda: sequential(keras.Input(batch_shape=(10, 6)), layers.Dense(2)), [], {}, "fit: fixed batch size"),
-        (weighted, [], {"validation_freq": 2}, "fit: validation_freq"),
         (weighted, [], {"validation_steps": 2}, "fit: validation_steps"),
     ],
 )
@@ -316,6 +315,7 @@ def test_a_strategy_is_not_fused():
     ("options", "words"),
     [
         ({"epochs": 3}, "the search decides it"),
+        ({"validation_freq": 2}, "every epoch is compared"),
         ({"callbacks": []}, "callbacks(hp)"),
         ({"validation_split": 0.1}, "load_data"),
         ({"batchsize": 3}, "Did you mean 'batch_size'?"),
