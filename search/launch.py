@@ -9,7 +9,6 @@ import secrets
 import shutil
 import socket
 import tempfile
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from search import backends, checks, devices, executors, options, space, study
 from search import journal as journals
 from search.controller import Controller, Limits
 from search.driver import Driver
-from search.errors import OptionError, SearchError, SpaceError, StudyError, Unavailable, nearest
+from search.errors import OptionError, SearchError, SpaceError, StudyError, nearest
 from search.executors.base import Executor
 from search.journal import Journal, Lock
 from search.messages import Probe, Probed, ProbeFailed, SpaceRef
@@ -28,6 +27,7 @@ from search.options import Options
 from search.paths import StudyPaths, check_study_name, studies
 from search.records import FORMAT, Began, Era, Finished, Header, Record, SpaceChanged
 from search.study import Study
+from search.tracking.admission import Admission
 from search.trial import Objective
 
 SYNC_SECONDS = 60.0
@@ -241,7 +241,7 @@ class _Launch:
             lock = Lock(self._paths.lock)
             stack.callback(self._leave, lock)
             self._read_again()
-            tracker = _Tracker(opts)
+            admission = Admission(opts)
             executor = executors.make(opts, gpus, self._paths.log)
             stack.callback(executor.close)
             ref = self._reference(stack)
@@ -257,7 +257,7 @@ class _Launch:
             if hasattr(executor, "set_slots"):
                 executor.set_slots(slots)
             changes = self._changes(probed)
-            uri = tracker.result(opts)
+            uri = admission.result(opts)
             self._announce(opts, objective, slots)
             records = self._records(opts, objective, probed, changes)
             self._write_space(probed)
@@ -427,41 +427,6 @@ class _Launch:
         finally:
             view.close()
         return Result(self._paths, current, finished, syncer.finish(SYNC_SECONDS))
-
-
-class _Tracker:
-    """Asks a tracking server whether it lets us in, while the framework is being imported."""
-
-    def __init__(self, opts: Options) -> None:
-        self._uri = self._resolve(opts)
-        self._error: SearchError | None = None
-        self._thread = threading.Thread(target=self._connect, daemon=True)
-        self._thread.start()
-
-    def result(self, opts: Options) -> str:
-        """The tracking address. TrackingRefused where the server says no; of one out of reach the syncer warns."""
-        self._thread.join()
-        if self._resolve(opts) != self._uri:
-            return _Tracker(opts).result(opts)
-        if self._error is not None and not isinstance(self._error, Unavailable):
-            raise self._error
-        return self._uri
-
-    @staticmethod
-    def _resolve(opts: Options) -> str:
-        from search.tracking import store
-
-        return store.resolve_uri(opts.tracking_uri, opts.runs)
-
-    def _connect(self) -> None:
-        from search.tracking import store
-
-        if store.local_database(self._uri) is not None:
-            return  # made by the syncer: nothing is written before all is checked
-        try:
-            store.connect(self._uri)
-        except SearchError as error:
-            self._error = error
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------

@@ -43,25 +43,9 @@ def run(
         NoResult: no trial has an objective.
         KeyboardInterrupt: the search was stopped; it goes on with `resume=True`.
     """
-    if callable(space):
-        if data is None:
-            raise OptionError("search.run was given a factory and no data: pass data=((x, y), (x_val, y_val))")
-        parts = {
-            "build_model": space,
-            "data": data,
-            "compile_model": compile_model,
-            "fit_options": fit_options,
-            "callbacks": callbacks,
-        }
-        source = launch.Source(parts=parts)
-    elif isinstance(space, (str, Path)):
-        if any(part is not None for part in (data, compile_model, fit_options, callbacks)):
-            raise OptionError(f"search.run was given {space} and parts of a space: they belong into the file")
-        source = launch.Source(path=Path(space))
-    else:
-        raise OptionError(f"search.run was given {kind(space)}: give a space file's path, or a function of hp")
+    parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks}
     result = launch.run(
-        source,
+        _source(space, data, parts),
         options,
         resume=resume,
         overwrite=overwrite,
@@ -77,6 +61,18 @@ def run(
     if finished.exit_code == 1:
         raise NoResult(finished.reason)
     return StudyResults(result.paths)
+
+
+def _source(space: object, data: Any, parts: dict[str, Any]) -> launch.Source:
+    if callable(space):
+        if data is None:
+            raise OptionError("search.run was given a factory and no data: pass data=((x, y), (x_val, y_val))")
+        return launch.Source(parts={"build_model": space, "data": data, **parts})
+    if not isinstance(space, (str, Path)):
+        raise OptionError(f"search.run was given {kind(space)}: give a space file's path, or a function of hp")
+    if data is not None or any(part is not None for part in parts.values()):
+        raise OptionError(f"search.run was given {space} and parts of a space: they belong into the file")
+    return launch.Source(path=Path(space))
 
 
 class _Silent:
