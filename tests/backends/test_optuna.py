@@ -52,7 +52,6 @@ class TestNSGAII(_Contract):
     sampler, pruner = "nsgaii:population_size=4", "percentile:n_startup_trials=2"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cmaes") is None, reason="the package cmaes is not installed")
 class TestCMAES(_Contract):
     sampler, pruner = "cmaes:n_startup_trials=2", "hyperband"
 
