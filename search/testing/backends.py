@@ -116,6 +116,7 @@ class BackEndContract:
     """How many trials the searches of this kit have at most."""
 
     def make(self, objective: Objective, seed: int, max_epochs: int, parameters: Sequence[Parameter]) -> BackEnd:
+        """The back end under test; for the subclass to say."""
         raise NotImplementedError
 
     def simulate(self, scenario: Scenario = SMOOTH, *, trials: int | None = None, **options: Any) -> Simulation:
