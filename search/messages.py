@@ -85,6 +85,22 @@ class Interrupt:
 
 
 @dataclass(frozen=True, slots=True)
+class Harvest:
+    """Build `trial`'s model with the weights in the file `weights`.
+
+    Then, as asked: evaluate it on the space's test data; write it to `model`, a `.keras` file.
+    """
+
+    trial: int
+    space: SpaceRef
+    values: Mapping[str, Value]
+    weights: str
+    folder: str
+    test: bool = True
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """End the process."""
 
@@ -142,11 +158,25 @@ class ProbeFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Harvested:
+    """What a harvest gave: each part None where it was not asked for, or could not be had, as `error` says.
+
+    `signature` and `requirements` are as in `records.Exported`.
+    """
+
+    trial: int
+    logs: Mapping[str, float] | None = None
+    signature: Mapping[str, Any] | None = None
+    requirements: tuple[str, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """The process of a slot died; said by the executor, in the place of the segment's `Ended`."""
 
     reason: str
 
 
-Command = Probe | Segment | Answer | Verdict | Interrupt | Leave
-Message = Question | Built | EpochDone | Checkpointed | Ended | Probed | ProbeFailed | Lost
+Command = Probe | Harvest | Segment | Answer | Verdict | Interrupt | Leave
+Message = Question | Built | EpochDone | Checkpointed | Ended | Probed | ProbeFailed | Harvested | Lost

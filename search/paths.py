@@ -7,6 +7,7 @@ runs/
     ├── lock                       held by the driver that writes the journal
     ├── tracking.json              how far MLflow has been told, and its run ids; can be made again
     ├── search.log                 what the driver and the zygote had to say
+    ├── model.keras                the winner, written at the end
     ├── space/                     the space file and the local modules it imports, as searched
     └── trials/<number>/
         ├── log.txt                what the factory, Keras and TensorFlow printed
@@ -86,6 +87,10 @@ class StudyPaths:
     @property
     def pickle(self) -> Path:
         return self.space / "space.pkl"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.keras"
 
     @property
     def trials(self) -> Path:

@@ -71,7 +71,10 @@ class Began:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The back end wants `trial` trained from `from_epoch` to `to_epoch`. `seed` is the trial's training seed."""
+    """The back end wants `trial` trained from `from_epoch` to `to_epoch`, in each of its executions.
+
+    `seed` is the training seed of execution 0, of which those of the others are derived.
+    """
 
     trial: int
     from_epoch: int
@@ -80,6 +83,7 @@ class Asked:
     rung: int | None
     judged: bool
     seed: int
+    executions: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +186,31 @@ class TrialEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Tested:
+    """The best weights of `trial`, those of `epoch`, gave `logs` on the test data, which no back end ever sees."""
+
+    trial: int
+    execution: int
+    epoch: int
+    logs: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The winner stands in the study's folder as a `.keras` file: `trial` with its weights of `epoch`.
+
+    `signature` holds `inputs` and `outputs`, each a list of {"name": str | None, "dtype": str, "shape": [int]},
+    -1 for what is open, as the batch's size; `requirements` are the pinned packages that serve the model.
+    """
+
+    trial: int
+    execution: int
+    epoch: int
+    signature: Mapping[str, Any]
+    requirements: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """A process ended the search, in order: `reason` is a line for people, `complete` that nothing is left to do."""
 
@@ -192,7 +221,7 @@ class Finished:
 
 Record = (
     Header | SpaceChanged | Era | Began | Asked | Valued | Started | Built | EpochDone | Judged | Checkpointed | Ended
-    | Told | TrialEnded | Finished
+    | Told | TrialEnded | Tested | Exported | Finished
 )  # fmt: skip
 
 _CLASSES: tuple[type[Any], ...] = Record.__args__
@@ -213,6 +242,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "parameter": Parameter.from_json,
     "parameters": _parameters,
     "metrics": tuple,
+    "requirements": tuple,
     "logs": _logs,
 }
 
