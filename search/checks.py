@@ -24,6 +24,7 @@ def choose_objective(opts: Options, probed: Probed) -> Objective:
         probed.directions,
         validated=probed.samples[1] is not None,
         extra=probed.extra_logs,
+        own_fit=probed.own_fit,
     )
 
 

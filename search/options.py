@@ -197,24 +197,26 @@ def choose_objective(
     *,
     validated: bool,
     extra: bool = False,
+    own_fit: bool = False,
 ) -> Objective:
     """The objective of a search, what was asked for, else `val_<metric>` where the model
-    compiles exactly one metric whose direction is known, else `val_loss`. Where a `fit` of the user's gives it alone,
-    `default_objective`, as KerasTuner calls it, and less of it is better.
+    compiles exactly one metric whose direction is known, else `val_loss`. Where these are not in the logs of a `fit` of
+    the user's, `default_objective`, as KerasTuner calls what such a `fit` returns, and less of it is better.
 
     Args:
         metrics: the names in an epoch's logs, as the probe saw them; none where only a `fit` of the user's knows.
         compiled: the compiled metrics, without `loss`.
         directions: `min` or `max` for those metrics (without `val_`) where it is known.
         validated: whether `load_data` returns validation data.
-        extra: whether callbacks or a `fit` may add to the logs; the first epoch will show.
+        extra: whether callbacks or a `fit` of the user's may add to the logs; the first epoch will show.
+        own_fit: whether there is such a `fit`.
     """
     name = options.objective
-    if name is None and not metrics:
-        return Objective("default_objective", "max" if options.direction == "max" else "min")
     if name is None:
         single = len(compiled) == 1 and compiled[0] in directions
         name = f"val_{compiled[0]}" if single else "val_loss"
+        if own_fit and name not in metrics:
+            return Objective("default_objective", "max" if options.direction == "max" else "min")
     if name.startswith("val_") and not validated and not extra:
         raise OptionError(
             f"objective {name!r} needs validation data and load_data returned none: return (train, validation), or "

@@ -218,7 +218,7 @@ def _checked(space: Space) -> Space:
     if space.fit is not None:
         if not callable(space.fit):
             raise SpaceError(f"fit is {kind(space.fit)}: make it a function")
-        if not space.is_hypermodel and not _takes(space.fit, 4):
+        if not space.is_hypermodel and not _takes(space.fit, 4, ("epochs", "initial_epoch", "callbacks", "verbose")):
             raise SpaceError(
                 "fit cannot be called with (hp, model, train, validation): write def fit(hp, model, train, "
                 "validation, **kwargs)"
@@ -229,18 +229,11 @@ def _checked(space: Space) -> Space:
     return replace(space, data_takes_hp=takes_hp)
 
 
-def _takes(function: Callable[..., Any], count: int) -> bool:
+def _takes(function: Callable[..., Any], count: int, names: tuple[str, ...] = ()) -> bool:
+    """Whether `function` can be called with so many arguments, and those of `names` that it has by name."""
     try:
         signature = inspect.signature(function)
-        # What must be given by name counts as given.
-        signature.bind(
-            *range(count),
-            **{
-                name: None
-                for name, parameter in signature.parameters.items()
-                if count == 4 and parameter.kind is inspect.Parameter.KEYWORD_ONLY
-            },
-        )
+        signature.bind(*range(count), **{name: None for name in names if name in signature.parameters})
     except TypeError:
         return False
     except ValueError:

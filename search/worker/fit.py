@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from search.errors import SpaceError, nearest
 from search.trial import derive_seed
 from search.worker.data import Data, Split
-from search.worker.streams import Stream, open_stream, steps_of
+from search.worker.streams import Stream, for_evaluation, for_training, steps_of
 
 __all__ = ["FitRunner", "Plan", "make_plan"]
 
@@ -105,7 +105,7 @@ def make_plan(data: Data, options: Mapping[str, Any], seed: int) -> Plan:
         # Keras divides the samples among the steps where only those are given.
         size = batch_size or (math.ceil(train.samples / steps) if steps else _DEFAULT_BATCH)
         steps = steps or math.ceil(train.samples / size)
-    if isinstance(data.validation, Stream) and (data.validation.endless or data.validation.kind == "function"):
+    if isinstance(data.validation, Stream) and data.validation.endless:
         validation_steps = steps_of(data.validation, validation_steps, "validation_steps")
     return Plan(
         train=train,
@@ -174,22 +174,19 @@ class FitRunner:
         """Train epochs `from_epoch` to `to_epoch - 1` (from 0), driving `callbacks`."""
         plan = self._plan
         options: dict[str, Any] = {}
-        begin: Callable[[int], None]
+        keep_up = _KeepUp()
         if isinstance(plan.train, Stream):
+            x = for_training(plan.train, plan.steps, from_epoch=from_epoch, seed=plan.seed, shuffle=plan.shuffle)
             options = {"steps_per_epoch": plan.steps, "class_weight": plan.class_weight}
-            x, begin = open_stream(plan.train, plan.steps, from_epoch=from_epoch, seed=plan.seed, shuffle=plan.shuffle)
-            if plan.train.kind == "pydataset":
-                del options["steps_per_epoch"]  # it has that many: to be told so makes Keras read on across epochs
         else:
-            x = _Batches(plan, from_epoch)
-            begin = x.begin
+            x = keep_up.batches = _Batches(plan, from_epoch)
         # The class's own fit: an instance's may have been replaced by one that leads here.
         type(self._model).fit(
             self._model,
             x,
             initial_epoch=from_epoch,
             epochs=to_epoch,
-            callbacks=[*callbacks, _EpochBegin(begin)],
+            callbacks=[*callbacks, keep_up],
             # Keras shuffles the *batches* of a PyDataset; ours have an order.
             shuffle=False,
             verbose=0,
@@ -210,10 +207,7 @@ def validation_arguments(plan: Plan) -> dict[str, Any]:
             "validation_batch_size": plan.validation_batch_size,
             **steps,
         }
-    source = validation.source
-    if validation.kind == "function":
-        source, _ = open_stream(validation, steps["validation_steps"])
-    return {"validation_data": source, **steps}
+    return {"validation_data": for_evaluation(validation, plan.validation_steps)}
 
 
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
@@ -229,9 +223,6 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
         self._orders: dict[int, Indices] = {}
         self.epoch = epoch
 
-    def begin(self, epoch: int) -> None:
-        self.epoch = epoch
-
     def __len__(self) -> int:
         return self._plan.steps
 
@@ -243,15 +234,14 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
         return plan.arrays.take(self._orders[epoch][batch * plan.batch_size : (batch + 1) * plan.batch_size])
 
 
-class _EpochBegin(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """Tells the data which epoch it is: a PyDataset's own hooks fire before epoch 0 and ahead of time, too."""
+class _KeepUp(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
+    """Tells the batches of arrays which epoch it is: a PyDataset's own hooks fire before epoch 0, and ahead of time."""
 
-    def __init__(self, begin: Callable[[int], None]) -> None:
-        super().__init__()
-        self._begin = begin
+    batches: _Batches | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._begin(epoch)
+        if self.batches is not None:
+            self.batches.epoch = epoch
         # A callback that compiles (to unfreeze layers) leaves None, which `fit` would call.
         if getattr(self.model, "train_function", self) is None:
             self.model.make_train_function(force=True)

@@ -20,7 +20,7 @@ from search.worker import data as datas
 from search.worker.data import Split
 from search.worker.hp import LazyHyperParameters
 from search.worker.recorder import numbers
-from search.worker.streams import Stream
+from search.worker.streams import Stream, for_evaluation
 
 __all__ = ["bring_back", "run_harvest"]
 
@@ -76,8 +76,7 @@ def _evaluate(model: Any, test: Split | Stream | None) -> dict[str, float] | Non
         names = ("x", "y", "sample_weight")
         found = model.evaluate(**dict(zip(names, test.packed, strict=False)), return_dict=True, verbose=0)
     else:
-        source = test.one_pass() if test.kind == "function" else test.source
-        found = model.evaluate(source, return_dict=True, verbose=0)
+        found = model.evaluate(for_evaluation(test, None), return_dict=True, verbose=0)
     return numbers(found)
 
 

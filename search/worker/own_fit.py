@@ -158,7 +158,7 @@ def logs_of(returned: Any, objective: Objective, ours: Any, *, whole: bool) -> d
     Raises:
         SpaceError: for anything else.
     """
-    if returned is ours or (returned is None and not whole):
+    if not whole and (returned is None or returned is ours):
         return {}
     if isinstance(returned, (int, float, np.number)) and not isinstance(returned, bool):
         return {objective.name: float(returned)}

@@ -171,6 +171,11 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         if ends:
             self.model.stop_training = True
 
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """The history, with an epoch that waits for `conclude`."""
+        return self.history if self._held is None else [*self.history, self._held]
+
     # The end of a fit of the user's ---------------------------------------------------------------------------------
 
     def conclude(self, model: Any, logs: Mapping[str, float]) -> None:

@@ -8,11 +8,15 @@ stream is therefore read in *passes*, one from its beginning to its end after th
 - a `PyDataset` has its `on_epoch_begin` and `on_epoch_end` called once for each past epoch, and is read in an order
   derived from (seed, pass); its `workers` are threads here, that read ahead within an epoch;
 - a function is called once a pass.
+
+Keras's own readers of the last two make and drop iterators as they like, some of which read ahead: what an epoch trains
+on would depend on timing. Ours read on demand, in order.
 """
 
 from __future__ import annotations
 
-import math
+import functools
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +29,7 @@ import numpy as np
 from search.errors import SpaceError
 from search.trial import derive_seed
 
-__all__ = ["Stream", "as_stream", "open_stream"]
+__all__ = ["Stream", "as_stream", "for_evaluation", "for_training", "steps_of"]
 
 Kind = Literal["dataset", "pydataset", "function"]
 
@@ -110,27 +114,37 @@ def as_stream(value: Any, name: str) -> Stream | None:
     return None
 
 
-# Feeding `model.fit` --------------------------------------------------------------------------------------------------
+# Feeding Keras --------------------------------------------------------------------------------------------------------
 
 
-def open_stream(
-    stream: Stream, steps: int, *, from_epoch: int = 0, seed: int = 0, shuffle: bool = False
-) -> tuple[Any, Callable[[int], None]]:
-    """What `model.fit` and `model.evaluate` take, with `steps` batches an epoch; and what to call as epochs begin.
+def for_training(stream: Stream, steps: int, *, from_epoch: int = 0, seed: int = 0, shuffle: bool = False) -> Any:
+    """What `model.fit` takes, with `steps` batches an epoch, from `from_epoch` on; it never ends.
 
     Args:
-        steps: batches an epoch.
-        from_epoch: the first epoch, from 0; the stream is caught up with it.
         seed: what the order of a PyDataset's batches is derived from.
         shuffle: whether that order is shuffled; the other kinds shuffle themselves.
     """
-    skip = from_epoch * steps
     if stream.kind == "dataset":
-        return _dataset(stream, skip), lambda epoch: None
+        return _dataset(stream, from_epoch * steps)
+    make = _pydataset_epochs if stream.kind == "pydataset" else _function_epochs
+    workers = int(getattr(stream.source, "workers", 1)) if stream.kind == "pydataset" else 1
+    reader = _Reader(make(stream, steps, from_epoch, seed, shuffle), workers)
+    return _fed(reader.batches, None)
+
+
+def for_evaluation(stream: Stream, steps: int | None) -> Any:
+    """What `model.evaluate` takes, again and again: `steps` batches from the beginning of a pass, or all."""
+    if stream.kind == "dataset":
+        return stream.source if steps is None else stream.source.take(steps)
     if stream.kind == "pydataset":
-        batches = _Batches(stream, steps, from_epoch, seed, shuffle)
-        return batches, batches.begin
-    return _passes(stream, skip), lambda epoch: None
+        count = steps or stream.batches or 0
+        return _fed(lambda: map(_as_tuple, map(stream.source.__getitem__, range(count))), count)
+    count = steps or stream.count()
+    return _fed(lambda: map(_as_tuple, itertools.islice(stream.one_pass(), count)), count)
+
+
+def _as_tuple(batch: Any) -> tuple[Any, ...]:
+    return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
 
 
 def _dataset(stream: Stream, skip: int) -> Any:
@@ -143,72 +157,138 @@ def _dataset(stream: Stream, skip: int) -> Any:
     return dataset.skip(left).concatenate(dataset.repeat()) if left else dataset.repeat()
 
 
-def _passes(stream: Stream, skip: int) -> Iterator[Any]:
+Batch = Callable[[], Any]
+"""Reads a batch."""
+
+
+def _pydataset_epochs(
+    stream: Stream, steps: int, from_epoch: int, seed: int, shuffle: bool
+) -> Iterator[Iterator[Batch]]:
+    inner, count = stream.source, stream.batches
+    for _ in range(from_epoch):
+        inner.on_epoch_begin()
+        inner.on_epoch_end()
+
+    @functools.lru_cache(maxsize=1)
+    def order(number: int) -> Any:
+        assert count is not None
+        return np.random.default_rng(derive_seed(seed, "order", number)).permutation(count)
+
+    def place(position: int) -> int:
+        if count is None:
+            return position
+        number, index = divmod(position, count)
+        return int(order(number)[index]) if shuffle else index
+
+    for epoch in itertools.count(from_epoch):
+        inner.on_epoch_begin()
+        yield (functools.partial(inner.__getitem__, place(epoch * steps + index)) for index in range(steps))
+        inner.on_epoch_end()
+
+
+def _function_epochs(
+    stream: Stream, steps: int, from_epoch: int, seed: int, shuffle: bool
+) -> Iterator[Iterator[Batch]]:
+    skip = from_epoch * steps
     left = skip % stream.batches if stream.batches else skip
+    passes = itertools.islice(_passes(stream), left, None)
     while True:
+        yield (functools.partial(next, passes) for _ in range(steps))
+
+
+def _passes(stream: Stream) -> Iterator[Any]:
+    while True:
+        empty = True
         for batch in stream.one_pass():
-            if left:
-                left -= 1
-                continue
-            # Keras takes a tuple; a list would be one input of several.
-            yield tuple(batch) if isinstance(batch, list) else batch
+            empty = False
+            yield batch
+        if empty:
+            raise SpaceError("load_data: a pass over the data has no batches: return at least one")
 
 
-class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
-    """The user's PyDataset in our order, `steps` batches an epoch. Keras reads it in one thread, so in order."""
+class _Reader:
+    """Reads the batches of one epoch after the other, a few ahead, in order.
 
-    def __init__(self, stream: Stream, steps: int, epoch: int, seed: int, shuffle: bool) -> None:
-        super().__init__(workers=1, use_multiprocessing=False)
-        self._inner = stream.source
-        self._count = stream.batches
-        self._steps = steps
-        self._seed = seed
-        self._shuffle = shuffle and stream.batches is not None
-        self._first = self._epoch = epoch
-        self._ahead: deque[tuple[int, Future[Any]]] = deque()
-        workers = int(getattr(self._inner, "workers", 1))
-        self._threads = ThreadPoolExecutor(workers, "search-data") if workers > 1 else None
+    Keras makes iterators that it throws away after a first look. What they have read is read again from memory by the
+    one that trains.
+    """
+
+    def __init__(self, epochs: Iterator[Iterator[Batch]], workers: int) -> None:
+        self._threads = ThreadPoolExecutor(workers, "search-data")
         self._reach = workers + 1
-        for _ in range(epoch):
-            self._inner.on_epoch_begin()
-            self._inner.on_epoch_end()
+        self._source = self._read(epochs)
+        self._kept: list[Any] = []
 
-    def begin(self, epoch: int) -> None:
-        if epoch > self._first:
-            self._inner.on_epoch_end()
-        self._ahead.clear()
-        self._inner.on_epoch_begin()
-        self._epoch = epoch
+    def _read(self, epochs: Iterator[Iterator[Batch]]) -> Iterator[Any]:
+        for epoch in epochs:
+            ahead: deque[Future[Any]] = deque()
+            for batch in epoch:
+                ahead.append(self._threads.submit(batch))
+                if len(ahead) > self._reach:
+                    yield _as_tuple(ahead.popleft().result())
+            while ahead:
+                yield _as_tuple(ahead.popleft().result())
 
-    def __len__(self) -> int:
-        return self._steps
+    def batches(self) -> Iterator[Any]:
+        """The batches from the first one on, for an iterator of Keras's."""
+        for position in itertools.count():
+            if position == len(self._kept):
+                if position >= _LOOKS:
+                    yield from self._source
+                self._kept.append(next(self._source))
+            yield self._kept[position]
+
+
+_LOOKS = 4
+"""Batches that may be looked at before the training begins."""
+
+
+def _fed(batches: Callable[[], Iterator[Any]], count: int | None) -> Any:
+    """What Keras reads without reading ahead: on TensorFlow a `tf.data.Dataset`, else a PyDataset."""
+    if keras.config.backend() != "tensorflow":
+        return _InOrder(batches, count)
+    import tensorflow as tf
+
+    first = list(itertools.islice(batches(), 2))
+    signature = keras.tree.map_structure(_signature, *(first if len(first) == 2 else first * 2))
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return dataset if count is None else dataset.apply(tf.data.experimental.assert_cardinality(count))
+
+
+def _signature(a: Any, b: Any) -> Any:
+    """The shape and dtype that both batches have; sizes that differ, and the batch's, are open."""
+    import tensorflow as tf
+
+    a, b = _as_array(a), _as_array(b)
+    sizes = [one if one == other else None for one, other in zip(a.shape, b.shape, strict=True)]
+    return tf.TensorSpec([None, *sizes[1:]], a.dtype)
+
+
+class _InOrder(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
+    """Batches that come in order, from the first one again where Keras begins anew."""
+
+    def __init__(self, batches: Callable[[], Iterator[Any]], count: int | None) -> None:
+        super().__init__(workers=1, use_multiprocessing=False)
+        self._batches = batches
+        self._count = count
+        self._next = 0
+        self._iterator = batches()
+
+    @property
+    def num_batches(self) -> int | None:
+        return self._count
 
     def __getitem__(self, index: int) -> Any:
-        if self._threads is None:
-            return self._inner[self._position(index)]
-        if not self._ahead or self._ahead[0][0] != index:
-            self._ahead.clear()
-        start = self._ahead[-1][0] + 1 if self._ahead else index
-        for ahead in range(start, min(index + self._reach, self._steps)):
-            self._ahead.append((ahead, self._threads.submit(self._inner.__getitem__, self._position(ahead))))
-        return self._ahead.popleft()[1].result()
-
-    def _position(self, index: int) -> int:
-        """Where the batch `index` of this epoch is in the user's PyDataset."""
-        position = self._epoch * self._steps + index
-        if self._count is None:
-            return position
-        number, place = divmod(position, self._count)
-        if not self._shuffle:
-            return place
-        order = np.random.default_rng(derive_seed(self._seed, "order", number)).permutation(self._count)
-        return int(order[place])
+        if index != self._next:
+            self._iterator = itertools.islice(self._batches(), index, None)
+        self._next = index + 1
+        return next(self._iterator)
 
 
 def steps_of(stream: Stream, given: int | None, option: str) -> int:
     """The batches of an epoch: as many as a pass has, unless the user has given another number."""
     if given is not None:
         return given
-    if stream.endless or stream.batches is None or not math.isfinite(stream.batches):
+    if stream.endless:
         raise SpaceError(f"load_data returned data without an end: say how many batches an epoch has, with {option}")
-    return stream.batches
+    return stream.count()

@@ -280,7 +280,7 @@ def _history(model: Any, recorder: Recorder) -> Any:
     history = keras.callbacks.History()
     history.set_model(model)
     history.on_train_begin()
-    for record in recorder.history:
+    for record in recorder.curve:
         history.on_epoch_end(record["epoch"] - 1, record["logs"])
     model.history = history
     return history
