@@ -76,7 +76,8 @@ def _page(study: Study, used: Mapping[str, frozenset[int]], metrics: Sequence[st
     common, further = _common(study, used), _further(study, used)
     charts = [_parallel(study, "common", common)] if common else []
     charts += [_curve(study), *_scatters(study, used)]
-    charts += [_parallel(study, "further", [*common, *further])] if further else []
+    if further:
+        charts.append(_parallel(study, "further", [*_varying(study, common, used[further[0]]), *further]))
     return {
         "searchFilter": condition(study.uid),
         "orderByKey": "metrics.`objective`",
@@ -125,7 +126,7 @@ def _curve(study: Study) -> dict[str, Any]:
     metric = layout.key(study.objective.name)
     return _chart(
         "curve", "curves", "LINE", f"{metric} by epoch", metricKey=metric, selectedMetricKeys=[metric], xAxisKey="step",
-        xAxisScaleType="linear", scaleType="linear", useGlobalXaxisKey=True,
+        xAxisScaleType="linear", scaleType="linear", useGlobalXaxisKey=True, lineSmoothness=0,
     )  # fmt: skip
 
 
@@ -173,7 +174,13 @@ def _further(study: Study, used: Mapping[str, frozenset[int]]) -> list[str]:
     everyone = frozenset().union(*used.values())
     groups = [used[name] for name in used if FEWEST <= len(used[name]) < len(everyone) and _is_axis(study, name)]
     largest = max(groups, key=len, default=everyone)
-    return [name for name in used if largest <= used[name] < everyone and _is_axis(study, name)]
+    found = [name for name in used if largest <= used[name] < everyone and _is_axis(study, name)]
+    return sorted(found, key=lambda name: len(used[name]))  # that which all of the group have stands for it
+
+
+def _varying(study: Study, names: Sequence[str], trials: frozenset[int]) -> list[str]:
+    """Those of `names` that have more than one value in `trials`."""
+    return [name for name in names if len({study.trials[number].params[name] for number in trials}) > 1]
 
 
 def axis(study: Study, name: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from by_hand import FINISHED, closed, epochs, header, whole
 from make_models import KINDS
-from test_syncer import Shaky
+from test_syncer import Server, Shaky
 
 import search
 from search import records as facts
@@ -384,3 +384,26 @@ def test_a_store_without_a_registry_costs_one_warning(
     assert shown(runs) == {**ONCE, "registered": {}}
     assert sync(paths) == []  # the registry is there now
     assert shown(runs) == ONCE
+
+
+@pytest.mark.slow
+def test_a_server_registers_only_what_is_named_and_serves_it(
+    win: Callable[..., StudyPaths], made: Path, pristine: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copyfile(pristine, folder / "mlflow.db")
+    server = Server(folder)
+    server.start()
+    try:
+        paths = win()
+        for name in (None, "digits of ours"):
+            Syncer(paths, server.uri, register=name, warn=pytest.fail).drain()
+            client = store.connect(server.uri)
+            assert [model.name for model in client.search_registered_models()] == ([name] if name else [])
+        assert len(client.search_logged_models([Position.load(paths.tracking).experiment_id or ""])) == 1
+        load_all(server.uri, {"digits of ours": made / "plain"}, tmp_path)
+    finally:
+        server.kill()
+    for answer in ("pyfunc.npz", "keras.npz"):
+        np.testing.assert_array_equal(np.load(made / "plain" / answer)["y"], np.load(made / "plain" / "y.npz")["y"])
