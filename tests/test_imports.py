@@ -92,15 +92,26 @@ def test_no_framework_is_imported_where_the_search_is_run(module: str) -> None:
 
 
 def test_outside_of_workers_nothing_ever_imports_a_framework() -> None:
-    """Not in a function either, but for retrieval, which gives models."""
+    """Not in a function either, but for retrieval, which gives models, and what is sent along with one."""
     frameworks = {"keras", "tensorflow", "keras_tuner", "jax", "torch"}
-    excepted = ("search.worker", "search.compiling", "search.tracking.retrieve", "search.results")
+    excepted = (
+        "search.worker",
+        "search.compiling",
+        "search.tracking.retrieve",
+        "search.tracking.loader",
+        "search.results",
+    )
     for module, path in MODULES.items():
         if not module.startswith(excepted):
             found = [
                 f"{path}:{line}" for name, line in imports(path, everywhere=True) if name.split(".")[0] in frameworks
             ]
             assert not found, f"{module} imports a framework"
+
+
+def test_what_is_sent_along_with_a_model_imports_nothing_of_search() -> None:
+    for name, _ in imports(MODULES["search.tracking.loader"], everywhere=True):
+        assert name.partition(".")[0] != "search"
 
 
 @pytest.mark.parametrize("module", ["search", *QUICK])
