@@ -129,9 +129,9 @@ def test_no_slot_idles_while_a_bracket_has_work(seed, slots, order) -> None:
         return found
 
     class Watched(Simulation):
-        def _check(self, records):
-            super()._check(records)
-            if len(self._workers) < slots and self.finished is None:
+        def check(self, records):
+            super().check(records)
+            if self.executor.busy < slots and self.finished is None:
                 asked = sum(isinstance(record, Asked) and record.rung == 0 for record in self.records)
                 assert asked == plan.trials
                 assert not earned(self)
