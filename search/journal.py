@@ -172,7 +172,8 @@ class Journal:
         self._file.write(data)
         self._file.flush()
         if self._dirty_since is None:
-            self._dirty_since = now
+            # By our own clock: the records' may be a simulation's.
+            self._dirty_since = self._now()
         self.flush(only_if_due=True)
 
     def flush(self, *, only_if_due: bool = False) -> None:
