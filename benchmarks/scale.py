@@ -12,7 +12,7 @@ of its workers. Prints a table; each search is a process of its own.
 - peak: resident memory of the process;
 - fold: to read the journal and to have controller and back end where they were, as a resume does.
 
-All but words/s is in seconds of the processor, so that what else the machine does is no part of it.
+All times but words/s are the processor's, so that what else the machine does is no part of them.
 
 A search repeats to the last record, so it is run `--repeats` times, and the best time of each decision counts.
 """
