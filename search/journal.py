@@ -48,7 +48,8 @@ def parse_line(line: bytes) -> tuple[Record, float]:
     body, mark, crc = line.rpartition(b',"crc":"')
     if not mark or crc != b'%08x"}\n' % zlib.crc32(body):
         raise ValueError("the checksum does not match")
-    data: dict[str, Any] = json.loads(body + b"}")
+    # From bytes, json would guess the encoding of every line.
+    data: dict[str, Any] = json.loads((body + b"}").decode())
     time = data.pop("t")
     return decode(data), time
 
@@ -172,7 +173,8 @@ class Journal:
         self._file.write(data)
         self._file.flush()
         if self._dirty_since is None:
-            self._dirty_since = now
+            # By our own clock: the records' may be a simulation's.
+            self._dirty_since = self._now()
         self.flush(only_if_due=True)
 
     def flush(self, *, only_if_due: bool = False) -> None:

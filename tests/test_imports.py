@@ -37,7 +37,15 @@ LAYERS = [
 ]
 """Lowest first. A module imports those of lower layers and of its own; a package's modules are of its layer."""
 
-QUICK = ["search.cli", "search.driver", "search.launch", "search.results", "search.controller", "search.study"]
+QUICK = [
+    "search.cli",
+    "search.driver",
+    "search.launch",
+    "search.results",
+    "search.controller",
+    "search.study",
+    "search.executors.simulated",
+]
 HEAVY = {"keras", "tensorflow", "keras_tuner", "jax", "torch", "mlflow", "pandas", "optuna", "ray"}
 
 MODULES = {
