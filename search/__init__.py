@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from search.compiling import compiled as compiled
     from search.errors import SearchError as SearchError
     from search.python import run as run
     from search.results import StudyResults as StudyResults
@@ -26,13 +27,23 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "SearchError": "search.errors",
     "StudyResults": "search.results",
+    "compiled": "search.compiling",
     "get_best_models": "search.results",
     "load_study": "search.results",
     "run": "search.python",
     "trial_dir": "search.worker.training",
 }
 
-__all__ = ["SearchError", "StudyResults", "__version__", "get_best_models", "load_study", "run", "trial_dir"]
+__all__ = [
+    "SearchError",
+    "StudyResults",
+    "__version__",
+    "compiled",
+    "get_best_models",
+    "load_study",
+    "run",
+    "trial_dir",
+]
 
 
 def __getattr__(name: str) -> Any:

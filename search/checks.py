@@ -18,7 +18,13 @@ from search.trial import Objective, Suggestion
 def choose_objective(opts: Options, probed: Probed) -> Objective:
     """The objective of a search of what was probed; see `search.options.choose_objective`."""
     return options.choose_objective(
-        opts, probed.metrics, probed.compiled_metrics, probed.directions, validated=probed.samples[1] is not None
+        opts,
+        probed.metrics,
+        probed.compiled_metrics,
+        probed.directions,
+        validated=probed.samples[1] is not None,
+        extra=probed.extra_logs,
+        own_fit=probed.own_fit,
     )
 
 

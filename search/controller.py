@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from search.backends.base import BackEnd
 from search.domain import Domain, Parameter, Value, compatible
 from search.journal import Entry
-from search.messages import Answer, Interrupt, Lost, Question, Verdict
+from search.messages import Answer, Harvested, Interrupt, Lost, Question, Verdict
 from search.novelty import Novelty
 from search.records import (
     Asked,
@@ -24,12 +24,14 @@ from search.records import (
     Ended,
     EpochDone,
     Era,
+    Exported,
     Finished,
     Header,
     Judged,
     Record,
     SpaceChanged,
     Started,
+    Tested,
     Told,
     ToldOutcome,
     TrialEnded,
@@ -56,7 +58,7 @@ class FromWorker:
     """A message of the worker in `slot`."""
 
     slot: int
-    message: Question | Built | EpochDone | Checkpointed | Ended | Lost
+    message: Question | Built | EpochDone | Checkpointed | Ended | Harvested | Lost
 
 
 Event = Tick | StopRequested | FromWorker
@@ -74,7 +76,16 @@ class Start:
     judged: bool
 
 
-Instruction = tuple[int, Start | Answer | Verdict | Interrupt]
+@dataclass(frozen=True, slots=True)
+class Reap:
+    """Evaluate `trial`'s best model on the test data, with `test`, and write it to a file, with `export`."""
+
+    trial: int
+    test: bool
+    export: bool
+
+
+Instruction = tuple[int, Start | Reap | Answer | Verdict | Interrupt]
 """A slot, and what to do or say there."""
 
 
@@ -98,6 +109,10 @@ class Limits:
         target: end when the objective is as good as this.
         retries: how often a trial whose process died is taken up again without having made progress.
         max_consecutive_failures: give up when so many trials have failed before any succeeded.
+        executions: how often each trial is trained, with other seeds.
+        harvest: how many of the best trials are evaluated on the test data at the end, and the best of them written to
+            a file; none at all where it is 0.
+        test: whether there are test data.
     """
 
     max_trials: int | None = None
@@ -106,6 +121,9 @@ class Limits:
     target: float | None = None
     retries: int = 1
     max_consecutive_failures: int = 5
+    executions: int = 1
+    harvest: int = 0
+    test: bool = False
 
 
 HOPELESS_TRIALS = 20
@@ -137,6 +155,8 @@ class Controller:
         self._domains: dict[str, Domain] = {}
         self._free = list(range(slots - 1, -1, -1))
         self._running: dict[int, Start] = {}
+        self._harvest: deque[Reap] | None = None
+        self._reaping: dict[int, Reap] = {}
         self._pending: deque[Trial] = deque()
         self._deferred: list[tuple[int, Question]] = []
         self._stopping: Finished | None = None
@@ -241,7 +261,7 @@ class Controller:
         self._check_limits()
         if self._stopping is None:
             self._fill()
-        if self._stopping is not None and not self._running and self._reaction.finished is None:
+        if self._stopping is not None and not self._running and self._reaction.finished is None and self._harvested():
             finished = self._stopping
             if finished.exit_code == _BY_RESULT:
                 # Not before now: the best trial may have diverged in the epoch that it was finishing.
@@ -252,6 +272,9 @@ class Controller:
         return reaction
 
     def _message(self, slot: int, message: object) -> None:
+        if slot in self._reaping:
+            self._reaped(slot, message)
+            return
         start = self._running.get(slot)
         if start is None:
             return  # a late word of a process that was given up
@@ -265,8 +288,8 @@ class Controller:
             case Ended():
                 self._ended(slot, message)
             case Lost():
-                trial = self.study.trials[start.trial]
-                self._ended(slot, Ended(start.trial, start.execution, "lost", trial.epochs, message.reason))
+                epochs = self.study.trials[start.trial].execution(start.execution).epochs
+                self._ended(slot, Ended(start.trial, start.execution, "lost", epochs, message.reason))
 
     # Questions ------------------------------------------------------------------------------------------------------
 
@@ -308,7 +331,8 @@ class Controller:
     def _epoch(self, slot: int, start: Start, message: EpochDone) -> None:
         trial = self.study.trials[start.trial]
         self._record(message)
-        if self.study.objective.name not in message.logs:
+        last = message.epoch >= start.to_epoch
+        if self.study.objective.name not in message.logs and (last or not trial.own_fit):
             self._stop(
                 f"objective {self.study.objective.name!r} is not in the logs of an epoch, which hold "
                 f"{', '.join(message.logs)}: give one of them with --objective",
@@ -324,7 +348,7 @@ class Controller:
             if decision.stop or decision.attributes:
                 self._record(Judged(start.trial, message.epoch, decision.stop, decision.attributes))
         # At its segment's last epoch, which the budget may have brought forward, a worker waits for nothing.
-        if message.epoch < start.to_epoch:
+        if not last:
             self._say(slot, Verdict(trial.stop_decided))
 
     def _is_finite(self, message: EpochDone) -> bool:
@@ -347,13 +371,13 @@ class Controller:
             outcome = "stopped"
         elif trial.exhausted:
             outcome = "finished"
-        elif trial.checkpoint >= trial.to_epoch:
+        elif trial.unfinished is None:
             outcome = "reached"
         elif trial.lost > self.limits.retries:
             outcome = "failed"
         else:
             return False
-        score = None if outcome == "failed" else trial.objective
+        score = None if outcome == "failed" else trial.score
         self._record(Told(trial.number, trial.epochs, score, "failed" if score is None else outcome))
         return True
 
@@ -363,7 +387,7 @@ class Controller:
         while self._free:
             room = self._room()
             trial = self._next_pending()
-            if room is not None and room <= 0 and (trial is None or trial.checkpoint >= trial.epochs):
+            if room is not None and room <= 0 and (trial is None or not _untold(trial)):
                 if trial is not None:
                     self._pending.appendleft(trial)
                 if not self._running:
@@ -385,8 +409,9 @@ class Controller:
         """Epochs that may still be begun; None for any number."""
         if self.limits.max_total_epochs is None:
             return None
-        trials = self.study.trials
-        reserved = sum(max(0, start.to_epoch - trials[start.trial].epochs) for start in self._running.values())
+        reserved = 0
+        for start in self._running.values():
+            reserved += max(0, start.to_epoch - self.study.trials[start.trial].execution(start.execution).epochs)
         return self.limits.max_total_epochs - self.study.epochs - reserved
 
     def _ask(self) -> Trial | None:
@@ -426,20 +451,61 @@ class Controller:
                 suggestion.rung,
                 suggestion.judged,
                 derive_seed(self.study.seed, "train", number, 0),
+                self.limits.executions,
             )
         )
         return self.study.trials[number]
 
     def _start(self, trial: Trial, room: int | None) -> None:
-        to_epoch = trial.to_epoch if room is None else min(trial.to_epoch, trial.epochs + max(0, room))
-        start = Start(trial.number, 0, to_epoch, trial.judged)
+        number = trial.unfinished
+        assert number is not None, "what is fulfilled has been told"
+        epochs = trial.execution(number).epochs
+        to_epoch = trial.to_epoch if room is None else min(trial.to_epoch, epochs + max(0, room))
+        # A pruner judges the first execution; the others follow where it lets it pass.
+        start = Start(trial.number, number, to_epoch, trial.judged and number == 0)
         slot = self._free.pop()
         self._running[slot] = start
-        self._record(Started(trial.number, 0, trial.segments, slot, trial.epochs, to_epoch))
+        self._record(Started(trial.number, number, trial.segments, slot, epochs, to_epoch))
         self._say(slot, start)
 
-    def _say(self, slot: int, command: Start | Answer | Verdict | Interrupt) -> None:
+    def _say(self, slot: int, command: Start | Reap | Answer | Verdict | Interrupt) -> None:
         self._reaction.instructions.append((slot, command))
+
+    # Harvest --------------------------------------------------------------------------------------------------------
+
+    def _harvested(self) -> bool:
+        """Bring in what is left to be had of the best trials, once all training is over. Whether it is all in."""
+        if self._harvest is None:
+            self._harvest = deque(self._to_reap())
+        while self._harvest and self._free:
+            slot, reap = self._free.pop(), self._harvest.popleft()
+            self._reaping[slot] = reap
+            self._say(slot, reap)
+        return not self._reaping
+
+    def _to_reap(self) -> Iterable[Reap]:
+        assert self._stopping is not None
+        if self._stopping.exit_code != _BY_RESULT:
+            return
+        for place, trial in enumerate(self.study.ranked()[: self.limits.harvest]):
+            best = (trial.number, trial.best_execution, trial.best.saved_epoch)
+            test = self.limits.test and _identity(trial.tested) != best
+            export = place == 0 and _identity(self.study.exported) != best
+            if (test or export) and best[2] is not None:
+                yield Reap(trial.number, test, export)
+
+    def _reaped(self, slot: int, message: object) -> None:
+        reap = self._reaping.pop(slot)
+        self._free.append(slot)
+        if not isinstance(message, Harvested):
+            return  # its process died, or the user could wait no longer: a resume makes good for it
+        trial = self.study.trials[reap.trial]
+        number, epoch = trial.best_execution, trial.best.saved_epoch
+        assert epoch is not None
+        if message.logs is not None:
+            self._record(Tested(trial.number, number, epoch, message.logs))
+        if message.signature is not None:
+            self._record(Exported(trial.number, number, epoch, message.signature, message.requirements))
 
     # Stopping -------------------------------------------------------------------------------------------------------
 
@@ -478,3 +544,12 @@ class Controller:
             self._stopping = Finished(reason, complete, _BY_RESULT if exit_code is None else exit_code)
             for slot in self._running:
                 self._say(slot, Interrupt())
+
+
+def _untold(trial: Trial) -> bool:
+    """Whether epochs are in the journal that no checkpoint holds: to train them again takes nothing of the budget."""
+    return any(execution.checkpoint < execution.epochs for execution in trial.executions)
+
+
+def _identity(record: Tested | Exported | None) -> tuple[int, int, int] | None:
+    return None if record is None else (record.trial, record.execution, record.epoch)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Protocol
 
-from search.controller import Controller, Event, FromWorker, Reaction, Start, StopRequested, Tick
+from search.controller import Controller, Event, FromWorker, Reaction, Reap, Start, StopRequested, Tick
 from search.executors.base import Executor
 from search.journal import Journal
-from search.messages import Message, Segment, SpaceRef
+from search.messages import Harvest, Harvested, Message, Segment, SpaceRef
 from search.options import Options
 from search.paths import StudyPaths
 from search.records import Ended, Finished, Record
@@ -39,6 +39,7 @@ class Driver:
         executor: where segments run.
         space: the user's code, as workers find it.
         paths, options: of the study.
+        data: the folder of the arrays that workers share, if any.
         news: called after records were journaled.
         view: updated about ten times a second.
         say: prints one line that stays.
@@ -54,6 +55,7 @@ class Driver:
         paths: StudyPaths,
         options: Options,
         *,
+        data: str | None = None,
         news: Callable[[], None],
         view: Watcher,
         say: Callable[[str], None],
@@ -65,6 +67,7 @@ class Driver:
         self._space = space
         self._paths = paths
         self._options = options
+        self._data = data
         self._news = news
         self._view = view
         self._say = say
@@ -104,6 +107,8 @@ class Driver:
         self._say("stopping when the running epochs end; once more stops at once, and loses nothing journaled")
 
     def _receive(self, slot: int, message: Message) -> None:
+        if isinstance(message, Harvested) and message.error is not None:
+            self._say(f"trial {message.trial}'s best model: {message.error}")
         self._handle(FromWorker(slot, message))  # type: ignore[arg-type]  # a probe's answer never comes here
 
     def _handle(self, event: Event) -> None:
@@ -124,6 +129,8 @@ class Driver:
         for slot, instruction in reaction.instructions:
             if isinstance(instruction, Start):
                 self._executor.start(slot, self._segment(instruction))
+            elif isinstance(instruction, Reap):
+                self._executor.start(slot, self._harvest(instruction))
             else:
                 self._executor.send(slot, instruction)
         if reaction.finished is not None:
@@ -141,14 +148,29 @@ class Driver:
             execution=start.execution,
             space=self._space,
             values=dict(trial.params),
-            seed=trial.seed,
-            from_epoch=trial.epochs,
+            seed=self._controller.study.training_seed(start.trial, start.execution),
+            from_epoch=trial.execution(start.execution).epochs,
             to_epoch=start.to_epoch,
             objective=self._controller.study.objective,
             folder=str(self._paths.trial(start.trial).folder),
             judged=start.judged,
             checkpoint_every=self._options.checkpoint_every,
             fuse=self._options.fuse,
+            data=self._data,
+        )
+
+    def _harvest(self, reap: Reap) -> Harvest:
+        trial = self._controller.study.trials[reap.trial]
+        files = self._paths.trial(reap.trial)
+        return Harvest(
+            trial=reap.trial,
+            space=self._space,
+            values=dict(trial.params),
+            weights=str(files.best(trial.best_execution)),
+            folder=str(files.folder),
+            test=reap.test,
+            model=str(self._paths.model) if reap.export else None,
+            data=self._data,
         )
 
     def _show(self) -> None:

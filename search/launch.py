@@ -60,7 +60,8 @@ class Source:
         if self.path is not None:
             return self.path.stem
         assert self.parts is not None
-        return getattr(self.parts["build_model"], "__name__", "study").strip("_<>") or "study"
+        factory = self.parts.get("build_model") or type(self.parts["hypermodel"])
+        return getattr(factory, "__name__", "study").strip("_<>") or "study"
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,9 @@ class _Launch:
             executor = executors.make(opts, gpus, self._paths.log)
             stack.callback(executor.close)
             ref = self._reference(stack)
-            probed = executor.probe(Probe(ref))
+            shutil.rmtree(self._paths.data, ignore_errors=True)
+            stack.callback(shutil.rmtree, self._paths.data, ignore_errors=True)
+            probed = executor.probe(Probe(ref, str(self._paths.data) if executor.slots > 1 else None))
             if isinstance(probed, ProbeFailed):
                 raise SpaceError(probed.message + _logged(self._paths, probed.traceback))
             opts = options.resolve(self._given, probed.options, self._opened.options, self._source.label)
@@ -263,7 +266,7 @@ class _Launch:
             self._write_space(probed)
             if ref.pickle is not None:
                 ref = SpaceRef(pickle=str(self._paths.pickle))
-            return self._search(opts, ref, executor, slots, records, uri)
+            return self._search(opts, probed, ref, executor, slots, records, uri)
 
     def _read_again(self) -> None:
         """Read the journal with the lock held: another process may have written it until now."""
@@ -395,6 +398,7 @@ class _Launch:
     def _search(
         self,
         opts: Options,
+        probed: Probed,
         ref: SpaceRef,
         executor: Executor,
         slots: tuple[devices.Slot, ...],
@@ -407,7 +411,7 @@ class _Launch:
         controller = Controller(
             current,
             lambda era: backends.make(era.backend, era.options, current.objective, current.seed, current.parameters),
-            _limits(opts),
+            _limits(opts, probed),
             executor.slots,
             opts.max_epochs,
         )
@@ -423,7 +427,16 @@ class _Launch:
             warn=view.say,
         )
         driver = Driver(
-            controller, journal, executor, ref, self._paths, opts, news=syncer.wake, view=view, say=view.say
+            controller,
+            journal,
+            executor,
+            ref,
+            self._paths,
+            opts,
+            data=str(self._paths.data) if probed.shared else None,
+            news=syncer.wake,
+            view=view,
+            say=view.say,
         )
         try:
             syncer.start()
@@ -459,7 +472,8 @@ def _pickled(parts: Mapping[str, Any]) -> bytes:
     import cloudpickle
 
     try:
-        pickled: bytes = cloudpickle.dumps(dict(parts))
+        factory = {name: part for name, part in parts.items() if name != "data"}
+        pickled: bytes = cloudpickle.dumps(factory) + cloudpickle.dumps(parts["data"])
     except Exception as error:
         raise SpaceError(
             f"the factory cannot be sent to a worker ({type(error).__name__}: {error}): make what it uses inside of "
@@ -475,7 +489,7 @@ def _without_password(uri: str | None) -> str | None:
     return uri and store.redact(uri).replace("://***@", "://")
 
 
-def _limits(opts: Options) -> Limits:
+def _limits(opts: Options, probed: Probed) -> Limits:
     return Limits(
         max_trials=opts.max_trials,
         max_total_epochs=opts.total_epochs,
@@ -483,6 +497,9 @@ def _limits(opts: Options) -> Limits:
         target=opts.target,
         retries=opts.retries,
         max_consecutive_failures=opts.max_consecutive_failures,
+        executions=opts.executions_per_trial,
+        harvest=opts.keep_models,
+        test=probed.tested,
     )
 
 

@@ -31,9 +31,13 @@ class SpaceRef:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Run the user's file, build once with default values, train one step, and say what there is."""
+    """Run the user's file, build once with default values, train one step, and say what there is.
+
+    Large arrays are put into the folder `share`, for other workers to map.
+    """
 
     space: SpaceRef
+    share: str | None = None
     values: Mapping[str, Value] = field(default_factory=dict)
 
 
@@ -48,6 +52,7 @@ class Segment:
         judged: wait for a `Verdict` after every epoch but the last.
         checkpoint_every: seconds between checkpoints within a segment.
         fuse: whether the fused runner may be used.
+        data: where the probe has put the arrays, for all workers to share.
     """
 
     trial: int
@@ -62,6 +67,7 @@ class Segment:
     judged: bool = False
     checkpoint_every: float = 30.0
     fuse: bool = True
+    data: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,7 @@ class Harvest:
     folder: str
     test: bool = True
     model: str | None = None
+    data: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +138,11 @@ class Probed:
         parameter_count: scalars in the model's weights.
         summary: the model's layers, as text.
         batch_size: of training.
-        samples: of training and validation, where they can be counted.
+        samples: of training and validation, where they can be counted; None for validation that there is not.
+        tested: whether there are test data.
+        own_fit: whether the space has a `fit` of its own.
+        extra_logs: whether callbacks, or a `fit`, may put into the logs what the compiled metrics do not.
+        shared: whether arrays were put into the folder that the probe was given.
     """
 
     digest: str
@@ -147,6 +158,10 @@ class Probed:
     samples: tuple[int | None, int | None]
     runner: str
     versions: Mapping[str, str]
+    tested: bool = False
+    own_fit: bool = False
+    extra_logs: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

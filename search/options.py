@@ -49,6 +49,7 @@ class Options:
     workers: int | None = _option(None, "how many trials run at once; by default as the machine allows", low=1)
     gpus: str = _option("auto", "auto, none, or GPUs by number or UUID: 0,1")
     gpus_per_trial: float = _option(1.0, "GPUs for each trial; 0.5 lets two share one", low=0, above=True)
+    executions_per_trial: int = _option(1, "how often to train each trial; the objective is the mean", low=1)
     target: float | None = _option(None, "stop when the objective is as good as this")
     seed: int | None = _option(None, "makes a search with one worker repeatable; 0 is a seed", low=0, high=LARGEST_SEED)
     runs: str = _option("runs", "the folder that studies live in")
@@ -80,7 +81,7 @@ class Options:
             return self.max_total_epochs
         if self.max_trials is not None or self.timeout is not None or self.target is not None:
             return None
-        return self.plan.total_epochs * self.iterations
+        return self.plan.total_epochs * self.iterations * self.executions_per_trial
 
 
 _MODEL_NAME = re.compile(r"(?!\s|\.\.|\.$)[^/:@'\"`\x00-\x1f]{1,200}(?<!\s)")
@@ -201,26 +202,33 @@ def choose_objective(
     directions: Mapping[str, str],
     *,
     validated: bool,
+    extra: bool = False,
+    own_fit: bool = False,
 ) -> Objective:
     """The objective of a search, what was asked for, else `val_<metric>` where the model
-    compiles exactly one metric whose direction is known, else `val_loss`.
+    compiles exactly one metric whose direction is known, else `val_loss`. Where these are not in the logs of a `fit` of
+    the user's, `default_objective`, as KerasTuner calls what such a `fit` returns, and less of it is better.
 
     Args:
-        metrics: the names in an epoch's logs, as the probe saw them.
+        metrics: the names in an epoch's logs, as the probe saw them; none where only a `fit` of the user's knows.
         compiled: the compiled metrics, without `loss`.
         directions: `min` or `max` for those metrics (without `val_`) where it is known.
         validated: whether `load_data` returns validation data.
+        extra: whether callbacks or a `fit` of the user's may add to the logs; the first epoch will show.
+        own_fit: whether there is such a `fit`.
     """
     name = options.objective
     if name is None:
         single = len(compiled) == 1 and compiled[0] in directions
         name = f"val_{compiled[0]}" if single else "val_loss"
-    if name.startswith("val_") and not validated:
+        if own_fit and name not in metrics:
+            return Objective("default_objective", "max" if options.direction == "max" else "min")
+    if name.startswith("val_") and not validated and not extra:
         raise OptionError(
             f"objective {name!r} needs validation data and load_data returned none: return (train, validation), or "
             f"give a training metric with --objective: {', '.join(metrics)}"
         )
-    if name not in metrics:
+    if name not in metrics and not (extra and options.objective is not None):
         raise OptionError(
             f"objective {name!r} is not among the metrics: {', '.join(metrics)}.{nearest(name, metrics)} "
             "Give one with --objective"

@@ -8,6 +8,7 @@ runs/
     ├── tracking.json              how far MLflow has been told, and its run ids; can be made again
     ├── search.log                 what the driver and the zygote had to say
     ├── model.keras                the winner, written at the end
+    ├── data/                      large arrays, while a search runs, for its workers to share
     ├── space/                     the space file and the local modules it imports, as searched
     └── trials/<number>/
         ├── log.txt                what the factory, Keras and TensorFlow printed
@@ -79,6 +80,10 @@ class StudyPaths:
     @property
     def log(self) -> Path:
         return self.folder / "search.log"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
 
     @property
     def space(self) -> Path:

@@ -128,7 +128,8 @@ def budgets(study: Study, options: Options, now: float) -> tuple[Budget, ...]:
     trials = study.trials.values()
     if options.backend == "hyperband":
         granted = sum(_granted(trial) for trial in trials if trial.era == study.era)
-        found.append(Budget("epochs", granted, options.plan.total_epochs * options.iterations))
+        planned = options.plan.total_epochs * options.iterations * options.executions_per_trial
+        found.append(Budget("epochs", granted, planned))
     if options.total_epochs is not None:
         found.append(Budget("epochs", study.epochs, options.total_epochs))
     if options.max_trials is not None:
@@ -140,7 +141,9 @@ def budgets(study: Study, options: Options, now: float) -> tuple[Budget, ...]:
 
 def _granted(trial: Trial) -> int:
     """The epochs of Hyperband's plan that `trial` has used up: one that ended early takes all that it was given."""
-    return min(trial.epochs, trial.to_epoch) if trial.open and not trial.exhausted else trial.to_epoch
+    if trial.open and not trial.exhausted:
+        return sum(min(execution.epochs, trial.to_epoch) for execution in trial.executions)
+    return trial.to_epoch * trial.planned
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,10 +341,14 @@ def _cells(study: Study, trial: Trial | None, label: str) -> tuple[list[str], Ma
     if trial is None:
         return [label, NONE, "", "", "", "", "", "free"], {}
     rung = "" if trial.bracket is None else f"b{trial.bracket} r{trial.rung}"
-    current = trial.curve[-1].logs.get(study.objective.name) if trial.curve else None
-    recent = trial.curve[-3:]
+    number = trial.unfinished or 0
+    curve = trial.executions[number].curve if number < len(trial.executions) else []
+    current = curve[-1].logs.get(study.objective.name) if curve else None
+    recent = curve[-3:]
     pace = _digits(sum(epoch.seconds for epoch in recent) / len(recent)) if recent else NONE
-    epoch = f"{trial.epochs}/{trial.to_epoch}"
+    epoch = f"{curve[-1].epoch if curve else 0}/{trial.to_epoch}"
+    if trial.planned > 1:
+        rung = f"{rung} e{number}".strip()
     values = [format_objective(current), format_objective(trial.objective)]
     return [label, str(trial.number), rung, epoch, *values, pace, "" if trial.built else "building"], telling(trial)
 

@@ -14,12 +14,13 @@ from search.space import kind
 
 
 def run(
-    space: str | Path | Callable[[Any], Any],
+    space: Any,
     data: Any = None,
     *,
     compile_model: Callable[[Any, Any], Any] | None = None,
     fit_options: Callable[[Any], Any] | None = None,
     callbacks: Callable[[Any], Any] | None = None,
+    fit: Callable[..., Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     accept_changes: bool = False,
@@ -29,9 +30,10 @@ def run(
     """Search a space file, or a factory with its data.
 
     Args:
-        space: the path of a space file, or a function that takes `hp` and returns a Keras model.
-        data: with a factory: (train, validation[, test]), each (x, y[, sample_weight]).
-        compile_model, fit_options, callbacks: with a factory: as in a space file.
+        space: the path of a space file, a function that takes `hp` and returns a Keras model, or a
+            `keras_tuner.HyperModel`.
+        data: with a factory: (train, validation[, test]), as `load_data` of a space file returns them.
+        compile_model, fit_options, callbacks, fit: with a factory: as in a space file.
         resume: go on with the study where it exists.
         overwrite: begin anew where it exists; what it holds is deleted.
         accept_changes: go on though the space file has changed since the study began.
@@ -43,7 +45,7 @@ def run(
         NoResult: no trial has an objective.
         KeyboardInterrupt: the search was stopped; it goes on with `resume=True`.
     """
-    parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks}
+    parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks, "fit": fit}
     result = launch.run(
         _source(space, data, parts),
         options,
@@ -64,12 +66,18 @@ def run(
 
 
 def _source(space: object, data: Any, parts: dict[str, Any]) -> launch.Source:
-    if callable(space):
+    hypermodel = not isinstance(space, type) and callable(getattr(space, "build", None))
+    if callable(space) or hypermodel:
         if data is None:
             raise OptionError("search.run was given a factory and no data: pass data=((x, y), (x_val, y_val))")
-        return launch.Source(parts={"build_model": space, "data": data, **parts})
+        if hypermodel and parts["fit"] is not None:
+            raise OptionError("search.run was given a hypermodel and fit: the hypermodel's own is used, leave fit out")
+        factory = {"hypermodel": space} if hypermodel else {"build_model": space}
+        return launch.Source(parts={**parts, **factory, "data": data})
     if not isinstance(space, (str, Path)):
-        raise OptionError(f"search.run was given {kind(space)}: give a space file's path, or a function of hp")
+        raise OptionError(
+            f"search.run was given {kind(space)}: give a space file's path, a function of hp, or a HyperModel"
+        )
     if data is not None or any(part is not None for part in parts.values()):
         raise OptionError(f"search.run was given {space} and parts of a space: they belong into the file")
     return launch.Source(path=Path(space))

@@ -110,22 +110,31 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The factory has asked its last question and the model stands: `parameters` counts its weights' scalars."""
+    """The factory has asked its last question and the model stands: `parameters` counts its weights' scalars.
+
+    `own_fit` says that a `fit` of the user's trains it, which may give the objective at a segment's end only.
+    """
 
     trial: int
     parameters: int
     runner: str
+    own_fit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
-    """Epoch `epoch` (1-based) of `trial` ended with `logs`, after `seconds` of training and validation."""
+    """Epoch `epoch` (1-based) of `trial` ended with `logs`, after `seconds` of training and validation.
+
+    Where a `fit` of the user's cannot be looked into, one record stands for a segment, from the first epoch on:
+    `trained` is how many epochs it took.
+    """
 
     trial: int
     execution: int
     epoch: int
     logs: Mapping[str, float]
     seconds: float
+    trained: int = 1
 
 
 @dataclass(frozen=True, slots=True)

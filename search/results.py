@@ -84,13 +84,16 @@ class StudyResults:
         ranked = self.best_trials()
         if not ranked:
             raise NoResult(f"study {self.name!r} has no trial with an objective: see search trials {self.name}")
-        found = [trial for trial in ranked if self.paths.trial(trial.number).best(0).exists()]
+        found = [trial for trial in ranked if self._weights(trial).exists()]
         if not found:
             raise NoResult(f"study {self.name!r} has no weights in {self.paths.trials}: MLflow may have them")
         return _build(self.space_ref, [self._model(trial) for trial in _at_most(found, num_models, "models")])
 
     def _model(self, trial: Trial) -> _Model:
-        return _Model(trial.number, trial.params, self.paths.trial(trial.number).best(0), trial.best_epoch)
+        return _Model(trial.number, trial.params, self._weights(trial), trial.best_epoch)
+
+    def _weights(self, trial: Trial) -> Path:
+        return self.paths.trial(trial.number).best(trial.best_execution)
 
     @property
     def space_ref(self) -> SpaceRef:
@@ -211,25 +214,20 @@ def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
 
 
 def _build(ref: SpaceRef, chosen: Sequence[_Model]) -> list[Any]:
-    """Call the factory with each trial's values, and load its weights. The data are loaded only where a model waits
-    for its first batch to know its shapes."""
+    """Call the factory with each trial's values, and load its weights."""
     from search import space as spaces
-    from search.worker import checkpoint, data, runner, training
-    from search.worker.hp import LazyHyperParameters
+    from search.worker.harvest import bring_back
 
     models = []
     try:
         space = spaces.load(ref)
         for item in chosen:
-            with training.trial_folder():
-                model = training.build(space, LazyHyperParameters(values=item.params))
-            if not model.built:
-                runner.build(model, data.prepare(space.load_data()).train.x)
-            epoch, value = checkpoint.load_weights(item.weights, model)
-            if epoch != item.epoch:
+            model, held = bring_back(space, item.params, item.weights)
+            if held.epoch != item.epoch:
                 # Its process was killed between the epoch's end and the next checkpoint.
                 warnings.warn(
-                    f"trial {item.trial}: the weights are of epoch {epoch} ({value:.4g}), the best was {item.epoch}",
+                    f"trial {item.trial}: the weights are of epoch {held.epoch} ({held.value:.4g}), the best was "
+                    f"{item.epoch}",
                     stacklevel=3,
                 )
             models.append(model)

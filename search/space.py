@@ -14,7 +14,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,10 +38,12 @@ class Space:
 
     Attributes:
         build_model: `hp` → a Keras model, compiled or not.
+        load_data: → (train, validation[, test]); takes `hp` where `data_takes_hp`.
         compile_model: `hp, model` → None, or the model; compiles it.
-        load_data: → (train, validation[, test]).
         fit_options: `hp` → keyword arguments of `model.fit`.
         callbacks: `hp` → a list of fresh Keras callbacks.
+        fit: replaces `model.fit`: `hp, model, train, validation, **kwargs`, or as KerasTuner's `HyperModel.fit`.
+        is_hypermodel: whether `fit` is a HyperModel's.
         options: the file's `search_options`.
     """
 
@@ -50,7 +52,23 @@ class Space:
     compile_model: Callable[..., Any] | None = None
     fit_options: Callable[..., Any] | None = None
     callbacks: Callable[..., Any] | None = None
+    fit: Callable[..., Any] | None = None
+    is_hypermodel: bool = False
+    data_takes_hp: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def fit_arguments(self, raw: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What `fit` is given of `raw`, which `load_data` returned: (positional, named) arguments."""
+        train, validation = raw[:2]
+        if not self.is_hypermodel:
+            return (train, validation), {}
+        # As `tuner.search(x, y, sample_weight=…, validation_data=…)`, or `tuner.search(dataset, …)`, hands them on.
+        named = {} if validation is None else {"validation_data": validation}
+        if not isinstance(train, tuple):
+            return (train,), named
+        if len(train) == 3:
+            named["sample_weight"] = train[2]
+        return tuple(train[:2]), named
 
 
 def parse(path: Path) -> ast.Module:
@@ -103,10 +121,20 @@ def load(ref: SpaceRef) -> Space:
     if ref.path is not None:
         return _from_module(_import(Path(ref.path)))
     assert ref.pickle is not None
-    with open(ref.pickle, "rb") as file:
+    pickled = Path(ref.pickle)
+    with open(pickled, "rb") as file:
         parts: dict[str, Any] = pickle.load(file)
-    data = parts.pop("data")
-    return _checked(Space(load_data=lambda: data, **parts))
+        behind = file.tell()
+
+    def load_data() -> Any:
+        # The data lie behind: who brings a model back need not read them.
+        with open(pickled, "rb") as file:
+            file.seek(behind)
+            return pickle.load(file)
+
+    if (hypermodel := parts.pop("hypermodel", None)) is not None:
+        parts |= of_hypermodel(hypermodel)
+    return _checked(Space(load_data=load_data, **parts))
 
 
 _imported: tuple[Path, frozenset[str]] | None = None
@@ -145,24 +173,36 @@ def _from_module(module: ModuleType) -> Space:
     def get(name: str) -> Any:
         return getattr(module, name, None)
 
+    parts = {
+        name: get(name) for name in ("build_model", "load_data", "compile_model", "fit_options", "callbacks", "fit")
+    }
+    if (hypermodel := get("hypermodel")) is not None:
+        if parts["build_model"] is not None:
+            raise SpaceError("there are a hypermodel and a build_model: keep one of them")
+        if parts["fit"] is not None:
+            raise SpaceError("there are a hypermodel and a fit: the hypermodel's own fit is used, remove the other")
+        parts |= of_hypermodel(hypermodel)
     for name in ("build_model", "load_data"):
-        if get(name) is None:
+        if parts[name] is None:
             what = "takes hp and returns a keras.Model" if name == "build_model" else "returns (train, validation)"
             near = nearest(name, [known for known in vars(module) if not known.startswith("_")])
             raise SpaceError(f"there is no {name}: add a function {name} that {what}.{near}")
     options = get("search_options") or {}
     if not isinstance(options, Mapping):
         raise SpaceError(f"search_options is {kind(options)}: make it a dict of options")
-    return _checked(
-        Space(
-            build_model=get("build_model"),
-            load_data=get("load_data"),
-            compile_model=get("compile_model"),
-            fit_options=get("fit_options"),
-            callbacks=get("callbacks"),
-            options=dict(options),
-        )
-    )
+    return _checked(Space(**parts, options=dict(options)))
+
+
+def of_hypermodel(hypermodel: Any) -> dict[str, Any]:
+    """The parts of a Space that a `keras_tuner.HyperModel` gives."""
+    build, fit = getattr(hypermodel, "build", None), getattr(type(hypermodel), "fit", None)
+    if isinstance(hypermodel, type) or not callable(build):
+        what = f"the class {hypermodel.__name__}" if isinstance(hypermodel, type) else kind(hypermodel)
+        raise SpaceError(f"hypermodel is {what}: make it an instance of a keras_tuner.HyperModel, with a build(hp)")
+    # KerasTuner's own `fit` only calls `model.fit`.
+    own = fit is not None and not fit.__module__.startswith("keras_tuner")
+    parts = {"build_model": build, "is_hypermodel": True}
+    return {**parts, "fit": hypermodel.fit} if own else parts
 
 
 def _checked(space: Space) -> Space:
@@ -175,14 +215,25 @@ def _checked(space: Space) -> Space:
         if not _takes(function, wanted):
             arguments = "hp, model" if wanted == 2 else "hp"
             raise SpaceError(f"{name} cannot be called with ({arguments}): write def {name}({arguments})")
-    if not callable(space.load_data) or not _takes(space.load_data, 0):
-        raise SpaceError("load_data must be a function without arguments: write def load_data()")
-    return space
+    if space.fit is not None:
+        if not callable(space.fit):
+            raise SpaceError(f"fit is {kind(space.fit)}: make it a function")
+        if not space.is_hypermodel and not _takes(space.fit, 4, ("epochs", "initial_epoch", "callbacks", "verbose")):
+            raise SpaceError(
+                "fit cannot be called with (hp, model, train, validation): write def fit(hp, model, train, "
+                "validation, **kwargs)"
+            )
+    takes_hp = callable(space.load_data) and not _takes(space.load_data, 0) and _takes(space.load_data, 1)
+    if not takes_hp and not (callable(space.load_data) and _takes(space.load_data, 0)):
+        raise SpaceError("load_data cannot be called without arguments, nor with (hp): write def load_data()")
+    return replace(space, data_takes_hp=takes_hp)
 
 
-def _takes(function: Callable[..., Any], count: int) -> bool:
+def _takes(function: Callable[..., Any], count: int, names: tuple[str, ...] = ()) -> bool:
+    """Whether `function` can be called with so many arguments, and those of `names` that it has by name."""
     try:
-        inspect.signature(function).bind(*range(count))
+        signature = inspect.signature(function)
+        signature.bind(*range(count), **{name: None for name in names if name in signature.parameters})
     except TypeError:
         return False
     except ValueError:

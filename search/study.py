@@ -7,6 +7,7 @@ whoever reads a journal applies the same records and has the same study.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,22 +24,56 @@ from search.records import (
     Ended,
     EpochDone,
     Era,
+    Exported,
     Finished,
     Header,
     Judged,
     Record,
     SpaceChanged,
     Started,
+    Tested,
     Told,
     TrialEnded,
     Valued,
 )
-from search.trial import Objective, State
+from search.trial import Objective, State, derive_seed
+
+
+@dataclass(slots=True)
+class Execution:
+    """One training of a trial's model, with a seed of its own; most trials have one.
+
+    Attributes:
+        curve: one record an epoch, or a segment of a `fit` that cannot be looked into; where an epoch was trained
+            twice, the first.
+        objective, best_epoch: the best value so far and its 1-based epoch; None where there is none.
+        checkpoint: the last epoch whose state is on disk, 0 for none.
+        saved_epoch: the epoch of the best weights on disk.
+        exhausted: a callback of the user's ended the training; there are no more epochs to be had.
+    """
+
+    curve: list[EpochDone] = field(default_factory=list)
+    objective: float | None = None
+    best_epoch: int | None = None
+    checkpoint: int = 0
+    saved_epoch: int | None = None
+    exhausted: bool = False
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained so far, each counted once."""
+        return self.curve[-1].epoch if self.curve else 0
+
+    def find(self, epoch: int) -> EpochDone | None:
+        """The record of `epoch`, 1-based; None where there is none."""
+        if 0 < epoch <= len(self.curve) and self.curve[epoch - 1].epoch == epoch:
+            return self.curve[epoch - 1]
+        return next((record for record in self.curve if record.epoch == epoch), None)
 
 
 @dataclass(slots=True)
 class Trial:
-    """One assignment of hyperparameters and its one learning curve, as journaled so far.
+    """One assignment of hyperparameters and its learning curve, as journaled so far.
 
     Attributes:
         params: the values that were used, by name.
@@ -46,15 +81,14 @@ class Trial:
         era: the number of the back end's era that asked for it.
         from_epoch, to_epoch: the last suggestion; `open` until the back end is told of its end.
         slot: where a segment runs now, None where none does.
-        curve: one record an epoch; where an epoch was trained twice, the first.
-        trained: epochs actually trained, repeats after crashes included.
-        objective, best_epoch: the best value so far and its 1-based epoch; None where there is none.
-        checkpoint: the last epoch whose state is on disk, 0 for none.
-        saved_epoch: the epoch of the best weights on disk.
-        exhausted: a callback of the user's ended the training; there are no more epochs to be had.
+        planned: how many executions it is to have.
+        executions: those begun.
+        trained: epochs actually trained, over all executions, repeats after crashes included.
+        objective: the mean of its executions' best values, from the time that all planned ones have one; None before.
         failed: an exception or a diverged loss ended the training, or its process died too often.
         lost: how often its process died since it last made progress.
         stop_decided: the back end has decided that the trial stops where it is.
+        tested: what its best weights gave on the test data.
     """
 
     number: int
@@ -67,31 +101,79 @@ class Trial:
     judged: bool = False
     open: bool = False
     slot: int | None = None
+    planned: int = 1
+    executions: list[Execution] = field(default_factory=lambda: [Execution()])
     params: dict[str, Value] = field(default_factory=dict)
     parameters: list[Parameter] = field(default_factory=list)
     built: bool = False
     parameter_count: int | None = None
+    best_execution: int = 0
     runner: str | None = None
-    curve: list[EpochDone] = field(default_factory=list)
+    own_fit: bool = False
     trained: int = 0
     objective: float | None = None
-    best_epoch: int | None = None
-    checkpoint: int = 0
-    saved_epoch: int | None = None
     segments: int = 0
     lost: int = 0
     stop_decided: bool = False
-    exhausted: bool = False
     failed: bool = False
     error: str | None = None
     ended: State | None = None
     began_at: float | None = None
     ended_at: float | None = None
+    tested: Tested | None = None
+
+    @property
+    def curve(self) -> list[EpochDone]:
+        """The learning curve of the first execution."""
+        return self.executions[0].curve
 
     @property
     def epochs(self) -> int:
-        """Epochs trained so far, each counted once."""
-        return len(self.curve)
+        """Epochs that the first execution was trained so far, each counted once."""
+        return self.executions[0].epochs
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether callbacks of the user's have ended the training of every execution."""
+        return len(self.executions) == self.planned and all(execution.exhausted for execution in self.executions)
+
+    @property
+    def unfinished(self) -> int | None:
+        """The execution that is to be trained next, for the last suggestion to be fulfilled; None where it is."""
+        for number, execution in enumerate(self.executions):
+            if not execution.exhausted and execution.checkpoint < self.to_epoch:
+                return number
+        return len(self.executions) if len(self.executions) < self.planned else None
+
+    def execution(self, number: int) -> Execution:
+        """The execution `number`, begun here if it is new."""
+        while len(self.executions) <= number:
+            self.executions.append(Execution())
+        return self.executions[number]
+
+    @property
+    def best(self) -> Execution:
+        """The execution with the best objective, whose model stands for the trial."""
+        return self.executions[self.best_execution]
+
+    @property
+    def best_epoch(self) -> int | None:
+        return self.best.best_epoch
+
+    @property
+    def values(self) -> list[float]:
+        """The best value of each execution that has one."""
+        return [execution.objective for execution in self.executions if execution.objective is not None]
+
+    @property
+    def score(self) -> float | None:
+        """The mean of `values`; None where there are none."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation of `values` (with n − 1); None for fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def state(self) -> State:
@@ -102,7 +184,7 @@ class Trial:
     @property
     def seconds(self) -> float:
         """Seconds of training and validation, each epoch counted once."""
-        return sum(epoch.seconds for epoch in self.curve)
+        return sum(epoch.seconds for execution in self.executions for epoch in execution.curve)
 
 
 class Study:
@@ -120,6 +202,7 @@ class Study:
         self.epochs = 0
         self.trained = 0
         self.best: Trial | None = None
+        self.exported: Exported | None = None
         self._seconds_before = 0.0
         self._began_at: float | None = None
         self._last_at = 0.0
@@ -155,6 +238,10 @@ class Study:
             return self._seconds_before
         return self._seconds_before + max(0.0, (self._last_at if now is None else now) - self._began_at)
 
+    def training_seed(self, trial: int, execution: int) -> int:
+        """The seed of a training."""
+        return self.trials[trial].seed if execution == 0 else derive_seed(self.seed, "train", trial, execution)
+
     def ranked(self) -> list[Trial]:
         """The trials that have an objective and did not fail, best first; the older one first where two are equal."""
         found = [trial for trial in self.trials.values() if trial.objective is not None and trial.ended != "failed"]
@@ -181,10 +268,11 @@ class Study:
             case Built():
                 trial = self.trials[record.trial]
                 trial.built, trial.parameter_count, trial.runner = True, record.parameters, record.runner
+                trial.own_fit = record.own_fit
             case Checkpointed():
-                trial = self.trials[record.trial]
-                trial.checkpoint, trial.saved_epoch = record.epoch, record.best_epoch
-                trial.exhausted |= record.finished
+                execution = self.trials[record.trial].execution(record.execution)
+                execution.checkpoint, execution.saved_epoch = record.epoch, record.best_epoch
+                execution.exhausted |= record.finished
             case Ended():
                 self._segment_ended(record)
             case Told():
@@ -196,6 +284,10 @@ class Study:
                     self.best = next(iter(self.ranked()), None)
             case Judged():
                 self.trials[record.trial].stop_decided |= record.stop
+            case Tested():
+                self.trials[record.trial].tested = record
+            case Exported():
+                self.exported = record
             case _:
                 self._process(record, time, previous)
 
@@ -229,22 +321,33 @@ class Study:
             trial = self.trials[record.trial] = Trial(record.trial, record.seed, self.era, began_at=time)
         trial.from_epoch, trial.to_epoch = record.from_epoch, record.to_epoch
         trial.bracket, trial.rung, trial.judged = record.bracket, record.rung, record.judged
+        trial.planned = max(record.executions, len(trial.executions))
         trial.open = True
 
     def _epoch(self, record: EpochDone) -> None:
         trial = self.trials[record.trial]
-        trial.trained += 1
-        self.trained += 1
-        if record.epoch != trial.epochs + 1:
+        trial.trained += record.trained
+        self.trained += record.trained
+        execution = trial.execution(record.execution)
+        if record.epoch <= execution.epochs:
             return  # trained again after a crash: the first record stands
-        trial.curve.append(record)
+        self.epochs += record.epoch - execution.epochs
+        execution.curve.append(record)
         trial.lost = 0
-        self.epochs += 1
         value = record.logs.get(self.objective.name)
-        if value is None or not math.isfinite(value) or not self.objective.better(value, trial.objective):
+        if value is None or not math.isfinite(value) or not self.objective.better(value, execution.objective):
             return
-        trial.objective, trial.best_epoch = value, record.epoch
-        if self.best is None or self.objective.better(value, self.best.objective):
+        execution.objective, execution.best_epoch = value, record.epoch
+        if self.objective.better(value, trial.best.objective):
+            trial.best_execution = record.execution
+        if len(trial.values) == trial.planned:
+            self._scored(trial, trial.score)
+
+    def _scored(self, trial: Trial, score: float | None) -> None:
+        before, trial.objective = trial.objective, score
+        if self.best is trial and before is not None and self.objective.cost(score) > self.objective.cost(before):
+            self.best = self.ranked()[0]  # a mean over more executions than before may be worse
+        elif score is not None and (self.best is None or self.objective.better(score, self.best.objective)):
             self.best = trial
 
     def _segment_ended(self, record: Ended) -> None:
@@ -252,10 +355,11 @@ class Study:
         trial.slot = None
         if record.outcome == "lost":
             trial.lost += 1
+        execution = trial.execution(record.execution)
         if record.outcome == "reached":
             # A segment leaves a checkpoint at its end, though the record of it may be lost.
-            trial.checkpoint = max(trial.checkpoint, record.epoch)
-        trial.exhausted |= record.outcome == "finished"
+            execution.checkpoint = max(execution.checkpoint, record.epoch)
+        execution.exhausted |= record.outcome == "finished"
         trial.failed |= record.outcome == "failed"
         if record.error is not None:
             trial.error = record.error
@@ -264,6 +368,8 @@ class Study:
         trial = self.trials[record.trial]
         trial.open = False
         trial.failed |= record.outcome == "failed"
+        if trial.objective is None and not trial.failed:
+            self._scored(trial, record.score)  # stopped before its other executions
         if not trial.failed:
             trial.error = None  # a retry made good what had gone wrong
 

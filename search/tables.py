@@ -62,6 +62,9 @@ def trial_json(trial: Trial, study: Study, run_id: str | None, *, alive: bool) -
         "seed": trial.seed,
         "mlflow_run_id": run_id,
         "trained": trial.trained,
+        "executions": [_standard(execution.objective) for execution in trial.executions],
+        "objective_std": trial.spread,
+        "test": None if trial.tested is None else dict(trial.tested.logs),
         "bracket": trial.bracket,
         "rung": trial.rung,
         "runner": trial.runner,
@@ -269,7 +272,7 @@ def show_trial(study: Study, trial: Trial, traceback: str, log_tail: str, *, ali
     parts: list[RenderableType] = [Text(first, "bold"), *map(Text, facts)]
     if trial.params:
         parts += [Text(), _values(trial)]
-    if trial.curve:
+    if trial.best.curve:
         parts += [Text(), Text(f"{plain(study.objective.name)}  {sparkline(_objectives(study, trial))}")]
         parts.append(_curve(study, trial))
     if trial.error is not None:
@@ -285,18 +288,31 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
     lines = [f"trial {trial.number} of {study.name}: {state}, {trial.epochs} of {counted(trial.to_epoch, 'epoch')}"]
     if trial.objective is not None:
         lines.append(f"{plain(study.objective.name)} {format_objective(trial.objective)} at epoch {trial.best_epoch}")
+    if trial.planned > 1:
+        lines.append(_executions_line(trial))
+    if trial.tested is not None:
+        lines.append(
+            f"test data: {', '.join(f'{plain(k)} {format_objective(v)}' for k, v in trial.tested.logs.items())}"
+        )
     if trial.bracket is not None:
         lines.append(f"bracket {trial.bracket}, rung {_or_none(trial.rung)}")
     if trial.parameter_count is not None:
         lines.append(f"model: {trial.parameter_count:,} weights, runner {trial.runner}")
     where = f"running in slot {trial.slot}" if state == "running" else "not running"
-    repeats = trial.trained - trial.epochs
+    repeats = trial.trained - sum(execution.epochs for execution in trial.executions)
     lines.append(
         f"worker: {where}, {counted(trial.segments, 'segment')}, {format_seconds(trial.seconds)} of training"
         + (f", {counted(repeats, 'epoch')} trained again after crashes" if repeats else "")
     )
     lines.append(f"seed {trial.seed}")
     return lines
+
+
+def _executions_line(trial: Trial) -> str:
+    values = ", ".join(format_objective(value) for value in trial.values) or "none has an objective yet"
+    spread = "" if trial.spread is None else f"; standard deviation {format_objective(trial.spread)}"
+    best = f"; the model, the curve and the epoch are of execution {trial.best_execution}" if trial.values else ""
+    return f"executions {len(trial.executions)} of {trial.planned}: {values}{spread}{best}"
 
 
 def _values(trial: Trial) -> Grid:
@@ -318,7 +334,7 @@ def _exact(value: Value) -> str:
 
 
 def _objectives(study: Study, trial: Trial) -> list[float]:
-    return [epoch.logs.get(study.objective.name, math.nan) for epoch in trial.curve]
+    return [epoch.logs.get(study.objective.name, math.nan) for epoch in trial.best.curve]
 
 
 def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
@@ -342,7 +358,9 @@ def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
 
 def _curve(study: Study, trial: Trial) -> Grid:
     """Epochs of the curve, some of them where they are many: the first, the best and the last are always there."""
-    epochs = [trial.curve[i] for i in _sampled(len(trial.curve), trial.best_epoch)]
+    curve = trial.best.curve
+    best = next((i for i, epoch in enumerate(curve) if epoch.epoch == trial.best_epoch), None)
+    epochs = [curve[i] for i in _sampled(len(curve), best)]
     logged = {name: None for epoch in epochs for name in epoch.logs}
     names = sorted(logged, key=lambda name: name != study.objective.name)
     metrics = [Column(plain(name), [_logged(epoch, name) for epoch in epochs]) for name in names]
@@ -365,12 +383,12 @@ def _logged(epoch: EpochDone, name: str) -> str:
     return format_objective(epoch.logs[name]) if name in epoch.logs else ""
 
 
-def _sampled(count: int, best_epoch: int | None) -> list[int]:
+def _sampled(count: int, best: int | None) -> list[int]:
     if count <= CURVE_ROWS:
         return list(range(count))
     rows = CURVE_ROWS - 1
     chosen = {i * (count - 1) // (rows - 1) for i in range(rows)}
-    return sorted(chosen | ({best_epoch - 1} if best_epoch is not None else set()))
+    return sorted(chosen | ({best} if best is not None else set()))
 
 
 # A space --------------------------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ EVERY_KIND: list[records.Record] = [
     records.Ended(3, 0, "failed", 1, 'ValueError: „ünïcode", \u2028 \ud800 and\na new line'),
     records.Told(3, 1, None, "failed"),
     TrialEnded(3, "failed"),
+    records.Tested(3, 0, 1, {"loss": 0.5}),
+    records.Exported(3, 0, 1, {"inputs": [{"name": None, "dtype": "float32", "shape": [-1, 4]}]}, ("keras==3.15.1",)),
     records.Finished("done", complete=True, exit_code=0),
 ]
 

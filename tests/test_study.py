@@ -61,7 +61,7 @@ def test_a_trial_is_what_its_records_say() -> None:
     assert (trial.params, trial.parameters) == ({"x": 4}, [parameter])
     assert (trial.parameter_count, trial.runner) == (1000, "fused")
     assert (trial.state, trial.slot, trial.seed, trial.bracket, trial.era) == ("running", 3, 42, 1, 0)
-    assert (trial.checkpoint, trial.saved_epoch, trial.seconds) == (2, 2, 6.0)
+    assert (trial.best.checkpoint, trial.best.saved_epoch, trial.seconds) == (2, 2, 6.0)
     assert (study.name, study.seed, study.epochs, study.best) == ("digits", 7, 3, trial)
 
 

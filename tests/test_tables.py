@@ -46,6 +46,9 @@ def test_a_trial_as_json() -> None:
         "seed": 100,
         "mlflow_run_id": "run0",
         "trained": 3,
+        "executions": [0.9722],
+        "objective_std": None,
+        "test": None,
         "bracket": 3,
         "rung": 0,
         "runner": "fit",
@@ -80,8 +83,7 @@ def test_repeats_after_crashes_are_trained_epochs() -> None:
     story = Story()
     story.ask(0, 3)
     story.epochs(0, 0.5, 0.6)
-    story.study.trials[0].curve, lost = story.study.trials[0].curve[:], story.study.trials[0].curve[1]
-    story.apply(lost)
+    story.apply(story.study.trials[0].curve[1])
     found = tables.trial_json(story.study.trials[0], story.study, None, alive=True)
     assert (found["epochs"], found["trained"]) == (2, 3)
     assert (

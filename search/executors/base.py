@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from search.messages import Answer, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
+from search.messages import Answer, Harvest, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
 
 Handle = Callable[[int, Message], None]
 """What an executor calls with (slot, message)."""
 
 
 class Executor(Protocol):
-    """Runs segments in slots numbered from 0.
+    """Runs segments and harvests in slots numbered from 0.
 
-    A slot has at most one segment. Whatever happens to it, the last word is one `Ended` or one `Lost`; after it the
-    slot is free, and ready for the next segment.
+    A slot has at most one of them. Whatever happens to it, the last word is one `Ended`, or one `Harvested`, or one
+    `Lost`; after it the slot is free, and ready for the next.
     """
 
     @property
@@ -25,8 +25,8 @@ class Executor(Protocol):
     def probe(self, probe: Probe) -> Probed | ProbeFailed:
         """Probe a space, in slot 0, while nothing runs. Waits for the result."""
 
-    def start(self, slot: int, segment: Segment) -> None:
-        """Start a segment in a free slot."""
+    def start(self, slot: int, work: Segment | Harvest) -> None:
+        """Start a segment or a harvest in a free slot."""
 
     def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
         """Say something to the worker in a slot. Of no effect where it has died."""

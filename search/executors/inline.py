@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from search.executors.base import Handle
-from search.messages import Answer, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
+from search.messages import Answer, Harvest, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
 
 
 class InlineExecutor:
-    """Runs a segment within `poll`, start to end."""
+    """Runs a segment or a harvest within `poll`, start to end."""
 
     slots = 1
 
@@ -16,9 +16,8 @@ class InlineExecutor:
         from search.worker.channel import DirectChannel
 
         # An earlier search in this process may have loaded what has changed since.
-        training.load_space.cache_clear()
-        training.load_data.cache_clear()
-        self._segment: Segment | None = None
+        training.forget()
+        self._work: Segment | Harvest | None = None
         self._handle: Handle | None = None
         self._channel = DirectChannel(self._say)
 
@@ -27,25 +26,29 @@ class InlineExecutor:
 
         return run_probe(probe)
 
-    def start(self, slot: int, segment: Segment) -> None:
-        assert self._segment is None, "the slot is taken"
-        self._segment = segment
+    def start(self, slot: int, work: Segment | Harvest) -> None:
+        assert self._work is None, "the slot is taken"
+        self._work = work
         self._channel.begin()
 
     def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
         self._channel.put(command)
 
     def poll(self, handle: Handle, timeout: float) -> None:
+        from search.worker.harvest import run_harvest
         from search.worker.training import run_segment
 
-        segment, self._segment = self._segment, None
-        if segment is None:
+        work, self._work = self._work, None
+        if work is None:
             return
         self._handle = handle
-        run_segment(segment, self._channel)
+        if isinstance(work, Harvest):
+            self._say(run_harvest(work))
+        else:
+            run_segment(work, self._channel)
 
     def close(self, *, now: bool = False) -> None:
-        self._segment = None
+        self._work = None
 
     def _say(self, message: Message) -> None:
         assert self._handle is not None

@@ -26,6 +26,8 @@ from search.executors.base import Handle
 from search.messages import (
     Answer,
     Command,
+    Harvest,
+    Harvested,
     Interrupt,
     Leave,
     Lost,
@@ -206,7 +208,7 @@ class LocalExecutor:
         assert isinstance(answer, (Probed, ProbeFailed))
         return answer
 
-    def start(self, slot: int, segment: Segment) -> None:
+    def start(self, slot: int, work: Segment | Harvest) -> None:
         worker = self._worker(slot)
         if worker.baseline is None:
             worker.baseline = worker.memory()
@@ -214,7 +216,7 @@ class LocalExecutor:
             self._retire(slot)
             worker = self._worker(slot)
         worker.busy = True
-        self._tell(worker, segment)
+        self._tell(worker, work)
 
     def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
         if slot in self._workers:
@@ -268,7 +270,7 @@ class LocalExecutor:
         try:
             while connection.poll():
                 message: Message = connection.recv()
-                if isinstance(message, Ended):
+                if isinstance(message, (Ended, Harvested)):
                     self._workers[slot].busy = False
                 handle(slot, message)
                 worker = self._workers.get(slot)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.backends.base import BackEnd
-from search.controller import Controller, FromWorker, Limits, Reaction, Start, StopRequested, Tick
+from search.controller import Controller, FromWorker, Limits, Reaction, Reap, Start, StopRequested, Tick
 from search.domain import Condition, Domain, Parameter, Sampling, Value
 from search.journal import Entry
 from search.messages import Answer, Interrupt, Lost, Question, Verdict
@@ -259,7 +259,7 @@ class Simulation:
             self.study, lambda _: Checked(make(self.study), self.study, max_epochs), limits, slots, max_epochs
         )
         self.controller.replay(self.entries)
-        self.disk = {trial.number: trial.checkpoint for trial in self.study.trials.values()} | dict(disk or {})
+        self.disk = {trial.number: trial.best.checkpoint for trial in self.study.trials.values()} | dict(disk or {})
         self.finished: Finished | None = None
         self.now = self.entries[-1].time + 60 if self.entries else 1e9
         self._objective, self._seed, self._max_epochs, self._era = objective, seed, max_epochs, Era(era, {})
@@ -359,7 +359,7 @@ class Simulation:
                 assert slot not in self._workers, "the slot is taken"
                 worker = self._workers[slot] = _Worker(self.now)
                 worker.talk = self._segment(instruction, worker)
-            else:
+            elif not isinstance(instruction, Reap):
                 self._tell(self._workers[slot], instruction)
         if reaction.finished is not None:
             assert not self._workers, "the search ended before its workers"

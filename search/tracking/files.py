@@ -47,18 +47,21 @@ def wanted(study: Study, keep: int) -> list[Weights]:
     """The weights of the best `keep` trials that have any on disk, best first."""
     if keep < 1:
         return []
-    saved = [trial for trial in study.ranked() if trial.saved_epoch is not None and trial.saved_epoch <= trial.epochs]
-    return [
-        Weights(trial.number, epoch, trial.curve[epoch - 1].execution)
-        for trial in saved[:keep]
-        if (epoch := trial.saved_epoch) is not None
-    ]
+    found = []
+    for trial in study.ranked():
+        epoch = trial.best.saved_epoch
+        if epoch is not None and epoch <= trial.best.epochs:
+            found.append(Weights(trial.number, epoch, trial.best_execution))
+        if len(found) == keep:
+            break
+    return found
 
 
 def trial_json(study: Study, weights: Weights) -> dict[str, Any]:
     """What the model of `weights` is: its values, and the logs of the epoch that it is from."""
     trial = study.trials[weights.trial]
-    logs = trial.curve[weights.epoch - 1].logs
+    record = trial.executions[weights.execution].find(weights.epoch)
+    logs = record.logs if record is not None else {}
     return {
         "study": study.name,
         "uid": study.uid,
@@ -69,6 +72,6 @@ def trial_json(study: Study, weights: Weights) -> dict[str, Any]:
         "best_epoch": weights.epoch,
         "epochs": trial.epochs,
         "execution": weights.execution,
-        "seed": trial.seed,
+        "seed": study.training_seed(trial.number, weights.execution),
         "logs": dict(logs),
     }

@@ -131,15 +131,12 @@ class Projection:
 
     Attributes:
         study: as far as the journal was taken.
-        exported, exported_at: the last winner, and when it was exported, in milliseconds since the epoch.
-        tested: what the trials' best weights gave on the test data.
+        exported_at: when its winner was exported, in milliseconds since the epoch.
     """
 
     def __init__(self) -> None:
         self.study = Study()
-        self.exported: Exported | None = None
         self.exported_at = 0
-        self.tested: dict[int, Tested] = {}
         self._began = 0
 
     def take(self, entry: Entry) -> list[tuple[Run, Change]]:
@@ -150,10 +147,8 @@ class Projection:
         study.apply(record, entry.time)
         if isinstance(record, Header):
             self._began = time
-        elif isinstance(record, Tested):
-            self.tested[record.trial] = record
         elif isinstance(record, Exported):
-            self.exported, self.exported_at = record, time
+            self.exported_at = time
         changes = [*_of_study(study, record, time), *_of_trial(study, record, time)]
         if isinstance(record, Began | Finished):
             left = open_before if isinstance(record, Began) else _open(study)
@@ -223,7 +218,7 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Ch
             yield PARENT, Change(status="FAILED" if record.exit_code == 1 else "FINISHED", tags=tags)
         case EpochDone():
             trial = study.trials[record.trial]
-            if study.best is trial and trial.best_epoch == record.epoch and trial.curve[-1] is record:
+            if study.best is trial and trial.best_epoch == record.epoch and trial.best.curve[-1] is record:
                 yield PARENT, _best(study, time)
         case TrialEnded(state="failed"):
             yield PARENT, _best(study, time)
@@ -313,20 +308,41 @@ def _test_points(record: Tested, time: int, step: int) -> list[Point]:
 
 
 def _epoch(trial: Trial, record: EpochDone, time: int) -> Change:
-    if trial.curve[-1] is not record:
+    execution = trial.executions[record.execution]
+    if execution.curve[-1] is not record:
         return Change()  # trained again after a crash: the first record stands
     finite = {name: value for name, value in record.logs.items() if math.isfinite(value)}
-    values = {key(name): float(value) for name, value in finite.items()}
+    # One execution of several has its curves beside those of the others.
+    prefix = "" if trial.planned == 1 else f"execution_{record.execution}/"
+    values = {key(f"{prefix}{name}"): float(value) for name, value in finite.items()}
     if trial.objective is not None:
         values["objective"] = trial.objective
         values["best_epoch"] = float(trial.best_epoch or 0)
+    if trial.planned > 1:
+        values |= _executions(trial, record)
     change = Change([Point(name, value, time, record.epoch) for name, value in values.items()])
     change.tags = {"search.epochs": str(trial.epochs)}
     if len(finite) < len(record.logs):
         # MLflow stores infinity as 1.8e308, which spoils every axis.
-        bad = {name for epoch in trial.curve for name, value in epoch.logs.items() if not math.isfinite(value)}
+        bad = {name for epoch in execution.curve for name, value in epoch.logs.items() if not math.isfinite(value)}
         change.tags["search.nonfinite"] = cut(",".join(sorted(bad)), _TAG)
     return change
+
+
+def _executions(trial: Trial, record: EpochDone) -> dict[str, float]:
+    """What several executions add: the value of the one that `record` is of, the mean curves and the spread."""
+    found: dict[str, float] = {}
+    value = trial.executions[record.execution].objective
+    if value is not None:
+        found[f"objective_{record.execution}"] = value
+    if trial.spread is not None:
+        found["objective_std"] = trial.spread
+    if record.execution == trial.planned - 1:
+        for name in record.logs:
+            values = [epoch.logs.get(name, math.nan) for each in trial.executions if (epoch := each.find(record.epoch))]
+            if all(map(math.isfinite, values)):
+                found[key(name)] = math.fsum(values) / len(values)
+    return found
 
 
 # Text -----------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Protocol
 
-from search.messages import Command, Interrupt, Leave, Message, Probe, Segment
+from search.messages import Command, Harvest, Interrupt, Leave, Message, Probe, Segment
 
 
 class Interrupted(BaseException):
@@ -69,7 +69,7 @@ class PipeChannel:
         """The next command for a worker that has nothing to do; what was meant for the last segment is dropped."""
         while True:
             command = self._inbox.get()
-            if isinstance(command, (Probe, Segment, Leave)):
+            if isinstance(command, (Probe, Harvest, Segment, Leave)):
                 return command
 
     def interrupted(self) -> bool:

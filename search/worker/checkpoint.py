@@ -4,8 +4,8 @@ The state is `model.variables` (the states of seed generators are among them; me
 be kept), `optimizer.variables`, the epoch and its logs, the best epoch so far, and what the callbacks remember. The
 weights of the best epoch are a file of their own, for retrieval.
 
-`save` belongs into the last callback's `on_epoch_end`: when `fit` ends, `EarlyStopping(restore_best_weights=True)` and
-optimizers with averaged weights change the model.
+`capture` belongs into the last callback's `on_epoch_end`: when `fit` ends, `EarlyStopping(restore_best_weights=True)`
+and optimizers with averaged weights change the model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from search.errors import SearchError, SpaceError
 
-__all__ = ["Checkpoint", "load", "load_weights", "save", "save_weights", "snapshot"]
+__all__ = ["Checkpoint", "State", "Weights", "capture", "load", "load_weights", "save", "save_weights", "snapshot"]
 
 Array = np.ndarray[Any, Any]
 
@@ -40,6 +40,7 @@ class Checkpoint:
             journaled them can be told again.
         best_epoch, best_value: the best epoch so far (counted from 1) and its objective, or None.
         finished: a callback of the user's ended the training there.
+        whole: the training cannot go on from here: it belongs to a `fit` of the user's that begins anew.
     """
 
     path: Path
@@ -48,13 +49,14 @@ class Checkpoint:
     best_epoch: int | None
     best_value: float | None
     finished: bool
+    whole: bool
     _groups: dict[str, list[Array]]
     _callbacks: list[dict[str, Any]]
 
     @property
     def epoch(self) -> int:
         """How many epochs were trained."""
-        return len(self.history)
+        return int(self.history[-1]["epoch"]) if self.history else 0
 
     def restore(self, model: Any) -> None:
         """Put the state into a freshly built and compiled model, bit by bit.
@@ -83,26 +85,25 @@ class Checkpoint:
                 setattr(callback, name, _decode(value, self._groups["callbacks"]))
 
 
-def save(
-    path: str | Path,
-    model: Any,
-    callbacks: Sequence[Any],
-    *,
-    owner: Mapping[str, Any],
-    history: Sequence[Mapping[str, Any]],
-    best_epoch: int | None,
-    best_value: float | None,
-    finished: bool = False,
-) -> list[str]:
-    """Write a trial's state to `path`, all of it or nothing.
+@dataclass(frozen=True, slots=True)
+class State:
+    """A training's state, copied: later epochs do not change it.
+
+    Attributes:
+        lost: the attributes of callbacks that cannot be kept, as "EarlyStopping.name"; functions are not mentioned.
+    """
+
+    groups: Mapping[str, Sequence[Array]]
+    callbacks: list[dict[str, Any]]
+    lost: list[str]
+
+
+def capture(model: Any, callbacks: Sequence[Any]) -> State:
+    """The state of a training as it is now.
 
     Args:
-        owner, history, finished: as in `Checkpoint`.
         callbacks: the user's, whose state is kept as far as it is made of JSON's scalars, lists, tuples, dicts, numpy
             arrays and scalars.
-
-    Returns:
-        The attributes of callbacks that cannot be kept, as "EarlyStopping.name"; functions are not mentioned.
     """
     states, remembered, lost = _callback_states(callbacks)
     groups = {
@@ -110,16 +111,31 @@ def save(
         "optimizer": _values(model, _optimizer_variables(model)),
         "callbacks": remembered,
     }
+    return State(groups, states, lost)
+
+
+def save(
+    path: str | Path,
+    state: State,
+    *,
+    owner: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    best_epoch: int | None,
+    best_value: float | None,
+    finished: bool = False,
+    whole: bool = False,
+) -> None:
+    """Write a trial's state to `path`, all of it or nothing; the rest as in `Checkpoint`."""
     meta = {
         "owner": dict(owner),
         "history": [dict(record) for record in history],
         "best_epoch": best_epoch,
         "best_value": best_value,
         "finished": finished,
-        "callbacks": states,
+        "whole": whole,
+        "callbacks": state.callbacks,
     }
-    _write(Path(path), groups, meta)
-    return lost
+    _write(Path(path), state.groups, meta)
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -132,6 +148,7 @@ def load(path: str | Path) -> Checkpoint:
         best_epoch=meta["best_epoch"],
         best_value=meta["best_value"],
         finished=meta["finished"],
+        whole=meta.get("whole", False),
         _groups=groups,
         _callbacks=meta["callbacks"],
     )
@@ -142,21 +159,35 @@ def snapshot(model: Any) -> list[Array]:
     return _values(model, model.weights)
 
 
-def save_weights(path: str | Path, arrays: Sequence[Array], epoch: int, value: float) -> None:
-    """Write a snapshot, taken after `epoch` trained epochs with the objective `value`, all of it or nothing."""
-    _write(Path(path), {"model": arrays}, {"epoch": epoch, "value": value})
+def save_weights(path: str | Path, arrays: Sequence[Array], epoch: int, value: float, *, inputs: Any = None) -> None:
+    """Write a snapshot, all of it or nothing.
 
-
-def load_weights(path: str | Path, model: Any) -> tuple[int, float]:
-    """Put a written snapshot into a built model, and return its epoch and objective.
-
-    Raises:
-        SearchError: the file is missing or damaged.
-        SpaceError: the model is another than the one that was saved.
+    Args:
+        epoch, value: when it was taken, in trained epochs, and the objective then.
+        inputs: what the model takes, as JSON; see `data.describe`.
     """
+    _write(Path(path), {"model": arrays}, {"epoch": epoch, "value": value, "inputs": inputs})
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What `save_weights` wrote, read back; `inputs` is None where the file is of a version that did not keep it."""
+
+    path: Path
+    epoch: int
+    value: float
+    inputs: Any
+    _arrays: list[Array]
+
+    def put_into(self, model: Any) -> None:
+        """Assign a built model's weights. SpaceError where it is another model than the one that was saved."""
+        _assign(model.weights, self._arrays, "model", self.path)
+
+
+def load_weights(path: str | Path) -> Weights:
+    """Read a written snapshot. SearchError where the file is missing or damaged."""
     groups, meta = _read(Path(path))
-    _assign(model.weights, groups["model"], "model", Path(path))
-    return meta["epoch"], meta["value"]
+    return Weights(Path(path), meta["epoch"], meta["value"], meta.get("inputs"), groups["model"])
 
 
 def _optimizer_variables(model: Any) -> list[Any]:

@@ -1,11 +1,14 @@
-"""What a space file's `load_data` returned, made ready for training: numpy arrays, checked once, cast as Keras would.
+"""What a space file's `load_data` returned, made ready for training: arrays, checked and cast as Keras would; streams.
 
 A *split* is `(x,)`, `(x, y)` or `(x, y, sample_weight)`; each of the three is one array, or a dict, list or tuple of
-arrays for models with several inputs or outputs. Lists become tuples, as Keras makes them before training.
+arrays for models with several inputs or outputs. Lists become tuples, as Keras makes them before training. What gives
+batches itself is a `Stream`.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +16,9 @@ import keras
 import numpy as np
 
 from search.errors import SpaceError
+from search.worker.streams import Stream, as_stream
 
-__all__ = ["Data", "Split", "prepare"]
+__all__ = ["Data", "Split", "describe", "described", "prepare", "split_off"]
 
 _NAMES = ("x", "y", "sample_weight")
 
@@ -45,9 +49,21 @@ class Split:
         return len(keras.tree.flatten(self.x)[0])
 
     @property
+    def x_spec(self) -> Any:
+        """The inputs' shapes and dtypes as `keras.KerasTensor`s, the batch's size open."""
+        return keras.tree.map_structure(
+            lambda array: keras.KerasTensor((None, *array.shape[1:]), array.dtype.name), self.x
+        )
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all arrays together."""
         return sum(array.nbytes for array in keras.tree.flatten(self.packed))
+
+    def part(self, where: slice) -> Split:
+        """The samples in a slice."""
+        take = functools.partial(keras.tree.map_structure, lambda array: None if array is None else array[where])
+        return Split(take(self.x), take(self.y), take(self.sample_weight))
 
     def take(self, indices: Any) -> tuple[Any, ...]:
         """The samples at `indices` (an index array or a slice), packed."""
@@ -57,18 +73,33 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The splits of a space file; only `train` must be there."""
+    """The splits of a space file; only `train` must be there.
 
-    train: Split
-    validation: Split | None = None
-    test: Split | None = None
+    Attributes:
+        raw: what `load_data` returned for each, for a `fit` of the user's.
+    """
+
+    train: Split | Stream
+    validation: Split | Stream | None = None
+    test: Split | Stream | None = None
+    raw: tuple[Any, ...] = ()
+
+    @property
+    def is_arrays(self) -> bool:
+        """Whether all splits are arrays, which stay as they are from trial to trial."""
+        return not any(isinstance(part, Stream) for part in (self.train, self.validation, self.test))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays together."""
+        return sum(part.nbytes for part in (self.train, self.validation, self.test) if isinstance(part, Split))
 
 
 def prepare(raw: Any) -> Data:
-    """`raw`, as `load_data` returned it, as numpy arrays with floats in `keras.config.floatx()`.
+    """`raw`, as `load_data` returned it: numpy arrays with floats in `keras.config.floatx()`, or streams.
 
-    Takes `(train, validation)` or `(train, validation, test)`, each of arrays that `numpy.asarray` understands: numpy,
-    pandas (a Series becomes a column, as in Keras), tensors.
+    Takes `(train, validation)` or `(train, validation, test)`, each of arrays that `numpy.asarray` understands (numpy,
+    pandas, of which a Series becomes a column, as in Keras, tensors), or a stream.
 
     Raises:
         SpaceError: in one line, for anything else, for no samples, and for unequal numbers of samples.
@@ -77,19 +108,33 @@ def prepare(raw: Any) -> Data:
         found = f"a tuple of {len(raw)}" if isinstance(raw, tuple) else _kind(raw)
         raise SpaceError(f"load_data returned {found}: return (train, validation) or (train, validation, test)")
     if raw[0] is None:
-        raise SpaceError("load_data returned None for train: return (x, y) arrays to train on")
+        raise SpaceError("load_data returned None for train: return (x, y) arrays, or a dataset, to train on")
     train, validation, test = (
-        None if split is None else _split(split, name)
-        for split, name in zip((*raw, None), ("train", "validation", "test"), strict=False)
+        None if part is None else _part(part, name)
+        for part, name in zip((*raw, None), ("train", "validation", "test"), strict=False)
     )
     assert train is not None
-    return Data(train, validation, test)
+    return Data(train, validation, test, raw)
+
+
+def _part(raw: Any, name: str) -> Split | Stream:
+    return as_stream(raw, name) or _split(raw, name)
+
+
+def split_off(split: Split, fraction: float) -> tuple[Split, Split]:
+    """The samples but for the last `fraction`, and those: what `validation_split` means to Keras."""
+    at = math.floor(split.samples * (1.0 - fraction))
+    if not 0 < at < split.samples:
+        raise SpaceError(f"validation_split={fraction} leaves nothing to train or to validate on: give another")
+    return split.part(slice(at)), split.part(slice(at, None))
 
 
 def _split(raw: Any, name: str) -> Split:
     if not isinstance(raw, tuple) or not 1 <= len(raw) <= 3:
         found = f"a tuple of {len(raw)}" if isinstance(raw, tuple) else _kind(raw)
-        raise SpaceError(f"load_data: {name} is {found}: return (x, y) or (x, y, sample_weight) of arrays")
+        raise SpaceError(
+            f"load_data: {name} is {found}: return (x, y) or (x, y, sample_weight) of arrays, or a dataset"
+        )
     parts = [
         None if part is None and position else _arrays(part, f"{name} {_NAMES[position]}")
         for position, part in enumerate(raw)
@@ -163,10 +208,25 @@ def _check_lengths(split: Split, name: str) -> None:
 
 def _kind(value: Any) -> str:
     """`value` in a few words, for an error message."""
-    cls = type(value)
-    names = {base.__name__ for base in cls.__mro__}
-    if names & {"DatasetV2", "PyDataset", "DataLoader", "MapDataset", "IterDataset", "Generator", "generator"}:
-        return f"a {cls.__name__} (supported in a later version; only arrays for now)"
-    if value is None:
-        return "None"
-    return f"a {cls.__name__}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+# Inputs as JSON -------------------------------------------------------------------------------------------------------
+
+
+def describe(x_spec: Any) -> Any:
+    """The inputs' shapes and dtypes as JSON, for who brings a model back without its data."""
+    if isinstance(x_spec, dict):
+        return {"dict": {name: describe(item) for name, item in x_spec.items()}}
+    if isinstance(x_spec, (list, tuple)):
+        return {"tuple": [describe(item) for item in x_spec]}
+    return {"shape": list(x_spec.shape), "dtype": x_spec.dtype}
+
+
+def described(data: Any) -> Any:
+    """The `keras.KerasTensor`s that `describe` made `data` of."""
+    if "dict" in data:
+        return {name: described(item) for name, item in data["dict"].items()}
+    if "tuple" in data:
+        return tuple(described(item) for item in data["tuple"])
+    return keras.KerasTensor(tuple(data["shape"]), data["dtype"])

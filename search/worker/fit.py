@@ -1,7 +1,7 @@
 """A training's plan (which samples in which order, in what batches), and the runner that hands it to `model.fit`.
 
 The order of an epoch is derived from (seed, epoch), so it needs no state: any epoch can be trained in any process, by
-either runner, with the same result.
+either runner, with the same result. What comes in batches of its own is `search.worker.streams`' care.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from search.errors import SpaceError, nearest
 from search.trial import derive_seed
 from search.worker.data import Data, Split
+from search.worker.streams import Stream, for_evaluation, for_training, steps_of
 
 __all__ = ["FitRunner", "Plan", "make_plan"]
 
@@ -41,34 +42,42 @@ class Plan:
     """How a model is trained, but for the model.
 
     Attributes:
-        train: the training samples; class weights have become sample weights.
+        train: the training samples; of arrays, class weights have become sample weights.
         validation: the samples to validate on after an epoch, or None.
         seed: what the order of the samples is derived from.
-        batch_size, validation_batch_size: samples a batch; the last batch may be smaller.
+        batch_size, validation_batch_size: samples a batch of arrays; the last batch may be smaller.
         steps: batches an epoch.
         shuffle: False keeps the natural order.
-        validation_options: `validation_steps`, where given.
+        class_weight: of a stream.
+        validation_steps: where given.
     """
 
-    train: Split
-    validation: Split | None
+    train: Split | Stream
+    validation: Split | Stream | None
     seed: int
     batch_size: int
     validation_batch_size: int
     steps: int
     shuffle: bool
-    validation_options: Mapping[str, Any]
+    class_weight: Mapping[Any, float] | None = None
+    validation_steps: int | None = None
+
+    @property
+    def arrays(self) -> Split:
+        """The training samples of a plan that has arrays."""
+        assert isinstance(self.train, Split)
+        return self.train
 
     @property
     def batches(self) -> int:
-        """Batches in one pass over the training samples: `steps`, unless the user gave `steps_per_epoch`."""
-        return math.ceil(self.train.samples / self.batch_size)
+        """Batches in one pass over arrays: `steps`, unless the user gave `steps_per_epoch`."""
+        return math.ceil(self.arrays.samples / self.batch_size)
 
     def order(self, epoch: int) -> Indices:
-        """The samples in the order in which pass `epoch` (from 0) over them trains on them."""
+        """The samples of arrays in the order in which pass `epoch` (from 0) over them trains on them."""
         if not self.shuffle:
-            return np.arange(self.train.samples)
-        return np.random.default_rng(derive_seed(self.seed, "order", epoch)).permutation(self.train.samples)
+            return np.arange(self.arrays.samples)
+        return np.random.default_rng(derive_seed(self.seed, "order", epoch)).permutation(self.arrays.samples)
 
 
 def make_plan(data: Data, options: Mapping[str, Any], seed: int) -> Plan:
@@ -81,23 +90,33 @@ def make_plan(data: Data, options: Mapping[str, Any], seed: int) -> Plan:
     given = {name: value for name, value in options.items() if value is not None}
     batch_size = _count(given, "batch_size")
     steps = _count(given, "steps_per_epoch")
+    validation_steps = _count(given, "validation_steps")
     shuffle = given.get("shuffle", True)
     if not isinstance(shuffle, (bool, np.bool_)):
         raise SpaceError(f"fit_options returned shuffle={shuffle!r}: use True or False")
-    train = data.train
-    if "class_weight" in given:
-        train = replace(train, sample_weight=_class_weights(train, given["class_weight"]))
-    # Keras divides the samples among the steps where only those are given.
-    size = batch_size or (math.ceil(train.samples / steps) if steps else _DEFAULT_BATCH)
+    train, class_weight = data.train, given.get("class_weight")
+    if isinstance(train, Stream):
+        if batch_size is not None:
+            raise SpaceError("fit_options returned batch_size: leave it out, the data come in batches of their own")
+        size, steps = 1, steps_of(train, steps, "steps_per_epoch")
+    else:
+        if class_weight is not None:
+            train, class_weight = replace(train, sample_weight=_class_weights(train, class_weight)), None
+        # Keras divides the samples among the steps where only those are given.
+        size = batch_size or (math.ceil(train.samples / steps) if steps else _DEFAULT_BATCH)
+        steps = steps or math.ceil(train.samples / size)
+    if isinstance(data.validation, Stream) and data.validation.endless:
+        validation_steps = steps_of(data.validation, validation_steps, "validation_steps")
     return Plan(
         train=train,
         validation=data.validation,
         seed=seed,
         batch_size=size,
         validation_batch_size=_count(given, "validation_batch_size") or batch_size or _DEFAULT_BATCH,
-        steps=steps or math.ceil(train.samples / size),
+        steps=steps,
         shuffle=bool(shuffle),
-        validation_options={name: given[name] for name in ("validation_steps",) if name in given},
+        class_weight=class_weight,
+        validation_steps=validation_steps,
     )
 
 
@@ -154,26 +173,41 @@ class FitRunner:
     def run(self, from_epoch: int, to_epoch: int, callbacks: list[Any]) -> None:
         """Train epochs `from_epoch` to `to_epoch - 1` (from 0), driving `callbacks`."""
         plan = self._plan
-        batches = _Batches(plan, from_epoch)
-        validation: dict[str, Any] = {}
-        if plan.validation is not None:
-            validation = {
-                "validation_data": plan.validation.packed,
-                "validation_batch_size": plan.validation_batch_size,
-                **plan.validation_options,
-            }
+        options: dict[str, Any] = {}
+        keep_up = _KeepUp()
+        if isinstance(plan.train, Stream):
+            x = for_training(plan.train, plan.steps, from_epoch=from_epoch, seed=plan.seed, shuffle=plan.shuffle)
+            options = {"steps_per_epoch": plan.steps, "class_weight": plan.class_weight}
+        else:
+            x = keep_up.batches = _Batches(plan, from_epoch)
         # The class's own fit: an instance's may have been replaced by one that leads here.
         type(self._model).fit(
             self._model,
-            batches,
+            x,
             initial_epoch=from_epoch,
             epochs=to_epoch,
-            callbacks=[*callbacks, _EpochBegin(batches)],
+            callbacks=[*callbacks, keep_up],
             # Keras shuffles the *batches* of a PyDataset; ours have an order.
             shuffle=False,
             verbose=0,
-            **validation,
+            **options,
+            **validation_arguments(plan),
         )
+
+
+def validation_arguments(plan: Plan) -> dict[str, Any]:
+    """What `model.fit` is told of validation."""
+    validation = plan.validation
+    if validation is None:
+        return {}
+    steps = {} if plan.validation_steps is None else {"validation_steps": plan.validation_steps}
+    if isinstance(validation, Split):
+        return {
+            "validation_data": validation.packed,
+            "validation_batch_size": plan.validation_batch_size,
+            **steps,
+        }
+    return {"validation_data": for_evaluation(validation, plan.validation_steps)}
 
 
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
@@ -197,18 +231,17 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
         epoch, batch = divmod(self.epoch * plan.steps + index, plan.batches)
         if epoch not in self._orders:
             self._orders = {epoch: plan.order(epoch)}
-        return plan.train.take(self._orders[epoch][batch * plan.batch_size : (batch + 1) * plan.batch_size])
+        return plan.arrays.take(self._orders[epoch][batch * plan.batch_size : (batch + 1) * plan.batch_size])
 
 
-class _EpochBegin(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """Tells the batches which epoch it is: a PyDataset's own hooks fire before epoch 0 and ahead of time, too."""
+class _KeepUp(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
+    """Tells the batches of arrays which epoch it is: a PyDataset's own hooks fire before epoch 0, and ahead of time."""
 
-    def __init__(self, batches: _Batches) -> None:
-        super().__init__()
-        self._batches = batches
+    batches: _Batches | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._batches.epoch = epoch
+        if self.batches is not None:
+            self.batches.epoch = epoch
         # A callback that compiles (to unfreeze layers) leaves None, which `fit` would call.
         if getattr(self.model, "train_function", self) is None:
             self.model.make_train_function(force=True)

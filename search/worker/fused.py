@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from search.worker.data import Split
 from search.worker.fit import Plan
 
 __all__ = ["FusedRunner"]
@@ -65,8 +66,9 @@ class FusedRunner:
             return
         model.make_train_function()
         self._traced_for = model.train_function
-        self._train = _loop(model, model.train_step, plan.train.packed, plan.batch_size)
+        self._train = _loop(model, model.train_step, plan.arrays.packed, plan.batch_size)
         if plan.validation is not None:
+            assert isinstance(plan.validation, Split), "streams are not fused"
             self._validate = _loop(model, model.test_step, plan.validation.packed, plan.validation_batch_size)
 
 

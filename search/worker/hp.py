@@ -130,7 +130,11 @@ class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  #
                     )
                 if parent_values is None or (isinstance(parent_values, (list, tuple)) and not parent_values):
                     raise ValueError("parent_values must hold at least one value")
-                stack.enter_context(super().conditional_scope(parent_name, parent_values))
+                values = list(parent_values) if isinstance(parent_values, (list, tuple)) else [parent_values]
+                others = [value for value in values if value is not None]
+                stack.enter_context(super().conditional_scope(parent_name, others or ["None"]))
+                if None in values:  # which KerasTuner refuses
+                    self._conditions[-1].values = [_plain(value) for value in values]
             yield
 
     def copy(self) -> LazyHyperParameters:
@@ -161,6 +165,13 @@ class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  #
         name = parameter.name
         if name not in self.values:
             self.values[name] = self._ask(parameter)
+        elif parameter.key not in self._used and not parameter.domain.contains(self.values[name]):
+            others = [key for key, used in self._used.items() if used.name == name]
+            if others:
+                raise SpaceError(
+                    f"hyperparameter {parameter.key!r} is asked for where {others[0]!r} is active too, with another "
+                    "domain: give the two different names"
+                )
         self._used.setdefault(parameter.key, parameter)
         return self.values[name]
 
@@ -175,10 +186,14 @@ class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  #
     ) -> Any:
         if isinstance(values, (list, tuple, np.ndarray)):
             values = [_plain(value) for value in values]
-        booleans = isinstance(values, list) and values and all(isinstance(value, bool) for value in values)
+        kind = kt.Choice
+        if isinstance(values, list) and values and all(isinstance(value, bool) for value in values):
+            kind = _Booleans
+        elif isinstance(values, list) and None in values:
+            kind = _Optionals
         with self._maybe_conditional_scope(parent_name, parent_values):
             return self._retrieve(
-                (_Booleans if booleans else kt.Choice)(
+                kind(
                     name=self._get_name(name),
                     values=values,
                     ordered=ordered,
@@ -222,6 +237,27 @@ class _Booleans(kt.Choice):  # type: ignore[misc]
 
 # KerasTuner's configs name the class: its own `Choice` reads them back.
 _Booleans.__name__ = "Choice"
+
+
+class _Optionals(kt.Choice):  # type: ignore[misc]
+    """A choice with None among its values, which KerasTuner refuses; by default None. Without an order."""
+
+    def __init__(self, name: str, values: list[Any], ordered: Any = None, default: Any = None, **kwargs: Any) -> None:
+        others = [value for value in values if value is not None]
+        if ordered:
+            raise ValueError("a choice with None among its values has no order: leave ordered out")
+        if default is not None and default not in others:
+            raise ValueError(f"the default should be one of the choices, and is {default!r}")
+        super().__init__(name, others or [None], False, None, **kwargs)
+        self._values = list(values)
+        self._default = default
+
+    @property
+    def default(self) -> Any:
+        return self._default
+
+
+_Optionals.__name__ = "Choice"
 
 
 @contextlib.contextmanager

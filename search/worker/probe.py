@@ -18,11 +18,13 @@ import keras
 from search import space as spaces
 from search.errors import SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed
+from search.space import Space
 from search.trial import Direction
-from search.worker import runner
-from search.worker.data import Data
+from search.worker import own_fit, runner, shared
+from search.worker.data import Data, Split
 from search.worker.hp import LazyHyperParameters
-from search.worker.training import load_data, load_space, make_ready, trial_folder
+from search.worker.streams import Stream
+from search.worker.training import WHOLE, Ready, load_data, load_space, make_ready, trial_folder
 
 _PACKAGES = ("keras-search", "keras", "keras-tuner", "optuna", "mlflow", "numpy", "tensorflow", "jax", "torch")
 
@@ -41,21 +43,36 @@ def run_probe(probe: Probe) -> Probed | ProbeFailed:
 
 
 def _probe(probe: Probe, path: Path | None) -> Probed:
-    space, data = load_space(probe.space), load_data(probe.space)
+    space = load_space(probe.space)
+    hp = LazyHyperParameters(values=probe.values)
+    before = shared.globals_of(path)
+    data = load_data(probe.space, hp)
+    alone = shared.globals_of(path).items() >= before.items()
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
-    hp = LazyHyperParameters(values=probe.values)
     with trial_folder():
         ready = make_ready(space, hp)
+        call = (
+            _try_fit(space, hp, ready, data)
+            if space.fit is not None
+            else own_fit.Call(data, ready.fit_options, [], None)
+        )
     if all(parameter.domain.kind == "fixed" for parameter in hp.parameters):
         raise SpaceError(
             "build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, hp.Choice or "
             "hp.Boolean for what should be tried"
         )
-    trainer = runner.choose(ready.model, data, ready.fit_options, 0, ready.callbacks)
+    name = WHOLE
+    metrics: tuple[str, ...] = ()
+    compiled: tuple[str, ...] = ()
+    batch_size = _batch_size(ready.fit_options)
+    if call is not None:
+        name = runner.choose(ready.model, call.data, call.options, 0, ready.callbacks).name
+        batch_size = _batch_size(call.options)
     summary = io.StringIO()
     ready.model.summary(print_fn=lambda line, **_: summary.write(line + "\n"), line_length=79)
-    metrics, compiled = _train_a_step(path, ready.model, data, _batch_size(ready.fit_options))
+    if call is not None:
+        metrics, compiled = _train_a_step(path, ready.model, call.data, batch_size)
     files = spaces.local_files(path) if path else ()
     return Probed(
         digest=spaces.digest_of(files) if path else spaces.digest_of_parameters(hp.parameters),
@@ -65,13 +82,64 @@ def _probe(probe: Probe, path: Path | None) -> Probed:
         metrics=metrics,
         compiled_metrics=compiled,
         directions=_directions(ready.model, metrics),
-        parameter_count=int(ready.model.count_params()),
+        parameter_count=int(ready.model.count_params()) if ready.model.built else 0,
         summary=summary.getvalue(),
-        batch_size=_batch_size(ready.fit_options),
-        samples=(data.train.samples, data.validation.samples if data.validation else None),
-        runner=trainer.name,
+        batch_size=batch_size,
+        samples=(_samples(data.train), _samples(data.validation) if data.validation else None),
+        runner=name,
         versions=versions(),
+        tested=data.test is not None,
+        own_fit=space.fit is not None,
+        extra_logs=space.fit is not None or bool(ready.callbacks),
+        shared=alone and _share(probe, space, data),
     )
+
+
+def _share(probe: Probe, space: Space, data: Data) -> bool:
+    """Put large arrays where other workers find them. Not those that a `fit` of the user's is given as they are."""
+    if probe.share is None or space.data_takes_hp or space.fit is not None or not data.is_arrays:
+        return False
+    if data.nbytes < shared.LARGE:
+        return False
+    shared.save(probe.share, data)
+    return True
+
+
+def _try_fit(space: Space, hp: Any, ready: Ready, data: Data) -> own_fit.Call | None:
+    """Call the user's `fit` on a few samples, up to its `model.fit`, whose call this returns; None where it has none.
+
+    What it raises, each trial would say better: a few samples may be too few for it.
+    """
+    seen: list[own_fit.Call] = []
+
+    def stop(call: own_fit.Call) -> Any:
+        seen.append(call)
+        raise own_fit.Enough
+
+    try:
+        own_fit.call(
+            space,
+            hp,
+            ready.model,
+            own_fit.few(data, _batch_size(ready.fit_options)),
+            epochs=1,
+            initial_epoch=0,
+            options=ready.fit_options,
+            callbacks=ready.callbacks,
+            train=stop,
+        )
+    except own_fit.Enough:
+        return seen[0]
+    except SpaceError:
+        raise
+    except Exception:
+        traceback.print_exc()
+    return None
+
+
+def _samples(part: Split | Stream) -> int | None:
+    """Samples of arrays; batches of a stream."""
+    return part.samples if isinstance(part, Split) else part.batches
 
 
 def _batch_size(fit_options: Any) -> int:
@@ -86,10 +154,10 @@ def _train_a_step(
     if keras.config.backend() == "tensorflow":
         model.run_eagerly = True  # tracing a graph for one step takes longer than the step
     try:
-        names = tuple(model.train_on_batch(*data.train.take(slice(batch_size)), return_dict=True))
+        names = tuple(model.train_on_batch(*_first_batch(data.train, batch_size), return_dict=True))
         validation: tuple[str, ...] = ()
         if data.validation is not None:
-            validation = tuple(model.test_on_batch(*data.validation.take(slice(batch_size)), return_dict=True))
+            validation = tuple(model.test_on_batch(*_first_batch(data.validation, batch_size), return_dict=True))
     except Exception as error:
         shapes = ", ".join(f"{name} {shape}" for name, shape in _shapes(data).items())
         raise SpaceError(
@@ -101,8 +169,13 @@ def _train_a_step(
     return names + tuple(f"val_{name}" for name in validation), tuple(name for name in names if name not in losses)
 
 
+def _first_batch(part: Split | Stream, batch_size: int) -> tuple[Any, ...]:
+    return part.first if isinstance(part, Stream) else part.take(slice(batch_size))
+
+
 def _shapes(data: Data) -> dict[str, Any]:
-    parts = zip(("x", "y", "sample_weight"), data.train.packed, strict=False)
+    packed = data.train.first if isinstance(data.train, Stream) else data.train.packed
+    parts = zip(("x", "y", "sample_weight"), packed, strict=False)
     return {name: keras.tree.map_structure(lambda array: tuple(array.shape), part) for name, part in parts}
 
 

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from search.devices import Slot, apply_slot
-from search.messages import Leave, Probe, Segment
+from search.messages import Harvest, Leave, Probe, Segment
 from search.paths import TrialPaths
 from search.worker.channel import PipeChannel
 
@@ -27,6 +27,7 @@ def serve(connection: Connection, slot: Slot, log: str) -> None:
     redirect(Path(log))
     apply_slot(slot)
     _limit_threads(slot)
+    from search.worker.harvest import run_harvest
     from search.worker.probe import run_probe
     from search.worker.training import run_segment
 
@@ -38,6 +39,10 @@ def serve(connection: Connection, slot: Slot, log: str) -> None:
             case Segment() as segment:
                 redirect(TrialPaths(Path(segment.folder)).log)
                 run_segment(segment, channel)
+                redirect(Path(log))
+            case Harvest() as harvest:
+                redirect(TrialPaths(Path(harvest.folder)).log)
+                channel.send(run_harvest(harvest))
                 redirect(Path(log))
             case Leave():
                 # Frameworks' threads may hang an orderly exit; there is nothing left to write.

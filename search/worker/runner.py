@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import keras
 
-from search.worker.data import Data
+from search.worker.data import Data, Split
 from search.worker.fit import FitRunner, Plan, make_plan
+from search.worker.streams import Stream
 
 __all__ = ["Runner", "build", "choose"]
 
@@ -66,7 +67,7 @@ def choose(
         SpaceError: in one line, for options that cannot be used.
     """
     plan = make_plan(data, fit_options, seed)
-    build(model, data.train.x)
+    build(model, data.train.x_spec)
     reason = _reason_against(model, plan, fit_options, callbacks) if fuse else "asked for"
     if reason is not None:
         return FitRunner(model, plan, reason)
@@ -76,20 +77,34 @@ def choose(
     return FusedRunner(model, plan)
 
 
-def build(model: Any, x: Any) -> None:
+def build(model: Any, x_spec: Any) -> None:
     """Create the weights of a model that waits for its first batch (a Sequential without Input, a subclass).
 
-    The call is symbolic: it computes nothing and draws no random numbers, and the batch size stays open.
+    The call is symbolic: it computes nothing and draws no random numbers, and the batch size stays open. Where the
+    model's code cannot be called so, it is called on one sample of zeros.
+
+    Args:
+        x_spec: the inputs as `keras.KerasTensor`s.
     """
     if model.built and all(layer.built for layer in model.layers):
         return
-    model(keras.tree.map_structure(lambda array: keras.KerasTensor((None, *array.shape[1:]), array.dtype.name), x))
+    try:
+        model(x_spec)
+    except Exception:
+        # What failed half-way is tried again from its beginning: variables that were made stay made.
+        model(keras.tree.map_structure(_zeros, x_spec))
+
+
+def _zeros(spec: Any) -> Any:
+    return keras.ops.zeros(tuple(1 if size is None else size for size in spec.shape), spec.dtype)
 
 
 def _reason_against(model: Any, plan: Plan, fit_options: Mapping[str, Any], callbacks: Sequence[Any]) -> str | None:
     """Why the fused runner would not do what `fit` does; None where it would."""
     if keras.config.backend() != "tensorflow":
         return f"Keras runs on {keras.config.backend()}"
+    if isinstance(plan.train, Stream) or isinstance(plan.validation, Stream):
+        return "data that come in batches"
     return _model_reason(model) or _options_reason(plan, fit_options) or _callbacks_reason(callbacks)
 
 
@@ -116,7 +131,7 @@ def _options_reason(plan: Plan, fit_options: Mapping[str, Any]) -> str | None:
     for name in ("steps_per_epoch", "validation_steps"):
         if fit_options.get(name) is not None:
             return name
-    size = plan.train.nbytes + (plan.validation.nbytes if plan.validation else 0)
+    size = sum(part.nbytes for part in (plan.train, plan.validation) if isinstance(part, Split))
     return f"{size / 2**30:.1f} GiB of data" if size >= _FUSED_BYTES else None
 
 

@@ -1,37 +1,37 @@
 """A segment: a trial's model built, compiled, trained on from its checkpoint, and its state kept safe.
 
-The order of asking is: `load_data`, build, compile, `fit_options`, `callbacks`. What the worker finds out it says to
-the driver; the only files it writes are in the trial's own folder.
+The order of asking is: `load_data`, build, compile, `fit_options`, `callbacks`, `fit`. What the worker finds out it
+says to the driver; the only files it writes are in the trial's own folder.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-import random
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from search import space as spaces
 from search.domain import Parameter, Value
 from search.errors import SearchError, SpaceError
-from search.messages import Answer, Question, Segment, SpaceRef, Verdict
+from search.messages import Answer, Question, Segment, SpaceRef
 from search.paths import TrialPaths
-from search.records import Built, Checkpointed, Ended, EpochDone, Outcome
+from search.records import Built, Ended
 from search.space import Space
-from search.trial import derive_seed
-from search.worker import checkpoint, data, runner
+from search.worker import data as datas
+from search.worker import own_fit, runner, shared
 from search.worker.channel import Channel, Interrupted
+from search.worker.data import Data
 from search.worker.hp import LazyHyperParameters
+from search.worker.recorder import Recorder
+from search.worker.streams import Stream
 
 _trial_folder: list[Path] = []
 
@@ -56,16 +56,59 @@ def trial_folder(folder: Path | None = None) -> Iterator[None]:
         yield
 
 
+# The user's functions -------------------------------------------------------------------------------------------------
+
+
 @functools.lru_cache(maxsize=1)
 def load_space(ref: SpaceRef) -> Space:
     """The user's code, run once a process."""
     return spaces.load(ref)
 
 
-@functools.lru_cache(maxsize=1)
-def load_data(ref: SpaceRef) -> data.Data:
-    """The user's data, loaded once a process."""
-    return data.prepare(load_space(ref).load_data())
+_arrays: dict[SpaceRef, Data] = {}
+_counts: dict[tuple[SpaceRef, str], int] = {}
+
+
+def forget() -> None:
+    """Load space and data anew when they are next asked for."""
+    load_space.cache_clear()
+    _arrays.clear()
+    _counts.clear()
+
+
+def load_data(ref: SpaceRef, hp: Any = None, folder: str | None = None) -> Data:
+    """The user's data. Arrays are loaded once a process; streams, and what depends on `hp`, anew each time.
+
+    Args:
+        hp: for a `load_data` that takes it.
+        folder: where another process may have put the arrays, for all to share.
+    """
+    if ref in _arrays:
+        return _arrays[ref]
+    space = load_space(ref)
+    loaded = shared.load(folder) if folder is not None else None
+    if loaded is None:
+        # Shuffles and splits of the user's that are not seeded come out the same in every process.
+        keras.utils.set_random_seed(0)
+        loaded = datas.prepare(space.load_data(hp) if space.data_takes_hp else space.load_data())
+    if loaded.is_arrays and not space.data_takes_hp:
+        _arrays.clear()
+        _arrays[ref] = loaded
+    return replace(
+        loaded, train=_counted(ref, "train", loaded.train), validation=_counted(ref, "validation", loaded.validation)
+    )
+
+
+def _counted(ref: SpaceRef, name: str, part: Any) -> Any:
+    """A stream that knows how many batches it has. It is counted once a process."""
+    if not isinstance(part, Stream) or part.batches is not None or part.endless:
+        return part
+    key = ref, name
+    if load_space(ref).data_takes_hp or key not in _counts:
+        _counts[key] = part.count()
+    elif part.kind == "dataset":
+        iter(part.source)  # as far as counting would have shuffled it
+    return replace(part, batches=_counts[key])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +128,7 @@ def build(space: Space, hp: Any) -> Any:
     if space.compile_model is not None:
         compiled = space.compile_model(hp, model)
         model = compiled if isinstance(compiled, keras.Model) else model
-    if not model.compiled:
+    if not model.compiled and space.fit is None:
         raise SpaceError(
             "the model is not compiled: call model.compile(…) in build_model, or add a compile_model(hp, model)"
         )
@@ -109,138 +152,7 @@ def make_ready(space: Space, hp: Any) -> Ready:
     return Ready(model, options, list(callbacks))
 
 
-class _Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """The last callback of every trial: reports epochs, keeps checkpoints, and ends the training when it must."""
-
-    def __init__(self, segment: Segment, channel: Channel, callbacks: list[Any], values: Mapping[str, Value]) -> None:
-        super().__init__()
-        # A checkpoint of another trial may lie here: a journal was cut short, or deleted by hand.
-        self._owner = {"seed": segment.seed, "values": dict(values)}
-        self._segment = segment
-        self._channel = channel
-        self._callbacks = callbacks
-        self._paths = TrialPaths(Path(segment.folder))
-        self._restored: checkpoint.Checkpoint | None = None
-        self._history: list[dict[str, Any]] = []
-        self._best: tuple[int, float] | None = None
-        self._best_weights: list[Any] | None = None
-        self._began = self._saved = time.monotonic()
-        self._warned = False
-        self.epoch = 0
-        self.outcome: Outcome = "reached"
-        self.error: str | None = None
-
-    def restore(self, model: Any) -> None:
-        """Go on from the trial's checkpoint, where it has one; tell the driver what its journal has missed."""
-        path = self._paths.checkpoint(self._segment.execution)
-        if not path.exists():
-            return
-        saved = checkpoint.load(path)
-        if saved.owner != self._owner:
-            return
-        self._restored = saved
-        saved.restore(model)
-        self.epoch, self._history = saved.epoch, list(saved.history)
-        if saved.best_epoch is not None and saved.best_value is not None:
-            self._best = (saved.best_epoch, saved.best_value)
-        if saved.finished:
-            self.outcome = "finished"
-        for record in self._history[self._segment.from_epoch :]:
-            self._send_epoch(**record)
-            if self._is_judged(record["epoch"]) and self._judged_to_stop():
-                self.outcome = "stopped"
-        self._send_checkpointed()
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        # Being last, this runs when the others have been reset.
-        if self._restored is not None:
-            self._restored.restore_callbacks(self._callbacks)
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        # The user's code may use global random states, which no checkpoint holds.
-        seed = derive_seed(self._segment.seed, "epoch", epoch)
-        random.seed(seed)
-        np.random.seed(seed)
-        self._began = time.monotonic()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.epoch = epoch + 1
-        numbers = {name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0}
-        record: dict[str, Any] = {"epoch": self.epoch, "logs": numbers}
-        record["seconds"] = round(time.monotonic() - self._began, 6)
-        self._history.append(record)
-        if self._diverged(numbers):
-            self._send_epoch(**record)
-            self.model.stop_training = True
-            return
-        self._note_best(numbers)
-        last = self.epoch >= self._segment.to_epoch
-        finished = self.model.stop_training
-        self._send_epoch(**record)
-        stopped = self._is_judged(self.epoch) and self._judged_to_stop()
-        if finished:
-            self.outcome = "finished"
-        elif stopped:
-            self.outcome = "stopped"
-        elif not last and self._channel.interrupted():
-            self.outcome = "interrupted"
-        ends = last or self.outcome != "reached"
-        if ends or time.monotonic() - self._saved >= self._segment.checkpoint_every:
-            self._save()
-        if ends:
-            self.model.stop_training = True
-
-    def _diverged(self, logs: Mapping[str, float]) -> bool:
-        for name in ("loss", self._segment.objective.name):
-            if name in logs and not math.isfinite(logs[name]):
-                self.outcome = "failed"
-                self.error = f"diverged: {name} is {logs[name]} at epoch {self.epoch}"
-                return True
-        return False
-
-    def _note_best(self, logs: Mapping[str, float]) -> None:
-        value = logs.get(self._segment.objective.name)
-        if value is not None and self._segment.objective.better(value, self._best[1] if self._best else None):
-            self._best = (self.epoch, value)
-            self._best_weights = checkpoint.snapshot(self.model)
-
-    def _is_judged(self, epoch: int) -> bool:
-        return self._segment.judged and epoch < self._segment.to_epoch
-
-    def _judged_to_stop(self) -> bool:
-        try:
-            verdict = self._channel.receive()
-        except Interrupted:
-            return False
-        return isinstance(verdict, Verdict) and verdict.stop
-
-    def _save(self) -> None:
-        if self._best_weights is not None and self._best is not None:
-            checkpoint.save_weights(self._paths.best(self._segment.execution), self._best_weights, *self._best)
-            self._best_weights = None
-        lost = checkpoint.save(
-            self._paths.checkpoint(self._segment.execution),
-            self.model,
-            self._callbacks,
-            owner=self._owner,
-            history=self._history,
-            best_epoch=self._best[0] if self._best else None,
-            best_value=self._best[1] if self._best else None,
-            finished=self.outcome == "finished",
-        )
-        if lost and not self._warned:
-            self._warned = True
-            print(f"search: the state of {', '.join(lost)} cannot be saved: after a resume it begins anew", flush=True)
-        self._saved = time.monotonic()
-        self._send_checkpointed()
-
-    def _send_epoch(self, epoch: int, logs: Mapping[str, float], seconds: float) -> None:
-        self._channel.send(EpochDone(self._segment.trial, self._segment.execution, epoch, logs, seconds))
-
-    def _send_checkpointed(self) -> None:
-        best = self._best[0] if self._best else None
-        finished = self.outcome == "finished"
-        self._channel.send(Checkpointed(self._segment.trial, self._segment.execution, self.epoch, best, finished))
+# A segment ------------------------------------------------------------------------------------------------------------
 
 
 def run_segment(segment: Segment, channel: Channel) -> None:
@@ -249,7 +161,7 @@ def run_segment(segment: Segment, channel: Channel) -> None:
     epoch, outcome, error = segment.from_epoch, "failed", None
     try:
         with trial_folder(paths.folder):
-            recorder = _train(segment, channel)
+            recorder = _Training(segment, channel).run()
         epoch, outcome, error = recorder.epoch, recorder.outcome, recorder.error
     except Interrupted:
         outcome = "interrupted"
@@ -260,27 +172,115 @@ def run_segment(segment: Segment, channel: Channel) -> None:
     channel.send(Ended(segment.trial, segment.execution, outcome, epoch, error))  # type: ignore[arg-type]
 
 
-def _train(segment: Segment, channel: Channel) -> _Recorder:
-    def ask(parameter: Parameter) -> Value:
-        channel.send(Question(segment.trial, parameter))
-        answer = channel.receive()
+class _Training:
+    """One segment's training."""
+
+    def __init__(self, segment: Segment, channel: Channel) -> None:
+        self._segment = segment
+        self._channel = channel
+        self._space = load_space(segment.space)
+        self._hp = LazyHyperParameters(self._ask, segment.values)
+
+    def run(self) -> Recorder:
+        segment, space = self._segment, self._space
+        data = load_data(segment.space, self._hp, segment.data)
+        # Layers' names count on from model to model; a trial's are the same in every worker.
+        keras.utils.clear_session(free_memory=False)
+        keras.utils.set_random_seed(segment.seed)
+        ready = make_ready(space, self._hp)
+        if space.fit is None:
+            recorder = self._recorder(data)
+            self._train(ready.model, data, ready.fit_options, ready.callbacks, recorder)
+            return recorder
+        return self._run_own_fit(ready, data)
+
+    def _ask(self, parameter: Parameter) -> Value:
+        self._channel.send(Question(self._segment.trial, parameter))
+        answer = self._channel.receive()
         if not isinstance(answer, Answer):
             raise Interrupted
         if answer.error is not None:
             raise SpaceError(answer.error)
         return answer.value
 
-    space, samples = load_space(segment.space), load_data(segment.space)
-    # Layers' names count on from model to model; a trial's are the same in every worker.
-    keras.utils.clear_session(free_memory=False)
-    keras.utils.set_random_seed(segment.seed)
-    hp = LazyHyperParameters(ask, segment.values)
-    ready = make_ready(space, hp)
-    recorder = _Recorder(segment, channel, ready.callbacks, hp.used_values)
-    callbacks = [*ready.callbacks, recorder]
-    trainer = runner.choose(ready.model, samples, ready.fit_options, segment.seed, callbacks, segment.fuse)
-    channel.send(Built(segment.trial, int(ready.model.count_params()), trainer.name))
-    recorder.restore(ready.model)
-    if recorder.epoch < segment.to_epoch and recorder.outcome == "reached":
-        trainer.run(recorder.epoch, segment.to_epoch, callbacks)
-    return recorder
+    def _recorder(self, data: Data, last_epoch: int | None = None) -> Recorder:
+        return Recorder(
+            self._segment,
+            self._channel,
+            self._hp.used_values,
+            datas.describe(data.train.x_spec),
+            own_fit=self._space.fit is not None,
+            last_epoch=last_epoch,
+        )
+
+    def _train(self, model: Any, data: Data, options: Mapping[str, Any], user: list[Any], recorder: Recorder) -> None:
+        """Train `model` by a runner of ours, from its checkpoint on."""
+        segment = self._segment
+        callbacks = [*user, recorder]
+        trainer = runner.choose(model, data, options, segment.seed, callbacks, segment.fuse)
+        self._built(model, trainer.name)
+        recorder.restore(model, user)
+        if recorder.epoch < recorder.last_epoch and recorder.outcome == "reached":
+            trainer.run(recorder.epoch, recorder.last_epoch, callbacks)
+
+    def _built(self, model: Any, trainer: str) -> None:
+        count = int(model.count_params()) if model.built else 0
+        self._channel.send(Built(self._segment.trial, count, trainer, own_fit=self._space.fit is not None))
+
+    # A fit of the user's --------------------------------------------------------------------------------------------
+
+    def _run_own_fit(self, ready: Ready, data: Data) -> Recorder:
+        segment, model = self._segment, ready.model
+        whole = self._recorder(data)
+        if whole.restore_whole():
+            self._built(model, WHOLE)
+            return whole
+        recorders: list[Recorder] = []
+        histories: list[Any] = []
+
+        def train(call: own_fit.Call) -> Any:
+            recorder = self._recorder(call.data, call.epochs)
+            recorders.append(recorder)
+            self._train(model, call.data, call.options, call.callbacks, recorder)
+            histories.append(_history(model, recorder))
+            return histories[0]
+
+        began = time.monotonic()
+        try:
+            returned = own_fit.call(
+                self._space,
+                self._hp,
+                model,
+                data,
+                epochs=segment.to_epoch,
+                initial_epoch=0,
+                options=ready.fit_options,
+                callbacks=ready.callbacks,
+                train=train,
+            )
+        except Exception:
+            # What it wanted of a whole training it may not find in one that was cut short.
+            if recorders and recorders[0].outcome in ("interrupted", "stopped", "failed"):
+                return recorders[0]
+            raise
+        if recorders:
+            recorders[0].conclude(model, own_fit.logs_of(returned, segment.objective, histories[0], whole=False))
+            return recorders[0]
+        self._built(model, WHOLE)
+        logs = own_fit.logs_of(returned, segment.objective, None, whole=True)
+        whole.conclude_whole(model, logs, time.monotonic() - began)
+        return whole
+
+
+WHOLE = "own fit: begins anew for each segment"
+
+
+def _history(model: Any, recorder: Recorder) -> Any:
+    """What `model.fit` would have returned for all epochs so far."""
+    history = keras.callbacks.History()
+    history.set_model(model)
+    history.on_train_begin()
+    for record in recorder.curve:
+        history.on_epoch_end(record["epoch"] - 1, record["logs"])
+    model.history = history
+    return history

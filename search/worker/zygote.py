@@ -92,6 +92,7 @@ def main(fd: int, log: str) -> None:
 
     if keras.config.backend() == "tensorflow":
         import search.worker.fused
+    import search.worker.harvest
     import search.worker.probe
     import search.worker.training  # noqa: F401
 

@@ -59,7 +59,9 @@ class Keep(keras.callbacks.Callback):
                 "best_epoch": 2,
                 "best_value": logs["val_loss"],
             }
-            assert checkpoint.save(self.save_to, self.model, self.callbacks, **options) == []
+            state = checkpoint.capture(self.model, self.callbacks)
+            assert state.lost == []
+            checkpoint.save(self.save_to, state, **options)
 
 
 def train(fuse, save_to=None, resume_from=None):
@@ -106,7 +108,9 @@ def save(path, model, callbacks=(), **changes):
         "best_value": None,
         **changes,
     }
-    return checkpoint.save(path, model, callbacks, **options)
+    state = checkpoint.capture(model, callbacks)
+    checkpoint.save(path, state, **options)
+    return state.lost
 
 
 def test_everything_of_an_optimizer_and_of_seeds_is_in_it(tmp_path):
@@ -239,8 +243,10 @@ def test_best_weights(tmp_path):
     best = checkpoint.snapshot(model)
     choose(model, DATA, {}, 0, []).run(0, 1, [])
     assert not np.array_equal(best[0], checkpoint.snapshot(model)[0])
-    checkpoint.save_weights(tmp_path / "best.npz", best, 3, 0.75)
-    assert checkpoint.load_weights(tmp_path / "best.npz", model) == (3, 0.75)
+    checkpoint.save_weights(tmp_path / "best.npz", best, 3, 0.75, inputs={"shape": [None, 6], "dtype": "float32"})
+    held = checkpoint.load_weights(tmp_path / "best.npz")
+    held.put_into(model)
+    assert (held.epoch, held.value, held.inputs) == (3, 0.75, {"shape": [None, 6], "dtype": "float32"})
     assert all(np.array_equal(a, b) for a, b in zip(best, checkpoint.snapshot(model), strict=True))
 
 

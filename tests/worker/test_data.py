@@ -77,9 +77,8 @@ def test_prepared_splits_are_frozen():
         (((np.array(["a", "b"]), Y), None), "encode text"),
         (((X, pd.Series(["a", "b", "c", "d"]).to_numpy(object)), None), "dtype object"),
         (((X, [Y, Y], [Y, Y, Y]), None), "not nested as train y"),
-        ((tf.data.Dataset.from_tensors(X), None), "only arrays for now"),
-        (((i for i in range(3)), None), "generator (supported in a later version"),
-        (((keras.utils.PyDataset(), Y), None), "later version"),
+        (((i for i in range(3)), None), "train is a generator, which can be read only once: return the function"),
+        (((keras.utils.PyDataset(), Y), None), "train x holds a PyDataset, which is no array"),
         (((tf.sparse.from_dense(X), Y), None), "train x"),
     ],
 )

@@ -347,11 +347,12 @@ def test_class_weights_are_as_keras_makes_them():
 def test_build_leaves_the_batch_size_open_and_draws_nothing():
     keras.utils.set_random_seed(1)
     model = deferred()
-    build(model, X)
+    spec = prepare(PLAIN).train.x_spec
+    build(model, spec)
     assert model.input_shape == (None, 6)
     other = subclass()
-    build(other, X)
+    build(other, spec)
     assert other.built
     state = [keras.ops.convert_to_numpy(v) for v in other.variables if "seed" in v.path]
-    build(other, X)
+    build(other, spec)
     assert np.array_equal(state, [keras.ops.convert_to_numpy(v) for v in other.variables if "seed" in v.path])
