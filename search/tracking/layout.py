@@ -131,15 +131,12 @@ class Projection:
 
     Attributes:
         study: as far as the journal was taken.
-        exported, exported_at: the last winner, and when it was exported, in milliseconds since the epoch.
-        tested: what the trials' best weights gave on the test data.
+        exported_at: when its winner was exported, in milliseconds since the epoch.
     """
 
     def __init__(self) -> None:
         self.study = Study()
-        self.exported: Exported | None = None
         self.exported_at = 0
-        self.tested: dict[int, Tested] = {}
         self._began = 0
 
     def take(self, entry: Entry) -> list[tuple[Run, Change]]:
@@ -150,10 +147,8 @@ class Projection:
         study.apply(record, entry.time)
         if isinstance(record, Header):
             self._began = time
-        elif isinstance(record, Tested):
-            self.tested[record.trial] = record
         elif isinstance(record, Exported):
-            self.exported, self.exported_at = record, time
+            self.exported_at = time
         changes = [*_of_study(study, record, time), *_of_trial(study, record, time)]
         if isinstance(record, Began | Finished):
             left = open_before if isinstance(record, Began) else _open(study)

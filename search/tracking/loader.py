@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import json
 import os
 import pickle
@@ -157,10 +158,10 @@ def _rebuilt(folder: Path, info: Mapping[str, Any]) -> Any:
     if not info["space"]:
         raise FileNotFoundError("the study's code is not with it")
     if info["space"].endswith(".pkl"):
-        build = pickle.loads((folder / SPACE / info["space"]).read_bytes())["build_model"]
+        parts = pickle.loads((folder / SPACE / info["space"]).read_bytes())
     else:
-        space = importlib.import_module(SPACE_MODULE)
-        build = getattr(space, "build_model", None) or space.hypermodel.build
+        parts = vars(importlib.import_module(SPACE_MODULE))
+    build = parts.get("build_model") or parts["hypermodel"].build
     model = build(_hyperparameters(info["params"]))
     if not model.built:
         _call_once(model, info)
@@ -169,17 +170,38 @@ def _rebuilt(folder: Path, info: Mapping[str, Any]) -> Any:
 
 
 def _hyperparameters(values: Mapping[str, Any]) -> Any:
-    """KerasTuner's `hp` with the trial's values."""
+    """KerasTuner's `hp`, which only answers: what it is asked was checked when the values were drawn."""
     import keras_tuner
 
-    class HyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  # KerasTuner publishes no types
-        def Choice(self, name: str, values: Any, *args: Any, **kwargs: Any) -> Any:
-            # NumPy's scalars, which a search takes, too
-            return super().Choice(name, [getattr(v, "item", lambda v=v: v)() for v in values], *args, **kwargs)
+    def answer(kind: str) -> Callable[..., Any]:
+        signature = inspect.signature(getattr(keras_tuner.HyperParameters, kind))
 
-    hp = HyperParameters()
-    hp.values = dict(values)
-    return hp
+        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(self, *args, **kwargs).arguments
+            with self._maybe_conditional_scope(given.get("parent_name"), given.get("parent_values")):
+                return self.values[self._get_name(given["name"])] if all(self.active) else None
+
+        return method
+
+    class HyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  # KerasTuner publishes no types
+        Int, Float, Choice, Boolean, Fixed = map(answer, ("Int", "Float", "Choice", "Boolean", "Fixed"))
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.values = dict(values)
+            self.active: list[bool] = []
+
+        @contextlib.contextmanager
+        def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
+            name = self._get_name(parent_name)
+            wanted = list(parent_values) if isinstance(parent_values, (list, tuple)) else [parent_values]
+            self.active.append(name in self.values and self.values[name] in wanted)
+            try:
+                yield
+            finally:
+                self.active.pop()
+
+    return HyperParameters()
 
 
 def _call_once(model: Any, info: Mapping[str, Any]) -> None:

@@ -234,7 +234,7 @@ class Shipper:
 
     def ship_winner(self) -> None:
         """Make the parent run hold the winner as a model, and register it; see `WinnerShipper`."""
-        if self._projection.exported is not None:
+        if self._projection.study.exported is not None:
             self._winner.ship(self._run_id(PARENT))
 
     def ship_page(self) -> None:
@@ -245,8 +245,7 @@ class Shipper:
         if self._parameters == used and study.finished is None:
             return
         self._parameters = used
-        tests = sorted({f"{layout.TEST}{name}" for tested in self._projection.tested.values() for name in tested.logs})
-        text = view.state(study, tests)
+        text = view.state(study)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         if self._position.page == digest:
             return

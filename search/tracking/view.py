@@ -16,7 +16,7 @@ Its axes are linear, so what was sampled in log is shown by its `log10_…`, whi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.domain import Value
@@ -52,25 +52,24 @@ def address(experiment_id: str, uid: str) -> str:
     return f"#/experiments/{experiment_id}/runs?{query}"
 
 
-def state(study: Study, metrics: Iterable[str] = ()) -> str:
+def state(study: Study) -> str:
     """The tag's value: the page of `study`, in JSON of at most `LIMIT` characters.
 
     Of more parameters than fit, the least used ones are left out.
-
-    Args:
-        metrics: further metrics for the table's columns, as those of the test data.
     """
     used = _used(study)
     while True:
-        text = json.dumps(_page(study, used, list(metrics)), ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(_page(study, used), ensure_ascii=False, separators=(",", ":"))
         if len(text) <= LIMIT or not used:
             return text
         least = min(map(len, used.values()))
         used.pop([name for name, trials in used.items() if len(trials) == least][-1])
 
 
-def _page(study: Study, used: Mapping[str, frozenset[int]], metrics: Sequence[str]) -> dict[str, Any]:
-    columns = ["metrics.`objective`", "metrics.`best_epoch`", *(f"metrics.`{name}`" for name in metrics)]
+def _page(study: Study, used: Mapping[str, frozenset[int]]) -> dict[str, Any]:
+    tests = sorted({name for trial in study.trials.values() if trial.tested is not None for name in trial.tested.logs})
+    columns = ["metrics.`objective`", "metrics.`best_epoch`"]
+    columns += [f"metrics.`{layout.key(layout.TEST + name)}`" for name in tests]
     columns += [f"params.`{layout.key(name)}`" for name in used]
     columns += ["tags.`search.epochs`", "tags.`search.state`"]
     common, further = _common(study, used), _further(study, used)

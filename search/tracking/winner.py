@@ -10,6 +10,7 @@ from typing import Any
 from search.errors import TrackingRefused
 from search.paths import StudyPaths
 from search.records import Exported
+from search.study import Trial
 from search.tracking import layout, model, store
 from search.tracking.layout import Projection
 from search.tracking.position import Position
@@ -47,7 +48,7 @@ class WinnerShipper:
 
         Rejected where the store does not take it; TrackingRefused where these credentials may not.
         """
-        exported = self._projection.exported
+        exported = self._projection.study.exported
         if exported is None or not self._paths.model.is_file():
             return
         winner = f"{exported.trial}/{exported.execution}/{exported.epoch}"
@@ -115,10 +116,11 @@ class WinnerShipper:
 
     def _logs(self, exported: Exported) -> dict[str, float]:
         """The metrics of the exported epoch, and those of the test data."""
-        curve, tested = self._trial(exported).curve, self._projection.tested.get(exported.trial)
-        logs = dict(curve[exported.epoch - 1].logs) if exported.epoch <= len(curve) else {}
-        if tested is not None:
-            logs |= {f"{layout.TEST}{name}": value for name, value in tested.logs.items()}
+        trial = self._trial(exported)
+        trained = trial.executions[exported.execution].find(exported.epoch)
+        logs = dict(trained.logs) if trained is not None else {}
+        if trial.tested is not None:
+            logs |= {f"{layout.TEST}{name}": value for name, value in trial.tested.logs.items()}
         return logs
 
     # The registered model -------------------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ class WinnerShipper:
             if not token:
                 return versions
 
-    def _trial(self, exported: Exported) -> Any:
+    def _trial(self, exported: Exported) -> Trial:
         return self._projection.study.trials[exported.trial]
 
     def _tags(self, exported: Exported, winner: str) -> dict[str, str]:

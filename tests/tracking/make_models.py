@@ -111,9 +111,14 @@ def build_model(hp):
     x = inputs = keras.Input((4,))
     with hp.name_scope("body"):
         x = keras.layers.Dense(hp.Choice("units", np.array([2, 5])), activation=relu)(x)
-    if hp.Choice("kind", ["sum", "none"]) == "sum":
+    if hp.Choice("norm", ["batch", None]) is not None:
+        x = keras.layers.BatchNormalization()(x)
+    kind = hp.Choice("kind", ["sum", "none"])
+    assert hp.Float("other", 1, 9, parent_name="kind", parent_values=["none"]) is None
+    if kind == "sum":
         with hp.conditional_scope("kind", ["sum"]):
             scale = hp.Float("scale", 1, 9)
+            assert hp.get("kind") == "sum"
         x = keras.layers.Lambda(lambda t: scale * keras.ops.sum(t, -1, keepdims=True) + SHIFT)(x)
     return keras.Model(inputs, x)
 """
@@ -163,7 +168,7 @@ KINDS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "custom": ({"space.py": CUSTOM, "layers.py": LAYERS.format(factor=2)}, UNITS),
     "others": ({"space.py": CUSTOM, "layers.py": LAYERS.format(factor=5)}, UNITS),
     "in_the_file": ({"keras.py": IN_THE_FILE}, UNITS),
-    "functions": ({"space.py": FUNCTIONS}, {"body/units": 5, "kind": "sum", "scale": 2.5}),
+    "functions": ({"space.py": FUNCTIONS}, {"body/units": 5, "norm": None, "kind": "sum", "scale": 2.5}),
     "hypermodel": ({"space.py": HYPERMODEL}, UNITS),
     "pickled": ({"space.pkl": PICKLED}, UNITS),
 }

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from by_hand import FINISHED, closed, epochs, header, started
 
+from search import records as facts
 from search.domain import Domain, Parameter, Value
 from search.paths import StudyPaths, local_store
 from search.records import Asked, Began, Built, Era, Header, Record, TrialEnded, Valued
@@ -91,7 +92,7 @@ def test_before_any_trial_the_page_shows_what_the_probe_was_asked_for() -> None:
 
 
 def test_at_the_end_it_shows_what_the_trials_used() -> None:
-    state = view.state(fold(story()), ["test_accuracy"])
+    state = view.state(fold([*story(), facts.Tested(7, 0, 2, {"accuracy": 0.8})]))
     found = charts(state)
     assert found["common"]["selectedParams"] == ["log10_rate", "units", "kind"]
     assert found["further"]["selectedParams"] == ["log10_rate", "units", "depth"]  # kind is always b there
