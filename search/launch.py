@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -471,8 +472,12 @@ def _early(source: Source) -> dict[str, Any]:
 def _pickled(parts: Mapping[str, Any]) -> bytes:
     import cloudpickle
 
+    factory = {name: part for name, part in parts.items() if name != "data"}
+    # What it is made of travels along: where it comes back, the user's modules may not be.
+    for module in {getattr(part, "__module__", None) for part in factory.values()}:
+        if module in sys.modules and space.is_own(sys.modules[module]):
+            cloudpickle.register_pickle_by_value(sys.modules[module])
     try:
-        factory = {name: part for name, part in parts.items() if name != "data"}
         pickled: bytes = cloudpickle.dumps(factory) + cloudpickle.dumps(parts["data"])
     except Exception as error:
         raise SpaceError(

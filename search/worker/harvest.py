@@ -83,6 +83,9 @@ def _evaluate(model: Any, test: Split | Stream | None) -> dict[str, float] | Non
 def _save(model: Any, path: Path) -> None:
     """Write a `.keras` file that is either there and whole, or not there."""
     work = path.with_name(f".{path.stem}.new.keras")
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)  # or Keras warns whoever loads it
     try:
         model.save(work)
         work.replace(path)
