@@ -53,7 +53,7 @@ def test_options_come_back_from_a_journal() -> None:
         ({"timeout": "soon"}, ["--timeout is 'soon'", "1h30m"]),
         ({"timeout": 0}, ["--timeout is 0", "more than 0"]),
         ({"fuse": "yes"}, ["fuse is 'yes'", "True or False"]),
-        ({"sampler": "tpe"}, ["--sampler goes with --backend optuna", "hyperband"]),
+        ({"pruner": "asha"}, ["--pruner goes with --backend optuna", "hyperband"]),
         ({"backend": "optuna", "iterations": 2}, ["--iterations goes with --backend hyperband"]),
     ],
 )
@@ -68,8 +68,8 @@ def test_an_unknown_option_of_the_file_says_where_it_is() -> None:
 
 
 def test_while_the_file_is_not_known_it_may_yet_name_the_back_end() -> None:
-    assert resolve({"sampler": "random"}).sampler == "random"
-    assert resolve({"sampler": "random"}, {"backend": "optuna"}).backend == "optuna"
+    assert resolve({"pruner": "asha"}).pruner == "asha"
+    assert resolve({"pruner": "asha"}, {"backend": "optuna"}).backend == "optuna"
 
 
 def test_an_option_of_the_other_back_end_may_stand_in_the_file() -> None:
