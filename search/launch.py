@@ -10,15 +10,16 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from search import backends, checks, devices, executors, options, space, study
+from search import backends, checks, devices, executors, options, space, study, warm_start
 from search import journal as journals
 from search.controller import Controller, Limits
+from search.domain import Parameter
 from search.driver import Driver
 from search.errors import OptionError, SearchError, SpaceError, StudyError, nearest
 from search.executors.base import Executor
@@ -26,7 +27,7 @@ from search.journal import Journal, Lock
 from search.messages import Probe, Probed, ProbeFailed, SpaceRef
 from search.options import Options
 from search.paths import StudyPaths, check_study_name, studies
-from search.records import FORMAT, Began, Era, Finished, Header, Record, SpaceChanged
+from search.records import FORMAT, Began, Era, Finished, Header, Learnt, Record, SpaceChanged
 from search.study import Study
 from search.tracking.admission import Admission
 from search.trial import Objective
@@ -258,12 +259,20 @@ class _Launch:
                 checks.check_keras(opts, probed)
                 slots = executors.slots_of(opts, gpus)
                 objective = self._objective(opts, probed)
+                if self._is_new("try_first"):
+                    checks.check_try_first(
+                        opts.try_first, probed.parameters, lambda values: executor.probe(Probe(ref, values=values))
+                    )
+                own = study.fold(self._opened.before) if self._opened.exists else None
+                learnt = warm_start.records(opts, objective, own) if self._is_new("warm_start") else []
             if hasattr(executor, "set_slots"):
                 executor.set_slots(slots)
             changes = self._changes(probed)
             uri = admission.result(opts)
             self._announce(opts, objective, slots)
-            records = self._records(opts, objective, probed, changes)
+            if learnt:
+                self._say(warm_start.describe(str(opts.warm_start), learnt, probed.parameters))
+            records = self._records(opts, objective, probed, changes, learnt)
             self._write_space(probed)
             if ref.pickle is not None:
                 ref = SpaceRef(pickle=str(self._paths.pickle))
@@ -317,6 +326,10 @@ class _Launch:
             return objective
         return checks.choose_objective(opts, probed)
 
+    def _is_new(self, name: str) -> bool:
+        """Whether an option was said for this run, and is not what an earlier one was told."""
+        return not self._opened.exists or self._given.get(name) is not None
+
     def _changes(self, probed: Probed) -> SpaceChanged | None:
         """What to journal where the space file is not what it was. StudyError where that was not accepted."""
         if not self._opened.exists:
@@ -342,7 +355,12 @@ class _Launch:
         self._say(f"{progress.describe_plan(opts)}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")
 
     def _records(
-        self, opts: Options, objective: Objective, probed: Probed, changes: SpaceChanged | None
+        self,
+        opts: Options,
+        objective: Objective,
+        probed: Probed,
+        changes: SpaceChanged | None,
+        learnt: Sequence[Learnt],
     ) -> list[Record]:
         """The first records of this process."""
         records: list[Record] = []
@@ -372,9 +390,14 @@ class _Launch:
             records.append(changes)
         era = Era(opts.backend, opts.backend_options())
         eras = [entry.record for entry in self._opened.before if isinstance(entry.record, Era)]
-        if not eras or eras[-1] != era:
+        # A sampler made for other parameters is of no use; what is new of the code alone is no reason to begin anew.
+        if not eras or eras[-1] != era or (changes is not None and self._parameters() != probed.parameters):
             records.append(era)
-        return [*records, Began(socket.gethostname(), os.getpid(), said)]
+        return [*records, *learnt, Began(socket.gethostname(), os.getpid(), said)]
+
+    def _parameters(self) -> tuple[Parameter, ...]:
+        """Those that the study was last run with."""
+        return study.fold(self._opened.before).parameters
 
     def _write_space(self, probed: Probed) -> None:
         """Begin the study's folder: the space file and its local modules, as searched."""
@@ -415,6 +438,7 @@ class _Launch:
             _limits(opts, probed),
             executor.slots,
             opts.max_epochs,
+            opts.try_first,
         )
         controller.replay(self._opened.before)
         view = self._make_view(current, opts, tuple(slot.label for slot in slots))
