@@ -113,7 +113,7 @@ def fitting(trial: Trial, parameters: Sequence[Parameter]) -> list[tuple[Paramet
 def running_best(trial: Trial, objective: Objective) -> list[float | None]:
     """The best value of `trial` so far after each of its epochs; None before the first finite one."""
     best: float | None = None
-    found = []
+    found: list[float | None] = []
     for epoch in trial.curve:
         found += [best] * (epoch.epoch - len(found) - 1)  # one record may stand for several epochs
         value = epoch.logs.get(objective.name)
