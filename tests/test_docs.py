@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,8 @@ def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         patch.setattr("search.executors.shared_zygote", zygote)
-        printed = io.StringIO()
-        patch.setattr(cli.err, "file", printed)
-        assert cli.main(["run", "space.py", "--max-epochs", "3", "--workers", "1", "--seed", "0"]) == 0
+        with redirect_stderr(io.StringIO()) as printed:
+            assert cli.main(["run", "space.py", "--max-epochs", "3", "--workers", "1", "--seed", "0"]) == 0
         yield folder, printed.getvalue()
 
 
