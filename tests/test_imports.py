@@ -19,6 +19,7 @@ LAYERS = [
     ["search.domain"],
     ["search.trial"],
     ["search.records"],
+    ["search.formats"],
     ["search.messages", "search.paths", "search.brackets", "search.journal"],
     ["search.study", "search.novelty"],
     ["search.backends.base"],
