@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from search.compiled import compiled as compiled
+    from search.compiling import compiled as compiled
     from search.errors import SearchError as SearchError
     from search.python import run as run
     from search.results import StudyResults as StudyResults
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "SearchError": "search.errors",
     "StudyResults": "search.results",
-    "compiled": "search.compiled",
+    "compiled": "search.compiling",
     "get_best_models": "search.results",
     "load_study": "search.results",
     "run": "search.python",

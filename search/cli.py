@@ -334,7 +334,14 @@ def sync_command(
     found, _, _ = _load(name, runs)
     opts = launch.options_of(found.study)
     uri = store.resolve_uri(tracking_uri or opts.tracking_uri, runs)
-    syncer = Syncer(found.paths, uri, keep_models=opts.keep_models, experiment=opts.experiment, warn=_say)
+    syncer = Syncer(
+        found.paths,
+        uri,
+        keep_models=opts.keep_models,
+        experiment=opts.experiment,
+        register=opts.register,
+        warn=_say,
+    )
     # A running search sends its own: two at once would make a run twice.
     lock = journal.Lock(found.paths.lock)
     try:

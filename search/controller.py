@@ -158,12 +158,13 @@ class Controller:
         self._harvest: deque[Reap] | None = None
         self._reaping: dict[int, Reap] = {}
         self._pending: deque[Trial] = deque()
-        self._deferred: list[tuple[int, Question]] = []
+        self._deferred: list[tuple[int, Question, Value]] = []
         self._stopping: Finished | None = None
         self._over: set[int] = set()
         self._good: set[int] = set()
         self._failed = 0
         self._errors: Counter[str] = Counter()
+        self._commonest = ("", 0)
         self._reaction = Reaction()
         self._now = 0.0
 
@@ -192,7 +193,9 @@ class Controller:
             case TrialEnded(state="failed"):
                 self._good.discard(record.trial)
                 self._failed += 1
-                self._errors[self.study.trials[record.trial].error or "unknown"] += 1
+                error = self.study.trials[record.trial].error or "unknown"
+                self._errors[error] += 1
+                self._commonest = max(self._commonest, (error, self._errors[error]), key=lambda item: item[1])
             case Era() if rebuild:
                 earlier = [trial for trial in self.study.trials.values() if trial.era < self.study.era]
                 self._backend = self._make_backend(record)
@@ -306,7 +309,7 @@ class Controller:
             return
         value, attributes = self._draw(question.trial, parameter)
         if self._novelty.follows(question.trial, value):
-            self._deferred.append((slot, question))
+            self._deferred.append((slot, question, value))
             return
         self._record(Valued(question.trial, parameter, value, attributes))
         self._say(slot, Answer(value))
@@ -319,11 +322,15 @@ class Controller:
         return draw.value, dict(draw.attributes)
 
     def _release(self) -> None:
-        """Put the questions again that waited for another trial to be built."""
+        """Put the questions again that waited for a trial which has been built by now."""
         self._novelty_changed = False
         deferred, self._deferred = self._deferred, []
-        for slot, question in deferred:
-            if slot in self._running:
+        for item in deferred:
+            slot, question, value = item
+            # At the start of many workers, all but one wait: to draw for each of them at every build takes long.
+            if self._novelty.follows(question.trial, value):
+                self._deferred.append(item)
+            elif slot in self._running:
                 self._question(slot, question)
 
     # Training -------------------------------------------------------------------------------------------------------
@@ -528,7 +535,7 @@ class Controller:
         """Give up where nothing has succeeded, or one error keeps nearly all trials from it."""
         if not self._failed:
             return
-        error, count = self._errors.most_common(1)[0]
+        error, count = self._commonest
         tried = self._failed + len(self._good)
         many = tried >= HOPELESS_TRIALS and count >= HOPELESS_SHARE * tried
         none = not self.study.best and not self._good and self._failed >= self.limits.max_consecutive_failures

@@ -106,6 +106,10 @@ class Driver:
             raise KeyboardInterrupt
         self._say("stopping when the running epochs end; once more stops at once, and loses nothing journaled")
 
+    def stop(self) -> None:
+        """Have the search end when the running epochs do, as the first Ctrl-C does."""
+        self._interrupts = max(1, self._interrupts)
+
     def _receive(self, slot: int, message: Message) -> None:
         if isinstance(message, Harvested) and message.error is not None:
             self._say(f"trial {message.trial}'s best model: {message.error}")

@@ -69,7 +69,8 @@ def _checked(line: bytes) -> bytes:
 
 def _opened(body: bytes) -> tuple[dict[str, Any], float, int]:
     """A line's record as a JSON object, its time and its format."""
-    data: dict[str, Any] = json.loads(body + b"}")
+    # From bytes, json would guess the encoding of every line.
+    data: dict[str, Any] = json.loads((body + b"}").decode())
     format = data.pop("v", 1)
     if type(format) is not int or format < 1:
         raise ValueError(f"its format is {format!r}")
@@ -216,7 +217,8 @@ class Journal:
         self._file.write(data)
         self._file.flush()
         if self._dirty_since is None:
-            self._dirty_since = now
+            # By our own clock: the records' may be a simulation's.
+            self._dirty_since = self._now()
         self.flush(only_if_due=True)
 
     def flush(self, *, only_if_due: bool = False) -> None:

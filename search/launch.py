@@ -414,7 +414,14 @@ class _Launch:
         controller.replay(self._opened.before)
         view = self._make_view(current, opts, tuple(slot.label for slot in slots))
         journal = Journal(self._paths.journal)
-        syncer = Syncer(self._paths, uri, keep_models=opts.keep_models, experiment=opts.experiment, warn=view.say)
+        syncer = Syncer(
+            self._paths,
+            uri,
+            keep_models=opts.keep_models,
+            experiment=opts.experiment,
+            register=opts.register,
+            warn=view.say,
+        )
         driver = Driver(
             controller,
             journal,

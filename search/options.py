@@ -55,6 +55,7 @@ class Options:
     runs: str = _option("runs", "the folder that studies live in")
     tracking_uri: str | None = _option(None, "an MLflow server; by default the store in the runs folder")
     experiment: str | None = _option(None, "the MLflow experiment's name; by default the study's")
+    register: str | None = _option(None, "the name to register the best model under; by default only in a local store")
     keep_models: int = _option(3, "how many of the best trials keep their weights in MLflow", low=1)
     retries: int = _option(1, "how often to take up a trial whose process died", low=0)
     max_consecutive_failures: int = _option(5, "give up when so many failed before any succeeded", low=1)
@@ -82,6 +83,9 @@ class Options:
             return None
         return self.plan.total_epochs * self.iterations * self.executions_per_trial
 
+
+_MODEL_NAME = re.compile(r"(?!\s|\.\.|\.$)[^/:@'\"`\x00-\x1f]{1,200}(?<!\s)")
+"""What MLflow can register, and find again by `models:/NAME@champion`."""
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Options)}
 SESSION = ("study", "runs")
@@ -151,6 +155,8 @@ def check(name: str, value: Any) -> Any:
             raise OptionError(f"{name} is {value!r}: give True or False")
     else:
         value = str(value)
+    if name == "register" and not _MODEL_NAME.fullmatch(value):
+        raise OptionError(f"--register {value!r} cannot be a model's name: give one without '/', ':', '@' and quotes")
     choices = field_.metadata.get("choices")
     if choices and value not in choices:
         raise OptionError(f"{flag(name)} {value!r} is not known: use {', '.join(choices)}.{nearest(value, choices)}")

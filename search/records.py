@@ -263,6 +263,9 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "requirements": tuple,
     "logs": _logs,
 }
+_DECODED: dict[type[Any], tuple[tuple[str, Callable[[Any], Any]], ...]] = {
+    cls: tuple((name, _DECODERS[name]) for name in names if name in _DECODERS) for cls, names in _FIELDS.items()
+}
 
 
 def encode(record: Record) -> dict[str, Any]:
@@ -286,7 +289,7 @@ def decode(data: Mapping[str, Any]) -> Record:
     """The record that `encode` made `data` of. KeyError for an unknown kind, TypeError for an unknown field."""
     given = dict(data)
     cls = _BY_KIND[given.pop("kind")]
-    for name, decoder in _DECODERS.items():
+    for name, decoder in _DECODED[cls]:
         if name in given:
             given[name] = decoder(given[name])
     record: Record = cls(**given)

@@ -223,9 +223,11 @@ def _checked(space: Space) -> Space:
                 "fit cannot be called with (hp, model, train, validation): write def fit(hp, model, train, "
                 "validation, **kwargs)"
             )
-    takes_hp = callable(space.load_data) and not _takes(space.load_data, 0) and _takes(space.load_data, 1)
-    if not takes_hp and not (callable(space.load_data) and _takes(space.load_data, 0)):
-        raise SpaceError("load_data cannot be called without arguments, nor with (hp): write def load_data()")
+    if not callable(space.load_data):
+        raise SpaceError(f"load_data is {kind(space.load_data)}: make it a function")
+    takes_hp = not _takes(space.load_data, 0) and next(iter(inspect.signature(space.load_data).parameters)) == "hp"
+    if not _takes(space.load_data, 1 if takes_hp else 0):
+        raise SpaceError("load_data wants arguments: write def load_data(), or def load_data(hp)")
     return replace(space, data_takes_hp=takes_hp)
 
 

@@ -200,11 +200,9 @@ FILES = {
     ),
     "no samples": (edited("(x[:48], y[:48])", "(x[:0], y[:0])"), ("load_data: train has no samples",)),
     "text for targets": (edited('.astype("int32")', ".astype(str)"), ("load_data: train y is of dtype <U", "encode")),
-    "a data set": (
-        edited("(x[:48], y[:48]), (x[48:], y[48:])", "tf.data.Dataset.from_tensors(x), None").replace(
-            "import numpy", "import tensorflow as tf\nimport numpy"
-        ),
-        ("load_data: train is a", "only arrays for now"),
+    "a generator": (
+        edited("(x[:48], y[:48]), (x[48:], y[48:])", "((x, y) for _ in range(3)), None"),
+        ("load_data: train is a generator", "return the function that makes it"),
     ),
     "x and y swapped": (
         edited("(x[:48], y[:48]), (x[48:], y[48:])", "(y, x), (y, x)"),

@@ -552,6 +552,31 @@ def test_slots_wait_for_a_build_rather_than_draw_what_is_being_built() -> None:
     assert values["kind"] != first
 
 
+def test_a_build_puts_only_those_questions_again_that_waited_for_it() -> None:
+    """In a finite space many workers wait for each other: what is drawn must not grow with their square."""
+    drawn = 0
+
+    class Counting(Hyperband):
+        def suggest(self, *arguments: Any) -> Any:
+            nonlocal drawn
+            drawn += 1
+            return super().suggest(*arguments)
+
+    def ask(hp: Any) -> None:
+        for name in "abcdefgh":
+            hp.Int(name, 1, 6)
+
+    search = Simulation(
+        Scenario(ask, lambda params, epoch: noise(params, epoch)),
+        lambda study: Counting(study.objective, study.seed, max_epochs=9, iterations=10),
+        slots=120,
+        limits=Limits(max_trials=120),
+    ).run()
+    valued = sum(isinstance(record, Valued) for record in search.records)
+    # The kit asks each question twice.
+    assert drawn / 2 < 2 * valued
+
+
 def test_after_a_kill_those_go_first_for_whom_others_wait() -> None:
     """With one slot, a trial that waits for another one's build would keep that from being built."""
     kind = Parameter("kind", Domain("choice", values=("a", "b")), "a")

@@ -26,7 +26,7 @@ LAYERS = [
     ["search.backends.hyperband", "search.backends.optuna"],
     ["search.backends"],
     ["search.options", "search.controller"],
-    ["search.devices", "search.space", "search.compiled"],
+    ["search.devices", "search.space", "search.compiling"],
     ["search.worker"],
     ["search.executors"],
     ["search.tables", "search.progress", "search.tracking"],
@@ -38,7 +38,15 @@ LAYERS = [
 ]
 """Lowest first. A module imports those of lower layers and of its own; a package's modules are of its layer."""
 
-QUICK = ["search.cli", "search.driver", "search.launch", "search.results", "search.controller", "search.study"]
+QUICK = [
+    "search.cli",
+    "search.driver",
+    "search.launch",
+    "search.results",
+    "search.controller",
+    "search.study",
+    "search.executors.simulated",
+]
 HEAVY = {"keras", "tensorflow", "keras_tuner", "jax", "torch", "mlflow", "pandas", "optuna", "ray"}
 
 MODULES = {
@@ -93,15 +101,26 @@ def test_no_framework_is_imported_where_the_search_is_run(module: str) -> None:
 
 
 def test_outside_of_workers_nothing_ever_imports_a_framework() -> None:
-    """Not in a function either, but for retrieval, which gives models."""
+    """Not in a function either, but for retrieval, which gives models, and what is sent along with one."""
     frameworks = {"keras", "tensorflow", "keras_tuner", "jax", "torch"}
-    excepted = ("search.worker", "search.compiled", "search.tracking.retrieve", "search.results")
+    excepted = (
+        "search.worker",
+        "search.compiling",
+        "search.tracking.retrieve",
+        "search.tracking.loader",
+        "search.results",
+    )
     for module, path in MODULES.items():
         if not module.startswith(excepted):
             found = [
                 f"{path}:{line}" for name, line in imports(path, everywhere=True) if name.split(".")[0] in frameworks
             ]
             assert not found, f"{module} imports a framework"
+
+
+def test_what_is_sent_along_with_a_model_imports_nothing_of_search() -> None:
+    for name, _ in imports(MODULES["search.tracking.loader"], everywhere=True):
+        assert name.partition(".")[0] != "search"
 
 
 @pytest.mark.parametrize("module", ["search", *QUICK])

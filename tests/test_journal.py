@@ -244,6 +244,22 @@ def test_the_disk_has_it_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     made.close()
 
 
+def test_the_disk_waits_by_the_journals_clock_whatever_the_records_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(journal.os, "fsync", synced.append)
+    now = [100.0]
+    made = Journal(tmp_path / "j", now=lambda: now[0])
+    for time in (5.0, 5000.0, 50.0):
+        made.append([EVERY_KIND[14]], time)
+    assert not synced
+    now[0] += 0.3
+    made.flush(only_if_due=True)
+    assert len(synced) == 1
+    made.close()
+
+
 # The lock -------------------------------------------------------------------------------------------------------------
 
 HOLD = """

@@ -33,6 +33,11 @@ def test_options_come_back_from_a_journal() -> None:
     assert said.seed == 0
 
 
+@pytest.mark.parametrize("name", ["digits", "our best 1.0", "catalog.schema.model", "é", "x" * 200])
+def test_a_registered_models_name_is_taken_as_it_is(name: str) -> None:
+    assert resolve({"register": name}).register == name
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -52,6 +57,11 @@ def test_options_come_back_from_a_journal() -> None:
         ({"seed": 2**31}, ["--seed", "at most 2147483647"]),
         ({"timeout": "soon"}, ["--timeout is 'soon'", "1h30m"]),
         ({"timeout": 0}, ["--timeout is 0", "more than 0"]),
+        ({"register": "a/b"}, ["--register 'a/b'", "without '/'"]),
+        ({"register": " "}, ["--register ' '"]),
+        ({"register": ""}, ["--register ''"]),
+        ({"register": "x@champion"}, ["--register"]),
+        ({"register": ".."}, ["--register"]),
         ({"fuse": "yes"}, ["fuse is 'yes'", "True or False"]),
         ({"sampler": "tpe"}, ["--sampler goes with --backend optuna", "hyperband"]),
         ({"backend": "optuna", "iterations": 2}, ["--iterations goes with --backend hyperband"]),

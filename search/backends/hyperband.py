@@ -95,17 +95,19 @@ class Hyperband:
         self._open: dict[int, _Bracket] = {}
         self._where: dict[int, tuple[int, int]] = {}
         self._running = 0
+        # With many workers hundreds of brackets are open, of which a record changes one. By `new`: those that have a
+        # promotion, and those where that is to be seen.
+        self._promotable: dict[bool, set[int]] = {True: set(), False: set()}
+        self._changed: dict[bool, set[int]] = {True: set(), False: set()}
 
     def ask(self, *, new: bool) -> Suggestion | Wait | Done:
-        for number, bracket in self._open.items():
-            if promotion := bracket.promotable(new):
-                index, trial = promotion
-                rungs = bracket.rungs
-                return Suggestion(trial, rungs[index - 1].plan.epochs, rungs[index].plan.epochs, number, index)
+        if promotion := self._promotion(new):
+            return promotion
         if new:
-            for number, bracket in self._open.items():
-                if bracket.rungs[0].places > 0:
-                    return Suggestion(None, 0, bracket.rungs[0].plan.epochs, number, 0)
+            # A bracket is opened when those before it have all their trials.
+            number = self._opened - 1
+            if number in self._open and self._open[number].rungs[0].places > 0:
+                return Suggestion(None, 0, self._open[number].rungs[0].plan.epochs, number, 0)
             if self._opened < self._total:
                 return Suggestion(None, 0, self._planned(self._opened).rungs[0].epochs, self._opened, 0)
         return Wait() if self._running else Done()
@@ -130,6 +132,21 @@ class Hyperband:
     def learn(self, trials: Sequence[Trial]) -> None:
         """Random draws have nothing to learn; that no configuration is tried twice is the controller's care."""
 
+    def _promotion(self, new: bool) -> Suggestion | None:
+        """A promotion in the first bracket that has one."""
+        known, changed = self._promotable[new], self._changed[new]
+        for number in changed:
+            (known.add if self._open[number].promotable(new) else known.discard)(number)
+        changed.clear()
+        if not known:
+            return None
+        number = min(known)
+        promotion = self._open[number].promotable(new)
+        assert promotion is not None
+        index, trial = promotion
+        rungs = self._open[number].rungs
+        return Suggestion(trial, rungs[index - 1].plan.epochs, rungs[index].plan.epochs, number, index)
+
     def _planned(self, number: int) -> brackets.Bracket:
         return self._plan.brackets[number % len(self._plan.brackets)]
 
@@ -148,6 +165,7 @@ class Hyperband:
         rung.running += 1
         self._where[record.trial] = (record.bracket, record.rung)
         self._running += 1
+        self._note(record.bracket)
 
     def _told(self, record: Told) -> Sequence[int]:
         number, index = self._where[record.trial]
@@ -163,9 +181,17 @@ class Hyperband:
         closed += self._close(bracket)
         for trial in closed:
             del self._where[trial]
+        self._note(number)
         if bracket.is_over:
             del self._open[number]
+            for numbers in (*self._promotable.values(), *self._changed.values()):
+                numbers.discard(number)
         return closed
+
+    def _note(self, number: int) -> None:
+        """A bracket has changed."""
+        for changed in self._changed.values():
+            changed.add(number)
 
     @staticmethod
     def _close(bracket: _Bracket) -> list[int]:

@@ -1,4 +1,7 @@
-"""Where segments run: `local` worker processes, or `inline`. `make` is the one place that knows them by name."""
+"""Where segments run: `local` worker processes, or `inline`. `make` is the one place that knows them by name.
+
+`simulated`, which trains nothing, is reached from Python only: `search.executors.simulated.SimulatedExecutor`.
+"""
 
 from __future__ import annotations
 

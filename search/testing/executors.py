@@ -1,4 +1,7 @@
-"""The contract of an executor: real training, of a model so small that an epoch takes milliseconds."""
+"""The contract of an executor: what its workers say, and what they leave on the disk where they really train.
+
+The training is that of a model so small that an epoch takes milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -120,8 +123,8 @@ class Conversation:
         return self.said[-1]
 
 
-class ExecutorContract:
-    """What holds for any executor. Subclass it as `Test…`, with a fixture `executor` that gives one, of any scope."""
+class MessageContract:
+    """What any executor says and hears, be its workers simulated. See `ExecutorContract`, which holds it."""
 
     @pytest.fixture
     def space(self, tmp_path: Path) -> SpaceRef:
@@ -135,10 +138,10 @@ class ExecutorContract:
         def make(trial: int = 0, to_epoch: int = 3, from_epoch: int = 0, **options: Any) -> Segment:
             return Segment(
                 trial=trial,
-                execution=0,
+                execution=options.pop("execution", 0),
                 space=space,
                 values=options.pop("values", VALUES),
-                seed=7,
+                seed=options.pop("seed", 7),
                 from_epoch=from_epoch,
                 to_epoch=to_epoch,
                 objective=Objective("val_loss", "min"),
@@ -152,24 +155,10 @@ class ExecutorContract:
         probed = executor.probe(Probe(space))
         assert isinstance(probed, Probed), probed
         assert [parameter.name for parameter in probed.parameters] == ["kind", "units", "rate"]
-        assert probed.options == {"max_epochs": 5}
-        assert set(probed.metrics) == {"loss", "val_loss"}
-        assert probed.samples == (32, 8)
+        assert "val_loss" in probed.metrics
         assert probed.parameter_count == 2 * 4 + 2 + 2 + 1
 
-    def test_a_probe_says_what_is_wrong(self, executor: Executor, tmp_path: Path) -> None:
-        broken = SPACE.replace("model = ", "model = undefined or ")
-        (tmp_path / "broken.py").write_text(broken)
-        probed = executor.probe(Probe(SpaceRef(str(tmp_path / "broken.py"))))
-        assert isinstance(probed, ProbeFailed), probed
-        line = 1 + next(i for i, text in enumerate(broken.splitlines()) if "undefined" in text)
-        assert f"broken.py:{line}" in probed.message
-        assert "name 'undefined'" in probed.message
-        assert "\n" not in probed.message
-
-    def test_a_segment_asks_trains_and_checkpoints(
-        self, executor: Executor, segment: Callable[..., Segment], tmp_path: Path
-    ) -> None:
+    def test_a_segment_asks_trains_and_checkpoints(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         talk = Conversation(executor, VALUES).run(segment(values={}))
         assert talk.kinds == [*["Question"] * 3, "Built", *["EpochDone"] * 3, "Checkpointed", "Ended"]
         assert [message.parameter.name for message in talk.said if isinstance(message, Question)] == list(VALUES)
@@ -182,9 +171,6 @@ class ExecutorContract:
         losses = [logs["val_loss"] for logs in talk.curve]
         assert (checkpointed.epoch, checkpointed.best_epoch) == (3, 1 + losses.index(min(losses)))
         assert (talk.end.outcome, talk.end.epoch, talk.end.error) == ("reached", 3, None)
-        paths = TrialPaths(tmp_path / "trial-0")
-        assert paths.checkpoint(0).exists()
-        assert paths.best(0).exists()
 
     def test_answers_that_are_known_are_not_asked_for(
         self, executor: Executor, segment: Callable[..., Segment]
@@ -252,6 +238,41 @@ class ExecutorContract:
         assert known.curve == again.curve[1:]
         assert known.kinds == ["Built", *["EpochDone"] * 3, "Checkpointed", "Ended"]
 
+    def test_what_is_said_again_is_judged_again(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+        Conversation(executor).run(segment(to_epoch=3))
+        talk = Conversation(executor, react=lambda message: Verdict(message.epoch == 2))
+        talk.run(segment(to_epoch=5, judged=True))
+        assert talk.kinds == ["Built", *["EpochDone"] * 3, "Checkpointed", "Ended"]
+        assert (talk.end.outcome, talk.end.epoch) == ("stopped", 3)
+
+    def test_without_its_checkpoint_a_trial_begins_anew(
+        self, executor: Executor, segment: Callable[..., Segment]
+    ) -> None:
+        talk = Conversation(executor).run(segment(from_epoch=2, to_epoch=3))
+        assert [message.epoch for message in talk.said if isinstance(message, EpochDone)] == [1, 2, 3]
+
+    @pytest.mark.parametrize("other", [{"seed": 8}, {"values": {**VALUES, "rate": 0.02}}], ids=["seed", "values"])
+    def test_a_checkpoint_of_another_training_is_left_alone(
+        self, executor: Executor, segment: Callable[..., Segment], other: dict[str, Any]
+    ) -> None:
+        Conversation(executor).run(segment(to_epoch=2))
+        talk = Conversation(executor).run(segment(to_epoch=1, **other))
+        assert talk.kinds == ["Built", "EpochDone", "Checkpointed", "Ended"]
+
+    def test_each_execution_is_a_training_of_its_own(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+        Conversation(executor).run(segment(to_epoch=3))
+        talk = Conversation(executor).run(segment(to_epoch=2, execution=1, seed=8))
+        assert talk.kinds == ["Built", *["EpochDone"] * 2, "Checkpointed", "Ended"]
+        of = [message.execution for message in talk.said if isinstance(message, (EpochDone, Checkpointed, Ended))]
+        assert of == [1] * 4
+        for execution, seed, known in ((0, 7, 3), (1, 8, 2)):
+            later = Conversation(executor).run(segment(from_epoch=known, to_epoch=4, execution=execution, seed=seed))
+            assert [message.epoch for message in later.said if isinstance(message, EpochDone)] == [*range(known + 1, 5)]
+
+    def test_checkpoints_come_as_often_as_asked_for(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+        talk = Conversation(executor).run(segment(to_epoch=3, checkpoint_every=0.0))
+        assert talk.kinds == ["Built", *["EpochDone", "Checkpointed"] * 3, "Ended"]
+
     def test_judged_segments_wait_for_verdicts(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         talk = Conversation(executor, react=lambda message: Verdict(message.epoch == 2))
         talk.run(segment(to_epoch=4, judged=True))
@@ -263,18 +284,13 @@ class ExecutorContract:
         talk.run(segment(trial=1, to_epoch=2, judged=True))
         assert talk.end.outcome == "reached"
 
-    def test_an_exception_fails_the_trial(
-        self, executor: Executor, segment: Callable[..., Segment], tmp_path: Path
-    ) -> None:
+    def test_an_exception_fails_the_trial(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         talk = Conversation(executor).run(segment(values={"kind": "raises"}))
         assert talk.kinds == ["Ended"]
         assert talk.end.outcome == "failed"
         assert talk.end.error is not None
-        line = 1 + SPACE.splitlines().index('        raise ValueError("no such layer")')
-        assert f"space.py:{line}" in talk.end.error
         assert "no such layer" in talk.end.error
         assert "\n" not in talk.end.error
-        assert "Traceback" in TrialPaths(tmp_path / "trial-0").traceback.read_text()
 
     @pytest.mark.parametrize("judged", [False, True])
     def test_a_loss_that_is_no_number_fails_the_trial(
@@ -313,3 +329,44 @@ class ExecutorContract:
             talk = Conversation(executor).run(segment(trial=trial, values={**VALUES, "kind": kind}, to_epoch=1))
             assert talk.end.trial == trial
         assert executor.slots >= 1
+
+
+class ExecutorContract(MessageContract):
+    """What holds for any executor that trains. Subclass it as `Test…`, with a fixture `executor` that gives one, of any
+    scope."""
+
+    def test_a_probe_reads_the_space_file(self, executor: Executor, space: SpaceRef) -> None:
+        probed = executor.probe(Probe(space))
+        assert isinstance(probed, Probed), probed
+        assert probed.options == {"max_epochs": 5}
+        assert set(probed.metrics) == {"loss", "val_loss"}
+        assert probed.samples == (32, 8)
+
+    def test_a_probe_says_what_is_wrong(self, executor: Executor, tmp_path: Path) -> None:
+        broken = SPACE.replace("model = ", "model = undefined or ")
+        (tmp_path / "broken.py").write_text(broken)
+        probed = executor.probe(Probe(SpaceRef(str(tmp_path / "broken.py"))))
+        assert isinstance(probed, ProbeFailed), probed
+        line = 1 + next(i for i, text in enumerate(broken.splitlines()) if "undefined" in text)
+        assert f"broken.py:{line}" in probed.message
+        assert "name 'undefined'" in probed.message
+        assert "\n" not in probed.message
+
+    @pytest.mark.parametrize("execution", [0, 1])
+    def test_a_segment_leaves_its_files(
+        self, executor: Executor, segment: Callable[..., Segment], tmp_path: Path, execution: int
+    ) -> None:
+        Conversation(executor).run(segment(execution=execution))
+        paths = TrialPaths(tmp_path / "trial-0")
+        assert paths.checkpoint(execution).exists()
+        assert paths.best(execution).exists()
+        assert not paths.checkpoint(1 - execution).exists()
+
+    def test_an_exception_says_where_and_leaves_its_traceback(
+        self, executor: Executor, segment: Callable[..., Segment], tmp_path: Path
+    ) -> None:
+        talk = Conversation(executor).run(segment(values={"kind": "raises"}))
+        assert talk.end.error is not None
+        line = 1 + SPACE.splitlines().index('        raise ValueError("no such layer")')
+        assert f"space.py:{line}" in talk.end.error
+        assert "Traceback" in TrialPaths(tmp_path / "trial-0").traceback.read_text()

@@ -1,4 +1,4 @@
-"""A search without training: the real controller, simulated workers, a virtual clock.
+"""A search without training: the real controller and the real driver, simulated workers, a virtual clock.
 
 Everything is a function of the arguments. A simulation may be taken up again after any of its records, as a search
 whose process was killed there.
@@ -6,29 +6,30 @@ whose process was killed there.
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from search.backends.base import BackEnd
-from search.controller import Controller, FromWorker, Limits, Reaction, Reap, Start, StopRequested, Tick
-from search.domain import Condition, Domain, Parameter, Sampling, Value
-from search.journal import Entry
-from search.messages import Answer, Interrupt, Lost, Question, Verdict
+from search.controller import Controller, Limits
+from search.domain import Parameter, Value
+from search.driver import Driver
+from search.executors.base import Handle
+from search.executors.scenario import Hp, Params, Run, Scenario
+from search.executors.simulated import Checkpoint, Disk, SimulatedExecutor, epoch_done
+from search.journal import Entry, Journal
+from search.messages import SpaceRef
+from search.options import Options
+from search.paths import StudyPaths
 from search.records import (
     FORMAT,
     Began,
-    Built,
     Checkpointed,
     Ended,
     EpochDone,
     Era,
     Finished,
     Header,
-    Outcome,
     Record,
     Told,
     TrialEnded,
@@ -36,113 +37,13 @@ from search.records import (
 from search.study import Study, Trial
 from search.trial import Decision, Done, Draw, Objective, Suggestion, Wait
 
+__all__ = ["Checked", "Hp", "Params", "Scenario", "Simulation"]
+
 PATIENCE = 2000
 """Words of workers, none of which is news, after which a search hangs."""
 
-Params = Mapping[str, Value]
-Said = Question | Built | EpochDone | Checkpointed | Ended | Lost
-Heard = Answer | Verdict | Interrupt
-
-# The user's side ------------------------------------------------------------------------------------------------------
-
-
-class _Unanswered(Exception):
-    def __init__(self, parameter: Parameter) -> None:
-        self.parameter = parameter
-
-
-class Hp:
-    """A stand-in for the `hp` of a factory. What lacks a value ends the call; with the answer, it is made again."""
-
-    def __init__(self, values: Params) -> None:
-        self.used: dict[str, Value] = {}
-        self._values = values
-        self._conditions: list[Condition] = []
-
-    def Int(self, name: str, low: int, high: int, step: int | None = None, sampling: Sampling = "linear") -> Any:
-        return self._value(name, Domain("int", low, high, step, sampling))
-
-    def Float(
-        self, name: str, low: float, high: float, step: float | None = None, sampling: Sampling = "linear"
-    ) -> Any:
-        return self._value(name, Domain("float", low, high, step, sampling))
-
-    def Choice(self, name: str, values: Sequence[Value], ordered: bool = False) -> Any:
-        return self._value(name, Domain("choice", values=tuple(values), ordered=ordered))
-
-    def Boolean(self, name: str) -> Any:
-        return self._value(name, Domain("boolean", values=(True, False)))
-
-    def Fixed(self, name: str, value: Value) -> Any:
-        return self._value(name, Domain("fixed", values=(value,)))
-
-    @contextmanager
-    def when(self, name: str, *values: Value) -> Iterator[None]:
-        """What is asked for here is active only where the parameter `name` has one of `values`; else it is None."""
-        self._conditions.append(Condition(name, values))
-        yield
-        self._conditions.pop()
-
-    def _value(self, name: str, domain: Domain) -> Value:
-        if not all(self.used.get(condition.name) in condition.values for condition in self._conditions):
-            return None
-        if name not in self._values:
-            raise _Unanswered(Parameter(name, domain, domain.at(0.0), tuple(self._conditions)))
-        self.used[name] = self._values[name]
-        return self.used[name]
-
-
-def _never(*_: Any) -> None:
-    return None
-
-
-def _one_second(_: Params) -> float:
-    return 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """What happens in the place of a user's space file and its training.
-
-    Attributes:
-        ask: the factory.
-        value: the objective of (values, epoch).
-        fails: the epoch in which a trial with these values raises an exception, 0 for its build; None for never.
-        finishes: the epoch after which a callback of the user's ends the training.
-        dies: the epoch in which the worker's process is lost, 0 for the build, by (trial, how often it was started).
-        seconds: how long an epoch takes.
-    """
-
-    ask: Callable[[Hp], object]
-    value: Callable[[Params, int], float]
-    fails: Callable[[Params], int | None] = _never
-    finishes: Callable[[Params], int | None] = _never
-    dies: Callable[[int, int], int | None] = _never
-    seconds: Callable[[Params], float] = _one_second
-
-    def question(self, values: Params) -> Parameter | None:
-        """What the factory asks for next; None when it is built."""
-        try:
-            self.ask(Hp(values))
-        except _Unanswered as unanswered:
-            return unanswered.parameter
-        return None
-
-    def used(self, values: Params) -> dict[str, Value]:
-        """Those of `values` that the factory asks for."""
-        hp = Hp(values)
-        self.ask(hp)
-        return hp.used
-
-    def parameters(self) -> tuple[Parameter, ...]:
-        """What a probe sees: the questions of a build with defaults."""
-        values: dict[str, Value] = {}
-        found = []
-        while (parameter := self.question(values)) is not None:
-            found.append(parameter)
-            values[parameter.name] = parameter.default
-        return tuple(found)
-
+PATHS = StudyPaths.of("nowhere", "simulated")
+"""Of a study that has no files."""
 
 # The laws that hold at every step -------------------------------------------------------------------------------------
 
@@ -206,16 +107,42 @@ class Checked:
 # The search -----------------------------------------------------------------------------------------------------------
 
 
-class _Worker:
-    """A slot's worker: what it will say next, and when; never, while it waits for a word."""
+class _Killed(Exception):
+    """The search's process ends here."""
 
-    talk: Generator[tuple[Said, bool], Heard | None, None]
 
-    def __init__(self, at: float) -> None:
-        self.at = at
-        self.waits = False
-        self.heard: Heard | None = None
-        self.interrupted = False
+class _InMemory(Journal):
+    """A journal without a file."""
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self.entries = entries
+
+    def append(self, records: Iterable[Record], time: float | None = None) -> None:
+        assert time is not None
+        self.entries += [Entry(record, time, 0) for record in records]
+
+    def flush(self, *, only_if_due: bool = False) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Observed(SimulatedExecutor):
+    """Simulated workers, before each of whose words `observe` is called."""
+
+    observe: Callable[[], None]
+
+    def poll(self, handle: Handle, timeout: float) -> None:
+        self.observe()
+        super().poll(handle, timeout)
+
+
+class _Unseen:
+    """The view of a search that nobody looks at."""
+
+    def update(self, now: float) -> None:
+        pass
 
 
 class Simulation:
@@ -227,7 +154,7 @@ class Simulation:
         seed: of the study.
         slots: how many workers there are.
         order: of the words of workers that speak at the same time.
-        checkpoint_every: epochs between checkpoints within a segment.
+        checkpoint_every: virtual seconds between checkpoints within a segment.
         era: the back end's name; another one on `resume` begins a new era.
         entries: a journal to go on with.
         disk: the epoch of each trial's checkpoint; by default as journaled.
@@ -244,7 +171,7 @@ class Simulation:
         max_epochs: int = 9,
         limits: Limits = Limits(),  # noqa: B008  # frozen
         order: int = 0,
-        checkpoint_every: int = 2,
+        checkpoint_every: float = 2.0,
         era: str = "tested",
         entries: Sequence[Entry] = (),
         disk: Mapping[int, int] | None = None,
@@ -252,20 +179,35 @@ class Simulation:
         self._arguments: dict[str, Any] = {"scenario": scenario, "make": make, "objective": objective, "seed": seed}
         self._arguments |= {"slots": slots, "max_epochs": max_epochs, "limits": limits, "order": order}
         self._arguments |= {"checkpoint_every": checkpoint_every, "era": era}
-        self.scenario = scenario
+        self.scenario = replace(scenario, metric=objective.name)
         self.entries = list(entries)
         self.study = Study()
         self.controller = Controller(
             self.study, lambda _: Checked(make(self.study), self.study, max_epochs), limits, slots, max_epochs
         )
         self.controller.replay(self.entries)
-        self.disk = {trial.number: trial.best.checkpoint for trial in self.study.trials.values()} | dict(disk or {})
         self.finished: Finished | None = None
-        self.now = self.entries[-1].time + 60 if self.entries else 1e9
         self._objective, self._seed, self._max_epochs, self._era = objective, seed, max_epochs, Era(era, {})
-        self._checkpoint_every = checkpoint_every
-        self._random = random.Random(order)
-        self._workers: dict[int, _Worker] = {}
+        began = self.entries[-1].time + 60 if self.entries else 1e9
+        self.executor = _Observed(self.scenario, slots, began=began, disk=self._disk(disk or {}), order=order)
+        self.executor.observe = self._observe
+        self._driver = Driver(
+            self.controller,
+            _InMemory(self.entries),
+            self.executor,
+            SpaceRef(),
+            PATHS,
+            Options(checkpoint_every=checkpoint_every),
+            news=lambda: None,
+            view=_Unseen(),
+            say=lambda _: None,
+            now=self.executor.now,
+        )
+        self._until: Callable[[Record], bool] | None = None
+        self._stop_after: int | None = None
+        self._seen = len(self.entries)
+        self._words = self._idle = 0
+        self._progress: object = None
 
     # Using it -------------------------------------------------------------------------------------------------------
 
@@ -275,23 +217,12 @@ class Simulation:
         Args:
             stop_after: the words of workers after which the user asks for a stop.
         """
-        begun = len(self.entries)
-        self._act(self.controller.begin(self._records(), self.now))
-        words = idle = 0
-        progress: object = None
-        while self.finished is None:
-            before, progress = progress, (len(self.study.trials), self.study.epochs)
-            idle = idle + 1 if before == progress else 0
-            assert idle < PATIENCE, "it goes on for ever, without a new trial or epoch"
-            if until is not None and any(until(entry.record) for entry in self.entries[begun:]):
-                return self
-            begun = len(self.entries)
-            if words == stop_after:
-                self._act(self.controller.handle(StopRequested(), self.now))
-            else:
-                self._step()
-            words += 1
-            self._check([entry.record for entry in self.entries[begun:]])
+        self._until, self._stop_after = until, stop_after
+        try:
+            self.finished = self._driver.run(self._records())
+        except _Killed:
+            return self
+        self.check(self._new())
         return self
 
     def resume(self, keep: int | None = None, **changes: Any) -> Simulation:
@@ -314,7 +245,38 @@ class Simulation:
             for t in self.trials
         ]
 
-    # The driver -----------------------------------------------------------------------------------------------------
+    # At every step --------------------------------------------------------------------------------------------------
+
+    def check(self, records: Sequence[Record]) -> None:
+        """Assert what holds after every word of a worker, which led to `records`."""
+        running = [trial.number for trial in self.trials if trial.slot is not None]
+        assert len(running) == self.executor.busy
+        for record in records:
+            if isinstance(record, EpochDone):
+                assert record.epoch <= self._max_epochs
+            elif isinstance(record, TrialEnded):
+                assert record.trial not in running, "a trial ended while it ran"
+
+    def _observe(self) -> None:
+        records = self._new()
+        self.check(records)
+        if self._until is not None and any(map(self._until, records)):
+            raise _Killed
+        assert not self.executor.silent, "everything waits for something"
+        before, self._progress = self._progress, (len(self.study.trials), self.study.epochs)
+        self._idle = self._idle + 1 if before == self._progress else 0
+        assert self._idle < PATIENCE, "it goes on for ever, without a new trial or epoch"
+        if self._words == self._stop_after:
+            self._driver.stop()
+        self._words += 1
+
+    def _new(self) -> list[Record]:
+        """The records since it was last asked."""
+        records = [entry.record for entry in self.entries[self._seen :]]
+        self._seen = len(self.entries)
+        return records
+
+    # What it begins with --------------------------------------------------------------------------------------------
 
     def _records(self) -> list[Record]:
         records: list[Record] = []
@@ -337,113 +299,37 @@ class Simulation:
             records.append(self._era)
         return [*records, Began("simulated", 0, {})]
 
-    def _step(self) -> None:
-        """The next word of a worker."""
-        ready = [(worker.at, self._random.random(), slot) for slot, worker in self._workers.items() if not worker.waits]
-        assert ready, "everything waits for something"
-        at, _, slot = min(ready)
-        self.now = max(self.now, at)
-        self._act(self.controller.handle(Tick(), self.now))
-        worker = self._workers[slot]
-        heard, worker.heard = worker.heard, None
-        message, waits = worker.talk.send(heard)
-        worker.waits = waits
-        if isinstance(message, (Ended, Lost)):
-            del self._workers[slot]
-        self._act(self.controller.handle(FromWorker(slot, message), self.now))
+    def _disk(self, ahead: Mapping[int, int]) -> Disk:
+        """What the workers of the processes before have written; of the trials in `ahead`, up to that epoch."""
+        epochs: dict[tuple[int, int], int] = {}
+        history: dict[tuple[int, int], list[EpochDone]] = {}
+        for record in self.records:
+            match record:
+                case EpochDone():
+                    curve = history.setdefault((record.trial, record.execution), [])
+                    if record.epoch == len(curve) + 1:
+                        curve.append(record)
+                case Checkpointed() | Ended(outcome="reached"):
+                    key = record.trial, record.execution
+                    epochs[key] = max(epochs.get(key, 0), record.epoch)
+        for number, epoch in ahead.items():
+            trial = self.study.trials[number]
+            curve = history.setdefault((number, 0), [])
+            run = Run(trial.params, number, 0, trial.seed)
+            curve += [epoch_done(self.scenario, run, later) for later in range(len(curve) + 1, epoch + 1)]
+            epochs[number, 0] = epoch
+        return {
+            (str(PATHS.trial(trial).folder), execution): self._checkpoint(
+                trial, history[trial, execution][: epochs[trial, execution]]
+            )
+            for trial, execution in epochs
+        }
 
-    def _act(self, reaction: Reaction) -> None:
-        self.entries += [Entry(record, self.now, 0) for record in reaction.records]
-        for slot, instruction in reaction.instructions:
-            if isinstance(instruction, Start):
-                assert slot not in self._workers, "the slot is taken"
-                worker = self._workers[slot] = _Worker(self.now)
-                worker.talk = self._segment(instruction, worker)
-            elif not isinstance(instruction, Reap):
-                self._tell(self._workers[slot], instruction)
-        if reaction.finished is not None:
-            assert not self._workers, "the search ended before its workers"
-            self.finished = reaction.finished
-
-    def _tell(self, worker: _Worker, word: Heard) -> None:
-        if isinstance(word, Interrupt):
-            worker.interrupted = True
-        if worker.waits:
-            worker.waits, worker.heard, worker.at = False, word, self.now
-
-    def _check(self, records: Sequence[Record]) -> None:
-        running = [trial.number for trial in self.trials if trial.slot is not None]
-        assert len(running) == len(self._workers)
-        for record in records:
-            if isinstance(record, EpochDone):
-                assert record.epoch <= self._max_epochs
-            elif isinstance(record, TrialEnded):
-                assert record.trial not in running, "a trial ended while it ran"
-
-    # The workers ----------------------------------------------------------------------------------------------------
-
-    def _segment(self, start: Start, me: _Worker) -> Generator[tuple[Said, bool], Heard | None, None]:
-        """What a worker says, each with whether it waits for an answer then; as `search.worker.training` does it."""
-        trial = self.study.trials[start.trial]
-        number, values, first, attempt = trial.number, dict(trial.params), trial.epochs, trial.segments
-
-        def ended(outcome: Outcome, epoch: int, error: str | None = None) -> tuple[Said, bool]:
-            return Ended(number, start.execution, outcome, epoch, error), False
-
-        while (question := self.scenario.question(values)) is not None:
-            answer = yield Question(number, question), True
-            if not isinstance(answer, Answer):
-                yield ended("interrupted", first)
-            elif answer.error is not None:
-                yield ended("failed", first, answer.error)
-            else:
-                values[question.name] = answer.value
-        dies, fails, finishes = (
-            self.scenario.dies(number, attempt),
-            self.scenario.fails(values),
-            self.scenario.finishes(values),
-        )
-        if dies == 0:
-            yield Lost("its process was ended"), False
-        if fails == 0:
-            yield ended("failed", first, "ValueError: the model cannot be built")
-        yield Built(number, 1, "simulated"), False
-        for epoch in range(first + 1, self.disk.get(number, 0) + 1):
-            yield self._epoch(number, values, epoch), False
-        over = finishes is not None and 0 < finishes <= self.disk.get(number, 0)
-        if self.disk.get(number, 0) > first or over:
-            yield Checkpointed(number, start.execution, self.disk[number], None, over), False
-        if over:
-            yield ended("finished", self.disk[number])
-        for epoch in range(self.disk.get(number, 0) + 1, start.to_epoch + 1):
-            me.at += self.scenario.seconds(values)
-            if epoch == dies:
-                yield Lost("its process was ended"), False
-            if epoch == fails:
-                yield ended("failed", epoch - 1, "ValueError: the training cannot go on")
-            last, finished = epoch == start.to_epoch, finishes is not None and epoch >= finishes
-            message = self._epoch(number, values, epoch)
-            diverged = not math.isfinite(message.logs[self._objective.name])
-            heard = yield message, start.judged and not (last or finished or diverged)
-            if diverged:
-                yield ended("failed", epoch, "diverged")
-            outcome: Outcome = "reached"
-            if finished:
-                outcome = "finished"
-            elif isinstance(heard, Verdict) and heard.stop:
-                outcome = "stopped"
-            elif me.interrupted and not last:
-                outcome = "interrupted"
-            if last or outcome != "reached" or epoch % self._checkpoint_every == 0:
-                self.disk[number] = epoch
-                yield Checkpointed(number, start.execution, epoch, self._best_epoch(values, epoch), finished), False
-            if outcome != "reached":
-                yield ended(outcome, epoch)
-        yield ended("reached", max(self.disk.get(number, 0), first))
-
-    def _epoch(self, trial: int, values: Params, epoch: int) -> EpochDone:
-        logs = {self._objective.name: self.scenario.value(values, epoch)}
-        return EpochDone(trial, 0, epoch, logs, self.scenario.seconds(values))
-
-    def _best_epoch(self, values: Params, epochs: int) -> int:
-        return min(range(1, epochs + 1), key=lambda epoch: self._objective.cost(self.scenario.value(values, epoch)))
+    def _checkpoint(self, trial: int, history: Sequence[EpochDone]) -> Checkpoint:
+        best = None
+        for record in history:
+            value = record.logs[self._objective.name]
+            if self._objective.better(value, best[1] if best else None):
+                best = record.epoch, value
+        finishes = self.scenario.finishes(Run(self.study.trials[trial].params, trial))
+        return Checkpoint(tuple(history), best, finishes is not None and len(history) >= finishes)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from search.errors import OptionError, Unavailable
 
@@ -54,6 +55,49 @@ def initialise(file: Path) -> str | None:
     if kind is None:
         return None
     return f"{file.parent} is on a network file system ({kind}): MLflow's database works in plain mode, which is slower"
+
+
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Where MLflow writes down the places of artifacts, as absolute paths."""
+
+
+def relocate(file: Path, root: Path) -> None:
+    """Correct the artifacts' addresses where the store's folder has been moved, so that MLflow itself finds them.
+
+    Args:
+        root: the folder of the store's artifacts, as it stands now. Addresses below a folder of the same name elsewhere
+            are changed where their experiment's folder is below `root`.
+
+    Raises:
+        Unavailable: another process holds the database.
+    """
+    change = "UPDATE {0} SET {1} = ? || substr({1}, ?) WHERE substr({1}, 1, ?) = ?"
+    try:
+        with closing(sqlite3.connect(file, timeout=30)) as connection, connection:
+            for before, after in _moves(connection, root):
+                values = (after, len(before) + 1, len(before) + 1, f"{before}/")
+                for table, column in _ADDRESSES:
+                    connection.execute(change.format(table, column), values)
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"MLflow's database {file} cannot be written ({error})") from None
+
+
+def _moves(connection: sqlite3.Connection, root: Path) -> set[tuple[str, str]]:
+    """What the artifacts' folder was called, and is called now."""
+    moves = set()
+    for (address,) in connection.execute("SELECT artifact_location FROM experiments"):
+        before, name, below = str(address).rpartition(f"/{root.name}/")
+        now = root.as_uri() if address.startswith("file:") else str(root)
+        folder = root / (unquote(below) if now.startswith("file:") else below)
+        if name and f"{before}/{root.name}" != now and folder.is_dir():
+            moves.add((f"{before}/{root.name}", now))
+    return moves
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:

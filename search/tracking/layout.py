@@ -9,12 +9,14 @@ A study is a parent run, a trial one child run of it. A `Change` is what one run
     Era             search.backend, params of the era     –
     Began           RUNNING                               those that a dead process left: FINISHED, paused
     Asked           –                                     the run (RUNNING); bracket, rung
-    Valued          –                                     a param; search.params
+    Valued          –                                     a param, its log10_… where sampled in log; search.params
     Started         –                                     RUNNING
     Built           –                                     search.parameters, search.runner
     EpochDone       objective where it is a new best      its logs, objective, best_epoch; search.epochs
     Told            –                                     FINISHED, paused
     TrialEnded      objective where the best has failed   FINISHED or FAILED; search.state, search.error
+    Tested          test_… of the best trial              test_…
+    Exported        the model: see `winner`               –
     Finished        FINISHED, FAILED where there is       those still open: FINISHED, paused
                     no result; search.reason
 
@@ -39,11 +41,13 @@ from search.records import (
     Built,
     EpochDone,
     Era,
+    Exported,
     Finished,
     Header,
     Record,
     SpaceChanged,
     Started,
+    Tested,
     Told,
     TrialEnded,
     Valued,
@@ -58,6 +62,10 @@ PARENT: Run = None
 STUDY_UID = "search.study_uid"
 MODEL = "search.model"
 """Tag of a trial whose weights are in MLflow: their epoch."""
+LOG10 = "log10_"
+"""What the param of a value's logarithm is called, before its own name."""
+TEST = "test_"
+"""What metrics of the test data are called, before their own names."""
 
 _METRICS = 1000
 _OTHERS = 100
@@ -119,10 +127,16 @@ class Change:
 
 
 class Projection:
-    """The fold of a journal that says, at each record, what MLflow must be told."""
+    """The fold of a journal that says, at each record, what MLflow must be told.
+
+    Attributes:
+        study: as far as the journal was taken.
+        exported_at: when its winner was exported, in milliseconds since the epoch.
+    """
 
     def __init__(self) -> None:
         self.study = Study()
+        self.exported_at = 0
         self._began = 0
 
     def take(self, entry: Entry) -> list[tuple[Run, Change]]:
@@ -133,6 +147,8 @@ class Projection:
         study.apply(record, entry.time)
         if isinstance(record, Header):
             self._began = time
+        elif isinstance(record, Exported):
+            self.exported_at = time
         changes = [*_of_study(study, record, time), *_of_trial(study, record, time)]
         if isinstance(record, Began | Finished):
             left = open_before if isinstance(record, Began) else _open(study)
@@ -206,6 +222,9 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Ch
                 yield PARENT, _best(study, time)
         case TrialEnded(state="failed"):
             yield PARENT, _best(study, time)
+        case Tested():
+            if study.best is not None and study.best.number == record.trial:
+                yield PARENT, Change(_test_points(record, time, study.epochs))
 
 
 def _identity(header: Header) -> dict[str, str]:
@@ -230,7 +249,7 @@ def _best(study: Study, time: int) -> Change:
 
 def _of_trial(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Change]]:
     """What follows for a trial's run, once `record` has been applied."""
-    if not isinstance(record, Asked | Valued | Started | Built | EpochDone | Told | TrialEnded):
+    if not isinstance(record, Asked | Valued | Started | Built | EpochDone | Told | TrialEnded | Tested):
         return
     trial = study.trials[record.trial]
     change = Change()
@@ -239,7 +258,7 @@ def _of_trial(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Ch
             change.status = "RUNNING"
             change.tags = _asked(study, trial)
         case Valued():
-            change.params = {key(record.parameter.name): text(record.value)}
+            change.params = _param(study, trial, record)
             values = json.dumps(trial.params, ensure_ascii=False)
             # Half a JSON object is of no use; `trial.json` has them all.
             change.tags = {"search.params": values} if len(values) <= _TAG else {}
@@ -256,6 +275,8 @@ def _of_trial(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Ch
             change.tags = {"search.state": record.state}
             if trial.error and record.state == "failed":
                 change.tags["search.error"] = cut(trial.error.strip().splitlines()[0], 500)
+        case Tested():
+            change.points = _test_points(record, time, record.epoch)
     yield trial.number, change
 
 
@@ -268,6 +289,22 @@ def _asked(study: Study, trial: Trial) -> dict[str, str]:
     if trial.rung is not None:
         tags["search.rung"] = str(trial.rung)
     return tags
+
+
+def _param(study: Study, trial: Trial, record: Valued) -> dict[str, str]:
+    """A value, and beside what was sampled in log its logarithm: the axes of MLflow's charts are linear."""
+    name, value = record.parameter.name, record.value
+    params = {key(name): text(value)}
+    derived = f"{LOG10}{name}"
+    own = derived in trial.params or any(parameter.name == derived for parameter in study.parameters)
+    if record.parameter.domain.sampling != "linear" and not own and isinstance(value, (int, float)) and value > 0:
+        params[key(derived)] = f"{math.log10(value):.6g}"
+    return params
+
+
+def _test_points(record: Tested, time: int, step: int) -> list[Point]:
+    finite = {name: value for name, value in record.logs.items() if math.isfinite(value)}
+    return [Point(key(f"{TEST}{name}"), float(value), time, step) for name, value in finite.items()]
 
 
 def _epoch(trial: Trial, record: EpochDone, time: int) -> Change:

@@ -20,6 +20,9 @@ class Position:
         offset: byte of the journal up to which everything has been sent.
         models: the epoch of the weights that a trial's run holds.
         space: the digest of the space file that the parent run holds.
+        page: the digest of the page that the experiment holds.
+        winner: what the parent run's model holds, as `trial/execution/epoch`.
+        registered: the name of the registered model whose version that is, "" for none.
     """
 
     uid: str = ""
@@ -30,6 +33,9 @@ class Position:
     offset: int = 0
     models: dict[int, int] = field(default_factory=dict)
     space: str = ""
+    page: str = ""
+    winner: str = ""
+    registered: str = ""
 
     @classmethod
     def load(cls, path: Path) -> Position:

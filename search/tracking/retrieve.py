@@ -12,7 +12,7 @@ from typing import Any
 
 from search.domain import Value
 from search.errors import StudyError, nearest
-from search.tracking import layout, store
+from search.tracking import layout, store, view
 from search.tracking.shipper import search_runs
 from search.trial import Direction, Objective
 
@@ -117,11 +117,17 @@ def find_study(client: Any, name: str) -> RemoteStudy:
     raise StudyError(f"{where} has no study {name!r}: {listed}.{nearest(name, names)}")
 
 
+def has_page(study: RemoteStudy) -> bool:
+    """Whether the study's experiment holds the page that `view` makes."""
+    with store.translated(study.client.tracking_uri):
+        experiment = study.client.get_experiment(study.experiment_id)
+    return f"{view.TAG}{view.key(study.uid)}" in experiment.tags
+
+
 def trials(study: RemoteStudy) -> list[RemoteTrial]:
     """The study's trials, by number."""
     with store.translated(study.client.tracking_uri):
-        condition = f"tags.`{layout.STUDY_UID}` = '{study.uid}' and tags.`search.kind` = 'trial'"
-        found = search_runs(study.client, [study.experiment_id], condition)
+        found = search_runs(study.client, [study.experiment_id], view.condition(study.uid))
     return sorted((_trial(run) for run in found), key=lambda trial: trial.number)
 
 
@@ -217,7 +223,7 @@ def _trial(run: Any) -> RemoteTrial:
     return RemoteTrial(
         number=int(tags["search.trial"]),
         run_id=run.info.run_id,
-        params=json.loads(typed) if typed else dict(run.data.params),
+        params=json.loads(typed) if typed else _without_logarithms(run.data.params),
         objective=objective if objective is not None and math.isfinite(objective) else None,
         best_epoch=int(logs["best_epoch"]) if "best_epoch" in logs else None,
         epochs=int(tags.get("search.epochs", 0)),
@@ -227,6 +233,12 @@ def _trial(run: Any) -> RemoteTrial:
         tags=dict(tags),
         model_epoch=int(tags[layout.MODEL]) if tags.get(layout.MODEL) else None,
     )
+
+
+def _without_logarithms(params: Mapping[str, str]) -> dict[str, str]:
+    """A trial's params as the factory had them, without what `layout` derived of them."""
+    derived = {f"{layout.LOG10}{name}" for name in params}
+    return {name: text for name, text in params.items() if name not in derived}
 
 
 def _number(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from search.paths import StudyPaths, local_artifacts
-from search.tracking import files, layout, store
+from search.tracking import files, layout, store, view
 from search.tracking.files import Weights
 from search.tracking.layout import PARENT, STUDY_UID, Change, Projection, Run
 from search.tracking.position import Position
 from search.tracking.store import Rejected
+from search.tracking.winner import WinnerShipper
 
 _PAGE = 1000
 
@@ -27,16 +29,25 @@ class Shipper:
         projection: of the study's journal; read for what runs are created with.
         position: what is known of the runs; kept up to date here, saved by the caller.
         experiment: the name the user gave, None for the study's name.
+        register: the registered model's name that the user gave; see `WinnerShipper`.
     """
 
     def __init__(
-        self, client: Any, paths: StudyPaths, projection: Projection, position: Position, experiment: str | None
+        self,
+        client: Any,
+        paths: StudyPaths,
+        projection: Projection,
+        position: Position,
+        experiment: str | None,
+        register: str | None,
     ) -> None:
         self._client = client
         self._paths = paths
         self._projection = projection
         self._position = position
         self._experiment = experiment
+        self._winner = WinnerShipper(client, paths, projection, position, register)
+        self._parameters: set[str] | None = None
         self._looked = False
         self._uncertain = False
 
@@ -220,6 +231,28 @@ class Shipper:
             self._artifacts(run_id).delete_artifacts("model")
         except Exception:
             return  # not every artifact store can delete; without the tag nobody takes them for a best model
+
+    def ship_winner(self) -> None:
+        """Make the parent run hold the winner as a model, and register it; see `WinnerShipper`."""
+        if self._projection.study.exported is not None:
+            self._winner.ship(self._run_id(PARENT))
+
+    def ship_page(self) -> None:
+        """Give the experiment the page of the study's trials: at first, where there are new parameters, and at the
+        end."""
+        study = self._projection.study
+        used = {name for trial in study.trials.values() for name in trial.params}
+        if self._parameters == used and study.finished is None:
+            return
+        self._parameters = used
+        text = view.state(study)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if self._position.page == digest:
+            return
+        with store.translated(self._client.tracking_uri):
+            self._run_id(PARENT)
+            self._client.set_experiment_tag(self._position.experiment_id, view.TAG + view.key(study.uid), text)
+        self._position.page = digest
 
     def _artifacts(self, run_id: str) -> Any:
         return store.artifacts(self._client, self._client.get_run(run_id))

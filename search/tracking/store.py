@@ -145,7 +145,7 @@ def translated(uri: str) -> Iterator[None]:
                 f"MLflow at {where} refuses these credentials ({status}): set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             ) from None
-        if status < 500:
+        if status < 500 or status == 501:  # not implemented: never will be
             raise Rejected(what) from None
         raise Unavailable(f"MLflow at {where} is out of reach ({what})") from None
 
@@ -199,13 +199,20 @@ def _reach(uri: str) -> None:
 
 def artifacts(client: Any, run: Any) -> Any:
     """The artifact repository of an MLflow run, found beside the database where a local store has been moved."""
+    return repository(client, run.info.artifact_uri)
+
+
+def repository(client: Any, uri: str) -> Any:
+    """The artifact repository at `uri`, or where that has been moved to."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    uri = run.info.artifact_uri
+    return get_artifact_repository(placed(client, uri), tracking_uri=client.tracking_uri)
+
+
+def placed(client: Any, uri: str) -> str:
+    """An artifact address, beside the database where a local store has been moved."""
     file = local_database(client.tracking_uri)
-    if file is not None:
-        uri = relocated(uri, artifact_root(file))
-    return get_artifact_repository(uri, tracking_uri=client.tracking_uri)
+    return uri if file is None else relocated(uri, artifact_root(file))
 
 
 def artifact_root(file: Path) -> Path:

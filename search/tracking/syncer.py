@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 from search import journal
-from search.errors import SearchError, Unavailable
+from search.errors import SearchError, TrackingRefused, Unavailable
 from search.paths import StudyPaths
 from search.tracking import database, store
 from search.tracking.layout import Change, Projection, Run
@@ -41,6 +43,7 @@ class Syncer:
         uri: the tracking address, as `store.resolve_uri` gave it.
         keep_models: how many of the best trials hold their weights in MLflow.
         experiment: the experiment's name that the user gave; None for the study's name.
+        register: the registered model's name that the user gave; see `WinnerShipper`.
         warn: is told, in one line, what the user should know; called from the syncer's thread.
     """
 
@@ -51,12 +54,14 @@ class Syncer:
         *,
         keep_models: int = 3,
         experiment: str | None = None,
+        register: str | None = None,
         warn: Callable[[str], None],
     ) -> None:
         self._paths = paths
         self._uri = uri
         self._keep_models = keep_models
         self._experiment = experiment
+        self._register = register
         self._warn = warn
         self._warned: set[str] = set()
         self._shipper: Shipper | None = None
@@ -198,16 +203,29 @@ class Syncer:
 
     def _ship_files(self, shipper: Shipper) -> None:
         try:
-            shipper.settle()
-            shipper.ship_space()
-            shipper.ship_models(self._keep_models)
-        except Rejected as error:
-            self._warn_once(
-                "files", f"MLflow's artifact store does not take files ({error}): weights stay in {self._name} only"
-            )
+            self._ship_page(shipper)
+            try:
+                shipper.settle()
+                shipper.ship_space()
+                shipper.ship_models(self._keep_models)
+            except Rejected as error:
+                self._warn_once(
+                    "files", f"MLflow's artifact store does not take files ({error}): weights stay in {self._name} only"
+                )
+            self._ship_winner(shipper)
         finally:
             self._position.save(self._paths.tracking)
         self._models_due = False
+
+    def _ship_page(self, shipper: Shipper) -> None:
+        with suppress(Rejected, TrackingRefused):  # `search ui` does without
+            shipper.ship_page()
+
+    def _ship_winner(self, shipper: Shipper) -> None:
+        try:
+            shipper.ship_winner()
+        except (Rejected, TrackingRefused) as error:
+            self._warn_once("winner", f"MLflow does not take the best model ({error}): it is {self._paths.model}")
 
     def _warn_once(self, kind: str, message: str) -> None:
         if kind not in self._warned:
@@ -229,17 +247,21 @@ class Syncer:
             note = database.initialise(file)
             if note is not None:
                 self._warn_once("note", note)
+            database.relocate(file, store.artifact_root(file))
         client = store.connect(self._uri)
         position = Position.load(self._paths.tracking)
         projection = self._fold(position)
         if projection is not None:
-            shipper = Shipper(client, self._paths, projection, position, self._experiment)
+            shipper = self._shipper_of(client, projection, position)
             if shipper.holds():
                 self._projection, self._position, self._offset = projection, position, position.offset
                 return shipper
         self._projection, self._offset = Projection(), 0
         self._position = Position(uri=store.redact(self._uri))
-        return Shipper(client, self._paths, self._projection, self._position, self._experiment)
+        return self._shipper_of(client, self._projection, self._position)
+
+    def _shipper_of(self, client: Any, projection: Projection, position: Position) -> Shipper:
+        return Shipper(client, self._paths, projection, position, self._experiment, self._register)
 
     def _fold(self, position: Position) -> Projection | None:
         """The study up to `position`; None where that is not of this journal, or of another store."""

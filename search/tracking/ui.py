@@ -15,23 +15,29 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from search.errors import OptionError, SearchError
-from search.tracking import layout, retrieve, store
+from search.tracking import database, retrieve, store, view
 
 START_SECONDS = 180.0
 
 
 def address(base: str, study: retrieve.RemoteStudy | None) -> str:
-    """The page that compares a study's trials: their curves, best first. The UI's own would fold the trials away."""
+    """The page that compares a study's trials: their parameters and curves, best first.
+
+    Where the experiment could not be given one, the UI's own charts of the trials, which it would else fold away.
+    """
+    base = base.rstrip("/")
     if study is None:
-        return f"{base.rstrip('/')}/#/experiments"
+        return f"{base}/#/experiments"
+    if retrieve.has_page(study):
+        return f"{base}/{view.address(study.experiment_id, study.uid)}"
     query = {
         "workflowType": "machine_learning",
-        "searchFilter": f"tags.`{layout.STUDY_UID}` = '{study.uid}' and tags.`search.kind` = 'trial'",
+        "searchFilter": view.condition(study.uid),
         "orderByKey": "metrics.`objective`",
         "orderByAsc": str(study.objective.direction == "min").lower(),
         "compareRunsMode": "CHART",
     }
-    return f"{base.rstrip('/')}/#/experiments/{study.experiment_id}/runs?{urlencode(query, quote_via=quote)}"
+    return f"{base}/#/experiments/{study.experiment_id}/runs?{urlencode(query, quote_via=quote)}"
 
 
 def serve(
@@ -49,12 +55,14 @@ def serve(
     uri = store.resolve_uri(tracking_uri, runs)
     client = store.connect(uri, create=False)
     study = retrieve.find_study(client, name) if name is not None else next(iter(retrieve.studies(client)), None)
-    if store.local_database(uri) is None:
+    file = store.local_database(uri)
+    if file is None:
         say(address(store.redact(uri), study))
         return
     with socket.socket() as taken:
         if taken.connect_ex(("127.0.0.1", port)) == 0:
             raise OptionError(f"port {port} is taken: give another with --port")
+    database.relocate(file, store.artifact_root(file))
     base = f"http://127.0.0.1:{port}"
     process = _start(uri, runs, port)
     try:

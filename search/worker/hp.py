@@ -130,7 +130,11 @@ class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  #
                     )
                 if parent_values is None or (isinstance(parent_values, (list, tuple)) and not parent_values):
                     raise ValueError("parent_values must hold at least one value")
-                stack.enter_context(super().conditional_scope(parent_name, parent_values))
+                values = list(parent_values) if isinstance(parent_values, (list, tuple)) else [parent_values]
+                others = [value for value in values if value is not None]
+                stack.enter_context(super().conditional_scope(parent_name, others or ["None"]))
+                if None in values:  # which KerasTuner refuses
+                    self._conditions[-1].values = [_plain(value) for value in values]
             yield
 
     def copy(self) -> LazyHyperParameters:

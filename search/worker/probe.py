@@ -48,7 +48,7 @@ def _probe(probe: Probe, path: Path | None) -> Probed:
     hp = LazyHyperParameters(values=probe.values)
     before = shared.globals_of(path)
     data = load_data(probe.space, hp)
-    alone = shared.globals_of(path).items() >= before.items()
+    alone = shared.globals_of(path) == before
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     with trial_folder():

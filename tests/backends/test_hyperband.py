@@ -15,6 +15,7 @@ from search.controller import Limits
 from search.records import Asked, Started, Told
 from search.testing import BackEndContract, Scenario, Simulation
 from search.testing.backends import noise, seconds
+from search.trial import Suggestion
 
 # The same examples on every machine.
 steady = settings(derandomize=True, deadline=None, max_examples=40)
@@ -129,9 +130,9 @@ def test_no_slot_idles_while_a_bracket_has_work(seed, slots, order) -> None:
         return found
 
     class Watched(Simulation):
-        def _check(self, records):
-            super()._check(records)
-            if len(self._workers) < slots and self.finished is None:
+        def check(self, records):
+            super().check(records)
+            if self.executor.busy < slots and self.finished is None:
                 asked = sum(isinstance(record, Asked) and record.rung == 0 for record in self.records)
                 assert asked == plan.trials
                 assert not earned(self)
@@ -139,6 +140,41 @@ def test_no_slot_idles_while_a_bracket_has_work(seed, slots, order) -> None:
     Watched(
         WILD, lambda study: Hyperband(study.objective, study.seed, max_epochs=9), seed=seed, slots=slots, order=order
     ).run()
+
+
+class Scanning(Hyperband):
+    """Looks through all open brackets, to compare."""
+
+    def ask(self, *, new):
+        answer = super().ask(new=new)
+        earned = [(number, *found) for number, bracket in self._open.items() if (found := bracket.promotable(new))]
+        if isinstance(answer, Suggestion) and answer.trial is not None:
+            assert (answer.bracket, answer.rung, answer.trial) == earned[0]
+        else:
+            assert not earned
+            room = [number for number, bracket in self._open.items() if bracket.rungs[0].places > 0]
+            if isinstance(answer, Suggestion):
+                assert [answer.bracket] == (room or [self._opened])
+            else:
+                assert not (new and room)
+        return answer
+
+
+@steady
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 50))
+def test_of_many_brackets_the_first_with_a_promotion_is_found(seed, slots, trials) -> None:
+    scenario = Scenario(line, wild, fails=lambda params: 1 if noise(params, "fails") < 0.1 else None, seconds=seconds)
+    search = Simulation(
+        scenario,
+        lambda study: Scanning(study.objective, study.seed, max_epochs=9, iterations=4),
+        seed=seed,
+        slots=slots,
+        limits=Limits(max_trials=trials, max_consecutive_failures=100),
+    ).run()
+    larger = search.resume(len(search.entries) * 2 // 3, limits=Limits(max_consecutive_failures=100)).run()
+    assert larger.finished is not None
+    assert larger.finished.complete
+    assert len(larger.trials) > 4 * brackets.plan(9, 3).trials - 10  # a bracket cut short is not opened again
 
 
 @pytest.mark.parametrize("slots", [1, 4])

@@ -1,16 +1,26 @@
-"""Both executors of this machine, by the same contract."""
+"""Our executors, by the same contract; and the simulated one beside one that trains."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from search.devices import Slot
+from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
-from search.testing import ExecutorContract
+from search.executors.simulated import Hp, Run, Scenario, SimulatedExecutor
+from search.messages import Interrupt, Message, Segment, SpaceRef, Verdict
+from search.records import EpochDone
+from search.testing import Conversation, ExecutorContract, MessageContract
+from search.testing.executors import SPACE, VALUES
+from search.trial import Objective
 
 
 class TestInline(ExecutorContract):
@@ -34,3 +44,116 @@ class TestLocal(ExecutorContract):
     @pytest.fixture
     def executor(self, local: LocalExecutor) -> LocalExecutor:
         return local
+
+
+# Simulated ------------------------------------------------------------------------------------------------------------
+
+
+def ask(hp: Hp) -> None:
+    if hp.Choice("kind", ["sound", "raises", "diverges", "ends"]) == "raises":
+        raise ValueError("no such layer")
+    hp.Int("units", 2, 8)
+    hp.Float("rate", 1e-3, 1e-1, sampling="log")
+
+
+def size(run: Run) -> int:
+    units = run["units"]
+    assert isinstance(units, int)
+    return 4 * units + units + units + 1
+
+
+TINY = Scenario(
+    ask,
+    lambda run, epoch: math.nan if run["kind"] == "diverges" else 1 / epoch,
+    finishes=lambda run: 2 if run["kind"] == "ends" else None,
+    size=size,
+)
+"""The space of the kit, as a scenario."""
+
+
+class TestSimulated(MessageContract):
+    @pytest.fixture
+    def executor(self) -> Iterator[SimulatedExecutor]:
+        made = SimulatedExecutor(TINY)
+        yield made
+        made.close()
+        made.close()  # may be called twice
+
+
+class TestSimulatedWithLatency(MessageContract):
+    """Words take their time, each another one; a worker does not wait until it is heard."""
+
+    @pytest.fixture
+    def executor(self) -> SimulatedExecutor:
+        scenario = TINY.disturbed(latency=lambda rng: rng.expovariate(2.0), build=lambda rng: rng.random())
+        return SimulatedExecutor(scenario, leap=False)
+
+
+@dataclasses.dataclass
+class Script:
+    """Two segments of a trial, and what their worker is told."""
+
+    kind: str
+    to_epoch: int
+    judged: bool
+    stop: int
+    interrupt: int
+    checkpoint_every: float
+    known: int
+    more: int
+
+    @classmethod
+    def draw(cls, seed: int) -> Script:
+        rng = random.Random(seed)
+        return cls(
+            kind=rng.choice(["sound", "sound", "diverges", "ends", "raises"]),
+            to_epoch=rng.randint(1, 4),
+            judged=rng.random() < 0.6,
+            stop=rng.choice([0, 0, 1, 2, 3]),
+            interrupt=rng.choice([0, 0, 1, 2]),
+            checkpoint_every=rng.choice([0.0, 1e9]),
+            known=rng.randint(0, 3),
+            more=rng.randint(0, 3),
+        )
+
+    def run(self, executor: Executor, space: SpaceRef, folder: Path) -> list[tuple[Any, ...]]:
+        """What the worker says in both segments."""
+
+        def react(message: EpochDone) -> Verdict | Interrupt | None:
+            # Unjudged, a real worker may hear an interrupt an epoch later.
+            if self.judged and message.epoch == self.interrupt:
+                return Interrupt()
+            return Verdict(message.epoch == self.stop) if self.judged else None
+
+        said = []
+        for from_epoch, to_epoch in ((0, self.to_epoch), (self.known, self.known + self.more + 1)):
+            segment = Segment(
+                trial=3,
+                execution=0,
+                space=space,
+                values={"kind": self.kind},
+                seed=7,
+                from_epoch=from_epoch,
+                to_epoch=to_epoch,
+                objective=Objective("val_loss", "min"),
+                folder=str(folder),
+                judged=self.judged,
+                checkpoint_every=self.checkpoint_every,
+            )
+            said += map(shape, Conversation(executor, VALUES, react).run(segment).said)
+        return said
+
+
+def shape(message: Message) -> tuple[Any, ...]:
+    """What does not depend on how well the model learns."""
+    names = ("trial", "execution", "parameters", "epoch", "finished", "outcome")
+    asked = getattr(message, "parameter", None)
+    return (type(message).__name__, asked and asked.name, *(getattr(message, name, None) for name in names))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_simulated_worker_says_what_a_real_one_does(seed: int, tmp_path: Path) -> None:
+    (tmp_path / "space.py").write_text(SPACE)
+    script, space = Script.draw(seed), SpaceRef(str(tmp_path / "space.py"))
+    said = [script.run(executor, space, tmp_path / "trial") for executor in (InlineExecutor(), SimulatedExecutor(TINY))]
+    assert said[0] == said[1], script

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -86,30 +87,71 @@ def test_two_processes_may_make_it_at_once(tmp_path: Path) -> None:
     assert {item.name for item in client.search_experiments()} == {"Default", "a", "b"}
 
 
-def test_an_older_database_is_migrated_after_a_copy(runs: Path) -> None:
+OLDER = "728d730b5ebd"
+"""A schema of MLflow 1: without aliases, without logged models, with short values."""
+
+
+@pytest.fixture
+def older(tmp_path: Path) -> Path:
+    """A database that its own migrations made up to revision `OLDER`, with a study's run in it, as it was then."""
     from alembic import command
     from mlflow.store.db import utils
 
-    file = local_store(runs)
-    newest = database._revision(file)
-    engine = utils.create_sqlalchemy_engine(f"sqlite:///{file}")
-    script = utils.ScriptDirectory.from_config(utils._get_alembic_config(str(engine.url)))
-    older = script.get_revision(newest).down_revision
-    engine.dispose()
-    file.unlink()
+    file = local_store(tmp_path)
     engine = utils.create_sqlalchemy_engine(f"sqlite:///{file}")
     utils.InitialBase.metadata.create_all(engine)
     config = utils._get_alembic_config(str(engine.url))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, older)
+        command.upgrade(config, OLDER)
     engine.dispose()
+    artifacts = store.artifact_root(file) / "digits"
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.executescript(f"""
+            INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)
+                VALUES (1, 'digits', '{artifacts}', 'active');
+            INSERT INTO runs (run_uuid, name, source_type, user_id, status, start_time, lifecycle_stage, artifact_uri,
+                experiment_id) VALUES ('{"a" * 32}', '', 'LOCAL', 'me', 'FINISHED', 1600000000000, 'active',
+                '{artifacts}/a/artifacts', 1);
+            INSERT INTO tags (key, value, run_uuid) VALUES ('search.kind', 'study', '{"a" * 32}');
+            INSERT INTO params (key, value, run_uuid) VALUES ('units', '8', '{"a" * 32}');
+            INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan)
+                VALUES ('objective', 0.5, 1, '{"a" * 32}', 1, 0), ('objective', 0.75, 2, '{"a" * 32}', 2, 0);
+            INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
+                VALUES ('objective', 0.75, 2, 2, 0, '{"a" * 32}');
+        """)
+    return file
 
-    assert database._revision(file) == older
-    store.connect(f"sqlite:///{file}")
-    assert database._revision(file) == newest
-    (backup,) = runs.glob("*.bak")
-    assert database._revision(backup) == older
+
+def test_an_older_database_is_migrated_after_a_copy(older: Path, pristine: Path) -> None:
+    assert database._revision(older) == OLDER
+    client = store.connect(f"sqlite:///{older}")
+    assert database._revision(older) == database._revision(pristine)
+    run = client.get_run("a" * 32)
+    assert (run.data.params, run.data.tags["search.kind"]) == ({"units": "8"}, "study")
+    assert [point.value for point in client.get_metric_history(run.info.run_id, "objective")] == [0.5, 0.75]
+    # What this version needs works.
+    again = client.create_run(client.get_experiment_by_name("digits").experiment_id)
+    client.log_metric(again.info.run_id, "objective", 1.0)
+    client.create_registered_model("digits")
+    client.set_experiment_tag("1", "page", "x" * 5000)
+    (backup,) = older.parent.glob("*.bak")
+    assert database._revision(backup) == OLDER
+    with closing(sqlite3.connect(backup)) as connection:
+        assert connection.execute("SELECT value FROM metrics").fetchall() == [(0.5,), (0.75,)]
+    store.connect(f"sqlite:///{older}")
+    assert len(list(older.parent.glob("*.bak"))) == 1
+
+
+def test_two_processes_that_find_an_older_database_migrate_it_once(older: Path, pristine: Path) -> None:
+    code = (
+        "import sys; from search.tracking import store\n"
+        "assert store.connect(sys.argv[1]).get_run('a' * 32).data.params == {'units': '8'}"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code, f"sqlite:///{older}"]) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert database._revision(older) == database._revision(pristine)
+    assert len(list(older.parent.glob("*.bak"))) == 1
 
 
 def test_a_newer_database_is_refused(runs: Path) -> None:
@@ -187,6 +229,44 @@ def test_artifacts_of_a_moved_store_are_found_beside_it(name: str, tmp_path: Pat
     assert moved.artifact_uri.startswith(str(new))
     shutil.rmtree(old)
     assert [item.path for item in moved.list_artifacts("model")] == ["model/a.txt"]
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "50% #1"])
+def test_addresses_in_a_moved_store_are_corrected(name: str, tmp_path: Path, pristine: Path) -> None:
+    old, new = tmp_path / "old" / name, tmp_path / "new" / name
+    old.mkdir(parents=True)
+    shutil.copyfile(pristine, local_store(old))
+    client = store.connect(f"sqlite:///{local_store(old)}")
+    root = store.artifact_root(local_store(old))
+    ours = client.create_experiment("ours", artifact_location=str(root / "digits"))
+    theirs = client.create_experiment("theirs", artifact_location=str(tmp_path / "elsewhere" / root.name / "x"))
+    runs = [client.create_run(experiment) for experiment in (ours, theirs)]
+    logged = client.create_logged_model(ours, source_run_id=runs[0].info.run_id)
+    client.create_registered_model("digits")
+    client.create_model_version("digits", logged.artifact_location, runs[0].info.run_id)
+    (tmp_path / "a.txt").write_text("a")
+    store.artifacts(client, runs[0]).log_artifact(str(tmp_path / "a.txt"))
+
+    new.parent.mkdir()
+    old.rename(new)
+    file = local_store(new)
+    for _ in range(2):
+        database.relocate(file, store.artifact_root(file))
+    client = store.connect(f"sqlite:///{file}")
+    here = store.artifact_root(file)
+    version = client.get_model_version("digits", "1")
+    addresses = [
+        client.get_experiment(ours).artifact_location,
+        client.get_run(runs[0].info.run_id).info.artifact_uri,
+        client.get_logged_model(logged.model_id).artifact_location,
+        version.source,
+        client.get_model_version_download_uri("digits", "1"),
+    ]
+    for address in addresses:
+        place = Path(unquote(urlsplit(address).path) if address.startswith("file:") else address)
+        assert place.is_relative_to(here / "digits"), address
+    assert client.list_artifacts(runs[0].info.run_id)[0].path == "a.txt"
+    assert client.get_run(runs[1].info.run_id).info.artifact_uri == runs[1].info.artifact_uri
 
 
 # Servers --------------------------------------------------------------------------------------------------------------

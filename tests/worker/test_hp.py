@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -180,6 +181,41 @@ def test_booleans_are_conditions() -> None:
     assert hp.Int("yes", 1, 9, parent_name="flag", parent_values=[True]) is None
     assert hp.Int("no", 1, 9, parent_name="flag", parent_values=[False]) == 7
     assert hp.parameters[-1].conditions == (Condition("flag", (False,)),)
+
+
+def test_none_is_a_choice() -> None:
+    asked = Source(x=None)
+    hp = LazyHyperParameters(asked)
+    assert hp.Choice("x", [None, "l1", "l2"]) is None
+    assert hp.Int("size", 1, 9, parent_name="x", parent_values=["l1"]) is None
+    (parameter,) = hp.parameters
+    assert parameter == Parameter("x", Domain("choice", values=(None, "l1", "l2")), None)
+    assert Parameter.from_json(json.loads(json.dumps(parameter.to_json()))) == parameter
+    assert LazyHyperParameters().Choice("x", ["l1", None]) is None
+    assert LazyHyperParameters().Choice("x", ["l1", None], default="l1") == "l1"
+    with hp.conditional_scope("x", [None]):
+        assert hp.Int("y", 1, 9) == 7
+
+
+def test_one_name_under_two_conditions() -> None:
+    def build(hp: Any) -> int:
+        kind = hp.Choice("kind", ["small", "large"])
+        with hp.conditional_scope("kind", ["small"]):
+            small = hp.Int("units", 1, 9)
+        with hp.conditional_scope("kind", ["large"]):
+            large = hp.Int("units", 100, 900)
+        return small if kind == "small" else large
+
+    hp = LazyHyperParameters(Source(0.5, kind="large"))
+    assert 100 <= build(hp) <= 900
+    assert [parameter.key for parameter in hp.parameters] == ["kind", "units [kind in ['large']]"]
+    # Both at once cannot have one value.
+    hp = LazyHyperParameters(values={"kind": "small"})
+    hp.Choice("kind", ["small", "large"])
+    with hp.conditional_scope("kind", ["small"]):
+        hp.Int("units", 1, 9)
+    with pytest.raises(SpaceError, match="is active too, with another domain: give the two different names"):
+        hp.Int("units", 100, 900)
 
 
 def test_numpy_scalars_become_plain() -> None:

@@ -15,8 +15,8 @@ def compiled(build: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
     Args:
         build: takes `hp`, and whatever else the returned function is given; returns a Keras model.
         arguments: those of `model.compile`: `optimizer`, `loss`, `metrics`, … Each is a value or a function of `hp`,
-            as are the items of its lists and dicts. Instances of optimizers, losses and metrics are cloned at every
-            call: Keras refuses an optimizer that has seen another model.
+            as are the items of its lists and dicts. Instances of optimizers and metrics are cloned at every call: Keras
+            refuses an optimizer that has seen another model. A loss has no state, and is used as it is.
 
     Returns:
         `hp, *args, **kwargs` → the compiled model.
@@ -60,6 +60,10 @@ def _is_keras(value: Any) -> bool:
 
 
 def _clone(value: Any, name: str) -> Any:
+    import keras
+
+    if isinstance(value, keras.losses.Loss):
+        return value  # not all of Keras's own tell their config everything: Huber its delta
     try:
         return type(value).from_config(value.get_config())
     except Exception as error:

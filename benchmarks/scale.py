@@ -1,0 +1,240 @@
+"""How fast a search is decided: many trials on many simulated workers, by the real driver, with a real journal.
+
+    python benchmarks/scale.py [--trials 1000 --workers 100] [--searches hyperband optuna-random optuna-tpe]
+
+Nothing is trained: see `search.executors.simulated`. What is left is what the driver's process does between the words
+of its workers. Prints a table; each search is a process of its own.
+
+- words: what workers said, each an event that the controller decides on;
+- words/s: over the whole search by the clock: controller, back end, journal, and the simulated workers themselves;
+- mean, 99.9 %, slowest: of a decision (`Controller.handle`), without the pauses of Python's garbage collector, the
+  longest of which has its own column;
+- peak: resident memory of the process;
+- fold: to read the journal and to have controller and back end where they were, as a resume does.
+
+All times but words/s are the processor's, so that what else the machine does is no part of them.
+
+A search repeats to the last record, so it is run `--repeats` times, and the best time of each decision counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from search import backends, brackets
+from search.backends.base import BackEnd
+from search.controller import Controller, Event, FromWorker, Limits, Reaction
+from search.driver import Driver
+from search.executors.simulated import Hp, Run, Scenario, SimulatedExecutor
+from search.journal import Journal, read
+from search.messages import SpaceRef
+from search.options import Options
+from search.paths import StudyPaths
+from search.records import FORMAT, Began, Era, Header
+from search.study import Study
+
+SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "hyperband": ("hyperband", {}),
+    "optuna-random": ("optuna", {"sampler": "random", "pruner": "hyperband"}),
+    "optuna-tpe": ("optuna", {"sampler": "tpe", "pruner": "hyperband"}),
+}
+MAX_EPOCHS = 81
+
+
+def ask(hp: Hp) -> None:
+    """A space as they are: eight parameters, some of them conditional."""
+    layers = hp.Int("layers", 1, 3)
+    for layer in range(layers):
+        hp.Int(f"units_{layer}", 16, 512, sampling="log")
+    if hp.Choice("optimizer", ["adam", "sgd"]) == "sgd":
+        hp.Float("momentum", 0.0, 0.99)
+    hp.Float("rate", 1e-4, 1e-1, sampling="log")
+    hp.Float("dropout", 0.0, 0.7)
+    hp.Choice("activation", ["relu", "tanh", "gelu"])
+
+
+def finite(hp: Hp) -> None:
+    """A space without a continuum, in which no configuration may be tried twice: 49,152 of them."""
+    hp.Choice("optimizer", ["adam", "sgd", "rmsprop"])
+    for layer in range(3):
+        hp.Int(f"units_{layer}", 32, 512, step=32)
+    hp.Choice("rate", [1e-4, 1e-3, 1e-2, 1e-1])
+
+
+def value(run: Run, epoch: int) -> float:
+    rate = run["rate"]
+    assert isinstance(rate, float)
+    return 0.1 * abs(math.log10(rate) + 2.5) + 1 / (epoch + 1)
+
+
+SPACES = {"mixed": ask, "finite": finite}
+
+
+class Pauses:
+    """How long Python's garbage collector has stopped everything."""
+
+    def __init__(self) -> None:
+        self.total = self.longest = self._began = 0.0
+        gc.callbacks.append(self._note)
+
+    def _note(self, phase: str, _: Mapping[str, int]) -> None:
+        now = time.thread_time()
+        if phase == "start":
+            self._began = now
+        else:
+            self.total += now - self._began
+            self.longest = max(self.longest, now - self._began)
+
+
+PAUSES = Pauses()
+
+
+class Timed(Controller):
+    """A controller that notes how long it took to decide."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.seconds: list[float] = []
+
+    def handle(self, event: Event, now: float) -> Reaction:
+        began, paused = time.thread_time(), PAUSES.total
+        reaction = super().handle(event, now)
+        if isinstance(event, FromWorker):
+            self.seconds.append(time.thread_time() - began - (PAUSES.total - paused))
+        return reaction
+
+
+class Unseen:
+    """The view of a search that nobody looks at."""
+
+    def update(self, now: float) -> None:
+        pass
+
+
+def controller_of(name: str, trials: int, workers: int) -> Timed:
+    """A controller of a new study that ends after `trials` trials."""
+    backend, options = SEARCHES[name]
+    plan = brackets.plan(MAX_EPOCHS)
+    iterations = {"iterations": -(-trials // plan.trials)} if backend == "hyperband" else {}
+    study = Study()
+
+    def make(_: Era) -> BackEnd:
+        everything = {"max_epochs": MAX_EPOCHS, "factor": 3, **options, **iterations}
+        return backends.make(backend, everything, study.objective, study.seed, study.parameters)
+
+    return Timed(study, make, Limits(max_trials=trials), workers, MAX_EPOCHS)
+
+
+def search(controller: Timed, scenario: Scenario, paths: StudyPaths, workers: int, era: Era) -> None:
+    """Search to the end."""
+    executor = SimulatedExecutor(scenario, workers)
+    driver = Driver(
+        controller,
+        Journal(paths.journal),
+        executor,
+        SpaceRef(),
+        paths,
+        Options(),
+        news=lambda: None,
+        view=Unseen(),
+        say=lambda _: None,
+        now=executor.now,
+    )
+    header = Header(FORMAT, "0", "study", 0, "val_loss", "min", "", "", scenario.parameters(), {})
+    driver.run([header, era, Began("here", 0, {})])
+
+
+def measure(name: str, space: str, trials: int, workers: int) -> dict[str, Any]:
+    """One search, and the fold of its journal."""
+    scenario = Scenario(SPACES[space], value).disturbed(
+        noise=lambda rng: rng.gauss(0, 0.02), pace=lambda rng: rng.lognormvariate(0, 0.3), failing=0.0005
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        paths = StudyPaths.of(folder, "study")
+        paths.folder.mkdir()
+        controller = controller_of(name, trials, workers)
+        began = time.perf_counter()
+        search(controller, scenario, paths, workers, Era(SEARCHES[name][0], {}))
+        searched, peak = time.perf_counter() - began, resident()
+        again = controller_of(name, trials, workers)
+        began = time.thread_time()
+        again.replay(read(paths.journal))
+        folded = time.thread_time() - began
+        assert len(again.study.trials) == len(controller.study.trials)
+        return {
+            "trials": len(controller.study.trials),
+            "epochs": controller.study.epochs,
+            "seconds": searched,
+            "decisions": controller.seconds,
+            "pause": PAUSES.longest,
+            "peak": peak,
+            "journal": paths.journal.stat().st_size / 1e6,
+            "fold": folded,
+        }
+
+
+def resident() -> float:
+    """The most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def row(name: str, runs: list[dict[str, Any]]) -> str:
+    """A line of the table: of each figure, the best of the repeats."""
+    best = {key: min(run[key] for run in runs) for key in runs[0] if key != "decisions"}
+    decisions = sorted(map(min, zip(*(run["decisions"] for run in runs), strict=True)))
+    count = len(decisions)
+    figures = [
+        f"{best['trials']}",
+        f"{best['epochs']}",
+        f"{count}",
+        f"{count / best['seconds']:.0f}",
+        f"{1e3 * sum(decisions) / count:.3f}",
+        f"{1e3 * decisions[int(0.999 * count)]:.2f}",
+        f"{1e3 * decisions[-1]:.2f}",
+        f"{1e3 * best['pause']:.0f}",
+        f"{best['peak']:.0f}",
+        f"{best['journal']:.1f}",
+        f"{best['fold']:.1f}",
+    ]
+    return " | ".join(["", name, *figures, ""]).strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=100)
+    parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES))
+    parser.add_argument("--space", choices=SPACES, default="mixed")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--one", choices=SEARCHES, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measure(given.one, given.space, given.trials, given.workers)))
+        return
+    print(f"{given.trials} trials on {given.workers} workers, space {given.space}, max_epochs {MAX_EPOCHS}\n")
+    units = "trials | epochs | words | words/s | mean, ms | 99.9 %, ms | slowest, ms | longest pause, ms | peak, MB"
+    print(f"| search | {units} | journal, MB | fold, s |")
+    print(f"| ---{' | ---' * 11} |", flush=True)
+    command = [sys.executable, __file__, "--trials", str(given.trials), "--workers", str(given.workers)]
+    for name in given.searches:
+        runs = []
+        for _ in range(given.repeats):
+            done = subprocess.run(
+                [*command, "--space", given.space, "--one", name], stdout=subprocess.PIPE, text=True, check=True
+            )
+            runs.append(json.loads(done.stdout))
+        print(row(name, runs), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,377 @@
+"""The simulated executor: its clock, its scenarios, and a whole study of the real driver's on it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search import brackets
+from search.backends.hyperband import Hyperband
+from search.controller import Controller, Limits
+from search.driver import Driver
+from search.executors.simulated import Disk, Hp, Run, Scenario, SimulatedExecutor, recorded
+from search.journal import Journal, read
+from search.messages import Interrupt, Lost, Message, Probe, ProbeFailed, Segment, SpaceRef
+from search.options import Options
+from search.paths import StudyPaths
+from search.records import FORMAT, Began, Built, Checkpointed, Ended, EpochDone, Era, Header
+from search.study import Study, load
+from search.testing import Conversation
+from search.trial import Objective
+
+OBJECTIVE = Objective("val_loss", "min")
+
+
+def ask(hp: Hp) -> None:
+    hp.Float("x", 0.0, 1.0)
+
+
+def plain(run: Run, epoch: int) -> float:
+    x = run["x"]
+    assert isinstance(x, float)
+    return (x - 0.3) ** 2 + 1 / epoch
+
+
+PLAIN = Scenario(ask, plain)
+ROUGH = PLAIN.disturbed(
+    noise=lambda rng: rng.gauss(0, 0.01),
+    pace=lambda rng: rng.lognormvariate(0, 0.5),
+    build=lambda rng: rng.expovariate(1),
+    latency=lambda rng: rng.expovariate(10),
+    failing=0.02,
+    dying=0.01,
+)
+
+
+def segment(trial: int = 0, **options: Any) -> Segment:
+    given: dict[str, Any] = {
+        "execution": 0,
+        "space": SpaceRef(),
+        "values": {"x": 0.5},
+        "seed": 100 + trial,
+        "from_epoch": 0,
+        "to_epoch": 3,
+        "objective": OBJECTIVE,
+        "folder": f"trial-{trial}",
+    }
+    return Segment(trial=trial, **{**given, **options})
+
+
+def epochs(talk: Conversation) -> list[EpochDone]:
+    return [message for message in talk.said if isinstance(message, EpochDone)]
+
+
+# A whole study --------------------------------------------------------------------------------------------------------
+
+
+class Cut(Exception):
+    """The driver's process ends here."""
+
+
+class Unseen:
+    def update(self, now: float) -> None:
+        pass
+
+
+def search(
+    folder: Path, executor: SimulatedExecutor, news: Callable[[], None] = lambda: None, max_epochs: int = 9
+) -> Study:
+    """One process's run of the study in `folder`, by the real driver, with a real journal."""
+    paths, study = StudyPaths.of(folder, "study"), Study()
+    paths.folder.mkdir(exist_ok=True)
+    controller = Controller(
+        study,
+        lambda _: Hyperband(study.objective, study.seed, max_epochs=max_epochs),
+        Limits(),
+        executor.slots,
+        max_epochs,
+    )
+    first = not paths.journal.exists()
+    if not first:
+        controller.replay(read(paths.journal))
+    header = Header(FORMAT, "0", "study", 7, "val_loss", "min", "", "", PLAIN.parameters(), {})
+    driver = Driver(
+        controller,
+        Journal(paths.journal),
+        executor,
+        SpaceRef(),
+        paths,
+        Options(checkpoint_every=2.0),
+        news=news,
+        view=Unseen(),
+        say=lambda _: None,
+        now=executor.now,
+    )
+    driver.run([*([header, Era("hyperband", {})] if first else []), Began("here", 0, {})])
+    return study
+
+
+def history(study: Study) -> list[Any]:
+    return [(t.number, t.seed, t.params, t.state, [(e.epoch, e.logs) for e in t.curve]) for t in study.trials.values()]
+
+
+def cut_after(journalings: int) -> Callable[[], None]:
+    left = iter(range(journalings))
+
+    def news() -> None:
+        if next(left, None) is None:
+            raise Cut
+
+    return news
+
+
+def test_a_study_is_searched_by_the_real_driver(tmp_path: Path) -> None:
+    executor = SimulatedExecutor(ROUGH, 10, began=1000.0)
+    study = search(tmp_path, executor, max_epochs=27)
+    assert study.finished is not None
+    assert study.finished.complete
+    assert len(study.trials) == brackets.plan(27).trials
+    assert all(trial.ended and not trial.open for trial in study.trials.values())
+    assert {trial.ended for trial in study.trials.values()} == {"completed", "stopped", "failed"}
+    assert history(load(StudyPaths.of(tmp_path, "study").journal)) == history(study)
+    # Its time is the clock's, and ten workers share the work.
+    assert study.seconds() == pytest.approx(executor.now() - 1000.0)
+    busy = sum(trial.seconds for trial in study.trials.values())
+    assert 0.4 * 10 < busy / study.seconds() < 10
+
+
+@pytest.mark.parametrize("journalings", [1, 2, 7, 30, 61, 90])
+def test_a_study_that_was_cut_goes_on_as_if_nothing_had_happened(tmp_path: Path, journalings: int) -> None:
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    # What a latency or a lost process changes are times only, and with one worker nothing follows from them.
+    scenario = ROUGH.disturbed(dying=1e-9)
+    whole = search(tmp_path / "whole", SimulatedExecutor(scenario))
+    disk: Disk = {}
+    with pytest.raises(Cut):
+        search(tmp_path / "cut", SimulatedExecutor(scenario, disk=disk), cut_after(journalings))
+    resumed = search(tmp_path / "cut", SimulatedExecutor(scenario, disk=disk, began=2e9))
+    assert history(resumed) == history(whole)
+    assert resumed.finished is not None
+    assert resumed.finished.complete
+
+
+def test_where_the_disk_is_gone_the_epochs_are_trained_again(tmp_path: Path) -> None:
+    with pytest.raises(Cut):
+        search(tmp_path, SimulatedExecutor(PLAIN), cut_after(40))
+    resumed = search(tmp_path, SimulatedExecutor(PLAIN))
+    assert resumed.trained > resumed.epochs
+    assert all([e.epoch for e in t.curve] == [*range(1, t.epochs + 1)] for t in resumed.trials.values())
+    (tmp_path / "whole").mkdir()
+    assert history(resumed) == history(search(tmp_path / "whole", SimulatedExecutor(PLAIN)))
+
+
+def test_a_search_with_many_workers_repeats(tmp_path: Path) -> None:
+    found = []
+    for name, order in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        search(tmp_path / name, SimulatedExecutor(PLAIN, 20, order=order))
+        found.append((tmp_path / name / "study" / "journal.jsonl").read_bytes())
+    assert found[0] == found[1] != found[2]
+
+
+# The clock ------------------------------------------------------------------------------------------------------------
+
+
+def test_time_is_that_of_builds_epochs_and_words() -> None:
+    scenario = Scenario(
+        ask,
+        plain,
+        seconds=lambda run: 10.0,
+        pace=lambda run, epoch: epoch,
+        build=lambda run: 5.0,
+        latency=lambda run, word: 0.25,
+    )
+    executor = SimulatedExecutor(scenario, began=0.0)
+    heard: list[tuple[str, float]] = []
+    executor.start(0, segment(to_epoch=2))
+    while executor.busy:
+        executor.poll(lambda _, message: heard.append((type(message).__name__, executor.now())), 0.1)
+    # The segment, and what is said, are a quarter of a second on their way; training does not wait for it.
+    assert heard == [
+        ("Built", 5.5),
+        ("EpochDone", 15.5),
+        ("EpochDone", 35.5),
+        ("Checkpointed", 35.5),
+        ("Ended", 35.5),
+    ]
+    assert [checkpoint.history[-1].seconds for checkpoint in executor.disk.values()] == [20.0]
+
+
+@pytest.mark.parametrize(("leap", "polls"), [(True, 2), (False, 251)])
+def test_a_poll_leaps_to_the_next_word_or_waits_no_longer_than_it_is_told(leap: bool, polls: int) -> None:
+    executor = SimulatedExecutor(Scenario(ask, plain, seconds=lambda run: 100.0), began=0.0, leap=leap)
+    heard: list[Message] = []
+    executor.start(0, segment())
+    count = 0
+    while not heard or not isinstance(heard[-1], EpochDone):
+        executor.poll(lambda _, message: heard.append(message), 0.4)
+        count += 1
+    assert abs(count - polls) <= 1  # of the sum of 250 times 0.4
+    assert executor.now() == pytest.approx(100.0)
+
+
+def test_where_nobody_will_speak_a_poll_lets_its_time_pass() -> None:
+    executor = SimulatedExecutor(PLAIN, began=0.0)
+    executor.poll(lambda *_: pytest.fail("a word of nobody"), 0.5)
+    assert executor.now() == 0.5
+    executor.start(0, segment(values={}))
+    heard: list[Message] = []
+    executor.poll(lambda _, message: heard.append(message), 0.5)
+    assert len(heard) == 1
+    assert executor.silent  # it waits for an answer
+    executor.poll(lambda *_: pytest.fail("it waits"), 0.5)
+    assert executor.now() == 1.0
+
+
+def test_no_word_overtakes_another() -> None:
+    """Latencies of 0 to 30 seconds, epochs of one: what was said first comes first, and so does what was told."""
+    executor = SimulatedExecutor(PLAIN.disturbed(latency=lambda rng: 30 * rng.random() * (rng.random() < 0.5)))
+    talk = Conversation(executor).run(segment(to_epoch=40, checkpoint_every=0.0))
+    assert talk.kinds == ["Built", *["EpochDone", "Checkpointed"] * 40, "Ended"]
+    assert [message.epoch for message in epochs(talk)] == [*range(1, 41)]
+
+
+def test_an_interrupt_takes_as_long_as_any_word() -> None:
+    executor = SimulatedExecutor(Scenario(ask, plain, latency=lambda run, word: 1.75))
+    talk = Conversation(executor, react=lambda message: Interrupt() if message.epoch == 1 else None)
+    talk.run(segment(to_epoch=20))
+    # Begun at 1.75, said at 2.75, heard at 4.5, told at 6.25: half a second before the fifth epoch's end.
+    assert (talk.end.outcome, talk.end.epoch) == ("interrupted", 5)
+
+
+# What happens ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_process_leaves_its_checkpoint() -> None:
+    dies = {1: 4, 2: 0}
+    executor = SimulatedExecutor(Scenario(ask, plain, dies=lambda trial, attempt: dies.get(attempt)))
+    first = Conversation(executor).run(segment(to_epoch=6, checkpoint_every=2.0))
+    assert first.kinds == ["Built", "EpochDone", "EpochDone", "Checkpointed", "EpochDone", "Lost"]
+    assert executor.busy == 0
+    second = Conversation(executor).run(segment(to_epoch=6, from_epoch=3))
+    assert [type(message) for message in second.said] == [Lost]
+    third = Conversation(executor).run(segment(to_epoch=6, from_epoch=3))
+    assert [message.epoch for message in epochs(third)] == [3, 4, 5, 6]
+    assert isinstance(third.said[1], Checkpointed)
+    assert third.end.outcome == "reached"
+
+
+def test_an_exception_ends_a_segment_where_it_began() -> None:
+    executor = SimulatedExecutor(Scenario(ask, plain, fails=lambda run: 2))
+    talk = Conversation(executor).run(segment())
+    assert talk.kinds == ["Built", "EpochDone", "Ended"]
+    assert (talk.end.outcome, talk.end.epoch) == ("failed", 0)
+
+
+def test_a_probe_of_a_factory_that_raises_says_so() -> None:
+    def broken(hp: Hp) -> None:
+        raise KeyError("units")
+
+    probed = SimulatedExecutor(Scenario(broken, plain)).probe(Probe(SpaceRef()))
+    assert isinstance(probed, ProbeFailed)
+    assert "KeyError: 'units'" in probed.message
+    assert "Traceback" in probed.traceback
+
+
+# Distributions --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_drawn_follows_from_seed_execution_and_epoch() -> None:
+    def curve(scenario: Scenario, **options: Any) -> list[float]:
+        executor = SimulatedExecutor(scenario)
+        return [message.logs["val_loss"] for message in epochs(Conversation(executor).run(segment(**options)))]
+
+    noisy = PLAIN.disturbed(noise=lambda rng: rng.gauss(0, 0.1))
+    assert curve(noisy) == curve(noisy) != curve(PLAIN)
+    assert curve(noisy, to_epoch=2) == curve(noisy)[:2]
+    others = [
+        curve(noisy),
+        curve(noisy, seed=5, execution=1),
+        curve(PLAIN.disturbed(noise=lambda rng: rng.gauss(0, 0.1), seed=1)),
+    ]
+    residuals = [[a - b for a, b in zip(other, curve(PLAIN), strict=True)] for other in others]
+    assert len({value for residual in residuals for value in residual}) == 9
+    assert max(abs(value) for residual in residuals for value in residual) < 0.5  # 5 sigma; the draws never change
+
+
+def test_a_scenario_may_tell_executions_apart() -> None:
+    scenario = Scenario(ask, lambda run, epoch: run.execution + run.random("mine", epoch).random())
+    executor = SimulatedExecutor(scenario)
+    first = epochs(Conversation(executor).run(segment(execution=0, seed=1)))
+    second = epochs(Conversation(executor).run(segment(execution=1, seed=2)))
+    assert all(0 <= message.logs["val_loss"] < 1 for message in first)
+    assert all(1 <= message.logs["val_loss"] < 2 for message in second)
+    assert first[0].logs["val_loss"] != second[0].logs["val_loss"] - 1
+
+
+@pytest.mark.parametrize("probability", [0.05, 0.3])
+def test_failures_come_as_often_as_they_should(probability: float) -> None:
+    """The build and each epoch fail by the same probability. The draws are the same in every run of this test."""
+    scenario = PLAIN.disturbed(failing=probability, dying=probability)
+    fails = [scenario.fails(Run({}, seed=seed)) for seed in range(4000)]
+    dies = [scenario.dies(trial, 1) for trial in range(4000)]
+    for found in (fails, dies):
+        numbers = [epoch for epoch in found if epoch is not None]
+        assert statistics.mean(number == 0 for number in numbers) == pytest.approx(probability, abs=0.02)
+        assert statistics.mean(numbers) == pytest.approx((1 - probability) / probability, rel=0.08)
+    assert [scenario.dies(trial, 2) for trial in range(4000)] != dies
+
+
+def test_paces_are_those_of_the_distribution() -> None:
+    scenario = Scenario(ask, plain, seconds=lambda run: 2.0).disturbed(pace=lambda rng: rng.uniform(0.5, 1.5))
+    talk = Conversation(SimulatedExecutor(scenario)).run(segment(to_epoch=400))
+    seconds = [message.seconds for message in epochs(talk)]
+    assert 1.0 <= min(seconds) < 1.05
+    assert 2.95 < max(seconds) <= 3.0
+    assert statistics.mean(seconds) == pytest.approx(2.0, abs=0.1)
+
+
+# Recorded curves ------------------------------------------------------------------------------------------------------
+
+CURVES = {frozenset({"units": units}.items()): [units / epoch for epoch in range(1, units + 1)] for units in (2, 4, 8)}
+
+
+def units(hp: Hp) -> None:
+    hp.Choice("units", [2, 4, 8, 16])
+
+
+def test_recorded_curves_are_said_as_they_were_recorded() -> None:
+    executor = SimulatedExecutor(recorded(units, CURVES, metric="val_accuracy", seconds=lambda run: 3.0))
+    talk = Conversation(executor).run(segment(values={"units": 8}, objective=Objective("val_accuracy", "max")))
+    assert talk.curve == [{"val_accuracy": 8.0}, {"val_accuracy": 4.0}, {"val_accuracy": 8 / 3}]
+    assert {message.seconds for message in epochs(talk)} == {3.0}
+    assert isinstance(talk.said[-2], Checkpointed)
+    assert talk.said[-2].best_epoch == 1
+
+
+def test_where_a_recorded_curve_ends_so_does_the_training() -> None:
+    talk = Conversation(SimulatedExecutor(recorded(units, CURVES))).run(segment(values={"units": 2}, to_epoch=9))
+    assert (talk.end.outcome, talk.end.epoch) == ("finished", 2)
+
+
+def test_what_was_not_recorded_is_an_error_of_who_asks() -> None:
+    with pytest.raises(ValueError, match=r"no curve was recorded for \{'units': 16\}"):
+        Conversation(SimulatedExecutor(recorded(units, CURVES))).run(segment(values={"units": 16}))
+
+
+def test_a_surrogate_is_called_once_for_each_configuration() -> None:
+    import numpy as np
+
+    called = []
+
+    def surrogate(configuration: Any) -> Any:
+        called.append(configuration)
+        return np.linspace(configuration["x"], 0.0, 52)
+
+    executor = SimulatedExecutor(recorded(ask, surrogate), 2)
+    for trial in (0, 1, 0):
+        talk = Conversation(executor).run(segment(trial, values={"x": 0.5 + trial}, to_epoch=52))
+    assert called == [{"x": 0.5}, {"x": 1.5}]
+    assert isinstance(talk.said[0], Built)
+    assert isinstance(talk.said[-1], Ended)
+    assert all(type(message.logs["val_loss"]) is float for message in epochs(talk))

@@ -1,0 +1,101 @@
+"""Every kind of model: continued bit by bit, brought back from MLflow alone, and what it was when it comes back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import search
+from search.executors.inline import InlineExecutor
+from search.messages import Segment, SpaceRef
+from search.results import StudyResults
+from search.testing.executors import Conversation
+from search.trial import Objective
+from tests.spaces.factories import KINDS, load_data
+
+TRIALS = 12
+SPACE = Path(__file__).parent / "spaces" / "factories.py"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_goes_on_as_if_it_had_never_stopped(tmp_path: Path, kind: str) -> None:
+    def train(trial: int, from_epoch: int, to_epoch: int) -> Conversation:
+        units = 24 if kind == "subclass" else 5
+        segment = Segment(
+            trial=trial,
+            execution=0,
+            space=SpaceRef(str(SPACE)),
+            values={"kind": kind, "units": units, "regularizer": "l2"},
+            seed=3,
+            from_epoch=from_epoch,
+            to_epoch=to_epoch,
+            objective=Objective("val_mae", "min"),
+            folder=str(tmp_path / str(trial)),
+        )
+        return Conversation(InlineExecutor()).run(segment)
+
+    whole = train(0, 0, 3)
+    assert whole.end.outcome == "reached", whole.end.error
+    assert train(1, 0, 1).curve + train(1, 1, 3).curve == whole.curve
+
+
+@pytest.fixture(scope="module")
+def study(zygote: Any, tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+    """A grid over all kinds, each trained twice."""
+    folder = tmp_path_factory.mktemp("factories")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("search.executors.shared_zygote", zygote)
+        return search.run(
+            SPACE,
+            backend="optuna",
+            sampler="random",
+            pruner="none",
+            max_epochs=2,
+            max_trials=TRIALS,
+            keep_models=TRIALS,
+            seed=2,
+            workers=2,
+            progress=False,
+        )
+
+
+def test_all_kinds_were_searched(study: StudyResults) -> None:
+    assert {trial.state for trial in study.trials} == {"completed"}
+    assert {trial.params["kind"] for trial in study.trials} >= {"subclass", "unregistered", "lambda"}
+    assert {trial.params["regularizer"] for trial in study.trials} == {None, "l2"}
+    for trial in study.trials:
+        assert trial.params["units"] in ((20, 24) if trial.params["kind"] == "subclass" else (3, 5))
+
+
+def test_they_come_back_from_mlflow_alone(study: StudyResults, tmp_path: Path) -> None:
+    """On a machine that has never seen the search: the store was moved, and there is nothing else."""
+    runs = study.paths.folder.parent
+    shutil.copytree(runs / "mlartifacts", tmp_path / "mlartifacts")
+    for file in runs.glob("mlflow.db*"):  # what is written ahead lies beside it
+        shutil.copy(file, tmp_path)
+    models = search.get_best_models("factories", TRIALS, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    best = study.best_trials()
+    assert len(models) == len(best) == TRIALS
+    x, y = load_data()[1]
+    for model, trial in zip(models, best, strict=True):
+        found = float(np.mean(np.abs(model.predict(x, verbose=0) - y)))
+        assert found == pytest.approx(trial.objective, rel=1e-5), trial.params
+
+
+def test_test_data_are_evaluated_once_for_the_best(study: StudyResults) -> None:
+    x, y = load_data()[2]
+    trial = study.best_trials(1)[0]
+    (model,) = study.get_best_models(1)
+    assert trial.tested is not None
+    assert trial.tested.logs["mae"] == pytest.approx(float(np.mean(np.abs(model.predict(x, verbose=0) - y))), rel=1e-5)
+    exported = study.study.exported
+    assert exported is not None
+    assert (exported.trial, exported.epoch) == (trial.number, trial.best_epoch)
+    assert exported.signature["inputs"] == [{"name": None, "dtype": "float32", "shape": [-1, 4]}]
+    assert exported.signature["outputs"] == [{"name": None, "dtype": "float32", "shape": [-1, 1]}]
+    assert study.paths.model.exists()

@@ -1,0 +1,49 @@
+"""Loads champions where the package `search` is not installed: `python -I fresh.py URI NAME=FOLDER …`.
+
+Each registered model NAME predicts FOLDER/x.npz. Its answers go to FOLDER/pyfunc.npz, those of what
+`mlflow.keras.load_model` gives to FOLDER/keras.npz, where it gives any. Told nothing else than the tracking address.
+"""
+
+import contextlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+
+def main(uri: str, *words: str) -> None:
+    sys.path[:] = [entry for entry in sys.path if not Path(entry, "search", "tracking").is_dir()]
+    assert importlib.util.find_spec("search") is None, "search can be imported"
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    import mlflow
+
+    sys.modules["layers"] = mine = type(sys)("layers")  # a module of whoever loads the models
+    folders = {name: Path(folder) for name, _, folder in (word.partition("=") for word in words)}
+    models = {name: mlflow.pyfunc.load_model(f"models:/{name}@champion") for name in folders}
+    assert sys.modules["layers"] is mine
+    for name, folder in folders.items():
+        x = inputs(folder)
+        if isinstance(x, list):
+            x = {f"input_{number}": array for number, array in enumerate(x)}
+        save(folder / "pyfunc.npz", models[name].predict(x))
+    for name, folder in folders.items():
+        with contextlib.suppress(TypeError, ValueError):  # Keras cannot know what is not its own
+            model = mlflow.keras.load_model(f"models:/{name}@champion")
+            save(folder / "keras.npz", model.predict(inputs(folder), verbose=0))
+
+
+def inputs(folder: Path) -> object:
+    import numpy as np
+
+    arrays = dict(np.load(folder / "x.npz"))
+    return arrays.get("x", [*arrays.values()] if "x0" in arrays else arrays)
+
+
+def save(file: Path, answer: object) -> None:
+    import numpy as np
+
+    np.savez(file, **(answer if isinstance(answer, dict) else {"y": answer}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
