@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 
 def _from_1(data: Json) -> Json:
-    """Format 2: several executions a trial, a user's own `fit`, the libraries of each run; kinds `tested`, `exported`."""
+    """Format 2: executions of a trial, a `fit` of the user's, the libraries of each run; kinds `tested`, `exported`."""
     match data["kind"]:
         case "began":
             return {"versions": {}, **data}

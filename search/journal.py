@@ -1,9 +1,9 @@
 """The journal: a study's facts as lines of JSON, appended by one process, read by any.
 
-A line is `{"kind": …, …, "v": <format>, "t": <seconds since the epoch>, "crc": "<CRC-32 of what stands before it>"}`. An
-append reaches the operating system at once, so a killed process loses nothing; the disk gets it in groups, at most
+A line is `{"kind": …, …, "v": <format>, "t": <seconds since the epoch>, "crc": "<CRC-32 of what stands before it>"}`.
+An append reaches the operating system at once, so a killed process loses nothing; the disk gets it in groups, at most
 `FLUSH_SECONDS` later, so a power failure loses no more than that. A torn last line (the writer died in it) is dropped;
-a damaged line within is an error that names it.
+a damaged line within is an error that names it, as is a line that only a newer version can read.
 """
 
 from __future__ import annotations

@@ -322,9 +322,7 @@ class _Launch:
             )
         return SpaceChanged(probed.digest, probed.parameters)
 
-    def _announce(
-        self, opts: Options, objective: Objective, slots: tuple[devices.Slot, ...], probed: Probed
-    ) -> None:
+    def _announce(self, opts: Options, objective: Objective, slots: tuple[devices.Slot, ...], probed: Probed) -> None:
         """Say what will be done, before it is."""
         from search import progress
 

@@ -124,7 +124,9 @@ def test_libraries_that_have_changed_are_named_and_journaled(older: Path, capfd:
     assert isinstance(header, Header)
     versions = {**header.versions, "keras": "3.9.0", "tensorflow": "2.19.0", "torch": "2.4.0", "gone": "1"}
     path.write_bytes(
-        b"".join(format_line(record, 1.0) for record in [replace(header, versions=versions), *(e.record for e in others)])
+        b"".join(
+            format_line(record, 1.0) for record in [replace(header, versions=versions), *(e.record for e in others)]
+        )
     )
     with pytest.warns(UserWarning, match=r"keras 3\.9\.0 \(now .*, tensorflow 2\.19\.0 \(now ") as warned:
         search.get_best_models("older", 2)

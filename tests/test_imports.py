@@ -33,6 +33,7 @@ LAYERS = [
     ["search.driver", "search.checks"],
     ["search.launch"],
     ["search.results"],
+    ["search.export"],
     ["search.python", "search.testing"],
     ["search.cli"],
 ]
@@ -109,6 +110,7 @@ def test_outside_of_workers_nothing_ever_imports_a_framework() -> None:
         "search.tracking.retrieve",
         "search.tracking.loader",
         "search.results",
+        "search.export",
     )
     for module, path in MODULES.items():
         if not module.startswith(excepted):
