@@ -6,14 +6,17 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from search import backends, options
 from search.backends.base import BackEnd
 from search.domain import Domain, Parameter, Value
-from search.errors import OptionError, SearchError, nearest
+from search.errors import OptionError, SearchError, StudyError, nearest
+from search.journal import Entry
 from search.messages import Probed, ProbeFailed
 from search.options import Options
-from search.records import Asked, EpochDone, Valued
+from search.records import FORMAT, Asked, EpochDone, Header, Valued
+from search.study import fold
 from search.trial import Objective, Suggestion
 
 
@@ -28,6 +31,22 @@ def choose_objective(opts: Options, probed: Probed) -> Objective:
         extra=probed.extra_logs,
         own_fit=probed.own_fit,
     )
+
+
+def check_kept(header: Header, opts: Options, given: Mapping[str, Any]) -> Objective:
+    """The objective of a resumed study. StudyError where another one, or another seed, is asked for."""
+    objective = Objective(header.objective, header.direction)
+    wanted = (opts.objective or objective.name, opts.direction or objective.direction)
+    if wanted != (objective.name, objective.direction):
+        raise StudyError(
+            f"study {header.study!r} compares {objective.name} ({objective.direction}): a resumed study keeps "
+            "its objective; begin another with --study"
+        )
+    if given.get("seed") is not None and opts.seed != header.seed:
+        raise StudyError(
+            f"study {header.study!r} has the seed {header.seed}: a resumed study keeps it; begin another with --study"
+        )
+    return objective
 
 
 def check_keras(opts: Options, probed: Probed) -> None:
@@ -136,3 +155,35 @@ def differences(before: tuple[Parameter, ...], now: tuple[Parameter, ...]) -> st
         if key in new and old[key].domain != new[key].domain
     ]
     return "; ".join(found) or "its parameters are the same, its code or a module beside it is not"
+
+
+def updates(before: Sequence[Entry], versions: Mapping[str, str]) -> list[str]:
+    """What is not as it was when the study last ran, as lines for people: the journal's format, the libraries.
+
+    Args:
+        before: the journal so far.
+        versions: the libraries that a worker has found now.
+    """
+    lines = []
+    if before[-1].format < FORMAT:
+        lines.append(
+            f"its journal was written in format {before[-1].format} and goes on in format {FORMAT}: older versions of "
+            "search can no longer read it"
+        )
+    changed = changed_versions(fold(before).versions, versions)
+    if changed:
+        lines.append(
+            f"it last ran with {changed}: it goes on, but its draws and curves need no longer be those of a search "
+            "that was never interrupted"
+        )
+    return lines
+
+
+def changed_versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The libraries whose versions differ, as "keras 3.14.0 (now 3.15.1)"; without frameworks that do not compute."""
+    idle = set(options.KERAS_BACKENDS) - {now.get("keras_backend")} | {"keras_backend"}
+    return ", ".join(
+        f"{name} {version} (now {now[name]})"
+        for name, version in before.items()
+        if name not in idle and name in now and now[name] != version
+    )

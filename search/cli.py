@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -307,18 +308,42 @@ def status_command(
 @app.command("export")
 def export_command(
     name: StudyName,
-    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="model.keras, or model.weights.h5.")],
+    to: Annotated[
+        Path,
+        typer.Option("--to", metavar="PATH", help="model.keras, model.weights.h5, model.onnx; model: a SavedModel."),
+    ],
     rank: Annotated[int, typer.Option("--rank", min=1, help="1 is the best trial.")] = 1,
+    format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="keras|weights|onnx|savedmodel", help="By default as the path ends."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    keras_backend: Annotated[
+        str | None, typer.Option("--keras-backend", metavar="NAME", help="What Keras makes it with.")
+    ] = None,
     runs: Runs = "runs",
 ) -> None:
-    """Write a trained model to a file."""
-    from search import results
+    """Write a trained model to a file, or a SavedModel to a folder."""
+    from search import export
+    from search.results import load_study
     from search.worker.process import quietly
 
+    if keras_backend is not None:
+        options.check("keras_backend", keras_backend)
+    planned = export.plan(load_study(name, runs), rank, to, format=format, keras_backend=keras_backend, force=force)
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = planned.keras_backend
     with quietly(Path(os.devnull)):
         import search.worker.training  # noqa: F401
-    trial = results.export(results.load_study(name, runs), rank, to)
-    out.print(f"{to}: trial {trial.number}, weights of epoch {trial.best_epoch}", markup=False, soft_wrap=True)
+    with warnings.catch_warnings(record=True) as noticed:
+        (model,) = planned.study.load_models([planned.trial])
+    for warning in noticed:
+        _say(f"note: {warning.message}")
+    with quietly(Path(os.devnull)), warnings.catch_warnings(action="ignore"):
+        needs = export.write(model, planned.to, planned.format)
+    trial = planned.trial
+    words = f"{to}: trial {trial.number}, weights of epoch {trial.best_epoch}" + (f"; {needs}" if needs else "")
+    out.print(words, markup=False, soft_wrap=True)
 
 
 # Around it ------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """The journal: a study's facts as lines of JSON, appended by one process, read by any.
 
-A line is `{"kind": …, …, "t": <seconds since the epoch>, "crc": "<CRC-32 of what stands before it>"}`. An append
-reaches the operating system at once, so a killed process loses nothing; the disk gets it in groups, at most
+A line is `{"kind": …, …, "v": <format>, "t": <seconds since the epoch>, "crc": "<CRC-32 of what stands before it>"}`.
+An append reaches the operating system at once, so a killed process loses nothing; the disk gets it in groups, at most
 `FLUSH_SECONDS` later, so a power failure loses no more than that. A torn last line (the writer died in it) is dropped;
-a damaged line within is an error that names it.
+a damaged line within is an error that names it, as is a line that only a newer version can read.
 """
 
 from __future__ import annotations
@@ -20,24 +20,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from search import formats
 from search.errors import JournalError
-from search.records import Record, decode, encode
+from search.records import FORMAT, Record, decode, encode
 
 FLUSH_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record, the time it was written (seconds since the epoch), and the offset of the line after it (bytes)."""
+    """A line of a journal.
+
+    Attributes:
+        record: as of the current format, whatever it was written in.
+        time: when it was written, seconds since the epoch.
+        end: the offset of the line after it, bytes.
+        format: the format that it was written in.
+    """
 
     record: Record
     time: float
     end: int
+    format: int = FORMAT
 
 
 def format_line(record: Record, time: float) -> bytes:
     """The journal's line for `record`, its newline included."""
-    text = json.dumps({**encode(record), "t": round(time, 4)}, separators=(",", ":"), ensure_ascii=False)[:-1]
+    data = {**encode(record), "v": FORMAT, "t": round(time, 4)}
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)[:-1]
     # Half a surrogate pair, as in a file name that is no UTF-8, becomes what JSON escapes it to.
     body = text.encode(errors="backslashreplace")
     return b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
@@ -45,20 +55,34 @@ def format_line(record: Record, time: float) -> bytes:
 
 def parse_line(line: bytes) -> tuple[Record, float]:
     """The record and time of a line. ValueError where the line is not whole."""
+    data, time, format = _opened(_checked(line))
+    return decode(formats.upgrade(data, format)), time
+
+
+def _checked(line: bytes) -> bytes:
+    """The line up to its checksum. ValueError where that does not match."""
     body, mark, crc = line.rpartition(b',"crc":"')
     if not mark or crc != b'%08x"}\n' % zlib.crc32(body):
         raise ValueError("the checksum does not match")
+    return body
+
+
+def _opened(body: bytes) -> tuple[dict[str, Any], float, int]:
+    """A line's record as a JSON object, its time and its format."""
     # From bytes, json would guess the encoding of every line.
     data: dict[str, Any] = json.loads((body + b"}").decode())
-    time = data.pop("t")
-    return decode(data), time
+    format = data.pop("v", 1)
+    if type(format) is not int or format < 1:
+        raise ValueError(f"its format is {format!r}")
+    return data, data.pop("t"), format
 
 
 def read(path: Path, offset: int = 0) -> Iterator[Entry]:
     """The entries from byte `offset` on, up to the last whole line.
 
     Raises:
-        JournalError: a line that is not the last one is damaged, or of a kind this version does not know.
+        JournalError: a line that is not the last one is damaged; or one that is whole was written by a newer version,
+            or cannot be understood.
     """
     try:
         file = path.open("rb")
@@ -68,23 +92,43 @@ def read(path: Path, offset: int = 0) -> Iterator[Entry]:
         file.seek(offset)
         for line in file:
             try:
-                record, time = parse_line(line)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                body = _checked(line)
+            except ValueError as error:
                 if not line.endswith(b"\n") or not file.read(1):
                     return  # a torn tail: its writer died, or is writing now
                 raise JournalError(_damage(path, offset, error)) from None
+            try:
+                data, time, format = _opened(body)
+                if formats.is_newer(format):
+                    raise JournalError(_newer(path, offset, format))
+                record = decode(formats.upgrade(data, format))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise JournalError(_damage(path, offset, error)) from None
             offset += len(line)
-            yield Entry(record, time, offset)
+            yield Entry(record, time, offset, format)
+
+
+def _newer(path: Path, offset: int, format: int) -> str:
+    # A newer version that goes on with a study writes its own format after the older lines.
+    return (
+        f"{path}, line {_number(path, offset)} was written in format {format} by a newer version of search, this one "
+        f"reads up to {FORMAT}: upgrade keras-search"
+    )
 
 
 def _damage(path: Path, offset: int, error: Exception) -> str:
-    with path.open("rb") as file:
-        number = file.read(offset).count(b"\n") + 1
+    number = _number(path, offset)
     what = f"unknown record {error}" if isinstance(error, KeyError) else str(error)
     return (
         f"{path}, line {number} is damaged ({what}): put a copy from a backup in its place, or keep the lines before "
         f"it with `head -n {number - 1}` and resume"
     )
+
+
+def _number(path: Path, offset: int) -> int:
+    """The number of the line at `offset`, from 1."""
+    with path.open("rb") as file:
+        return file.read(offset).count(b"\n") + 1
 
 
 class Lock:

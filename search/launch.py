@@ -143,7 +143,13 @@ def run(
             f"study {name!r} exists in {first.runs}: go on with --resume, begin anew with --overwrite, or give another "
             "name with --study"
         )
-    backend = given.get("keras_backend") or opened.options.get("keras_backend") or early.get("keras_backend")
+    kept = opened.options.get("keras_backend")
+    backend = given.get("keras_backend") or kept or early.get("keras_backend")
+    if kept is not None and backend != kept:
+        raise StudyError(
+            f"study {name!r} runs with Keras on {kept}: a resumed study keeps that, as its trials go on to the last "
+            "bit; begin another with --study"
+        )
     given = {**given, "study": name, "runs": first.runs, "keras_backend": backend}
     return _Launch(source, given, opened, accept_changes, overwrite, make_view, say).run()
 
@@ -258,7 +264,10 @@ class _Launch:
                 checks.check_backend(opts, probed.parameters)
                 checks.check_keras(opts, probed)
                 slots = executors.slots_of(opts, gpus)
-                objective = self._objective(opts, probed)
+                if self._opened.exists:
+                    objective = checks.check_kept(self._opened.header, opts, self._given)
+                else:
+                    objective = checks.choose_objective(opts, probed)
                 if self._is_new("try_first"):
                     checks.check_try_first(
                         opts.try_first, probed.parameters, lambda values: executor.probe(Probe(ref, values=values))
@@ -269,7 +278,7 @@ class _Launch:
                 executor.set_slots(slots)
             changes = self._changes(probed)
             uri = admission.result(opts)
-            self._announce(opts, objective, slots)
+            self._announce(opts, objective, slots, probed)
             if learnt:
                 self._say(warm_start.describe(str(opts.warm_start), learnt, probed.parameters))
             records = self._records(opts, objective, probed, changes, learnt)
@@ -308,24 +317,6 @@ class _Launch:
     def _new_pickle(self) -> Path:
         return self._paths.folder / f"{self._paths.pickle.name}.new"
 
-    def _objective(self, opts: Options, probed: Probed) -> Objective:
-        if self._opened.exists:
-            header = self._opened.header
-            objective = Objective(header.objective, header.direction)
-            wanted = (opts.objective or objective.name, opts.direction or objective.direction)
-            if wanted != (objective.name, objective.direction):
-                raise StudyError(
-                    f"study {header.study!r} compares {objective.name} ({objective.direction}): a resumed study keeps "
-                    "its objective; begin another with --study"
-                )
-            if self._given.get("seed") is not None and opts.seed != header.seed:
-                raise StudyError(
-                    f"study {header.study!r} has the seed {header.seed}: a resumed study keeps it; begin another with "
-                    "--study"
-                )
-            return objective
-        return checks.choose_objective(opts, probed)
-
     def _is_new(self, name: str) -> bool:
         """Whether an option was said for this run, and is not what an earlier one was told."""
         return not self._opened.exists or self._given.get(name) is not None
@@ -345,12 +336,15 @@ class _Launch:
             )
         return SpaceChanged(probed.digest, probed.parameters)
 
-    def _announce(self, opts: Options, objective: Objective, slots: tuple[devices.Slot, ...]) -> None:
+    def _announce(self, opts: Options, objective: Objective, slots: tuple[devices.Slot, ...], probed: Probed) -> None:
         """Say what will be done, before it is."""
         from search import progress
 
         chosen = "" if opts.objective or self._opened.exists else ", as nothing else was asked for"
         self._say(f"study {self._paths.folder.name} in {self._paths.folder}")
+        if self._opened.exists:
+            for line in checks.updates(self._opened.before, probed.versions):
+                self._say(line)
         self._say(f"objective {objective.name}, {objective.direction}{chosen}")
         self._say(f"{progress.describe_plan(opts)}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")
 
@@ -393,7 +387,7 @@ class _Launch:
         # A sampler made for other parameters is of no use; what is new of the code alone is no reason to begin anew.
         if not eras or eras[-1] != era or (changes is not None and self._parameters() != probed.parameters):
             records.append(era)
-        return [*records, *learnt, Began(socket.gethostname(), os.getpid(), said)]
+        return [*records, *learnt, Began(socket.gethostname(), os.getpid(), said, probed.versions)]
 
     def _parameters(self) -> tuple[Parameter, ...]:
         """Those that the study was last run with."""

@@ -2,7 +2,7 @@
 
 A study is the fold of its records (`search.study`), a back end's state the fold of those it cares for, MLflow a
 projection of them. `encode` and `decode` turn a record into a JSON object and back; a record's kind is the class's name
-in snake_case. Unknown fields are an error: formats are versioned by `Header.format`.
+in snake_case. Unknown fields are an error: what an older format lacks, `search.formats` adds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any, Literal
 from search.domain import Parameter, Value
 from search.trial import Direction, State
 
-FORMAT = 1
+FORMAT = 2
+"""The format that is written. Every line of a journal names its own; see `search.formats`."""
 
 Outcome = Literal["reached", "finished", "stopped", "interrupted", "failed", "lost"]
 """How a segment ended: `reached` its last epoch; `finished`: a callback of the user's ended the training; `stopped` by
@@ -27,7 +28,11 @@ ToldOutcome = Literal["reached", "finished", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first record: what never changes over a study's life. `replaces` is the uid of one that it overwrote."""
+    """The first record: what never changes over a study's life.
+
+    `format` is the journal's format when it was begun, `versions` the libraries that were there then; `replaces` is the
+    uid of a study that this one overwrote.
+    """
 
     format: int
     uid: str
@@ -85,11 +90,15 @@ class Learnt:
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """A process began to run the study; `options` are all that it was told (budget, workers, …)."""
+    """A process began to run the study.
+
+    `options` are all that it was told (budget, workers, …), `versions` the libraries that its workers found.
+    """
 
     host: str
     pid: int
     options: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

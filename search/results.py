@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search import checks
 from search import study as studies
 from search.domain import Value
-from search.errors import NoResult, OptionError, SpaceError, StudyError
+from search.errors import NoResult, SpaceError, StudyError
 from search.launch import find
 from search.messages import SpaceRef
 from search.paths import StudyPaths
@@ -87,7 +88,11 @@ class StudyResults:
         found = [trial for trial in ranked if self._weights(trial).exists()]
         if not found:
             raise NoResult(f"study {self.name!r} has no weights in {self.paths.trials}: MLflow may have them")
-        return _build(self.space_ref, [self._model(trial) for trial in _at_most(found, num_models, "models")])
+        return self.load_models(_at_most(found, num_models, "models"))
+
+    def load_models(self, trials: Sequence[Trial]) -> list[Any]:
+        """The models of `trials`, each with the weights of its best epoch, which must be on disk."""
+        return _build(self.space_ref, [self._model(trial) for trial in trials], self.study.versions)
 
     def _model(self, trial: Trial) -> _Model:
         return _Model(trial.number, trial.params, self._weights(trial), trial.best_epoch)
@@ -177,32 +182,7 @@ def get_best_models(
         for trial in _at_most(held, num_models, "models"):
             weights, described = retrieve.download(found, trial, folder / f"trial-{trial.number}")
             chosen.append(_Model(trial.number, described["params"], weights, trial.model_epoch))
-        return _build(ref, chosen)
-
-
-def export(study: StudyResults, rank: int, to: Path) -> Trial:
-    """Write the model of the trial at `rank` (1 is the best) to `to`: `.keras`, or `.weights.h5`.
-
-    Raises:
-        OptionError: another kind of file, or a folder that is not there.
-        NoResult: there are not so many trials with an objective.
-    """
-    if not to.name.endswith((".keras", ".weights.h5")):
-        raise OptionError(f"--to {to}: end the file's name in .keras or .weights.h5")
-    if not to.absolute().parent.is_dir():
-        raise OptionError(f"--to {to}: there is no folder {to.absolute().parent}: make it first")
-    ranked = study.best_trials()
-    if not ranked:
-        raise NoResult(f"study {study.name!r} has no trial with an objective: see search trials {study.name}")
-    if rank > len(ranked):
-        raise OptionError(f"--rank {rank}: study {study.name!r} has {len(ranked)} trials with an objective")
-    trial = ranked[rank - 1]
-    (model,) = _build(study.space_ref, [study._model(trial)])
-    if to.suffix == ".keras":
-        model.save(to)
-    else:
-        model.save_weights(to)
-    return trial
+        return _build(ref, chosen, retrieve.description(found).get("versions", {}))
 
 
 def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
@@ -213,11 +193,17 @@ def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
     return found[:count]
 
 
-def _build(ref: SpaceRef, chosen: Sequence[_Model]) -> list[Any]:
-    """Call the factory with each trial's values, and load its weights."""
+def _build(ref: SpaceRef, chosen: Sequence[_Model], versions: Mapping[str, str]) -> list[Any]:
+    """Call the factory with each trial's values, and load its weights.
+
+    Args:
+        versions: the libraries that the study ran with; a warning says where others may give other predictions.
+    """
     from search import space as spaces
     from search.worker.harvest import bring_back
 
+    if difference := _difference(versions):
+        warnings.warn(difference, stacklevel=3)
     models = []
     try:
         space = spaces.load(ref)
@@ -235,3 +221,19 @@ def _build(ref: SpaceRef, chosen: Sequence[_Model]) -> list[Any]:
         path = Path(ref.path) if ref.path else None
         raise SpaceError(spaces.describe(error, path, elsewhere=ref.label)) from error
     return models
+
+
+def _difference(versions: Mapping[str, str]) -> str:
+    """What this process computes with that the study did not, in words; "" where that is the same."""
+    from search.worker import probe
+
+    now = probe.versions()
+    backend = now["keras_backend"]
+    if versions.get("keras_backend", backend) != backend:
+        return (
+            f"the study ran with Keras on {versions['keras_backend']}, this process runs it on {backend}: the weights "
+            "are the same, predictions may differ in their last digits"
+        )
+    computes = {name: versions[name] for name in ("keras", backend) if name in versions}
+    changed = checks.changed_versions(computes, now)
+    return f"the study last ran with {changed}: predictions may differ" if changed else ""

@@ -16,7 +16,6 @@ from search import journal
 from search.domain import Parameter, Value
 from search.errors import JournalError
 from search.records import (
-    FORMAT,
     Asked,
     Began,
     Built,
@@ -229,6 +228,11 @@ class Study:
         return self._header.seed
 
     @property
+    def versions(self) -> Mapping[str, str]:
+        """The libraries of the last run, by name; "keras_backend" is among them."""
+        return (self.began.versions if self.began is not None else {}) or self._header.versions
+
+    @property
     def era(self) -> int:
         """The number of the current era, -1 before the first."""
         return len(self.eras) - 1
@@ -301,11 +305,6 @@ class Study:
     def _process(self, record: Record, time: float, previous: float) -> None:
         match record:
             case Header():
-                if record.format > FORMAT:
-                    raise JournalError(
-                        f"study {record.study!r} was written in format {record.format} by a newer version of search, "
-                        f"this one reads up to {FORMAT}: upgrade keras-search"
-                    )
                 self.header, self.digest, self.parameters = record, record.digest, record.parameters
                 self.objective = Objective(record.objective, record.direction)
             case SpaceChanged():

@@ -360,6 +360,10 @@ def test_a_name_that_no_folder_may_have(search: Run, workplace: Path) -> None:
 def test_keras_backend_that_is_not_installed(search: Run, space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused(search, "run", "space.py", *SHORT, "--keras-backend", "jax", words=("jax is not installed", "pip install"))
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    refused(search, "run", "space.py", *SHORT, words=("KERAS_BACKEND=torch: torch is not installed", "pip install"))
+    monkeypatch.setenv("KERAS_BACKEND", "openvino")
+    refused(search, "run", "space.py", *SHORT, words=("KERAS_BACKEND=openvino: a search trains with tensorflow, jax",))
 
 
 @pytest.mark.parametrize(

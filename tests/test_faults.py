@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +91,34 @@ def test_a_dead_zygote_is_replaced_and_its_workers_live_on(tmp_path: Path) -> No
         zygote.close()
 
 
-def test_a_worker_that_has_grown_is_replaced_between_segments(tmp_path: Path, zygote: Zygote) -> None:
+LEAKY = """
+
+_held = []
+_slow_build = build_model
+
+
+def build_model(hp):
+    _held.append(np.ones(hp.Int("megabytes", 0, 1000) << 17))
+    return _slow_build(hp)
+"""
+
+
+@pytest.mark.parametrize("megabytes", [0, 300])
+def test_a_worker_that_has_grown_is_replaced_between_segments(tmp_path: Path, zygote: Zygote, megabytes: int) -> None:
+    """What a first segment takes (the data, the framework's runtime) is no growth: the second one's counts."""
+    space = tmp_path / "leaky.py"
+    space.write_text(SPACE.read_text() + LEAKY)
     slots = devices.make_slots((), 1, devices.core_ids(), 1)
-    for growth, same in ((1 << 40, True), (0, False)):
-        executor = LocalExecutor(slots, tmp_path / "log", zygote=zygote, growth=growth)
-        pids = []
-        for trial in range(2):
-            executor.start(0, segment(tmp_path / str(growth), trial))
-            pids.append(executor.pids()[0])
-            assert ended(executor, {0}) == {0: "reached"}
-        executor.close()
-        assert (pids[0] == pids[1]) is same
+    executor = LocalExecutor(slots, tmp_path / "log", zygote=zygote, growth=200 << 20)
+    pids = []
+    for trial in range(4):
+        work = segment(tmp_path, trial)
+        values = {**work.values, "megabytes": megabytes}
+        executor.start(0, replace(work, space=SpaceRef(path=str(space)), values=values))
+        pids.append(executor.pids()[0])
+        assert ended(executor, {0}) == {0: "reached"}
+    executor.close()
+    assert [pids.index(pid) for pid in pids] == ([0, 0, 2, 2] if megabytes else [0, 0, 0, 0])
 
 
 def test_a_dead_worker_is_replaced_in_well_under_a_second(tmp_path: Path, zygote: Zygote) -> None:

@@ -19,6 +19,7 @@ LAYERS = [
     ["search.domain"],
     ["search.trial"],
     ["search.records"],
+    ["search.formats"],
     ["search.messages", "search.paths", "search.brackets", "search.journal"],
     ["search.study", "search.novelty", "search.given"],
     ["search.backends.base"],
@@ -34,6 +35,7 @@ LAYERS = [
     ["search.driver", "search.checks", "search.warm_start"],
     ["search.launch"],
     ["search.results"],
+    ["search.export"],
     ["search.python", "search.testing"],
     ["search.cli"],
 ]
@@ -110,6 +112,7 @@ def test_outside_of_workers_nothing_ever_imports_a_framework() -> None:
         "search.tracking.retrieve",
         "search.tracking.loader",
         "search.results",
+        "search.export",
     )
     for module, path in MODULES.items():
         if not module.startswith(excepted):

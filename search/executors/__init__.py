@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from search import devices
 from search.errors import OptionError
 from search.executors.base import Executor
-from search.options import Options
+from search.options import KERAS_BACKENDS, Options
 
 if TYPE_CHECKING:
     from search.executors.local import Zygote
@@ -29,13 +29,19 @@ def slots_of(opts: Options, gpus: tuple[devices.Gpu, ...]) -> tuple[devices.Slot
     return devices.make_slots(chosen, devices.available_cpus(), devices.core_ids(), workers, opts.gpus_per_trial)
 
 
+def _check_installed(keras_backend: str | None) -> None:
+    """Raise OptionError where Keras would not find its back end: the one given, else that of the environment."""
+    name = keras_backend or os.environ.get("KERAS_BACKEND") or "tensorflow"
+    where = f"--keras-backend {name}" if keras_backend else f"KERAS_BACKEND={name}"
+    if name not in KERAS_BACKENDS:
+        raise OptionError(f"{where}: a search trains with {', '.join(KERAS_BACKENDS)}: set it to one of them")
+    if importlib.util.find_spec(name) is None:
+        raise OptionError(f"{where}: {name} is not installed: pip install {name}, or use another")
+
+
 def make(opts: Options, gpus: tuple[devices.Gpu, ...], log: Path) -> Executor:
     """The executor that `opts` ask for; what its processes print goes to `log`."""
-    if opts.keras_backend is not None and importlib.util.find_spec(opts.keras_backend) is None:
-        raise OptionError(
-            f"--keras-backend {opts.keras_backend}: {opts.keras_backend} is not installed: pip install "
-            f"{opts.keras_backend}, or use another"
-        )
+    _check_installed(opts.keras_backend)
     if opts.executor == "inline":
         from search.executors.inline import InlineExecutor
         from search.worker.process import quietly

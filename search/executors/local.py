@@ -129,18 +129,26 @@ class Zygote:
 
     def close(self) -> None:
         self._socket.close()
-        with suppress(OSError):
-            self._process.terminate()
+        self._process.terminate()
+        try:
             self._process.wait(LEAVE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
 
 @dataclass(slots=True)
 class _Worker:
+    """A worker process. `used`: it has had a segment; `baseline`: its memory after the first, in bytes.
+
+    The first one loads the data and starts the framework's runtime, on a GPU some gigabytes: that is no growth.
+    """
+
     pid: int
     connection: Connection
     zygote: Zygote
     process: psutil.Process | None
     busy: bool = False
+    used: bool = False
     baseline: int | None = None
 
     def memory(self) -> int:
@@ -210,12 +218,12 @@ class LocalExecutor:
 
     def start(self, slot: int, work: Segment | Harvest) -> None:
         worker = self._worker(slot)
-        if worker.baseline is None:
+        if worker.used and worker.baseline is None:
             worker.baseline = worker.memory()
-        elif worker.memory() - worker.baseline > self._growth:
+        elif worker.baseline is not None and worker.memory() - worker.baseline > self._growth:
             self._retire(slot)
             worker = self._worker(slot)
-        worker.busy = True
+        worker.busy = worker.used = True
         self._tell(worker, work)
 
     def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import importlib.metadata
 import io
 import platform
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -211,4 +212,7 @@ def versions() -> dict[str, str]:
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
+    # TensorFlow is distributed under several names.
+    backend = found["keras_backend"]
+    found[backend] = str(sys.modules[backend].__version__)
     return found

@@ -26,7 +26,7 @@ def serve(connection: Connection, slot: Slot, log: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     redirect(Path(log))
     apply_slot(slot)
-    _limit_threads(slot)
+    _configure(slot)
     from search.worker.harvest import run_harvest
     from search.worker.probe import run_probe
     from search.worker.training import run_segment
@@ -77,8 +77,8 @@ def quietly(log: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _limit_threads(slot: Slot) -> None:
-    """Give the framework the slot's threads; before its runtime starts, or it would take every core's."""
+def _configure(slot: Slot) -> None:
+    """Give the framework the slot's threads and devices; before its runtime starts, or it would take all there are."""
     import keras
 
     backend = keras.config.backend()
@@ -91,3 +91,12 @@ def _limit_threads(slot: Slot) -> None:
         import torch
 
         torch.set_num_threads(slot.threads)
+        torch.set_num_interop_threads(1)
+    elif backend == "jax":
+        import jax
+
+        # For XLA's pools. `intra_op_parallelism_threads` in XLA_FLAGS has no effect on them.
+        os.environ["PJRT_NPROC"] = str(slot.threads)
+        # JAX has read JAX_PLATFORMS when it was imported.
+        if not slot.gpus and not jax.config.jax_platforms:
+            jax.config.update("jax_platforms", "cpu")

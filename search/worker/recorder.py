@@ -142,6 +142,11 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         seed = derive_seed(self._segment.seed, "epoch", epoch)
         random.seed(seed)
         np.random.seed(seed)
+        if keras.config.backend() == "torch":
+            import torch
+
+            # Keras's own Dropout draws from PyTorch's, unless the layer was given a seed.
+            torch.manual_seed(seed)
         self._began = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -11,10 +11,12 @@ import array
 import os
 import pickle
 import select
+import shutil
 import signal
 import socket
 import struct
 import sys
+import tempfile
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -96,6 +98,14 @@ def main(fd: int, log: str) -> None:
     import search.worker.probe
     import search.worker.training  # noqa: F401
 
+    compiled = _share_compiled() if keras.config.backend() == "jax" else None
+
+    def leave(*_: object) -> None:
+        if compiled is not None:
+            shutil.rmtree(compiled, ignore_errors=True)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
     sock = socket.socket(fileno=fd)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
@@ -111,9 +121,23 @@ def main(fd: int, log: str) -> None:
             try:
                 request, fds = receive(sock)
             except (EOFError, ConnectionError):
-                os._exit(0)
+                leave()
             assert isinstance(request, Fork)
             send(sock, Forked(_fork(request, fds[0], (sock.fileno(), wake_read, wake_write))))
+
+
+def _share_compiled() -> str | None:
+    """On JAX, have workers keep what they compile in a folder that this returns: a promoted trial's model is built in
+    another process, or anew, and would be compiled again. None where the user has a folder of their own for that."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:
+        return None
+    folder = tempfile.mkdtemp(prefix="search-jax-")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
 
 
 def _fork(request: Fork, fd: int, ours: tuple[int, ...]) -> int:
