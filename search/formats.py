@@ -18,8 +18,11 @@ Json = dict[str, Any]
 
 
 def _from_1(data: Json) -> Json:
-    """Format 2: executions of a trial, a `fit` of the user's, the libraries of each run; kinds `learnt`, `tested`, `exported`."""
+    """Format 2: executions of a trial, a `fit` of the user's, the libraries of each run, samplers of Hyperband; kinds
+    `learnt`, `tested`, `exported`."""
     match data["kind"]:
+        case "era" if data["backend"] == "hyperband":
+            return {**data, "options": {"sampler": "random", **data["options"]}}
         case "began":
             return {"versions": {}, **data}
         case "asked":
