@@ -24,7 +24,10 @@ def _from_1(data: Json) -> Json:
         case "era" if data["backend"] == "hyperband":
             return {**data, "options": {"sampler": "random", **data["options"]}}
         case "began":
-            return {"versions": {}, **data}
+            options = data["options"]
+            # Of Optuna then, though it was written down for Hyperband as well.
+            sampler = None if options.get("backend") == "hyperband" else options.get("sampler")
+            return {"versions": {}, **data, "options": {**options, "sampler": sampler}}
         case "asked":
             return {"executions": 1, "given": {}, **data}
         case "built":

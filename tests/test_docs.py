@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import typer
 
@@ -46,6 +48,9 @@ def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         with redirect_stderr(io.StringIO()) as printed:
             assert cli.main(["run", "space.py", "--max-epochs", "3", "--workers", "1", "--seed", "0"]) == 0
         yield folder, printed.getvalue()
+        # A block has set it for this process and those that it starts.
+        mlflow.set_tracking_uri(None)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def test_the_first_search_says_what_the_readme_shows(searched: tuple[Path, str]) -> None:
