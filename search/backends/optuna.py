@@ -8,7 +8,6 @@ the worst value there is: infinity ranks last with every sampler. A pruned one i
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner, NopPruner
@@ -142,11 +141,10 @@ class Optuna:
                 continue
             best = running_best(trial, self._objective)[: self._max_epochs]
             complete = trial.failed or trial.exhausted or trial.epochs >= self._max_epochs
-            state: dict[str, Any] = {"state": TrialState.COMPLETE if complete else TrialState.PRUNED}
             known = [epoch.logs.get(self._objective.name) for epoch in trial.curve[: self._max_epochs]]
             self._draws.add(
                 values,
-                **state,
+                state=TrialState.COMPLETE if complete else TrialState.PRUNED,
                 value=self._objective.worst if trial.failed else best[-1],
                 intermediate_values={epoch: value for epoch, value in enumerate(known, 1) if value is not None},
             )

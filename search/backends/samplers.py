@@ -18,6 +18,7 @@ import importlib.util
 import inspect
 import math
 import random
+import sys
 import warnings
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -349,7 +350,7 @@ class Draws:
         def rng() -> random.Random:
             return random.Random(derive_seed(self._seed, "draw", trial, parameter.key, -1))
 
-        with self.noting(trial) as noted, self._looking():
+        with self.noting(trial) as noted, self._looking(), _one_thread():
             first = trial not in self._relative
             relative = self._sample_relative(trial) if first else self._relative[trial]
 
@@ -444,6 +445,22 @@ class Draws:
         sampler = self._make_sampler(derive_seed(self._seed, "draw", trial, axis.name, attempt))
         frozen = self.frozen(trial)
         return sampler.sample_independent(self._sampling(sampler), frozen, axis.name, axis.distribution)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch, where a sampler has imported it, use one thread: as many as there are cores take up to four times as
+    long for what it is given here, and take the cores from the trials."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def hidden(trial: FrozenTrial) -> FrozenTrial:

@@ -44,10 +44,11 @@ class TestCMAES(TestContract):
     sampler = "cmaes:n_startup_trials=2"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_GP, reason="needs torch and scipy")
 class TestGP(TestContract):
     sampler = "gp:n_startup_trials=4"
-    trials = 8
+    trials = 12
 
 
 @pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="needs scipy")

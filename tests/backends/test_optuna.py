@@ -56,10 +56,11 @@ class TestNSGAII(_Contract):
     sampler, pruner = "nsgaii:population_size=4", "percentile:n_startup_trials=2"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_GP, reason="needs torch and scipy")
 class TestGP(_Contract):
     sampler, pruner = "gp:n_startup_trials=4", "median:n_startup_trials=2"
-    trials = 8
+    trials = 12
 
 
 class TestCMAES(_Contract):
