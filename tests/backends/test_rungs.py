@@ -164,7 +164,7 @@ def test_a_sampler_is_better_than_chance_after_the_same_epochs(sampler: str) -> 
         return statistics.median(regret(trial.params) for trial in search.trials[-20:])
 
     learnt, random = ([drawn(name, seed) for seed in range(5)] for name in (sampler, "random"))
-    assert statistics.median(learnt) < 0.5 * statistics.median(random)
+    assert statistics.median(learnt) < 0.6 * statistics.median(random)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch and scipy")
@@ -228,12 +228,14 @@ def test_what_one_back_end_found_the_next_one_uses(
     assert statistics.median(learnt) < 0.7 * statistics.median(fresh)
 
 
-def foreign(*losses: float, x: float = 0.5, y: float | None = 0.5, **state: Any) -> Trial:
+def foreign(*losses: float, x: float = 0.5, y: float | None = 0.5, exhausted: bool = False, **state: Any) -> Trial:
     """A trial of another study or era."""
     trial = Trial(0, 0, -1, params={"x": x}, parameters=[X], **state)
     if y is not None:
         trial.params["y"], trial.parameters = y, [X, Y]
-    trial.curve = [EpochDone(0, 0, epoch, {"val_loss": loss}, 1.0) for epoch, loss in enumerate(losses, 1)]
+    execution = trial.execution(0)
+    execution.curve = [EpochDone(0, 0, epoch, {"val_loss": loss}, 1.0) for epoch, loss in enumerate(losses, 1)]
+    execution.exhausted = exhausted
     trial.objective = MIN.best(losses)
     return trial
 
