@@ -213,8 +213,6 @@ class Controller:
                 self._backend.learn([*self.study.learnt.values(), *earlier])
             case Learnt() if self._backend is not None:
                 self._backend.learn([self.study.learnt[record.source, record.number]])
-            case _:
-                pass
         if self._backend is None or not rebuild:
             return []
         return list(self._backend.apply(record))

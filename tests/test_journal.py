@@ -35,7 +35,7 @@ EVERY_KIND: list[records.Record] = [
     records.Era("optuna", {"sampler": "tpe", "factor": 3}),
     records.Learnt("f01", "other", 2, PARAMETERS[:1], {"rate": 0.01}, (0.5, 0.25), "completed", finished=True),
     records.Began("host", 1234, {"workers": None, "timeout": 1.5}),
-    records.Asked(3, 1, 9, 2, None, True, 17),
+    records.Asked(3, 1, 9, 2, None, True, 17, given={"x": 0.1, "y": True, "z": None}),
     records.Valued(3, PARAMETERS[1], 3, {"relative": {"x": 0.1}, "trial": {"a": [1, 2]}}),
     records.Valued(3, PARAMETERS[2], None),
     records.Started(3, 0, 1, 2, 0, 9),

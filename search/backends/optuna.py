@@ -139,12 +139,12 @@ class Optuna:
             values = fitting(trial, self._parameters)
             if values is None:
                 continue
-            best = running_best(trial, self._objective)[: self._max_epochs]
+            best = [self._objective.worst] if trial.failed else running_best(trial, self._objective)
             complete = trial.failed or trial.exhausted or trial.epochs >= self._max_epochs
             known = [epoch.logs.get(self._objective.name) for epoch in trial.curve[: self._max_epochs]]
             self._draws.add(
                 values,
                 state=TrialState.COMPLETE if complete else TrialState.PRUNED,
-                value=self._objective.worst if trial.failed else best[-1],
+                value=best[: self._max_epochs][-1],
                 intermediate_values={epoch: value for epoch, value in enumerate(known, 1) if value is not None},
             )

@@ -98,18 +98,18 @@ class RungModel:
         """Each trial counts at every budget that its epochs reached, with its best value up to there."""
         for trial in trials:
             values = fitting(trial, self._parameters)
-            best = running_best(trial, self._objective)
-            scores = {b: best[min(b, len(best)) - 1] for b in self._budgets if b <= len(best) or trial.exhausted}
-            if values is None or not (scores or trial.failed):
+            if values is None:
                 continue
             number = self._draws.add(values, state=TrialState.RUNNING)
             self._dimensions = max(self._dimensions, len(values))
             if trial.failed:
                 self._failed(number)
-            else:
-                for budget, score in scores.items():
-                    self._observe(number, budget, score)
-                self._hide(number)
+                continue
+            best = running_best(trial, self._objective)
+            for budget in self._budgets:
+                if budget <= len(best) or trial.exhausted:
+                    self._observe(number, budget, best[min(budget, len(best)) - 1])
+            self._hide(number)
 
     def _epoch(self, record: EpochDone) -> None:
         if record.execution:

@@ -17,11 +17,13 @@ from search.backends.base import BackEnd, fitting
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
 from search.backends.rungs import RungModel
+from search.backends.samplers import SAMPLERS
 from search.controller import Limits
 from search.domain import Domain, Parameter
 from search.records import Asked, EpochDone, Told, Valued
 from search.study import Study, Trial
 from search.testing import Scenario, Simulation
+from search.testing.backends import FEW, by_noise, few, in_order, seconds
 from search.trial import Objective
 
 X, Y = (Parameter(name, Domain("float", 0.0, 1.0)) for name in "xy")
@@ -177,6 +179,16 @@ def test_a_gaussian_process_uses_what_another_back_end_found(make: Callable[[Stu
     search = begun.resume(era="second", limits=Limits(max_trials=len(begun.trials) + 4)).run()
     assert min(regret(trial.params) for trial in search.trials[-4:]) < 1e-3
     assert search.resume(len(begun.entries) + 20).run().history() == search.history()
+
+
+@pytest.mark.parametrize("sampler", [*sorted(SAMPLERS.keys() - {"gp"})])
+def test_any_sampler_goes_with_hyperband_and_none_tries_a_configuration_twice(sampler: str) -> None:
+    if sampler == "qmc":
+        pytest.importorskip("scipy")
+    scenario = Scenario(few, by_noise, seconds=seconds)
+    search = Simulation(scenario, hyperband(sampler), slots=3).run()
+    assert sorted(in_order(trial.params) for trial in search.trials) == sorted(map(in_order, FEW))
+    assert search.resume(len(search.entries) // 2).run().finished == search.finished
 
 
 def test_nothing_that_draws_at_random_imports_optuna() -> None:
