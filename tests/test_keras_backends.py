@@ -228,11 +228,10 @@ from search import space
 from search.messages import SpaceRef
 
 folder, = sys.argv[1:]
+models = {"runs": search.get_best_models("whole", runs=folder + "/runs")}
+models["store"] = search.get_best_models("whole", tracking_uri=f"sqlite:///{folder}/runs/mlflow.db")
 _, (x, y) = space.load(SpaceRef(path=folder + "/space.py")).load_data()
-losses = {}
-for source, options in (("runs", {}), ("store", {"tracking_uri": f"sqlite:///{folder}/runs/mlflow.db"})):
-    models = search.get_best_models("whole", 1, runs=folder + "/runs", **options)
-    losses[source] = [model.evaluate(x, y, verbose=0)[0] for model in models]
+losses = {source: [model.evaluate(x, y, verbose=0)[0] for model in found] for source, found in models.items()}
 alone = {"executor": "inline", "workers": 1, "max_total_epochs": 1}
 inline = search.run("space.py", study="inline", seed=0, progress=False, **alone)
 losses["inline"] = [epoch.logs["val_loss"] for epoch in inline.trials[0].curve]
