@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from search import backends, options
 from search.backends.base import BackEnd
-from search.domain import Domain, Parameter
-from search.errors import OptionError, SearchError, StudyError
+from search.domain import Domain, Parameter, Value
+from search.errors import OptionError, SearchError, StudyError, nearest
 from search.journal import Entry
-from search.messages import Probed
+from search.messages import Probed, ProbeFailed
 from search.options import Options
 from search.records import FORMAT, Asked, EpochDone, Header, Valued
 from search.study import fold
@@ -60,7 +61,7 @@ def check_keras(opts: Options, probed: Probed) -> None:
 
 def check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None) -> None:
     """Raise OptionError where the back end would not take its options."""
-    if parameters is None and opts.backend == "optuna" and opts.sampler.partition(":")[0] == "grid":
+    if parameters is None and opts.backend_options()["sampler"].partition(":")[0] == "grid":
         return  # wants to see the parameters first
     backend = backends.make(opts.backend, opts.backend_options(), Objective("loss", "min"), 0, parameters or ())
     try:
@@ -86,6 +87,47 @@ def _rehearse(backend: BackEnd, parameters: tuple[Parameter, ...]) -> None:
     backend.apply(EpochDone(0, 0, 1, {"loss": 1.0}, 0.0))
     if judged:
         backend.judge(0, 1)
+
+
+def check_try_first(
+    given: Sequence[Mapping[str, Value]],
+    parameters: Sequence[Parameter],
+    probe: Callable[[Mapping[str, Value]], Probed | ProbeFailed],
+) -> None:
+    """Raise OptionError where a configuration that is to be tried first cannot be, as far as that can be known.
+
+    A name that a build with defaults did not ask for may be asked for with these values: `probe` builds with them. If
+    it is not, it may belong to a branch that these values do not enter, where the space is known to have branches.
+
+    Args:
+        given: the configurations.
+        parameters: what a build with defaults asked for.
+    """
+    default = {parameter.key: parameter for parameter in parameters}
+    known = dict(default)
+    for values in given:
+        _check_values(values, known)
+        if values.keys() <= {parameter.name for parameter in known.values()}:
+            continue
+        probed = probe(values)
+        if isinstance(probed, ProbeFailed):
+            raise OptionError(f"--try-first {json.dumps(values)} cannot be built: {probed.message}")
+        known |= {parameter.key: parameter for parameter in probed.parameters}
+        _check_values(values, known)
+        names = {parameter.name for parameter in known.values()}
+        branches = known.keys() != default.keys() or any(parameter.conditions for parameter in known.values())
+        for name in values.keys() - names:
+            if not branches:
+                raise OptionError(
+                    f"--try-first gives {name!r}, which is not asked for: leave it out.{nearest(name, names)}"
+                )
+
+
+def _check_values(values: Mapping[str, Value], known: Mapping[str, Parameter]) -> None:
+    for name, value in values.items():
+        found = [parameter for parameter in known.values() if parameter.name == name]
+        if found and not any(parameter.domain.contains(value) for parameter in found):
+            raise OptionError(f"--try-first gives {name} the value {value!r}, and it takes {found[0].domain}")
 
 
 def make_folder(folder: Path) -> None:

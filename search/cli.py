@@ -36,6 +36,7 @@ out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
 
 _METAVARS = {"timeout": "TIME", "runs": "DIR", "tracking_uri": "URI", "gpus": "GPUS", "objective": "NAME"}
+_METAVARS |= {"try_first": "JSON|FILE", "warm_start": "STUDY"}
 
 Runs = Annotated[str, typer.Option("--runs", metavar="DIR", help="The folder that studies live in.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
@@ -53,6 +54,7 @@ def _takes_options(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(**words: Any) -> None:
         given = {name: words.pop(name) for name in names}
+        given = {name: None if value == [] else value for name, value in given.items()}
         given["fuse"] = False if given["fuse"] else None
         if given.get("workers") == "auto":
             given["workers"] = None
@@ -74,9 +76,11 @@ def _parameter(name: str) -> inspect.Parameter:
         metavar = "|".join(field.metadata["choices"])
     else:
         metavar = _METAVARS.get(name, "NAME" if str(field.type).startswith("str") else "N")
-    default = "" if field.default is None else f" [default: {field.default}]"
+    default = "" if field.default in (None, ()) else f" [default: {field.default}]"
     text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}.{default}"
     option = typer.Option(options.flag(name), metavar=metavar, help=text)
+    if field.metadata.get("many"):
+        return inspect.Parameter(name, kind, default=None, annotation=Annotated[list[str] | None, option])
     return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from search.backends.base import BackEnd
 from search.domain import Domain, Parameter, Value, compatible
+from search.given import Given, refusal, value_of
 from search.journal import Entry
 from search.messages import Answer, Harvested, Interrupt, Lost, Question, Verdict
 from search.novelty import Novelty
@@ -28,6 +29,7 @@ from search.records import (
     Finished,
     Header,
     Judged,
+    Learnt,
     Record,
     SpaceChanged,
     Started,
@@ -140,14 +142,22 @@ class Controller:
         limits: when to stop.
         slots: how many segments may run at once.
         max_epochs: the most epochs that one trial gets.
+        try_first: values by name, each for a new trial before the back end draws any; what they lack is drawn.
     """
 
     def __init__(
-        self, study: Study, make_backend: Callable[[Era], BackEnd], limits: Limits, slots: int, max_epochs: int
+        self,
+        study: Study,
+        make_backend: Callable[[Era], BackEnd],
+        limits: Limits,
+        slots: int,
+        max_epochs: int,
+        try_first: Sequence[Mapping[str, Value]] = (),
     ) -> None:
         self.study = study
         self.limits = limits
         self.max_epochs = max_epochs
+        self._given = Given(try_first)
         self._make_backend = make_backend
         self._backend: BackEnd | None = None
         self._novelty = Novelty()
@@ -182,6 +192,7 @@ class Controller:
         """Take in one record. Returns the trials that its back end is done with."""
         self.study.apply(record, self._now)
         self._novelty_changed |= self._novelty.apply(record)
+        self._given.apply(record)
         match record:
             case Header() | SpaceChanged():
                 self._domains.clear()
@@ -199,7 +210,9 @@ class Controller:
             case Era() if rebuild:
                 earlier = [trial for trial in self.study.trials.values() if trial.era < self.study.era]
                 self._backend = self._make_backend(record)
-                self._backend.learn(earlier)
+                self._backend.learn([*self.study.learnt.values(), *earlier])
+            case Learnt() if self._backend is not None:
+                self._backend.learn([self.study.learnt[record.source, record.number]])
             case _:
                 pass
         if self._backend is None or not rebuild:
@@ -307,6 +320,9 @@ class Controller:
             self._say(slot, Answer(None, error))
             self._stop(error, complete=False, exit_code=2)
             return
+        if wrong := refusal(self.study.trials[question.trial].given, parameter):
+            self._say(slot, Answer(None, wrong))
+            return
         value, attributes = self._draw(question.trial, parameter)
         if self._novelty.follows(question.trial, value):
             self._deferred.append((slot, question, value))
@@ -317,8 +333,11 @@ class Controller:
     def _draw(self, trial: int, parameter: Parameter) -> tuple[Value, dict[str, object]]:
         if parameter.domain.size == 1:
             return parameter.domain.value(0), {}
+        given, taken = self.study.trials[trial].given, self._novelty.taken(trial)
+        if parameter.name in given and (value := value_of(given, parameter)) not in taken:
+            return value, {}
         assert self._backend is not None
-        draw = self._backend.suggest(trial, parameter, self._novelty.taken(trial))
+        draw = self._backend.suggest(trial, parameter, taken)
         return draw.value, dict(draw.attributes)
 
     def _release(self) -> None:
@@ -448,7 +467,9 @@ class Controller:
         self._stop(reason, complete=True)
 
     def _asked(self, suggestion: Suggestion) -> Trial:
-        number = len(self.study.trials) if suggestion.trial is None else suggestion.trial
+        number, given = len(self.study.trials), self._given.next()
+        if suggestion.trial is not None:
+            number, given = suggestion.trial, {}
         self._record(
             Asked(
                 number,
@@ -459,6 +480,7 @@ class Controller:
                 suggestion.judged,
                 derive_seed(self.study.seed, "train", number, 0),
                 self.limits.executions,
+                given=given,
             )
         )
         return self.study.trials[number]

@@ -18,12 +18,18 @@ Json = dict[str, Any]
 
 
 def _from_1(data: Json) -> Json:
-    """Format 2: executions of a trial, a `fit` of the user's, the libraries of each run; kinds `tested`, `exported`."""
+    """Format 2: executions of a trial, a `fit` of the user's, the libraries of each run, samplers of Hyperband; kinds
+    `learnt`, `tested`, `exported`."""
     match data["kind"]:
+        case "era" if data["backend"] == "hyperband":
+            return {**data, "options": {"sampler": "random", **data["options"]}}
         case "began":
-            return {"versions": {}, **data}
+            options = data["options"]
+            # Of Optuna then, though it was written down for Hyperband as well.
+            sampler = None if options.get("backend") == "hyperband" else options.get("sampler")
+            return {"versions": {}, **data, "options": {**options, "sampler": sampler}}
         case "asked":
-            return {"executions": 1, **data}
+            return {"executions": 1, "given": {}, **data}
         case "built":
             return {"own_fit": False, **data}
         case "epoch_done":

@@ -8,16 +8,18 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from search import backends, checks, devices, executors, options, space, study
+from search import backends, checks, devices, executors, options, space, study, warm_start
 from search import journal as journals
 from search.controller import Controller, Limits
+from search.domain import Parameter
 from search.driver import Driver
 from search.errors import OptionError, SearchError, SpaceError, StudyError, nearest
 from search.executors.base import Executor
@@ -25,7 +27,7 @@ from search.journal import Journal, Lock
 from search.messages import Probe, Probed, ProbeFailed, SpaceRef
 from search.options import Options
 from search.paths import StudyPaths, check_study_name, studies
-from search.records import FORMAT, Began, Era, Finished, Header, Record, SpaceChanged
+from search.records import FORMAT, Began, Era, Finished, Header, Learnt, Record, SpaceChanged
 from search.study import Study
 from search.tracking.admission import Admission
 from search.trial import Objective
@@ -266,12 +268,20 @@ class _Launch:
                     objective = checks.check_kept(self._opened.header, opts, self._given)
                 else:
                     objective = checks.choose_objective(opts, probed)
+                if self._is_new("try_first"):
+                    checks.check_try_first(
+                        opts.try_first, probed.parameters, lambda values: executor.probe(Probe(ref, values=values))
+                    )
+                own = study.fold(self._opened.before) if self._opened.exists else None
+                learnt = warm_start.records(opts, objective, own) if self._is_new("warm_start") else []
             if hasattr(executor, "set_slots"):
                 executor.set_slots(slots)
             changes = self._changes(probed)
             uri = admission.result(opts)
             self._announce(opts, objective, slots, probed)
-            records = self._records(opts, objective, probed, changes)
+            if learnt:
+                self._say(warm_start.describe(str(opts.warm_start), learnt, probed.parameters))
+            records = self._records(opts, objective, probed, changes, learnt)
             self._write_space(probed)
             if ref.pickle is not None:
                 ref = SpaceRef(pickle=str(self._paths.pickle))
@@ -307,6 +317,10 @@ class _Launch:
     def _new_pickle(self) -> Path:
         return self._paths.folder / f"{self._paths.pickle.name}.new"
 
+    def _is_new(self, name: str) -> bool:
+        """Whether an option was said for this run, and is not what an earlier one was told."""
+        return not self._opened.exists or self._given.get(name) is not None
+
     def _changes(self, probed: Probed) -> SpaceChanged | None:
         """What to journal where the space file is not what it was. StudyError where that was not accepted."""
         if not self._opened.exists:
@@ -335,7 +349,12 @@ class _Launch:
         self._say(f"{progress.describe_plan(opts)}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")
 
     def _records(
-        self, opts: Options, objective: Objective, probed: Probed, changes: SpaceChanged | None
+        self,
+        opts: Options,
+        objective: Objective,
+        probed: Probed,
+        changes: SpaceChanged | None,
+        learnt: Sequence[Learnt],
     ) -> list[Record]:
         """The first records of this process."""
         records: list[Record] = []
@@ -365,9 +384,14 @@ class _Launch:
             records.append(changes)
         era = Era(opts.backend, opts.backend_options())
         eras = [entry.record for entry in self._opened.before if isinstance(entry.record, Era)]
-        if not eras or eras[-1] != era:
+        # A sampler made for other parameters is of no use; what is new of the code alone is no reason to begin anew.
+        if not eras or eras[-1] != era or (changes is not None and self._parameters() != probed.parameters):
             records.append(era)
-        return [*records, Began(socket.gethostname(), os.getpid(), said, probed.versions)]
+        return [*records, *learnt, Began(socket.gethostname(), os.getpid(), said, probed.versions)]
+
+    def _parameters(self) -> tuple[Parameter, ...]:
+        """Those that the study was last run with."""
+        return study.fold(self._opened.before).parameters
 
     def _write_space(self, probed: Probed) -> None:
         """Begin the study's folder: the space file and its local modules, as searched."""
@@ -408,6 +432,7 @@ class _Launch:
             _limits(opts, probed),
             executor.slots,
             opts.max_epochs,
+            opts.try_first,
         )
         controller.replay(self._opened.before)
         view = self._make_view(current, opts, tuple(slot.label for slot in slots))
@@ -465,8 +490,12 @@ def _early(source: Source) -> dict[str, Any]:
 def _pickled(parts: Mapping[str, Any]) -> bytes:
     import cloudpickle
 
+    factory = {name: part for name, part in parts.items() if name != "data"}
+    # What it is made of travels along: where it comes back, the user's modules may not be.
+    for module in {getattr(part, "__module__", None) for part in factory.values()}:
+        if module in sys.modules and space.is_own(sys.modules[module]):
+            cloudpickle.register_pickle_by_value(sys.modules[module])
     try:
-        factory = {name: part for name, part in parts.items() if name != "data"}
         pickled: bytes = cloudpickle.dumps(factory) + cloudpickle.dumps(parts["data"])
     except Exception as error:
         raise SpaceError(

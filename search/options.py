@@ -7,16 +7,20 @@ What a resumed study is not told again, it takes from its journal.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from search import brackets
 from search.backends import NAMES as BACKENDS
 from search.backends import OPTIONS as BACKEND_OPTIONS
+from search.backends import SAMPLERS as DEFAULT_SAMPLERS
+from search.domain import Value
 from search.errors import OptionError, nearest
 from search.trial import Objective
 
@@ -43,8 +47,14 @@ class Options:
     timeout: float | None = _option(None, "stop after this time over all resumes, such as 90s, 30m or 2h", low=0)
     factor: int = _option(3, "of Hyperband and successive halving: one trial in so many goes on", low=2)
     iterations: int = _option(1, "how often to run Hyperband's whole plan", low=1, backend="hyperband")
-    sampler: str = _option("tpe", "of Optuna: name or name:key=value,…", backend="optuna")
+    sampler: str | None = _option(
+        None, "what draws values, one of Optuna's as name or name:key=value,…; by default tpe, hyperband's is random"
+    )
     pruner: str = _option("hyperband", "of Optuna: name or name:key=value,…", backend="optuna")
+    try_first: tuple[Mapping[str, Value], ...] = _option(
+        (), 'what to try before anything is drawn: JSON such as {"lr": 0.01}, or a .json file; repeatable', many=True
+    )
+    warm_start: str | None = _option(None, "learn from the trials of this study, by its name or its folder")
     executor: str = _option("local", "where trials run: worker processes, or this process", choices=EXECUTORS)
     workers: int | None = _option(None, "how many trials run at once; by default as the machine allows", low=1)
     gpus: str = _option("auto", "auto, none, or GPUs by number or UUID: 0,1")
@@ -68,7 +78,8 @@ class Options:
 
     def backend_options(self) -> dict[str, Any]:
         """Those that make the back end what it is: a study resumed with others begins a new era."""
-        return {name: getattr(self, name) for name in BACKEND_OPTIONS[self.backend]}
+        options = {name: getattr(self, name) for name in BACKEND_OPTIONS[self.backend]}
+        return {**options, "sampler": self.sampler or DEFAULT_SAMPLERS[self.backend]}
 
     @property
     def plan(self) -> brackets.Plan:
@@ -148,6 +159,8 @@ def check(name: str, value: Any) -> Any:
     kind = str(field_.type)
     if name == "timeout":
         value = seconds(value)
+    elif name == "try_first":
+        value = configurations(value)
     elif kind.startswith(("int", "float")):
         value = _number(name, value, whole=kind.startswith("int"))
     elif kind.startswith("bool"):
@@ -178,6 +191,42 @@ def _number(name: str, value: Any, *, whole: bool) -> int | float:
             limits += f" and at most {high}"
         raise OptionError(f"{flag(name)} is {value}: it must be {limits}")
     return int(number) if whole else number
+
+
+def configurations(value: Any) -> tuple[dict[str, Value], ...]:
+    """Configurations to try: dicts of values by name, JSON text of one or of a list of them, or paths of such files.
+
+    OptionError for anything else.
+    """
+    found: list[dict[str, Value]] = []
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        parsed = _read_json(item) if isinstance(item, (str, Path)) else item
+        for given in parsed if isinstance(parsed, list) else [parsed]:
+            if not isinstance(given, Mapping) or not given:
+                raise OptionError(f'--try-first is {given!r}: give values by name, such as {{"lr": 0.01}}')
+            found.append({name: _plain(name, entry) for name, entry in given.items()})
+    return tuple(found)
+
+
+def _read_json(text: str | Path) -> Any:
+    where = "--try-first"
+    try:
+        if not str(text).lstrip().startswith(("{", "[")):
+            where = f"--try-first {text}"
+            text = Path(text).read_text()
+        return json.loads(str(text))
+    except OSError as error:
+        raise OptionError(f"{where} cannot be read ({error.strerror}): give JSON, or a .json file") from None
+    except ValueError as error:
+        raise OptionError(f'{where} is not JSON ({error}): write it as {{"lr": 0.01}}') from None
+
+
+def _plain(name: Any, value: Any) -> Value:
+    value = value.item() if hasattr(value, "item") else value
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if not isinstance(name, str) or not isinstance(value, (int, float, str, bool, type(None))) or not finite:
+        raise OptionError(f"--try-first gives {name!r} the value {value!r}: give names, and values that hp gives")
+    return value
 
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}

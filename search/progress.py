@@ -192,8 +192,9 @@ def _describe_hyperband(options: Options, limits: list[str], target: str | None)
         limits.insert(0, counted(options.max_total_epochs, "epoch"))
     ends = [f"after {' or '.join(limits)}"] if limits else []
     ends += [target] if target else []
+    sampler = f", {options.sampler} sampler" if options.sampler else ""
     return (
-        f"hyperband, max_epochs {options.max_epochs}, factor {options.factor}: {what} in "
+        f"hyperband{sampler}, max_epochs {options.max_epochs}, factor {options.factor}: {what} in "
         f"{f'{times} × ' if times > 1 else ''}{brackets}"  # noqa: RUF001
         f"{'; ends earlier ' + ' or '.join(ends) if ends else ''}"
     )
@@ -204,7 +205,7 @@ def _describe_free(options: Options, limits: list[str], target: str | None) -> s
     name = options.backend
     if name == "optuna":
         pruner = "no pruner" if options.pruner == "none" else f"{options.pruner} pruner"
-        name += f", {options.sampler} sampler, {pruner}"
+        name += f", {options.backend_options()['sampler']} sampler, {pruner}"
     if options.total_epochs is not None:
         limits.insert(0, counted(options.total_epochs, "epoch"))
     what = [f"up to {' or '.join(limits)}"] if limits else []

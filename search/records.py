@@ -66,6 +66,29 @@ class Era:
 
 
 @dataclass(frozen=True, slots=True)
+class Learnt:
+    """A trial of another study that back ends learn from; it is never one of this study's own.
+
+    Attributes:
+        source, study: the other study's uid and name.
+        number: the trial's there.
+        parameters, params: what it was asked for, and its values by name.
+        curve: the objective after each of its epochs, up to the first that has none.
+        state: what the trial was doing when it was read.
+        finished: a callback of the user's ended its training.
+    """
+
+    source: str
+    study: str
+    number: int
+    parameters: tuple[Parameter, ...]
+    params: Mapping[str, Value]
+    curve: tuple[float, ...]
+    state: State
+    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Began:
     """A process began to run the study.
 
@@ -82,7 +105,8 @@ class Began:
 class Asked:
     """The back end wants `trial` trained from `from_epoch` to `to_epoch`, in each of its executions.
 
-    `seed` is the training seed of execution 0, of which those of the others are derived.
+    `seed` is the training seed of execution 0, of which those of the others are derived. `given` holds the values that
+    the user wants tried, by name; what of the trial is not among them is drawn.
     """
 
     trial: int
@@ -93,6 +117,7 @@ class Asked:
     judged: bool
     seed: int
     executions: int = 1
+    given: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +263,8 @@ class Finished:
 
 
 Record = (
-    Header | SpaceChanged | Era | Began | Asked | Valued | Started | Built | EpochDone | Judged | Checkpointed | Ended
-    | Told | TrialEnded | Tested | Exported | Finished
+    Header | SpaceChanged | Era | Learnt | Began | Asked | Valued | Started | Built | EpochDone | Judged | Checkpointed
+    | Ended | Told | TrialEnded | Tested | Exported | Finished
 )  # fmt: skip
 
 _CLASSES: tuple[type[Any], ...] = Record.__args__
@@ -261,6 +286,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "parameters": _parameters,
     "metrics": tuple,
     "requirements": tuple,
+    "curve": tuple,
     "logs": _logs,
 }
 _DECODED: dict[type[Any], tuple[tuple[str, Callable[[Any], Any]], ...]] = {

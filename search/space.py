@@ -284,6 +284,12 @@ def _is_users(path: Path, folder: Path | None) -> bool:
     return path.is_absolute() and installed.isdisjoint(path.parents)
 
 
+def is_own(module: ModuleType) -> bool:
+    """Whether `module` is a file of the user's own, neither installed nor run as a program."""
+    file = getattr(module, "__file__", None)
+    return file is not None and module.__name__ != "__main__" and _is_users(Path(file).absolute(), None)
+
+
 def kind(value: Any) -> str:
     """What `value` is, in words."""
     name = type(value).__name__

@@ -27,6 +27,7 @@ from search.records import (
     Finished,
     Header,
     Judged,
+    Learnt,
     Record,
     SpaceChanged,
     Started,
@@ -88,6 +89,7 @@ class Trial:
         lost: how often its process died since it last made progress.
         stop_decided: the back end has decided that the trial stops where it is.
         tested: what its best weights gave on the test data.
+        given: the values that the user wants tried, by name.
     """
 
     number: int
@@ -99,6 +101,7 @@ class Trial:
     rung: int | None = None
     judged: bool = False
     open: bool = False
+    given: Mapping[str, Value] = field(default_factory=dict)
     slot: int | None = None
     planned: int = 1
     executions: list[Execution] = field(default_factory=lambda: [Execution()])
@@ -187,7 +190,10 @@ class Trial:
 
 
 class Study:
-    """What a journal says: its header, its trials, and how its processes fared."""
+    """What a journal says: its header, its trials, and how its processes fared.
+
+    `learnt` holds trials of other studies, by (uid, number) there: only back ends see them, to learn from them.
+    """
 
     def __init__(self) -> None:
         self.header: Header | None = None
@@ -196,6 +202,7 @@ class Study:
         self.objective = Objective("", "min")
         self.eras: list[Era] = []
         self.trials: dict[int, Trial] = {}
+        self.learnt: dict[tuple[str, int], Trial] = {}
         self.began: Began | None = None
         self.finished: Finished | None = None
         self.epochs = 0
@@ -304,6 +311,8 @@ class Study:
                 self.digest, self.parameters = record.digest, record.parameters
             case Era():
                 self.eras.append(record)
+            case Learnt():
+                self.learnt[record.source, record.number] = self._foreign(record)
             case Began():
                 # A process that was killed ran until its last record.
                 self._seconds_before, self._began_at = self.seconds(previous), time
@@ -314,10 +323,25 @@ class Study:
                 self.finished = record
                 self._seconds_before, self._began_at = self.seconds(), None
 
+    def _foreign(self, record: Learnt) -> Trial:
+        """The trial of another study that `record` tells of."""
+        trial = Trial(record.number, seed=0, era=-1, params=dict(record.params), parameters=list(record.parameters))
+        name = self.objective.name
+        execution = trial.executions[0]
+        execution.curve = [
+            EpochDone(record.number, 0, e, {name: value}, 0.0) for e, value in enumerate(record.curve, 1)
+        ]
+        execution.objective = trial.objective = self.objective.best(record.curve)
+        execution.exhausted = record.finished
+        trial.ended = None if record.state in ("running", "paused") else record.state
+        trial.failed = record.state == "failed"
+        return trial
+
     def _asked(self, record: Asked, time: float) -> None:
         trial = self.trials.get(record.trial)
         if trial is None:
             trial = self.trials[record.trial] = Trial(record.trial, record.seed, self.era, began_at=time)
+            trial.given = record.given
         trial.from_epoch, trial.to_epoch = record.from_epoch, record.to_epoch
         trial.bracket, trial.rung, trial.judged = record.bracket, record.rung, record.judged
         trial.planned = max(record.executions, len(trial.executions))

@@ -330,8 +330,8 @@ def test_no_space_file(search: Run, space: Path, path: str, words: tuple[str, ..
         ("--backend optuna --pruner median:n_warmup_steps=x", ("--pruner 'median:n_warmup_steps=x' cannot be used",)),
         ("--backend optuna --pruner medain", ("--pruner 'medain' is not known", "Did you mean 'median'?")),
         ("--backend optuna --iterations 2", ("--iterations goes with --backend hyperband",)),
-        ("--backend hyperband --sampler random", ("--sampler goes with --backend optuna",)),
-        ("--sampler random", ("--sampler goes with --backend optuna",)),
+        ("--backend hyperband --sampler tpr", ("--sampler 'tpr' is not known", "Did you mean 'tpe'?")),
+        ("--backend hyperband --pruner median", ("--pruner goes with --backend optuna",)),
         ("--executor locl", ("--executor 'locl'", "Did you mean 'local'?")),
         ("--direction up", ("--direction 'up'", "min, max")),
         ("--objective val_acuracy", ("objective 'val_acuracy' is not among", "Did you mean 'val_accuracy'?")),
@@ -418,7 +418,7 @@ def test_check_says_what_run_says(search: Run, workplace: Path, name: str) -> No
         ("resume t --max-epochs 0", ("--max-epochs is 0",)),
         ("resume t --objective val_loss", ("compares val_accuracy (max)", "--study")),
         ("resume t --seed 7", ("has the seed", "--study")),
-        ("resume t --sampler random", ("--sampler goes with --backend optuna",)),
+        ("resume t --pruner median", ("--pruner goes with --backend optuna",)),
     ],
 )
 def test_study(

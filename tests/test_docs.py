@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+from collections.abc import Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
+import mlflow
 import pytest
 import typer
 
@@ -28,17 +34,46 @@ def commands() -> dict[str, set[str]]:
     }
 
 
-def test_the_space_file_and_what_follows_it(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    space, results = blocks("python")[:2]
-    (workplace / "space.py").write_text(space)
-    assert cli.main(["run", "space.py", "--max-epochs", "3", "--workers", "1", "--seed", "0"]) == 0
-    shown = capfd.readouterr()
-    assert "objective val_accuracy, max, as nothing else was asked for" in shown.err
+@pytest.fixture(scope="module")
+def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A folder with the README's files, in which the first of them was searched; and what that printed."""
+    folder = tmp_path_factory.mktemp("readme")
+    for block in blocks("python"):
+        if named := re.match(r"# (\w+\.py)\n", block):
+            (folder / named[1]).write_text(block)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        patch.setattr("search.executors.shared_zygote", zygote)
+        with redirect_stderr(io.StringIO()) as printed:
+            assert cli.main(["run", "space.py", "--max-epochs", "3", "--workers", "1", "--seed", "0"]) == 0
+        yield folder, printed.getvalue()
+        # A block has set it for this process and those that it starts.
+        mlflow.set_tracking_uri(None)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+def test_the_first_search_says_what_the_readme_shows(searched: tuple[Path, str]) -> None:
+    assert "objective val_accuracy, max, as nothing else was asked for" in searched[1]
     assert cli.main(["best", "space"]) == 0
-    scope: dict[str, object] = {}
-    exec(results, scope)
-    model = scope["model"]
-    assert model.count_params() > 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "name", [name for block in blocks("python") for name in re.findall(r"^# (\w+\.py)\n", block)[:1]]
+)
+def test_every_space_file_of_the_readme_can_be_searched(
+    searched: tuple[Path, str], name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["check", name]) == 0, capfd.readouterr().err
+
+
+def test_every_other_block_of_the_readme_runs(searched: tuple[Path, str]) -> None:
+    scope: dict[str, Any] = {}
+    for block in blocks("python"):
+        if not re.match(r"# \w+\.py\n", block):
+            exec(compile(block, "README.md", "exec"), scope)
+    assert scope["model"].count_params() > 0
+    assert len(scope["study"].trials) > 0
 
 
 def test_every_command_and_flag_that_the_readme_names_is_there() -> None:

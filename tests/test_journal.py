@@ -33,6 +33,7 @@ EVERY_KIND: list[records.Record] = [
     Header(FORMAT, "f00", "digits", 0, "val_loss", "min", "/a/b.py", "d", PARAMETERS, {"keras": "3"}, ("loss",), "me"),
     records.SpaceChanged("d2", PARAMETERS),
     records.Era("optuna", {"sampler": "tpe", "factor": 3}),
+    records.Learnt("f01", "other", 2, PARAMETERS[:1], {"rate": 0.01}, (0.5, 0.25), "completed", finished=True),
     records.Began("host", 1234, {"workers": None, "timeout": 1.5}),
     records.Asked(3, 1, 9, 2, None, True, 17),
     records.Valued(3, PARAMETERS[1], 3, {"relative": {"x": 0.1}, "trial": {"a": [1, 2]}}),

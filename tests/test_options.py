@@ -63,7 +63,7 @@ def test_a_registered_models_name_is_taken_as_it_is(name: str) -> None:
         ({"register": "x@champion"}, ["--register"]),
         ({"register": ".."}, ["--register"]),
         ({"fuse": "yes"}, ["fuse is 'yes'", "True or False"]),
-        ({"sampler": "tpe"}, ["--sampler goes with --backend optuna", "hyperband"]),
+        ({"pruner": "asha"}, ["--pruner goes with --backend optuna", "hyperband"]),
         ({"backend": "optuna", "iterations": 2}, ["--iterations goes with --backend hyperband"]),
     ],
 )
@@ -78,8 +78,8 @@ def test_an_unknown_option_of_the_file_says_where_it_is() -> None:
 
 
 def test_while_the_file_is_not_known_it_may_yet_name_the_back_end() -> None:
-    assert resolve({"sampler": "random"}).sampler == "random"
-    assert resolve({"sampler": "random"}, {"backend": "optuna"}).backend == "optuna"
+    assert resolve({"pruner": "asha"}).pruner == "asha"
+    assert resolve({"pruner": "asha"}, {"backend": "optuna"}).backend == "optuna"
 
 
 def test_an_option_of_the_other_back_end_may_stand_in_the_file() -> None:

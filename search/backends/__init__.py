@@ -12,10 +12,13 @@ from search.trial import Objective
 NAMES = ("hyperband", "optuna")
 
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "hyperband": ("max_epochs", "factor", "iterations"),
+    "hyperband": ("max_epochs", "factor", "iterations", "sampler"),
     "optuna": ("max_epochs", "factor", "sampler", "pruner"),
 }
 """The options that make a back end what it is; a study that is resumed with others begins a new era."""
+
+SAMPLERS = {"hyperband": "random", "optuna": "tpe"}
+"""The sampler of a back end that was told none."""
 
 
 def make(
@@ -25,7 +28,7 @@ def make(
     if name == "hyperband":
         from search.backends.hyperband import Hyperband
 
-        return Hyperband(objective, seed, **options)
+        return Hyperband(objective, seed, parameters=parameters, **options)
     # Optuna costs 0.3 s to import: only who uses it pays.
     from search.backends.optuna import Optuna
 

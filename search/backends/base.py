@@ -13,6 +13,7 @@ that shows, and one method that takes in facts:
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
@@ -20,7 +21,10 @@ from typing import Protocol
 from search.domain import Domain, Parameter, Value
 from search.records import Record
 from search.study import Trial
-from search.trial import Decision, Done, Draw, Suggestion, Wait
+from search.trial import Decision, Done, Draw, Objective, Suggestion, Wait, derive_seed
+
+LEARNERS = ("tpe", "gp", "cmaes")
+"""The samplers that learn from trials that they did not draw."""
 
 ATTEMPTS = 16
 """How often a sampler may repeat itself before a value is drawn at random from those left."""
@@ -48,7 +52,7 @@ class BackEnd(Protocol):
         """
 
     def learn(self, trials: Sequence[Trial]) -> None:
-        """Take in trials that were trained elsewhere or before."""
+        """Take in trials that were trained elsewhere or before, when an era begins or later."""
 
 
 def draw_untaken(
@@ -67,3 +71,53 @@ def draw_untaken(
     size = domain.size
     assert size is not None, "only a finite domain can be exhausted"
     return rng().choice([value for value in map(domain.value, range(size)) if value not in taken])
+
+
+def draw_uniformly(seed: int, trial: int, parameter: Parameter, taken: Collection[Value] = ()) -> Draw:
+    """A value at random, a function of (study seed, trial, parameter)."""
+
+    def rng(attempt: int) -> random.Random:
+        return random.Random(derive_seed(seed, "draw", trial, parameter.key, attempt))
+
+    domain = parameter.domain
+    return Draw(draw_untaken(lambda n: domain.at(rng(n).random()), domain, taken, lambda: rng(-1)))
+
+
+def learns(sampler: str) -> bool:
+    """Whether the sampler of this spec learns from trials that it did not draw."""
+    return sampler.partition(":")[0] in LEARNERS
+
+
+def fitting(trial: Trial, parameters: Sequence[Parameter]) -> list[tuple[Parameter, Value]] | None:
+    """What a trial of another era or study says about a space whose probe was asked for `parameters`.
+
+    Its values, each with the parameter as it is now; one that the probe did not meet may be asked for under conditions,
+    and stays as it was. None where there is nothing to learn: the trial has neither a score nor failed, nothing of it
+    is in the space, or it has a value that the space no longer holds: what came of that says nothing of what is left.
+    A trial may lack parameters that are new; which samplers can use it then is theirs to know.
+    """
+    if trial.objective is None and not trial.failed:
+        return None
+    now = {parameter.key: parameter for parameter in parameters}
+    found = []
+    for before in trial.parameters:
+        parameter, value = now.get(before.key, before), trial.params[before.name]
+        if not parameter.domain.contains(value):
+            return None
+        if parameter.domain.size != 1:
+            found.append((parameter, value))
+    known = not parameters or any(parameter.key in now for parameter, _ in found)
+    return found if found and known else None
+
+
+def running_best(trial: Trial, objective: Objective) -> list[float | None]:
+    """The best value of `trial` so far after each of its epochs; None before the first finite one."""
+    best: float | None = None
+    found: list[float | None] = []
+    for epoch in trial.curve:
+        found += [best] * (epoch.epoch - len(found) - 1)  # one record may stand for several epochs
+        value = epoch.logs.get(objective.name)
+        if value is not None and math.isfinite(value) and objective.better(value, best):
+            best = value
+        found.append(best)
+    return found

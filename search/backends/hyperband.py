@@ -8,21 +8,26 @@ slot idles while any bracket has work.
 A failed trial counts as finished and worst, and is never promoted: its bracket goes on with what is left. Where the
 space or the budget has no new configurations, a bracket's first rung is what it is, and the planned places of the next
 rungs go to the best of it. A rung's score is the best value so far.
+
+New configurations are drawn at random, or by a sampler that learns from the rungs (BOHB, see `search.backends.rungs`).
 """
 
 from __future__ import annotations
 
 import bisect
-import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from search import brackets
-from search.backends.base import draw_untaken
+from search.backends.base import draw_uniformly
 from search.domain import Parameter, Value
 from search.records import Asked, Record, Told
 from search.study import Trial
-from search.trial import Decision, Done, Draw, Objective, Suggestion, Wait, derive_seed
+from search.trial import Decision, Done, Draw, Objective, Suggestion, Wait
+
+if TYPE_CHECKING:
+    from search.backends.rungs import RungModel
 
 
 @dataclass(slots=True)
@@ -80,12 +85,25 @@ class Hyperband:
         max_epochs: R, the most epochs that one trial gets.
         factor: η, an integer of at least 2; one in η goes on at each rung.
         iterations: how often the whole plan is run.
+        sampler: what draws new configurations: `random`, or any of Optuna's as `name` or `name:key=value,…`.
+        parameters: those that the probe saw, for samplers that want to know the space.
+
+    Raises:
+        OptionError: the sampler is not known, or does not take these arguments.
     """
 
     name = "hyperband"
 
     def __init__(
-        self, objective: Objective, seed: int, *, max_epochs: int = 27, factor: int = 3, iterations: int = 1
+        self,
+        objective: Objective,
+        seed: int,
+        *,
+        max_epochs: int = 27,
+        factor: int = 3,
+        iterations: int = 1,
+        sampler: str = "random",
+        parameters: Sequence[Parameter] = (),
     ) -> None:
         self._objective = objective
         self._seed = seed
@@ -99,6 +117,13 @@ class Hyperband:
         # promotion, and those where that is to be seen.
         self._promotable: dict[bool, set[int]] = {True: set(), False: set()}
         self._changed: dict[bool, set[int]] = {True: set(), False: set()}
+        self._model: RungModel | None = None
+        if sampler != "random":
+            # Optuna costs 0.3 s to import: only who uses it pays.
+            from search.backends.rungs import RungModel
+
+            budgets = sorted({rung.epochs for bracket in self._plan.brackets for rung in bracket.rungs})
+            self._model = RungModel(objective, seed, sampler, budgets, parameters)
 
     def ask(self, *, new: bool) -> Suggestion | Wait | Done:
         if promotion := self._promotion(new):
@@ -113,16 +138,16 @@ class Hyperband:
         return Wait() if self._running else Done()
 
     def suggest(self, trial: int, parameter: Parameter, taken: Collection[Value] = ()) -> Draw:
-        def rng(attempt: int) -> random.Random:
-            return random.Random(derive_seed(self._seed, "draw", trial, parameter.key, attempt))
-
-        domain = parameter.domain
-        return Draw(draw_untaken(lambda n: domain.at(rng(n).random()), domain, taken, lambda: rng(-1)))
+        if self._model is not None:
+            return self._model.draw(trial, parameter, taken)
+        return draw_uniformly(self._seed, trial, parameter, taken)
 
     def judge(self, trial: int, epoch: int) -> Decision:
         return Decision()
 
     def apply(self, record: Record) -> Sequence[int]:
+        if self._model is not None:
+            self._model.apply(record)
         if isinstance(record, Asked):
             self._asked(record)
         elif isinstance(record, Told) and record.trial in self._where:
@@ -131,6 +156,8 @@ class Hyperband:
 
     def learn(self, trials: Sequence[Trial]) -> None:
         """Random draws have nothing to learn; that no configuration is tried twice is the controller's care."""
+        if self._model is not None:
+            self._model.learn(trials)
 
     def _promotion(self, new: bool) -> Suggestion | None:
         """A promotion in the first bracket that has one."""

@@ -173,7 +173,7 @@ class BackEndContract:
     def test_slots_are_used(self) -> None:
         search = self.simulate(slots=4).run()
         busy = sum(trial.seconds for trial in search.trials)
-        assert busy > 0.5 * 4 * search.study.seconds()
+        assert busy > 0.4 * 4 * search.study.seconds()  # the last rungs leave some of them idle
 
     # Seeds ----------------------------------------------------------------------------------------------------------
 

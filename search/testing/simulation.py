@@ -30,6 +30,7 @@ from search.records import (
     Era,
     Finished,
     Header,
+    Learnt,
     Record,
     Told,
     TrialEnded,
@@ -158,6 +159,8 @@ class Simulation:
         era: the back end's name; another one on `resume` begins a new era.
         entries: a journal to go on with.
         disk: the epoch of each trial's checkpoint; by default as journaled.
+        try_first: configurations that the user wants tried first.
+        learnt: trials of other studies to begin with.
     """
 
     def __init__(
@@ -175,15 +178,24 @@ class Simulation:
         era: str = "tested",
         entries: Sequence[Entry] = (),
         disk: Mapping[int, int] | None = None,
+        try_first: Sequence[Params] = (),
+        learnt: Sequence[Learnt] = (),
     ) -> None:
         self._arguments: dict[str, Any] = {"scenario": scenario, "make": make, "objective": objective, "seed": seed}
         self._arguments |= {"slots": slots, "max_epochs": max_epochs, "limits": limits, "order": order}
         self._arguments |= {"checkpoint_every": checkpoint_every, "era": era}
         self.scenario = replace(scenario, metric=objective.name)
+        self._arguments |= {"try_first": try_first}
+        self._learnt = list(learnt)
         self.entries = list(entries)
         self.study = Study()
         self.controller = Controller(
-            self.study, lambda _: Checked(make(self.study), self.study, max_epochs), limits, slots, max_epochs
+            self.study,
+            lambda _: Checked(make(self.study), self.study, max_epochs),
+            limits,
+            slots,
+            max_epochs,
+            try_first,
         )
         self.controller.replay(self.entries)
         self.finished: Finished | None = None
@@ -297,7 +309,7 @@ class Simulation:
             records.append(header)
         if not self.study.eras or self.study.eras[-1] != self._era:
             records.append(self._era)
-        return [*records, Began("simulated", 0, {})]
+        return [*records, *self._learnt, Began("simulated", 0, {})]
 
     def _disk(self, ahead: Mapping[int, int]) -> Disk:
         """What the workers of the processes before have written; of the trials in `ahead`, up to that epoch."""

@@ -7,6 +7,7 @@ A study is a parent run, a trial one child run of it. A `Change` is what one run
     Header          the run; tags of identity             –
     SpaceChanged    search.digest                         –
     Era             search.backend, params of the era     –
+    Learnt          search.warm_start                     –
     Began           RUNNING                               those that a dead process left: FINISHED, paused
     Asked           –                                     the run (RUNNING); bracket, rung
     Valued          –                                     a param, its log10_… where sampled in log; search.params
@@ -44,6 +45,7 @@ from search.records import (
     Exported,
     Finished,
     Header,
+    Learnt,
     Record,
     SpaceChanged,
     Started,
@@ -205,6 +207,10 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Ch
             params = {key(f"{prefix}{name}"): text(value) for name, value in record.options.items()}
             params.pop("seed", None)
             yield PARENT, Change(params=params, tags={"search.backend": record.backend})
+        case Learnt():
+            # By its unique tag the other study is found in MLflow, too.
+            sources = dict.fromkeys(uid for uid, _ in study.learnt)
+            yield PARENT, Change(tags={"search.warm_start": cut(" ".join(sources), _TAG)})
         case Began():
             yield PARENT, Change(status="RUNNING", tags={"search.state": "running"})
         case Finished():

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -26,6 +27,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 INFO = "loader.json"
@@ -225,12 +227,34 @@ def _modules(folder: Path) -> Iterator[None]:
     names = {path.stem for path in folder.glob("*") if path.is_dir() or path.suffix == ".py"}
     aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}
     sys.path.insert(0, str(folder))
+    stands_in = importlib.util.find_spec("search") is None
+    if stands_in:
+        sys.modules["search"] = _Search("search")
     try:
         yield
     finally:
+        if stands_in:
+            del sys.modules["search"]
         sys.path.remove(str(folder))
         sys.path.append(str(folder))
         sys.modules.update(aside)
+
+
+class _Search(ModuleType):
+    """What a space file takes from `search`, where that is not installed."""
+
+    @staticmethod
+    def compiled(build: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        return build  # a prediction needs no compiled model
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def missing(*_: Any, **__: Any) -> Any:
+            raise ImportError(f"search.{name} needs the package keras-search: pip install keras-search")
+
+        return missing
 
 
 def _words(error: Exception) -> str:

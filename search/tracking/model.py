@@ -28,8 +28,6 @@ from search.tracking import loader
 LOADER = "search_keras_model"
 """The loader's module name in a model's `code/` folder."""
 
-_IMPORTS_SEARCH = re.compile(r"^\s*(import|from)\s+search\b", re.MULTILINE)
-
 
 def write(folder: Path, study: Study, exported: Exported, paths: StudyPaths, **identity: Any) -> None:
     """Write the MLflow model of a study's winner.
@@ -60,7 +58,8 @@ def write(folder: Path, study: Study, exported: Exported, paths: StudyPaths, **i
         "shapes": {name: [item["dtype"], item["shape"]] for name, item in zip(names or [""], inputs, strict=True)},
     }
     (folder / loader.INFO).write_text(json.dumps(info, indent=2))
-    _write_environment(folder, _requirements(exported.requirements, header.versions, folder / loader.SPACE))
+    requirements = _requirements(exported.requirements, header.versions, with_factory=bool(info["space"]))
+    _write_environment(folder, requirements)
     model = Model(signature=_signature(exported.signature, names), **identity)
     pyfunc.add_to_model(model, LOADER, code="code", conda_env="conda.yaml", python_env="python_env.yaml")
     model.add_flavor(
@@ -133,15 +132,13 @@ def _dtype(name: str) -> Any:
 # Environment ----------------------------------------------------------------------------------------------------------
 
 
-def _requirements(pinned: Sequence[str], versions: Mapping[str, str], space: Path) -> list[str]:
-    """The packages that serve the model: as the worker saw them, MLflow, and what the code in `space` needs of ours."""
+def _requirements(pinned: Sequence[str], versions: Mapping[str, str], *, with_factory: bool) -> list[str]:
+    """The packages that serve the model: as the worker saw them, MLflow, and for a factory what gives it `hp`."""
     import mlflow
 
     wanted = {"mlflow": mlflow.__version__, "keras": versions.get("keras")}
-    if any(space.iterdir()):
-        wanted["keras-tuner"] = versions.get("keras-tuner")  # gives the factory its `hp`
-    if any(_IMPORTS_SEARCH.search(file.read_text(errors="replace")) for file in space.rglob("*.py")):
-        wanted["keras-search"] = versions.get("keras-search")
+    if with_factory:
+        wanted["keras-tuner"] = versions.get("keras-tuner")
     known = {re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0].lower().replace("_", "-") for text in pinned}
     added = [f"{name}=={version}" for name, version in wanted.items() if version and name not in known]
     return [*added, *pinned]

@@ -4,7 +4,10 @@ to a file with what it takes to serve it."""
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import tempfile
 import traceback
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,11 +86,33 @@ def _evaluate(model: Any, test: Split | Stream | None) -> dict[str, float] | Non
 def _save(model: Any, path: Path) -> None:
     """Write a `.keras` file that is either there and whole, or not there."""
     work = path.with_name(f".{path.stem}.new.keras")
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)  # or Keras warns whoever loads it
     try:
-        model.save(work)
+        try:
+            model.save(work)
+        except (ValueError, TypeError, NotImplementedError):
+            traceback.print_exc()
+            _save_weights(model, work)
         work.replace(path)
     finally:
         work.unlink(missing_ok=True)
+
+
+def _save_weights(model: Any, path: Path) -> None:
+    """A `.keras` file with the weights alone, of a model that Keras cannot describe: a subclass without `get_config`.
+
+    Who has the factory builds the model, and loads the weights from it.
+    """
+    kind = type(model)
+    config = {"module": kind.__module__, "class_name": kind.__name__, "registered_name": kind.__name__, "config": {}}
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, zipfile.ZipFile(path, "w") as archive:
+        weights = Path(folder, "model.weights.h5")
+        model.save_weights(weights)
+        archive.write(weights, weights.name)
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("metadata.json", json.dumps({"keras_version": keras.__version__}))
 
 
 # What serves it -------------------------------------------------------------------------------------------------------
@@ -95,15 +120,16 @@ def _save(model: Any, path: Path) -> None:
 
 def _signature(model: Any, inputs: Any) -> dict[str, Any]:
     specs = getattr(model, "inputs", None)
-    x = datas.described(inputs) if inputs is not None else specs
-    if specs and not isinstance(x, dict):
-        x = list(specs)
-    outputs = (
-        keras.backend.compute_output_spec(model.__call__, x) if not specs else getattr(model, "_outputs_struct", None)
-    )
-    if outputs is None:
-        outputs = model.outputs
-    return {"inputs": _tensors(x), "outputs": _tensors(outputs)}
+    if specs:
+        # A functional model knows its tensors by name; of a dict, the names that it is called with count.
+        given = datas.described(inputs) if inputs is not None else None
+        outputs = getattr(model, "_outputs_struct", None)
+        return {
+            "inputs": _tensors(given if isinstance(given, dict) else list(specs)),
+            "outputs": _tensors(model.outputs if outputs is None else outputs),
+        }
+    x = datas.described(inputs)
+    return {"inputs": _tensors(x), "outputs": _tensors(runner.call(model, x))}
 
 
 def _tensors(spec: Any) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from search.worker import own_fit, runner, shared
 from search.worker.data import Data, Split
 from search.worker.hp import LazyHyperParameters
 from search.worker.streams import Stream
-from search.worker.training import WHOLE, Ready, load_data, load_space, make_ready, trial_folder
+from search.worker.training import WHOLE, Ready, forget_data, load_data, load_space, make_ready, trial_folder
 
 _PACKAGES = ("keras-search", "keras", "keras-tuner", "optuna", "mlflow", "numpy", "tensorflow", "jax", "torch")
 
@@ -103,6 +103,7 @@ def _share(probe: Probe, space: Space, data: Data) -> bool:
     if data.nbytes < shared.LARGE:
         return False
     shared.save(probe.share, data)
+    forget_data()  # this worker maps them, too
     return True
 
 

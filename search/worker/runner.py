@@ -80,19 +80,23 @@ def choose(
 def build(model: Any, x_spec: Any) -> None:
     """Create the weights of a model that waits for its first batch (a Sequential without Input, a subclass).
 
-    The call is symbolic: it computes nothing and draws no random numbers, and the batch size stays open. Where the
-    model's code cannot be called so, it is called on one sample of zeros.
+    A symbolic call computes nothing and draws no random numbers, and the batch size stays open. Where the model's code
+    cannot be called so, it is called on one sample of zeros.
 
     Args:
         x_spec: the inputs as `keras.KerasTensor`s.
     """
-    if model.built and all(layer.built for layer in model.layers):
-        return
+    if not (model.built and all(layer.built for layer in model.layers)):
+        call(model, x_spec)
+
+
+def call(model: Any, x_spec: Any) -> Any:
+    """What a model gives for inputs of these shapes and dtypes, symbolic if it can be called so."""
     try:
-        model(x_spec)
+        return model(x_spec)
     except Exception:
         # What failed half-way is tried again from its beginning: variables that were made stay made.
-        model(keras.tree.map_structure(_zeros, x_spec))
+        return model(keras.tree.map_structure(_zeros, x_spec))
 
 
 def _zeros(spec: Any) -> Any:

@@ -59,8 +59,9 @@ def load(folder: str | Path) -> Data | None:
         return None
 
     def mapped(number: int) -> Any:
-        # A plain array whose memory is the file's: what is made of it is one, too.
-        return np.load(source / f"{number}.npy", mmap_mode="r").view(np.ndarray)
+        # A plain array whose memory is the file's, but for what is written to it. TensorFlow takes no read-only one as
+        # it is.
+        return np.load(source / f"{number}.npy", mmap_mode="c").view(np.ndarray)
 
     train, validation, test = (
         None if part is None else Split(**{name: keras.tree.map_structure(mapped, item) for name, item in part.items()})

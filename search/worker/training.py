@@ -72,6 +72,11 @@ _counts: dict[tuple[SpaceRef, str], int] = {}
 def forget() -> None:
     """Load space and data anew when they are next asked for."""
     load_space.cache_clear()
+    forget_data()
+
+
+def forget_data() -> None:
+    """Load the data anew when they are next asked for."""
     _arrays.clear()
     _counts.clear()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -21,9 +22,38 @@ from search.trial import Suggestion
 steady = settings(derandomize=True, deadline=None, max_examples=40)
 
 
+HAS_GP = all(importlib.util.find_spec(package) for package in ("torch", "scipy"))
+
+
 class TestContract(BackEndContract):
+    sampler = "random"
+
     def make(self, objective, seed, max_epochs, parameters):
-        return Hyperband(objective, seed, max_epochs=max_epochs)
+        return Hyperband(objective, seed, max_epochs=max_epochs, sampler=self.sampler, parameters=parameters)
+
+
+class TestTPE(TestContract):
+    sampler = "tpe:multivariate=False,n_startup_trials=3"
+
+
+class TestMultivariateTPE(TestContract):
+    sampler = "tpe:multivariate=True,n_startup_trials=3"
+
+
+class TestCMAES(TestContract):
+    sampler = "cmaes:n_startup_trials=2"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_GP, reason="needs torch and scipy")
+class TestGP(TestContract):
+    sampler = "gp:n_startup_trials=4"
+    trials = 12
+
+
+@pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="needs scipy")
+class TestQMC(TestContract):
+    sampler = "qmc"
 
 
 def simulate(scenario: Scenario, *, iterations: int = 1, factor: int = 3, **options: Any) -> Simulation:

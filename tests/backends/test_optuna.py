@@ -12,7 +12,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.backends.optuna import PRUNERS, SAMPLERS, Axis, Optuna, make_pruner
+from search.backends.optuna import PRUNERS, Optuna, make_pruner
+from search.backends.samplers import SAMPLERS, Axis
 from search.controller import Limits
 from search.domain import Condition, Domain, Parameter
 from search.errors import OptionError
@@ -20,6 +21,8 @@ from search.records import Asked, EpochDone, Judged, Told, Valued
 from search.testing import BackEndContract, Scenario, Simulation
 from search.testing.backends import FEW, by_noise, few, in_order, seconds
 from search.trial import Objective
+
+HAS_GP = all(importlib.util.find_spec(package) for package in ("torch", "scipy"))
 
 
 class _Contract(BackEndContract):
@@ -51,6 +54,13 @@ class TestQMC(_Contract):
 
 class TestNSGAII(_Contract):
     sampler, pruner = "nsgaii:population_size=4", "percentile:n_startup_trials=2"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_GP, reason="needs torch and scipy")
+class TestGP(_Contract):
+    sampler, pruner = "gp:n_startup_trials=4", "median:n_startup_trials=2"
+    trials = 12
 
 
 class TestCMAES(_Contract):
@@ -203,7 +213,7 @@ def test_a_failed_trial_is_told_as_the_worst(direction: Any, worst: float) -> No
         back_end.apply(EpochDone(trial, 0, 1, {"loss": 0.25}, 1.0))
         back_end.apply(EpochDone(trial, 0, 1, {"loss": 99.0}, 1.0))  # trained again: the first stands
         assert back_end.apply(Told(trial, 1, None if outcome == "failed" else 0.25, outcome)) == (trial,)  # type: ignore[arg-type]
-    trials = back_end._study.get_trials()
+    trials = back_end._draws.study.get_trials()
     assert [trial.value for trial in trials] == [worst, 0.25, 0.25]
     assert [trial.state for trial in trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED]
     assert [trial.intermediate_values for trial in trials] == [{1: 0.25}] * 3
@@ -214,9 +224,9 @@ def test_of_other_eras_trials_it_learns_what_they_are() -> None:
         two, lambda params, epoch: ranked(params, epoch), fails=lambda params: 2 if params["x"] > 0.8 else None
     )
     before = simulate(scenario, pruner="asha", limits=Limits(max_trials=20)).run()
-    back_end = Optuna(Objective("val_loss", "min"), 0)
+    back_end = Optuna(Objective("val_loss", "min"), 0, max_epochs=9)
     back_end.learn(before.trials)
-    learnt = back_end._study.get_trials()
+    learnt = back_end._draws.study.get_trials()
     assert len(learnt) == 20
     for trial, theirs in zip(before.trials, learnt, strict=True):
         assert theirs.params.keys() == {"x (float linear)", "y (float linear)"}

@@ -81,6 +81,8 @@ class Registered(keras.layers.Layer):
 
 IN_THE_FILE = """
 import keras
+import search
+from search import trial_dir
 
 class Net(keras.Model):
     def __init__(self, units=3, **kwargs):  # without a default, Keras 3.15 cannot save it
@@ -92,8 +94,10 @@ class Net(keras.Model):
 
 def load_data(): ...
 
-def build_model(hp):
+def build(hp):
     return Net(hp.Int("units", 1, 9))
+
+build_model = search.compiled(build, loss="mse", optimizer="sgd")
 """
 
 FUNCTIONS = """

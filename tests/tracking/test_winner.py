@@ -232,17 +232,6 @@ def test_the_winner_is_a_model_of_the_parent_run(win: Callable[..., StudyPaths],
     assert [line.partition("==")[0] for line in requirements[:-2]] == ["mlflow"]
 
 
-def test_code_that_needs_this_package_says_so(win: Callable[..., StudyPaths], runs: Path) -> None:
-    versions = {"keras": "3.15.0", "keras-tuner": "1.4.8", "keras-search": "0.1.0"}
-    said = replace(header(), versions=versions)
-    paths = win([said, Era("hyperband", {}), Began("h", 1, {}), *whole(0, [0.5, 0.7]), exported(), FINISHED])
-    (paths.space / "layers.py").write_text("import keras\nfrom search import compiled\n")
-    sync(paths)
-    version = store.connect(address(runs)).get_model_version_by_alias("digits", "champion")
-    lines = Path(version.source, "requirements.txt").read_text().split()
-    assert lines[1:] == ["keras-tuner==1.4.8", "keras-search==0.1.0", "keras==3.15.0", "numpy==2.4.0"]
-
-
 def test_test_results_are_metrics_of_the_trial_and_of_the_parent(win: Callable[..., StudyPaths], runs: Path) -> None:
     worse = facts.Tested(1, 0, 1, {"accuracy": 0.5, "loss": float("nan")})
     paths = win([header(), Era("hyperband", {}), Began("h", 1, {}), *whole(0, [0.5, 0.7]), *whole(1, [0.6]), worse,

@@ -1,0 +1,298 @@
+"""Hyperband with a sampler: what it models, that it helps, and what it takes from other back ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from search.backends.base import BackEnd, fitting
+from search.backends.hyperband import Hyperband
+from search.backends.optuna import Optuna
+from search.backends.rungs import RungModel
+from search.controller import Limits
+from search.domain import Domain, Parameter
+from search.records import Asked, EpochDone, Told, Valued
+from search.study import Study, Trial
+from search.testing import Scenario, Simulation
+from search.trial import Objective
+
+X, Y = (Parameter(name, Domain("float", 0.0, 1.0)) for name in "xy")
+MIN = Objective("val_loss", "min")
+
+
+def two(hp: Any) -> None:
+    hp.Float("x", 0.0, 1.0)
+    hp.Float("y", 0.0, 1.0)
+
+
+def regret(params: Any) -> float:
+    return float((params["x"] - 0.3) ** 2 + (params["y"] - 0.7) ** 2)
+
+
+BOWL = Scenario(two, lambda params, epoch: regret(params) + 0.3 / epoch)
+
+
+def hyperband(sampler: str = "random", **options: Any) -> Callable[[Study], BackEnd]:
+    return lambda study: Hyperband(
+        study.objective, study.seed, max_epochs=9, sampler=sampler, parameters=study.parameters, **options
+    )
+
+
+def optuna(sampler: str = "tpe", pruner: str = "hyperband") -> Callable[[Study], BackEnd]:
+    return lambda study: Optuna(
+        study.objective, study.seed, max_epochs=9, sampler=sampler, pruner=pruner, parameters=study.parameters
+    )
+
+
+# What is modelled -----------------------------------------------------------------------------------------------------
+
+
+class ByHand:
+    """A model of two parameters with budgets of 1, 3 and 9 epochs, told of trials one by one."""
+
+    def __init__(self, sampler: str = "tpe:n_startup_trials=3", direction: Any = "min") -> None:
+        self.model = RungModel(Objective("val_loss", direction), 0, sampler, [1, 3, 9], (X, Y))
+        self.trials = 0
+
+    def train(self, *losses: float, told: Any = "reached", to: int | None = None) -> int:
+        """A new trial whose epochs end with `losses`. `told` says how that ended, None that it goes on."""
+        trial, self.trials = self.trials, self.trials + 1
+        self.model.apply(Asked(trial, 0, to or len(losses), 0, 0, False, 0))
+        for parameter in (X, Y):
+            self.model.apply(Valued(trial, parameter, (trial + 1) / 100))
+        for epoch, loss in enumerate(losses, 1):
+            self.model.apply(EpochDone(trial, 0, epoch, {"val_loss": loss}, 1.0))
+        if told is not None:
+            score = None if told == "failed" else self.model._objective.best(losses)
+            self.model.apply(Told(trial, len(losses), score, told))
+        return trial
+
+    def seen(self) -> list[tuple[str, float | None]]:
+        """What a sampler sees of each trial."""
+        trials = self.model._look(self.model._draws.study.get_trials())
+        return [(trial.state.name, trial.value) for trial in trials]
+
+
+def test_the_highest_budget_with_enough_points_is_modelled() -> None:
+    """Enough are d + 3 = 5: N_min + 2 with N_min = d + 1."""
+    hand = ByHand()
+    for enough, (losses, budget) in enumerate([((0.5,), 1), ((0.5, 0.4, 0.3), 3), ((0.5,) * 9, 9)]):
+        for _ in range(4):
+            hand.train(*losses)
+            assert hand.model.modelled == [1, 1, 3][enough]
+        hand.train(*losses)
+        assert hand.model.modelled == budget
+
+
+def test_no_budget_has_enough_where_the_sampler_would_draw_at_random() -> None:
+    hand = ByHand("tpe:n_startup_trials=7")
+    for _ in range(6):
+        hand.train(0.5, 0.4, 0.3)
+        assert hand.model.modelled == 1
+    hand.train(0.5, 0.4, 0.3)
+    assert hand.model.modelled == 3
+
+
+def test_a_score_is_the_best_value_so_far() -> None:
+    hand = ByHand()
+    for _ in range(5):
+        hand.train(0.1, 0.4, 0.3, 0.05)
+    assert hand.model.modelled == 3
+    assert hand.seen() == [("COMPLETE", 0.1)] * 5
+
+
+def test_what_a_sampler_sees_of_each_trial() -> None:
+    hand = ByHand()
+    for _ in range(5):
+        hand.train(0.5, 0.5, 0.5)
+    hand.train(0.2)  # waits for its promotion
+    hand.train(0.3, told="failed", to=9)
+    hand.train(0.3, told="finished")  # by a callback of its own: that is what it has at 9 epochs, too
+    hand.train(0.1, told=None, to=9)
+    hand.train(told=None, to=1)
+    rest = [("FAIL", None), ("COMPLETE", math.inf), ("COMPLETE", 0.3), ("RUNNING", None), ("RUNNING", None)]
+    assert hand.seen() == [("COMPLETE", 0.5)] * 5 + rest
+
+
+def test_failures_are_worst_and_no_points() -> None:
+    hand = ByHand(direction="max")
+    for _ in range(4):
+        hand.train(0.5, 0.5, 0.5)
+    for _ in range(4):
+        hand.train(0.5, 0.5, 0.5, told="failed")
+    assert hand.model.modelled == 1
+    assert hand.seen()[4:] == [("COMPLETE", -math.inf)] * 4
+
+
+def test_an_epoch_that_is_trained_again_changes_nothing() -> None:
+    hand = ByHand()
+    trial = hand.train(0.5, told=None, to=3)
+    hand.model.apply(EpochDone(trial, 0, 1, {"val_loss": 0.1}, 1.0))
+    hand.model.apply(EpochDone(trial, 0, 2, {"val_loss": 0.4}, 1.0))
+    assert hand.seen() == [("COMPLETE", 0.5)]
+
+
+def test_a_build_that_failed_half_way_takes_nothing_from_a_joint_space() -> None:
+    hand = ByHand("gp:n_startup_trials=2") if importlib.util.find_spec("torch") else ByHand("cmaes")
+    hand.train(0.5, 0.5, 0.5)
+    hand.model.apply(Asked(1, 0, 3, 0, 0, False, 0))
+    hand.model.apply(Valued(1, X, 0.5))
+    hand.model.apply(Told(1, 0, None, "failed"))
+    shown = hand.model._draws._shown(hand.model._draws.study.get_trials())
+    assert [trial.state for trial in shown] == [TrialState.COMPLETE, TrialState.FAIL]
+
+
+# That it helps --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "tpe:multivariate=False", "cmaes"])
+def test_a_sampler_is_better_than_chance_after_the_same_epochs(sampler: str) -> None:
+    """Deterministic by its seeds. The regret of what is drawn by then, in the median of five searches."""
+
+    def drawn(sampler: str, seed: int) -> float:
+        limits = Limits(max_total_epochs=500)
+        search = Simulation(BOWL, hyperband(sampler, iterations=9), seed=seed, slots=2, limits=limits).run()
+        assert search.study.epochs == 500
+        return statistics.median(regret(trial.params) for trial in search.trials[-20:])
+
+    learnt, random = ([drawn(name, seed) for seed in range(5)] for name in (sampler, "random"))
+    assert statistics.median(learnt) < 0.5 * statistics.median(random)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch and scipy")
+@pytest.mark.parametrize("make", [hyperband("gp"), optuna("gp", "none")], ids=["hyperband", "optuna"])
+def test_a_gaussian_process_uses_what_another_back_end_found(make: Callable[[Study], BackEnd]) -> None:
+    def pick(study: Study) -> BackEnd:
+        return (optuna("random", "none") if study.eras[-1].backend == "first" else make)(study)
+
+    begun = Simulation(BOWL, pick, era="first", limits=Limits(max_trials=20)).run()
+    search = begun.resume(era="second", limits=Limits(max_trials=len(begun.trials) + 4)).run()
+    assert min(regret(trial.params) for trial in search.trials[-4:]) < 1e-3
+    assert search.resume(len(begun.entries) + 20).run().history() == search.history()
+
+
+def test_nothing_that_draws_at_random_imports_optuna() -> None:
+    code = """
+import sys
+from search import backends
+from search.domain import Domain, Parameter
+from search.trial import Objective
+for sampler in ({}, {"sampler": "random"}):
+    made = backends.make("hyperband", {"max_epochs": 9, **sampler}, Objective("loss", "min"), 0)
+    made.suggest(0, Parameter("x", Domain("float", 0.0, 1.0)))
+    made.learn([])
+print(*sorted(set(sys.modules) & {"optuna", "numpy", "torch", "scipy"}))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+# What other back ends have found --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (hyperband(iterations=3), optuna()),
+        (hyperband(iterations=3), optuna("cmaes", "none")),
+        (optuna("random", "none"), hyperband("tpe", iterations=3)),
+        (optuna("random", "none"), hyperband("cmaes", iterations=3)),
+    ],
+    ids=["hyperband-tpe", "hyperband-cmaes", "random-hyperband+tpe", "random-hyperband+cmaes"],
+)
+def test_what_one_back_end_found_the_next_one_uses(
+    first: Callable[[Study], BackEnd], second: Callable[[Study], BackEnd]
+) -> None:
+    """Deterministic by its seeds: the next trials are better than those of a search that begins without knowledge."""
+
+    def make(study: Study) -> BackEnd:
+        return (first if study.eras[-1].backend == "first" else second)(study)
+
+    def drawn(search: Simulation) -> float:
+        return statistics.median(regret(trial.params) for trial in search.trials[-12:])
+
+    learnt, fresh = [], []
+    for seed in range(3):
+        begun = Simulation(BOWL, make, seed=seed, era="first", limits=Limits(max_trials=60)).run()
+        more = begun.resume(era="second", limits=Limits(max_trials=len(begun.trials) + 12)).run()
+        learnt.append(drawn(more))
+        fresh.append(drawn(Simulation(BOWL, make, seed=seed, era="second", limits=Limits(max_trials=12)).run()))
+        assert more.resume(len(begun.entries) + 20).run().history() == more.history()
+    assert statistics.median(learnt) < 0.7 * statistics.median(fresh)
+
+
+def foreign(*losses: float, x: float = 0.5, y: float | None = 0.5, **state: Any) -> Trial:
+    """A trial of another study or era."""
+    trial = Trial(0, 0, -1, params={"x": x}, parameters=[X], **state)
+    if y is not None:
+        trial.params["y"], trial.parameters = y, [X, Y]
+    trial.curve = [EpochDone(0, 0, epoch, {"val_loss": loss}, 1.0) for epoch, loss in enumerate(losses, 1)]
+    trial.objective = MIN.best(losses)
+    return trial
+
+
+def test_a_foreign_trial_counts_at_the_rungs_that_its_epochs_reached() -> None:
+    hand = ByHand()
+    hand.model.learn(
+        [
+            foreign(0.5, 0.6, 0.4, 0.1),  # half-finished: four epochs
+            foreign(0.7),
+            foreign(0.3, 0.2, exhausted=True),
+            foreign(0.3, failed=True),
+            foreign(),  # nothing to learn
+        ]
+    )
+    model = hand.model
+    found = {
+        budget: [observed[number].value for number in sorted(observed)] for budget, observed in model._observed.items()
+    }
+    assert found == {1: [0.5, 0.7, 0.3, math.inf], 3: [0.4, 0.2, math.inf], 9: [0.2, math.inf]}
+    assert len(hand.seen()) == 4
+
+
+def test_optuna_takes_a_foreign_trial_as_it_would_have_trained_it() -> None:
+    back_end = Optuna(MIN, 0, max_epochs=3)
+    back_end.learn(
+        [
+            foreign(0.5, 0.4, 0.3, 0.2),  # a fourth epoch is none of ours
+            foreign(0.5, 0.4),
+            foreign(0.5, exhausted=True),
+            foreign(0.5, failed=True),
+        ]
+    )
+    learnt = back_end._draws.study.get_trials()
+    assert [(trial.state.name, trial.value) for trial in learnt] == [
+        ("COMPLETE", 0.3),
+        ("PRUNED", 0.4),
+        ("COMPLETE", 0.5),
+        ("COMPLETE", math.inf),
+    ]
+    assert learnt[0].intermediate_values == {1: 0.5, 2: 0.4, 3: 0.3}
+
+
+def test_what_does_not_fit_the_space_is_not_learnt() -> None:
+    narrow = Parameter("x", Domain("float", 0.0, 0.2))
+    assert fitting(foreign(0.5, x=0.5), [narrow, Y]) is None
+    assert fitting(foreign(0.5, x=0.1), [narrow, Y]) == [(narrow, 0.1), (Y, 0.5)]
+    assert fitting(foreign(0.5), [Parameter("z", X.domain)]) is None
+    # One that the probe did not meet may be asked for under conditions; one that is new is lacking.
+    assert fitting(foreign(0.5), [X]) == [(X, 0.5), (Y, 0.5)]
+    assert fitting(foreign(0.5, y=None), [X, Y]) == [(X, 0.5)]
+    fixed = Parameter("y", Domain("fixed", values=(0.5,)))
+    assert fitting(foreign(0.5), [X, fixed]) == [(X, 0.5)]
+
+
+def test_a_new_parameter_leaves_samplers_of_joint_draws_without_foreign_trials() -> None:
+    """Else they would draw what is new at random for good."""
+    for sampler, shown in (("tpe", "COMPLETE"), ("cmaes", "FAIL")):
+        back_end = Optuna(MIN, 0, max_epochs=1, sampler=sampler, parameters=(X, Y))
+        back_end.learn([foreign(0.5, y=None)])
+        trials = back_end._draws._shown(back_end._draws.study.get_trials())
+        assert [trial.state.name for trial in trials] == [shown]
