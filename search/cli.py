@@ -328,8 +328,6 @@ def export_command(
     from search.results import load_study
     from search.worker.process import quietly
 
-    if keras_backend is not None:
-        options.check("keras_backend", keras_backend)
     planned = export.plan(load_study(name, runs), rank, to, format=format, keras_backend=keras_backend, force=force)
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = planned.keras_backend

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import NoResult, OptionError
+from search.executors import check_installed
 from search.results import StudyResults
 from search.study import Trial
 
@@ -77,6 +78,7 @@ def plan(
     if keras_backend is None:
         own = study.study.versions.get("keras_backend", "tensorflow")
         keras_backend = own if chosen in ("keras", "weights") else "tensorflow"
+    check_installed(keras_backend)
     if chosen == "onnx" and keras_backend == "tensorflow":
         missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
         if missing:

@@ -7,6 +7,9 @@ shape of a space file of the caller's own.
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -199,6 +202,7 @@ def _build(ref: SpaceRef, chosen: Sequence[_Model], versions: Mapping[str, str])
     Args:
         versions: the libraries that the study ran with; a warning says where others may give other predictions.
     """
+    _choose_keras(versions)
     from search import space as spaces
     from search.worker.harvest import bring_back
 
@@ -221,6 +225,14 @@ def _build(ref: SpaceRef, chosen: Sequence[_Model], versions: Mapping[str, str])
         path = Path(ref.path) if ref.path else None
         raise SpaceError(spaces.describe(error, path, elsewhere=ref.label)) from error
     return models
+
+
+def _choose_keras(versions: Mapping[str, str]) -> None:
+    """Have Keras run on what the study ran on, where nobody has chosen in this process."""
+    backend = versions.get("keras_backend")
+    chosen = "keras" in sys.modules or "KERAS_BACKEND" in os.environ
+    if backend and not chosen and importlib.util.find_spec(backend) is not None:
+        os.environ["KERAS_BACKEND"] = backend
 
 
 def _difference(versions: Mapping[str, str]) -> str:

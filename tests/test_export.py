@@ -193,7 +193,10 @@ def test_a_format_may_be_said_and_a_package_be_missing(
 ) -> None:
     assert plan(study, 1, Path("model-1.2"), format="savedmodel").format == "savedmodel"
     assert plan(study, 1, Path("model.onnx")).keras_backend == "tensorflow"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    installed = {"tensorflow": True}
+    monkeypatch.setattr("importlib.util.find_spec", installed.get)
+    with pytest.raises(OptionError, match=r"--keras-backend jax: jax is not installed"):
+        plan(study, 1, Path("model.keras"), keras_backend="jax")
     with pytest.raises(OptionError, match=r"ONNX needs onnx and tf2onnx: pip install onnx tf2onnx, .* extra onnx"):
         plan(study, 1, Path("model.onnx"))
 

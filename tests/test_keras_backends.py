@@ -98,11 +98,11 @@ class Place:
         return search.run(self.folder / "space.py", study=study, **given)
 
     def python(self, code: str, *arguments: object) -> str:
-        """What a fresh process, whose Keras runs on `backend` too, prints last."""
+        """What a fresh process, in which nobody has said what Keras runs on, prints last."""
         done = subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)],
             cwd=self.folder,
-            env={**os.environ, "KERAS_BACKEND": self.backend},
+            env={name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"},
             capture_output=True,
             text=True,
             timeout=120,
@@ -118,6 +118,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DRIVER", str(os.getpid()))
         patch.setenv("TMPDIR", str(folder))
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")
         zygote = Zygote(folder / "zygote.log", request.param)
         patch.setattr("search.executors.shared_zygote", zygote)
         yield Place(request.param, folder, zygote)
@@ -205,6 +206,11 @@ def test_a_training_goes_on_to_the_last_bit_in_another_process(place: Place) -> 
         second.close()
 
 
+def test_nothing_runs_in_the_zygote_before_it_forks(whole: search.StudyResults, place: Place) -> None:
+    """XLA's client or PyTorch's pools would bring threads, and a child that uses what they hold would hang."""
+    assert psutil.Process(place.zygote.pid).num_threads() <= 5
+
+
 def test_a_worker_computes_with_its_slots_threads(place: Place) -> None:
     counts = []
     for threads in (1, 4):
@@ -222,11 +228,10 @@ from search import space
 from search.messages import SpaceRef
 
 folder, = sys.argv[1:]
+models = {"runs": search.get_best_models("whole", runs=folder + "/runs")}
+models["store"] = search.get_best_models("whole", tracking_uri=f"sqlite:///{folder}/runs/mlflow.db")
 _, (x, y) = space.load(SpaceRef(path=folder + "/space.py")).load_data()
-losses = {}
-for source, options in (("runs", {}), ("store", {"tracking_uri": f"sqlite:///{folder}/runs/mlflow.db"})):
-    models = search.get_best_models("whole", 1, runs=folder + "/runs", **options)
-    losses[source] = [model.evaluate(x, y, verbose=0)[0] for model in models]
+losses = {source: [model.evaluate(x, y, verbose=0)[0] for model in found] for source, found in models.items()}
 alone = {"executor": "inline", "workers": 1, "max_total_epochs": 1}
 inline = search.run("space.py", study="inline", seed=0, progress=False, **alone)
 losses["inline"] = [epoch.logs["val_loss"] for epoch in inline.trials[0].curve]

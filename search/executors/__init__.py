@@ -29,7 +29,7 @@ def slots_of(opts: Options, gpus: tuple[devices.Gpu, ...]) -> tuple[devices.Slot
     return devices.make_slots(chosen, devices.available_cpus(), devices.core_ids(), workers, opts.gpus_per_trial)
 
 
-def _check_installed(keras_backend: str | None) -> None:
+def check_installed(keras_backend: str | None) -> None:
     """Raise OptionError where Keras would not find its back end: the one given, else that of the environment."""
     name = keras_backend or os.environ.get("KERAS_BACKEND") or "tensorflow"
     where = f"--keras-backend {name}" if keras_backend else f"KERAS_BACKEND={name}"
@@ -41,7 +41,7 @@ def _check_installed(keras_backend: str | None) -> None:
 
 def make(opts: Options, gpus: tuple[devices.Gpu, ...], log: Path) -> Executor:
     """The executor that `opts` ask for; what its processes print goes to `log`."""
-    _check_installed(opts.keras_backend)
+    check_installed(opts.keras_backend)
     if opts.executor == "inline":
         from search.executors.inline import InlineExecutor
         from search.worker.process import quietly
