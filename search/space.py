@@ -318,7 +318,10 @@ def local_files(space_file: Path) -> tuple[tuple[str, str], ...]:
     found = {space_file.absolute()}
     for title, module in list(sys.modules.items()):
         name = getattr(module, "__file__", None)
-        if title != "__main__" and name and name.endswith(".py") and _is_local(Path(name), folder):
+        if title == "__main__" or not name or not name.endswith(".py"):
+            continue
+        # Some of PyTorch's modules have the names of files that are nowhere.
+        if _is_local(Path(name), folder) and Path(name).is_file():
             found.add(Path(name).absolute())
     return tuple((str(path.relative_to(folder)), str(path)) for path in sorted(found))
 

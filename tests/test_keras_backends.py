@@ -118,6 +118,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DRIVER", str(os.getpid()))
         patch.setenv("TMPDIR", str(folder))
+        patch.chdir(folder)
         patch.setenv("OPENBLAS_NUM_THREADS", "1")
         zygote = Zygote(folder / "zygote.log", request.param)
         patch.setattr("search.executors.shared_zygote", zygote)
