@@ -26,6 +26,8 @@ from search.records import Built, Ended, EpochDone
 from search.testing import Conversation
 from search.trial import Objective
 
+pytestmark = pytest.mark.slow  # two more frameworks to import, and JAX compiles every model
+
 SPACE = """
 import os
 import signal
