@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import importlib
 import importlib.util
 import inspect
 import math
@@ -110,6 +111,8 @@ class SamplerMaker:
             raise OptionError(
                 f"--sampler {self.name} needs {' and '.join(missing)}: pip install 'keras-search[gp]', or use another"
             )
+        for package in _NEEDS.get(self.name, ()):
+            importlib.import_module(package)  # before the first draw, which is to have one thread as all others
         if self.name == "grid":
             self._arguments["search_space"] = _grid(parameters)
         self(0)
