@@ -33,8 +33,9 @@ from typing import Any
 
 from search import backends, brackets
 from search.backends.base import BackEnd
-from search.controller import Controller, Event, FromWorker, Limits, Reaction
+from search.controller import Controller, Limits
 from search.driver import Driver
+from search.events import Event, FromWorker, Reaction
 from search.executors.simulated import Hp, Run, Scenario, SimulatedExecutor
 from search.journal import Journal, read
 from search.messages import SpaceRef

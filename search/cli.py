@@ -35,13 +35,16 @@ app = typer.Typer(
 out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
 
-_METAVARS = {"timeout": "TIME", "runs": "DIR", "tracking_uri": "URI", "gpus": "GPUS", "objective": "NAME"}
+_METAVARS = {"runs": "DIR", "tracking_uri": "URI", "gpus": "GPUS", "objective": "NAME"}
 _METAVARS |= {"try_first": "JSON|FILE", "warm_start": "STUDY"}
 
 Runs = Annotated[str, typer.Option("--runs", metavar="DIR", help="The folder that studies live in.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
 Accept = Annotated[bool, typer.Option("--accept-changes", help="Go on though the space file has changed.")]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Go on though a process of another machine has not ended in order.")
+]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Plain lines in place of the live view.")]
 
 
@@ -74,6 +77,8 @@ def _parameter(name: str) -> inspect.Parameter:
         return inspect.Parameter(name, kind, default=False, annotation=Annotated[bool, flag])
     if "choices" in field.metadata:
         metavar = "|".join(field.metadata["choices"])
+    elif field.metadata.get("time"):
+        metavar = "TIME"
     else:
         metavar = _METAVARS.get(name, "NAME" if str(field.type).startswith("str") else "N")
     default = "" if field.default in (None, ()) else f" [default: {field.default}]"
@@ -95,6 +100,7 @@ def run_command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study where it exists.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where the study exists.")] = False,
     accept_changes: Accept = False,
+    take_over: TakeOver = False,
     no_progress: NoProgress = False,
     given: dict[str, Any],
 ) -> None:
@@ -107,6 +113,7 @@ def run_command(
         resume=resume,
         overwrite=overwrite,
         accept_changes=accept_changes,
+        take_over=take_over,
         make_view=_make_view(no_progress),
         say=_say,
     )
@@ -119,13 +126,21 @@ def resume_command(
     *,
     name: StudyName,
     accept_changes: Accept = False,
+    take_over: TakeOver = False,
     no_progress: NoProgress = False,
     given: dict[str, Any],
 ) -> None:
     """Go on with a study where it stopped, whatever stopped it; workers, budget and back end may change."""
     from search import launch
 
-    result = launch.resume(name, given, accept_changes=accept_changes, make_view=_make_view(no_progress), say=_say)
+    result = launch.resume(
+        name,
+        given,
+        accept_changes=accept_changes,
+        take_over=take_over,
+        make_view=_make_view(no_progress),
+        say=_say,
+    )
     _conclude(result)
 
 
@@ -196,12 +211,12 @@ def _conclude(result: Result) -> None:
 
 def _load(name: str, runs: str) -> tuple[StudyResults, bool, dict[int, str]]:
     """A study, whether its driver is alive, and its trials' MLflow runs."""
-    from search import journal
+    from search import lock
     from search.results import load_study
     from search.tracking.position import Position
 
     found = load_study(name, runs)
-    return found, journal.is_held(found.paths.lock), Position.load(found.paths.tracking).trials
+    return found, lock.is_held(found.paths.lock), Position.load(found.paths.tracking).trials
 
 
 def _print_json(data: Any) -> None:
@@ -354,7 +369,8 @@ def sync_command(
     runs: Runs = "runs",
 ) -> None:
     """Send to MLflow what is missing there."""
-    from search import journal, launch
+    from search import launch
+    from search.lock import Lock
     from search.tracking import store
     from search.tracking.syncer import Syncer
 
@@ -370,7 +386,7 @@ def sync_command(
         warn=_say,
     )
     # A running search sends its own: two at once would make a run twice.
-    lock = journal.Lock(found.paths.lock)
+    lock = Lock(found.paths.lock)
     try:
         syncer.drain(dead=True)
     finally:

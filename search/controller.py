@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from search import harvest
 from search.backends.base import BackEnd
 from search.domain import Domain, Parameter, Value, compatible
+from search.events import Event, FromWorker, Kill, Reaction, Reap, Start, StopRequested, Tick
 from search.given import Given, refusal, value_of
 from search.journal import Entry
 from search.messages import Answer, Harvested, Interrupt, Lost, Question, Verdict
@@ -25,7 +27,7 @@ from search.records import (
     Ended,
     EpochDone,
     Era,
-    Exported,
+    Expired,
     Finished,
     Header,
     Judged,
@@ -33,71 +35,14 @@ from search.records import (
     Record,
     SpaceChanged,
     Started,
-    Tested,
     Told,
     ToldOutcome,
     TrialEnded,
     Valued,
 )
+from search.slots import Slots
 from search.study import Study, Trial
 from search.trial import Done, State, Suggestion, derive_seed
-
-# What happens ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopRequested:
-    """The user wants the search to stop: Ctrl-C, or a cluster that takes its machine back."""
-
-
-@dataclass(frozen=True, slots=True)
-class FromWorker:
-    """A message of the worker in `slot`."""
-
-    slot: int
-    message: Question | Built | EpochDone | Checkpointed | Ended | Harvested | Lost
-
-
-Event = Tick | StopRequested | FromWorker
-
-# What to do about it --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Start a segment: train `trial` from what it has to the end of epoch `to_epoch`."""
-
-    trial: int
-    execution: int
-    to_epoch: int
-    judged: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Reap:
-    """Evaluate `trial`'s best model on the test data, with `test`, and write it to a file, with `export`."""
-
-    trial: int
-    test: bool
-    export: bool
-
-
-Instruction = tuple[int, Start | Reap | Answer | Verdict | Interrupt]
-"""A slot, and what to do or say there."""
-
-
-@dataclass(slots=True)
-class Reaction:
-    """Records to journal first, instructions to carry out then; `finished` when the search is over."""
-
-    records: list[Record] = field(default_factory=list)
-    instructions: list[Instruction] = field(default_factory=list)
-    finished: Finished | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +54,7 @@ class Limits:
         max_total_epochs: epochs to train, over all trials and resumes; the last segments are cut to fit.
         timeout: seconds that the search may run, over all its resumes.
         target: end when the objective is as good as this.
+        trial_timeout: seconds that one trial may run, over all its segments.
         retries: how often a trial whose process died is taken up again without having made progress.
         max_consecutive_failures: give up when so many trials have failed before any succeeded.
         executions: how often each trial is trained, with other seeds.
@@ -121,12 +67,21 @@ class Limits:
     max_total_epochs: int | None = None
     timeout: float | None = None
     target: float | None = None
+    trial_timeout: float | None = None
     retries: int = 1
     max_consecutive_failures: int = 5
     executions: int = 1
     harvest: int = 0
     test: bool = False
 
+
+GRACE_SECONDS = 10.0
+"""How long a trial that has had its time may take to end its epoch, where no epoch of its took longer."""
+GRACE_EPOCHS = 3.0
+"""How often as long as its longest epoch, where that is more."""
+
+CHECK_SECONDS = 0.5
+"""How often trials' times are looked at."""
 
 HOPELESS_TRIALS = 20
 HOPELESS_SHARE = 0.9
@@ -140,7 +95,7 @@ class Controller:
         study: the study; changed by what is applied here, and by nothing else.
         make_backend: makes the back end of an era, from the study's objective, seed and parameters.
         limits: when to stop.
-        slots: how many segments may run at once.
+        slots: how many segments may run at once; or, for each slot, the others that share its device's memory.
         max_epochs: the most epochs that one trial gets.
         try_first: values by name, each for a new trial before the back end draws any; what they lack is drawn.
     """
@@ -150,7 +105,7 @@ class Controller:
         study: Study,
         make_backend: Callable[[Era], BackEnd],
         limits: Limits,
-        slots: int,
+        slots: int | Sequence[Collection[int]],
         max_epochs: int,
         try_first: Sequence[Mapping[str, Value]] = (),
     ) -> None:
@@ -163,11 +118,16 @@ class Controller:
         self._novelty = Novelty()
         self._novelty_changed = False
         self._domains: dict[str, Domain] = {}
-        self._free = list(range(slots - 1, -1, -1))
+        self._slots = Slots([()] * slots if isinstance(slots, int) else slots)
         self._running: dict[int, Start] = {}
+        self._ahead: dict[int, int] = {}
+        self._reserved = 0
+        self._patience: dict[int, float] = {}
+        self._checked_at = -math.inf
         self._harvest: deque[Reap] | None = None
-        self._reaping: dict[int, Reap] = {}
+        self._reaping: dict[int, tuple[Reap, float]] = {}
         self._pending: deque[Trial] = deque()
+        self._alone: deque[Trial] = deque()
         self._deferred: list[tuple[int, Question, Value]] = []
         self._stopping: Finished | None = None
         self._over: set[int] = set()
@@ -223,7 +183,7 @@ class Controller:
         for number in self._apply(record):
             self._end(self.study.trials[number])
         if self._novelty_changed:
-            self._release()
+            self._ask_again()
 
     def _end(self, trial: Trial) -> None:
         """Record that `trial` will never be trained again, if that is not known yet."""
@@ -250,7 +210,8 @@ class Controller:
                 self._end(trial)
         unfinished = [trial for trial in trials if trial.open and trial.ended is None]
         # A trial waits only for those that have more answers than it has: with these first, none waits for ever.
-        self._pending.extend(sorted(unfinished, key=lambda trial: len(trial.parameters), reverse=True))
+        for trial in sorted(unfinished, key=lambda trial: len(trial.parameters), reverse=True):
+            self._await(trial)
         return self._react()
 
     def handle(self, event: Event, now: float) -> Reaction:
@@ -273,6 +234,7 @@ class Controller:
 
     def _react(self) -> Reaction:
         self._check_limits()
+        self._check_times()
         if self._stopping is None:
             self._fill()
         if self._stopping is not None and not self._running and self._reaction.finished is None and self._harvested():
@@ -338,7 +300,7 @@ class Controller:
         draw = self._backend.suggest(trial, parameter, taken)
         return draw.value, dict(draw.attributes)
 
-    def _release(self) -> None:
+    def _ask_again(self) -> None:
         """Put the questions again that waited for a trial which has been built by now."""
         self._novelty_changed = False
         deferred, self._deferred = self._deferred, []
@@ -355,6 +317,7 @@ class Controller:
     def _epoch(self, slot: int, start: Start, message: EpochDone) -> None:
         trial = self.study.trials[start.trial]
         self._record(message)
+        self._reserve(slot)
         last = message.epoch >= start.to_epoch
         if self.study.objective.name not in message.logs and (last or not trial.own_fit):
             self._stop(
@@ -381,11 +344,14 @@ class Controller:
     def _ended(self, slot: int, message: Ended) -> None:
         self._record(message)
         del self._running[slot]
-        self._free.append(slot)
+        self._reserve(slot)
+        self._release(slot)
         self._deferred = [item for item in self._deferred if item[0] != slot]
         trial = self.study.trials[message.trial]
+        if message.outcome == "no_space":
+            self._stop(f"{message.error}: make room on the disk, and resume", complete=False, exit_code=2)
         if not self._settle(trial):
-            self._pending.append(trial)  # to go on from its checkpoint
+            self._await(trial)  # to go on from its checkpoint
 
     def _settle(self, trial: Trial) -> bool:
         """Tell the back end how its suggestion for `trial` ended. False where it is to be trained on."""
@@ -397,6 +363,9 @@ class Controller:
             outcome = "finished"
         elif trial.unfinished is None:
             outcome = "reached"
+        elif trial.expired:
+            # What did not end when it was asked to hangs; else it has given its best, as if a callback had ended it.
+            outcome = "failed" if trial.lost else "finished"
         elif trial.lost > self.limits.retries:
             outcome = "failed"
         else:
@@ -408,35 +377,63 @@ class Controller:
     # Filling the slots ----------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        while self._free:
-            room = self._room()
-            trial = self._next_pending()
-            if room is not None and room <= 0 and (trial is None or not _untold(trial)):
-                if trial is not None:
-                    self._pending.appendleft(trial)
-                if not self._running:
-                    self._stop(f"the budget of {self.limits.max_total_epochs} epochs is trained", complete=True)
+        self._start_alone()
+        while (slot := self._slots.take()) is not None:
+            trial = self._next()
+            if trial is None:
+                self._slots.release(slot)
                 return
-            if trial is None and (trial := self._ask()) is None:
-                return
-            self._start(trial, room)
+            self._start(trial, slot)
 
-    def _next_pending(self) -> Trial | None:
-        """A trial whose suggestion is not fulfilled yet: its process died, or was told to stop."""
-        while self._pending:
-            trial = self._pending.popleft()
-            if not self._settle(trial):
-                return trial
-        return None
+    def _start_alone(self) -> None:
+        """Start the trials that ran out of memory, each when its device is clear."""
+        while (trial := self._first(self._alone)) is not None and self._has_room(trial):
+            slot = self._slots.take(alone=True)
+            if slot is None:
+                return
+            self._alone.popleft()
+            self._start(trial, slot)
+        self._slots.reopen()
+
+    def _next(self) -> Trial | None:
+        """The trial to train next; None where there is none for now."""
+        trial = self._first(self._pending)
+        if not self._has_room(trial):
+            if not self._running:
+                self._stop(f"the budget of {self.limits.max_total_epochs} epochs is trained", complete=True)
+            return None
+        return self._pending.popleft() if trial is not None else self._ask()
+
+    def _await(self, trial: Trial) -> None:
+        """Have `trial` go on when there is a slot: its process died, or was told to stop."""
+        (self._alone if trial.alone else self._pending).append(trial)
+
+    def _first(self, queue: deque[Trial]) -> Trial | None:
+        """The first in a queue whose suggestion is not fulfilled yet."""
+        while queue and self._settle(queue[0]):
+            queue.popleft()
+        return queue[0] if queue else None
 
     def _room(self) -> int | None:
         """Epochs that may still be begun; None for any number."""
         if self.limits.max_total_epochs is None:
             return None
-        reserved = 0
-        for start in self._running.values():
-            reserved += max(0, start.to_epoch - self.study.trials[start.trial].execution(start.execution).epochs)
-        return self.limits.max_total_epochs - self.study.epochs - reserved
+        return self.limits.max_total_epochs - self.study.epochs - self._reserved
+
+    def _has_room(self, trial: Trial | None) -> bool:
+        """Whether `trial`, None for a new one, may be started: to train again what was lost takes nothing."""
+        room = self._room()
+        return room is None or room > 0 or (trial is not None and _untold(trial))
+
+    def _reserve(self, slot: int) -> None:
+        """Note the epochs that the segment in `slot` may still train."""
+        start = self._running.get(slot)
+        ahead = 0
+        if start is not None:
+            ahead = max(0, start.to_epoch - self.study.trials[start.trial].execution(start.execution).epochs)
+        self._reserved += ahead - self._ahead.pop(slot, 0)
+        if ahead:
+            self._ahead[slot] = ahead
 
     def _ask(self) -> Trial | None:
         """The trial that the back end wants trained next; None where there is none for now."""
@@ -483,56 +480,47 @@ class Controller:
         )
         return self.study.trials[number]
 
-    def _start(self, trial: Trial, room: int | None) -> None:
+    def _start(self, trial: Trial, slot: int) -> None:
         number = trial.unfinished
         assert number is not None, "what is fulfilled has been told"
-        epochs = trial.execution(number).epochs
+        epochs, room = trial.execution(number).epochs, self._room()
         to_epoch = trial.to_epoch if room is None else min(trial.to_epoch, epochs + max(0, room))
         # A pruner judges the first execution; the others follow where it lets it pass.
         start = Start(trial.number, number, to_epoch, trial.judged and number == 0)
-        slot = self._free.pop()
         self._running[slot] = start
+        self._reserve(slot)
         self._record(Started(trial.number, number, trial.segments, slot, epochs, to_epoch))
         self._say(slot, start)
 
-    def _say(self, slot: int, command: Start | Reap | Answer | Verdict | Interrupt) -> None:
+    def _release(self, slot: int) -> None:
+        """What ran in `slot` has ended."""
+        self._slots.release(slot)
+        self._patience.pop(slot, None)
+
+    def _say(self, slot: int, command: Start | Reap | Kill | Answer | Verdict | Interrupt) -> None:
         self._reaction.instructions.append((slot, command))
 
     # Harvest --------------------------------------------------------------------------------------------------------
 
     def _harvested(self) -> bool:
         """Bring in what is left to be had of the best trials, once all training is over. Whether it is all in."""
+        assert self._stopping is not None
         if self._harvest is None:
-            self._harvest = deque(self._to_reap())
-        while self._harvest and self._free:
-            slot, reap = self._free.pop(), self._harvest.popleft()
-            self._reaping[slot] = reap
+            wanted = self.limits.harvest if self._stopping.exit_code == _BY_RESULT else 0
+            self._harvest = deque(harvest.plan(self.study, wanted, test=self.limits.test))
+        while self._harvest and (slot := self._slots.take()) is not None:
+            reap = self._harvest.popleft()
+            self._reaping[slot] = reap, self._now
             self._say(slot, reap)
         return not self._reaping
 
-    def _to_reap(self) -> Iterable[Reap]:
-        assert self._stopping is not None
-        if self._stopping.exit_code != _BY_RESULT:
-            return
-        for place, trial in enumerate(self.study.ranked()[: self.limits.harvest]):
-            best = (trial.number, trial.best_execution, trial.best.saved_epoch)
-            test = self.limits.test and _identity(trial.tested) != best
-            export = place == 0 and _identity(self.study.exported) != best
-            if (test or export) and best[2] is not None:
-                yield Reap(trial.number, test, export)
-
     def _reaped(self, slot: int, message: object) -> None:
-        reap = self._reaping.pop(slot)
-        self._free.append(slot)
-        if not isinstance(message, Harvested):
-            return  # its process died, or the user could wait no longer: a resume makes good for it
-        trial = self.study.trials[reap.trial]
-        number, epoch = trial.best_execution, trial.best.saved_epoch
-        assert epoch is not None
-        if message.logs is not None:
-            self._record(Tested(trial.number, number, epoch, message.logs))
-        if message.signature is not None:
-            self._record(Exported(trial.number, number, epoch, message.signature, message.requirements))
+        reap, _ = self._reaping.pop(slot)
+        self._release(slot)
+        if isinstance(message, Harvested):
+            for record in harvest.records(self.study, reap, message):
+                self._record(record)
+        # Else its process died, or the user could wait no longer: a resume makes good for it.
 
     # Stopping -------------------------------------------------------------------------------------------------------
 
@@ -550,6 +538,30 @@ class Controller:
             self._stop(f"the target of {limits.target:g} is reached", complete=True)
         if self._stopping is None:
             self._check_hope()
+
+    def _check_times(self) -> None:
+        """Have trials end that have had their time."""
+        limit = self.limits.trial_timeout
+        if limit is None or 0 <= self._now - self._checked_at < CHECK_SECONDS:
+            return
+        self._checked_at = self._now
+        for slot, start in self._running.items():
+            trial = self.study.trials[start.trial]
+            if slot not in self._patience and trial.running(self._now) >= limit:
+                if not trial.expired:
+                    self._record(Expired(trial.number, f"it ran for longer than --trial-timeout {limit:g}s"))
+                longest = max((epoch.seconds for each in trial.executions for epoch in each.curve), default=0.0)
+                self._patience[slot] = self._now + max(GRACE_SECONDS, GRACE_EPOCHS * longest)
+                self._say(slot, Interrupt())
+            self._check_patience(slot, f"no end of its epoch either: it hangs? (--trial-timeout {limit:g}s)")
+        for slot, (_, since) in self._reaping.items():
+            self._patience.setdefault(slot, since + limit)
+            self._check_patience(slot, f"no answer in time (--trial-timeout {limit:g}s)")
+
+    def _check_patience(self, slot: int, reason: str) -> None:
+        if self._now >= self._patience.get(slot, math.inf):
+            self._patience[slot] = math.inf
+            self._say(slot, Kill(reason))
 
     def _check_hope(self) -> None:
         """Give up where nothing has succeeded, or one error keeps nearly all trials from it."""
@@ -576,7 +588,3 @@ class Controller:
 def _untold(trial: Trial) -> bool:
     """Whether epochs are in the journal that no checkpoint holds: to train them again takes nothing of the budget."""
     return any(execution.checkpoint < execution.epochs for execution in trial.executions)
-
-
-def _identity(record: Tested | Exported | None) -> tuple[int, int, int] | None:
-    return None if record is None else (record.trial, record.execution, record.epoch)

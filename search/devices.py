@@ -282,6 +282,18 @@ def make_slots(
     return tuple(slots)
 
 
+def sharing(slots: Sequence[Slot]) -> tuple[frozenset[int], ...]:
+    """For each slot, the others that share its device's memory: a GPU's, or without GPUs the machine's."""
+    return tuple(
+        frozenset(
+            other.index
+            for other in slots
+            if other is not slot and (set(other.gpus) & set(slot.gpus) or not (slot.gpus or other.gpus))
+        )
+        for slot in slots
+    )
+
+
 def unused_gpus(gpus: Sequence[Gpu], slots: Sequence[Slot]) -> tuple[Gpu, ...]:
     """Those of `gpus` that are in none of `slots`: more GPUs than workers, or too few left to fill a slot."""
     used = {uuid for slot in slots for uuid in slot.gpus}

@@ -8,20 +8,28 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import Protocol
 
-from search.controller import Controller, Event, FromWorker, Reaction, Reap, Start, StopRequested, Tick
+from search.cleaning import Cleaner
+from search.controller import Controller
+from search.events import Event, FromWorker, Kill, Reaction, Reap, Start, StopRequested, Tick
 from search.executors.base import Executor
 from search.journal import Journal
-from search.messages import Harvest, Harvested, Message, Segment, SpaceRef
+from search.messages import Harvest, Harvested, Message, Noticed, Segment, SpaceRef
 from search.options import Options
 from search.paths import StudyPaths
-from search.records import Ended, Finished, Record
+from search.records import Ended, Expired, Finished, Record
 
 POLL_SECONDS = 0.1
 VIEW_SECONDS = 0.1
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a search in order: Ctrl-C, a cluster that takes its machine back, a terminal that is closed."""
+
+SAID: Mapping[str, str] = {"failed": "failed", "lost": "lost", "no_memory": "stopped", "no_space": "stopped"}
+"""How a segment ended of whose end the user is told, in a word."""
 
 
 class Watcher(Protocol):
@@ -39,6 +47,7 @@ class Driver:
         executor: where segments run.
         space: the user's code, as workers find it.
         paths, options: of the study.
+        cleaner: deletes checkpoints that nobody will want.
         data: the folder of the arrays that workers share, if any.
         news: called after records were journaled.
         view: updated about ten times a second.
@@ -55,6 +64,7 @@ class Driver:
         paths: StudyPaths,
         options: Options,
         *,
+        cleaner: Cleaner | None = None,
         data: str | None = None,
         news: Callable[[], None],
         view: Watcher,
@@ -67,11 +77,13 @@ class Driver:
         self._space = space
         self._paths = paths
         self._options = options
+        self._cleaner = cleaner
         self._data = data
         self._news = news
         self._view = view
         self._say = say
-        self._now = now
+        self._clock = now
+        self._noticed: set[str] = set()
         self._finished: Finished | None = None
         self._interrupts = 0
         self._viewed = 0.0
@@ -81,24 +93,41 @@ class Driver:
 
         Raises:
             KeyboardInterrupt: at the second Ctrl-C; everything journaled so far stands.
+            JournalError: the journal cannot be written; so does it.
         """
         # Only a main thread may handle signals: in another one, the caller stops the search by other means.
-        numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        main = threading.current_thread() is threading.main_thread()
+        # Who ignores one, as `nohup` does, goes on ignoring it.
+        numbers = [number for number in STOPS if main and signal.getsignal(number) is not signal.SIG_IGN]
         previous = {number: signal.signal(number, self._interrupt) for number in numbers}
         try:
-            now = self._now()
-            self._act(self._controller.begin(records, now), now)
-            while self._finished is None:
-                self._executor.poll(self._receive, POLL_SECONDS)
-                self._handle(Tick())
-                self._journal.flush(only_if_due=True)
-                self._show()
-            return self._finished
+            self._run(records)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             self._executor.close(now=self._finished is None)
             self._journal.close()
+        assert self._finished is not None
+        self._clean()
+        return self._finished
+
+    def _now(self) -> float:
+        # As the journal has it, so that what is replayed is what was lived.
+        return round(self._clock(), 4)
+
+    def _run(self, records: Iterable[Record]) -> None:
+        now = self._now()
+        self._act(self._controller.begin(records, now), now)
+        while self._finished is None:
+            self._executor.poll(self._receive, POLL_SECONDS)
+            self._handle(Tick())
+            if self._journal.flush(only_if_due=True):
+                self._clean()
+            self._show()
+
+    def _clean(self) -> None:
+        if self._cleaner is not None:
+            self._cleaner.sweep()
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupts += 1
@@ -111,6 +140,11 @@ class Driver:
         self._interrupts = max(1, self._interrupts)
 
     def _receive(self, slot: int, message: Message) -> None:
+        if isinstance(message, Noticed):
+            if message.text not in self._noticed:
+                self._noticed.add(message.text)
+                self._say(message.text)
+            return
         if isinstance(message, Harvested) and message.error is not None:
             self._say(f"trial {message.trial}'s best model: {message.error}")
         self._handle(FromWorker(slot, message))  # type: ignore[arg-type]  # a probe's answer never comes here
@@ -128,6 +162,8 @@ class Driver:
     def _act(self, reaction: Reaction, now: float) -> None:
         if reaction.records:
             self._journal.append(reaction.records, now)
+            if self._cleaner is not None:
+                self._cleaner.take(reaction.records)
             self._news()
             self._announce(reaction.records)
         for slot, instruction in reaction.instructions:
@@ -135,6 +171,8 @@ class Driver:
                 self._executor.start(slot, self._segment(instruction))
             elif isinstance(instruction, Reap):
                 self._executor.start(slot, self._harvest(instruction))
+            elif isinstance(instruction, Kill):
+                self._executor.kill(slot, instruction.reason)
             else:
                 self._executor.send(slot, instruction)
         if reaction.finished is not None:
@@ -142,8 +180,10 @@ class Driver:
 
     def _announce(self, records: Iterable[Record]) -> None:
         for record in records:
-            if isinstance(record, Ended) and record.outcome in ("failed", "lost"):
-                self._say(f"trial {record.trial} {record.outcome}: {record.error}")
+            if isinstance(record, Ended) and record.outcome in SAID:
+                self._say(f"trial {record.trial} {SAID[record.outcome]}: {record.error}")
+            elif isinstance(record, Expired):
+                self._say(f"trial {record.trial} ends: {record.reason}")
 
     def _segment(self, start: Start) -> Segment:
         trial = self._controller.study.trials[start.trial]

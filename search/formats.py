@@ -37,7 +37,12 @@ def _from_1(data: Json) -> Json:
     return data
 
 
-UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1,)
+def _from_2(data: Json) -> Json:
+    """Format 3: a segment's outcomes `no_memory` and `no_space`; kind `expired`."""
+    return data
+
+
+UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1, _from_2)
 """`UPGRADES[n - 1]` makes a record of format n one of format n + 1, both as JSON objects."""
 
 

@@ -8,17 +8,16 @@ a damaged line within is an error that names it, as is a line that only a newer 
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
 import os
-import socket
 import time as clock
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from search import formats
 from search.errors import JournalError
@@ -131,82 +130,28 @@ def _number(path: Path, offset: int) -> int:
         return file.read(offset).count(b"\n") + 1
 
 
-class Lock:
-    """The right to write a study's journal, held by one process.
-
-    The operating system drops it with the process, however that ends. JournalError where another process holds it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] = path.open("a+")
-        # `is_held` takes a lock for a moment: only who holds it for longer runs the study.
-        for patience in (0.05, 0.1, 0.15, None):
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if patience is not None:
-                    clock.sleep(patience)
-                    continue
-                self._file.close()
-                raise JournalError(
-                    f"study {path.parent.name!r} is being run by {holder_of(path)}: stop that process first"
-                ) from None
-        self._file.seek(0)
-        self._file.truncate()
-        json.dump({"host": socket.gethostname(), "pid": os.getpid()}, self._file)
-        self._file.flush()
-
-    def release(self) -> None:
-        if not self._file.closed:
-            with suppress(OSError):
-                self._file.truncate(0)
-            self._file.close()
-
-
-def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock at `path`."""
-    try:
-        file = path.open()
-    except OSError:
-        return False
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
-
-
-def holder_of(path: Path) -> str:
-    """Who holds the lock, in words."""
-    try:
-        data = json.loads(path.read_text())
-        return f"process {data['pid']} on {data['host']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"
-
-
 class Journal:
     """The writer. `append` returns when the operating system has the records; `flush` when the disk has them.
 
     Args:
         path: the file; made where it does not exist, its torn tail cut off where it does.
         now: the clock, seconds since the epoch.
+
+    Raises:
+        JournalError: in all methods, where the disk is full or cannot be written; what is in the file then is whole.
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = clock.time) -> None:
         self.path = path
         self._now = now
         self._dirty_since: float | None = None
-        whole = 0
+        self._whole = 0
         if path.exists():
             for entry in read(path):
-                whole = entry.end
-        self._file = path.open("ab")
-        if self._file.tell() > whole:
-            self._file.truncate(whole)
+                self._whole = entry.end
+        # Unbuffered: what could not be written is not written later.
+        self._file = path.open("ab", buffering=0)
+        self._cut()
 
     def append(self, records: Iterable[Record], time: float | None = None) -> None:
         """Write `records` as one piece, as of `time` (now)."""
@@ -214,23 +159,47 @@ class Journal:
         data = b"".join(format_line(record, now) for record in records)
         if not data:
             return
-        self._file.write(data)
-        self._file.flush()
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            with suppress(OSError):
+                self._cut()
+            raise self._unwritten(error) from None
+        self._whole += len(data)
         if self._dirty_since is None:
             # By our own clock: the records' may be a simulation's.
             self._dirty_since = self._now()
         self.flush(only_if_due=True)
 
-    def flush(self, *, only_if_due: bool = False) -> None:
-        """Bring to the disk what was appended; with `only_if_due`, only where it has waited `FLUSH_SECONDS`."""
+    def flush(self, *, only_if_due: bool = False) -> bool:
+        """Bring to the disk what was appended; with `only_if_due`, only where it has waited `FLUSH_SECONDS`. Whether
+        the disk has it all."""
         if self._dirty_since is None:
-            return
+            return True
         if only_if_due and 0 <= self._now() - self._dirty_since < FLUSH_SECONDS:
-            return
-        os.fsync(self._file.fileno())
+            return False
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritten(error) from None
         self._dirty_since = None
+        return True
 
     def close(self) -> None:
         if not self._file.closed:
-            self.flush()
-            self._file.close()
+            try:
+                self.flush()
+            finally:
+                self._file.close()
+
+    def _cut(self) -> None:
+        """Cut off what is no whole line."""
+        if os.fstat(self._file.fileno()).st_size > self._whole:
+            self._file.truncate(self._whole)
+
+    def _unwritten(self, error: OSError) -> JournalError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return JournalError(f"the disk is full, {self.path} cannot be written: make room on the disk, and resume")
+        return JournalError(f"{self.path} cannot be written ({error.strerror}): mend that, and resume")

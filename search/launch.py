@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from typing import Any, Protocol
 
 from search import backends, checks, devices, executors, options, space, study, warm_start
 from search import journal as journals
+from search.cleaning import Cleaner
 from search.controller import Controller, Limits
 from search.domain import Parameter
 from search.driver import Driver
 from search.errors import OptionError, SearchError, SpaceError, StudyError, nearest
 from search.executors.base import Executor
-from search.journal import Journal, Lock
+from search.journal import Journal
+from search.lock import Lock
 from search.messages import Probe, Probed, ProbeFailed, SpaceRef
 from search.options import Options
 from search.paths import StudyPaths, check_study_name, studies
@@ -115,6 +118,7 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     accept_changes: bool = False,
+    take_over: bool = False,
     make_view: MakeView,
     say: Callable[[str], None],
 ) -> Result:
@@ -124,6 +128,7 @@ def run(
         resume: go on with the study where it exists.
         overwrite: begin anew where it exists; what it holds is deleted.
         accept_changes: go on though the space file is not what it was.
+        take_over: go on though a process of another machine has not ended in order.
         make_view: makes the view, once the study is known.
         say: prints one line.
 
@@ -151,7 +156,7 @@ def run(
             "bit; begin another with --study"
         )
     given = {**given, "study": name, "runs": first.runs, "keras_backend": backend}
-    return _Launch(source, given, opened, accept_changes, overwrite, make_view, say).run()
+    return _Launch(source, given, opened, accept_changes, take_over, overwrite, make_view, say).run()
 
 
 def resume(
@@ -159,6 +164,7 @@ def resume(
     given: Mapping[str, Any],
     *,
     accept_changes: bool = False,
+    take_over: bool = False,
     make_view: MakeView,
     say: Callable[[str], None],
 ) -> Result:
@@ -178,7 +184,15 @@ def resume(
         say(f"{source.path} is no more: going on with the study's copy of it, {copy}")
         source = Source(path=copy)
     given = {**given, "study": name}
-    return run(source, given, resume=True, accept_changes=accept_changes, make_view=make_view, say=say)
+    return run(
+        source,
+        given,
+        resume=True,
+        accept_changes=accept_changes,
+        take_over=take_over,
+        make_view=make_view,
+        say=say,
+    )
 
 
 def check(source: Source, keras_backend: str | None = None) -> Probed:
@@ -227,6 +241,7 @@ class _Launch:
         given: Mapping[str, Any],
         opened: _Opened,
         accept_changes: bool,
+        take_over: bool,
         overwrite: bool,
         make_view: MakeView,
         say: Callable[[str], None],
@@ -236,6 +251,7 @@ class _Launch:
         self._opened = opened
         self._paths = opened.paths
         self._accept_changes = accept_changes
+        self._take_over = take_over
         self._overwrite = overwrite
         self._make_view = make_view
         self._say = say
@@ -247,7 +263,7 @@ class _Launch:
         executors.slots_of(opts, gpus)  # a GPU that is not there is said at once
         checks.make_folder(self._paths.folder)
         with ExitStack() as stack:
-            lock = Lock(self._paths.lock)
+            lock = Lock(self._paths.lock, take_over=self._take_over)
             stack.callback(self._leave, lock)
             self._read_again()
             admission = Admission(opts)
@@ -430,7 +446,7 @@ class _Launch:
             current,
             lambda era: backends.make(era.backend, era.options, current.objective, current.seed, current.parameters),
             _limits(opts, probed),
-            executor.slots,
+            devices.sharing(slots),
             opts.max_epochs,
             opts.try_first,
         )
@@ -452,6 +468,7 @@ class _Launch:
             ref,
             self._paths,
             opts,
+            cleaner=Cleaner(current, self._paths, opts.keep_models),
             data=str(self._paths.data) if probed.shared else None,
             news=syncer.wake,
             view=view,
@@ -460,9 +477,14 @@ class _Launch:
         try:
             syncer.start()
             finished = driver.run(records)
-        except BaseException:
+        except BaseException as error:
             syncer.stop()
-            raise
+            if not isinstance(error, Exception) or isinstance(error, SearchError):
+                raise
+            raise SearchError(
+                f"the search broke ({type(error).__name__}: {error}): nothing journaled is lost, and a resume may get "
+                f"past it" + _logged(self._paths, traceback.format_exc())
+            ) from error
         finally:
             view.close()
         return Result(self._paths, current, finished, syncer.finish(SYNC_SECONDS))
@@ -518,6 +540,7 @@ def _limits(opts: Options, probed: Probed) -> Limits:
         max_total_epochs=opts.total_epochs,
         timeout=opts.timeout,
         target=opts.target,
+        trial_timeout=opts.trial_timeout,
         retries=opts.retries,
         max_consecutive_failures=opts.max_consecutive_failures,
         executions=opts.executions_per_trial,

@@ -187,6 +187,19 @@ class Harvested:
 
 
 @dataclass(frozen=True, slots=True)
+class Noticed:
+    """Something that the user should know once, whichever trial meets it first."""
+
+    trial: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """A sign of life: the worker's process has not stopped."""
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """The process of a slot died; said by the executor, in the place of the segment's `Ended`."""
 
@@ -194,4 +207,6 @@ class Lost:
 
 
 Command = Probe | Harvest | Segment | Answer | Verdict | Interrupt | Leave
-Message = Question | Built | EpochDone | Checkpointed | Ended | Probed | ProbeFailed | Harvested | Lost
+Message = (
+    Question | Built | EpochDone | Checkpointed | Ended | Probed | ProbeFailed | Harvested | Noticed | Alive | Lost
+)

@@ -44,7 +44,7 @@ class Options:
     max_epochs: int = _option(27, "the most epochs that one trial gets", low=1)
     max_trials: int | None = _option(None, "stop when so many configurations were tried", low=1)
     max_total_epochs: int | None = _option(None, "stop when so many epochs were trained, over all trials", low=1)
-    timeout: float | None = _option(None, "stop after this time over all resumes, such as 90s, 30m or 2h", low=0)
+    timeout: float | None = _option(None, "stop after this time over all resumes, such as 90s, 30m or 2h", time=True)
     factor: int = _option(3, "of Hyperband and successive halving: one trial in so many goes on", low=2)
     iterations: int = _option(1, "how often to run Hyperband's whole plan", low=1, backend="hyperband")
     sampler: str | None = _option(
@@ -67,6 +67,10 @@ class Options:
     experiment: str | None = _option(None, "the MLflow experiment's name; by default the study's")
     register: str | None = _option(None, "the name to register the best model under; by default only in a local store")
     keep_models: int = _option(3, "how many of the best trials keep their weights in MLflow", low=1)
+    trial_timeout: float | None = _option(None, "the most time that one trial may run, such as 30m", time=True)
+    heartbeat_timeout: float = _option(
+        300.0, "replace a worker that gives no sign of life for so long", low=5, time=True
+    )
     retries: int = _option(1, "how often to take up a trial whose process died", low=0)
     max_consecutive_failures: int = _option(5, "give up when so many failed before any succeeded", low=1)
     checkpoint_every: float = _option(30.0, "seconds between checkpoints within a trial's training", low=0)
@@ -157,8 +161,10 @@ def check(name: str, value: Any) -> Any:
     """`value` as the option `name` has it. OptionError where it cannot be used."""
     field_ = FIELDS[name]
     kind = str(field_.type)
-    if name == "timeout":
-        value = seconds(value)
+    if field_.metadata.get("time"):
+        value = seconds(value, flag(name))
+        if value < (low := field_.metadata.get("low", 0)):
+            raise OptionError(f"{flag(name)} is {value:g} seconds: it must be at least {low}")
     elif name == "try_first":
         value = configurations(value)
     elif kind.startswith(("int", "float")):
@@ -232,15 +238,15 @@ def _plain(name: Any, value: Any) -> Value:
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def seconds(value: Any) -> float:
+def seconds(value: Any, flag: str) -> float:
     """A time as seconds: a number, or text such as `90s`, `30m`, `2h`, `1h30m`. OptionError for anything else."""
     text = str(value).strip().lower().replace(" ", "")
     parts = re.findall(r"(\d+(?:\.\d+)?)(min|[smhd]?)", text)
     if isinstance(value, bool) or not parts or "".join(number + unit for number, unit in parts) != text:
-        raise OptionError(f"--timeout is {value!r}: give seconds, or a time such as 90s, 30m, 2h or 1h30m")
+        raise OptionError(f"{flag} is {value!r}: give seconds, or a time such as 90s, 30m, 2h or 1h30m")
     total = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if total <= 0:
-        raise OptionError(f"--timeout is {value!r}: it must be more than 0")
+        raise OptionError(f"{flag} is {value!r}: it must be more than 0")
     return total
 
 

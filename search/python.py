@@ -24,6 +24,7 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     accept_changes: bool = False,
+    take_over: bool = False,
     progress: bool = True,
     **options: Any,
 ) -> StudyResults:
@@ -37,6 +38,7 @@ def run(
         resume: go on with the study where it exists.
         overwrite: begin anew where it exists; what it holds is deleted.
         accept_changes: go on though the space file has changed since the study began.
+        take_over: go on though a process of another machine has not ended in order; it is known to be dead.
         progress: show how the search goes, on stderr.
         options: as on the command line, with underscores: `backend="optuna"`, `max_epochs=27`, `study="digits"`, …
 
@@ -52,6 +54,7 @@ def run(
         resume=resume,
         overwrite=overwrite,
         accept_changes=accept_changes,
+        take_over=take_over,
         make_view=_make_view(progress),
         say=lambda line: print(line, file=sys.stderr),
     )

@@ -16,13 +16,13 @@ from typing import Any, Literal
 from search.domain import Parameter, Value
 from search.trial import Direction, State
 
-FORMAT = 2
+FORMAT = 3
 """The format that is written. Every line of a journal names its own; see `search.formats`."""
 
-Outcome = Literal["reached", "finished", "stopped", "interrupted", "failed", "lost"]
+Outcome = Literal["reached", "finished", "stopped", "interrupted", "failed", "lost", "no_memory", "no_space"]
 """How a segment ended: `reached` its last epoch; `finished`: a callback of the user's ended the training; `stopped` by
 the back end; `interrupted` by the driver, to go on later; `failed` by an exception or a diverged loss; `lost` with its
-process."""
+process; `no_memory`: the device had too little of it; `no_space`: the disk is full."""
 ToldOutcome = Literal["reached", "finished", "stopped", "failed"]
 
 
@@ -182,6 +182,14 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Expired:
+    """`trial` has had its time: it ends at its next epoch's end, and where there is none, with its process."""
+
+    trial: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpointed:
     """The state of `trial` after `epoch` is safe on disk; `best_epoch`'s weights too.
 
@@ -263,8 +271,8 @@ class Finished:
 
 
 Record = (
-    Header | SpaceChanged | Era | Learnt | Began | Asked | Valued | Started | Built | EpochDone | Judged | Checkpointed
-    | Ended | Told | TrialEnded | Tested | Exported | Finished
+    Header | SpaceChanged | Era | Learnt | Began | Asked | Valued | Started | Built | EpochDone | Judged | Expired
+    | Checkpointed | Ended | Told | TrialEnded | Tested | Exported | Finished
 )  # fmt: skip
 
 _CLASSES: tuple[type[Any], ...] = Record.__args__

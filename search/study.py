@@ -23,6 +23,7 @@ from search.records import (
     Ended,
     EpochDone,
     Era,
+    Expired,
     Exported,
     Finished,
     Header,
@@ -86,7 +87,10 @@ class Trial:
         trained: epochs actually trained, over all executions, repeats after crashes included.
         objective: the mean of its executions' best values, from the time that all planned ones have one; None before.
         failed: an exception or a diverged loss ended the training, or its process died too often.
-        lost: how often its process died since it last made progress.
+        lost: how often its process died, or ran out of memory, since it last made progress.
+        alone: it ran out of memory: it is trained with nothing beside it on its device.
+        expired: it has had its time, and ends where it is.
+        busy: seconds in which its ended segments ran.
         stop_decided: the back end has decided that the trial stops where it is.
         tested: what its best weights gave on the test data.
         given: the values that the user wants tried, by name.
@@ -116,6 +120,10 @@ class Trial:
     objective: float | None = None
     segments: int = 0
     lost: int = 0
+    alone: bool = False
+    expired: bool = False
+    busy: float = 0.0
+    started_at: float | None = None
     stop_decided: bool = False
     failed: bool = False
     error: str | None = None
@@ -182,6 +190,10 @@ class Trial:
         if self.ended is not None:
             return self.ended
         return "running" if self.slot is not None else "paused"
+
+    def running(self, now: float) -> float:
+        """Seconds that its segments have run, builds and waits included, up to `now`."""
+        return self.busy + (max(0.0, now - self.started_at) if self.started_at is not None else 0.0)
 
     @property
     def seconds(self) -> float:
@@ -274,7 +286,7 @@ class Study:
                 self._asked(record, time)
             case Started():
                 trial = self.trials[record.trial]
-                trial.slot = record.slot
+                trial.slot, trial.started_at = record.slot, time
                 trial.segments += 1
             case Built():
                 trial = self.trials[record.trial]
@@ -285,7 +297,10 @@ class Study:
                 execution.checkpoint, execution.saved_epoch = record.epoch, record.best_epoch
                 execution.exhausted |= record.finished
             case Ended():
-                self._segment_ended(record)
+                self._segment_ended(record, time)
+            case Expired():
+                trial = self.trials[record.trial]
+                trial.expired, trial.error = True, record.reason
             case Told():
                 self._told(record)
             case TrialEnded():
@@ -318,7 +333,7 @@ class Study:
                 self._seconds_before, self._began_at = self.seconds(previous), time
                 self.began, self.finished = record, None
                 for trial in self.trials.values():
-                    trial.slot = None
+                    trial.busy, trial.slot, trial.started_at = trial.running(previous), None, None
             case Finished():
                 self.finished = record
                 self._seconds_before, self._began_at = self.seconds(), None
@@ -373,11 +388,11 @@ class Study:
         elif score is not None and (self.best is None or self.objective.better(score, self.best.objective)):
             self.best = trial
 
-    def _segment_ended(self, record: Ended) -> None:
+    def _segment_ended(self, record: Ended, time: float) -> None:
         trial = self.trials[record.trial]
-        trial.slot = None
-        if record.outcome == "lost":
-            trial.lost += 1
+        trial.busy, trial.slot, trial.started_at = trial.running(time), None, None
+        trial.lost += record.outcome in ("lost", "no_memory")
+        trial.alone |= record.outcome == "no_memory"
         execution = trial.execution(record.execution)
         if record.outcome == "reached":
             # A segment leaves a checkpoint at its end, though the record of it may be lost.
@@ -393,7 +408,7 @@ class Study:
         trial.failed |= record.outcome == "failed"
         if trial.objective is None and not trial.failed:
             self._scored(trial, record.score)  # stopped before its other executions
-        if not trial.failed:
+        if not trial.failed and not trial.expired:
             trial.error = None  # a retry made good what had gone wrong
 
 

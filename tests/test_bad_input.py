@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from search import cli, launch
-from search.journal import Lock
+from search.lock import Lock
 from search.paths import StudyPaths
 
 TINY = (Path(__file__).parent / "spaces" / "tiny.py").read_text()

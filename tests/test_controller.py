@@ -9,8 +9,9 @@ import pytest
 
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
-from search.controller import Controller, FromWorker, Limits, Reaction, Start, StopRequested, Tick
+from search.controller import Controller, Limits
 from search.domain import Domain, Parameter
+from search.events import FromWorker, Reaction, Start, StopRequested, Tick
 from search.journal import Entry
 from search.messages import Answer, Interrupt, Lost, Question, Verdict
 from search.records import (

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from search import journal, records
 from search.domain import Condition, Domain, Parameter
 from search.errors import JournalError
-from search.journal import Journal, Lock, format_line, is_held, parse_line, read
+from search.journal import Journal, format_line, parse_line, read
+from search.lock import Lock, is_held
 from search.records import FORMAT, Header, TrialEnded
 
 steady = settings(derandomize=True, deadline=None, max_examples=200)
@@ -266,7 +267,7 @@ def test_the_disk_waits_by_the_journals_clock_whatever_the_records_is(
 HOLD = """
 import sys
 from pathlib import Path
-from search.journal import Lock
+from search.lock import Lock
 lock = Lock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

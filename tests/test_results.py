@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import search
-from search import cli, journal
+from search import cli
+from search.lock import Lock
 from search.messages import SpaceRef
 from search.space import load, local_files
 from search.worker import checkpoint
@@ -90,7 +91,7 @@ def test_modules_of_one_study_do_not_reach_another(tmp_path: Path) -> None:
 
 def test_a_running_study_is_not_synced_by_another_process(space: Path, capfd: pytest.CaptureFixture[str]) -> None:
     study = search.run(space, max_trials=1, **OPTIONS)
-    lock = journal.Lock(study.paths.lock)
+    lock = Lock(study.paths.lock)
     assert cli.main(["sync", "space"]) == 2
     assert "is being run by process" in capfd.readouterr().err
     lock.release()

@@ -53,4 +53,6 @@ def make(opts: Options, gpus: tuple[devices.Gpu, ...], log: Path) -> Executor:
         return InlineExecutor()
     from search.executors.local import LocalExecutor
 
-    return LocalExecutor(slots_of(opts, gpus), log, opts.keras_backend, zygote=shared_zygote)
+    return LocalExecutor(
+        slots_of(opts, gpus), log, opts.keras_backend, heartbeat=opts.heartbeat_timeout, zygote=shared_zygote
+    )

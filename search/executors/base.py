@@ -31,6 +31,10 @@ class Executor(Protocol):
     def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
         """Say something to the worker in a slot. Of no effect where it has died."""
 
+    def kill(self, slot: int, reason: str) -> None:
+        """End the process of a slot, whatever it does; its last word is `Lost` for this reason. Of no effect where
+        nothing runs there, or where it is the driver's own process that runs it."""
+
     def poll(self, handle: Handle, timeout: float) -> None:
         """Hand over what workers have said, waiting up to `timeout` seconds for the first word."""
 

@@ -34,6 +34,9 @@ class InlineExecutor:
     def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
         self._channel.put(command)
 
+    def kill(self, slot: int, reason: str) -> None:
+        pass
+
     def poll(self, handle: Handle, timeout: float) -> None:
         from search.worker.harvest import run_harvest
         from search.worker.training import run_segment

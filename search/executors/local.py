@@ -24,6 +24,7 @@ from search.devices import Slot
 from search.errors import SearchError
 from search.executors.base import Handle
 from search.messages import (
+    Alive,
     Answer,
     Command,
     Harvest,
@@ -43,6 +44,13 @@ from search.worker import zygote
 
 GROWTH_BYTES = 1 << 30
 """A worker that has grown by more than this since its first segment is replaced: each trial leaves 7 to 14 MB."""
+
+HEARTBEAT_SECONDS = 300.0
+"""A worker of which nothing is heard for so long hangs. Python code that keeps all threads from running is heard of
+when it is done: to unpickle gigabytes takes minutes."""
+
+STALL_SECONDS = 1.0
+"""Time between two polls that counts at most: a driver that was itself stopped has heard of nobody."""
 
 START_SECONDS = 120.0
 LEAVE_SECONDS = 3.0
@@ -129,7 +137,6 @@ class Zygote:
 
     def close(self) -> None:
         self._socket.close()
-        self._process.terminate()
         try:
             self._process.wait(LEAVE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -138,9 +145,15 @@ class Zygote:
 
 @dataclass(slots=True)
 class _Worker:
-    """A worker process. `used`: it has had a segment; `baseline`: its memory after the first, in bytes.
+    """A worker process.
 
-    The first one loads the data and starts the framework's runtime, on a GPU some gigabytes: that is no growth.
+    Attributes:
+        used: it has had a segment.
+        baseline: its memory after the first, in bytes: that loads the data and starts the framework's runtime, on a GPU
+            some gigabytes, which is no growth.
+        heard: when it was last heard of, by the executor's own clock.
+        killed: why it was ended by the driver.
+        spent: it ran out of memory: what it holds of it may be of no use to the next segment.
     """
 
     pid: int
@@ -150,6 +163,17 @@ class _Worker:
     busy: bool = False
     used: bool = False
     baseline: int | None = None
+    heard: float = 0.0
+    killed: str | None = None
+    spent: bool = False
+
+    def kill(self) -> None:
+        """End it, and the processes that it has made."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except OSError:
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def memory(self) -> int:
         """Resident bytes; 0 where the process is gone."""
@@ -168,6 +192,7 @@ class LocalExecutor:
         log: where the zygote and idle workers write what they print.
         keras_backend: `tensorflow`, `jax` or `torch`; None for Keras's own choice.
         growth: bytes by which a worker may grow before it is replaced, between segments.
+        heartbeat: seconds after which a worker of which nothing is heard is taken for hung, and ended.
         zygote: one to share; it is left alive at the end. By default the executor has its own.
     """
 
@@ -177,12 +202,16 @@ class LocalExecutor:
         log: Path,
         keras_backend: str | None = None,
         growth: int = GROWTH_BYTES,
+        heartbeat: float = HEARTBEAT_SECONDS,
         zygote: Zygote | None = None,
     ) -> None:
         self._slots = tuple(slots)
         self._log = log
         self._keras_backend = keras_backend
         self._growth = growth
+        self._heartbeat = heartbeat
+        self._clock = 0.0
+        self._polled = time.monotonic()
         self._shared = zygote
         self._zygote = zygote or Zygote(log, keras_backend)
         self._workers: dict[int, _Worker] = {}
@@ -210,7 +239,8 @@ class LocalExecutor:
         worker = self._worker(0)
         try:
             worker.connection.send(probe)
-            answer = worker.connection.recv()
+            while isinstance(answer := worker.connection.recv(), Alive):
+                pass
         except (OSError, EOFError):
             return ProbeFailed(f"the space file ended its process ({self._discard(0)}): see {self._log}", "")
         assert isinstance(answer, (Probed, ProbeFailed))
@@ -220,15 +250,23 @@ class LocalExecutor:
         worker = self._worker(slot)
         if worker.used and worker.baseline is None:
             worker.baseline = worker.memory()
-        elif worker.baseline is not None and worker.memory() - worker.baseline > self._growth:
+        grown = worker.baseline is not None and worker.memory() - worker.baseline > self._growth
+        if grown or worker.spent:
             self._retire(slot)
             worker = self._worker(slot)
         worker.busy = worker.used = True
+        worker.heard = self._clock
         self._tell(worker, work)
 
     def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
         if slot in self._workers:
             self._tell(self._workers[slot], command)
+
+    def kill(self, slot: int, reason: str) -> None:
+        worker = self._workers.get(slot)
+        if worker is not None and worker.busy:
+            worker.killed = reason
+            worker.kill()
 
     def poll(self, handle: Handle, timeout: float) -> None:
         by_connection = {worker.connection: slot for slot, worker in self._workers.items()}
@@ -238,12 +276,17 @@ class LocalExecutor:
         for ready in wait(list(by_connection), timeout):
             assert isinstance(ready, Connection)
             self._read(by_connection[ready], ready, handle)
+        now = time.monotonic()
+        self._clock += min(now - self._polled, timeout + STALL_SECONDS)
+        self._polled = now
+        for slot, worker in self._workers.items():
+            if worker.busy and worker.killed is None and self._clock - worker.heard > self._heartbeat:
+                self.kill(slot, f"nothing was heard of its process for {self._heartbeat:g} s: it hung?")
 
     def close(self, *, now: bool = False) -> None:
         for worker in self._workers.values():
             if now or worker.busy:
-                with suppress(OSError):
-                    os.kill(worker.pid, signal.SIGKILL)
+                worker.kill()
             else:
                 self._tell(worker, Leave())
             worker.connection.close()
@@ -278,8 +321,12 @@ class LocalExecutor:
         try:
             while connection.poll():
                 message: Message = connection.recv()
+                self._workers[slot].heard = self._clock
+                if isinstance(message, Alive):
+                    continue
                 if isinstance(message, (Ended, Harvested)):
                     self._workers[slot].busy = False
+                    self._workers[slot].spent = isinstance(message, Ended) and message.outcome == "no_memory"
                 handle(slot, message)
                 worker = self._workers.get(slot)
                 if worker is None or worker.connection is not connection:
@@ -295,6 +342,8 @@ class LocalExecutor:
         worker = self._workers.pop(slot)
         worker.connection.close()
         status = worker.zygote.status_of(worker.pid)
+        if worker.killed is not None:
+            return worker.killed
         if status is None:
             return "its process died"
         if os.WIFSIGNALED(status):

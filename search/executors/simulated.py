@@ -392,6 +392,15 @@ class SimulatedExecutor:
             worker.told.append(command)
             self._schedule(worker.told_by, self._be_told, worker)
 
+    def kill(self, slot: int, reason: str) -> None:
+        worker = self._workers.get(slot)
+        if worker is None:
+            return
+        # What it was about to do, and to say, goes with it.
+        dead = self._workers[slot] = _Worker(slot, worker.training, iter(()))  # type: ignore[arg-type]
+        dead.said.append(Lost(reason))
+        self._schedule(self._now + dead.latency(), self._be_heard, dead)
+
     def poll(self, handle: Handle, timeout: float) -> None:
         until = self._now + timeout
         while self._events and (self._leap or self._events[0][0] <= until):

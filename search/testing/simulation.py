@@ -122,8 +122,8 @@ class _InMemory(Journal):
         assert time is not None
         self.entries += [Entry(record, time, 0) for record in records]
 
-    def flush(self, *, only_if_due: bool = False) -> None:
-        pass
+    def flush(self, *, only_if_due: bool = False) -> bool:
+        return True
 
     def close(self) -> None:
         pass

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Protocol
+from typing import NoReturn, Protocol
 
-from search.messages import Command, Harvest, Interrupt, Leave, Message, Probe, Segment
+from search.messages import Alive, Command, Harvest, Interrupt, Leave, Message, Probe, Segment
+
+ALIVE_SECONDS = 1.0
+"""How often a worker gives a sign of life."""
 
 
 class Interrupted(BaseException):
@@ -35,21 +40,28 @@ class Channel(Protocol):
 
 class PipeChannel:
     """A channel through a pipe. A thread reads it, so that an interrupt, or the driver's death, is noticed at once:
-    a worker whose driver is gone ends, wherever it is, and leaves the GPU to others.
+    a worker whose driver is gone ends, wherever it is, with the processes that it made, and leaves the GPU to others.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._inbox: queue.SimpleQueue[Command | Interrupt] = queue.SimpleQueue()
         self._interrupted = threading.Event()
+        self._sending = threading.Lock()
         threading.Thread(target=self._read, name="search-channel", daemon=True).start()
 
     def _read(self) -> None:
+        due = time.monotonic()
         while True:
+            if (now := time.monotonic()) >= due:
+                self.send(Alive())
+                due = now + ALIVE_SECONDS
             try:
+                if not self._connection.poll(due - now if due > now else ALIVE_SECONDS):
+                    continue
                 command = self._connection.recv()
             except (EOFError, OSError):
-                os._exit(1)
+                _end()
             if isinstance(command, Interrupt):
                 self._interrupted.set()
             elif isinstance(command, Segment):
@@ -57,7 +69,11 @@ class PipeChannel:
             self._inbox.put(command)
 
     def send(self, message: Message) -> None:
-        self._connection.send(message)
+        try:
+            with self._sending:
+                self._connection.send(message)
+        except OSError:
+            _end()
 
     def receive(self) -> Command:
         command = self._inbox.get()
@@ -74,6 +90,13 @@ class PipeChannel:
 
     def interrupted(self) -> bool:
         return self._interrupted.is_set()
+
+
+def _end() -> NoReturn:
+    """End this process, and those that it has made: loaders of data, say."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 class DirectChannel:

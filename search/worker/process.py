@@ -21,9 +21,7 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglev
 
 def serve(connection: Connection, slot: Slot, log: str) -> None:
     """Run commands from `connection` until `Leave`, in the place that `slot` gives."""
-    # Ctrl-C in a terminal reaches all its processes: the driver decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _leave_signals_to_the_driver()
     redirect(Path(log))
     apply_slot(slot)
     _configure(slot)
@@ -49,10 +47,28 @@ def serve(connection: Connection, slot: Slot, log: str) -> None:
                 os._exit(0)
 
 
+def _leave_signals_to_the_driver() -> None:
+    """Ctrl-C, or a cluster that stops a job, reaches all processes: what it means is the driver's to say."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
+
+    def back_to_default() -> None:
+        # What the user's code forks can be terminated by it.
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+    os.register_at_fork(after_in_child=back_to_default)
+
+
 def redirect(path: Path) -> None:
-    """Send what this process prints, its C libraries included, to the end of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    """Send what this process prints, its C libraries included, to the end of `path`; where there is no room for that,
+    let it go where it went."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError:
+        return
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)

@@ -17,7 +17,8 @@ import keras
 import numpy as np
 
 from search.domain import Value
-from search.messages import Segment, Verdict
+from search.errors import SearchError
+from search.messages import Noticed, Segment, Verdict
 from search.paths import TrialPaths
 from search.records import Checkpointed, EpochDone, Outcome
 from search.trial import derive_seed
@@ -70,7 +71,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self._held: dict[str, Any] | None = None
         self._state: checkpoint.State | None = None
         self._began = self._saved = time.monotonic()
-        self._warned = False
+        self._noticed: set[str] = set()
         self.history: list[dict[str, Any]] = []
         self.epoch = 0
         self.outcome: Outcome = "reached"
@@ -115,7 +116,11 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         path = self._paths.checkpoint(self._segment.execution)
         if not path.exists():
             return None
-        saved = checkpoint.load(path)
+        try:
+            saved = checkpoint.load(path)
+        except SearchError as error:
+            self._notice(f"trial {self._segment.trial} begins anew: {error}")
+            return None
         return saved if saved.owner == self._owner else None
 
     def _take_up(self, saved: checkpoint.Checkpoint) -> None:
@@ -257,12 +262,17 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             finished=self.outcome == "finished",
             whole=whole,
         )
-        if state.lost and not self._warned:
-            self._warned = True
+        if state.lost:
             lost = ", ".join(state.lost)
-            print(f"search: the state of {lost} cannot be saved: after a resume it begins anew", flush=True)
+            self._notice(f"the state of {lost} cannot be saved: where a trial goes on later, it begins anew")
         self._saved = time.monotonic()
         self._send_checkpointed()
+
+    def _notice(self, text: str) -> None:
+        if text not in self._noticed:
+            self._noticed.add(text)
+            print(f"search: {text}", flush=True)
+            self._channel.send(Noticed(self._segment.trial, text))
 
     def _send_epoch(self, record: Mapping[str, Any]) -> None:
         self._channel.send(EpochDone(self._segment.trial, self._segment.execution, **record))

@@ -11,7 +11,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from search.domain import Parameter, Value
 from search.errors import SearchError, SpaceError
 from search.messages import Answer, Question, Segment, SpaceRef
 from search.paths import TrialPaths
-from search.records import Built, Ended
+from search.records import Built, Ended, Outcome
 from search.space import Space
 from search.worker import data as datas
-from search.worker import own_fit, runner, shared
+from search.worker import own_fit, runner, shared, shortage
 from search.worker.channel import Channel, Interrupted
 from search.worker.data import Data
 from search.worker.hp import LazyHyperParameters
@@ -163,7 +163,8 @@ def make_ready(space: Space, hp: Any) -> Ready:
 def run_segment(segment: Segment, channel: Channel) -> None:
     """Train a segment and report how it ended. Nothing that the user's code raises gets out."""
     paths = TrialPaths(Path(segment.folder))
-    epoch, outcome, error = segment.from_epoch, "failed", None
+    epoch, error = segment.from_epoch, None
+    outcome: Outcome
     try:
         with trial_folder(paths.folder):
             recorder = _Training(segment, channel).run()
@@ -172,9 +173,10 @@ def run_segment(segment: Segment, channel: Channel) -> None:
         outcome = "interrupted"
     except (Exception, SystemExit) as exception:
         path = Path(segment.space.path) if segment.space.path else None
-        error = spaces.describe(exception, path)
-        paths.traceback.write_text(traceback.format_exc())
-    channel.send(Ended(segment.trial, segment.execution, outcome, epoch, error))  # type: ignore[arg-type]
+        outcome, error = shortage.classify(exception, spaces.describe(exception, path))
+        with suppress(OSError):
+            paths.traceback.write_text(traceback.format_exc())
+    channel.send(Ended(segment.trial, segment.execution, outcome, epoch, error))
 
 
 class _Training:

@@ -2,7 +2,7 @@
 
 It never runs the user's code: one variable made before the fork, and the child hangs. It listens on a Unix socket for
 `fork` requests, each with one end of a pipe for the new worker, and says which child ended how. It ends with its
-driver; its children notice the driver's end themselves.
+driver; its children notice the driver's end themselves, and those that cannot, it ends.
 """
 
 from __future__ import annotations
@@ -17,11 +17,17 @@ import socket
 import struct
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from search.devices import Slot
+
+LAST_SECONDS = 2.0
+"""How long workers whose driver is gone have to notice it."""
 
 _LENGTH = struct.Struct("!I")
 
@@ -85,7 +91,8 @@ def main(fd: int, log: str) -> None:
     """Import the framework, then fork workers on request until the driver is gone."""
     from search.worker import process
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)  # for the driver to heed: this process ends with it
     process.redirect(Path(log))
     for name, value in process.QUIET.items():
         os.environ.setdefault(name, value)
@@ -100,28 +107,34 @@ def main(fd: int, log: str) -> None:
 
     compiled = _share_compiled() if keras.config.backend() == "jax" else None
 
-    def leave(*_: object) -> None:
-        if compiled is not None:
-            shutil.rmtree(compiled, ignore_errors=True)
-        os._exit(0)
-
-    signal.signal(signal.SIGTERM, leave)
     sock = socket.socket(fileno=fd)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     send(sock, Ready(os.getpid()))
+    try:
+        _serve(sock, wake_read, wake_write)
+    except (EOFError, ConnectionError):
+        _end_children()
+        if compiled is not None:
+            shutil.rmtree(compiled, ignore_errors=True)
+    os._exit(0)
+
+
+_children: set[int] = set()
+
+
+def _serve(sock: socket.socket, wake_read: int, wake_write: int) -> None:
+    """Fork, and say who has ended. EOFError or ConnectionError when the driver is gone."""
     while True:
         readable, _, _ = select.select([sock.fileno(), wake_read], [], [])
         if wake_read in readable:
             os.read(wake_read, 4096)
-            _reap(sock)
+            for pid, status in _reap():
+                send(sock, Died(pid, status))
         if sock.fileno() in readable:
-            try:
-                request, fds = receive(sock)
-            except (EOFError, ConnectionError):
-                leave()
+            request, fds = receive(sock)
             assert isinstance(request, Fork)
             send(sock, Forked(_fork(request, fds[0], (sock.fileno(), wake_read, wake_write))))
 
@@ -144,8 +157,12 @@ def _fork(request: Fork, fd: int, ours: tuple[int, ...]) -> int:
     pid = os.fork()
     if pid:
         os.close(fd)
+        _children.add(pid)
+        with suppress(OSError):
+            os.setpgid(pid, pid)  # here as well: whoever knows of the process may end its group at once
         return pid
     try:
+        os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for descriptor in ours:
@@ -162,12 +179,31 @@ def _fork(request: Fork, fd: int, ours: tuple[int, ...]) -> int:
         os._exit(1)
 
 
-def _reap(sock: socket.socket) -> None:
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
+def _reap() -> Iterator[tuple[int, int]]:
+    """The children that have ended: process id, and status as `os.waitpid` has it."""
+    while _children:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
             return
-        if pid == 0:
-            return
-        send(sock, Died(pid, status))
+        # While it is not waited for, nobody else can have its number. What it has made ends with it, and lets go of
+        # the pipe to the driver, who learns of its end that way.
+        _kill_group(ended.si_pid)
+        _children.discard(ended.si_pid)
+        yield os.waitpid(ended.si_pid, 0)
+
+
+def _end_children() -> None:
+    """Wait for the children, which notice that the driver is gone; end those that do not: their threads may be kept
+    from running by native code."""
+    deadline = time.monotonic() + LAST_SECONDS
+    while _children and time.monotonic() < deadline:
+        for _ in _reap():
+            pass
+        time.sleep(0.02)
+    for pid in _children:
+        _kill_group(pid)
+
+
+def _kill_group(pid: int) -> None:
+    with suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)
