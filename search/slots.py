@@ -43,7 +43,7 @@ class Slots:
         self._clearing = None
 
     def _take_alone(self) -> int | None:
-        for slot in self._free:
+        for slot in reversed(self._free):
             if self._clearing in (None, slot) and not self._beside(slot):
                 self._clearing = None
                 return self._give(slot, alone=True)

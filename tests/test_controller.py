@@ -11,7 +11,7 @@ from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
 from search.controller import Controller, Limits
 from search.domain import Domain, Parameter
-from search.events import FromWorker, Reaction, Start, StopRequested, Tick
+from search.events import FromWorker, Kill, Reaction, Start, StopRequested, Tick
 from search.journal import Entry
 from search.messages import Answer, Interrupt, Lost, Question, Verdict
 from search.records import (
@@ -42,7 +42,7 @@ HEADER = Header(FORMAT, "0", "study", 0, "loss", "min", "", "", (X,), {})
 class ByHand:
     """A controller whose workers are the test: every trial is to have three epochs."""
 
-    def __init__(self, slots: int = 1, *, judged: bool = False, **limits: Any) -> None:
+    def __init__(self, slots: Any = 1, *, judged: bool = False, **limits: Any) -> None:
         self.study = Study()
         self.now = 1000.0
         self.entries: list[Entry] = []
@@ -177,6 +177,131 @@ def test_a_lost_process_whose_work_was_done_has_lost_nothing() -> None:
         hand.say(EpochDone(0, 0, epoch, {"loss": 0.5}, 1.0))
     hand.say(Checkpointed(0, 0, 3, 1))
     assert Told(0, 3, 0.5, "reached") in hand.say(Lost("killed")).records
+
+
+def starts(reaction: Reaction) -> list[tuple[int, int]]:
+    """(slot, trial) of the segments that are started."""
+    return [(slot, word.trial) for slot, word in reaction.instructions if isinstance(word, Start)]
+
+
+def test_a_trial_that_ran_out_of_memory_is_tried_again_alone_on_its_device() -> None:
+    hand = ByHand(slots=[{1}, {0}, set()])  # two shares of one GPU, and another GPU
+    hand.begin()
+    for slot in range(3):
+        hand.build(slot, slot)
+    out = hand.say(Ended(0, 0, "no_memory", 0, "out of memory: 3 GiB"), 0)
+    assert starts(out) == []  # beside it a trial runs
+    assert starts(hand.train(2, slot=2)) == [(2, 3)]  # a new trial on the other GPU
+    assert starts(hand.train(1, slot=1)) in ([(0, 0)], [(1, 0)])
+    trial = hand.study.trials[0]
+    assert trial.slot is not None
+    hand.build(0, trial.slot)
+    assert starts(hand.train(0, slot=trial.slot)) != []
+    assert trial.error is None
+    assert trial.state == "completed"
+    assert {hand.study.trials[number].slot for number in (4, 5)} == {0, 1}  # both shares are used again
+
+
+def test_a_trial_that_runs_out_of_memory_alone_has_failed() -> None:
+    hand = ByHand()
+    hand.begin()
+    hand.build()
+    assert starts(hand.say(Ended(0, 0, "no_memory", 0, "out of memory: 3 GiB"))) == [(0, 0)]
+    assert starts(hand.say(Ended(0, 0, "no_memory", 0, "out of memory: 3 GiB"))) == [(0, 1)]
+    trial = hand.study.trials[0]
+    assert (trial.state, trial.error) == ("failed", "out of memory: 3 GiB")
+
+
+def test_alone_is_alone_after_a_resume_too() -> None:
+    hand = ByHand(slots=[{1}, {0}])
+    hand.begin()
+    hand.build(0, 0)
+    hand.build(1, 1)
+    hand.say(Ended(0, 0, "no_memory", 0, "out of memory"), 0)
+    again = hand.again()
+    assert starts(again.begin()) == [(0, 0)]
+    again.build(0, 0)
+    assert sorted(starts(again.train(0, slot=0))) == [(0, 1), (1, 2)]
+
+
+def test_a_full_disk_ends_the_search_and_no_trial() -> None:
+    hand = ByHand(slots=2)
+    hand.begin()
+    hand.build(0, 0)
+    hand.build(1, 1)
+    full = hand.say(Ended(0, 0, "no_space", 0, "the disk is full: No space left on device"), 0)
+    assert full.instructions == [(1, Interrupt())]
+    ended = hand.say(Ended(1, 0, "interrupted", 1), 1)
+    assert ended.finished is not None
+    assert ended.finished.exit_code == 2
+    assert "make room on the disk, and resume" in ended.finished.reason
+    assert [trial.state for trial in hand.study.trials.values()] == ["paused", "paused"]
+    assert sorted(trial for _, trial in starts(hand.again().begin())) == [0, 1]
+
+
+def test_a_trial_that_has_had_its_time_ends_with_its_epoch_and_keeps_its_best() -> None:
+    hand = ByHand(trial_timeout=60.0)
+    hand.begin()
+    hand.build()
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
+    hand.now += 59
+    assert hand.handle(Tick()).instructions == []
+    hand.now += 1
+    expired = hand.handle(Tick())
+    assert expired.instructions == [(0, Interrupt())]
+    assert kinds(expired.records) == ["Expired"]
+    hand.now += 9
+    assert hand.handle(Tick()).instructions == []  # it has ten seconds
+    hand.say(EpochDone(0, 0, 2, {"loss": 0.4}, 1.0))
+    hand.say(Checkpointed(0, 0, 2, 2))
+    ended = hand.say(Ended(0, 0, "interrupted", 2))
+    assert [r for r in ended.records if isinstance(r, Told)] == [Told(0, 2, 0.4, "finished")]
+    trial = hand.study.trials[0]
+    assert (trial.state, trial.objective) == ("stopped", 0.4)
+    assert trial.error == "it ran for longer than --trial-timeout 60s"
+    assert starts(ended) == [(0, 1)]
+
+
+@pytest.mark.parametrize(("epoch_seconds", "patience"), [(1.0, 10.0), (100.0, 300.0)])
+def test_a_trial_that_does_not_end_when_it_should_is_killed_and_has_failed(
+    epoch_seconds: float, patience: float
+) -> None:
+    hand = ByHand(trial_timeout=60.0)
+    hand.begin()
+    hand.build()
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, epoch_seconds))
+    hand.now += 60
+    hand.handle(Tick())
+    hand.now += patience - 1
+    assert hand.handle(Tick()).instructions == []
+    hand.now += 1
+    ((slot, kill),) = hand.handle(Tick()).instructions
+    assert isinstance(kill, Kill)
+    hand.now += 100
+    assert hand.handle(Tick()).instructions == []  # once is enough
+    lost = hand.say(Lost(kill.reason), slot)
+    assert starts(lost) == [(0, 1)]
+    trial = hand.study.trials[0]
+    assert trial.state == "failed"
+    assert "--trial-timeout 60s" in (trial.error or "")
+
+
+def test_the_time_of_a_trial_is_that_of_all_its_segments_and_no_more() -> None:
+    hand = ByHand(trial_timeout=60.0)
+    hand.begin()
+    hand.build()
+    hand.now += 40
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
+    again = hand.again()  # killed: its last word was at 40 s
+    again.now += 1000
+    again.begin()
+    again.build()
+    again.now += 19
+    assert again.handle(Tick()).instructions == []
+    again.now += 1
+    assert again.handle(Tick()).instructions == [(0, Interrupt())]
+    assert starts(again.again().begin()) == [(0, 1)]  # killed once more: it is not taken up again
+    assert again.study.trials[0].expired
 
 
 def test_an_exception_is_not_tried_again() -> None:

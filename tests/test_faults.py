@@ -18,9 +18,9 @@ import pytest
 import search
 from search import devices, journal
 from search.executors.local import LocalExecutor, Zygote
-from search.messages import Segment, SpaceRef
+from search.messages import Lost, Segment, SpaceRef
 from search.paths import StudyPaths
-from search.records import Ended
+from search.records import Ended, Started
 from search.trial import Objective
 
 SPACE = Path(__file__).parent / "spaces" / "slow.py"
@@ -71,6 +71,126 @@ def test_a_trial_that_always_kills_its_worker_fails_and_the_others_go_on(space: 
     assert study.trials[1].segments == 2
     assert "SIGKILL" in (study.trials[1].error or "")
     assert len(study.best_trials()) == len(study.trials) - 1
+
+
+def ends(study: Any, trial: int) -> list[tuple[str, str | None]]:
+    """How the segments of a trial ended."""
+    found = [entry.record for entry in journal.read(study.paths.journal)]
+    return [(record.outcome, record.error) for record in found if isinstance(record, Ended) and record.trial == trial]
+
+
+def test_code_that_ends_its_process_is_tried_again_and_then_fails(space: Path) -> None:
+    space.with_name("kill").write_text("0001 0 always exit")
+    study = search.run(space, study="exits", **OPTIONS)
+    trial = study.trials[1]
+    assert (trial.state, trial.segments) == ("failed", 2)
+    assert [outcome for outcome, _ in ends(study, 1)] == ["lost", "lost"]
+    assert trial.error is not None
+    assert trial.error.startswith("its code ended the process: ")
+    assert "slow.py:" in trial.error
+    assert "sys.exit(3)" in trial.error
+    assert [each.number for each in study.trials if each.state == "failed"] == [1]
+
+
+def test_an_abort_is_survived(space: Path, undisturbed: list[Any]) -> None:
+    space.with_name("kill").write_text("0002 0 once abort")
+    study = search.run(space, study="aborted", **OPTIONS)
+    assert history(study) == undisturbed
+    assert ("lost", "its process was ended by SIGABRT") in ends(study, 2)
+
+
+def test_a_trial_that_ran_out_of_memory_is_tried_again_in_a_new_process_with_nothing_beside_it(space: Path) -> None:
+    space.with_name("kill").write_text("0001 0 once memory")
+    options = {**OPTIONS, "workers": 2}
+    study = search.run(space, study="memory", **options)
+    (first, error), (second, _), *_ = ends(study, 1)
+    assert (first, second) == ("no_memory", "reached")
+    assert error is not None
+    assert error.startswith("out of memory: ")
+    assert "ResourceExhaustedError" in error
+    assert study.trials[1].state != "failed"
+    running: set[int] = set()
+    beside: list[set[int]] = []
+    for entry in journal.read(study.paths.journal):
+        match entry.record:
+            case Started(trial=number):
+                running.add(number)
+                if 1 in running:
+                    beside.append(set(running))
+            case Ended(trial=number, outcome=outcome):
+                running.discard(number)
+                if outcome == "no_memory":
+                    beside.clear()
+    assert beside
+    assert all(those == {1} for those in beside)
+    assert study.study.epochs == study.study.trained
+
+
+def test_a_trial_that_hangs_is_ended_and_the_search_goes_on(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.controller.GRACE_SECONDS", 1.0)
+    space.with_name("kill").write_text("0001 0 always hang")
+    study = search.run(space, study="hangs", trial_timeout="8s", **OPTIONS)
+    trial = study.trials[1]
+    assert (trial.state, trial.segments) == ("failed", 1)
+    assert trial.error == "no end of its epoch either: it hangs? (--trial-timeout 8s)"
+    assert {each.state for each in study.trials if each is not trial} <= {"completed", "stopped"}
+
+
+def test_a_process_that_gives_no_sign_of_life_is_replaced(tmp_path: Path, zygote: Zygote) -> None:
+    space = tmp_path / "slow.py"
+    shutil.copy(SPACE, space)
+    (tmp_path / "kill").write_text("0000 1 once stop")
+    slots = devices.make_slots((), 1, devices.core_ids(), 1)
+    executor = LocalExecutor(slots, tmp_path / "log", zygote=zygote, heartbeat=3.0)
+    work = replace(segment(tmp_path, 0), space=SpaceRef(path=str(space)))
+    reasons: list[str] = []
+    try:
+        executor.start(0, work)
+        process = psutil.Process(executor.pids()[0])
+        deadline = time.monotonic() + 60
+        while not reasons and time.monotonic() < deadline:
+            executor.poll(lambda _, message: reasons.append(message.reason) if isinstance(message, Lost) else None, 0.1)
+        assert reasons == ["nothing was heard of its process for 3 s: it hung?"]
+        assert not process.is_running()
+        executor.start(0, work)
+        assert ended(executor, {0}) == {0: "reached"}
+    finally:
+        executor.close(now=True)
+
+
+PARENT = """
+
+import subprocess
+_made = []
+_slow_load = load_data
+
+
+def load_data():
+    if os.getppid() and not _made:
+        # As a PyDataset with processes does: a fork, which has its end of the pipe to the driver.
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(1000)
+        _made.append(pid)
+        Path(__file__).with_name("child").write_text(str(pid))
+    return _slow_load()
+"""
+
+
+def test_what_a_worker_has_made_ends_with_it(tmp_path: Path, zygote: Zygote) -> None:
+    space = tmp_path / "parent.py"
+    space.write_text(SPACE.read_text() + PARENT)
+    executor = LocalExecutor(devices.make_slots((), 1, devices.core_ids(), 1), tmp_path / "log", zygote=zygote)
+    executor.start(0, replace(segment(tmp_path, 0), space=SpaceRef(path=str(space))))
+    assert ended(executor, {0}) == {0: "reached"}
+    child = psutil.Process(int((tmp_path / "child").read_text()))
+    assert child.is_running()
+    executor.start(0, replace(segment(tmp_path, 1), space=SpaceRef(path=str(space)), to_epoch=10**6))
+    os.kill(executor.pids()[0], signal.SIGKILL)
+    assert ended(executor, {0}) == {0: "lost"}
+    psutil.wait_procs([child], timeout=5)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    executor.close()
 
 
 def test_a_dead_zygote_is_replaced_and_its_workers_live_on(tmp_path: Path) -> None:
@@ -196,6 +316,19 @@ def epochs(paths: StudyPaths) -> int:
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_workers_whose_threads_cannot_run_end_with_the_driver_too(space: Path) -> None:
+    space.with_name("kill").write_text("0000 0 always lock")
+    process = begin(space, "stuck")
+    held = StudyPaths.of(space.parent / "runs", "stuck").trial(0).folder / "held"
+    wait_until(lambda: held.exists() or process.poll() is not None)
+    children = family(process)
+    assert len(children) >= 2
+    process.kill()
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []
 
 
 @pytest.mark.parametrize(

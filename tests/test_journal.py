@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +17,6 @@ from search import journal, records
 from search.domain import Condition, Domain, Parameter
 from search.errors import JournalError
 from search.journal import Journal, format_line, parse_line, read
-from search.lock import Lock, is_held
 from search.records import FORMAT, Header, TrialEnded
 
 steady = settings(derandomize=True, deadline=None, max_examples=200)
@@ -50,6 +47,7 @@ EVERY_KIND: list[records.Record] = [
     records.Tested(3, 0, 1, {"loss": 0.5}),
     records.Exported(3, 0, 1, {"inputs": [{"name": None, "dtype": "float32", "shape": [-1, 4]}]}, ("keras==3.15.1",)),
     records.Finished("done", complete=True, exit_code=0),
+    records.Expired(3, "it ran for longer than --trial-timeout 60s"),
 ]
 
 
@@ -260,46 +258,3 @@ def test_the_disk_waits_by_the_journals_clock_whatever_the_records_is(
     made.flush(only_if_due=True)
     assert len(synced) == 1
     made.close()
-
-
-# The lock -------------------------------------------------------------------------------------------------------------
-
-HOLD = """
-import sys
-from pathlib import Path
-from search.lock import Lock
-lock = Lock(Path(sys.argv[1]))
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_another_process_holds_the_lock_until_it_dies(tmp_path: Path) -> None:
-    path = tmp_path / "digits" / "lock"
-    assert not is_held(path)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        assert is_held(path)
-        with pytest.raises(JournalError, match=rf"'digits' is being run by process {holder.pid} on "):
-            Lock(path)
-        assert is_held(path)
-    finally:
-        holder.kill()
-        holder.wait()
-    assert not is_held(path)
-    lock = Lock(path)
-    lock.release()
-    lock.release()
-    again = Lock(path)
-    assert is_held(path)
-    again.release()
-    assert not is_held(path)
-
-
-def test_asking_who_holds_a_lock_makes_none(tmp_path: Path) -> None:
-    assert not is_held(tmp_path / "lock")
-    assert not (tmp_path / "lock").exists()

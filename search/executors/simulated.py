@@ -460,7 +460,7 @@ class SimulatedExecutor:
         if isinstance(message, LAST):
             del self._workers[worker.slot]
         handle(worker.slot, message)
-        if worker.pauses and not isinstance(message, LAST):
+        if worker.pauses and self._workers.get(worker.slot) is worker:
             worker.pauses = False
             self._go_on(worker, handle)
         return True

@@ -168,7 +168,8 @@ class BackEndContract:
             assert trial.params == search.scenario.used(trial.params)
             assert ("momentum" in trial.params) == (trial.params["optimizer"] == "sgd")
             assert isinstance(trial.params["norm"], bool)
-        assert len({trial.params["optimizer"] for trial in search.trials}) == 3
+        # A sampler that learns may leave one of the three out.
+        assert len({trial.params["optimizer"] for trial in search.trials}) > 1
 
     def test_slots_are_used(self) -> None:
         search = self.simulate(slots=4).run()

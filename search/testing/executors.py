@@ -245,6 +245,24 @@ class MessageContract:
         assert talk.kinds == ["Built", *["EpochDone"] * 3, "Checkpointed", "Ended"]
         assert (talk.end.outcome, talk.end.epoch) == ("stopped", 3)
 
+    def test_a_killed_process_says_why_and_its_trial_goes_on(
+        self, executor: Executor, segment: Callable[..., Segment]
+    ) -> None:
+        whole = Conversation(executor).run(segment(trial=0, to_epoch=4))
+        executor.kill(0, "nothing runs")
+
+        def kill(message: EpochDone) -> Verdict | None:
+            if message.epoch == 2:
+                executor.kill(0, "it took too long")
+            return Verdict(False) if message.epoch < 2 else None
+
+        killed = Conversation(executor, react=kill)
+        killed.run(segment(trial=1, to_epoch=4, judged=True, checkpoint_every=0.0))
+        assert killed.said[-1] == Lost("it took too long")
+        assert len(killed.curve) == 2
+        again = Conversation(executor).run(segment(trial=1, to_epoch=4))
+        assert again.curve == whole.curve
+
     def test_without_its_checkpoint_a_trial_begins_anew(
         self, executor: Executor, segment: Callable[..., Segment]
     ) -> None:

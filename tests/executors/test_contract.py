@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,16 @@ class TestInline(ExecutorContract):
         made = InlineExecutor()
         yield made
         made.close()
+
+    def test_a_killed_process_says_why_and_its_trial_goes_on(
+        self, executor: Executor, segment: Callable[..., Segment]
+    ) -> None:
+        """This process is the driver's."""
+
+        def kill(message: EpochDone) -> None:
+            executor.kill(0, "it took too long")
+
+        assert Conversation(executor, react=kill).run(segment(to_epoch=2)).end.outcome == "reached"
 
 
 @pytest.fixture(scope="module")

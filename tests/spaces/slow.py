@@ -1,11 +1,13 @@
 """A space whose epochs take a tenth of a second, so that there is time to kill what runs them.
 
-Where a file `kill` lies beside it, the worker of that trial kills itself after that epoch: `<trial folder> <epoch>`, on
-its first attempt, or on each (`always`).
+Where a file `kill` lies beside it, the worker of that trial kills itself, or what else `FATES` has, before that epoch
+(from 0): `<trial folder> <epoch> once [<fate>]`, on its first attempt, or on each (`always`).
 """
 
+import ctypes
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -42,11 +44,34 @@ class Fate(keras.callbacks.Callback):
         order = Path(__file__).with_name("kill")
         if not order.exists():
             return
-        trial, when, how = order.read_text().split()
+        trial, when, how, *fate = order.read_text().split()
         done = search.trial_dir() / "killed"
         if search.trial_dir().name == trial and epoch == int(when) and (how == "always" or not done.exists()):
             done.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            FATES[fate[0] if fate else "kill"]()
+
+
+def run_out_of_memory():
+    import tensorflow as tf
+
+    raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[9999999]")
+
+
+def hold_the_lock():
+    """Of the interpreter: no other thread of this process can run."""
+    search.trial_dir().joinpath("held").touch()
+    ctypes.PyDLL(None).sleep(1000)
+
+
+FATES = {
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "abort": os.abort,
+    "exit": lambda: sys.exit(3),
+    "hang": lambda: time.sleep(1000),
+    "lock": hold_the_lock,
+    "memory": run_out_of_memory,
+}
 
 
 def callbacks(hp):
