@@ -383,7 +383,12 @@ class Controller:
             if trial is None:
                 self._slots.release(slot)
                 return
-            self._start(trial, slot)
+            if trial.alone:
+                self._slots.release(slot)
+                self._await(trial)
+                self._start_alone()
+            else:
+                self._start(trial, slot)
 
     def _start_alone(self) -> None:
         """Start the trials that ran out of memory, each when its device is clear."""

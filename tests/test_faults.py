@@ -121,7 +121,7 @@ def test_a_trial_that_ran_out_of_memory_is_tried_again_in_a_new_process_with_not
                 running.discard(number)
                 if outcome == "no_memory":
                     beside.clear()
-    assert beside
+    assert len(beside) >= 2  # its retry, and a promotion
     assert all(those == {1} for those in beside)
     assert study.study.epochs == study.study.trained
 
