@@ -192,7 +192,8 @@ def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
     if count < 1:
         raise ValueError(f"num_{what} is {count}: it must be at least 1")
     if len(found) < count:
-        warnings.warn(f"{count} {what} were asked for, and there are {len(found)}", stacklevel=3)
+        hint = f": a search keeps {count} with --keep-models {count}" if what == "models" else ""
+        warnings.warn(f"{count} {what} were asked for, and there are {len(found)}{hint}", stacklevel=3)
     return found[:count]
 
 

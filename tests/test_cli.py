@@ -359,7 +359,7 @@ def test_models_come_back_elsewhere(command: Run, study: search.StudyResults, tm
     assert found["store"] == pytest.approx([trial.objective for trial in best], abs=1e-4)
     assert found["exported"] == pytest.approx(best[0].objective, abs=1e-4)
     assert found["all"] == 3
-    assert found["warned"] == ["9 models were asked for, and there are 3"]
+    assert found["warned"] == ["9 models were asked for, and there are 3: a search keeps 9 with --keep-models 9"]
 
 
 def test_weights_are_exported(command: Run, study: search.StudyResults, tmp_path: Path) -> None:

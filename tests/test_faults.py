@@ -291,6 +291,51 @@ def wait_until(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+# The disk -------------------------------------------------------------------------------------------------------------
+
+SMALL_DISK = """
+mount -t tmpfs -o size=8m tmpfs small || exit 99
+"$@" --runs small
+echo "exit $?"
+rm -f small/ballast kill
+"$@" --runs small --resume
+echo "exit $?"
+cp -r small/. runs
+"""
+
+
+def test_a_full_disk_ends_the_search_in_one_line_and_with_room_it_goes_on(space: Path, undisturbed: list[Any]) -> None:
+    """A disk of a mount namespace of its own, which a worker fills to the last byte."""
+    (space.parent / "small").mkdir()
+    (space.parent / "runs").mkdir()
+    space.with_name("kill").write_text("0003 0 once disk")
+    arguments = ["run", str(space), "--study", "full", "--seed", "0", "--workers", "1", "--no-progress"]
+    store = f"sqlite:///{space.parent / 'mlflow.db'}"
+    done = subprocess.run(
+        [*UNSHARE, "sh", "-c", SMALL_DISK, "sh", *COMMAND, *arguments, "--tracking-uri", store],
+        cwd=space.parent,
+        env={**os.environ, "BALLAST": str(space.parent / "small" / "ballast")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip(f"no disk of our own can be mounted here: {done.stderr.strip()[-200:]}")
+    assert done.stdout.count("exit 2") == 1, done
+    assert done.stdout.count("exit 0") == 1, done
+    said = done.stderr.splitlines()
+    (line,) = [line for line in said if line.startswith("search: ")]
+    assert "the disk is full" in line
+    assert "make room on the disk, and resume" in line
+    assert "Traceback" not in done.stderr
+    study = search.load_study("full", space.parent / "runs")
+    assert history(study) == undisturbed
+    assert study.study.trained - study.study.epochs <= 1
+    assert {trial.state for trial in study.trials} == {"completed", "stopped"}
+
+
+UNSHARE = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--mount"]
+
 # The driver -----------------------------------------------------------------------------------------------------------
 
 

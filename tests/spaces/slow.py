@@ -4,6 +4,7 @@ Where a file `kill` lies beside it, the worker of that trial kills itself, or wh
 (from 0): `<trial folder> <epoch> once [<fate>]`, on its first attempt, or on each (`always`).
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -63,6 +64,14 @@ def hold_the_lock():
     ctypes.PyDLL(None).sleep(1000)
 
 
+def fill_the_disk():
+    with open(Path(os.environ["BALLAST"]), "wb", buffering=0) as file:
+        for size in (1 << 16, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+
+
 FATES = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
@@ -71,6 +80,7 @@ FATES = {
     "hang": lambda: time.sleep(1000),
     "lock": hold_the_lock,
     "memory": run_out_of_memory,
+    "disk": fill_the_disk,
 }
 
 

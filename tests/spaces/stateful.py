@@ -1,0 +1,93 @@
+"""A space whose training has a state in every place that there is: weights, optimizer, seeds of dropout and noise, the
+order of samples, the counters of callbacks. What was cut anywhere, and goes on, must not show it.
+
+`DIE_IN_CHECKPOINT=<n>:<write|rename>` has a worker kill itself within its n-th checkpoint, once.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+search_options = {"objective": "val_loss", "direction": "min", "max_epochs": 6, "factor": 2, "checkpoint_every": 0.0}
+
+
+def load_data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 6)).astype("float32")
+    y = np.sin(x[:, :1] * x[:, 1:2]).astype("float32")
+    return (x[:56], y[:56]), (x[56:], y[56:])
+
+
+def build_model(hp):
+    x = keras.Input((6,))
+    y = layers.GaussianNoise(0.1)(x)
+    y = layers.Dense(hp.Int("units", 4, 24), activation=hp.Choice("activation", ["relu", "tanh"]))(y)
+    y = layers.BatchNormalization()(y)
+    y = layers.Dropout(hp.Float("dropout", 0.0, 0.5))(y)
+    model = keras.Model(x, layers.Dense(1)(y))
+    if hp.Choice("optimizer", ["adam", "sgd"]) == "adam":
+        optimizer = keras.optimizers.Adam(hp.Float("adam_rate", 1e-4, 1e-1, sampling="log"))
+    else:
+        optimizer = keras.optimizers.SGD(hp.Float("sgd_rate", 1e-3, 1e-1, sampling="log"), momentum=0.9)
+    model.compile(optimizer, "mse")
+    return model
+
+
+class WarmUp(keras.callbacks.Callback):
+    """Raises the rate over four epochs; its counter is a plain attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.seen += 1
+        assert self.seen == epoch + 1, "a counter was forgotten"
+        if self.seen <= 4:
+            self.model.optimizer.learning_rate.assign(self.model.optimizer.learning_rate * 1.2)
+
+
+def callbacks(hp):
+    return [
+        WarmUp(),
+        keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=1, min_delta=0.01),
+        keras.callbacks.EarlyStopping(monitor="val_loss", patience=3),
+    ]
+
+
+def _die_in_a_checkpoint(when, where):
+    from search.worker import checkpoint
+
+    done, count = Path(__file__).with_name(f"died-{when}-{where}"), 0
+    fsync, replace = os.fsync, Path.replace
+
+    def die():
+        nonlocal count
+        count += 1
+        if count == when and not done.exists():
+            done.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if where == "write":
+
+        def dying(number):
+            die()
+            fsync(number)
+
+        checkpoint.os = type("", (), {"fsync": staticmethod(dying), "getpid": staticmethod(os.getpid)})
+    else:
+
+        def renaming(self, target):
+            die()
+            return replace(self, target)
+
+        Path.replace = renaming
+
+
+if "DIE_IN_CHECKPOINT" in os.environ:
+    _when, _where = os.environ["DIE_IN_CHECKPOINT"].split(":")
+    _die_in_a_checkpoint(int(_when), _where)
