@@ -274,8 +274,15 @@ class Shaky:
 
 @pytest.mark.parametrize(
     ("effect", "killed", "method"),
-    [("none", False, ""), ("done", False, ""), ("done", True, ""), ("late", False, "create_run")],
-    ids=["unheard", "unanswered", "unanswered, then killed", "made twice"],
+    [
+        *(("none", False, ""), ("done", False, ""), ("done", True, "")),
+        *(("late", False, "create_run"), ("late", True, "create_run")),
+        *(("late", False, "create_experiment"), ("late", True, "create_experiment")),
+    ],
+    ids=[
+        *("unheard", "unanswered", "unanswered, then killed", "made twice", "killed, then made twice"),
+        *("experiment made late", "killed, then experiment made late"),
+    ],
 )
 def test_a_broken_connection_at_any_request_changes_nothing(
     effect: str,
@@ -300,7 +307,7 @@ def test_a_broken_connection_at_any_request_changes_nothing(
                 (Syncer(paths, address(runs), warn=pytest.fail) if killed else one).drain()
         assert renew(runs) == expected, f"broken at request {at}"
         if not shaky.broken:
-            assert at > (6 if method else 20)
+            assert at > {"create_run": 6, "create_experiment": 1}.get(method, 20)
             return
     pytest.fail("the connection always broke")
 
@@ -490,9 +497,14 @@ class Server:
             time.sleep(0.2)
         raise TimeoutError((self._folder / "server.log").read_text()[-2000:])
 
+    def signal(self, number: int) -> None:
+        """Send a signal to all of its processes."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
     def kill(self) -> None:
         if self._process is not None:
-            os.killpg(self._process.pid, 9)
+            self.signal(9)
             self._process.wait()
             self._process = None
 
