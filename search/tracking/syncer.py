@@ -160,7 +160,7 @@ class Syncer:
         while not self.sync_once():
             pass
         if dead:
-            self._pending = dict(self._projection.abandoned(time.time()))
+            self._pending = dict(self._projection.abandoned())
             self._ship_pending(self._connected())
 
     def sync_once(self, *, models: bool = True) -> bool:

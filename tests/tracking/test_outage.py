@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,7 +31,7 @@ import search
 from search import cli
 from search.errors import Unavailable
 from search.paths import StudyPaths, local_store
-from search.records import Record
+from search.records import Exported, Record
 from search.tracking import store, syncer
 from search.tracking.syncer import Syncer
 
@@ -276,24 +277,30 @@ def test_nonsense_from_a_proxy_loses_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+def held_back(front: Front, request: str) -> list[Callable[[], Any]]:
+    """Have the server not hear of a request until it is asked the same again; the request, once for each of both."""
+    held: list[Callable[[], Any]] = []
+
+    def meddle(path: str, pass_on: Callable[[], Any]) -> Any:
+        if path == request and not held:
+            held.append(pass_on)
+            return None
+        if path == request and len(held) == 1:
+            held.append(held[0])
+            held[0]()
+        return pass_on()
+
+    front.meddle = meddle
+    return held
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("request_", ["experiments/create", "runs/create"])
 def test_a_request_that_is_carried_out_late_makes_nothing_twice(
     request_: str, write: Write, front: Front, uid: str
 ) -> None:
     """As a hung server does it, or a proxy that waits longer than we do."""
-    held: list[Callable[[], Any]] = []
-
-    def meddle(path: str, pass_on: Callable[[], Any]) -> Any:
-        if path == request_ and not held:
-            held.append(pass_on)
-            return None
-        if path in ("runs/create", "experiments/create") and len(held) == 1:
-            held.append(held[0])
-            held[0]()  # just before it is asked again
-        return pass_on()
-
-    front.meddle = meddle
+    held = held_back(front, request_)
     paths = write([*opening(uid=uid), *trial(0)])
     warnings: list[str] = []
     one = Syncer(paths, front.uri, warn=warnings.append)
@@ -305,6 +312,29 @@ def test_a_request_that_is_carried_out_late_makes_nothing_twice(
     assert len(held) == 2
     check(front.uri, uid)
     assert len(warnings) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("request_", ["logged-models", "registered-models/create", "model-versions/create"])
+def test_a_winner_that_is_made_late_is_there_once(request_: str, write: Write, front: Front, uid: str) -> None:
+    held = held_back(front, request_)
+    tensor = {"name": None, "dtype": "float32", "shape": [-1, 4]}
+    winner = Exported(0, 0, 5, {"inputs": [tensor], "outputs": [tensor]}, ("keras==3.15.0",))
+    paths = write([*opening(uid=uid), *trial(0), winner, FINISHED])
+    with zipfile.ZipFile(paths.model, "w") as file:
+        file.writestr("config.json", "{}")
+    name = f"winner of {uid}"
+    one = Syncer(paths, front.uri, register=name, warn=pytest.fail)
+    with pytest.raises(Unavailable):
+        one.drain()
+    one.drain()
+    assert len(held) == 2
+    client = store.connect(front.uri)
+    experiment = client.search_experiments(filter_string=f"tags.`search.study_uid` = '{uid}'")[0].experiment_id
+    assert [str(model.status) for model in client.search_logged_models([experiment])] == ["READY"]
+    (version,) = client.search_model_versions(f"name = '{name}'")
+    assert client.get_model_version_by_alias(name, "champion").version == version.version
+    check(front.uri, uid, 1)
 
 
 @pytest.mark.slow
