@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -16,7 +17,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
@@ -32,7 +33,7 @@ from search import cli
 from search.errors import Unavailable
 from search.paths import StudyPaths, local_store
 from search.records import Exported, Record
-from search.tracking import store, syncer
+from search.tracking import database, store, syncer
 from search.tracking.syncer import Syncer
 
 Write = Callable[..., StudyPaths]
@@ -314,15 +315,21 @@ def test_a_request_that_is_carried_out_late_makes_nothing_twice(
     assert len(warnings) == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("request_", ["logged-models", "registered-models/create", "model-versions/create"])
-def test_a_winner_that_is_made_late_is_there_once(request_: str, write: Write, front: Front, uid: str) -> None:
-    held = held_back(front, request_)
+def with_winner(write: Write, uid: str) -> StudyPaths:
+    """A whole study of one trial, with a model file that MLflow is sent (and nobody loads)."""
     tensor = {"name": None, "dtype": "float32", "shape": [-1, 4]}
     winner = Exported(0, 0, 5, {"inputs": [tensor], "outputs": [tensor]}, ("keras==3.15.0",))
     paths = write([*opening(uid=uid), *trial(0), winner, FINISHED])
     with zipfile.ZipFile(paths.model, "w") as file:
         file.writestr("config.json", "{}")
+    return paths
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("request_", ["logged-models", "registered-models/create", "model-versions/create"])
+def test_a_winner_that_is_made_late_is_there_once(request_: str, write: Write, front: Front, uid: str) -> None:
+    held = held_back(front, request_)
+    paths = with_winner(write, uid)
     name = f"winner of {uid}"
     one = Syncer(paths, front.uri, register=name, warn=pytest.fail)
     with pytest.raises(Unavailable):
@@ -394,6 +401,53 @@ def test_a_syncer_that_was_told_to_stop_sends_no_more(
     check(front.uri, uid)
 
 
+@pytest.mark.slow
+def test_every_kind_of_request_is_given_up_in_time_and_is_not_repeated_by_mlflow(
+    write: Write, front: Front, uid: str
+) -> None:
+    """Uploads and the registry's too: one that hangs costs one timeout, and the next sync goes on from there."""
+    paths = with_winner(write, uid)
+
+    def one() -> Syncer:
+        return Syncer(paths, front.uri, register=f"winner of {uid}", warn=pytest.fail)
+
+    def kind(request: str) -> str:
+        return re.sub(r"(m-)?[0-9a-f]{32}|(?<=/)\d+(?=/)", "*", request)
+
+    hung: set[str] = set()
+    released = threading.Event()
+
+    def meddle(request: str, pass_on: Callable[[], Any]) -> Any:
+        if kind(request) in hung:
+            return pass_on()
+        hung.add(kind(request))
+        released.wait(20)
+        return None
+
+    front.meddle = meddle
+    before = -1
+    while len(hung) > before:
+        before = len(hung)
+        released.clear()
+        front.asked.clear()
+        begin = time.monotonic()
+        try:
+            one().drain()
+        except Unavailable as error:
+            assert "is out of reach (no answer in time)" in str(error)  # noqa: PT017
+            assert len(hung) == before + 1
+        assert time.monotonic() - begin < 6
+        released.set()
+    front.meddle = lambda request, pass_on: pass_on()
+    files = {request.rpartition("/")[2] for request in hung if "artifacts" in request}
+    assert files >= {"digits.py", "study.json", "weights.npz", "model.keras", "MLmodel"}
+    assert hung >= {
+        *("experiments/search", "experiments/create", "runs/create", "runs/search", "runs/log-batch", "runs/update"),
+        *("logged-models", "registered-models/create", "model-versions/create", "registered-models/alias"),
+    }
+    check(front.uri, uid, 1)
+
+
 # A locked database ----------------------------------------------------------------------------------------------------
 
 
@@ -424,7 +478,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return statement.replace("busy_timeout = 20000", "busy_timeout = 300"), parameters
 
     connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *words, **options: connect(*words, **{**options, "timeout": 0.3}))
+    for module in (sqlite3, sqlite3.dbapi2):
+        monkeypatch.setattr(module, "connect", lambda *words, **options: connect(*words, **{**options, "timeout": 0.3}))
     event.listen(Engine, "before_cursor_execute", shorten, retval=True)
     yield
     event.remove(Engine, "before_cursor_execute", shorten)
@@ -473,6 +528,58 @@ def test_a_locked_database_gets_every_point_once(
     assert "\n" not in warning
     assert len(warning) < 300
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [0, 3], ids=["from the beginning", "in the middle"])
+@pytest.mark.parametrize("plain", [False, True], ids=["wal", "plain"])
+def test_a_database_that_is_locked_for_a_minute_gets_every_point_once(
+    at: int, plain: bool, write: Write, runs: Path
+) -> None:
+    """As above, with the patience that MLflow and we really have."""
+    if plain:
+        make_plain(local_store(runs))
+    assert len(through_a_lock(write, runs, at, 60.0)) == 1
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["wal", "plain"])
+def test_a_database_that_is_locked_while_mlflow_opens_it_is_waited_for(
+    plain: bool, write: Write, runs: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if plain:
+        make_plain(local_store(runs))
+    write([*opening(), *(record for number in range(TRIALS) for record in trial(number)), FINISHED])
+    initialise, opened = database.initialise, 0
+    with ExitStack() as lock:
+
+        def then_locked(file: Path) -> str | None:
+            nonlocal opened
+            opened += 1
+            note = initialise(file)
+            if opened == 2:  # the last look before MLflow's own
+                lock.enter_context(locked(file))
+            return note
+
+        monkeypatch.setattr(database, "initialise", then_locked)
+        paths = StudyPaths.of(runs, "digits")
+        one = Syncer(paths, address(runs), warn=pytest.fail)
+        begin = time.monotonic()
+        with pytest.raises(Unavailable, match=r"is out of reach \(its database is locked by another process\)$"):
+            one.drain()
+        assert time.monotonic() - begin < 20
+    one.drain()
+    check(address(runs), "0123456789abcdef")
+
+
+def test_an_older_database_that_is_locked_is_brought_up_to_date_later(older: Path, impatient: None) -> None:
+    with (
+        locked(older, "IMMEDIATE"),  # it can be read, and so copied
+        pytest.raises(Unavailable, match=r"is locked by another process$"),
+    ):
+        store.connect(f"sqlite:///{older}")
+    assert list(older.parent.glob("*.bak")) == []
+    assert store.connect(f"sqlite:///{older}").get_run("a" * 32).data.params == {"units": "8"}
+    assert len(list(older.parent.glob("*.bak"))) == 1
 
 
 def test_sync_says_in_one_line_that_the_database_is_locked(
