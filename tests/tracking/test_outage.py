@@ -34,6 +34,7 @@ from search.errors import Unavailable
 from search.paths import StudyPaths, local_store
 from search.records import Exported, Record
 from search.tracking import database, store, syncer
+from search.tracking.position import Position
 from search.tracking.syncer import Syncer
 
 Write = Callable[..., StudyPaths]
@@ -399,6 +400,34 @@ def test_a_syncer_that_was_told_to_stop_sends_no_more(
     front.meddle = lambda path, pass_on: pass_on()
     Syncer(paths, front.uri, warn=pytest.fail).drain()
     check(front.uri, uid)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("request_", ["artifacts/model/weights.npz", "logged-models", "registered-models/create"])
+def test_a_proxy_that_finds_nothing_while_files_are_sent_is_waited_for(
+    request_: str, write: Write, front: Front, uid: str
+) -> None:
+    """An older server may not have models at all; only what every server has tells that from one that is away."""
+    away = False
+
+    def meddle(path: str, pass_on: Callable[[], Any]) -> Any:
+        nonlocal away
+        away = away or path.endswith(request_)
+        return (404, "text/html", PAGE) if away else pass_on()
+
+    front.meddle = meddle
+    paths = with_winner(write, uid)
+    one = Syncer(paths, front.uri, register=f"winner of {uid}", warn=pytest.fail)
+    with pytest.raises(Unavailable):
+        one.drain()
+    front.meddle = lambda path, pass_on: pass_on()
+    one.drain()
+    client = store.connect(front.uri)
+    position = Position.load(paths.tracking)
+    weights = store.artifacts(client, client.get_run(position.trials[0])).list_artifacts("model")
+    assert [item.path for item in weights] == ["model/trial.json", "model/weights.npz"]
+    assert len(client.search_model_versions(f"name = 'winner of {uid}'")) == 1
+    check(front.uri, uid, 1)
 
 
 @pytest.mark.slow
