@@ -157,6 +157,9 @@ def _upgrade(file: Path, wal: bool) -> None:
     if before is None:
         _make(file, wal)
         return
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("BEGIN IMMEDIATE")  # what is locked is left as it is, and not copied at each attempt
+        connection.rollback()
     backup = file.with_name(f"{file.name}.{before}-{int(time.time())}.bak")
     _copy(file, backup)
     try:
@@ -190,6 +193,7 @@ def _copy(source: Path, target: Path) -> None:
 def _migrate(file: Path, fresh: bool) -> None:
     from mlflow.store.db import utils
     from sqlalchemy import event
+    from sqlalchemy.exc import OperationalError
 
     engine = utils.create_sqlalchemy_engine(f"sqlite:///{file}")
     if fresh:
@@ -202,5 +206,7 @@ def _migrate(file: Path, fresh: bool) -> None:
 
     try:
         (utils._initialize_tables if fresh else utils._upgrade_db)(engine)
+    except OperationalError as error:
+        raise error.orig or error from None
     finally:
         engine.dispose()

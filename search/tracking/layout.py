@@ -101,7 +101,7 @@ class Batch(NamedTuple):
 
 @dataclass(slots=True)
 class Change:
-    """What one run must be told; `status` is None where it stays."""
+    """What one run must be told; `status` is None where it stays, `time` is that of the status."""
 
     points: list[Point] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
@@ -115,8 +115,7 @@ class Change:
         self.params = {**later.params, **self.params}
         self.tags |= later.tags
         if later.status is not None:
-            self.status = later.status
-        self.time = later.time
+            self.status, self.time = later.status, later.time
 
     def batches(self) -> Iterator[Batch]:
         """The change in pieces that MLflow accepts: 1,000 entries, of them 100 params and 100 tags."""
@@ -140,11 +139,12 @@ class Projection:
         self.study = Study()
         self.exported_at = 0
         self._began = 0
+        self._told = 0
 
     def take(self, entry: Entry) -> list[tuple[Run, Change]]:
         """Take in one entry of the journal; what follows from it for which runs."""
         study, record = self.study, entry.record
-        time = round(entry.time * 1000)
+        time = self._told = round(entry.time * 1000)
         open_before = _open(study) if isinstance(record, Began) else []
         study.apply(record, entry.time)
         if isinstance(record, Header):
@@ -159,11 +159,11 @@ class Projection:
             change.time = time
         return changes
 
-    def abandoned(self, time: float) -> list[tuple[Run, Change]]:
-        """What would end the runs of a search whose process died without a `Finished`, seen at `time` (seconds)."""
+    def abandoned(self) -> list[tuple[Run, Change]]:
+        """What would end the runs of a search whose process died without a `Finished`: when it last said a word."""
         if self.study.began is None or self.study.finished is not None:
             return []
-        at = round(time * 1000)
+        at = self._told
         parent = Change(status="FINISHED", tags={"search.state": "interrupted"}, time=at)
         return [(PARENT, parent), *((trial.number, _paused(at)) for trial in _open(self.study))]
 

@@ -49,18 +49,24 @@ class Shipper:
         self._winner = WinnerShipper(client, paths, projection, position, register)
         self._parameters: set[str] | None = None
         self._looked = False
-        self._uncertain = False
+        # An earlier process may have been killed while it waited for a run to be made.
+        self._uncertain = True
 
     def holds(self) -> bool:
         """Whether the parent run that the position speaks of is in the store."""
         if self._position.run_id is None:
             return False
         try:
-            with store.translated(self._client.tracking_uri):
+            with store.translated(self._client.tracking_uri, core=True):
                 run = self._client.get_run(self._position.run_id)
         except Rejected:
             return False
         return bool(run.info.lifecycle_stage == "active")
+
+    def reach(self) -> None:
+        """Ask MLflow for what it always has. Unavailable where it does not answer, or something else does."""
+        with store.translated(self._client.tracking_uri, core=True):
+            self._client.search_experiments(max_results=1)
 
     # Runs ---------------------------------------------------------------------------------------------------------
 
@@ -68,7 +74,7 @@ class Shipper:
         """Tell one run what it must be told."""
         from mlflow.entities import Metric, Param, RunTag
 
-        with store.translated(self._client.tracking_uri):
+        with store.translated(self._client.tracking_uri, core=True):
             run_id = self._run_id(run)
             for points, params, tags in change.batches():
                 self._client.log_batch(
@@ -86,7 +92,7 @@ class Shipper:
     def settle(self) -> None:
         """Delete the runs that a request whose answer was lost may have made twice."""
         if self._uncertain and self._position.experiment_id is not None:
-            with store.translated(self._client.tracking_uri):
+            with store.translated(self._client.tracking_uri, core=True):
                 self._look(self._position.experiment_id)
             self._uncertain = False
 
@@ -153,19 +159,30 @@ class Shipper:
         study owns (it was made in MLflow itself) is joined instead: so several studies share one on purpose only.
         """
         study = self._projection.study
-        owned = self._client.search_experiments(filter_string=f"tags.`{STUDY_UID}` = '{study.uid}'")
-        if owned:
-            return str(owned[0].experiment_id)
+        owned = self._owned()
+        if owned is not None:
+            return owned
         name = self._experiment or study.name
         for candidate in (name, f"{name}-{study.uid[:6]}", f"{name}-{study.uid}"):
             found = self._client.get_experiment_by_name(candidate)
             if found is None:
-                return str(self._make_experiment(candidate))
+                made = self._make_experiment(candidate) or self._owned()
+                if made is None:
+                    continue
+                return made
             if found.lifecycle_stage == "active" and self._experiment == candidate and STUDY_UID not in found.tags:
                 return str(found.experiment_id)
         raise Rejected(f"the experiment {name!r} is taken or deleted: give --experiment another name")
 
-    def _make_experiment(self, name: str) -> Any:
+    def _owned(self) -> str | None:
+        """The id of the experiment that has the study's tag."""
+        found = self._client.search_experiments(filter_string=f"tags.`{STUDY_UID}` = '{self._projection.study.uid}'")
+        return str(found[0].experiment_id) if found else None
+
+    def _make_experiment(self, name: str) -> str | None:
+        """The id of a new experiment; None where there is one of that name by now, be it by a late request of ours."""
+        from mlflow.exceptions import MlflowException
+
         study = self._projection.study
         root = None
         uri = self._client.tracking_uri
@@ -174,7 +191,12 @@ class Shipper:
             file = store.local_database(uri)
             base = store.artifact_root(file) if file else local_artifacts(self._paths.folder.parent)
             root = str(base / f"{study.name}-{study.uid[:6]}")
-        return self._client.create_experiment(name, artifact_location=root, tags={STUDY_UID: study.uid})
+        try:
+            return str(self._client.create_experiment(name, artifact_location=root, tags={STUDY_UID: study.uid}))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return None
 
     # Artifacts ----------------------------------------------------------------------------------------------------
 

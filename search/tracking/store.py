@@ -20,6 +20,8 @@ REACH_SECONDS = 3.0
 
 _SERVERS = ("http", "https")
 _DATABASES = ("postgresql", "mysql", "mssql")
+_LATER = (408, 425, 429)
+"""Statuses that say: try it later."""
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 # Read by MLflow when it is imported or called; the user's own settings win. No retries of MLflow's: it would repeat a
@@ -127,8 +129,13 @@ def connect(uri: str, *, create: bool = True) -> Any:
 
 
 @contextmanager
-def translated(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises into TrackingRefused, Unavailable or Rejected, each one line without passwords."""
+def translated(uri: str, *, core: bool = False) -> Iterator[None]:
+    """Turn what MLflow raises into TrackingRefused, Unavailable or Rejected, each one line without passwords.
+
+    Args:
+        core: every MLflow has what is asked for. So where it is said not to be there, and not in MLflow's words, a
+            proxy stands in for a server that is away; elsewhere the server may be an older one.
+    """
     try:
         yield
     except SearchError:
@@ -145,7 +152,8 @@ def translated(uri: str) -> Iterator[None]:
                 f"MLflow at {where} refuses these credentials ({status}): set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             ) from None
-        if status < 500 or status == 501:  # not implemented: never will be
+        away = core and status == 404 and not _is_of_mlflow(error)
+        if (status < 500 or status == 501) and not away:  # not implemented: never will be
             raise Rejected(what) from None
         raise Unavailable(f"MLflow at {where} is out of reach ({what})") from None
 
@@ -154,20 +162,33 @@ def _status(error: Exception) -> int | None:
     """The HTTP status that `error` amounts to, 503 for a broken connection, None for an error of another kind."""
     import requests
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
 
     if isinstance(error, requests.HTTPError) and error.response is not None:
-        return int(error.response.status_code)
+        status = int(error.response.status_code)
+        return 503 if status in _LATER else status
     if isinstance(error, MlflowException):
         status = int(error.get_http_status_code())
-        return 503 if status == 429 else status
-    if isinstance(error, (ConnectionError, TimeoutError, requests.RequestException)):
+        return 503 if status in _LATER else status
+    if isinstance(error, (ConnectionError, TimeoutError, requests.RequestException, OperationalError)):
         return 503
     return 400 if isinstance(error, OSError) else None
+
+
+def _is_of_mlflow(error: Exception) -> bool:
+    """Whether the server of MLflow itself said so, or its client: their words have a code of their own."""
+    from mlflow.exceptions import MlflowException, RestException
+
+    return isinstance(error, RestException) or (
+        isinstance(error, MlflowException) and error.error_code != "ENDPOINT_NOT_FOUND"
+    )
 
 
 def _cause(error: Exception) -> str:
     """What went wrong, in a few words."""
     text = redact(" ".join(str(error).split()))
+    if "database is locked" in text:
+        return "its database is locked by another process"  # for the rest, it is a page of SQL
     if "timeout" in text.lower() or "timed out" in text:
         return "no answer in time"
     system = re.search(r"\[Errno -?\d+\] ([^'\")]+)", text)

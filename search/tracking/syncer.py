@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -88,7 +87,10 @@ class Syncer:
         self._news.set()
 
     def finish(self, timeout: float) -> bool:
-        """Ship what is left and end the thread; False where it is not all shipped after `timeout` seconds."""
+        """Ship what is left and end the thread; False where it is not all shipped after `timeout` seconds.
+
+        A request that is out by then is waited for as `stop` does.
+        """
         self._hurry.set()
         self._news.set()
         if self._thread is not None:
@@ -97,7 +99,7 @@ class Syncer:
         return self._complete
 
     def stop(self) -> None:
-        """End the thread where it stands, after the request that it has sent."""
+        """End the thread where it stands, after the run that it tells, or after `LEAVE_SECONDS`: MLflow may hang."""
         self._stopped.set()
         self._hurry.set()
         self._news.set()
@@ -158,7 +160,7 @@ class Syncer:
         while not self.sync_once():
             pass
         if dead:
-            self._pending = dict(self._projection.abandoned(time.time()))
+            self._pending = dict(self._projection.abandoned())
             self._ship_pending(self._connected())
 
     def sync_once(self, *, models: bool = True) -> bool:
@@ -171,10 +173,12 @@ class Syncer:
         if self._pending:
             self._ship_pending(shipper)
             self._models_due = True
+        if self._pending:
+            return False  # told to stop
         if self._position.offset != self._offset:
             self._position.uid, self._position.offset = self._projection.study.uid, self._offset
             self._position.save(self._paths.tracking)
-        if whole and models and self._models_due:
+        if whole and models and self._models_due and not self._stopped.is_set():
             self._ship_files(shipper)
         return whole
 
@@ -192,7 +196,7 @@ class Syncer:
         return count
 
     def _ship_pending(self, shipper: Shipper) -> None:
-        while self._pending:
+        while self._pending and not self._stopped.is_set():
             run = next(iter(self._pending))
             try:
                 shipper.ship(run, self._pending[run])
@@ -209,6 +213,7 @@ class Syncer:
                 shipper.ship_space()
                 shipper.ship_models(self._keep_models)
             except Rejected as error:
+                shipper.reach()  # else a proxy said so
                 self._warn_once(
                     "files", f"MLflow's artifact store does not take files ({error}): weights stay in {self._name} only"
                 )
@@ -218,13 +223,18 @@ class Syncer:
         self._models_due = False
 
     def _ship_page(self, shipper: Shipper) -> None:
-        with suppress(Rejected, TrackingRefused):  # `search ui` does without
+        try:
             shipper.ship_page()
+        except Rejected:
+            shipper.reach()
+        except TrackingRefused:
+            pass  # `search ui` does without
 
     def _ship_winner(self, shipper: Shipper) -> None:
         try:
             shipper.ship_winner()
         except (Rejected, TrackingRefused) as error:
+            shipper.reach()
             self._warn_once("winner", f"MLflow does not take the best model ({error}): it is {self._paths.model}")
 
     def _warn_once(self, kind: str, message: str) -> None:

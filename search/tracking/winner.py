@@ -77,9 +77,14 @@ class WinnerShipper:
         run = self._client.get_run(run_id)
         tags = self._tags(exported, winner)
         condition = f"tags.`{WINNER}` = '{winner}' AND tags.`{layout.STUDY_UID}` = '{tags[layout.STUDY_UID]}'"
-        found = self._client.search_logged_models([run.info.experiment_id], filter_string=condition)
-        if found:
-            logged = found[0]
+
+        def found() -> list[Any]:
+            models = list(self._client.search_logged_models([run.info.experiment_id], filter_string=condition))
+            return sorted(models, key=lambda model: str(model.status) != "READY")
+
+        known = found()
+        if known:
+            logged = known[0]
         else:
             params = {layout.key(name): layout.text(value) for name, value in self._trial(exported).params.items()}
             logged = self._client.create_logged_model(
@@ -89,6 +94,9 @@ class WinnerShipper:
         if str(logged.status) != "READY":
             self._put(logged, run_id, exported)
             logged = self._client.finalize_logged_model(logged.model_id, "READY")
+        for twin in found():  # made by a request whose answer was lost
+            if twin.model_id != logged.model_id:
+                self._client.delete_logged_model(twin.model_id)
         outputs = run.outputs.model_outputs if run.outputs is not None else []
         if logged.model_id not in [output.model_id for output in outputs]:
             from mlflow.entities import LoggedModelOutput
@@ -128,9 +136,12 @@ class WinnerShipper:
     def _registered(self, name: str, logged: Any, exported: Exported, winner: str) -> None:
         """The winner as a version of the registered model `name`, which is made where it is missing."""
         uid = self._projection.study.uid
+
+        def is_it(version: Any) -> bool:
+            return bool(version.tags.get(WINNER) == winner and version.tags.get(layout.STUDY_UID) == uid)
+
         versions = self._versions(name)
-        known = [v for v in versions if v.tags.get(WINNER) == winner and v.tags.get(layout.STUDY_UID) == uid]
-        version = max(known, key=_number, default=None)
+        version = max(filter(is_it, versions), key=_number, default=None)
         if version is None:
             trial = self._trial(exported)
             objective = self._projection.study.objective.name
@@ -144,15 +155,24 @@ class WinnerShipper:
                 f"{trial.objective:.6g} after epoch {exported.epoch}",
                 model_id=logged.model_id,
             )
+            for twin in filter(is_it, self._versions(name)):  # made by a request whose answer was lost
+                if twin.version != version.version:
+                    self._client.delete_model_version(name, twin.version)
         if _number(version) >= max(map(_number, versions), default=0):  # else a later search's is the champion
             self._client.set_registered_model_alias(name, ALIAS, version.version)
 
     def _versions(self, name: str) -> list[Any]:
         """The versions of the registered model `name`; it is made where there is none."""
+        from mlflow.exceptions import MlflowException
+
         found = self._client.search_registered_models(f"name = '{name}'")
         if not found:
-            self._client.create_registered_model(name)
-            return []
+            try:
+                self._client.create_registered_model(name)
+                return []
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # made late by a request whose answer was lost
+                    raise
         versions: list[Any] = []
         token = None
         while True:

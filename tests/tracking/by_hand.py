@@ -24,6 +24,9 @@ from search.records import (
     Valued,
 )
 
+OLDER = "728d730b5ebd"
+"""A schema of MLflow 1: without aliases, without logged models, with short values."""
+
 UNITS = Parameter("units", Domain("int", 8, 64))
 RELU = Parameter("relu", Domain("boolean", values=(True, False)))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from by_hand import OLDER
 
 from search.errors import OptionError, TrackingRefused, Unavailable
 from search.paths import local_store
@@ -85,42 +86,6 @@ def test_two_processes_may_make_it_at_once(tmp_path: Path) -> None:
     assert [process.wait(120) for process in both] == [0, 0]
     client = store.connect(f"sqlite:///{local_store(tmp_path)}")
     assert {item.name for item in client.search_experiments()} == {"Default", "a", "b"}
-
-
-OLDER = "728d730b5ebd"
-"""A schema of MLflow 1: without aliases, without logged models, with short values."""
-
-
-@pytest.fixture
-def older(tmp_path: Path) -> Path:
-    """A database that its own migrations made up to revision `OLDER`, with a study's run in it, as it was then."""
-    from alembic import command
-    from mlflow.store.db import utils
-
-    file = local_store(tmp_path)
-    engine = utils.create_sqlalchemy_engine(f"sqlite:///{file}")
-    utils.InitialBase.metadata.create_all(engine)
-    config = utils._get_alembic_config(str(engine.url))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, OLDER)
-    engine.dispose()
-    artifacts = store.artifact_root(file) / "digits"
-    with closing(sqlite3.connect(file)) as connection, connection:
-        connection.executescript(f"""
-            INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)
-                VALUES (1, 'digits', '{artifacts}', 'active');
-            INSERT INTO runs (run_uuid, name, source_type, user_id, status, start_time, lifecycle_stage, artifact_uri,
-                experiment_id) VALUES ('{"a" * 32}', '', 'LOCAL', 'me', 'FINISHED', 1600000000000, 'active',
-                '{artifacts}/a/artifacts', 1);
-            INSERT INTO tags (key, value, run_uuid) VALUES ('search.kind', 'study', '{"a" * 32}');
-            INSERT INTO params (key, value, run_uuid) VALUES ('units', '8', '{"a" * 32}');
-            INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan)
-                VALUES ('objective', 0.5, 1, '{"a" * 32}', 1, 0), ('objective', 0.75, 2, '{"a" * 32}', 2, 0);
-            INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
-                VALUES ('objective', 0.75, 2, 2, 0, '{"a" * 32}');
-        """)
-    return file
 
 
 def test_an_older_database_is_migrated_after_a_copy(older: Path, pristine: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from by_hand import FINISHED, asked, closed, epochs, failed, header, opening, shown, started, whole
 
+from search import records as facts
 from search.errors import Unavailable
 from search.paths import StudyPaths, local_store
 from search.records import (
@@ -62,6 +63,7 @@ def story() -> list[Record]:
         started(0, 2, 4), *epochs(0, [0.65, 0.8], 2), *closed(0, 4, 4, 0.8), TrialEnded(0, "completed"),
         *asked(3, 0, 2), *epochs(3, [0.3]), Ended(3, 0, "stopped", 1), TrialEnded(3, "stopped"),
         *asked(4, 0, 3), *epochs(4, [0.55]), Checkpointed(4, 0, 1, 1), Ended(4, 0, "interrupted", 1),
+        facts.Tested(0, 0, 4, {"accuracy": 0.75}),
         Finished("interrupted", False, 130),
     ]  # fmt: skip
 
@@ -188,9 +190,12 @@ def test_a_run_is_running_while_its_trial_is_and_none_at_the_end(write: Write, r
 
 def test_what_a_killed_search_left_running_is_ended_by_a_later_sync(write: Write, runs: Path) -> None:
     paths = write([*opening(), *asked(0, 0, 3), *epochs(0, [0.4])])
-    Syncer(paths, address(runs), warn=print).drain(dead=True)
-    seen = shown(store.connect(address(runs)))
-    assert {run["status"] for run in seen.values()} == {"FINISHED"}
+    for _ in range(2):
+        Syncer(paths, address(runs), warn=print).drain(dead=True)
+        seen = shown(store.connect(address(runs)))
+        assert {run["status"] for run in seen.values()} == {"FINISHED"}
+        # They ended when the last word was heard of them, whenever it is that this is found out.
+        assert {run["times"][1] for run in seen.values()} == {seen["trial-0000"]["points"]["loss"][-1][1]}
     assert seen["digits"]["tags"]["search.state"] == "interrupted"
     write([Began("host", 3, {}), started(0, 1, 3)])
     sync(paths)
@@ -274,8 +279,15 @@ class Shaky:
 
 @pytest.mark.parametrize(
     ("effect", "killed", "method"),
-    [("none", False, ""), ("done", False, ""), ("done", True, ""), ("late", False, "create_run")],
-    ids=["unheard", "unanswered", "unanswered, then killed", "made twice"],
+    [
+        *(("none", False, ""), ("done", False, ""), ("done", True, "")),
+        *(("late", False, "create_run"), ("late", True, "create_run")),
+        *(("late", False, "create_experiment"), ("late", True, "create_experiment")),
+    ],
+    ids=[
+        *("unheard", "unanswered", "unanswered, then killed", "made twice", "killed, then made twice"),
+        *("experiment made late", "killed, then experiment made late"),
+    ],
 )
 def test_a_broken_connection_at_any_request_changes_nothing(
     effect: str,
@@ -300,7 +312,7 @@ def test_a_broken_connection_at_any_request_changes_nothing(
                 (Syncer(paths, address(runs), warn=pytest.fail) if killed else one).drain()
         assert renew(runs) == expected, f"broken at request {at}"
         if not shaky.broken:
-            assert at > (6 if method else 20)
+            assert at > {"create_run": 6, "create_experiment": 1}.get(method, 20)
             return
     pytest.fail("the connection always broke")
 
@@ -490,9 +502,14 @@ class Server:
             time.sleep(0.2)
         raise TimeoutError((self._folder / "server.log").read_text()[-2000:])
 
+    def signal(self, number: int) -> None:
+        """Send a signal to all of its processes."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
     def kill(self) -> None:
         if self._process is not None:
-            os.killpg(self._process.pid, 9)
+            self.signal(9)
             self._process.wait()
             self._process = None
 
