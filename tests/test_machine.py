@@ -1,4 +1,4 @@
-"""Searches in which everything goes wrong, in any order: the real driver and the real controller over simulated workers.
+"""Searches in which everything goes wrong, in any order: real driver, real controller, simulated workers.
 
 Hypothesis begins a study and lets its workers speak, die, raise, diverge, stall and finish early; it kills the driver
 with a part of what it wrote, stops it, and resumes it with other slots, limits and back ends. A `Ledger` reads the

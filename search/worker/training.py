@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -170,10 +169,12 @@ def run_segment(segment: Segment, channel: Channel) -> None:
         epoch, outcome, error = recorder.epoch, recorder.outcome, recorder.error
     except Interrupted:
         outcome = "interrupted"
-    except (Exception, SystemExit) as exception:
+    except KeyboardInterrupt:
+        raise  # inline, the user can wait no longer
+    except BaseException as exception:
         path = Path(segment.space.path) if segment.space.path else None
-        error = spaces.describe(exception, path)
-        paths.traceback.write_text(traceback.format_exc())
+        error = spaces.describe(exception, path, elsewhere=segment.space.label)
+        paths.traceback.write_text(spaces.trace())
     channel.send(Ended(segment.trial, segment.execution, outcome, epoch, error))  # type: ignore[arg-type]
 
 
