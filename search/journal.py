@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import time as clock
 import zlib
@@ -73,7 +74,10 @@ def _opened(body: bytes) -> tuple[dict[str, Any], float, int]:
     format = data.pop("v", 1)
     if type(format) is not int or format < 1:
         raise ValueError(f"its format is {format!r}")
-    return data, data.pop("t"), format
+    time = data.pop("t")
+    if type(time) not in (int, float) or not math.isfinite(time):
+        raise ValueError("it has no time")
+    return data, time, format
 
 
 def read(path: Path, offset: int = 0) -> Iterator[Entry]:
@@ -101,7 +105,7 @@ def read(path: Path, offset: int = 0) -> Iterator[Entry]:
                 if formats.is_newer(format):
                     raise JournalError(_newer(path, offset, format))
                 record = decode(formats.upgrade(data, format))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 raise JournalError(_damage(path, offset, error)) from None
             offset += len(line)
             yield Entry(record, time, offset, format)

@@ -109,8 +109,9 @@ class Novelty:
         if node is None:
             return False
         self._leave(trial, node)
-        # What raised an exception while it was built does so again with the same answers, unless others got further.
-        if (built or (failed and node is not self._root and not node.taken)) and not node.exhausted:
+        # What raised an exception while it was built does so again with the same answers, unless others got further:
+        # they were asked, and answered, more.
+        if (built or (failed and node is not self._root and not node.children)) and not node.exhausted:
             self._exhaust(node)
         return True
 

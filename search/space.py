@@ -73,22 +73,27 @@ class Space:
 
 def parse(path: Path) -> ast.Module:
     """The syntax tree of a space file. SpaceError where there is no such file or Python cannot read it."""
-    if path.is_dir():
-        raise SpaceError(f"{path} is a folder: give the space file in it, such as {path / 'space.py'}")
+    shown = visible(path)
     try:
+        if path.is_dir():
+            raise SpaceError(f"{shown} is a folder: give the space file in it, such as {visible(path / 'space.py')}")
         source = path.read_bytes()
     except FileNotFoundError:
         near = nearest(path.stem, [found.stem for found in path.parent.glob("*.py")])
-        raise SpaceError(f"no such space file: {path}.{near or ' Give the path of a Python file'}") from None
+        raise SpaceError(f"no such space file: {shown}.{near or ' Give the path of a Python file'}") from None
     except OSError as error:
-        raise SpaceError(f"cannot read the space file {path}: {error.strerror}") from None
+        raise SpaceError(f"cannot read the space file {shown}: {error.strerror}") from None
+    except ValueError as error:
+        raise SpaceError(f"cannot read the space file {shown}: {error}") from None
     try:
         return ast.parse(source, str(path))
+    except (RecursionError, MemoryError):
+        raise SpaceError(f"{shown} is nested too deeply for Python: write it with fewer levels") from None
     except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None)
+        line, text = getattr(error, "lineno", None), one_line(str(getattr(error, "msg", error)))
         if line is None:
-            raise SpaceError(f"{path} is not a Python file ({error}): give one with Python source") from None
-        raise SpaceError(f"{path}:{line}: {getattr(error, 'msg', error)}: correct the file's syntax") from None
+            raise SpaceError(f"{shown} is not a Python file ({text}): give one with Python source") from None
+        raise SpaceError(f"{shown}:{line}: {text}: correct the file's syntax") from None
 
 
 def written_options(tree: ast.Module) -> dict[str, ast.expr]:
@@ -254,25 +259,58 @@ def describe(error: BaseException, path: Path | None = None, elsewhere: str | No
         elsewhere: what stands for file and line where the exception came through none of their files.
     """
     where = _where(error, path.parent.absolute() if path is not None else None) or elsewhere
-    return f"{where}: {_what(error)}" if where else _what(error)
+    return f"{visible(where)}: {_what(error)}" if where else _what(error)
+
+
+def trace() -> str:
+    """The traceback of the exception that is being handled, as any file can hold it."""
+    return traceback.format_exc().encode(errors="backslashreplace").decode()
+
+
+def one_line(text: str) -> str:
+    """`text` as one line of at most `LONGEST` characters, of which each can be seen."""
+    text = " ".join(text.split())
+    text = f"{text[:LONGEST]}…" if len(text) > LONGEST else text
+    return visible(text)
+
+
+def visible(text: object) -> str:
+    """`text` with all that cannot be seen escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def _what(error: BaseException) -> str:
     if isinstance(error, SystemExit):
-        return f"sys.exit({'' if error.code is None else repr(error.code)}) was called: let the file's code return"
+        code = "" if error.code is None else one_line(_said(lambda: repr(error.code)))
+        return f"sys.exit({code}) was called: let the file's code return"
     # Keras colours what it says, and adds all that a layer was called with; TensorFlow names nodes of its graph.
-    text = re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", error.msg if isinstance(error, SyntaxError) else str(error))
-    text = " ".join(text.partition("Arguments received by ")[0].split())
-    text = f"{text[:LONGEST]}…" if len(text) > LONGEST else text
+    text = _said(lambda: str(error.msg or "") if isinstance(error, SyntaxError) else str(error))
+    text = re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", text)
+    text, name = one_line(text.partition("Arguments received by ")[0]), one_line(type(error).__name__)
     if isinstance(error, SearchError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return text or name
+    return f"{name}: {text}" if text else name
+
+
+def _said(say: Callable[[], str]) -> str:
+    """What an object of the user's says of itself; nothing where that raises an exception."""
+    try:
+        return say()
+    except Exception:
+        return ""
 
 
 def _where(error: BaseException, folder: Path | None) -> str | None:
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(Path(frame.filename), folder)]
+    if isinstance(error, SyntaxError) and isinstance(error.filename, str) and error.lineno is not None:
+        # Code in a string has no file: then it is the line that has it compiled.
+        file = Path(error.filename)
+        if _is_users(file, folder) and file.is_file():
+            return f"{error.filename}:{error.lineno}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<") and _is_users(Path(frame.filename), folder)
+    ]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
 
 
@@ -293,7 +331,7 @@ def is_own(module: ModuleType) -> bool:
 def kind(value: Any) -> str:
     """What `value` is, in words."""
     name = type(value).__name__
-    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    return "None" if value is None else f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
 
 
 # Local modules --------------------------------------------------------------------------------------------------------

@@ -288,6 +288,7 @@ class Study:
                 trial = self.trials[record.trial]
                 trial.slot, trial.started_at = record.slot, time
                 trial.segments += 1
+                trial.execution(record.execution)
             case Built():
                 trial = self.trials[record.trial]
                 trial.built, trial.parameter_count, trial.runner = True, record.parameters, record.runner

@@ -198,6 +198,108 @@ def test_no_record_with_a_checksum_that_holds_breaks_the_reader(value: Any, reco
         assert len(contents(path)) == 2
 
 
+def whole(line: bytes) -> bool:
+    """Whether a line's checksum holds, found out in another way than the reader does."""
+    body, crc = line[:-19], line[-19:]
+    return crc == b',"crc":"%08x"}\n' % zlib.crc32(body)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A file that was a journal, or never was one."""
+    lines = [format_line(record, 1.0) for record in EVERY_KIND]
+    lines = lines[: draw(st.integers(1, len(lines)))]
+    for _ in range(draw(st.integers(1, 3))):
+        at, other = (draw(st.integers(0, len(lines) - 1)) for _ in range(2))
+        line = lines[at]
+        where = draw(st.integers(0, len(line)))
+        match draw(st.sampled_from(["twice", "swap", "cut", "crlf", "nul", "bytes", "insert", "join", "blank", "all"])):
+            case "twice":
+                lines.insert(at, line)
+            case "swap":
+                lines[at], lines[other] = lines[other], lines[at]
+            case "cut":
+                lines[at] = line[:where]
+            case "crlf":
+                lines[at] = line.replace(b"\n", b"\r\n")
+            case "nul":
+                lines[at] = bytes(draw(st.integers(1, 300)))
+            case "bytes":
+                lines[at] = draw(st.binary(max_size=60)) + b"\n"
+            case "insert":
+                lines[at] = (
+                    line[:where]
+                    + draw(st.sampled_from([b"\xff", b"\x00", b"\r", b"\n", b"\xed\xa0\x80"]))
+                    + line[where:]
+                )
+            case "join":
+                lines[at] = line.rstrip(b"\n")
+            case "blank":
+                lines.insert(at, b"\n")
+            case "all":
+                lines = [line.replace(b"\n", b"\r\n") for line in lines]
+    return b"".join(lines)
+
+
+@steady
+@given(damaged() | st.binary(max_size=400))
+def test_each_line_is_read_or_named_and_only_the_last_is_dropped(content: bytes) -> None:
+    path = Path(FOLDER) / "damaged.jsonl"
+    path.write_bytes(content)
+    lines = [line + b"\n" for line in content.split(b"\n")[:-1]] + [content.rpartition(b"\n")[2]]
+    lines = [line for line in lines if line]
+    bad = next((number for number, line in enumerate(lines) if not whole(line)), None)
+    if bad is None or bad == len(lines) - 1:
+        assert contents(path) == [parse_line(line)[0] for line in lines[:bad]]
+        return
+    with pytest.raises(JournalError) as caught:
+        contents(path)
+    assert str(caught.value).startswith(f"{path}, line {bad + 1} is damaged")
+    assert "\n" not in str(caught.value)
+
+
+def odd(body: str) -> bytes:
+    text = body.encode()
+    return text + b',"crc":"%08x"}\n' % zlib.crc32(text)
+
+
+EPOCH = '{"kind":"epoch_done","trial":0,"execution":0,"epoch":1,"seconds":1'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{EPOCH},"logs":{{"a":1{"0" * 400}}},"t":1',
+        f'{EPOCH},"logs":{{"a":1{"0" * 9000}}},"t":1',
+        f'{EPOCH},"logs":{"[" * 100_000}{"]" * 100_000},"t":1',
+        '{"kind":"era","backend":"x","options":' + '{"a":' * 100_000 + "1" + "}" * 100_000 + ',"t":1',
+        f'{EPOCH},"logs":{{}},"t":"noon"',
+        f'{EPOCH},"logs":{{}},"t":null',
+        f'{EPOCH},"logs":{{}},"t":1e999',
+        f'{EPOCH},"logs":{{}},"t":1,"v":1e999',
+        f'{EPOCH},"logs":{{}},"t":1,"v":true',
+        f'{EPOCH},"logs":{{}},"t":1,"t":[]',
+        '{"kind":["era"],"t":1',
+        '{"kind":{},"t":1',
+        "",
+        "{",
+        "[1",
+        "\x00",
+    ],
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_what_has_a_checksum_and_no_sense_is_refused_by_line(tmp_path: Path, body: str, last: bool) -> None:
+    """The last line, too: only a line that is not whole was torn."""
+    path = tmp_path / "j"
+    line = format_line(EVERY_KIND[0], 1.0)
+    path.write_bytes(line + odd(body) + (b"" if last else line))
+    with pytest.raises(JournalError) as caught:
+        list(read(path))
+    assert str(caught.value).startswith(f"{path}, line 2 is damaged")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 400
+
+
 FOLDER = ""
 
 

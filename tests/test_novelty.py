@@ -90,6 +90,17 @@ def test_what_fails_in_its_build_was_tried_and_what_is_given_up_there_was_not(st
     assert not novelty.follows(1, "a")
 
 
+def test_what_fails_where_another_got_further_leaves_the_rest_to_try() -> None:
+    """Its process was lost, say: the other one had the same answers until then."""
+    novelty = Novelty()
+    build(novelty, 0, (KIND, "a"), (COUNT, 1), (Parameter("more", Domain("int", 1, 2)), 1))
+    ask(novelty, 1)
+    answer(novelty, 1, (KIND, "a"))
+    novelty.apply(TrialEnded(1, "failed"))
+    assert novelty.taken(2) == frozenset()
+    assert not novelty.exhausted
+
+
 def test_a_trial_that_failed_before_its_first_question_takes_nothing() -> None:
     novelty = Novelty([KIND])
     ask(novelty, 0)

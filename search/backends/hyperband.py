@@ -72,8 +72,14 @@ class _Bracket:
         return None
 
     @property
+    def takes_new(self) -> bool:
+        """Whether a new trial could come to the last rung. A study that goes on with a larger budget of trials may have
+        a bracket whose first rung was cut short, and whose next ones are full."""
+        return all(rung.places > 0 for rung in self.rungs)
+
+    @property
     def is_over(self) -> bool:
-        return self.undecided(len(self.rungs) - 1, new=True) == 0
+        return self.undecided(len(self.rungs) - 1, new=True) == 0 and not any(rung.running for rung in self.rungs)
 
 
 class Hyperband:
@@ -131,7 +137,7 @@ class Hyperband:
         if new:
             # A bracket is opened when those before it have all their trials.
             number = self._opened - 1
-            if number in self._open and self._open[number].rungs[0].places > 0:
+            if number in self._open and self._open[number].takes_new:
                 return Suggestion(None, 0, self._open[number].rungs[0].plan.epochs, number, 0)
             if self._opened < self._total:
                 return Suggestion(None, 0, self._planned(self._opened).rungs[0].epochs, self._opened, 0)

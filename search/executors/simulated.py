@@ -269,6 +269,7 @@ class _Worker:
         words: how many there were.
         waits: for a word.
         pauses: until the driver has heard what it said.
+        dead: its process was lost; what it has said may still be on its way.
     """
 
     slot: int
@@ -282,6 +283,7 @@ class _Worker:
     words: int = 0
     waits: bool = False
     pauses: bool = False
+    dead: bool = False
 
     def latency(self) -> float:
         """Of the next word."""
@@ -392,14 +394,22 @@ class SimulatedExecutor:
             worker.told.append(command)
             self._schedule(worker.told_by, self._be_told, worker)
 
-    def kill(self, slot: int, reason: str) -> None:
+    def kill(self, slot: int, reason: str = "its process was killed", *, unheard: bool = False) -> None:
+        """The process of the worker in `slot` is lost now, if it has anything left to do.
+
+        Args:
+            unheard: the words that are on their way are lost with it, as that of a checkpoint written just before.
+        """
         worker = self._workers.get(slot)
-        if worker is None:
+        if worker is None or worker.dead or (worker.said and isinstance(worker.said[-1], LAST)):
             return
-        # What it was about to do, and to say, goes with it.
-        dead = self._workers[slot] = _Worker(slot, worker.training, iter(()))  # type: ignore[arg-type]
-        dead.said.append(Lost(reason))
-        self._schedule(self._now + dead.latency(), self._be_heard, dead)
+        worker.dead = True
+        worker.told.clear()
+        if unheard:
+            worker.said.clear()
+        worker.said.append(Lost(reason))
+        worker.said_by = self._now if unheard else max(worker.said_by, self._now)
+        self._schedule(worker.said_by, self._be_heard, worker)
 
     def poll(self, handle: Handle, timeout: float) -> None:
         until = self._now + timeout
@@ -419,7 +429,7 @@ class SimulatedExecutor:
 
     def _go_on(self, worker: _Worker, handle: Handle, word: Heard | None = None) -> bool:
         """A worker goes on: until time passes, or it waits for a word, or what it has said is heard at once."""
-        while True:
+        while not worker.dead:
             step = worker.talk.send(word)
             word = None
             if step is None:
@@ -437,6 +447,7 @@ class SimulatedExecutor:
                 worker.pauses = worker.said_by <= self._now
                 if worker.pauses or isinstance(step, LAST):
                     return False
+        return False
 
     def _tell(self, worker: _Worker, word: Heard) -> None:
         worker.training.interrupted |= isinstance(word, Interrupt)
@@ -447,20 +458,24 @@ class SimulatedExecutor:
 
     def _wake(self, worker: _Worker, handle: Handle) -> bool:
         """A worker has the word that it waited for."""
-        return self._go_on(worker, handle, worker.inbox.popleft())
+        return not worker.dead and self._go_on(worker, handle, worker.inbox.popleft())
 
     def _be_told(self, worker: _Worker, handle: Handle) -> bool:
         """A word reaches a worker."""
-        self._tell(worker, worker.told.popleft())
+        if worker.told:
+            self._tell(worker, worker.told.popleft())
         return False
 
     def _be_heard(self, worker: _Worker, handle: Handle) -> bool:
         """A worker's word reaches the driver. After its last one the slot is free."""
+        if not worker.said:
+            return False  # lost with its process
         message = worker.said.popleft()
         if isinstance(message, LAST):
             del self._workers[worker.slot]
         handle(worker.slot, message)
-        if worker.pauses and self._workers.get(worker.slot) is worker:
+        # Where a word took its time, the next one may arrive at the same moment: it was not heard by then.
+        if worker.pauses and not worker.said and not isinstance(message, LAST):
             worker.pauses = False
             self._go_on(worker, handle)
         return True

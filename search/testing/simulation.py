@@ -7,7 +7,7 @@ whose process was killed there.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from search.backends.base import BackEnd
@@ -18,7 +18,7 @@ from search.executors.base import Handle
 from search.executors.scenario import Hp, Params, Run, Scenario
 from search.executors.simulated import Checkpoint, Disk, SimulatedExecutor, epoch_done
 from search.journal import Entry, Journal
-from search.messages import SpaceRef
+from search.messages import Answer, Harvest, Interrupt, Message, Segment, SpaceRef, Verdict
 from search.options import Options
 from search.paths import StudyPaths
 from search.records import (
@@ -130,13 +130,40 @@ class _InMemory(Journal):
 
 
 class _Observed(SimulatedExecutor):
-    """Simulated workers, before each of whose words `observe` is called."""
+    """Simulated workers, before each of whose words `observe` is called, and who know what they may be told."""
 
     observe: Callable[[], None]
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._work: dict[int, Segment | Harvest] = {}
+        self._speaking: int | None = None
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Those that run."""
+        return [work for slot, work in self._work.items() if slot in self._workers and isinstance(work, Segment)]
+
+    def start(self, slot: int, work: Segment | Harvest) -> None:
+        if isinstance(work, Segment):
+            assert all(work.trial != other.trial for other in self.segments), f"trial {work.trial} runs already"
+        super().start(slot, work)
+        self._work[slot] = work
+
+    def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
+        # A stop may come with a worker's last word.
+        runs = slot in self._workers or (slot == self._speaking and isinstance(command, Interrupt))
+        assert runs, f"a word to slot {slot}, where nothing runs: {command}"
+        super().send(slot, command)
+
     def poll(self, handle: Handle, timeout: float) -> None:
+        def hear(slot: int, message: Message) -> None:
+            self._speaking = slot
+            handle(slot, message)
+            self._speaking = None
+
         self.observe()
-        super().poll(handle, timeout)
+        super().poll(hear, timeout)
 
 
 class _Unseen:
@@ -159,6 +186,7 @@ class Simulation:
         era: the back end's name; another one on `resume` begins a new era.
         entries: a journal to go on with.
         disk: the epoch of each trial's checkpoint; by default as journaled.
+        checkpoints: what is on the disk, in the place of all that `disk` says: that of an earlier search's executor.
         try_first: configurations that the user wants tried first.
         learnt: trials of other studies to begin with.
     """
@@ -178,6 +206,7 @@ class Simulation:
         era: str = "tested",
         entries: Sequence[Entry] = (),
         disk: Mapping[int, int] | None = None,
+        checkpoints: Disk | None = None,
         try_first: Sequence[Params] = (),
         learnt: Sequence[Learnt] = (),
     ) -> None:
@@ -200,8 +229,10 @@ class Simulation:
         self.controller.replay(self.entries)
         self.finished: Finished | None = None
         self._objective, self._seed, self._max_epochs, self._era = objective, seed, max_epochs, Era(era, {})
+        self._told = {**asdict(limits), "slots": slots}
         began = self.entries[-1].time + 60 if self.entries else 1e9
-        self.executor = _Observed(self.scenario, slots, began=began, disk=self._disk(disk or {}), order=order)
+        on_disk = self._disk(disk or {}) if checkpoints is None else checkpoints
+        self.executor = _Observed(self.scenario, slots, began=began, disk=on_disk, order=order)
         self.executor.observe = self._observe
         self._driver = Driver(
             self.controller,
@@ -217,25 +248,42 @@ class Simulation:
         )
         self._until: Callable[[Record], bool] | None = None
         self._stop_after: int | None = None
+        self._each: Callable[[], None] = lambda: None
+        self._dies = False
         self._seen = len(self.entries)
         self._words = self._idle = 0
         self._progress: object = None
 
     # Using it -------------------------------------------------------------------------------------------------------
 
-    def run(self, *, until: Callable[[Record], bool] | None = None, stop_after: int | None = None) -> Simulation:
+    def run(
+        self,
+        *,
+        until: Callable[[Record], bool] | None = None,
+        stop_after: int | None = None,
+        each: Callable[[], None] = lambda: None,
+    ) -> Simulation:
         """Search to the end, or until a new record is one that `until` wants; as if killed there.
 
         Args:
             stop_after: the words of workers after which the user asks for a stop.
+            each: called before every word; may `stop` or `kill` the search, or `executor.kill` a worker.
         """
-        self._until, self._stop_after = until, stop_after
+        self._until, self._stop_after, self._each = until, stop_after, each
         try:
             self.finished = self._driver.run(self._records())
         except _Killed:
             return self
         self.check(self._new())
         return self
+
+    def stop(self) -> None:
+        """The user asks for a stop, at the next word."""
+        self._driver.stop()
+
+    def kill(self) -> None:
+        """The search's process ends before the next word."""
+        self._dies = True
 
     def resume(self, keep: int | None = None, **changes: Any) -> Simulation:
         """The search of another process, which finds the first `keep` records (all); not yet run."""
@@ -262,7 +310,7 @@ class Simulation:
     def check(self, records: Sequence[Record]) -> None:
         """Assert what holds after every word of a worker, which led to `records`."""
         running = [trial.number for trial in self.trials if trial.slot is not None]
-        assert len(running) == self.executor.busy
+        assert sorted(running) == sorted(segment.trial for segment in self.executor.segments)
         for record in records:
             if isinstance(record, EpochDone):
                 assert record.epoch <= self._max_epochs
@@ -274,12 +322,15 @@ class Simulation:
         self.check(records)
         if self._until is not None and any(map(self._until, records)):
             raise _Killed
+        self._each()
+        if self._dies:
+            raise _Killed
         assert not self.executor.silent, "everything waits for something"
         before, self._progress = self._progress, (len(self.study.trials), self.study.epochs)
         self._idle = self._idle + 1 if before == self._progress else 0
         assert self._idle < PATIENCE, "it goes on for ever, without a new trial or epoch"
         if self._words == self._stop_after:
-            self._driver.stop()
+            self.stop()
         self._words += 1
 
     def _new(self) -> list[Record]:
@@ -309,7 +360,7 @@ class Simulation:
             records.append(header)
         if not self.study.eras or self.study.eras[-1] != self._era:
             records.append(self._era)
-        return [*records, *self._learnt, Began("simulated", 0, {})]
+        return [*records, *self._learnt, Began("simulated", 0, self._told)]
 
     def _disk(self, ahead: Mapping[int, int]) -> Disk:
         """What the workers of the processes before have written; of the trials in `ahead`, up to that epoch."""

@@ -67,8 +67,10 @@ def run_harvest(harvest: Harvest) -> Harvested:
             return Harvested(harvest.trial, logs)
         _save(model, Path(harvest.model))
         return Harvested(harvest.trial, logs, _signature(model, held.inputs), _requirements())
-    except (Exception, SystemExit) as error:
-        traceback.print_exc()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        print(spaces.trace(), flush=True)
         return Harvested(harvest.trial, logs, error=spaces.describe(error, path, elsewhere=harvest.space.label))
 
 

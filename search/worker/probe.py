@@ -35,12 +35,12 @@ def run_probe(probe: Probe) -> Probed | ProbeFailed:
     path = Path(probe.space.path) if probe.space.path else None
     try:
         return _probe(probe, path)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         # A check of ours says it all; where it went wrong in the user's code, the way there helps.
         ours = isinstance(error, SearchError) and error.__cause__ is None
-        return ProbeFailed(
-            spaces.describe(error, path, elsewhere=probe.space.label), "" if ours else traceback.format_exc()
-        )
+        return ProbeFailed(spaces.describe(error, path, elsewhere=probe.space.label), "" if ours else spaces.trace())
 
 
 def _probe(probe: Probe, path: Path | None) -> Probed:

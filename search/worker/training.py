@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -171,11 +170,13 @@ def run_segment(segment: Segment, channel: Channel) -> None:
         epoch, outcome, error = recorder.epoch, recorder.outcome, recorder.error
     except Interrupted:
         outcome = "interrupted"
-    except (Exception, SystemExit) as exception:
+    except KeyboardInterrupt:
+        raise  # inline, the user can wait no longer
+    except BaseException as exception:
         path = Path(segment.space.path) if segment.space.path else None
-        outcome, error = shortage.classify(exception, spaces.describe(exception, path))
+        outcome, error = shortage.classify(exception, spaces.describe(exception, path, elsewhere=segment.space.label))
         with suppress(OSError):
-            paths.traceback.write_text(traceback.format_exc())
+            paths.traceback.write_text(spaces.trace())
     channel.send(Ended(segment.trial, segment.execution, outcome, epoch, error))
 
 

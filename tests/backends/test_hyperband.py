@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from search import brackets
 from search.backends.hyperband import Hyperband
 from search.controller import Limits
+from search.journal import Entry
 from search.records import Asked, Started, Told
 from search.testing import BackEndContract, Scenario, Simulation
 from search.testing.backends import noise, seconds
-from search.trial import Suggestion
+from search.trial import Suggestion, derive_seed
 
 # The same examples on every machine.
 steady = settings(derandomize=True, deadline=None, max_examples=40)
@@ -182,7 +183,7 @@ class Scanning(Hyperband):
             assert (answer.bracket, answer.rung, answer.trial) == earned[0]
         else:
             assert not earned
-            room = [number for number, bracket in self._open.items() if bracket.rungs[0].places > 0]
+            room = [n for n, bracket in self._open.items() if all(rung.places > 0 for rung in bracket.rungs)]
             if isinstance(answer, Suggestion):
                 assert [answer.bracket] == (room or [self._opened])
             else:
@@ -226,6 +227,40 @@ def test_few_trials_are_promoted_too() -> None:
     search = simulate(WILD, max_epochs=27, limits=Limits(max_trials=2)).run()
     assert sorted(trial.epochs for trial in search.trials) == [9, 27]
     assert all(trial.ended for trial in search.trials)
+
+
+@pytest.mark.parametrize("slots", [2, 3])
+def test_with_a_larger_budget_no_trial_comes_where_it_can_go_nowhere(slots: int) -> None:
+    """A bracket that was cut short has gone on without it: what comes to its first rung then is trained for nothing."""
+    first = simulate(WILD, factor=2, slots=slots, limits=Limits(max_trials=8)).run()
+    sizes = [rung.size for rung in brackets.plan(9, 2).brackets[0].rungs]
+    late = 0
+    for kept in range(0, len(first.entries), 3):
+        larger = first.resume(kept, limits=Limits(max_trials=12)).run()
+        assert larger.finished is not None
+        assert larger.finished.complete
+        came: Counter[int] = Counter()
+        for record in larger.records:
+            if isinstance(record, Asked) and record.bracket == 0:
+                assert record.rung is not None
+                full = any(came[rung] == sizes[rung] for rung in range(1, len(sizes)))
+                assert record.rung > 0 or not full
+                came[record.rung] += 1
+                late += full
+    assert late > 20  # promotions
+
+
+def test_a_journal_that_has_such_a_trial_is_gone_on_with() -> None:
+    """Older versions asked for them. The bracket is over when it has ended, too."""
+    scenario = Scenario(line, wild, seconds=lambda run: 100.0 if run.trial == 8 else 1.0)
+    first = simulate(scenario, factor=2, slots=2, limits=Limits(max_trials=8)).run()
+    second = [n for n, record in enumerate(first.records) if isinstance(record, Asked) and record.rung == 2]
+    entries = first.entries[: second[-1] + 1]
+    new = Asked(8, 0, 2, 0, 0, False, derive_seed(0, "train", 8, 0))
+    entries.append(Entry(new, entries[-1].time, 0))
+    search = simulate(scenario, factor=2, slots=2, entries=entries, limits=Limits(max_trials=9)).run()
+    assert all(trial.ended for trial in search.trials)
+    assert search.trials[8].epochs == 2
 
 
 def test_a_trial_that_ended_itself_holds_its_place_and_trains_no_more() -> None:
