@@ -37,7 +37,7 @@ from search.controller import Controller, Limits
 from search.driver import Driver
 from search.events import Event, FromWorker, Reaction
 from search.executors.simulated import Hp, Run, Scenario, SimulatedExecutor
-from search.journal import Journal, read
+from search.journal import Journal, read_all
 from search.messages import SpaceRef
 from search.options import Options
 from search.paths import StudyPaths
@@ -169,7 +169,7 @@ def measure(name: str, space: str, trials: int, workers: int) -> dict[str, Any]:
         searched, peak = time.perf_counter() - began, resident()
         again = controller_of(name, trials, workers)
         began = time.thread_time()
-        again.replay(read(paths.journal))
+        again.replay(read_all(paths.journal))
         folded = time.thread_time() - began
         assert len(again.study.trials) == len(controller.study.trials)
         return {

@@ -16,7 +16,7 @@ from search.journal import Entry
 from search.messages import Probed, ProbeFailed
 from search.options import Options
 from search.records import FORMAT, Asked, EpochDone, Header, Valued
-from search.study import fold
+from search.study import Study
 from search.trial import Objective, Suggestion
 
 
@@ -157,11 +157,12 @@ def differences(before: tuple[Parameter, ...], now: tuple[Parameter, ...]) -> st
     return "; ".join(found) or "its parameters are the same, its code or a module beside it is not"
 
 
-def updates(before: Sequence[Entry], versions: Mapping[str, str]) -> list[str]:
+def updates(before: Sequence[Entry], study: Study, versions: Mapping[str, str]) -> list[str]:
     """What is not as it was when the study last ran, as lines for people: the journal's format, the libraries.
 
     Args:
         before: the journal so far.
+        study: its fold.
         versions: the libraries that a worker has found now.
     """
     lines = []
@@ -170,7 +171,7 @@ def updates(before: Sequence[Entry], versions: Mapping[str, str]) -> list[str]:
             f"its journal was written in format {before[-1].format} and goes on in format {FORMAT}: older versions of "
             "search can no longer read it"
         )
-    changed = changed_versions(fold(before).versions, versions)
+    changed = changed_versions(study.versions, versions)
     if changed:
         lines.append(
             f"it last ran with {changed}: it goes on, but its draws and curves need no longer be those of a search "

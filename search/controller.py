@@ -8,7 +8,7 @@ records changes state; so the state after a restart, rebuilt by `replay`, is the
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,10 +16,12 @@ from search import harvest
 from search.backends.base import BackEnd
 from search.domain import Domain, Parameter, Value, compatible
 from search.events import Event, FromWorker, Kill, Reaction, Reap, Start, StopRequested, Tick
+from search.failures import Failures
 from search.given import Given, refusal, value_of
-from search.journal import Entry
+from search.journal import Entry, uncollected
 from search.messages import Answer, Harvested, Interrupt, Lost, Question, Verdict
 from search.novelty import Novelty
+from search.patience import Patience
 from search.records import (
     Asked,
     Built,
@@ -75,17 +77,9 @@ class Limits:
     test: bool = False
 
 
-GRACE_SECONDS = 10.0
-"""How long a trial that has had its time may take to end its epoch, where no epoch of its took longer."""
-GRACE_EPOCHS = 3.0
-"""How often as long as its longest epoch, where that is more."""
-
-CHECK_SECONDS = 0.5
-"""How often trials' times are looked at."""
-
-HOPELESS_TRIALS = 20
-HOPELESS_SHARE = 0.9
 _BY_RESULT = -1
+_OF_SEGMENTS = (EpochDone, Started, Checkpointed, Ended, Judged)
+"""Most records by far. What they change, study and back end know."""
 
 
 class Controller:
@@ -122,8 +116,7 @@ class Controller:
         self._running: dict[int, Start] = {}
         self._ahead: dict[int, int] = {}
         self._reserved = 0
-        self._patience: dict[int, float] = {}
-        self._checked_at = -math.inf
+        self._patience = Patience(limits.trial_timeout)
         self._harvest: deque[Reap] | None = None
         self._reaping: dict[int, tuple[Reap, float]] = {}
         self._pending: deque[Trial] = deque()
@@ -131,10 +124,7 @@ class Controller:
         self._deferred: list[tuple[int, Question, Value]] = []
         self._stopping: Finished | None = None
         self._over: set[int] = set()
-        self._good: set[int] = set()
-        self._failed = 0
-        self._errors: Counter[str] = Counter()
-        self._commonest = ("", 0)
+        self._failures = Failures()
         self._reaction = Reaction()
         self._now = 0.0
 
@@ -144,38 +134,37 @@ class Controller:
         """Take in a journal, as if every record had just been made. Only the last era's back end is rebuilt."""
         entries = list(entries)
         last_era = max((i for i, entry in enumerate(entries) if isinstance(entry.record, Era)), default=-1)
-        for i, entry in enumerate(entries):
-            self._now = entry.time
-            self._over.update(self._apply(entry.record, rebuild=i >= last_era))
+        with uncollected():
+            for i, entry in enumerate(entries):
+                self._now = entry.time
+                if over := self._apply(entry.record, rebuild=i >= last_era):
+                    self._over.update(over)
 
-    def _apply(self, record: Record, *, rebuild: bool = True) -> list[int]:
+    def _apply(self, record: Record, *, rebuild: bool = True) -> Sequence[int]:
         """Take in one record. Returns the trials that its back end is done with."""
         self.study.apply(record, self._now)
+        if not isinstance(record, _OF_SEGMENTS):
+            self._note(record, rebuild)
+        if self._backend is None or not rebuild:
+            return ()
+        return self._backend.apply(record)
+
+    def _note(self, record: Record, rebuild: bool) -> None:
         self._novelty_changed |= self._novelty.apply(record)
         self._given.apply(record)
+        self._failures.apply(record, self.study)
         match record:
             case Header() | SpaceChanged():
                 self._domains.clear()
                 self._novelty = Novelty(record.parameters, strangers=self.study.trials)
             case Valued():
                 self._domains[record.parameter.key] = record.parameter.domain
-            case Told() if record.outcome != "failed":
-                self._good.add(record.trial)
-            case TrialEnded(state="failed"):
-                self._good.discard(record.trial)
-                self._failed += 1
-                error = self.study.trials[record.trial].error or "unknown"
-                self._errors[error] += 1
-                self._commonest = max(self._commonest, (error, self._errors[error]), key=lambda item: item[1])
             case Era() if rebuild:
                 earlier = [trial for trial in self.study.trials.values() if trial.era < self.study.era]
                 self._backend = self._make_backend(record)
                 self._backend.learn([*self.study.learnt.values(), *earlier])
             case Learnt() if self._backend is not None:
                 self._backend.learn([self.study.learnt[record.source, record.number]])
-        if self._backend is None or not rebuild:
-            return []
-        return list(self._backend.apply(record))
 
     def _record(self, record: Record) -> None:
         """Decide a record: journal it, and apply it with what follows from it."""
@@ -500,7 +489,7 @@ class Controller:
     def _release(self, slot: int) -> None:
         """What ran in `slot` has ended."""
         self._slots.release(slot)
-        self._patience.pop(slot, None)
+        self._patience.forget(slot)
 
     def _say(self, slot: int, command: Start | Reap | Kill | Answer | Verdict | Interrupt) -> None:
         self._reaction.instructions.append((slot, command))
@@ -541,47 +530,26 @@ class Controller:
             and not self.study.objective.better(limits.target, best.objective)
         ):
             self._stop(f"the target of {limits.target:g} is reached", complete=True)
-        if self._stopping is None:
-            self._check_hope()
+        if reason := self._failures.despair(self.study, limits.max_consecutive_failures):
+            self._stop(reason, complete=False, exit_code=1)
 
     def _check_times(self) -> None:
         """Have trials end that have had their time."""
-        limit = self.limits.trial_timeout
-        if limit is None or 0 <= self._now - self._checked_at < CHECK_SECONDS:
+        if not self._patience.is_due(self._now):
             return
-        self._checked_at = self._now
+        why = f"(--trial-timeout {self._patience.limit:g}s)"
         for slot, start in self._running.items():
             trial = self.study.trials[start.trial]
-            if slot not in self._patience and trial.running(self._now) >= limit:
+            if self._patience.has_expired(slot, trial, self._now):
                 if not trial.expired:
-                    self._record(Expired(trial.number, f"it ran for longer than --trial-timeout {limit:g}s"))
-                longest = max((epoch.seconds for each in trial.executions for epoch in each.curve), default=0.0)
-                self._patience[slot] = self._now + max(GRACE_SECONDS, GRACE_EPOCHS * longest)
+                    self._record(Expired(trial.number, f"it ran for longer than it may {why}"))
                 self._say(slot, Interrupt())
-            self._check_patience(slot, f"no end of its epoch either: it hangs? (--trial-timeout {limit:g}s)")
+            elif self._patience.is_over(slot, self._now):
+                self._say(slot, Kill(f"its epoch came to no end: it hung? {why}"))
         for slot, (_, since) in self._reaping.items():
-            self._patience.setdefault(slot, since + limit)
-            self._check_patience(slot, f"no answer in time (--trial-timeout {limit:g}s)")
-
-    def _check_patience(self, slot: int, reason: str) -> None:
-        if self._now >= self._patience.get(slot, math.inf):
-            self._patience[slot] = math.inf
-            self._say(slot, Kill(reason))
-
-    def _check_hope(self) -> None:
-        """Give up where nothing has succeeded, or one error keeps nearly all trials from it."""
-        if not self._failed:
-            return
-        error, count = self._commonest
-        tried = self._failed + len(self._good)
-        many = tried >= HOPELESS_TRIALS and count >= HOPELESS_SHARE * tried
-        none = not self.study.best and not self._good and self._failed >= self.limits.max_consecutive_failures
-        if many or none:
-            self._stop(
-                f"{self._failed} of {tried} trials failed, {count} of them with: {error}",
-                complete=False,
-                exit_code=1,
-            )
+            self._patience.wait(slot, since)
+            if self._patience.is_over(slot, self._now):
+                self._say(slot, Kill(f"no end in time {why}"))
 
     def _stop(self, reason: str, *, complete: bool, exit_code: int | None = None) -> None:
         if self._stopping is None:

@@ -16,7 +16,7 @@ def plan(study: Study, count: int, *, test: bool) -> Iterator[Reap]:
     Args:
         test: whether there are test data.
     """
-    for place, trial in enumerate(study.ranked()[:count]):
+    for place, trial in enumerate(study.ranked(count)):
         best = (trial.number, trial.best_execution, trial.best.saved_epoch)
         wants_test = test and _identity(trial.tested) != best
         wants_export = place == 0 and _identity(study.exported) != best

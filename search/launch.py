@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import ast
-import getpass
-import os
-import secrets
 import shutil
-import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from search import backends, checks, devices, executors, options, space, study, warm_start
-from search import journal as journals
+from search import backends, checks, devices, executors, options, space, warm_start
 from search.cleaning import Cleaner
 from search.controller import Controller, Limits
-from search.domain import Parameter
 from search.driver import Driver
 from search.errors import OptionError, SearchError, SpaceError, StudyError, nearest
 from search.executors.base import Executor
 from search.journal import Journal
 from search.lock import Lock
 from search.messages import Probe, Probed, ProbeFailed, SpaceRef
+from search.opening import Opened
 from search.options import Options
 from search.paths import StudyPaths, check_study_name, studies
-from search.records import FORMAT, Began, Era, Finished, Header, Learnt, Record, SpaceChanged
+from search.records import Finished, Record
 from search.study import Study
 from search.tracking.admission import Admission
 from search.trial import Objective
@@ -79,36 +74,7 @@ class Result:
     synced: bool
 
 
-# Opening a study ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Opened:
-    """A study's place, and what its journal says where it has one."""
-
-    paths: StudyPaths
-    before: list[journals.Entry]
-    options: Mapping[str, Any]
-
-    @property
-    def exists(self) -> bool:
-        return bool(self.before)
-
-    @property
-    def header(self) -> Header:
-        header = self.before[0].record
-        assert isinstance(header, Header)
-        return header
-
-
-def _open(paths: StudyPaths) -> _Opened:
-    if not paths.journal.exists():
-        return _Opened(paths, [], {})
-    entries = list(journals.read(paths.journal))
-    if not entries:
-        return _Opened(paths, [], {})
-    said = [entry.record.options for entry in entries if isinstance(entry.record, Began)]
-    return _Opened(paths, entries, said[-1] if said else {})
+# Commands -------------------------------------------------------------------------------------------------------------
 
 
 def run(
@@ -119,6 +85,7 @@ def run(
     overwrite: bool = False,
     accept_changes: bool = False,
     take_over: bool = False,
+    opened: Opened | None = None,
     make_view: MakeView,
     say: Callable[[str], None],
 ) -> Result:
@@ -129,6 +96,7 @@ def run(
         overwrite: begin anew where it exists; what it holds is deleted.
         accept_changes: go on though the space file is not what it was.
         take_over: go on though a process of another machine has not ended in order.
+        opened: the study, where its journal has been read already.
         make_view: makes the view, once the study is known.
         say: prints one line.
 
@@ -141,8 +109,8 @@ def run(
     first = options.resolve({**early, **{name: value for name, value in given.items() if value is not None}})
     name = check_study_name(first.study or source.default_name())
     study_paths = StudyPaths.of(first.runs, name)
-    # What is to be overwritten may be damaged.
-    opened = _Opened(study_paths, [], {}) if overwrite else _open(study_paths)
+    if opened is None:
+        opened = Opened(study_paths, anew=overwrite)
     if opened.exists and not resume:
         raise StudyError(
             f"study {name!r} exists in {first.runs}: go on with --resume, begin anew with --overwrite, or give another "
@@ -174,7 +142,7 @@ def resume(
         StudyError: there is no such study.
     """
     paths = find(name, given.get("runs") or "runs")
-    opened = _open(paths)
+    opened = Opened(paths)
     if not opened.exists:
         raise StudyError(f"study {name!r} has not begun, {paths.journal} is empty: begin it with search run SPACE.py")
     header = opened.header
@@ -190,6 +158,7 @@ def resume(
         resume=True,
         accept_changes=accept_changes,
         take_over=take_over,
+        opened=opened,
         make_view=make_view,
         say=say,
     )
@@ -239,7 +208,7 @@ class _Launch:
         self,
         source: Source,
         given: Mapping[str, Any],
-        opened: _Opened,
+        opened: Opened,
         accept_changes: bool,
         take_over: bool,
         overwrite: bool,
@@ -288,26 +257,26 @@ class _Launch:
                     checks.check_try_first(
                         opts.try_first, probed.parameters, lambda values: executor.probe(Probe(ref, values=values))
                     )
-                own = study.fold(self._opened.before) if self._opened.exists else None
+                own = self._opened.study if self._opened.exists else None
                 learnt = warm_start.records(opts, objective, own) if self._is_new("warm_start") else []
             if hasattr(executor, "set_slots"):
                 executor.set_slots(slots)
-            changes = self._changes(probed)
+            changes = self._opened.changes(probed, accepted=self._accept_changes, label=self._source.label)
             uri = admission.result(opts)
             self._announce(opts, objective, slots, probed)
             if learnt:
                 self._say(warm_start.describe(str(opts.warm_start), learnt, probed.parameters))
-            records = self._records(opts, objective, probed, changes, learnt)
+            records = self._opened.records(opts, objective, probed, changes, learnt, self._source.path)
             self._write_space(probed)
             if ref.pickle is not None:
                 ref = SpaceRef(pickle=str(self._paths.pickle))
             return self._search(opts, probed, ref, executor, slots, records, uri)
 
     def _read_again(self) -> None:
-        """Read the journal with the lock held: another process may have written it until now."""
-        if self._overwrite:
+        """Read the journal with the lock held, where another process has written it until now."""
+        if self._overwrite or self._opened.is_current:
             return
-        opened = _open(self._paths)
+        opened = Opened(self._paths)
         if opened.exists != self._opened.exists:
             raise StudyError(f"study {self._paths.folder.name!r} was begun by another process: go on with --resume")
         self._opened = opened
@@ -337,21 +306,6 @@ class _Launch:
         """Whether an option was said for this run, and is not what an earlier one was told."""
         return not self._opened.exists or self._given.get(name) is not None
 
-    def _changes(self, probed: Probed) -> SpaceChanged | None:
-        """What to journal where the space file is not what it was. StudyError where that was not accepted."""
-        if not self._opened.exists:
-            return None
-        before = study.fold(self._opened.before)
-        if before.digest == probed.digest:
-            return None
-        if not self._accept_changes:
-            differences = checks.differences(before.parameters, probed.parameters)
-            raise StudyError(
-                f"{self._source.label} has changed since study {before.name!r} began: {differences}. Go on with it "
-                "with --accept-changes, begin anew with --overwrite, or give another name with --study"
-            )
-        return SpaceChanged(probed.digest, probed.parameters)
-
     def _announce(self, opts: Options, objective: Objective, slots: tuple[devices.Slot, ...], probed: Probed) -> None:
         """Say what will be done, before it is."""
         from search import progress
@@ -359,55 +313,10 @@ class _Launch:
         chosen = "" if opts.objective or self._opened.exists else ", as nothing else was asked for"
         self._say(f"study {self._paths.folder.name} in {self._paths.folder}")
         if self._opened.exists:
-            for line in checks.updates(self._opened.before, probed.versions):
+            for line in checks.updates(self._opened.entries, self._opened.study, probed.versions):
                 self._say(line)
         self._say(f"objective {objective.name}, {objective.direction}{chosen}")
         self._say(f"{progress.describe_plan(opts)}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")
-
-    def _records(
-        self,
-        opts: Options,
-        objective: Objective,
-        probed: Probed,
-        changes: SpaceChanged | None,
-        learnt: Sequence[Learnt],
-    ) -> list[Record]:
-        """The first records of this process."""
-        records: list[Record] = []
-        said = {name: value for name, value in opts.to_json().items() if name not in options.SESSION}
-        said["keras_backend"] = probed.versions["keras_backend"]
-        said["tracking_uri"] = _without_password(opts.tracking_uri)
-        if not self._opened.exists:
-            seed = opts.seed if opts.seed is not None else secrets.randbelow(options.LARGEST_SEED)
-            records.append(
-                Header(
-                    format=FORMAT,
-                    uid=secrets.token_hex(8),
-                    study=self._paths.folder.name,
-                    seed=seed,
-                    objective=objective.name,
-                    direction=objective.direction,
-                    source=str(self._source.path.absolute()) if self._source.path else "",
-                    digest=probed.digest,
-                    parameters=probed.parameters,
-                    versions=probed.versions,
-                    metrics=probed.metrics,
-                    user=_user(),
-                    replaces=_uid_of(self._paths),
-                )
-            )
-        elif changes is not None:
-            records.append(changes)
-        era = Era(opts.backend, opts.backend_options())
-        eras = [entry.record for entry in self._opened.before if isinstance(entry.record, Era)]
-        # A sampler made for other parameters is of no use; what is new of the code alone is no reason to begin anew.
-        if not eras or eras[-1] != era or (changes is not None and self._parameters() != probed.parameters):
-            records.append(era)
-        return [*records, *learnt, Began(socket.gethostname(), os.getpid(), said, probed.versions)]
-
-    def _parameters(self) -> tuple[Parameter, ...]:
-        """Those that the study was last run with."""
-        return study.fold(self._opened.before).parameters
 
     def _write_space(self, probed: Probed) -> None:
         """Begin the study's folder: the space file and its local modules, as searched."""
@@ -450,9 +359,9 @@ class _Launch:
             opts.max_epochs,
             opts.try_first,
         )
-        controller.replay(self._opened.before)
+        controller.replay(self._opened.entries)
         view = self._make_view(current, opts, tuple(slot.label for slot in slots))
-        journal = Journal(self._paths.journal)
+        journal = Journal(self._paths.journal, known=self._opened.entries)
         syncer = Syncer(
             self._paths,
             uri,
@@ -527,13 +436,6 @@ def _pickled(parts: Mapping[str, Any]) -> bytes:
     return pickled
 
 
-def _without_password(uri: str | None) -> str | None:
-    """An address as it may be written down: a resume takes the credentials from the environment, or is told again."""
-    from search.tracking import store
-
-    return uri and store.redact(uri).replace("://***@", "://")
-
-
 def _limits(opts: Options, probed: Probed) -> Limits:
     return Limits(
         max_trials=opts.max_trials,
@@ -556,18 +458,3 @@ def _logged(paths: StudyPaths, traceback: str) -> str:
     with suppress(OSError), paths.log.open("a") as file:
         file.write(traceback + "\n")
     return f" (its traceback is in {paths.log})"
-
-
-def _uid_of(paths: StudyPaths) -> str:
-    """The uid of the study whose journal is at `paths`, as far as it can be read; "" where there is none."""
-    with suppress(SearchError, StopIteration):
-        first = next(journals.read(paths.journal)).record
-        return first.uid if isinstance(first, Header) else ""
-    return ""
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""

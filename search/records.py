@@ -285,12 +285,33 @@ def _parameters(data: Any) -> Any:
     return data if isinstance(data, int) else tuple(Parameter.from_json(item) for item in data)
 
 
-def _logs(data: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in data.items()}
+def _logs(data: dict[str, Any]) -> dict[str, float]:
+    for name, value in data.items():
+        if type(value) is not float:
+            data[name] = float(value)
+    return data
+
+
+_known: dict[str, tuple[Any, list[type[Any]], Parameter]] = {}
+
+
+def _parameter(data: Any) -> Parameter:
+    """A parameter, of which each trial's lines tell again: one object for all."""
+    known = _known.get(data["name"])
+    if known is not None and known[0] == data and known[1] == _types(data):
+        return known[2]
+    made = Parameter.from_json(data)
+    _known[made.name] = data, _types(data), made
+    return made
+
+
+def _types(data: Any) -> list[type[Any]]:
+    """What tells parameters apart that are equal in Python: 1, 1.0 and True."""
+    return [type(value) for value in (data["default"], *data["domain"].get("values", ()))]
 
 
 _DECODERS: dict[str, Callable[[Any], Any]] = {
-    "parameter": Parameter.from_json,
+    "parameter": _parameter,
     "parameters": _parameters,
     "metrics": tuple,
     "requirements": tuple,
@@ -319,12 +340,16 @@ def encode(record: Record) -> dict[str, Any]:
     return data
 
 
-def decode(data: Mapping[str, Any]) -> Record:
-    """The record that `encode` made `data` of. KeyError for an unknown kind, TypeError for an unknown field."""
-    given = dict(data)
-    cls = _BY_KIND[given.pop("kind")]
+def decode(data: dict[str, Any]) -> Record:
+    """The record that `encode` made `data` of, which is used up.
+
+    Raises:
+        KeyError: for an unknown kind.
+        TypeError: for an unknown field, or one that is missing.
+    """
+    cls = _BY_KIND[data.pop("kind")]
     for name, decoder in _DECODED[cls]:
-        if name in given:
-            given[name] = decoder(given[name])
-    record: Record = cls(**given)
+        if name in data:
+            data[name] = decoder(data[name])
+    record: Record = cls(**data)
     return record

@@ -6,6 +6,7 @@ whoever reads a journal applies the same records and has the same study.
 
 from __future__ import annotations
 
+import heapq
 import math
 import statistics
 from collections.abc import Iterable, Mapping
@@ -265,10 +266,15 @@ class Study:
         """The seed of a training."""
         return self.trials[trial].seed if execution == 0 else derive_seed(self.seed, "train", trial, execution)
 
-    def ranked(self) -> list[Trial]:
-        """The trials that have an objective and did not fail, best first; the older one first where two are equal."""
+    def ranked(self, count: int | None = None) -> list[Trial]:
+        """The best `count` trials (all) that have an objective and did not fail, best first; the older one first where
+        two are equal."""
         found = [trial for trial in self.trials.values() if trial.objective is not None and trial.ended != "failed"]
-        return sorted(found, key=lambda trial: (self.objective.cost(trial.objective), trial.number))
+        return heapq.nsmallest(
+            len(found) if count is None else count,
+            found,
+            key=lambda trial: (self.objective.cost(trial.objective), trial.number),
+        )
 
     # The fold -------------------------------------------------------------------------------------------------------
 
@@ -416,8 +422,9 @@ class Study:
 def fold(entries: Iterable[journal.Entry]) -> Study:
     """The study that `entries` tell of."""
     study = Study()
-    for entry in entries:
-        study.apply(entry.record, entry.time)
+    with journal.uncollected():
+        for entry in entries:
+            study.apply(entry.record, entry.time)
     return study
 
 

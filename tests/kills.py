@@ -245,7 +245,8 @@ def check(folder: Path, before: Study) -> Study:
     assert study.finished.complete
     check_mlflow(folder, study)
     for trial in study.trials.values():
-        assert not list(paths.trial(trial.number).folder.glob("checkpoint-*")), "a checkpoint that nobody wants"
+        left = list(paths.trial(trial.number).folder.glob("checkpoint-*"))
+        assert trial.ended is None or not left, f"nobody wants {left}"
     return study
 
 

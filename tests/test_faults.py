@@ -127,12 +127,12 @@ def test_a_trial_that_ran_out_of_memory_is_tried_again_in_a_new_process_with_not
 
 
 def test_a_trial_that_hangs_is_ended_and_the_search_goes_on(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.controller.GRACE_SECONDS", 1.0)
+    monkeypatch.setattr("search.patience.GRACE_SECONDS", 1.0)
     space.with_name("kill").write_text("0001 0 always hang")
     study = search.run(space, study="hangs", trial_timeout="8s", **OPTIONS)
     trial = study.trials[1]
     assert (trial.state, trial.segments) == ("failed", 1)
-    assert trial.error == "no end of its epoch either: it hangs? (--trial-timeout 8s)"
+    assert trial.error == "its epoch came to no end: it hung? (--trial-timeout 8s)"
     assert {each.state for each in study.trials if each is not trial} <= {"completed", "stopped"}
 
 

@@ -603,7 +603,7 @@ limits = st.builds(
     test=st.booleans(),
 )
 slot_counts = st.integers(1, 5)
-PARTS = ("_domains", "_good", "_failed", "_errors", "_commonest")
+PARTS = ("_domains", "_failures")
 """What of a controller is folded from records, beside its study and its back end."""
 
 
