@@ -1,13 +1,16 @@
 # `make demo` and `make test` set up what they need. PYTHON chooses the interpreter that .venv is made of.
 PYTHON ?= python3
 BIN := .venv/bin
+KILLS ?= 200
+SEED ?= 0
 
-.PHONY: help demo test test-slow check install clean
+.PHONY: help demo test test-slow test-kills check install clean
 
 help:
 	@echo "make demo       set up, and search for the best digits classifier"
 	@echo "make test       set up, and run the tests"
 	@echo "make test-slow  set up, and run the tests that take minutes"
+	@echo "make test-kills set up, and kill 200 processes at random while searches train (KILLS=200 SEED=0)"
 	@echo "make check      set up, and run ruff and mypy"
 
 .venv/bin/python:
@@ -33,6 +36,9 @@ test: .venv/.installed-dev
 
 test-slow: .venv/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+test-kills: .venv/.installed-dev
+	$(BIN)/python tests/kills.py --kills $(KILLS) --seed $(SEED)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,11 +64,30 @@ def _takes_options(function: Callable[..., None]) -> Callable[..., None]:
         given["fuse"] = False if given["fuse"] else None
         if given.get("workers") == "auto":
             given["workers"] = None
-        function(given=given, **words)
+        try:
+            with _stopped_by_signals():
+                function(given=given, **words)
+        except KeyboardInterrupt:
+            raise typer.Exit(
+                _fail("stopped; nothing journaled is lost: go on with the same command and --resume", 130)
+            ) from None
 
     command.__signature__ = inspect.Signature(own + parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in own + parameters}
     return command
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP do what Ctrl-C does, also before the search begins and after its end."""
+    stops = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in stops:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in stops:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _parameter(name: str) -> inspect.Parameter:
@@ -458,10 +480,14 @@ def main(arguments: list[str] | None = None) -> int:
     except SearchError as error:
         return _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped; nothing journaled is lost: go on with the same command and --resume", 130)
+        return _fail("stopped", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _fail(f"the disk is full ({error.filename or 'no file is named'}): make room, and try again", 2)
     except Exception as error:
         # What the command line's parser raises has no public base class.
         message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)

@@ -301,10 +301,10 @@ def check_mlflow(folder: Path, study: Study) -> None:
 
 
 def studies(kills: int, seed: int, only: int | None, folder: Path) -> Iterator[tuple[str, int]]:
-    """Search and kill until there were `kills`: (back end, kills) of each study."""
+    """Search and kill until there were `kills`, with each back end at least once: (back end, kills) of each study."""
     before: dict[str, Study] = {}
     total, number = 0, only or 0
-    while total < kills:
+    while total < kills or (only is None and number < len(BACKENDS)):
         name, backend = BACKENDS[number % len(BACKENDS)]
         print(f"study {number}: {name}", flush=True)
         if name not in before:

@@ -17,6 +17,8 @@ import pytest
 
 import search
 from search import devices, journal
+from search.backends.hyperband import Hyperband
+from search.errors import SearchError
 from search.executors.local import LocalExecutor, Zygote
 from search.messages import Lost, Segment, SpaceRef
 from search.paths import StudyPaths
@@ -291,6 +293,52 @@ def wait_until(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+def test_a_back_end_that_breaks_ends_the_search_in_one_line_and_a_resume_goes_on(
+    space: Path, undisturbed: list[Any]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        ask, asked = Hyperband.ask, []
+
+        def breaks(self: Hyperband, *, new: bool) -> Any:
+            asked.append(new)
+            if len(asked) > 6:
+                raise ZeroDivisionError("no such bracket")
+            return ask(self, new=new)
+
+        patch.setattr(Hyperband, "ask", breaks)
+        message = (
+            r"^the search broke \(ZeroDivisionError: no such bracket\): nothing journaled is lost, .*search\.log\)$"
+        )
+        with pytest.raises(SearchError, match=message):
+            search.run(space, study="broken", **OPTIONS)
+    paths = StudyPaths.of(space.parent / "runs", "broken")
+    assert "ZeroDivisionError" in paths.log.read_text()
+    assert history(search.run(space, study="broken", resume=True, **OPTIONS)) == undisturbed
+
+
+HOLDS_A_FILE = """
+
+class Keeper(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.file = open(__file__)
+
+
+def callbacks(hp):
+    return [Keeper()]
+"""
+
+
+def test_what_a_callback_has_that_cannot_be_kept_is_said_once(
+    workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    space = workplace / "keeper.py"
+    space.write_text(SPACE.read_text() + HOLDS_A_FILE)
+    search.run(space, max_total_epochs=6, **OPTIONS)
+    said = capfd.readouterr().err
+    assert said.count("the state of Keeper.file cannot be saved: where a trial goes on later, it begins anew") == 1
+
+
 # The disk -------------------------------------------------------------------------------------------------------------
 
 SMALL_DISK = """
@@ -377,23 +425,35 @@ def test_workers_whose_threads_cannot_run_end_with_the_driver_too(space: Path) -
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    ("number", "times"),
+    [
+        (signal.SIGKILL, 1),
+        (signal.SIGINT, 1),
+        (signal.SIGINT, 2),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_driver_that_ends_is_resumed_as_if_it_had_not(
-    space: Path, undisturbed: list[Any], number: signal.Signals
+    space: Path, undisturbed: list[Any], number: signal.Signals, times: int
 ) -> None:
     paths = StudyPaths.of(space.parent / "runs", "stopped")
     process = begin(space, "stopped")
     wait_until(lambda: epochs(paths) >= 5 or process.poll() is not None)
     children = family(process)
     assert len(children) >= 2  # the zygote, and a worker
-    process.send_signal(number)
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(0.02)
     _, stderr = process.communicate(timeout=60)
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 130
-        assert "go on with: search resume stopped" in stderr
+        if times == 1:
+            assert "go on with: search resume stopped" in stderr
+        else:
+            assert "go on with the same command and --resume" in stderr
         assert "Traceback" not in stderr
     _, alive = psutil.wait_procs(children, timeout=5)
     assert alive == []
@@ -404,4 +464,4 @@ def test_a_driver_that_ends_is_resumed_as_if_it_had_not(
     assert history(study) == undisturbed
     repeated = study.study.trained - study.study.epochs
     # A checkpointed epoch is not trained again; between checkpoints lie at most the epochs of one segment.
-    assert repeated == 0 if number != signal.SIGKILL else repeated <= 2
+    assert repeated == 0 if (number, times) == (signal.SIGINT, 1) else repeated <= 2

@@ -19,6 +19,7 @@ from search.messages import (
     Interrupt,
     Lost,
     Message,
+    Noticed,
     Probe,
     Probed,
     ProbeFailed,
@@ -379,6 +380,19 @@ class ExecutorContract(MessageContract):
         assert paths.checkpoint(execution).exists()
         assert paths.best(execution).exists()
         assert not paths.checkpoint(1 - execution).exists()
+
+    def test_a_damaged_checkpoint_is_said_and_the_trial_begins_anew(
+        self, executor: Executor, segment: Callable[..., Segment], tmp_path: Path
+    ) -> None:
+        whole = Conversation(executor).run(segment(to_epoch=3))
+        path = TrialPaths(tmp_path / "trial-0").checkpoint(0)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        talk = Conversation(executor).run(segment(from_epoch=2, to_epoch=3))
+        assert talk.curve == whole.curve
+        (noticed,) = [message for message in talk.said if isinstance(message, Noticed)]
+        assert "trial 0 begins anew" in noticed.text
+        assert str(path) in noticed.text
+        assert talk.end.outcome == "reached"
 
     def test_an_exception_says_where_and_leaves_its_traceback(
         self, executor: Executor, segment: Callable[..., Segment], tmp_path: Path

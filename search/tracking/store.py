@@ -189,6 +189,8 @@ def _cause(error: Exception) -> str:
     text = redact(" ".join(str(error).split()))
     if "database is locked" in text:
         return "its database is locked by another process"  # for the rest, it is a page of SQL
+    if "database or disk is full" in text or "No space left" in text:
+        return "its disk is full"
     if "timeout" in text.lower() or "timed out" in text:
         return "no answer in time"
     system = re.search(r"\[Errno -?\d+\] ([^'\")]+)", text)
