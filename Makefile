@@ -1,6 +1,8 @@
 # `make demo` and `make test` set up what they need. PYTHON chooses the interpreter that .venv is made of.
 PYTHON ?= python3
 BIN := .venv/bin
+# A file's tests share what it takes seconds to set up.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 KILLS ?= 200
 SEED ?= 0
 
@@ -32,10 +34,10 @@ demo: .venv/.installed
 	$(BIN)/search run spaces/digits.py --study demo --overwrite --max-epochs 9 --seed 1
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-slow: .venv/.installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 test-kills: .venv/.installed-dev
 	$(BIN)/python tests/kills.py --kills $(KILLS) --seed $(SEED)

@@ -8,10 +8,11 @@ the worst value there is: infinity ranks last with every sampler. A pruned one i
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 
 import optuna
 from optuna.pruners import BasePruner, NopPruner
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search.backends.base import fitting, running_best
 from search.backends.samplers import Draws, SamplerMaker, make, parse
@@ -20,9 +21,26 @@ from search.records import Asked, EpochDone, Judged, Record, Told, Valued
 from search.study import Trial
 from search.trial import Decision, Done, Draw, Objective, Suggestion, Wait
 
+
+class _HyperbandPruner(optuna.pruners.HyperbandPruner):
+    """Optuna's, which computes the bracket of every trial anew at each decision: here once."""
+
+    @cached_property
+    def _known(self) -> dict[int, int]:
+        return {}
+
+    def _get_bracket_id(self, study: optuna.study.Study, trial: FrozenTrial) -> int:
+        bracket = self._known.get(trial.number)
+        if bracket is None:
+            bracket = super()._get_bracket_id(study, trial)
+            if self._pruners:  # before its first decision it has no brackets
+                self._known[trial.number] = bracket
+        return bracket
+
+
 PRUNERS: dict[str, type[BasePruner]] = {
     "asha": optuna.pruners.SuccessiveHalvingPruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
+    "hyperband": _HyperbandPruner,
     "median": optuna.pruners.MedianPruner,
     "none": optuna.pruners.NopPruner,
     "percentile": optuna.pruners.PercentilePruner,

@@ -138,7 +138,8 @@ class Zygote:
     def close(self) -> None:
         self._socket.close()
         try:
-            self._process.wait(LEAVE_SECONDS)
+            # One that is still importing has no workers to see to.
+            self._process.wait(LEAVE_SECONDS if self._ready else 0)
         except subprocess.TimeoutExpired:
             self._process.kill()
 

@@ -279,7 +279,7 @@ def _of_trial(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Ch
         case TrialEnded():
             change.status = "FAILED" if record.state == "failed" else "FINISHED"
             change.tags = {"search.state": record.state}
-            if trial.error and record.state == "failed":
+            if trial.error and (trial.failed or trial.expired):
                 change.tags["search.error"] = cut(trial.error.strip().splitlines()[0], 500)
         case Tested():
             change.points = _test_points(record, time, record.epoch)
