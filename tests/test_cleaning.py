@@ -94,6 +94,7 @@ def test_another_process_finds_what_is_left_to_delete(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("trials/*/log.txt"))) == len(study.trials)
 
 
+@pytest.mark.slow
 def test_a_search_keeps_what_may_go_on_and_then_only_the_best(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EPOCH_SECONDS", "0")
     shutil.copy(SLOW, workplace / "slow.py")

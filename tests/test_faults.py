@@ -66,6 +66,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_goes_on(space: Path, undistur
     ]
 
 
+@pytest.mark.slow
 def test_a_trial_that_always_kills_its_worker_fails_and_the_others_go_on(space: Path) -> None:
     space.with_name("kill").write_text("0001 0 always")
     study = search.run(space, study="doomed", **OPTIONS)
@@ -81,6 +82,7 @@ def ends(study: Any, trial: int) -> list[tuple[str, str | None]]:
     return [(record.outcome, record.error) for record in found if isinstance(record, Ended) and record.trial == trial]
 
 
+@pytest.mark.slow
 def test_code_that_ends_its_process_is_tried_again_and_then_fails(space: Path) -> None:
     space.with_name("kill").write_text("0001 0 always exit")
     study = search.run(space, study="exits", **OPTIONS)
@@ -94,6 +96,7 @@ def test_code_that_ends_its_process_is_tried_again_and_then_fails(space: Path) -
     assert [each.number for each in study.trials if each.state == "failed"] == [1]
 
 
+@pytest.mark.slow
 def test_an_abort_is_survived(space: Path, undisturbed: list[Any]) -> None:
     space.with_name("kill").write_text("0002 0 once abort")
     study = search.run(space, study="aborted", **OPTIONS)
@@ -128,6 +131,7 @@ def test_a_trial_that_ran_out_of_memory_is_tried_again_in_a_new_process_with_not
     assert study.study.epochs == study.study.trained
 
 
+@pytest.mark.slow
 def test_a_trial_that_hangs_is_ended_and_the_search_goes_on(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.patience.GRACE_SECONDS", 1.0)
     space.with_name("kill").write_text("0001 0 always hang")
@@ -195,6 +199,7 @@ def test_what_a_worker_has_made_ends_with_it(tmp_path: Path, zygote: Zygote) -> 
     executor.close()
 
 
+@pytest.mark.slow
 def test_a_dead_zygote_is_replaced_and_its_workers_live_on(tmp_path: Path) -> None:
     zygote = Zygote(tmp_path / "log", None)
     slots = devices.make_slots((), 1, devices.core_ids(), 2)
@@ -293,6 +298,7 @@ def wait_until(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_back_end_that_breaks_ends_the_search_in_one_line_and_a_resume_goes_on(
     space: Path, undisturbed: list[Any]
 ) -> None:
@@ -329,6 +335,7 @@ def callbacks(hp):
 """
 
 
+@pytest.mark.slow
 def test_what_a_callback_has_that_cannot_be_kept_is_said_once(
     workplace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -352,6 +359,7 @@ cp -r small/. runs
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_search_in_one_line_and_with_room_it_goes_on(space: Path, undisturbed: list[Any]) -> None:
     """A disk of a mount namespace of its own, which a worker fills to the last byte."""
     (space.parent / "small").mkdir()
@@ -411,6 +419,7 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+@pytest.mark.slow
 def test_workers_whose_threads_cannot_run_end_with_the_driver_too(space: Path) -> None:
     space.with_name("kill").write_text("0000 0 always lock")
     process = begin(space, "stuck")
@@ -429,7 +438,7 @@ def test_workers_whose_threads_cannot_run_end_with_the_driver_too(space: Path) -
     [
         (signal.SIGKILL, 1),
         (signal.SIGINT, 1),
-        (signal.SIGINT, 2),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
         pytest.param(signal.SIGHUP, 1, marks=pytest.mark.slow),
     ],

@@ -98,13 +98,13 @@ def test_numbers_may_be_text(text: Any, whole: int) -> None:
     [("90", 90), (90, 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1h30m", 5400), ("1d", 86400), ("1h 30min", 5400)],
 )
 def test_times(text: Any, expected: float) -> None:
-    assert seconds(text) == expected
+    assert seconds(text, "--timeout") == expected
 
 
 @pytest.mark.parametrize("text", ["", "s", "1w", "h1", "-3", "1h-3m", "1..5s", True, None, "nan", "inf", "0s"])
 def test_times_that_are_none(text: Any) -> None:
     with pytest.raises(OptionError, match="--timeout"):
-        seconds(text)
+        seconds(text, "--timeout")
 
 
 @pytest.mark.parametrize("name", [name for name, f in FIELDS.items() if "low" in f.metadata])

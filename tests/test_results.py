@@ -68,11 +68,12 @@ def test_weights_of_another_epoch_than_the_best_are_announced(space: Path) -> No
 
 
 def test_a_checkpoint_of_another_trial_is_left_alone(space: Path) -> None:
-    first = search.run(space, study="first", max_trials=1, **OPTIONS)
-    second = search.run(space, study="second", max_trials=1, **{**OPTIONS, "seed": 9})
+    paused = {**OPTIONS, "max_epochs": 3, "max_total_epochs": 1}
+    first = search.run(space, study="first", **paused)
+    second = search.run(space, study="second", **{**paused, "seed": 9})
     shutil.copy(first.paths.trial(0).checkpoint(0), second.paths.trial(0).checkpoint(0))
     second.paths.journal.unlink()
-    again = search.run(space, study="second", max_trials=1, **{**OPTIONS, "seed": 9})
+    again = search.run(space, study="second", **{**paused, "seed": 9})
     assert [epoch.logs for epoch in again.trials[0].curve] == [epoch.logs for epoch in second.trials[0].curve]
 
 

@@ -226,7 +226,7 @@ def segment_of(path: Path) -> str | None:
     objective = Objective("val_loss", "min")
     run_segment(Segment(0, 0, SpaceRef(str(path)), {}, 0, 0, 1, objective, str(path.parent / "trial")), channel)
     (end,) = ends
-    assert (end.outcome == "failed") == (end.error is not None)
+    assert (end.outcome in ("failed", "lost", "no_memory")) == (end.error is not None)
     return end.error
 
 
@@ -237,7 +237,7 @@ QUICK = [("import", "probe"), ("build_model", "segment"), ("getattr", "probe")]
 def check(path: Path, said: str | None, where: str, code: str) -> None:
     assert said is not None
     assert is_line(said.replace(str(path), "space.py")), said
-    assert said.startswith(str(path))
+    assert str(path) in said
     if where in ("getattr", "signature") and any(name in code for name in ("Error", "nothing", "decode", "Exception")):
         return  # Python asks for these itself, and takes some exceptions for an answer
     # The line that raised, which is among the last ones.

@@ -224,7 +224,9 @@ def renew(runs: Path) -> dict[str, Any]:
     return seen
 
 
-@pytest.mark.parametrize("forget", [False, True], ids=["goes-on", "tracking.json-lost"])
+@pytest.mark.parametrize(
+    "forget", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["goes-on", "tracking.json-lost"]
+)
 def test_a_crash_at_any_record_changes_nothing(
     forget: bool, write: Write, runs: Path, expected: dict[str, Any]
 ) -> None:

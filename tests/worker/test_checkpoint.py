@@ -85,6 +85,7 @@ def continue_all(folder):
             (folder / f"{saved}-{fuse}.json").write_text(json.dumps(logs))
 
 
+@pytest.mark.slow
 def test_a_new_process_goes_on_bit_by_bit(tmp_path):
     state, logs = train(True, save_to=tmp_path / "True.npz")
     train(False, save_to=tmp_path / "False.npz")
