@@ -241,7 +241,7 @@ def check(path: Path, said: str | None, where: str, code: str) -> None:
     if where in ("getattr", "signature") and any(name in code for name in ("Error", "nothing", "decode", "Exception")):
         return  # Python asks for these itself, and takes some exceptions for an answer
     # The line that raised, which is among the last ones.
-    number = said.removeprefix(f"{path}:").partition(":")[0]
+    number = said.partition(f"{path}:")[2].partition(":")[0]
     assert TINY.count("\n") < int(number) <= len(path.read_text().split("\n")), said
 
 
