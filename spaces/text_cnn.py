@@ -23,7 +23,7 @@ def pretrained_vectors():
 
 
 def sentences(samples, seed):
-    """Numbers of words; most say nothing, two to five belong to each of a sentence's topics, of which it has up to 3."""
+    """Words by number. Most say nothing; two to five belong to each of a sentence's topics, of which it has up to 3."""
     rng = np.random.default_rng(seed)
     x = rng.integers(1, 1 + FILLERS, size=(samples, LENGTH))
     y = np.zeros((samples, TOPICS), "float32")
