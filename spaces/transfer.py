@@ -68,9 +68,12 @@ class FineTune(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == self.epochs:
-            for layer in self.model.get_layer("body").layers:
+            body = self.model.get_layer("body")
+            body.trainable = True
+            for layer in body.layers:
                 # What batch normalization knows of the images that the body was trained on stays.
-                layer.trainable = not isinstance(layer, layers.BatchNormalization)
+                if isinstance(layer, layers.BatchNormalization):
+                    layer.trainable = False
             compile_with(self.model, self.rate)
 
 
