@@ -139,6 +139,7 @@ class Probed:
         summary: the model's layers, as text.
         batch_size: of training.
         samples: of training and validation, where they can be counted; None for validation that there is not.
+        batched: for which of the two `samples` are batches: the data come in batches of their own.
         tested: whether there are test data.
         own_fit: whether the space has a `fit` of its own.
         extra_logs: whether callbacks, or a `fit`, may put into the logs what the compiled metrics do not.
@@ -158,6 +159,7 @@ class Probed:
     samples: tuple[int | None, int | None]
     runner: str
     versions: Mapping[str, str]
+    batched: tuple[bool, bool] = (False, False)
     tested: bool = False
     own_fit: bool = False
     extra_logs: bool = False

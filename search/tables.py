@@ -401,12 +401,16 @@ def show_space(probed: Probed) -> RenderableType:
         parts.append(_parameters_grid(probed))
     else:
         parts.append(Text("no hyperparameters"))
-    training, validation = ("unknown" if number is None else f"{number:,}" for number in probed.samples)
+    training, validation = (
+        "unknown" if number is None else f"{number:,} batches" if batched else f"{number:,}"
+        for number, batched in zip(probed.samples, probed.batched, strict=True)
+    )
+    size = "" if probed.batched[0] else f"; batch size {probed.batch_size}"
     parts += [
         Text(),
         *_summary(probed.summary),
         Text(f"model: {probed.parameter_count:,} weights, runner {probed.runner}"),
-        Text(f"samples: {training} for training, {validation} for validation; batch size {probed.batch_size}"),
+        Text(f"samples: {training} for training, {validation} for validation{size}"),
         Text(f"metrics: {', '.join(map(plain, probed.metrics))}"),
     ]
     return Group(*parts)

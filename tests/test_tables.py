@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -404,6 +405,11 @@ def test_show_a_space() -> None:
         "hyperparameter  default  domain",
         "momentum        0.9      Choice([0.8, 0.9]) where optimizer…",
     ]
+
+
+def test_batches_are_not_called_samples() -> None:
+    shown = rendered(tables.show_space(dataclasses.replace(probed(LR), samples=(43, 400), batched=(True, False))))
+    assert "samples: 43 batches for training, 400 for validation" in shown
 
 
 def test_show_a_space_without_hyperparameters() -> None:

@@ -52,6 +52,7 @@ class Checkpoint:
     whole: bool
     _groups: dict[str, list[Array]]
     _callbacks: list[dict[str, Any]]
+    _trained: dict[str, Any] | None
 
     @property
     def epoch(self) -> int:
@@ -64,6 +65,8 @@ class Checkpoint:
         Raises:
             SpaceError: in one line, where the model or its optimizer is another than the one that was saved.
         """
+        if self._trained is not None:
+            _compile_again(model, self._trained)
         _assign(model.variables, self._groups["model"], "model", self.path)
         _assign(_optimizer_variables(model), self._groups["optimizer"], "optimizer", self.path)
 
@@ -90,12 +93,14 @@ class State:
     """A training's state, copied: later epochs do not change it.
 
     Attributes:
+        trained: what of the model is trained, and by which optimizer: a callback may have changed both.
         lost: the attributes of callbacks that cannot be kept, as "EarlyStopping.name"; functions are not mentioned.
     """
 
     groups: Mapping[str, Sequence[Array]]
     callbacks: list[dict[str, Any]]
     lost: list[str]
+    trained: dict[str, Any] | None = None
 
 
 def capture(model: Any, callbacks: Sequence[Any]) -> State:
@@ -111,7 +116,7 @@ def capture(model: Any, callbacks: Sequence[Any]) -> State:
         "optimizer": _values(model, _optimizer_variables(model)),
         "callbacks": remembered,
     }
-    return State(groups, states, lost)
+    return State(groups, states, lost, _trained(model))
 
 
 def save(
@@ -134,6 +139,7 @@ def save(
         "finished": finished,
         "whole": whole,
         "callbacks": state.callbacks,
+        "trained": state.trained,
     }
     _write(Path(path), state.groups, meta)
 
@@ -151,6 +157,7 @@ def load(path: str | Path) -> Checkpoint:
         whole=meta.get("whole", False),
         _groups=groups,
         _callbacks=meta["callbacks"],
+        _trained=meta.get("trained"),
     )
 
 
@@ -198,6 +205,34 @@ def _optimizer_variables(model: Any) -> list[Any]:
         optimizer.build(model.trainable_variables)
     variables: list[Any] = optimizer.variables
     return variables
+
+
+def _trained(model: Any) -> dict[str, Any] | None:
+    """Which layers are trained, and the optimizer's configuration; None where Keras cannot describe that, and where
+    layers were frozen or freed and the model not compiled since, which has no effect yet."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None or len(optimizer._trainable_variables) != len(model.trainable_variables):
+        return None
+    try:
+        described = {"layers": _trainable(model), "optimizer": keras.saving.serialize_keras_object(optimizer)}
+        json.dumps(described)
+    except Exception:
+        return None
+    return described
+
+
+def _trainable(model: Any) -> list[bool]:
+    """Of each layer, a layer before those within it."""
+    return [bool(layer.trainable) for layer in model._flatten_layers()]
+
+
+def _compile_again(model: Any, trained: Mapping[str, Any]) -> None:
+    """Do what a callback did to a model that was built and compiled anew: unfreeze layers, and compile."""
+    if trained["layers"] == _trainable(model):
+        return
+    for layer, trainable in zip(model._flatten_layers(), trained["layers"], strict=False):
+        layer.trainable = trainable
+    model.optimizer = keras.saving.deserialize_keras_object(trained["optimizer"])
 
 
 def _values(model: Any, variables: Sequence[Any]) -> list[Array]:

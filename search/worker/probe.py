@@ -87,6 +87,7 @@ def _probe(probe: Probe, path: Path | None) -> Probed:
         summary=summary.getvalue(),
         batch_size=batch_size,
         samples=(_samples(data.train), _samples(data.validation) if data.validation else None),
+        batched=(isinstance(data.train, Stream), isinstance(data.validation, Stream)),
         runner=name,
         versions=versions(),
         tested=data.test is not None,

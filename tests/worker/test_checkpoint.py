@@ -101,6 +101,40 @@ def test_a_new_process_goes_on_bit_by_bit(tmp_path):
             assert all(np.array_equal(a, b) for a, b in zip(state, found.values(), strict=True))
 
 
+class Unfreeze(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            for layer in self.model.layers:
+                layer.trainable = True
+            self.model.compile(keras.optimizers.RMSprop(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_layers_that_a_callback_freed_stay_free(tmp_path, fuse):
+    """A factory freezes them, and a training that goes on calls the factory anew."""
+
+    def frozen():
+        model = make()
+        model.layers[0].trainable = model.layers[1].trainable = False
+        model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return model
+
+    def train(save_to=None, resume_from=None):
+        model, callbacks = frozen(), [Unfreeze()]
+        resume = checkpoint.load(resume_from) if resume_from else None
+        if resume:
+            resume.restore(model)
+        keep = Keep(callbacks, save_to, resume)
+        runner = choose(model, DATA, {"batch_size": 16}, 11, [*callbacks, keep], fuse)
+        runner.run(resume.epoch if resume else 0, EPOCHS, [*callbacks, keep])
+        return [*checkpoint.snapshot(model), *map(keras.ops.convert_to_numpy, model.optimizer.variables)], keep.logs
+
+    whole, logs = train(save_to=tmp_path / "state.npz")
+    continued, rest = train(resume_from=tmp_path / "state.npz")
+    assert rest == logs[PAUSE:]
+    assert all(np.array_equal(a, b) for a, b in zip(whole, continued, strict=True))
+
+
 def save(path, model, callbacks=(), **changes):
     options = {
         "owner": {},
