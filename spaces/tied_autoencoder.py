@@ -77,7 +77,7 @@ search_options = {"objective": "val_accuracy", "max_epochs": 9}
 
 def head(model):
     """Features from a middle layer; shares the weights."""
-    return keras.Model(model.inputs, model.get_layer("code").output)
+    return keras.Model(model.input, model.get_layer("code").output)
 
 
 def tail(model):
