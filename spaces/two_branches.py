@@ -34,7 +34,7 @@ def load_data():
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.images))
     images, digits = data.images[order] / 16, data.target[order]
-    return pairs(images[:1300], digits[:1300], 4000, seed=1), pairs(images[1300:], digits[1300:], 1000, seed=2)
+    return pairs(images[:1300], digits[:1300], 3000, seed=1), pairs(images[1300:], digits[1300:], 1000, seed=2)
 
 
 def encoder(hp, name):
@@ -69,6 +69,10 @@ def build_model(hp):
         metrics={"same": ["accuracy"], "sum": ["mae"]},
     )
     return model
+
+
+def fit_options(hp):
+    return {"batch_size": 64}
 
 
 search_options = {"objective": "val_same_accuracy", "max_epochs": 9}
