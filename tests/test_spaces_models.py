@@ -231,7 +231,7 @@ def test_a_layer_is_replaced_and_one_inserted(tied: ModuleType, autoencoder: Any
 STEP = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_spaces_spaces2 import three_steps
+from test_spaces_models import three_steps
 import numpy as np
 np.savez({out!r}, *three_steps())
 """
