@@ -16,6 +16,8 @@ def plan(study: Study, count: int, *, test: bool) -> Iterator[Reap]:
     Args:
         test: whether there are test data.
     """
+    if not count:
+        return  # to rank many trials takes milliseconds
     for place, trial in enumerate(study.ranked(count)):
         best = (trial.number, trial.best_execution, trial.best.saved_epoch)
         wants_test = test and _identity(trial.tested) != best

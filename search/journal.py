@@ -133,7 +133,7 @@ def read(path: Path, offset: int = 0) -> Iterator[Entry]:
                 raise JournalError(_damage(path, offset, damage)) from None
 
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 13
 """Bytes that are read, and parsed, at once: what json does for each call takes as long as for a line."""
 
 
