@@ -49,13 +49,19 @@ def check_kept(header: Header, opts: Options, given: Mapping[str, Any]) -> Objec
     return objective
 
 
-def check_keras(opts: Options, probed: Probed) -> None:
-    """Raise OptionError where Keras runs on another back end than was asked for."""
+def check_keras(opts: Options, probed: Probed, devices: int = 1) -> None:
+    """Raise OptionError where Keras runs on another back end than was asked for, or cannot spread a trial over so many
+    `devices`."""
     runs_on = probed.versions["keras_backend"]
     if opts.keras_backend not in (None, runs_on):
         raise OptionError(
             f"--keras-backend {opts.keras_backend}: Keras has been imported with {runs_on}: give the option on the "
             "command line, or set KERAS_BACKEND"
+        )
+    if devices > 1 and runs_on not in ("tensorflow", "jax"):
+        flag = "--logical-devices" if opts.logical_devices > 1 else "--gpus-per-trial"
+        raise OptionError(
+            f"{flag} {devices}: Keras on {runs_on} trains on one device; use --keras-backend tensorflow or jax"
         )
 
 

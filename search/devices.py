@@ -46,6 +46,7 @@ class Slot:
         cores: the ids of the processor cores it may run on.
         threads: how many threads a worker should compute with, at least 1.
         label: what people call it, "GPU 0" or "CPU 0-3".
+        logical: into how many devices the processor is cut, where there are no GPUs.
     """
 
     index: int
@@ -53,6 +54,12 @@ class Slot:
     cores: tuple[int, ...]
     threads: int
     label: str
+    logical: int = 1
+
+    @property
+    def devices(self) -> int:
+        """Over how many devices a trial is spread."""
+        return len(self.gpus) or self.logical
 
     def environment(self) -> dict[str, str]:
         """The environment variables that the worker must have before its framework's runtime starts."""
@@ -248,6 +255,7 @@ def make_slots(
     core_ids: Sequence[int],
     workers: int | None = None,
     gpus_per_trial: float = 1,
+    logical_devices: int = 1,
 ) -> tuple[Slot, ...]:
     """Cut a machine into slots.
 
@@ -258,12 +266,15 @@ def make_slots(
         workers: how many slots; None makes as many as there are shares of GPUs, or one for each processor, up to 8.
         gpus_per_trial: a whole number of GPUs for each slot, or the share of one GPU: 0.5 puts two slots on every GPU,
             0.3 three. Without GPUs, shares mean nothing.
+        logical_devices: into how many devices a slot of processor cores alone is cut.
 
     Slots are spread over all GPUs before any GPU gets a second one. GPUs that do not fill a slot are left unused, the
     last ones first: see `unused_gpus`. OptionError for numbers that do not fit the machine.
     """
     if workers is not None and workers < 1:
         raise OptionError(f"--workers {workers}: give at least 1, or auto")
+    if gpus and logical_devices > 1:
+        raise OptionError(f"--logical-devices {logical_devices} is for searches without GPUs: add --gpus none")
     places = _places(gpus, gpus_per_trial)
     if gpus:
         count = len(places) if workers is None else workers
@@ -278,7 +289,8 @@ def make_slots(
     slots = []
     for index, cores in enumerate(_share_cores(core_ids, count)):
         uuids, label = places[index] if gpus else ((), f"CPU {_ranges(cores)}")
-        slots.append(Slot(index, uuids, cores, threads, label))
+        label += f" as {logical_devices} devices" if logical_devices > 1 else ""
+        slots.append(Slot(index, uuids, cores, threads, label, logical_devices))
     return tuple(slots)
 
 

@@ -200,6 +200,7 @@ class Driver:
             judged=start.judged,
             checkpoint_every=self._options.checkpoint_every,
             fuse=self._options.fuse,
+            run_eagerly=self._options.run_eagerly,
             data=self._data,
         )
 

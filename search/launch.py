@@ -247,8 +247,8 @@ class _Launch:
             opts = options.resolve(self._given, probed.options, self._opened.options, self._source.label)
             with options.located(self._source.label):
                 checks.check_backend(opts, probed.parameters)
-                checks.check_keras(opts, probed)
                 slots = executors.slots_of(opts, gpus)
+                checks.check_keras(opts, probed, slots[0].devices)
                 if self._opened.exists:
                     objective = checks.check_kept(self._opened.header, opts, self._given)
                 else:

@@ -52,6 +52,7 @@ class Segment:
         judged: wait for a `Verdict` after every epoch but the last.
         checkpoint_every: seconds between checkpoints within a segment.
         fuse: whether the fused runner may be used.
+        run_eagerly: whether the model is run step by step, without a compiled graph, for debugging.
         data: where the probe has put the arrays, for all workers to share.
     """
 
@@ -67,6 +68,7 @@ class Segment:
     judged: bool = False
     checkpoint_every: float = 30.0
     fuse: bool = True
+    run_eagerly: bool = False
     data: str | None = None
 
 

@@ -59,6 +59,9 @@ class Options:
     workers: int | None = _option(None, "how many trials run at once; by default as the machine allows", low=1)
     gpus: str = _option("auto", "auto, none, or GPUs by number or UUID: 0,1")
     gpus_per_trial: float = _option(1.0, "GPUs for each trial; 0.5 lets two share one", low=0, above=True)
+    logical_devices: int = _option(
+        1, "cut the processor into so many devices for each trial: --gpus-per-trial without GPUs", low=1, high=64
+    )
     executions_per_trial: int = _option(1, "how often to train each trial; the objective is the mean", low=1)
     target: float | None = _option(None, "stop when the objective is as good as this")
     seed: int | None = _option(None, "makes a search with one worker repeatable; 0 is a seed", low=0, high=LARGEST_SEED)
@@ -75,6 +78,7 @@ class Options:
     max_consecutive_failures: int = _option(5, "give up when so many failed before any succeeded", low=1)
     checkpoint_every: float = _option(30.0, "seconds between checkpoints within a trial's training", low=0)
     keras_backend: str | None = _option(None, "tensorflow, jax or torch", choices=KERAS_BACKENDS)
+    run_eagerly: bool = _option(False, "train step by step, uncompiled, where prints and breakpoints are reached")
     fuse: bool = _option(True, "train whole epochs as one compiled loop where that gives the same results")
 
     def to_json(self) -> dict[str, Any]:

@@ -18,18 +18,27 @@ def load_data():
     return (x[:1437], y[:1437]), (x[1437:], y[1437:])
 
 
-def build_model(hp):
+def mlp(units=(128,), activation="relu", batch_norm=False, dropout=0.2):
+    """The factory, of values with sensible defaults: `mlp()` is a model, here or wherever else one is needed."""
     inputs = keras.Input((64,))
     x = inputs
-    for i in range(hp.Int("layers", 1, 3)):
-        x = layers.Dense(
-            hp.Int(f"units_{i}", 16, 256, sampling="log"), activation=hp.Choice("activation", ["relu", "tanh"])
-        )(x)
-        if hp.Boolean("batch_norm"):
+    for width in units:
+        x = layers.Dense(width, activation=activation)(x)
+        if batch_norm:
             x = layers.BatchNormalization()(x)
-        x = layers.Dropout(hp.Float("dropout", 0.0, 0.5))(x)
+        x = layers.Dropout(dropout)(x)
     outputs = layers.Dense(10, activation="softmax")(x)
     return keras.Model(inputs, outputs)
+
+
+def build_model(hp):
+    # All that knows of a search: which values to try.
+    return mlp(
+        units=[hp.Int(f"units_{i}", 16, 256, sampling="log") for i in range(hp.Int("layers", 1, 3))],
+        activation=hp.Choice("activation", ["relu", "tanh"]),
+        batch_norm=hp.Boolean("batch_norm"),
+        dropout=hp.Float("dropout", 0.0, 0.5),
+    )
 
 
 def compile_model(hp, model):

@@ -25,8 +25,12 @@ shared_zygote: Zygote | None = None
 def slots_of(opts: Options, gpus: tuple[devices.Gpu, ...]) -> tuple[devices.Slot, ...]:
     """The slots that `opts` make of this machine, whose GPUs are `gpus`. OptionError where they cannot be."""
     chosen = devices.choose_gpus(gpus, opts.gpus)
+    if opts.executor == "inline" and max(opts.gpus_per_trial if chosen else 1, opts.logical_devices) > 1:
+        raise OptionError("a trial is spread over several devices by a worker process: leave --executor inline out")
     workers = 1 if opts.executor == "inline" else opts.workers
-    return devices.make_slots(chosen, devices.available_cpus(), devices.core_ids(), workers, opts.gpus_per_trial)
+    return devices.make_slots(
+        chosen, devices.available_cpus(), devices.core_ids(), workers, opts.gpus_per_trial, opts.logical_devices
+    )
 
 
 def check_installed(keras_backend: str | None) -> None:

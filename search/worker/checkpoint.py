@@ -236,6 +236,9 @@ def _compile_again(model: Any, trained: Mapping[str, Any]) -> None:
 
 
 def _values(model: Any, variables: Sequence[Any]) -> list[Array]:
+    if keras.config.backend() == "tensorflow":
+        # Also of a variable with a copy on each device, which Keras hands on as it is.
+        return [np.array(variable.value.numpy()) for variable in variables]
     # On JAX, a model that is being trained holds its state elsewhere until asked.
     if keras.config.backend() == "jax":
         model.jax_state_sync()
@@ -280,9 +283,20 @@ def _callback_states(callbacks: Sequence[Any]) -> tuple[list[dict[str, Any]], li
     return states, arrays, lost
 
 
+_OPENED: Mapping[type[Any], Sequence[str]] = {
+    keras.callbacks.CSVLogger: ("append", "append_header", "csv_file", "writer"),
+    keras.callbacks.TensorBoard: ("_summary_module", "_writers"),
+}
+"""What callbacks of Keras's make anew for each training, and must."""
+
+
 def _is_kept(callback: Any, name: str, value: Any) -> bool:
     if name in ("model", "_model", "params") or callable(value):
         return False
+    if any(name in names for cls, names in _OPENED.items() if isinstance(callback, cls)):
+        return False
+    if isinstance(value, str) and Path(value).is_absolute():
+        return False  # where it writes: the study may have been moved
     # Keras negates `min_delta` once an instance, when it makes `monitor_op`; a restored one would be negated again.
     return not (name == "min_delta" and hasattr(callback, "monitor_op"))
 

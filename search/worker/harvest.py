@@ -58,15 +58,15 @@ def run_harvest(harvest: Harvest) -> Harvested:
     logs: dict[str, float] | None = None
     try:
         space = training.load_space(harvest.space)
-        keras.utils.clear_session(free_memory=False)
-        model, held = bring_back(space, harvest.values, Path(harvest.weights))
-        if harvest.test and model.compiled:
-            hp = LazyHyperParameters(values=harvest.values)
-            logs = _evaluate(model, training.load_data(harvest.space, hp, harvest.data).test)
-        if harvest.model is None:
-            return Harvested(harvest.trial, logs)
-        _save(model, Path(harvest.model))
-        return Harvested(harvest.trial, logs, _signature(model, held.inputs), _requirements())
+        with training.session():
+            model, held = bring_back(space, harvest.values, Path(harvest.weights))
+            if harvest.test and model.compiled:
+                hp = LazyHyperParameters(values=harvest.values)
+                logs = _evaluate(model, training.load_data(harvest.space, hp, harvest.data).test)
+            if harvest.model is None:
+                return Harvested(harvest.trial, logs)
+            _save(model, Path(harvest.model))
+            return Harvested(harvest.trial, logs, _signature(model, held.inputs), _requirements())
     except KeyboardInterrupt:
         raise
     except BaseException as error:

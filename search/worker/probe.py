@@ -25,7 +25,16 @@ from search.worker import own_fit, runner, shared
 from search.worker.data import Data, Split
 from search.worker.hp import LazyHyperParameters
 from search.worker.streams import Stream
-from search.worker.training import WHOLE, Ready, forget_data, load_data, load_space, make_ready, trial_folder
+from search.worker.training import (
+    WHOLE,
+    Ready,
+    forget_data,
+    load_data,
+    load_space,
+    make_ready,
+    session,
+    trial_folder,
+)
 
 _PACKAGES = ("keras-search", "keras", "keras-tuner", "optuna", "mlflow", "numpy", "tensorflow", "jax", "torch")
 
@@ -49,8 +58,18 @@ def _probe(probe: Probe, path: Path | None) -> Probed:
     before = shared.globals_of(path)
     data = load_data(probe.space, hp)
     alone = shared.globals_of(path) == before
-    keras.utils.clear_session(free_memory=False)
-    keras.utils.set_random_seed(0)
+    with session():
+        return _examine(probe, path, space, hp, data, alone=alone)
+
+
+def _examine(
+    probe: Probe, path: Path | None, space: Space, hp: LazyHyperParameters, data: Data, *, alone: bool
+) -> Probed:
+    """Build with default values, and train one step.
+
+    Args:
+        alone: whether the data are all that loading them has made.
+    """
     with trial_folder():
         ready = make_ready(space, hp)
         call = (

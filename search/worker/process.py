@@ -97,6 +97,8 @@ def _configure(slot: Slot) -> None:
     """Give the framework the slot's threads and devices; before its runtime starts, or it would take all there are."""
     import keras
 
+    from search.worker import distribution
+
     backend = keras.config.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -116,3 +118,4 @@ def _configure(slot: Slot) -> None:
         # JAX has read JAX_PLATFORMS when it was imported.
         if not slot.gpus and not jax.config.jax_platforms:
             jax.config.update("jax_platforms", "cpu")
+    distribution.configure(slot.devices, gpus=bool(slot.gpus))

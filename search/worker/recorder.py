@@ -119,7 +119,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         try:
             saved = checkpoint.load(path)
         except SearchError as error:
-            self._notice(f"trial {self._segment.trial} begins anew: {error}")
+            self.notice(f"trial {self._segment.trial} begins anew: {error}")
             return None
         return saved if saved.owner == self._owner else None
 
@@ -264,11 +264,12 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         )
         if state.lost:
             lost = ", ".join(state.lost)
-            self._notice(f"the state of {lost} cannot be saved: where a trial goes on later, it begins anew")
+            self.notice(f"the state of {lost} cannot be saved: where a trial goes on later, it begins anew")
         self._saved = time.monotonic()
         self._send_checkpointed()
 
-    def _notice(self, text: str) -> None:
+    def notice(self, text: str) -> None:
+        """Tell the user something, once."""
         if text not in self._noticed:
             self._noticed.add(text)
             print(f"search: {text}", flush=True)

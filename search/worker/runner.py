@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import keras
 
+from search.errors import SpaceError
+from search.worker import distribution
 from search.worker.data import Data, Split
 from search.worker.fit import FitRunner, Plan, make_plan
 from search.worker.streams import Stream
@@ -67,6 +69,9 @@ def choose(
         SpaceError: in one line, for options that cannot be used.
     """
     plan = make_plan(data, fit_options, seed)
+    devices = distribution.count()
+    if isinstance(plan.train, Split) and plan.batch_size % devices and keras.config.backend() == "tensorflow":
+        raise SpaceError(f"batches of {plan.batch_size} cannot be shared by {devices} devices: use a multiple of that")
     build(model, data.train.x_spec)
     reason = _reason_against(model, plan, fit_options, callbacks) if fuse else "asked for"
     if reason is not None:

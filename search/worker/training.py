@@ -25,7 +25,7 @@ from search.paths import TrialPaths
 from search.records import Built, Ended, Outcome
 from search.space import Space
 from search.worker import data as datas
-from search.worker import own_fit, runner, shared, shortage
+from search.worker import distribution, outputs, own_fit, runner, shared, shortage
 from search.worker.channel import Channel, Interrupted
 from search.worker.data import Data
 from search.worker.hp import LazyHyperParameters
@@ -124,6 +124,16 @@ class Ready:
     callbacks: list[Any]
 
 
+@contextmanager
+def session(seed: int = 0) -> Iterator[None]:
+    """Where a model is built and used. What Keras knows of those before is forgotten: layers' names count on from one
+    to the next, and a trial's are to be the same in every worker."""
+    keras.utils.clear_session(free_memory=False)
+    with distribution.scope():
+        keras.utils.set_random_seed(seed)
+        yield
+
+
 def build(space: Space, hp: Any) -> Any:
     """A compiled model for `hp`. SpaceError where the factory gives something else."""
     model = space.build_model(hp)
@@ -192,15 +202,13 @@ class _Training:
     def run(self) -> Recorder:
         segment, space = self._segment, self._space
         data = load_data(segment.space, self._hp, segment.data)
-        # Layers' names count on from model to model; a trial's are the same in every worker.
-        keras.utils.clear_session(free_memory=False)
-        keras.utils.set_random_seed(segment.seed)
-        ready = make_ready(space, self._hp)
-        if space.fit is None:
-            recorder = self._recorder(data)
-            self._train(ready.model, data, ready.fit_options, ready.callbacks, recorder)
-            return recorder
-        return self._run_own_fit(ready, data)
+        with session(segment.seed):
+            ready = make_ready(space, self._hp)
+            if space.fit is None:
+                recorder = self._recorder(data)
+                self._train(ready.model, data, ready.fit_options, ready.callbacks, recorder)
+                return recorder
+            return self._run_own_fit(ready, data)
 
     def _ask(self, parameter: Parameter) -> Value:
         self._channel.send(Question(self._segment.trial, parameter))
@@ -224,10 +232,17 @@ class _Training:
     def _train(self, model: Any, data: Data, options: Mapping[str, Any], user: list[Any], recorder: Recorder) -> None:
         """Train `model` by a runner of ours, from its checkpoint on."""
         segment = self._segment
+        folder = Path(segment.folder)
+        if segment.execution:
+            folder /= f"execution-{segment.execution}"
+        user = outputs.keep_apart(user, folder, recorder.notice)
         callbacks = [*user, recorder]
+        if segment.run_eagerly:
+            model.run_eagerly = True
         trainer = runner.choose(model, data, options, segment.seed, callbacks, segment.fuse)
         self._built(model, trainer.name)
         recorder.restore(model, user)
+        outputs.go_on(user, recorder.epoch)
         if recorder.epoch < recorder.last_epoch and recorder.outcome == "reached":
             trainer.run(recorder.epoch, recorder.last_epoch, callbacks)
 

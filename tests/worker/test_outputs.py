@@ -1,0 +1,98 @@
+"""What callbacks write: in the folder of their trial, whole however the training was cut."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import search
+from search.worker import outputs
+
+SPACE = """
+import keras
+import numpy as np
+
+class Mine(keras.callbacks.CSVLogger):
+    pass
+
+def load_data():
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    return (x, x.sum(1)), (x[:16], x[:16].sum(1))
+
+def build_model(hp):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Int("units", 1, 9)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+def callbacks(hp):
+    return [
+        keras.callbacks.BackupAndRestore("backup"),
+        keras.callbacks.ModelCheckpoint("kept/{epoch}.keras"),
+        keras.callbacks.ModelCheckpoint("best.weights.h5", save_best_only=True, save_weights_only=True),
+        keras.callbacks.CSVLogger("log.csv"),
+        Mine("tabs/log.tsv", separator="\\t"),
+        keras.callbacks.TensorBoard("logs"),
+    ]
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "own"),
+    [
+        ("best.keras", "/runs/s/trials/0003/best.keras"),
+        ("logs/{epoch}.keras", "/runs/s/trials/0003/logs/{epoch}.keras"),
+        ("../up/log.csv", "/runs/s/trials/0003/up/log.csv"),
+        ("/tmp/logs", "/runs/s/trials/0003/tmp/logs"),
+        ("/runs/s/trials/0003/mine.csv", "/runs/s/trials/0003/mine.csv"),
+        ("gs://bucket/models/best.keras", "gs://bucket/models/s/trials/0003/best.keras"),
+    ],
+)
+def test_a_path_leads_into_the_trials_folder(given: str, own: str) -> None:
+    callback = keras.callbacks.ModelCheckpoint("x.keras")
+    callback.filepath = given
+    noticed: list[str] = []
+    assert outputs.keep_apart([callback], Path("/runs/s/trials/0003"), noticed.append) == [callback]
+    assert callback.filepath == own
+    assert len(noticed) == (given != own)
+
+
+def test_lines_of_epochs_that_are_trained_again_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text('epoch,loss,note\n0,0.5,"a, b"\n1,0.4,\n2,0.3,\n')
+    callback = keras.callbacks.CSVLogger(path)
+    outputs.go_on([callback], 2)
+    assert path.read_text() == 'epoch,loss,note\n0,0.5,"a, b"\n1,0.4,\n'
+    assert callback.append
+
+
+def test_each_trial_has_files_of_its_own(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (workplace / "space.py").write_text(SPACE)
+    study = search.run(
+        "space.py", max_epochs=3, workers=2, seed=0, executions_per_trial=2, objective="val_loss", progress=False
+    )
+    assert not {path.name for path in workplace.iterdir()} - {"space.py", "runs", "__pycache__"}
+    assert any(len(trial.curve) == 3 and trial.segments > 2 for trial in study.trials), "none went on later"
+    for trial in study.trials:
+        for number, execution in enumerate(trial.executions):
+            folder = study.paths.trial(trial.number).folder
+            folder = folder / f"execution-{number}" if number else folder
+            epochs = len(execution.curve)
+            for name, delimiter in (("log.csv", ","), ("tabs/log.tsv", "\t")):
+                with (folder / name).open() as file:
+                    rows = list(csv.DictReader(file, delimiter=delimiter))
+                assert [int(row["epoch"]) for row in rows] == list(range(epochs))
+                assert [float(row["loss"]) for row in rows] == [record.logs["loss"] for record in execution.curve]
+            assert {path.name for path in (folder / "kept").iterdir()} == {f"{e}.keras" for e in range(1, epochs + 1)}
+            assert (folder / "best.weights.h5").exists()
+            assert list((folder / "logs" / "train").iterdir())
+            model = keras.models.load_model(folder / "kept" / f"{epochs}.keras")
+            assert model.count_params() == trial.parameter_count
+            assert np.isfinite(model.predict(np.zeros((1, 4)), verbose=0)).all()
+    said = capfd.readouterr().err
+    assert said.count("BackupAndRestore is left out") == 1
+    assert said.count("CSVLogger writes to log.csv in each trial's own folder, in place of log.csv") == 1
+    assert "cannot be saved" not in said
