@@ -153,8 +153,8 @@ def located(where: str | None) -> Iterator[None]:
 
 
 def flag(name: str) -> str:
-    """The option's name on the command line."""
-    return "--no-fuse" if name == "fuse" else "--" + name.replace("_", "-")
+    """The option's name on the command line; of a flag, what says the contrary of its default."""
+    return ("--no-" if FIELDS[name].default is True else "--") + name.replace("_", "-")
 
 
 def check(name: str, value: Any) -> Any:

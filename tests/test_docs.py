@@ -29,7 +29,7 @@ def commands() -> dict[str, set[str]]:
     """Every command of `search`, and its flags."""
     group = typer.main.get_command(cli.app)
     return {
-        name: {flag for parameter in command.params for flag in parameter.opts}
+        name: {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
         for name, command in group.commands.items()  # type: ignore[attr-defined]
     }
 
