@@ -377,7 +377,7 @@ class _Launch:
             ref,
             self._paths,
             opts,
-            cleaner=Cleaner(current, self._paths, opts.keep_models),
+            followers=[Cleaner(current, self._paths, opts.keep_models)],
             data=str(self._paths.data) if probed.shared else None,
             news=syncer.wake,
             view=view,
