@@ -226,6 +226,9 @@ def _conclude(result: Result) -> None:
             (f"export {study.name} --to model.keras", "the best model as a file"),
         ):
             out.print(f"  {_typed(command, folder):<46}  {what}", markup=False, soft_wrap=True)
+        if result.paths.tensorboard.exists():
+            command = f"tensorboard --logdir {shlex.quote(os.path.relpath(result.paths.tensorboard))}"
+            out.print(f"  {command:<46}  compare the trials in TensorBoard", markup=False, soft_wrap=True)
     raise typer.Exit(finished.exit_code)
 
 
