@@ -1,11 +1,11 @@
 """TensorBoard's log of a study: a projection of its journal, for `tensorboard --logdir runs/STUDY/tensorboard`.
 
 <trial>, <trial>-<execution>   a run: its values, the logs of each epoch at their epoch, `objective`, how it ended
-space-<n>                      what the HParams page lists: parameters with their domains, and metrics
+space.<n>                      what the HParams page lists: parameters with their domains, and metrics
 
 `objective` is the best so far, as the HParams page compares last values. A trial's executions are one group there,
 which shows their means. TensorBoard reads what it lists once for a run: where a factory asks for something new,
-`space-2` takes the place of `space-1`.
+`space.2` takes the place of `space.1`.
 
 The messages are the `tensorboard` package's. Its writers are not: they import what may import TensorFlow, and need a
 thread for each file. Here a file is open only while it is written to.
@@ -85,6 +85,8 @@ class TensorBoardLog:
         self._broken = False
         with self._harmless():
             if folder.exists():
+                # A TensorBoard that is running has read the old one: the new one gets a number of its own.
+                self._spaces = max((int(path.suffix[1:]) for path in folder.glob("space.*")), default=0)
                 shutil.rmtree(folder)
             size = 0
             for entry in entries:
@@ -198,7 +200,7 @@ class TensorBoardLog:
     def _write(self) -> None:
         if self._space.changed:
             self._spaces += 1
-            self._put(f"space-{self._spaces}", *self._space.events())
+            self._put(f"space.{self._spaces}", *self._space.events())
         for run, events in self._pending.items():
             folder = self._folder / run
             folder.mkdir(parents=True, exist_ok=True)
@@ -207,7 +209,7 @@ class TensorBoardLog:
         self._pending.clear()
         if self._space.changed:
             self._space.changed = False
-            shutil.rmtree(self._folder / f"space-{self._spaces - 1}", ignore_errors=True)
+            shutil.rmtree(self._folder / f"space.{self._spaces - 1}", ignore_errors=True)
 
 
 class _Space:

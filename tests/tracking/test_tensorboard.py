@@ -55,7 +55,7 @@ class Shown:
 
     @property
     def trials(self) -> list[str]:
-        return [name for name in self._runs if not name.startswith("space-")]
+        return [name for name in self._runs if not name.startswith("space.")]
 
     def points(self, run: str) -> dict[str, list[tuple[int, float]]]:
         scalars = self._runs[run].Tags()["scalars"]
@@ -77,7 +77,7 @@ class Shown:
 
     @property
     def experiment(self) -> Any:
-        (space,) = (name for name in self._runs if name.startswith("space-"))
+        (space,) = (name for name in self._runs if name.startswith("space."))
         return metadata.parse_experiment_plugin_data(self._content(space, metadata.EXPERIMENT_TAG))
 
     def _content(self, run: str, tag: str) -> bytes | None:
@@ -126,16 +126,20 @@ def test_the_page_lists_domains_and_metrics_the_objective_first(tmp_path: Path) 
 
 def test_what_a_build_with_defaults_did_not_ask_for_is_listed_in_a_folder_of_its_own(tmp_path: Path) -> None:
     log = follow(tmp_path, [*opening(), *whole(0, [0.5])])
-    before = [path.name for path in tmp_path.glob("space-*")]
+    before = [path.name for path in tmp_path.glob("space.*")]
     deep = Parameter("units_2", Domain("int", 1, 4))
     head, *rest = asked(1)
     log.take([head, Valued(1, deep, 2), *rest, EpochDone(1, 0, 1, {"lr": 0.1, "val_accuracy": 0.5}, 0.1)], 2000.0)
     log.flushed()
-    (after,) = (path.name for path in tmp_path.glob("space-*"))
+    (after,) = (path.name for path in tmp_path.glob("space.*"))
     assert [after] != before
     experiment = Shown(tmp_path).experiment
     assert {info.name for info in experiment.hparam_infos} == {"units", "relu", "units_2"}
     assert "lr" in {info.name.tag for info in experiment.metric_infos}
+    # Nor may a later process have the name of one that a running TensorBoard has read.
+    follow(tmp_path, [], before=[*opening(), *TRIALS])
+    (last,) = (path.name for path in tmp_path.glob("space.*"))
+    assert [last] not in (before, [after])
 
 
 def test_one_name_with_several_domains_has_all_of_them() -> None:
