@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
@@ -162,7 +162,9 @@ class TensorBoardLog:
         group = f"{trial:04d}"
         run = known.runs[execution] = _Run(f"{group}-{execution}" if execution else group)
         start = SessionStartInfo(hparams=known.values, group_name=group, start_time_secs=time)
-        self._put(run.name, _version(time), _hparams("session_start_info", start, time))
+        # A TensorBoard that is running forgets at a START what it has read of the last process.
+        anew = Event(wall_time=time, session_log=SessionLog(status=SessionLog.START))
+        self._put(run.name, _version(time), anew, _hparams("session_start_info", start, time))
         return run
 
     def _epoch(self, record: EpochDone, time: float) -> int:

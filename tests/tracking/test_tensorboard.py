@@ -216,6 +216,19 @@ def test_cut_after_any_record_and_resumed_the_log_is_the_same(tmp_path: Path) ->
         assert Shown(folder).all() == expected
 
 
+def test_a_tensorboard_that_is_running_meanwhile_has_each_epoch_once(tmp_path: Path) -> None:
+    written = [*opening(), *asked(0), *epochs(0, [0.5, 0.6])]
+    follow(tmp_path / "first", written)
+    follow(tmp_path / "second", [], before=written)
+    running = EventAccumulator(str(tmp_path / "first" / "0000")).Reload()
+    assert [point.step for point in running.Scalars("objective")] == [1, 2]
+    # It holds the first process's file open, and goes on with that of the second.
+    (first,), (second,) = (tmp_path / "first" / "0000").iterdir(), (tmp_path / "second" / "0000").iterdir()
+    second.rename(f"{first}.later")
+    running.Reload()
+    assert [point.step for point in running.Scalars("objective")] == [1, 2]
+
+
 def test_an_epoch_that_is_trained_again_is_there_once(tmp_path: Path) -> None:
     again = [Began("host", 43, {}), started(0, 0, 3), Built(0, 1234, "fused"), *epochs(0, [0.1, 0.2, 0.8])]
     written = [*asked(0, 0, 3), *epochs(0, [0.5, 0.6]), *again, *closed(0, 3, 3, 0.8), TrialEnded(0, "completed")]
