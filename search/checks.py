@@ -65,6 +65,19 @@ def check_keras(opts: Options, probed: Probed, devices: int = 1) -> None:
         )
 
 
+def check_tensorboard(opts: Options) -> None:
+    """Raise OptionError where a log for TensorBoard could not be written."""
+    if not opts.tensorboard:
+        return
+    try:
+        from search.tracking.tensorboard import TensorBoardLog  # noqa: F401
+    except Exception as error:  # protobuf raises what it likes where versions do not fit
+        raise OptionError(
+            f"--tensorboard needs the package tensorboard ({type(error).__name__}: {error}): "
+            "pip install 'keras-search[tensorboard]'"
+        ) from None
+
+
 def check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None) -> None:
     """Raise OptionError where the back end would not take its options."""
     if parameters is None and opts.backend_options()["sampler"].partition(":")[0] == "grid":

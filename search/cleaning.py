@@ -39,13 +39,13 @@ class Cleaner:
         # What a killed worker was writing.
         self._doomed += paths.trials.glob("*/.*.tmp")
 
-    def take(self, records: Iterable[Record]) -> None:
+    def take(self, records: Iterable[Record], time: float) -> None:
         """Take in new records, which the study has taken in already."""
         for record in records:
             if isinstance(record, TrialEnded):
                 self._take(self._study.trials[record.trial])
 
-    def sweep(self) -> None:
+    def flushed(self) -> None:
         """Delete. Not before the disk has the records taken in: without them, the trials would go on."""
         for path in self._doomed:
             with suppress(OSError):

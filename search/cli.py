@@ -61,7 +61,6 @@ def _takes_options(function: Callable[..., None]) -> Callable[..., None]:
     def command(**words: Any) -> None:
         given = {name: words.pop(name) for name in names}
         given = {name: None if value == [] else value for name, value in given.items()}
-        given["fuse"] = False if given["fuse"] else None
         if given.get("workers") == "auto":
             given["workers"] = None
         try:
@@ -94,9 +93,12 @@ def _parameter(name: str) -> inspect.Parameter:
     """An option of a search as a parameter of a command. Its value stays text: `search.options` reads it."""
     field = options.FIELDS[name]
     kind = inspect.Parameter.KEYWORD_ONLY
-    if name == "fuse":
-        flag = typer.Option("--no-fuse", help="Train every epoch by plain model.fit.")
-        return inspect.Parameter(name, kind, default=False, annotation=Annotated[bool, flag])
+    text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}."
+    if isinstance(field.default, bool):
+        # Both ways: a resumed study keeps what it was told, and may be told the contrary.
+        words = name.replace("_", "-")
+        flag = typer.Option(f"--{words}/--no-{words}", help=f"{text} [default: {'on' if field.default else 'off'}]")
+        return inspect.Parameter(name, kind, default=None, annotation=Annotated[bool | None, flag])
     if "choices" in field.metadata:
         metavar = "|".join(field.metadata["choices"])
     elif field.metadata.get("time"):
@@ -104,8 +106,7 @@ def _parameter(name: str) -> inspect.Parameter:
     else:
         metavar = _METAVARS.get(name, "NAME" if str(field.type).startswith("str") else "N")
     default = "" if field.default in (None, ()) else f" [default: {field.default}]"
-    text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}.{default}"
-    option = typer.Option(options.flag(name), metavar=metavar, help=text)
+    option = typer.Option(options.flag(name), metavar=metavar, help=text + default)
     if field.metadata.get("many"):
         return inspect.Parameter(name, kind, default=None, annotation=Annotated[list[str] | None, option])
     return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
@@ -225,6 +226,9 @@ def _conclude(result: Result) -> None:
             (f"export {study.name} --to model.keras", "the best model as a file"),
         ):
             out.print(f"  {_typed(command, folder):<46}  {what}", markup=False, soft_wrap=True)
+        if result.paths.tensorboard.exists():
+            command = f"tensorboard --logdir {shlex.quote(os.path.relpath(result.paths.tensorboard))}"
+            out.print(f"  {command:<46}  compare the trials in TensorBoard", markup=False, soft_wrap=True)
     raise typer.Exit(finished.exit_code)
 
 

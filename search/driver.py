@@ -8,11 +8,10 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Protocol
 
-from search.cleaning import Cleaner
 from search.controller import Controller
 from search.events import Event, FromWorker, Kill, Reaction, Reap, Start, StopRequested, Tick
 from search.executors.base import Executor
@@ -38,6 +37,13 @@ class Watcher(Protocol):
     def update(self, now: float) -> None: ...
 
 
+class Follower(Protocol):
+    """What acts on every record: `take` is called when it was journaled and applied, `flushed` when the disk has it."""
+
+    def take(self, records: Iterable[Record], time: float) -> None: ...
+    def flushed(self) -> None: ...
+
+
 class Driver:
     """Runs one study until its controller is finished.
 
@@ -47,7 +53,7 @@ class Driver:
         executor: where segments run.
         space: the user's code, as workers find it.
         paths, options: of the study.
-        cleaner: deletes checkpoints that nobody will want.
+        followers: are given every record, and told when the disk has them.
         data: the folder of the arrays that workers share, if any.
         news: called after records were journaled.
         view: updated about ten times a second.
@@ -64,7 +70,7 @@ class Driver:
         paths: StudyPaths,
         options: Options,
         *,
-        cleaner: Cleaner | None = None,
+        followers: Sequence[Follower] = (),
         data: str | None = None,
         news: Callable[[], None],
         view: Watcher,
@@ -77,7 +83,7 @@ class Driver:
         self._space = space
         self._paths = paths
         self._options = options
-        self._cleaner = cleaner
+        self._followers = followers
         self._data = data
         self._news = news
         self._view = view
@@ -108,7 +114,7 @@ class Driver:
             self._executor.close(now=self._finished is None)
             self._journal.close()
         assert self._finished is not None
-        self._clean()
+        self._flushed()
         return self._finished
 
     def _now(self) -> float:
@@ -122,12 +128,12 @@ class Driver:
             self._executor.poll(self._receive, POLL_SECONDS)
             self._handle(Tick())
             if self._journal.flush(only_if_due=True):
-                self._clean()
+                self._flushed()
             self._show()
 
-    def _clean(self) -> None:
-        if self._cleaner is not None:
-            self._cleaner.sweep()
+    def _flushed(self) -> None:
+        for follower in self._followers:
+            follower.flushed()
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupts += 1
@@ -162,8 +168,8 @@ class Driver:
     def _act(self, reaction: Reaction, now: float) -> None:
         if reaction.records:
             self._journal.append(reaction.records, now)
-            if self._cleaner is not None:
-                self._cleaner.take(reaction.records)
+            for follower in self._followers:
+                follower.take(reaction.records, now)
             self._news()
             self._announce(reaction.records)
         for slot, instruction in reaction.instructions:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from search import backends, checks, devices, executors, options, space, warm_start
 from search.cleaning import Cleaner
 from search.controller import Controller, Limits
-from search.driver import Driver
+from search.driver import Driver, Follower
 from search.errors import OptionError, SearchError, SpaceError, StudyError, nearest
 from search.executors.base import Executor
 from search.journal import Journal
@@ -228,6 +228,7 @@ class _Launch:
     def run(self) -> Result:
         opts = options.resolve(self._given, before=self._opened.options)
         checks.check_backend(opts)
+        checks.check_tensorboard(opts)
         gpus = devices.find_gpus()
         executors.slots_of(opts, gpus)  # a GPU that is not there is said at once
         checks.make_folder(self._paths.folder)
@@ -247,6 +248,7 @@ class _Launch:
             opts = options.resolve(self._given, probed.options, self._opened.options, self._source.label)
             with options.located(self._source.label):
                 checks.check_backend(opts, probed.parameters)
+                checks.check_tensorboard(opts)
                 slots = executors.slots_of(opts, gpus)
                 checks.check_keras(opts, probed, slots[0].devices)
                 if self._opened.exists:
@@ -322,8 +324,9 @@ class _Launch:
         """Begin the study's folder: the space file and its local modules, as searched."""
         if not self._opened.exists:
             # The journal goes last: killed in between, it is still there to be overwritten.
-            if self._paths.trials.exists():
-                shutil.rmtree(self._paths.trials)
+            for folder in (self._paths.trials, self._paths.tensorboard):
+                if folder.exists():
+                    shutil.rmtree(folder)
             for path in (self._paths.tracking, self._paths.journal):
                 path.unlink(missing_ok=True)
         if self._source.path is None:
@@ -370,6 +373,11 @@ class _Launch:
             register=opts.register,
             warn=view.say,
         )
+        followers: list[Follower] = [Cleaner(current, self._paths, opts.keep_models)]
+        if opts.tensorboard:
+            from search.tracking.tensorboard import TensorBoardLog
+
+            followers.append(TensorBoardLog(self._paths.tensorboard, self._opened.entries, view.say))
         driver = Driver(
             controller,
             journal,
@@ -377,7 +385,7 @@ class _Launch:
             ref,
             self._paths,
             opts,
-            cleaner=Cleaner(current, self._paths, opts.keep_models),
+            followers=followers,
             data=str(self._paths.data) if probed.shared else None,
             news=syncer.wake,
             view=view,

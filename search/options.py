@@ -70,6 +70,7 @@ class Options:
     experiment: str | None = _option(None, "the MLflow experiment's name; by default the study's")
     register: str | None = _option(None, "the name to register the best model under; by default only in a local store")
     keep_models: int = _option(3, "how many of the best trials keep their weights in MLflow", low=1)
+    tensorboard: bool = _option(False, "write a log for TensorBoard, whose HParams page compares the trials")
     trial_timeout: float | None = _option(None, "the most time that one trial may run, such as 30m", time=True)
     heartbeat_timeout: float = _option(
         300.0, "replace a worker that gives no sign of life for so long", low=5, time=True
@@ -157,8 +158,8 @@ def located(where: str | None) -> Iterator[None]:
 
 
 def flag(name: str) -> str:
-    """The option's name on the command line."""
-    return "--no-fuse" if name == "fuse" else "--" + name.replace("_", "-")
+    """The option's name on the command line; of a flag, what says the contrary of its default."""
+    return ("--no-" if FIELDS[name].default is True else "--") + name.replace("_", "-")
 
 
 def check(name: str, value: Any) -> Any:

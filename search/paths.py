@@ -8,6 +8,7 @@ runs/
     ├── tracking.json              how far MLflow has been told, and its run ids; can be made again
     ├── search.log                 what the driver and the zygote had to say
     ├── model.keras                the winner, written at the end
+    ├── tensorboard/               TensorBoard's log, where it was asked for; can be made again
     ├── data/                      large arrays, while a search runs, for its workers to share
     ├── space/                     the space file and the local modules it imports, as searched
     └── trials/<number>/
@@ -80,6 +81,10 @@ class StudyPaths:
     @property
     def log(self) -> Path:
         return self.folder / "search.log"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
 
     @property
     def data(self) -> Path:

@@ -59,8 +59,8 @@ def test_after_any_record_the_best_and_all_that_may_go_on_are_there(make: Any, s
     for entry in entries:
         study.apply(entry.record, entry.time)
         touch(paths, study)
-        cleaner.take([entry.record])
-        cleaner.sweep()
+        cleaner.take([entry.record], entry.time)
+        cleaner.flushed()
         for trial in study.ranked()[:KEEP]:
             assert paths.trial(trial.number).best(trial.best_execution).exists()
         for trial in study.trials.values():
@@ -87,7 +87,7 @@ def test_another_process_finds_what_is_left_to_delete(tmp_path: Path) -> None:
         files.folder.mkdir(parents=True)
         for path in (files.checkpoint(0), files.best(0), files.log, files.folder / ".best-0.npz.1234.tmp"):
             path.touch()
-    Cleaner(study, paths, KEEP).sweep()
+    Cleaner(study, paths, KEEP).flushed()
     assert not list(tmp_path.glob("trials/*/checkpoint-*"))
     assert not list(tmp_path.glob("trials/*/.*"))
     assert len(list(tmp_path.glob("trials/*/best-*"))) == KEEP

@@ -295,6 +295,21 @@ def test_check_writes_nothing(command: Run, space: Path) -> None:
     assert list(space.parent.iterdir()) == [space]
 
 
+@pytest.mark.parametrize(("words", "value"), [((), None), (("--fuse",), True), (("--no-fuse",), False)])
+def test_a_flag_says_yes_or_no_or_is_not_said(
+    command: Run, space: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], value: bool | None
+) -> None:
+    given: dict[str, Any] = {}
+
+    def run(source: object, said: dict[str, Any], **_: object) -> None:
+        given.update(said)
+        raise SpaceError("seen")
+
+    monkeypatch.setattr("search.launch.run", run)
+    assert command("run", "space.py", *words).code == 2
+    assert given["fuse"] is value
+
+
 def test_help_and_version(command: Run, workplace: Path) -> None:
     assert command("--version").out == f"search {search.__version__}\n"
     said = command()

@@ -51,7 +51,7 @@ QUICK = [
     "search.study",
     "search.executors.simulated",
 ]
-HEAVY = {"keras", "tensorflow", "keras_tuner", "jax", "torch", "mlflow", "pandas", "optuna", "ray"}
+HEAVY = {"keras", "tensorflow", "keras_tuner", "jax", "torch", "mlflow", "pandas", "optuna", "ray", "tensorboard"}
 
 MODULES = {
     ".".join(["search", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): path

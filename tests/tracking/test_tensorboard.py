@@ -1,0 +1,326 @@
+"""TensorBoard's log: what its own readers find in it, after a resume, and where it cannot be written."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from by_hand import asked, closed, epochs, failed, opening, started, whole
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.plugins.hparams import api_pb2 as api
+from tensorboard.plugins.hparams import metadata
+
+import search
+from search import cli, records
+from search.domain import Domain, Parameter
+from search.errors import OptionError
+from search.journal import Entry, read_all
+from search.paths import StudyPaths
+from search.records import Began, Built, EpochDone, Record, TrialEnded, Valued
+from search.tracking.tensorboard import TensorBoardLog, _checksum, _info, _union, _value
+
+# Else its readers import TensorFlow.
+sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
+
+TINY = Path(__file__).parents[1] / "spaces" / "tiny.py"
+TRIALS = [*whole(0, [0.5, 0.9, 0.7]), *failed(1), *asked(2), *epochs(2, [0.25])]
+
+
+def entries(records: Iterable[Record]) -> list[Entry]:
+    return [Entry(record, 1000.0 + number, 0) for number, record in enumerate(records)]
+
+
+def follow(folder: Path, records: Iterable[Record], before: Iterable[Record] = ()) -> TensorBoardLog:
+    """The log of a process that finds `before` in its journal, and makes `records`."""
+    log = TensorBoardLog(folder, entries(before), pytest.fail)
+    for entry in entries(records):
+        log.take([entry.record], entry.time)
+        log.flushed()
+    return log
+
+
+class Shown:
+    """What TensorBoard reads in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._runs = {path.name: EventAccumulator(str(path)).Reload() for path in sorted(folder.iterdir())}
+
+    @property
+    def trials(self) -> list[str]:
+        return [name for name in self._runs if not name.startswith("space.")]
+
+    def points(self, run: str) -> dict[str, list[tuple[int, float]]]:
+        scalars = self._runs[run].Tags()["scalars"]
+        return {tag: [(p.step, round(p.value, 5)) for p in self._runs[run].Scalars(tag)] for tag in scalars}
+
+    def times(self, run: str, tag: str) -> list[float]:
+        return [point.wall_time for point in self._runs[run].Scalars(tag)]
+
+    def start(self, run: str) -> Any:
+        return metadata.parse_session_start_info_plugin_data(self._content(run, metadata.SESSION_START_INFO_TAG))
+
+    def values(self, run: str) -> dict[str, Any]:
+        return {name: getattr(value, value.WhichOneof("kind")) for name, value in self.start(run).hparams.items()}
+
+    def status(self, run: str) -> Any:
+        """How the run ended; None where it has not."""
+        content = self._content(run, metadata.SESSION_END_INFO_TAG)
+        return content and metadata.parse_session_end_info_plugin_data(content).status
+
+    @property
+    def experiment(self) -> Any:
+        (space,) = (name for name in self._runs if name.startswith("space."))
+        return metadata.parse_experiment_plugin_data(self._content(space, metadata.EXPERIMENT_TAG))
+
+    def _content(self, run: str, tag: str) -> bytes | None:
+        return dict(self._runs[run].PluginTagToContent("hparams")).get(tag)
+
+    def all(self) -> dict[str, Any]:
+        return {run: (self.points(run), self.values(run), self.status(run)) for run in self.trials}
+
+
+# What is shown --------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_is_a_run_with_its_values_its_curves_and_its_end(tmp_path: Path) -> None:
+    follow(tmp_path, [*opening(), *TRIALS])
+    shown = Shown(tmp_path)
+    assert shown.trials == ["0000", "0001", "0002"]
+    assert shown.points("0000") == {
+        "loss": [(1, 1.0), (2, 0.5), (3, 0.33333)],
+        "val_accuracy": [(1, 0.5), (2, 0.9), (3, 0.7)],
+        "objective": [(1, 0.5), (2, 0.9), (3, 0.9)],
+    }
+    times = [e.time for e in entries([*opening(), *TRIALS]) if isinstance(e.record, EpochDone) and e.record.trial == 0]
+    assert shown.times("0000", "objective") == times
+    assert shown.values("0000") == {"units": 8, "relu": True}
+    assert shown.values("0001") == {"units": 9, "relu": False}
+    assert shown.points("0001") == {}
+    statuses = [shown.status(run) for run in shown.trials]
+    assert statuses == [api.STATUS_SUCCESS, api.STATUS_FAILURE, None]
+
+
+def test_the_page_lists_domains_and_metrics_the_objective_first(tmp_path: Path) -> None:
+    follow(tmp_path, [*opening(), *TRIALS])
+    experiment = Shown(tmp_path).experiment
+    assert [(m.name.tag, m.display_name) for m in experiment.metric_infos] == [
+        ("objective", "best val_accuracy"),
+        ("loss", "loss"),
+        ("val_accuracy", "val_accuracy"),
+    ]
+    units, relu = experiment.hparam_infos
+    assert (units.name, units.type) == ("units", api.DATA_TYPE_FLOAT64)
+    assert (units.domain_interval.min_value, units.domain_interval.max_value) == (8, 64)
+    assert (relu.name, relu.type) == ("relu", api.DATA_TYPE_BOOL)
+    assert [value.bool_value for value in relu.domain_discrete.values] == [True, False]
+    assert experiment.name == "digits"
+
+
+def test_what_a_build_with_defaults_did_not_ask_for_is_listed_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    log = follow(tmp_path, [*opening(), *whole(0, [0.5])])
+    before = [path.name for path in tmp_path.glob("space.*")]
+    deep = Parameter("units_2", Domain("int", 1, 4))
+    head, *rest = asked(1)
+    log.take([head, Valued(1, deep, 2), *rest, EpochDone(1, 0, 1, {"lr": 0.1, "val_accuracy": 0.5}, 0.1)], 2000.0)
+    log.flushed()
+    (after,) = (path.name for path in tmp_path.glob("space.*"))
+    assert [after] != before
+    experiment = Shown(tmp_path).experiment
+    assert {info.name for info in experiment.hparam_infos} == {"units", "relu", "units_2"}
+    assert "lr" in {info.name.tag for info in experiment.metric_infos}
+    # Nor may a later process have the name of one that a running TensorBoard has read.
+    follow(tmp_path, [], before=[*opening(), *TRIALS])
+    (last,) = (path.name for path in tmp_path.glob("space.*"))
+    assert [last] not in (before, [after])
+
+
+def test_one_name_with_several_domains_has_all_of_them() -> None:
+    one, other = Domain("int", 8, 64), Domain("int", 1, 16)
+    union = _union(one, other)
+    assert union is not None
+    assert (union.low, union.high) == (1, 64)
+    assert _union(union, other) == union
+    union = _union(Domain("choice", values=("a", "b")), Domain("choice", values=("b", "c")))
+    assert [value.string_value for value in _info("x", union).domain_discrete.values] == ["a", "b", "c"]
+    union = _union(Domain("choice", values=("a", "b")), one)
+    assert _info("x", union).WhichOneof("domain") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ((1, 2.5), [{"number_value": 1}, {"number_value": 2.5}]),
+        ((True, False), [{"bool_value": True}, {"bool_value": False}]),
+        (("a", None), [{"string_value": "a"}, {"string_value": "None"}]),
+        ((1, None), [{"string_value": "1"}, {"string_value": "None"}]),
+    ],
+)
+def test_a_value_has_the_type_of_its_whole_domain(values: Any, shown: list[dict[str, Any]]) -> None:
+    domain = Domain("choice", values=values)
+    assert [_value(domain, value) for value in values] == shown
+
+
+def test_executions_are_runs_in_one_group_each_with_its_own_best(tmp_path: Path) -> None:
+    again = [EpochDone(0, 1, 1, {"val_accuracy": 0.75}, 0.1), TrialEnded(0, "completed")]
+    follow(tmp_path, [*opening(), *asked(0), *epochs(0, [0.5]), *again])
+    shown = Shown(tmp_path)
+    assert shown.trials == ["0000", "0000-1"]
+    assert [shown.start(run).group_name for run in shown.trials] == ["0000", "0000"]
+    assert shown.values("0000-1") == shown.values("0000")
+    assert shown.points("0000-1") == {"val_accuracy": [(1, 0.75)], "objective": [(1, 0.75)]}
+    assert {shown.status(run) for run in shown.trials} == {api.STATUS_SUCCESS}
+
+
+def test_a_fit_of_the_users_may_ask_once_the_model_stands(tmp_path: Path) -> None:
+    late = Parameter("batch", Domain("int", 1, 64))
+    written = [*asked(0)[:-1], Built(0, 1, "fit", own_fit=True), Valued(0, late, 32), *epochs(0, [0.5])]
+    follow(tmp_path, [*opening(), *written])
+    assert Shown(tmp_path).values("0000") == {"units": 8, "relu": True, "batch": 32}
+
+
+def test_numbers_that_are_none_are_left_out_and_test_data_have_metrics_of_their_own(tmp_path: Path) -> None:
+    bad = EpochDone(0, 0, 2, {"loss": math.nan, "val_accuracy": math.inf}, 0.1)
+    tested = records.Tested(0, 0, 1, {"accuracy": 0.25})
+    follow(tmp_path, [*opening(), *asked(0), *epochs(0, [0.5]), bad, tested])
+    points = Shown(tmp_path).points("0000")
+    assert points == {
+        "loss": [(1, 1.0)],
+        "val_accuracy": [(1, 0.5)],
+        "objective": [(1, 0.5), (2, 0.5)],
+        "test_accuracy": [(1, 0.25)],
+    }
+
+
+# Resumes --------------------------------------------------------------------------------------------------------------
+
+
+def test_cut_after_any_record_and_resumed_the_log_is_the_same(tmp_path: Path) -> None:
+    written = [*opening(), *TRIALS]
+    follow(tmp_path / "whole", written)
+    expected = Shown(tmp_path / "whole").all()
+    for cut in range(len(written)):
+        folder = tmp_path / "cut"
+        # Killed in the middle of what it wrote, and before it wrote the last of it.
+        follow(folder, written[:cut])
+        for file in folder.glob("*/*"):
+            file.write_bytes(file.read_bytes()[:-3])
+        follow(folder, written[cut:], before=written[:cut])
+        assert Shown(folder).all() == expected
+
+
+def test_a_tensorboard_that_is_running_meanwhile_has_each_epoch_once(tmp_path: Path) -> None:
+    written = [*opening(), *asked(0), *epochs(0, [0.5, 0.6])]
+    follow(tmp_path / "first", written)
+    follow(tmp_path / "second", [], before=written)
+    running = EventAccumulator(str(tmp_path / "first" / "0000")).Reload()
+    assert [point.step for point in running.Scalars("objective")] == [1, 2]
+    # It holds the first process's file open, and goes on with that of the second.
+    (first,), (second,) = (tmp_path / "first" / "0000").iterdir(), (tmp_path / "second" / "0000").iterdir()
+    second.rename(f"{first}.later")
+    running.Reload()
+    assert [point.step for point in running.Scalars("objective")] == [1, 2]
+
+
+def test_an_epoch_that_is_trained_again_is_there_once(tmp_path: Path) -> None:
+    again = [Began("host", 43, {}), started(0, 0, 3), Built(0, 1234, "fused"), *epochs(0, [0.1, 0.2, 0.8])]
+    written = [*asked(0, 0, 3), *epochs(0, [0.5, 0.6]), *again, *closed(0, 3, 3, 0.8), TrialEnded(0, "completed")]
+    follow(tmp_path, [*opening(), *written])
+    assert Shown(tmp_path).points("0000")["val_accuracy"] == [(1, 0.5), (2, 0.6), (3, 0.8)]
+
+
+# What goes wrong ------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_ends_the_log_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    log = TensorBoardLog(tmp_path / "log", (), said.append)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    for entry in entries([*opening(), *TRIALS]):
+        log.take([entry.record], entry.time)
+        log.flushed()
+    (line,) = said
+    assert "No space left on device" in line
+    assert "the search goes on" in line
+    assert "\n" not in line
+
+
+def test_a_folder_that_cannot_be_deleted_is_left_as_it_is(tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "log").write_text("no folder")
+    log = TensorBoardLog(tmp_path / "log", entries([*opening(), *TRIALS]), said.append)
+    log.take(whole(5, [0.5]), 3000.0)
+    log.flushed()
+    assert len(said) == 1
+    assert (tmp_path / "log").read_text() == "no folder"
+
+
+def test_without_the_package_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "search.tracking.tensorboard", None)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(TINY, "tiny.py")
+    with pytest.raises(OptionError, match=r"--tensorboard needs the package tensorboard .*keras-search\[tensorboard\]"):
+        search.run("tiny.py", tensorboard=True, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.py"]
+
+
+IMPORTED = """
+import sys, search.tracking.tensorboard
+print(*sorted(set(sys.modules) & {"tensorflow", "keras", "jax", "torch", "numpy"}))
+"""
+
+
+def test_no_framework_is_imported() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_frames_have_tensorboards_checksum() -> None:
+    for data in (b"", b"\x00" * 32, bytes(range(256))):
+        assert int.from_bytes(_checksum(data), "little") == masked_crc32c(data)
+
+
+# A search -------------------------------------------------------------------------------------------------------------
+
+
+def curves(study: search.StudyResults) -> dict[str, list[tuple[int, float]]]:
+    return {
+        f"{trial.number:04d}": [(epoch.epoch, round(epoch.logs["val_loss"], 5)) for epoch in trial.curve]
+        for trial in study.trials
+    }
+
+
+@pytest.mark.slow
+def test_a_search_that_is_asked_for_the_log_when_it_is_resumed_has_all_epochs(workplace: Path) -> None:
+    shutil.copy(TINY, "tiny.py")
+    options = ["--max-epochs", "3", "--workers", "1", "--seed", "5", "--no-progress", "--objective", "val_loss"]
+    assert cli.main(["run", "tiny.py", "--study", "t", "--max-trials", "2", *options]) == 0
+    paths = StudyPaths.of("runs", "t")
+    assert not paths.tensorboard.exists()
+    again = ["--workers", "1", "--no-progress"]
+    assert cli.main(["resume", "t", "--max-trials", "3", "--tensorboard", *again]) == 0
+    assert cli.main(["resume", "t", "--max-trials", "4", *again]) == 0
+    shown, study = Shown(paths.tensorboard), search.load_study("t")
+    assert len(study.trials) == 4
+    assert {run: shown.points(run)["val_loss"] for run in shown.trials} == curves(study)
+    assert shown.values("0003")["units"] == study.trials[3].params["units"]
+    best = study.best_trials(1)[0]
+    assert shown.points(f"{best.number:04d}")["objective"][-1][1] == pytest.approx(best.objective, abs=1e-5)
+    # It is a function of the journal.
+    TensorBoardLog(workplace / "log", read_all(paths.journal), pytest.fail)
+    assert Shown(workplace / "log").all() == shown.all()
+    assert cli.main(["resume", "t", "--max-trials", "5", "--no-tensorboard", *again]) == 0
+    assert len(Shown(paths.tensorboard).trials) == 4
+    assert cli.main(["run", "tiny.py", "--study", "t", "--overwrite", "--max-trials", "1", *options]) == 0
+    assert not paths.tensorboard.exists()
