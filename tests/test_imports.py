@@ -28,7 +28,7 @@ LAYERS = [
     ["search.backends.hyperband"],
     ["search.backends"],
     ["search.options", "search.controller"],
-    ["search.devices", "search.space", "search.compiling"],
+    ["search.devices", "search.space", "search.compiling", "search.pickling"],
     ["search.worker"],
     ["search.executors"],
     ["search.tables", "search.progress", "search.tracking"],
@@ -110,6 +110,7 @@ def test_outside_of_workers_nothing_ever_imports_a_framework() -> None:
     excepted = (
         "search.worker",
         "search.compiling",
+        "search.pickling",
         "search.tracking.retrieve",
         "search.tracking.loader",
         "search.results",
