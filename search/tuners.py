@@ -188,7 +188,7 @@ class Tuner:
 
         Args:
             epochs: of each trial, 1 by default; Hyperband decides them itself.
-            verbose: 0 shows nothing.
+            verbose: 0 shows no progress.
             callbacks: copied for every trial, with all that they hold; a TensorBoard writes to a folder of the trial's.
             validation_split: the last part of the arrays.
             fit_options: other arguments of `Model.fit`, or of the hypermodel's own `fit`.

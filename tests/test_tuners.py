@@ -169,7 +169,7 @@ def test_what_cannot_be_honoured_is_refused(
 
 def test_before_the_search_there_are_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(StudyError, match="no study 'mine'.*given with directory"):
+    with pytest.raises(StudyError, match=r"no study 'mine'.*given with directory"):
         kt.RandomSearch(build_model, project_name="mine").get_best_models()
     with pytest.raises(StudyError, match="to be overwritten"):
         kt.RandomSearch(build_model, overwrite=True).results_summary()
@@ -277,7 +277,7 @@ def build_model(hp):
 tuner = kerastuner.tuners.Hyperband(
   build_model,
   objective='val_loss',
-  max_epochs=2,
+  max_epochs=3,
   max_trials=2,
   executions_per_trial=2,
   directory='my_dir')
@@ -304,7 +304,7 @@ def ended(place: Path) -> dict[str, Any]:
 
 def test_the_script_runs_as_it_stands(ended: dict[str, Any], place: Path) -> None:
     study = kt.load_study("untitled_project", place / "my_dir")
-    assert [(trial.state, len(trial.executions)) for trial in study.trials][-1] == ("completed", 2)
+    assert [len(trial.executions) for trial in study.trials] == [2, 2]
     assert len(ended["models"]) == 2
     best = study.best_trials()[0]
     found = [ended["models"][0].evaluate(ended["val_dataset"], verbose=0) for _ in range(2)]
@@ -328,7 +328,7 @@ def test_its_results(ended: dict[str, Any], capsys: pytest.CaptureFixture[str]) 
 
 def test_the_same_search_goes_on(ended: dict[str, Any], place: Path) -> None:
     """What another tuner finds there before it searches, and what it adds."""
-    arguments = {"objective": "val_loss", "max_epochs": 2, "directory": "my_dir", "workers": 1}
+    arguments = {"objective": "val_loss", "max_epochs": 3, "directory": "my_dir", "workers": 1}
     again = kt.Hyperband(ended["build_model"], max_trials=3, **arguments)
     assert again.get_best_hyperparameters()[0].values == ended["tuner"].get_best_hyperparameters()[0].values
     again.search(ended["dataset"], validation_data=ended["val_dataset"], verbose=0)
