@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import runpy
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 import search as kt
 from search import pickling
 from search.errors import NoResult, OptionError, SpaceError, StudyError
-from search.tuners import OWN_END, Tuner, _data, _fitting
+from search.tuners import OWN_END, Tuner, _compiling, _copying, _data, _fitting, _giving
 from search.worker.hp import LazyHyperParameters
 
 X = np.random.default_rng(0).normal(size=(120, 4)).astype("float32")
@@ -235,6 +236,21 @@ def test_the_space_is_shown_before_the_search(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.splitlines()[1].split() == ["units", "4", "Int(4..16,", "step=4)"]
 
 
+def test_what_is_sent_does_not_need_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model may be served where search is not installed; its factory is pickled."""
+    factory = kt.RandomSearch(build_model, hyperparameters=given())._factory
+    parts = {
+        "build_model": factory,
+        "compile_model": _compiling({"optimizer": "sgd"}),
+        "fit_options": _giving({"shuffle": False}),
+        "callbacks": _copying([keras.callbacks.EarlyStopping()]),
+    }
+    pickled = pickling.dumps(parts)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "search"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert pickle.loads(pickled)["fit_options"](None) == {"shuffle": False}
+
+
 class Loops(kt.HyperModel):
     def build(self, hp: Any) -> Any:
         return build_model(hp)
@@ -373,9 +389,19 @@ def test_a_hypermodel_says_its_epochs_and_callbacks_are_copied(place: Path) -> N
 
 
 def test_a_grid_has_an_end(place: Path) -> None:
-    tuner = kt.GridSearch(build_model, "val_loss", hyperparameters=given(), project_name="grid", workers=1)
+    hp = given()
+    hp.Choice("units", [4, 12])
+    tuner = kt.GridSearch(build_model, "val_loss", hyperparameters=hp, project_name="grid", workers=1)
     tuner.search(X, Y, validation_data=(X, Y), verbose=0)
-    assert sorted(trial.params["units"] for trial in tuner.results.trials) == [4, 8, 12, 16]
+    assert sorted(trial.params["units"] for trial in tuner.results.trials) == [4, 12]
+
+
+def test_a_dataset_that_calls_python_is_refused(place: Path) -> None:
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_generator(lambda: iter([1.0]), output_signature=tf.TensorSpec([], tf.float32))
+    with pytest.raises(SpaceError, match=r"sent to a worker .*Dataset that calls Python.* or write a space file"):
+        kt.RandomSearch(build_model, project_name="generator").search(dataset)
 
 
 def test_no_trial_with_an_objective(place: Path) -> None:
