@@ -1,7 +1,7 @@
 """KerasTuner's tuners: scripts that were written for it run with `import search as kerastuner`.
 
 A thin layer over `search.run` and `StudyResults`: a tuner's arguments become options of a search, and `tuner.search`
-takes what `Model.fit` takes. What cannot be honoured is refused, and nothing that KerasTuner knows is silently ignored.
+takes what `Model.fit` takes. What cannot be honoured is refused.
 """
 
 from __future__ import annotations
