@@ -429,19 +429,20 @@ def _early(source: Source) -> dict[str, Any]:
 def _pickled(parts: Mapping[str, Any]) -> bytes:
     import cloudpickle
 
+    from search import pickling
+
     factory = {name: part for name, part in parts.items() if name != "data"}
     # What it is made of travels along: where it comes back, the user's modules may not be.
     for module in {getattr(part, "__module__", None) for part in factory.values()}:
         if module in sys.modules and space.is_own(sys.modules[module]):
             cloudpickle.register_pickle_by_value(sys.modules[module])
     try:
-        pickled: bytes = cloudpickle.dumps(factory) + cloudpickle.dumps(parts["data"])
+        return pickling.dumps(factory) + pickling.dumps(parts["data"])
     except Exception as error:
         raise SpaceError(
             f"the factory cannot be sent to a worker ({type(error).__name__}: {error}): make what it uses inside of "
             "it, or write a space file"
         ) from error
-    return pickled
 
 
 def _limits(opts: Options, probed: Probed) -> Limits:

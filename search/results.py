@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from search import checks
 from search import study as studies
-from search.domain import Value
+from search.domain import Parameter, Value
 from search.errors import NoResult, SpaceError, StudyError
 from search.launch import find
 from search.messages import SpaceRef
@@ -30,6 +30,7 @@ from search.trial import Objective
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,20 @@ class StudyResults:
             return SpaceRef(pickle=str(self.paths.pickle))
         return SpaceRef(path=str(self.paths.space / Path(header.source).name))
 
+    def results_summary(self, num_trials: int = 10) -> None:
+        """Print the best trials, best first, with their hyperparameters."""
+        from search import tables
+
+        objective = self.objective
+        _print(f"{self.name} in {self.paths.folder}: {objective.name}, {objective.direction}")
+        _print(tables.leaderboard(self.study, num_trials))
+
+    def search_space_summary(self) -> None:
+        """Print the hyperparameters: those that a build with default values asks for, and what trials came upon."""
+        seen = {parameter.key: parameter for trial in self.trials for parameter in trial.parameters}
+        first = {parameter.key: parameter for parameter in self.study.parameters}
+        print_parameters([*(first | seen).values()])
+
     def trials_dataframe(self) -> pd.DataFrame:
         """A row a trial: its number, state, epochs, objective, best epoch, seconds, and a column a hyperparameter."""
         import pandas as pd
@@ -130,6 +145,21 @@ class StudyResults:
             for trial in self.trials
         ]
         return pd.DataFrame(rows)
+
+
+def print_parameters(parameters: Sequence[Parameter]) -> None:
+    """Print hyperparameters: their defaults, their domains, and where they are active."""
+    from search import tables
+
+    _print(tables.parameters_table(parameters) if parameters else "no hyperparameters")
+
+
+def _print(content: RenderableType) -> None:
+    from rich.console import Console
+
+    # A file or a notebook is as wide as it must be.
+    width = None if sys.stdout.isatty() else 1000
+    Console(highlight=False, width=width).print(content, markup=False, soft_wrap=isinstance(content, str))
 
 
 def load_study(name: str, runs: str | Path = "runs") -> StudyResults:

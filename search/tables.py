@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.devices import Gpu, Slot, unused_gpus
-from search.domain import Value
+from search.domain import Parameter, Value
 from search.messages import Probed
 from search.options import FIELDS, Options
 from search.progress import (
@@ -398,7 +398,7 @@ def show_space(probed: Probed) -> RenderableType:
     """What `search check` found: the hyperparameters of a build with default values, and its model."""
     parts: list[RenderableType] = []
     if probed.parameters:
-        parts.append(_parameters_grid(probed))
+        parts.append(parameters_table(probed.parameters))
     else:
         parts.append(Text("no hyperparameters"))
     training, validation = (
@@ -420,8 +420,8 @@ def _summary(summary: str) -> list[RenderableType]:
     return [Text.from_ansi(summary.rstrip()), Text()] if summary.strip() else []
 
 
-def _parameters_grid(probed: Probed) -> Grid:
-    parameters = probed.parameters
+def parameters_table(parameters: Sequence[Parameter]) -> Grid:
+    """A line for each hyperparameter: its default, its domain, and where it is active."""
     fixed = [
         Column("hyperparameter", [plain(parameter.name) for parameter in parameters], left=True),
         Column("default", [format_value(parameter.default) for parameter in parameters], left=True),

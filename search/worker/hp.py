@@ -92,6 +92,21 @@ class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  #
         self.values = dict(values or {})
         self._ask = ask
         self._used: dict[str, Parameter] = {}
+        self._declared: frozenset[str] | None = None
+        self._tune_new = self._allow_new = True
+
+    def declare(self, given: Any, *, tune_new: bool = True, allow_new: bool = True) -> None:
+        """Have hyperparameters take the place of those that a factory asks for by the same names.
+
+        Args:
+            given: a `keras_tuner.HyperParameters` that holds them.
+            tune_new: whether others are asked for; else they have their defaults.
+            allow_new: whether there may be others.
+        """
+        for hyperparameter in given.space:
+            self._retrieve(hyperparameter)
+        self._declared = frozenset(hyperparameter.name for hyperparameter in given.space)
+        self._tune_new, self._allow_new = tune_new, allow_new
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -141,6 +156,7 @@ class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  #
         """A copy with values of its own; what it lacks, it asks through this object, which keeps the answer."""
         other = LazyHyperParameters(self._answer, self.values)
         other._used = self._used
+        other._declared, other._tune_new, other._allow_new = self._declared, self._tune_new, self._allow_new
         for hyperparameter in self._space:
             other._add(hyperparameter)
         return other
@@ -163,6 +179,14 @@ class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  #
 
     def _answer(self, parameter: Parameter) -> Value:
         name = parameter.name
+        if self._declared is not None and name not in self._declared:
+            if not self._allow_new:
+                raise SpaceError(
+                    f"hyperparameter {name!r} is not among those that were given, and allow_new_entries is False: add "
+                    "it there, or allow new ones"
+                )
+            if not self._tune_new:
+                return self.values.setdefault(name, parameter.default)
         if name not in self.values:
             self.values[name] = self._ask(parameter)
         elif parameter.key not in self._used and not parameter.domain.contains(self.values[name]):
