@@ -189,7 +189,7 @@ class Tuner:
         Args:
             epochs: of each trial, 1 by default; Hyperband decides them itself.
             verbose: 0 shows no progress.
-            callbacks: copied for every trial, with all that they hold; a TensorBoard writes to a folder of the trial's.
+            callbacks: copied for every trial, with all that they hold.
             validation_split: the last part of the arrays.
             fit_options: other arguments of `Model.fit`, or of the hypermodel's own `fit`.
 
@@ -414,16 +414,7 @@ def _giving(options: dict[str, Any]) -> Callable[[Any], Any]:
 
 
 def _copying(callbacks: Any) -> Callable[[Any], Any]:
-    def fresh(hp: Any) -> Any:
-        import search
-
-        copied = copy.deepcopy(callbacks)
-        for callback in copied if isinstance(copied, (list, tuple)) else [copied]:
-            if type(callback).__name__ == "TensorBoard":
-                callback.log_dir = str(Path(callback.log_dir) / search.trial_dir().name)
-        return copied
-
-    return fresh
+    return lambda hp: copy.deepcopy(callbacks)
 
 
 def _compiling(arguments: dict[str, Any]) -> Callable[[Any, Any], Any]:

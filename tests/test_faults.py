@@ -20,7 +20,7 @@ from search import devices, journal
 from search.backends.hyperband import Hyperband
 from search.errors import SearchError
 from search.executors.local import LocalExecutor, Zygote
-from search.messages import Lost, Segment, SpaceRef
+from search.messages import Lost, Probe, Probed, ProbeFailed, Segment, SpaceRef
 from search.paths import StudyPaths
 from search.records import Ended, Started
 from search.trial import Objective
@@ -197,6 +197,22 @@ def test_what_a_worker_has_made_ends_with_it(tmp_path: Path, zygote: Zygote) -> 
     psutil.wait_procs([child], timeout=5)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     executor.close()
+
+
+def test_a_probe_whose_process_is_killed_is_tried_again(tmp_path: Path, zygote: Zygote) -> None:
+    space = tmp_path / "space.py"
+    killed = "import os, pathlib\nif len(list(pathlib.Path(__file__).parent.glob('killed-*'))) < {}:\n"
+    killed += "    pathlib.Path(__file__).with_name(f'killed-{{os.getpid()}}').touch()\n    os.kill(os.getpid(), 9)\n"
+    executor = LocalExecutor(devices.make_slots((), 1, devices.core_ids(), 1), tmp_path / "log", zygote=zygote)
+    try:
+        space.write_text(killed.format(2) + SPACE.read_text())
+        assert isinstance(executor.probe(Probe(SpaceRef(path=str(space)))), Probed)
+        (other := tmp_path / "other.py").write_text(killed.format(9) + SPACE.read_text())
+        answer = executor.probe(Probe(SpaceRef(path=str(other))))
+        assert isinstance(answer, ProbeFailed)
+        assert "ended its process (its process was ended by SIGKILL" in answer.message
+    finally:
+        executor.close()
 
 
 @pytest.mark.slow

@@ -52,6 +52,9 @@ when it is done: to unpickle gigabytes takes minutes."""
 STALL_SECONDS = 1.0
 """Time between two polls that counts at most: a driver that was itself stopped has heard of nobody."""
 
+PROBES = 3
+"""How often to probe where somebody else kills the worker, such as a machine without memory left."""
+
 START_SECONDS = 120.0
 LEAVE_SECONDS = 3.0
 
@@ -237,15 +240,20 @@ class LocalExecutor:
         return self._zygote.pid
 
     def probe(self, probe: Probe) -> Probed | ProbeFailed:
-        worker = self._worker(0)
-        try:
-            worker.connection.send(probe)
-            while isinstance(answer := worker.connection.recv(), Alive):
-                pass
-        except (OSError, EOFError):
-            return ProbeFailed(f"the space file ended its process ({self._discard(0)}): see {self._log}", "")
-        assert isinstance(answer, (Probed, ProbeFailed))
-        return answer
+        for _ in range(PROBES):
+            worker = self._worker(0)
+            try:
+                worker.connection.send(probe)
+                while isinstance(answer := worker.connection.recv(), Alive):
+                    pass
+            except (OSError, EOFError):
+                reason = self._discard(0)
+                if "SIGKILL" not in reason:
+                    break
+            else:
+                assert isinstance(answer, (Probed, ProbeFailed))
+                return answer
+        return ProbeFailed(f"the space file ended its process ({reason}): see {self._log}", "")
 
     def start(self, slot: int, work: Segment | Harvest) -> None:
         worker = self._worker(slot)

@@ -7,17 +7,17 @@ space.<n>                      what the HParams page lists: parameters with thei
 which shows their means. TensorBoard reads what it lists once for a run: where a factory asks for something new,
 `space.2` takes the place of `space.1`.
 
-The messages are the `tensorboard` package's. Its writers are not: they import what may import TensorFlow, and need a
-thread for each file. Here a file is open only while it is written to.
+Messages and records are the `tensorboard` package's, without its parts that import TensorFlow, or need a thread for
+each file. Here a file is open only while it is written to.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import shutil
 import socket
-import struct
 import time as clock
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +31,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 from tensorboard.plugins.hparams import api_pb2 as api
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from search.domain import Domain, Parameter, Value
 from search.journal import Entry
@@ -81,7 +82,7 @@ class TensorBoardLog:
         self._objective = Objective("", "min")
         self._space = _Space()
         self._spaces = 0
-        self._pending: dict[str, bytearray] = {}
+        self._pending: dict[str, io.BytesIO] = {}
         self._broken = False
         with self._harmless():
             if folder.exists():
@@ -195,9 +196,12 @@ class TensorBoardLog:
     # Files ----------------------------------------------------------------------------------------------------------
 
     def _put(self, run: str, *events: Any) -> int:
-        framed = b"".join(_framed(event.SerializeToString()) for event in events)
-        self._pending.setdefault(run, bytearray()).extend(framed)
-        return len(framed)
+        pending = self._pending.setdefault(run, io.BytesIO())
+        before = pending.tell()
+        writer = RecordWriter(pending)
+        for event in events:
+            writer.write(event.SerializeToString())
+        return pending.tell() - before
 
     def _write(self) -> None:
         if self._space.changed:
@@ -207,7 +211,7 @@ class TensorBoardLog:
             folder = self._folder / run
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / self._file).open("ab") as file:
-                file.write(events)
+                file.write(events.getvalue())
         self._pending.clear()
         if self._space.changed:
             self._space.changed = False
@@ -310,31 +314,3 @@ def _info(name: str, domain: Domain | None) -> Any:
         for value in domain.values:
             info.domain_discrete.values.add(**_value(domain, value))
     return info
-
-
-# Frames ---------------------------------------------------------------------------------------------------------------
-
-
-def _framed(data: bytes) -> bytes:
-    """`data` as a record of the file: its length, and checksums of both."""
-    length = struct.pack("<Q", len(data))
-    return b"".join((length, _checksum(length), data, _checksum(data)))
-
-
-def _table() -> Iterator[int]:
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-        yield byte
-
-
-_TABLE = tuple(_table())
-
-
-def _checksum(data: bytes) -> bytes:
-    """The masked CRC-32C, which no module of Python's has."""
-    table, crc = _TABLE, 0xFFFFFFFF
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
