@@ -182,12 +182,9 @@ def history(study: Study) -> list[Any]:
     ]
 
 
-def search(folder: Path, backend: Sequence[str], kills: Sequence[Kill], workers: int = 1) -> int:
-    """One process of a study in `folder`, which is begun or goes on. Its exit code."""
+def command(folder: Path, arguments: Sequence[str], kills: Sequence[Kill]) -> int:
+    """`search` with `arguments` in `folder`, as a process in which the kills fall. Its exit code."""
     code = "import sys; from kills import *; sys.exit(process())"
-    arguments = ["run", "stateful.py", "--study", "study", "--seed", "0", "--resume", "--no-progress"]
-    # A trial that is killed again and again has done nothing wrong.
-    arguments += ["--workers", str(workers), "--retries", "1000", *backend]
     environment = {
         **os.environ,
         "KILLS": json.dumps([asdict(kill) for kill in kills]),
@@ -203,6 +200,14 @@ def search(folder: Path, backend: Sequence[str], kills: Sequence[Kill], workers:
             check=False,
         )
     return done.returncode
+
+
+def search(folder: Path, backend: Sequence[str], kills: Sequence[Kill], workers: int = 1) -> int:
+    """One process of a study in `folder`, which is begun or goes on. Its exit code."""
+    arguments = ["run", "stateful.py", "--study", "study", "--seed", "0", "--resume", "--no-progress"]
+    # A trial that is killed again and again has done nothing wrong.
+    arguments += ["--workers", str(workers), "--retries", "1000", *backend]
+    return command(folder, arguments, kills)
 
 
 def process() -> int:
