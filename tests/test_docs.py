@@ -87,6 +87,12 @@ def test_every_command_and_flag_that_the_readme_names_is_there() -> None:
     assert len(named) > 20
 
 
+def test_the_tables_name_every_ready_space() -> None:
+    spaces = {path.name for path in (ROOT / "spaces").glob("*.py")}
+    assert set(re.findall(r"\[(\w+\.py)\]\(\1\)", (ROOT / "spaces" / "README.md").read_text())) == spaces
+    assert set(re.findall(r"`(\w+\.py)`", README[README.index("### Ready to copy") :].split("[spaces/")[0])) == spaces
+
+
 def test_every_command_is_in_the_readme() -> None:
     assert [name for name in commands() if f"search {name}" not in README] == []
 
