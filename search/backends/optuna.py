@@ -138,9 +138,8 @@ class Optuna:
 
     def _epoch(self, record: EpochDone) -> None:
         value = record.logs.get(self._objective.name)
-        if value is not None and record.epoch not in self._draws.frozen(record.trial).intermediate_values:
-            number = self._draws.number(record.trial)
-            self._draws.storage.set_trial_intermediate_value(number, record.epoch, value)
+        if value is not None:
+            self._draws.storage.note_epoch(self._draws.number(record.trial), record.epoch, value)
 
     def _told(self, record: Told) -> None:
         state = TrialState.PRUNED if record.outcome == "stopped" else TrialState.COMPLETE

@@ -242,6 +242,17 @@ class _Memory(optuna.storages.InMemoryStorage):
 
     look: Look | None = None
 
+    # Optuna's own ways copy a trial with all that it holds each time, for readers in other threads.
+
+    def note_param(self, number: int, axis: Axis, value: Value) -> None:
+        trial, internal = self._get_trial(number), axis.distribution.to_internal_repr(axis.encode(value))
+        trial.params[axis.name] = axis.distribution.to_external_repr(internal)
+        trial.distributions[axis.name] = axis.distribution
+
+    def note_epoch(self, number: int, epoch: int, value: float) -> None:
+        """Where an epoch is trained again, its first value stands."""
+        self._get_trial(number).intermediate_values.setdefault(epoch, value)
+
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
@@ -316,9 +327,7 @@ class Draws:
         self.set_attributes(record.trial, record.attributes.get("trial", {}))
         for key, value in record.attributes.get("study", {}).items():
             self.storage.set_study_system_attr(self._id, key, value)
-        axis = Axis(record.parameter)
-        internal = axis.distribution.to_internal_repr(axis.encode(record.value))
-        self.storage.set_trial_param(number, axis.name, internal, axis.distribution)
+        self.storage.note_param(number, Axis(record.parameter), record.value)
 
     def set_attributes(self, trial: int, attributes: Mapping[str, Any]) -> None:
         for key, value in attributes.items():
