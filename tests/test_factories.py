@@ -100,3 +100,32 @@ def test_test_data_are_evaluated_once_for_the_best(study: StudyResults) -> None:
     assert exported.signature["inputs"] == [{"name": None, "dtype": "float32", "shape": [-1, 4]}]
     assert exported.signature["outputs"] == [{"name": None, "dtype": "float32", "shape": [-1, 1]}]
     assert study.paths.model.exists()
+
+
+EAGER = """
+import keras
+import numpy as np
+
+def load_data():
+    return (np.zeros((96, 2), "float32"), np.zeros(96, "float32")), None
+
+def loss(y_true, y_pred):
+    print("a step")
+    return keras.ops.mean(keras.ops.square(y_true - y_pred))
+
+def build_model(hp):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(hp.Int("units", 1, 1 + 1)), keras.layers.Dense(1)])
+    model.compile("sgd", loss)
+    return model
+"""
+
+
+def test_run_eagerly_reaches_the_users_code_at_every_step(workplace: Path) -> None:
+    (workplace / "eager.py").write_text(EAGER)
+    options: dict[str, Any] = {"objective": "loss", "max_epochs": 2, "max_trials": 1, "workers": 1, "progress": False}
+    steps = {}
+    for eagerly in (False, True):
+        study = search.run("eager.py", study=f"eager-{eagerly}", run_eagerly=eagerly, **options)
+        steps[eagerly] = study.paths.trial(0).log.read_text().count("a step")
+        assert study.trials[0].runner == ("fit: run_eagerly" if eagerly else "fused")
+    assert steps[False] < steps[True] >= 2 * 3
