@@ -113,7 +113,9 @@ def bring_back(values: dict[str, Any], path: Path) -> dict[str, float]:
     hp.values = values
     _, validation, *_ = loaded.load_data(hp) if loaded.data_takes_hp else loaded.load_data()
     arrays = isinstance(validation, tuple)
-    batch_size = {} if not arrays else {"batch_size": 32}
+    # Keras's mean over batches of a single output's loss does not weigh the last, smaller one.
+    given = loaded.fit_options(hp) if loaded.fit_options else {}
+    batch_size = {"batch_size": given.get("batch_size", 32)} if arrays else {}
     found = model.evaluate(*(validation if arrays else [validation]), return_dict=True, verbose=0, **batch_size)
     score = getattr(sys.modules[spaces.MODULE], "score", None)
     if score is not None:
