@@ -142,6 +142,7 @@ def test_options_of_the_file_are_defaults(command: Run, space: Path) -> None:
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_resumed(command: Run, space: Path) -> None:
     assert command("run", "space.py", *RUN).code == 0
     before = trials(command)
@@ -159,6 +160,7 @@ def test_resume_creates_the_study_where_there_is_none(command: Run, space: Path)
     assert len(trials(command)) == 3
 
 
+@pytest.mark.slow
 def test_overwrite_begins_anew(command: Run, space: Path) -> None:
     assert command("run", "space.py", *RUN).code == 0
     before = trials(command)
@@ -359,6 +361,7 @@ print(json.dumps(losses))
 """
 
 
+@pytest.mark.slow
 def test_models_come_back_elsewhere(command: Run, study: search.StudyResults, tmp_path: Path) -> None:
     exported = tmp_path / "model.keras"
     said = command("export", "t", "--to", exported)
@@ -507,6 +510,7 @@ def installed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_installed_command(tmp_path: Path) -> None:
     shutil.copy(TINY, tmp_path / "space.py")
     done = installed(tmp_path, "run", "space.py", *RUN)

@@ -67,6 +67,7 @@ def test_every_space_file_of_the_readme_can_be_searched(
     assert cli.main(["check", name]) == 0, capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_other_block_of_the_readme_runs(searched: tuple[Path, str]) -> None:
     scope: dict[str, Any] = {}
     for block in blocks("python"):

@@ -92,6 +92,7 @@ def test_they_are_shown(
     assert f"of execution {best.best_execution}" in out
 
 
+@pytest.mark.slow
 def test_a_pruner_judges_the_first_and_the_others_follow_where_it_passes(workplace: Path) -> None:
     space = Path(shutil.copy(TINY, workplace / "space.py"))
     study = search.run(
@@ -119,6 +120,7 @@ def test_a_pruner_judges_the_first_and_the_others_follow_where_it_passes(workpla
         assert [execution.epochs for execution in trial.executions] == [4, 4]
 
 
+@pytest.mark.slow
 def test_more_executions_than_before(workplace: Path) -> None:
     """A trial that is promoted after the number was raised has the new ones from the beginning."""
     space = Path(shutil.copy(TINY, workplace / "space.py"))

@@ -55,6 +55,7 @@ def undisturbed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> lis
         return history(search.run(folder / "slow.py", study="undisturbed", runs=str(folder / "runs"), **OPTIONS))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_trial_goes_on(space: Path, undisturbed: list[Any]) -> None:
     space.with_name("kill").write_text("0001 0 once")
     study = search.run(space, study="killed", **OPTIONS)
@@ -246,6 +247,7 @@ def build_model(hp):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [0, 300])
 def test_a_worker_that_has_grown_is_replaced_between_segments(tmp_path: Path, zygote: Zygote, megabytes: int) -> None:
     """What a first segment takes (the data, the framework's runtime) is no growth: the second one's counts."""
@@ -449,6 +451,7 @@ def test_workers_whose_threads_cannot_run_end_with_the_driver_too(space: Path) -
     assert alive == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "times"),
     [

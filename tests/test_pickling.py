@@ -51,6 +51,7 @@ def test_a_dataset_comes_back_as_it_was(name: str) -> None:
     assert passes(made) == passes(expected)
 
 
+@pytest.mark.slow
 def test_it_comes_back_in_another_process(tmp_path: Path) -> None:
     """Which has none of the objects that it was made of, and has not imported TensorFlow."""
     (tmp_path / "data.pkl").write_bytes(pickling.dumps([DATASETS["captured"](), DATASETS["words"]()]))

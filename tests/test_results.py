@@ -47,6 +47,7 @@ def test_after_an_overwrite_mlflow_gives_the_new_study(space: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 def test_what_is_damaged_can_be_overwritten(space: Path) -> None:
     study = search.run(space, max_trials=1, **OPTIONS)
     lines = study.paths.journal.read_bytes().splitlines(keepends=True)

@@ -221,6 +221,7 @@ print(type(model).__name__, model.count_params(), sys.modules["shapes"].__file__
 """
 
 
+@pytest.mark.slow
 def test_local_modules_travel_with_the_study(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     Path("shapes.py").write_text("WIDTH = 4\n")
     Path("space.py").write_text("from shapes import WIDTH\n" + TINY.read_text().replace("Input((4,)", "Input((WIDTH,)"))

@@ -193,6 +193,7 @@ def run(*arguments: object) -> int:
     return cli.main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -215,6 +216,7 @@ def journaled(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path("runs", name, "journal.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_warm_start_and_what_is_tried_first(space: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("run", space, "--study", "old", *RUN, "--seed", 1, "--max-trials", 4) == 0
     more = ("--sampler", "tpe:n_startup_trials=2", "--seed", 2, "--warm-start", "old")
@@ -253,6 +255,7 @@ def test_from_python(space: Path) -> None:
     assert study.trials[0].params["units"] == 5
 
 
+@pytest.mark.slow
 def test_a_changed_space_begins_an_era_where_its_parameters_have_changed(space: Path) -> None:
     text = space.read_text().replace('hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")', "0.01")
     space.write_text(text)

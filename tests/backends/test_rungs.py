@@ -155,6 +155,7 @@ def test_a_build_that_failed_half_way_takes_nothing_from_a_joint_space() -> None
 # That it helps --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "tpe:multivariate=False", "cmaes"])
 def test_a_sampler_is_better_than_chance_after_the_same_epochs(sampler: str) -> None:
     """Deterministic by its seeds. The regret of what is drawn by then, in the median of five searches."""
@@ -169,6 +170,7 @@ def test_a_sampler_is_better_than_chance_after_the_same_epochs(sampler: str) -> 
     assert statistics.median(learnt) < 0.6 * statistics.median(random)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch and scipy")
 @pytest.mark.parametrize("make", [hyperband("gp"), optuna("gp", "none")], ids=["hyperband", "optuna"])
 def test_a_gaussian_process_uses_what_another_back_end_found(make: Callable[[Study], BackEnd]) -> None:

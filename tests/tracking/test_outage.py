@@ -661,6 +661,7 @@ for order in orders:
 """
 
 
+@pytest.mark.slow
 def test_who_is_killed_while_it_ships_leaves_a_store_that_a_sync_completes(
     write: Write, runs: Path, pristine: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

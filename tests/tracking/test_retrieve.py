@@ -71,6 +71,7 @@ def test_weights_and_space_come_back(synced: Path, tmp_path: Path) -> None:
         download(study, ranked(study)[2], tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_a_moved_store_works_in_a_fresh_process_in_another_folder(synced: Path, tmp_path: Path) -> None:
     moved, elsewhere = tmp_path / "moved here", tmp_path / "elsewhere"
     synced.rename(moved)

@@ -76,6 +76,7 @@ def test_a_fresh_database_has_the_write_ahead_log_and_is_made_once(tmp_path: Pat
     assert [path.name for path in pristine.parent.glob(".*")] == []
 
 
+@pytest.mark.slow
 def test_two_processes_may_make_it_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from search.tracking import store\n"
@@ -108,6 +109,7 @@ def test_an_older_database_is_migrated_after_a_copy(older: Path, pristine: Path)
     assert len(list(older.parent.glob("*.bak"))) == 1
 
 
+@pytest.mark.slow
 def test_two_processes_that_find_an_older_database_migrate_it_once(older: Path, pristine: Path) -> None:
     code = (
         "import sys; from search.tracking import store\n"

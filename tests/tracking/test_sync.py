@@ -125,6 +125,7 @@ def artifacts(folder: Path) -> list[str]:
     return sorted("/".join(file.relative_to(folder).parts[-2:]) for file in folder.rglob("*") if file.is_file())
 
 
+@pytest.mark.slow
 def test_a_sync_rebuilds_the_whole_experiment_in_an_empty_store(
     workplace: Path, pristine: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -224,6 +224,7 @@ def renew(runs: Path) -> dict[str, Any]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "forget", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["goes-on", "tracking.json-lost"]
 )
@@ -279,6 +280,7 @@ class Shaky:
         return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("effect", "killed", "method"),
     [

@@ -153,6 +153,7 @@ def loaded(made: Path, tmp_path_factory: pytest.TempPathFactory, pristine: Path)
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_champion_predicts_where_search_is_not_installed(kind: str, loaded: Path) -> None:
     answers, expected = np.load(loaded / kind / "pyfunc.npz"), np.load(loaded / kind / "y.npz")

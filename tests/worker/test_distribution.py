@@ -53,6 +53,7 @@ def write(folder: Path, samples: int, batch: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_two_devices_give_what_one_gives(workplace: Path) -> None:
     space = write(workplace, samples=96, batch=32)
     one = search.run(space, study="one", **OPTIONS)
