@@ -21,6 +21,7 @@ TRIALS = len(KINDS) + 2
 SPACE = Path(__file__).parent / "spaces" / "factories.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_goes_on_as_if_it_had_never_stopped(tmp_path: Path, kind: str) -> None:
     def train(trial: int, from_epoch: int, to_epoch: int) -> Conversation:

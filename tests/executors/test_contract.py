@@ -161,6 +161,7 @@ def shape(message: Message) -> tuple[Any, ...]:
     return (type(message).__name__, asked and asked.name, *(getattr(message, name, None) for name in names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(24))
 def test_a_simulated_worker_says_what_a_real_one_does(seed: int, tmp_path: Path) -> None:
     (tmp_path / "space.py").write_text(SPACE)

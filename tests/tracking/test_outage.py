@@ -560,8 +560,9 @@ def test_a_locked_database_gets_every_point_once(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [0, 3], ids=["from the beginning", "in the middle"])
-@pytest.mark.parametrize("plain", [False, True], ids=["wal", "plain"])
+@pytest.mark.parametrize(
+    ("at", "plain"), [(0, True), (3, False)], ids=["from the beginning, plain", "in the middle, wal"]
+)
 def test_a_database_that_is_locked_for_a_minute_gets_every_point_once(
     at: int, plain: bool, write: Write, runs: Path
 ) -> None:

@@ -162,6 +162,7 @@ def test_the_champion_predicts_where_search_is_not_installed(kind: str, loaded: 
         np.testing.assert_array_equal(answers[name], expected[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "several", "listed"])
 def test_a_model_of_keras_own_layers_comes_back_as_a_keras_model_too(kind: str, loaded: Path) -> None:
     answers, expected = np.load(loaded / kind / "keras.npz"), np.load(loaded / kind / "y.npz")
@@ -312,6 +313,7 @@ def test_an_older_search_does_not_take_the_alias_back(win: Callable[..., StudyPa
     assert shown(runs)["registered"]["shared"]["aliases"] == {"champion": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("effect", "killed"), [("none", False), ("done", False), ("done", True)])
 def test_a_connection_that_breaks_while_it_is_shipped_changes_nothing(
     effect: str,

@@ -109,6 +109,7 @@ class Unfreeze(keras.callbacks.Callback):
             self.model.compile(keras.optimizers.RMSprop(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fuse", [True, False])
 def test_layers_that_a_callback_freed_stay_free(tmp_path, fuse):
     """A factory freezes them, and a training that goes on calls the factory anew."""

@@ -154,14 +154,20 @@ def assert_equal(one, other):
     [
         pytest.param(regularised, PLAIN, {"batch_size": 16}, id="regularised"),
         pytest.param(
-            regularised, PLAIN, {"class_weight": {0: 1.0, 1: 3.0}, "validation_batch_size": 5}, id="class weight"
+            regularised,
+            PLAIN,
+            {"class_weight": {0: 1.0, 1: 3.0}, "validation_batch_size": 5},
+            id="class weight",
+            marks=pytest.mark.slow,
         ),
-        pytest.param(weighted, WEIGHTED, {"batch_size": 16}, id="sample weights"),
-        pytest.param(averaged, PLAIN, {"batch_size": 32}, id="schedule, EMA, accumulation"),
-        pytest.param(deferred, PLAIN, {"batch_size": 100, "shuffle": False}, id="deferred, one batch"),
-        pytest.param(mixed, ((X, Y), None), {"batch_size": 35}, id="loss scale, no validation"),
+        pytest.param(weighted, WEIGHTED, {"batch_size": 16}, id="sample weights", marks=pytest.mark.slow),
+        pytest.param(averaged, PLAIN, {"batch_size": 32}, id="schedule, EMA, accumulation", marks=pytest.mark.slow),
+        pytest.param(
+            deferred, PLAIN, {"batch_size": 100, "shuffle": False}, id="deferred, one batch", marks=pytest.mark.slow
+        ),
+        pytest.param(mixed, ((X, Y), None), {"batch_size": 35}, id="loss scale, no validation", marks=pytest.mark.slow),
         pytest.param(subclass, PLAIN, {"batch_size": 16}, id="subclass"),
-        pytest.param(lambda: two_heads("dict"), NESTED, {"batch_size": 16}, id="dicts"),
+        pytest.param(lambda: two_heads("dict"), NESTED, {"batch_size": 16}, id="dicts", marks=pytest.mark.slow),
         pytest.param(lambda: two_heads("list"), LISTS, {"batch_size": 16}, id="lists"),
     ],
 )
@@ -204,6 +210,7 @@ def schedule(epoch, rate):
     return rate / (epoch + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra",
     [

@@ -112,6 +112,7 @@ class Study:
         return Conversation(InlineExecutor()).run(segment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
