@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -11,6 +11,7 @@ from search.errors import SpaceError
 from search.worker import distribution
 from search.worker.data import Data, Split
 from search.worker.fit import FitRunner, Plan, make_plan
+from search.worker.fused import FusedRunner, Loops
 from search.worker.streams import Stream
 
 __all__ = ["Runner", "build", "choose"]
@@ -27,12 +28,8 @@ _BATCH_HOOKS = (
 _STOCK_METHODS = (
     "fit",
     "evaluate",
-    "train_step",
-    "test_step",
     "make_train_function",
     "make_test_function",
-    "compute_metrics",
-    "get_metrics_result",
 )
 
 
@@ -76,10 +73,18 @@ def choose(
     reason = _reason_against(model, plan, fit_options, callbacks) if fuse else "asked for"
     if reason is not None:
         return FitRunner(model, plan, reason)
-    # Imported only where it is Keras's backend.
-    from search.worker.fused import FusedRunner
+    return FusedRunner(model, plan, _loops())
 
-    return FusedRunner(model, plan)
+
+def _loops() -> Callable[[Any, Plan], Loops]:
+    """How Keras's backend makes loops. Only that one is imported."""
+    if keras.config.backend() == "jax":
+        from search.worker.fused_jax import JaxLoops
+
+        return JaxLoops
+    from search.worker.fused_tensorflow import TensorFlowLoops
+
+    return TensorFlowLoops
 
 
 def build(model: Any, x_spec: Any) -> None:
@@ -110,7 +115,7 @@ def _zeros(spec: Any) -> Any:
 
 def _reason_against(model: Any, plan: Plan, fit_options: Mapping[str, Any], callbacks: Sequence[Any]) -> str | None:
     """Why the fused runner would not do what `fit` does; None where it would."""
-    if keras.config.backend() != "tensorflow":
+    if keras.config.backend() not in ("tensorflow", "jax"):
         return f"Keras runs on {keras.config.backend()}"
     if isinstance(plan.train, Stream) or isinstance(plan.validation, Stream):
         return "data that come in batches"
@@ -118,22 +123,34 @@ def _reason_against(model: Any, plan: Plan, fit_options: Mapping[str, Any], call
 
 
 def _model_reason(model: Any) -> str | None:
-    import tensorflow as tf
-
     for name in _STOCK_METHODS:
         # `fit` is looked up in the class: on the instance it may have been replaced to lead here.
         owner = type(model) if name == "fit" else model
         if _function(owner, name) is not _function(keras.Model, name):
             return f"own {name}"
-    if model.run_eagerly or tf.config.functions_run_eagerly():
+    if model.run_eagerly:
         return "run_eagerly"
     if model.steps_per_execution != 1:
         return "steps_per_execution"
-    if tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy():
-        return "distribute strategy"
     if any(tensor.shape[0] is not None for tensor in keras.tree.flatten(getattr(model, "inputs", None) or [])):
         return "fixed batch size"
+    return _jax_reason(model) if keras.config.backend() == "jax" else _tensorflow_reason(model)
+
+
+def _tensorflow_reason(model: Any) -> str | None:
+    import tensorflow as tf
+
+    if tf.config.functions_run_eagerly():
+        return "run_eagerly"
+    if tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy():
+        return "distribute strategy"
     return None
+
+
+def _jax_reason(model: Any) -> str | None:
+    if not model.jit_compile:
+        return "jit_compile=False"
+    return "distribution" if keras.distribution.distribution() is not None else None
 
 
 def _options_reason(plan: Plan, fit_options: Mapping[str, Any]) -> str | None:

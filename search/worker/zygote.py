@@ -100,7 +100,9 @@ def main(fd: int, log: str) -> None:
     import keras
 
     if keras.config.backend() == "tensorflow":
-        import search.worker.fused
+        import search.worker.fused_tensorflow
+    elif keras.config.backend() == "jax":
+        import search.worker.fused_jax
     import search.worker.harvest
     import search.worker.probe
     import search.worker.training  # noqa: F401
