@@ -51,7 +51,7 @@ class JaxLoops:
 
     def _run(self, epoch: Any, variables: Sequence[Sequence[Any]], data: Any, order: Any) -> dict[str, Any]:
         held = (*variables, self._model.metrics_variables)
-        state, last = epoch(tuple([variable.value for variable in group] for group in held), data, order)
+        state, last = epoch(_own_buffers(held), data, order)
         for group, values in zip(held, state, strict=True):
             for variable, value in zip(group, values, strict=True):
                 variable.assign(value)
@@ -78,6 +78,19 @@ def _epoch(step: Any, batch_size: int, own_logs: bool) -> Any:
         return state, last if own_logs else None
 
     return epoch
+
+
+def _own_buffers(groups: Sequence[Sequence[Any]]) -> tuple[list[Any], ...]:
+    """The variables' values, each in memory of its own, as they are given away: one that was assigned to another
+    variable (an average to its weight) shares it."""
+    seen: set[int] = set()
+
+    def own(value: Any) -> Any:
+        taken = id(value) in seen
+        seen.add(id(value))
+        return jnp.copy(value) if taken else value
+
+    return tuple([own(variable.value) for variable in group] for group in groups)
 
 
 def _on_device(packed: Any) -> Any:

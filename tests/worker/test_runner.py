@@ -128,6 +128,27 @@ def two_heads(kind):
     return model
 
 
+class OwnStep(keras.Sequential):
+    """Counts its steps, and says what the last of them was."""
+
+    extra = False
+
+    def train_step(self, data):
+        logs = super().train_step(data)
+        return {**logs, "rows": keras.ops.cast(tf.shape(data[0])[0], "float32")} if self.extra else logs
+
+    def test_step(self, data):
+        logs = super().test_step(data)
+        return {"twice": 2 * logs["loss"], "loss": logs["loss"]} if self.extra else logs
+
+
+def own_step(extra=False):
+    model = OwnStep([keras.Input((6,)), layers.Dense(8, "relu"), layers.Dropout(0.2), layers.Dense(3, "softmax")])
+    model.extra = extra
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
 def train(make, raw, options, fuse, epochs=((0, 3),), extra=list):
     """Train a new model; returns all that must be equal."""
     keras.utils.set_random_seed(3)
@@ -167,6 +188,14 @@ def assert_equal(one, other):
         ),
         pytest.param(mixed, ((X, Y), None), {"batch_size": 35}, id="loss scale, no validation", marks=pytest.mark.slow),
         pytest.param(subclass, PLAIN, {"batch_size": 16}, id="subclass"),
+        pytest.param(own_step, PLAIN, {"batch_size": 16}, id="own steps", marks=pytest.mark.slow),
+        pytest.param(lambda: own_step(extra=True), PLAIN, {"batch_size": 16}, id="own logs"),
+        pytest.param(
+            lambda: own_step(extra=True), PLAIN, {"batch_size": 35}, id="own logs, even batches", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            lambda: own_step(extra=True), PLAIN, {"batch_size": 100}, id="own logs, one batch", marks=pytest.mark.slow
+        ),
         pytest.param(lambda: two_heads("dict"), NESTED, {"batch_size": 16}, id="dicts", marks=pytest.mark.slow),
         pytest.param(lambda: two_heads("list"), LISTS, {"batch_size": 16}, id="lists"),
     ],
@@ -259,8 +288,8 @@ def test_steps_per_epoch_go_on_where_the_last_epoch_stopped():
 
 
 class Own(keras.Sequential):
-    def train_step(self, data):
-        return super().train_step(data)
+    def make_train_function(self, force=False):
+        return super().make_train_function(force)
 
 
 def patched():
@@ -280,7 +309,7 @@ def own():
     [
         (weighted, [], {"verbose": 2, "batch_size": None}, "fused"),
         (patched, [keras.callbacks.ModelCheckpoint("x.keras")], {"validation_freq": 1}, "fused"),
-        (own, [], {}, "fit: own train_step"),
+        (own, [], {}, "fit: own make_train_function"),
         (weighted, [keras.callbacks.TerminateOnNaN()], {}, "fit: TerminateOnNaN.on_batch_end"),
         (
             weighted,
