@@ -18,6 +18,7 @@ from search.domain import Domain, Parameter, Value, compatible
 from search.events import Event, FromWorker, Kill, Reaction, Reap, Start, StopRequested, Tick
 from search.failures import Failures
 from search.given import Given, refusal, value_of
+from search.homes import Homes
 from search.journal import Entry, uncollected
 from search.messages import Answer, Harvested, Interrupt, Lost, Question, Verdict
 from search.novelty import Novelty
@@ -92,6 +93,10 @@ class Controller:
         slots: how many segments may run at once; or, for each slot, the others that share its device's memory.
         max_epochs: the most epochs that one trial gets.
         try_first: values by name, each for a new trial before the back end draws any; what they lack is drawn.
+
+    Attributes:
+        study: as given.
+        homes: in which slots trials may go on without being built anew.
     """
 
     def __init__(
@@ -112,6 +117,7 @@ class Controller:
         self._novelty = Novelty()
         self._novelty_changed = False
         self._domains: dict[str, Domain] = {}
+        self.homes = Homes()
         self._slots = Slots([()] * slots if isinstance(slots, int) else slots)
         self._running: dict[int, Start] = {}
         self._ahead: dict[int, int] = {}
@@ -183,6 +189,7 @@ class Controller:
             state = "failed"
         elif not trial.stop_decided and (trial.exhausted or trial.epochs >= self.max_epochs):
             state = "completed"
+        self.homes.leave(trial.number)
         self._record(TrialEnded(trial.number, state))
 
     # Events ---------------------------------------------------------------------------------------------------------
@@ -377,7 +384,7 @@ class Controller:
                 self._await(trial)
                 self._start_alone()
             else:
-                self._start(trial, slot)
+                self._start(trial, self._slots.swap(slot, self.homes.of(trial.number)))
 
     def _start_alone(self) -> None:
         """Start the trials that ran out of memory, each when its device is clear."""
@@ -482,6 +489,10 @@ class Controller:
         # A pruner judges the first execution; the others follow where it lets it pass.
         start = Start(trial.number, number, to_epoch, trial.judged and number == 0)
         self._running[slot] = start
+        if to_epoch < self.max_epochs or number + 1 < len(trial.executions):
+            self.homes.settle(trial.number, slot)
+        else:
+            self.homes.leave(trial.number)
         self._reserve(slot)
         self._record(Started(trial.number, number, trial.segments, slot, epochs, to_epoch))
         self._say(slot, start)

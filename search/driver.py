@@ -174,7 +174,7 @@ class Driver:
             self._announce(reaction.records)
         for slot, instruction in reaction.instructions:
             if isinstance(instruction, Start):
-                self._executor.start(slot, self._segment(instruction))
+                self._executor.start(slot, self._segment(slot, instruction))
             elif isinstance(instruction, Reap):
                 self._executor.start(slot, self._harvest(instruction))
             elif isinstance(instruction, Kill):
@@ -191,7 +191,7 @@ class Driver:
             elif isinstance(record, Expired):
                 self._say(f"trial {record.trial} ends: {record.reason}")
 
-    def _segment(self, start: Start) -> Segment:
+    def _segment(self, slot: int, start: Start) -> Segment:
         trial = self._controller.study.trials[start.trial]
         return Segment(
             trial=start.trial,
@@ -208,6 +208,7 @@ class Driver:
             fuse=self._options.fuse,
             run_eagerly=self._options.run_eagerly,
             data=self._data,
+            hold=self._controller.homes.trials(slot),
         )
 
     def _harvest(self, reap: Reap) -> Harvest:

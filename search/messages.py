@@ -54,6 +54,7 @@ class Segment:
         fuse: whether the fused runner may be used.
         run_eagerly: whether the model is run step by step, without a compiled graph, for debugging.
         data: where the probe has put the arrays, for all workers to share.
+        hold: trials whose trainings this worker may be asked to go on with, if it has had them.
     """
 
     trial: int
@@ -70,6 +71,7 @@ class Segment:
     fuse: bool = True
     run_eagerly: bool = False
     data: str | None = None
+    hold: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

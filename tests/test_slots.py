@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from search import devices
+from search.homes import Homes
 from search.slots import Slots
 
 TWO_GPUS = [{2}, {3}, {0}, {1}]
@@ -95,3 +98,33 @@ def test_what_shares_a_device_is_known() -> None:
     assert devices.sharing(slots)[0] != frozenset()
     assert devices.sharing(devices.make_slots(gpus, 4, range(4))) == (frozenset(), frozenset())
     assert devices.sharing(devices.make_slots((), 4, range(4), 3)) == ({1, 2}, {0, 2}, {0, 1})
+
+
+def test_a_free_slot_that_is_wanted_is_swapped_for() -> None:
+    slots = Slots([(), (), (3,), (2,)])
+    assert slots.swap(taken(slots), 1) == 1
+    assert slots.swap(taken(slots), 1) == 0
+    assert slots.swap(taken(slots), None) == 2
+    assert slots.take() == 3
+    assert slots.take() is None
+
+
+def taken(slots: Slots) -> int:
+    slot = slots.take()
+    assert slot is not None
+    return slot
+
+
+def test_trials_are_at_home_where_they_were_trained_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.homes.MOST", 2)
+    homes = Homes()
+    homes.settle(0, 0)
+    homes.settle(1, 0)
+    homes.settle(0, 1)
+    assert (homes.of(0), homes.of(1), homes.of(2)) == (1, 0, None)
+    homes.settle(2, 0)
+    homes.settle(3, 0)
+    assert (homes.trials(0), homes.trials(1), homes.trials(2)) == ((2, 3), (0,), ())
+    homes.leave(2)
+    homes.leave(2)
+    assert homes.trials(0) == (3,)

@@ -233,6 +233,7 @@ def _compile_again(model: Any, trained: Mapping[str, Any]) -> None:
     for layer, trainable in zip(model._flatten_layers(), trained["layers"], strict=False):
         layer.trainable = trainable
     model.optimizer = keras.saving.deserialize_keras_object(trained["optimizer"])
+    model.train_function = None  # that of the optimizer before
 
 
 def _values(model: Any, variables: Sequence[Any]) -> list[Array]:

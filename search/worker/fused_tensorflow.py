@@ -23,6 +23,7 @@ class TensorFlowLoops:
     """See `search.worker.fused.Loops`."""
 
     def __init__(self, model: Any, plan: Plan) -> None:
+        _create_variables(model, plan)
         self._train = _loop(model, model.train_step, plan.arrays.packed, plan.batch_size)
         if plan.validation is not None:
             assert isinstance(plan.validation, Split), "streams are not fused"
@@ -35,6 +36,23 @@ class TensorFlowLoops:
     def validate(self) -> dict[str, Any]:
         logs: dict[str, Any] = self._validate()
         return logs
+
+
+def _create_variables(model: Any, plan: Plan) -> None:
+    """Create what training adds to the model's variables: a function that does so is traced twice.
+
+    What needs a real batch for that (a metric that looks at shapes) is left to the trace.
+    """
+    if model.optimizer is not None and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(_spec, plan.arrays.packed))
+    for part in (model._compile_metrics, model._compile_loss):
+        if part is not None and not part.built and y is not None:
+            part.build(y, model(x))
+
+
+def _spec(array: Any) -> Any:
+    return keras.KerasTensor((None, *array.shape[1:]), array.dtype.name)
 
 
 def _loop(model: Any, step: Any, packed: Any, batch_size: int) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +25,10 @@ from search.paths import TrialPaths
 from search.records import Built, Ended, Outcome
 from search.space import Space
 from search.worker import data as datas
-from search.worker import distribution, outputs, own_fit, runner, shared, shortage
+from search.worker import distribution, held, outputs, own_fit, runner, shared, shortage
 from search.worker.channel import Channel, Interrupted
 from search.worker.data import Data
+from search.worker.held import Training
 from search.worker.hp import LazyHyperParameters
 from search.worker.recorder import Recorder
 from search.worker.streams import Stream
@@ -69,8 +70,9 @@ _counts: dict[tuple[SpaceRef, str], int] = {}
 
 
 def forget() -> None:
-    """Load space and data anew when they are next asked for."""
+    """Load space and data anew when they are next asked for, and build all models anew."""
     load_space.cache_clear()
+    held.drop_all()
     forget_data()
 
 
@@ -201,7 +203,11 @@ class _Training:
 
     def run(self) -> Recorder:
         segment, space = self._segment, self._space
+        held.keep(segment.hold)
+        before = held.take(segment)
         data = load_data(segment.space, self._hp, segment.data)
+        if before is not None:
+            return self._go_on(before, data)
         with session(segment.seed):
             ready = make_ready(space, self._hp)
             if space.fit is None:
@@ -219,11 +225,13 @@ class _Training:
             raise SpaceError(answer.error)
         return answer.value
 
-    def _recorder(self, data: Data, last_epoch: int | None = None) -> Recorder:
+    def _recorder(
+        self, data: Data, last_epoch: int | None = None, values: Mapping[str, Value] | None = None
+    ) -> Recorder:
         return Recorder(
             self._segment,
             self._channel,
-            self._hp.used_values,
+            self._hp.used_values if values is None else values,
             datas.describe(data.train.x_spec),
             own_fit=self._space.fit is not None,
             last_epoch=last_epoch,
@@ -236,15 +244,37 @@ class _Training:
         if segment.execution:
             folder /= f"execution-{segment.execution}"
         user = outputs.keep_apart(user, folder, recorder.notice)
-        callbacks = [*user, recorder]
         if segment.run_eagerly:
             model.run_eagerly = True
-        trainer = runner.choose(model, data, options, segment.seed, callbacks, segment.fuse)
-        self._built(model, trainer.name)
-        recorder.restore(model, user)
-        outputs.go_on(user, recorder.epoch)
+        training = Training(model, data, options, user, self._choose(model, data, options, user, recorder))
+        self._train_on(training, recorder)
+        if self._space.fit is None and recorder.outcome == "reached" and segment.trial in segment.hold:
+            held.hold(segment, training, self._hp.used_values)
+
+    def _go_on(self, training: Training, data: Data) -> Recorder:
+        """Train what this worker has trained before, and still holds."""
+        recorder = self._recorder(data, values=self._segment.values)
+        if not training.is_on(data):
+            trainer = self._choose(training.model, data, training.options, training.callbacks, recorder)
+            training = replace(training, data=data, runner=trainer)
+        self._train_on(training, recorder)
+        if recorder.outcome == "reached" and self._segment.trial in self._segment.hold:
+            held.hold(self._segment, training, self._segment.values)
+        return recorder
+
+    def _choose(
+        self, model: Any, data: Data, options: Mapping[str, Any], user: Sequence[Any], recorder: Recorder
+    ) -> runner.Runner:
+        segment = self._segment
+        return runner.choose(model, data, options, segment.seed, [*user, recorder], segment.fuse)
+
+    def _train_on(self, training: Training, recorder: Recorder) -> None:
+        """Train as far as the segment goes, from the trial's checkpoint on."""
+        self._built(training.model, training.runner.name)
+        recorder.restore(training.model, training.callbacks)
+        outputs.go_on(training.callbacks, recorder.epoch)
         if recorder.epoch < recorder.last_epoch and recorder.outcome == "reached":
-            trainer.run(recorder.epoch, recorder.last_epoch, callbacks)
+            training.runner.run(recorder.epoch, recorder.last_epoch, [*training.callbacks, recorder])
 
     def _built(self, model: Any, trainer: str) -> None:
         count = int(model.count_params()) if model.built else 0

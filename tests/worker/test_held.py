@@ -1,0 +1,166 @@
+"""What a worker holds of trials that may go on: they go on without being built anew, and as if they had been."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.executors.inline import InlineExecutor
+from search.messages import Segment, SpaceRef
+from search.paths import TrialPaths
+from search.testing.executors import Conversation
+from search.trial import Objective
+from search.worker import checkpoint, held
+
+SPACE = """
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+KIND = "plain"
+x = np.random.default_rng(0).random((70, 4)).astype("float32")
+y = x.sum(axis=1)
+
+
+class Unfreeze(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            self.model.layers[0].trainable = True
+            self.model.compile(keras.optimizers.Adam(1e-3), "mse")
+
+
+class Batches(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.batches = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["batches"] = self.batches
+
+
+def load_data():
+    train = (x[:50], y[:50])
+    if KIND == "stream":
+        train = tf.data.Dataset.from_tensor_slices(train).shuffle(50, seed=3).batch(8)
+    return train, (x[50:], y[50:])
+
+
+def build_model(hp):
+    with open(Path(__file__).with_name("built"), "a") as file:
+        print("x", file=file)
+    layers = keras.layers
+    model = keras.Sequential([
+        layers.Input((4,)), layers.Dense(hp.Int("units", 2, 8)), layers.BatchNormalization(), layers.Dropout(0.2),
+        layers.Dense(1),
+    ])
+    if KIND == "unfreeze":
+        model.layers[0].trainable = False
+    model.compile(keras.optimizers.Adam(1e-2, use_ema=KIND == "average"), "mse")
+    return model
+
+
+def callbacks(hp):
+    return {
+        "plain": [keras.callbacks.ReduceLROnPlateau(monitor="loss", patience=1, min_delta=10.0)],
+        "average": [keras.callbacks.EarlyStopping(patience=9, restore_best_weights=True)],
+        "unfreeze": [Unfreeze()],
+        "batches": [Batches()],
+    }.get(KIND, [])
+"""
+
+
+class Worker:
+    """A worker for a space of one kind."""
+
+    def __init__(self, folder: Path, kind: str, *, holds: bool) -> None:
+        folder.mkdir()
+        self.folder = folder
+        (folder / "space.py").write_text(SPACE.replace('KIND = "plain"', f'KIND = "{kind}"'))
+        self._holds = holds
+        self._executor = InlineExecutor()
+
+    def train(self, trial: int, from_epoch: int, to_epoch: int, **options: Any) -> list[Any]:
+        given: dict[str, Any] = {
+            "values": {"units": 6},
+            "seed": 7 + trial,
+            "folder": str(self.folder / str(trial)),
+            "hold": (0, 1) if self._holds else (),
+            **options,
+        }
+        segment = Segment(
+            trial=trial,
+            execution=0,
+            space=SpaceRef(str(self.folder / "space.py")),
+            from_epoch=from_epoch,
+            to_epoch=to_epoch,
+            objective=Objective("val_loss", "min"),
+            **given,
+        )
+        conversation = Conversation(self._executor).run(segment)
+        assert conversation.end.outcome == "reached", conversation.end.error
+        return conversation.curve
+
+    @property
+    def built(self) -> int:
+        return len((self.folder / "built").read_text().splitlines())
+
+    def state(self, trial: int) -> list[np.ndarray[Any, Any]]:
+        saved = checkpoint.load(TrialPaths(self.folder / str(trial)).checkpoint(0))
+        return [array for group in saved._groups.values() for array in group]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["plain", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("average", "unfreeze", "batches", "stream"))],
+)
+def test_what_is_held_goes_on_as_if_it_had_been_built_anew(tmp_path: Path, kind: str) -> None:
+    holding, building = Worker(tmp_path / "a", kind, holds=True), Worker(tmp_path / "b", kind, holds=False)
+    parts = (0, 0, 1), (1, 0, 2), (0, 1, 3), (1, 2, 3), (0, 3, 4)
+    for worker in (holding, building):
+        held.drop_all()
+        curves = [worker.train(*part) for part in parts]
+        worker.curves = curves  # type: ignore[attr-defined]
+    assert holding.curves == building.curves  # type: ignore[attr-defined]
+    assert (holding.built, building.built) == (2, 5)
+    for trial in (0, 1):
+        for one, other in zip(holding.state(trial), building.state(trial), strict=True):
+            np.testing.assert_array_equal(one, other)
+    held.drop_all()
+
+
+def test_what_is_not_the_same_training_is_built_anew(tmp_path: Path) -> None:
+    worker = Worker(tmp_path / "a", "batches", holds=True)
+    worker.train(0, 0, 1)
+    assert worker.built == 1
+    worker.train(0, 1, 2, seed=8)
+    assert worker.built == 2
+    worker.train(0, 2, 3, seed=8, values={"units": 5})
+    assert worker.built == 3
+    worker.train(1, 0, 1, hold=(1,))
+    assert worker.built == 4
+    worker.train(0, 3, 4, seed=8, values={"units": 5})  # let go of
+    assert worker.built == 5
+    InlineExecutor()  # another search in the same process
+    worker.train(0, 4, 5, seed=8, values={"units": 5})
+    assert worker.built == 6
+
+
+def test_no_more_is_held_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(tmp_path / "a", "batches", holds=True)
+    monkeypatch.setattr(held, "MOST", 300)
+    worker.train(0, 0, 1)
+    worker.train(1, 0, 1)
+    size = next(iter(held._held.values()))[0].size
+    assert 100 < size < 300 < 2 * size
+    worker.train(1, 1, 2)
+    assert worker.built == 2
+    worker.train(0, 1, 2)
+    assert worker.built == 3
