@@ -73,6 +73,14 @@ class Plan:
         """Batches in one pass over arrays: `steps`, unless the user gave `steps_per_epoch`."""
         return math.ceil(self.arrays.samples / self.batch_size)
 
+    def has_batches_of(self, other: Plan) -> bool:
+        """Whether both cut the same arrays into the same batches, in whatever order."""
+        sizes = self.batch_size, self.validation_batch_size
+        if sizes != (other.batch_size, other.validation_batch_size):
+            return False
+        parts = (self.train, other.train), (self.validation, other.validation)
+        return all(one is two or (isinstance(one, Split) and one.is_equal(two)) for one, two in parts)
+
     def order(self, epoch: int) -> Indices:
         """The samples of arrays in the order in which pass `epoch` (from 0) over them trains on them."""
         if not self.shuffle:

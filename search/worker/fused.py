@@ -32,16 +32,25 @@ class FusedRunner:
 
     Args:
         make_loops: makes the loops of a model for a plan.
+        earlier: a runner of the same model, whose loops are taken over where they go over the same batches.
     """
 
     name = "fused"
 
-    def __init__(self, model: Any, plan: Plan, make_loops: Callable[[Any, Plan], Loops]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        plan: Plan,
+        make_loops: Callable[[Any, Plan], Loops],
+        earlier: FusedRunner | None = None,
+    ) -> None:
         self._model = model
         self._plan = plan
         self._make_loops = make_loops
         self._made_for: Any = None
         self._made: Loops | None = None
+        if earlier is not None and earlier._model is model and plan.has_batches_of(earlier._plan):
+            self._made_for, self._made = earlier._made_for, earlier._made
 
     def run(self, from_epoch: int, to_epoch: int, callbacks: list[Any]) -> None:
         """Train epochs `from_epoch` to `to_epoch - 1` (from 0), driving `callbacks` in the order of `fit`."""

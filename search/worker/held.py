@@ -1,26 +1,29 @@
-"""What a worker holds of trainings that may go on: the model, built and traced, for when it gets the trial again.
+"""What a worker holds of its trainings: models built and traced.
 
-To go on with it gives what building anew gives: the checkpoint's state is put into it in either case.
+A trial that comes back goes on with the model that it had; a new one whose model trains by the same graph is trained on
+that one. So a held model may serve several trials, one after the other: each puts its own state into it, from its
+checkpoint or its new model, and gets what building anew gives.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from search.domain import Value
 from search.messages import Segment
-from search.worker import distribution
-from search.worker.data import Data
+from search.worker import distribution, signature
 from search.worker.runner import Runner
 
-__all__ = ["Training", "drop_all", "hold", "keep", "take"]
+__all__ = ["Training", "adopt", "drop_all", "hand_over", "hold", "keep", "sign", "take"]
 
 MOST = 64 << 20
 """Scalars in the variables of all that is held, 256 MiB as a rule: on a GPU they take of the next trial's memory."""
+
+MOST_SPARE = 8
+"""Models held only for what is yet to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,61 +31,107 @@ class Training:
     """A model, and all that it is trained with.
 
     Attributes:
-        data: what the runner trains on.
         options, callbacks: the user's.
+        sign: what its graph depends on, as `sign` gives it.
+        runner: what has trained it so far.
     """
 
     model: Any
-    data: Data
     options: Mapping[str, Any]
     callbacks: list[Any]
-    runner: Runner
-
-    def is_on(self, data: Data) -> bool:
-        """Whether these are the arrays that it is on. Streams hold state, and are made anew for each segment."""
-        return data.is_arrays and data.train is self.data.train and data.validation is self.data.validation
+    sign: Hashable | None = None
+    runner: Runner | None = None
 
     @property
     def size(self) -> int:
         """Scalars in the variables of model and optimizer."""
-        variables = (*self.model.variables, *getattr(self.model.optimizer, "variables", ()))
-        return sum(math.prod(variable.shape) for variable in variables)
+        return sum(math.prod(variable.shape) for variable in _variables(self.model))
 
 
-_held: OrderedDict[tuple[Any, ...], tuple[Training, int, Mapping[str, Value]]] = OrderedDict()
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """What is held, and whose it is."""
+
+    training: Training
+    values: Mapping[str, Value]
+    key: Hashable
+    trial: int
 
 
-def _key(segment: Segment) -> tuple[Any, ...]:
+_held: list[_Held] = []
+"""What was held first comes first."""
+
+
+def _key(segment: Segment) -> Hashable:
     return segment.space, segment.folder, segment.execution, segment.seed, segment.fuse, segment.run_eagerly
 
 
+def sign(model: Any, callbacks: Sequence[Any]) -> Hashable | None:
+    """What the graph of a model depends on that is built, compiled and not yet trained; None where it cannot be told.
+
+    Args:
+        callbacks: the user's; what they know of the model's making cannot be told either.
+    """
+    if distribution.count() > 1 or signature.of_callbacks(callbacks) is None:
+        return None
+    return signature.of_model(model)
+
+
 def hold(segment: Segment, training: Training, values: Mapping[str, Value]) -> None:
-    """Hold what `segment` has trained, and let go of what was held longest where it is too much.
+    """Hold what `segment` has trained, where it may be wanted.
 
     Args:
         values: the trial's hyperparameters.
     """
     if distribution.count() > 1:
         return  # its strategy ends with its session
-    _held[_key(segment)] = training, segment.trial, dict(values)
-    size = sum(training.size for training, _, _ in _held.values())
-    while size > MOST:
-        _, (dropped, _, _) = _held.popitem(last=False)
-        size -= dropped.size
+    key = _key(segment)
+    _held[:] = [held for held in _held if held.key != key]
+    _held.append(_Held(training, dict(values), key, segment.trial))
+    keep(segment.hold)
 
 
 def take(segment: Segment) -> Training | None:
-    """What `segment` goes on with, no longer held; None where it is not here."""
-    found = _held.pop(_key(segment), None)
-    return found[0] if found is not None and found[2] == segment.values else None
+    """What `segment` goes on with; None where it is not here."""
+    key, values = _key(segment), dict(segment.values)
+    return next((held.training for held in _held if held.key == key and held.values == values), None)
+
+
+def adopt(sign: Hashable | None) -> Training | None:
+    """A training by a graph of this signature."""
+    return next((held.training for held in _held if sign is not None and held.training.sign == sign), None)
+
+
+def hand_over(model: Any, to: Any) -> None:
+    """Put the values of all variables of a model that was not trained yet into one with the same signature."""
+    if model.optimizer is not None and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    for source, target in zip(_variables(model), _variables(to), strict=True):
+        target.assign(source)
 
 
 def keep(trials: Collection[int]) -> None:
-    """Let go of all trials but these."""
-    for key in [key for key, (_, trial, _) in _held.items() if trial not in trials]:
-        del _held[key]
+    """Let go of what neither these trials come back for nor others can use, and of the oldest where it is too much."""
+    wanted = [held for held in _held if held.trial in trials]
+    signs = {held.training.sign for held in wanted} | {None}
+    for held in reversed(_held):
+        if held.training.sign not in signs and len(signs) <= MOST_SPARE:
+            wanted.append(held)
+            signs.add(held.training.sign)
+    size = 0
+    models: set[int] = set()
+    for held in reversed(list(_held)):
+        if held in wanted and id(held.training.model) not in models:
+            size += held.training.size
+            models.add(id(held.training.model))
+        if held not in wanted or size > MOST:
+            _held.remove(held)
 
 
 def drop_all() -> None:
     """Let go of everything."""
     _held.clear()
+
+
+def _variables(model: Any) -> list[Any]:
+    return [*model.variables, *getattr(model.optimizer, "variables", ())]

@@ -6,6 +6,7 @@ so. Of a `fit` of the user's, the segment's last epoch is said when that has ret
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import time
@@ -39,6 +40,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         last_epoch: the last one that such a `fit` wants, where it wants fewer than the segment has.
 
     Attributes:
+        values: as given.
         epoch: epochs trained so far, those before this segment included.
         last_epoch: the one to train up to.
         outcome, error: how the segment ended.
@@ -57,7 +59,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
     ) -> None:
         super().__init__()
         # A checkpoint of another trial may lie here: a journal was cut short, or deleted by hand.
-        self._owner = {"seed": segment.seed, "values": dict(values)}
+        self.values = dict(values)
+        self._owner = {"seed": segment.seed, "values": self.values}
         self._segment = segment
         self._channel = channel
         self._inputs = inputs
@@ -65,7 +68,6 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self.last_epoch = segment.to_epoch if last_epoch is None else min(last_epoch, segment.to_epoch)
         self._callbacks: Sequence[Any] = ()
         self._paths = TrialPaths(Path(segment.folder))
-        self._restored: checkpoint.Checkpoint | None = None
         self._best: tuple[int, float] | None = None
         self._best_weights: list[Any] | None = None
         self._held: dict[str, Any] | None = None
@@ -86,19 +88,16 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             callbacks: the user's, which are put back when the training begins.
         """
         self._callbacks = callbacks
-        saved = self._last_checkpoint()
-        if saved is None:
-            return
-        self._restored = saved
-        saved.restore(model)
-        self._take_up(saved)
+        if self.found is not None:
+            self.found.restore(model)
+            self._take_up(self.found)
 
     def restore_whole(self) -> bool:
         """Whether the segment was trained already by a `fit` that cannot be continued, in which case it is told again.
 
         Such a training begins anew for each segment; what it had before tells only how good it was.
         """
-        saved = self._last_checkpoint()
+        saved = self.found
         if saved is None or not saved.whole:
             return False
         if saved.epoch >= self._segment.to_epoch:
@@ -112,7 +111,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         """Whether a `fit` of the user's has had all the epochs that it wants, though the search would give more."""
         return self.epoch >= self.last_epoch < self._segment.to_epoch
 
-    def _last_checkpoint(self) -> checkpoint.Checkpoint | None:
+    @functools.cached_property
+    def found(self) -> checkpoint.Checkpoint | None:
+        """The trial's checkpoint, where it has one."""
         path = self._paths.checkpoint(self._segment.execution)
         if not path.exists():
             return None
@@ -139,8 +140,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
 
     def on_train_begin(self, logs: Any = None) -> None:
         # Being last, this runs when the others have been reset.
-        if self._restored is not None:
-            self._restored.restore_callbacks(self._callbacks)
+        if self.found is not None:
+            self.found.restore_callbacks(self._callbacks)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # The user's code may use global random states, which no checkpoint holds.

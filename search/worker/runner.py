@@ -53,6 +53,7 @@ def choose(
     seed: int,
     callbacks: Sequence[Any],
     fuse: bool = True,
+    earlier: Runner | None = None,
 ) -> Runner:
     """The runner for a compiled model; one that is not built yet is built for `data`.
 
@@ -61,6 +62,7 @@ def choose(
         seed: the training seed, of which the order of the samples is derived.
         callbacks: those that will be driven, of the user and of the search.
         fuse: False for `fit` in any case.
+        earlier: what trained this model before: what it has traced is not traced again.
 
     Raises:
         SpaceError: in one line, for options that cannot be used.
@@ -73,7 +75,7 @@ def choose(
     reason = _reason_against(model, plan, fit_options, callbacks) if fuse else "asked for"
     if reason is not None:
         return FitRunner(model, plan, reason)
-    return FusedRunner(model, plan, _loops())
+    return FusedRunner(model, plan, _loops(), earlier if isinstance(earlier, FusedRunner) else None)
 
 
 def _loops() -> Callable[[Any, Plan], Loops]:

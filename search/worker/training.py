@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -204,10 +204,12 @@ class _Training:
     def run(self) -> Recorder:
         segment, space = self._segment, self._space
         held.keep(segment.hold)
-        before = held.take(segment)
         data = load_data(segment.space, self._hp, segment.data)
-        if before is not None:
-            return self._go_on(before, data)
+        if (before := held.take(segment)) is not None:
+            recorder = self._recorder(data, values=segment.values)
+            if recorder.found is not None:
+                self._train_on(before, data, recorder)
+                return recorder
         with session(segment.seed):
             ready = make_ready(space, self._hp)
             if space.fit is None:
@@ -246,35 +248,30 @@ class _Training:
         user = outputs.keep_apart(user, folder, recorder.notice)
         if segment.run_eagerly:
             model.run_eagerly = True
-        training = Training(model, data, options, user, self._choose(model, data, options, user, recorder))
-        self._train_on(training, recorder)
-        if self._space.fit is None and recorder.outcome == "reached" and segment.trial in segment.hold:
-            held.hold(segment, training, self._hp.used_values)
+        if self._space.fit is not None:
+            self._train_on(Training(model, options, user), data, recorder)
+            return
+        runner.build(model, data.train.x_spec)
+        training = Training(model, options, user, held.sign(model, user))
+        if (other := held.adopt(training.sign)) is not None:
+            held.hand_over(model, other.model)
+            training = replace(training, model=other.model, runner=other.runner)
+        self._train_on(training, data, recorder)
 
-    def _go_on(self, training: Training, data: Data) -> Recorder:
-        """Train what this worker has trained before, and still holds."""
-        recorder = self._recorder(data, values=self._segment.values)
-        if not training.is_on(data):
-            trainer = self._choose(training.model, data, training.options, training.callbacks, recorder)
-            training = replace(training, data=data, runner=trainer)
-        self._train_on(training, recorder)
-        if recorder.outcome == "reached" and self._segment.trial in self._segment.hold:
-            held.hold(self._segment, training, self._segment.values)
-        return recorder
-
-    def _choose(
-        self, model: Any, data: Data, options: Mapping[str, Any], user: Sequence[Any], recorder: Recorder
-    ) -> runner.Runner:
-        segment = self._segment
-        return runner.choose(model, data, options, segment.seed, [*user, recorder], segment.fuse)
-
-    def _train_on(self, training: Training, recorder: Recorder) -> None:
+    def _train_on(self, training: Training, data: Data, recorder: Recorder) -> None:
         """Train as far as the segment goes, from the trial's checkpoint on."""
-        self._built(training.model, training.runner.name)
-        recorder.restore(training.model, training.callbacks)
-        outputs.go_on(training.callbacks, recorder.epoch)
+        segment, model, user = self._segment, training.model, training.callbacks
+        callbacks = [*user, recorder]
+        trainer = runner.choose(
+            model, data, training.options, segment.seed, callbacks, segment.fuse, earlier=training.runner
+        )
+        self._built(model, trainer.name)
+        recorder.restore(model, user)
+        outputs.go_on(user, recorder.epoch)
         if recorder.epoch < recorder.last_epoch and recorder.outcome == "reached":
-            training.runner.run(recorder.epoch, recorder.last_epoch, [*training.callbacks, recorder])
+            trainer.run(recorder.epoch, recorder.last_epoch, callbacks)
+        if self._space.fit is None:
+            held.hold(segment, replace(training, runner=trainer), recorder.values)
 
     def _built(self, model: Any, trainer: str) -> None:
         count = int(model.count_params()) if model.built else 0

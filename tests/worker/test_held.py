@@ -1,7 +1,8 @@
-"""What a worker holds of trials that may go on: they go on without being built anew, and as if they had been."""
+"""What a worker holds: trials go on without being built anew, or train by the graph of another, with equal results."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from search.messages import Segment, SpaceRef
 from search.paths import TrialPaths
 from search.testing.executors import Conversation
 from search.trial import Objective
-from search.worker import checkpoint, held
+from search.worker import checkpoint, fused_tensorflow, held
 
 SPACE = """
 from pathlib import Path
@@ -63,7 +64,8 @@ def build_model(hp):
     ])
     if KIND == "unfreeze":
         model.layers[0].trainable = False
-    model.compile(keras.optimizers.Adam(1e-2, use_ema=KIND == "average"), "mse")
+    rate = hp.Float("rate", 1e-3, 1e-1)
+    model.compile(keras.optimizers.Adam(rate, use_ema=KIND == "average"), "mse")
     return model
 
 
@@ -83,18 +85,21 @@ class Worker:
     def __init__(self, folder: Path, kind: str, *, holds: bool) -> None:
         folder.mkdir()
         self.folder = folder
+        self.hold: tuple[int, ...] = (0, 1) if holds else ()
+        self.drops = not holds
         (folder / "space.py").write_text(SPACE.replace('KIND = "plain"', f'KIND = "{kind}"'))
-        self._holds = holds
         self._executor = InlineExecutor()
 
     def train(self, trial: int, from_epoch: int, to_epoch: int, **options: Any) -> list[Any]:
         given: dict[str, Any] = {
-            "values": {"units": 6},
+            "values": {"units": 6, "rate": 0.01 * (1 + trial)},
             "seed": 7 + trial,
             "folder": str(self.folder / str(trial)),
-            "hold": (0, 1) if self._holds else (),
+            "hold": self.hold,
             **options,
         }
+        if self.drops:
+            held.drop_all()
         segment = Segment(
             trial=trial,
             execution=0,
@@ -124,16 +129,48 @@ class Worker:
 def test_what_is_held_goes_on_as_if_it_had_been_built_anew(tmp_path: Path, kind: str) -> None:
     holding, building = Worker(tmp_path / "a", kind, holds=True), Worker(tmp_path / "b", kind, holds=False)
     parts = (0, 0, 1), (1, 0, 2), (0, 1, 3), (1, 2, 3), (0, 3, 4)
-    for worker in (holding, building):
-        held.drop_all()
-        curves = [worker.train(*part) for part in parts]
-        worker.curves = curves  # type: ignore[attr-defined]
-    assert holding.curves == building.curves  # type: ignore[attr-defined]
+    assert_same(holding, building, parts)
     assert (holding.built, building.built) == (2, 5)
-    for trial in (0, 1):
-        for one, other in zip(holding.state(trial), building.state(trial), strict=True):
-            np.testing.assert_array_equal(one, other)
+
+
+def assert_same(one: Worker, other: Worker, parts: Sequence[tuple[int, int, int]]) -> None:
+    """Both workers, one after the other, train the same parts with the same results."""
+    curves = []
+    for worker in (one, other):
+        held.drop_all()
+        curves.append([worker.train(*part) for part in parts])
     held.drop_all()
+    assert curves[0] == curves[1]
+    assert len({str(curve) for curve in curves[0]}) == len(parts)
+    for trial in {trial for trial, _, _ in parts}:
+        for array, same in zip(one.state(trial), other.state(trial), strict=True):
+            np.testing.assert_array_equal(array, same)
+
+
+@pytest.mark.slow
+def test_equal_graphs_are_traced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = []
+
+    class Counted(fused_tensorflow.TensorFlowLoops):
+        def __init__(self, model: Any, plan: Any) -> None:
+            traced.append(model)
+            super().__init__(model, plan)
+
+    monkeypatch.setattr(fused_tensorflow, "TensorFlowLoops", Counted)
+    sharing, building = Worker(tmp_path / "a", "plain", holds=True), Worker(tmp_path / "b", "plain", holds=False)
+    assert_same(sharing, building, [(0, 0, 2), (1, 0, 1), (0, 2, 3), (2, 0, 2), (1, 1, 3)])
+    assert (sharing.built, building.built) == (3, 5)
+    assert len(traced) == 1 + 5
+
+
+def test_a_trial_whose_checkpoint_is_gone_begins_anew(tmp_path: Path) -> None:
+    worker = Worker(tmp_path / "a", "plain", holds=True)
+    (first,) = worker.train(0, 0, 1)
+    TrialPaths(worker.folder / "0").checkpoint(0).unlink()
+    again = worker.train(0, 1, 2)
+    assert again[0] == first
+    assert len(again) == 2
+    assert worker.built == 2
 
 
 def test_what_is_not_the_same_training_is_built_anew(tmp_path: Path) -> None:
@@ -142,14 +179,14 @@ def test_what_is_not_the_same_training_is_built_anew(tmp_path: Path) -> None:
     assert worker.built == 1
     worker.train(0, 1, 2, seed=8)
     assert worker.built == 2
-    worker.train(0, 2, 3, seed=8, values={"units": 5})
+    worker.train(0, 2, 3, seed=8, values={"units": 5, "rate": 0.1})
     assert worker.built == 3
     worker.train(1, 0, 1, hold=(1,))
     assert worker.built == 4
-    worker.train(0, 3, 4, seed=8, values={"units": 5})  # let go of
+    worker.train(0, 3, 4, seed=8, values={"units": 5, "rate": 0.1})  # let go of
     assert worker.built == 5
     InlineExecutor()  # another search in the same process
-    worker.train(0, 4, 5, seed=8, values={"units": 5})
+    worker.train(0, 4, 5, seed=8, values={"units": 5, "rate": 0.1})
     assert worker.built == 6
 
 
@@ -158,7 +195,7 @@ def test_no_more_is_held_than_there_is_room_for(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(held, "MOST", 300)
     worker.train(0, 0, 1)
     worker.train(1, 0, 1)
-    size = next(iter(held._held.values()))[0].size
+    size = held._held[0].training.size
     assert 100 < size < 300 < 2 * size
     worker.train(1, 1, 2)
     assert worker.built == 2
