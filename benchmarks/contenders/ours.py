@@ -1,0 +1,38 @@
+"""search: Hyperband on worker processes, with MLflow, checkpoints and all else that is there by default.
+
+Its search begins where its journal does: the framework is imported by then, and the space was probed. To the end belong
+the evaluation of the best trials, and the winner's file.
+"""
+
+from __future__ import annotations
+
+import common
+
+import search
+
+
+def main() -> None:
+    task = common.task()
+    results = search.run(
+        task.space,
+        max_epochs=task.max_epochs,
+        seed=task.seed,
+        workers=task.workers,
+        runs=task.folder / "runs",
+        progress=False,
+    )
+    study, trials = results.study, results.trials
+    trained = [common.Trained(dict(trial.params), trial.trained, trial.seed) for trial in trials if trial.trained]
+    common.write_trials(task.trials, trained)
+    began = min(trial.began_at for trial in trials)
+    common.say(
+        began=began,
+        ended=began + study.seconds(),
+        trials=len(trials),
+        epochs=study.trained,
+        best=study.best.objective,
+    )
+
+
+if __name__ == "__main__":
+    main()
