@@ -1,7 +1,8 @@
 """How far from the limit: the trials of `ours` by the same fused epochs, with nothing around them.
 
 After the imports as many processes are forked as there are workers, and take trials from a queue, those with the most
-epochs first. Each trial is built and trained without interruption: there are no promotions, checkpoints, messages.
+epochs first. Each trial is built, traced and trained for itself, without interruption: there are no promotions,
+checkpoints or messages, and no graph serves two trials.
 
 Seconds of a trial are told apart: `build`, of the model; `trace`, the first epoch's but for those of a steady one; and
 `steady`, those of a steady epoch times its epochs: the arithmetic alone. A trial with too few epochs to know how long a

@@ -1,0 +1,283 @@
+"""The same search by search and by others, on the same spaces: seconds, epochs, objectives, memory.
+
+    pip install '.[bench]'        # with .[bench,jax] for --keras-backend jax
+    python benchmarks/compare.py [--space mlp,cnn] [--max-epochs 9,27] [--seeds 3] [--workers 2]
+        [--contenders ours,keras-tuner,optuna,ray,fit,arithmetic] [--keras-backend tensorflow] [--json FILE]
+
+Each run is a process of its own, on processors only; contenders take turns, so that a noisy machine does to all what it
+does to one. Prints a table for every space and max_epochs, of medians over the seeds:
+
+- command: the whole process, from its start to its end;
+- imports: up to the begin of the search: of the framework, the space, the data; ours has been probed by then, and Ray
+  has been started;
+- search: its least and most, too;
+- trials: KerasTuner counts a promotion as another one;
+- ms/epoch: of the search, by the clock: two workers make it half as long;
+- best: the best val_accuracy of any epoch;
+- peak memory: of all processes together, what they share counted once.
+
+The spaces are in `spaces/`, the contenders in `contenders/`: Hyperband of ours and of KerasTuner, Optuna for as many
+epochs as ours took, Ray Tune for as many trials. Two train the trials of ours: `fit`, one after another by plain
+`model.fit`, and `arithmetic`, by our fused epochs with nothing around them; what those spend on arithmetic alone,
+shared evenly among the workers, is a row of its own: no search of these trials can be faster.
+
+Each run's figures go to `--json` when it ends, a line each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import processes
+
+HERE = Path(__file__).parent
+TIMEOUT_SECONDS = 30 * 60.0
+
+MAX_EPOCHS = {"mlp": (9, 27), "cnn": (9, 27), "large": (3,)}
+"""The spaces, and what they are searched with by default."""
+
+CONTENDERS = {
+    "ours": ("ours.py", "search, {workers} workers"),
+    "keras-tuner": ("keras_tuner_hyperband.py", "KerasTuner Hyperband, 1 process"),
+    "optuna": ("optuna_tpe.py", "Optuna TPE + Hyperband pruner, {workers} processes"),
+    "ray": ("ray_asha.py", "Ray Tune ASHA, {workers} actors"),
+    "fit": ("plain_fit.py", "same trials, plain `model.fit`, 1 process"),
+    "arithmetic": ("arithmetic.py", "same trials, fused, no framework, {workers} processes"),
+}
+"""Of each its program, and how the tables call it."""
+
+NEED_OURS = {"optuna", "ray", "fit", "arithmetic"}
+
+PACKAGES = ("keras", "keras_tuner", "optuna", "ray", "mlflow")
+
+NONE = "-"
+
+Row = dict[str, Any]
+
+
+def environment(keras_backend: str, folder: str) -> dict[str, str]:
+    """What every contender finds.
+
+    Args:
+        folder: for temporary files.
+    """
+    # Installed packages have their bytecode; a checkout is to have it, too.
+    given = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {
+        **given,
+        "TMPDIR": folder,
+        "KERAS_BACKEND": keras_backend,
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "JAX_PLATFORMS": "cpu",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "GRPC_VERBOSITY": "ERROR",
+    }
+
+
+def measure(contender: str, space: str, max_epochs: int, seed: int, trials: Path, given: argparse.Namespace) -> Row:
+    """One run. `error` says why there are no figures."""
+    # A name that leaves room: Ray keeps sockets here, whose paths must be short.
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
+        program = HERE / "contenders" / CONTENDERS[contender][0]
+        task = {
+            "space": HERE / "spaces" / f"{space}.py",
+            "max-epochs": max_epochs,
+            "seed": seed,
+            "workers": given.workers,
+            "trials": trials,
+            "folder": folder,
+        }
+        options = [text for name, value in task.items() for text in (f"--{name}", str(value))]
+        ran = processes.run(
+            [sys.executable, str(program), *options],
+            environment(given.keras_backend, folder),
+            Path(folder),
+            TIMEOUT_SECONDS,
+        )
+    row: Row = {
+        "space": space,
+        "max_epochs": max_epochs,
+        "seed": seed,
+        "contender": contender,
+        "keras_backend": given.keras_backend,
+        "workers": given.workers,
+    }
+    if ran.code is None:
+        return {**row, "error": f"took longer than {TIMEOUT_SECONDS:g} s"}
+    if ran.code:
+        return {**row, "error": (ran.errors.strip().splitlines() or [f"exit code {ran.code}"])[-1]}
+    result = json.loads(ran.output.splitlines()[-1])
+    return {**row, "command": ran.seconds - result.get("beside", 0.0), "memory": ran.memory, **result}
+
+
+def compare(space: str, max_epochs: int, given: argparse.Namespace, keep: Callable[[Row], None]) -> list[Row]:
+    """All contenders with all seeds, in turn."""
+    rows = []
+    first = [name for name in given.contenders if name == "ours"]
+    others = [name for name in given.contenders if name != "ours"]
+    for seed in range(given.seeds):
+        turn = seed % len(others) if others else 0
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            for contender in [*first, *others[turn:], *others[:turn]]:
+                row = measure(contender, space, max_epochs, seed, Path(folder) / "trials.json", given)
+                keep(row)
+                rows.append(row)
+    return rows
+
+
+# The tables -----------------------------------------------------------------------------------------------------------
+
+COLUMNS = (
+    "contender",
+    "command s",
+    "imports s",
+    "search s",
+    "trials",
+    "epochs",
+    "ms/epoch",
+    "best",
+    "peak memory MiB",
+    "search ÷ ours",
+    "command ÷ ours",
+)
+
+
+def table(rows: list[Row], given: argparse.Namespace) -> str:
+    """The rows of a space and a max_epochs, in Markdown."""
+    by_name = {name: [row for row in rows if row["contender"] == name] for name in given.contenders}
+    ours = [row for row in by_name.get("ours", []) if "error" not in row]
+    lines = [COLUMNS, ("---",) * len(COLUMNS)]
+    notes = []
+    for name, runs in by_name.items():
+        label = CONTENDERS[name][1].format(workers=given.workers)
+        done = [run for run in runs if "error" not in run]
+        failed = [run for run in runs if "error" in run]
+        if failed:
+            label += f", {len(failed)} of {len(runs)} failed: {failed[-1]['error'].replace('|', '/')}"
+        lines.append((label, *figures(done, ours)))
+        if name == "arithmetic" and done:
+            alone = [{**run, "search": run["steady"] / given.workers} for run in done]
+            lines.append(("arithmetic only", *figures(alone, ours, whole=False)))
+            parts = ", ".join(f"{part} {median(done, part):.1f} s" for part in ("build", "trace", "steady"))
+            notes.append(f"Same trials, fused, all processes together: {parts}.")
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(f"\n{note}" for note in notes)])
+
+
+def figures(runs: list[Row], ours: list[Row], whole: bool = True) -> tuple[str, ...]:
+    """A line's figures.
+
+    Args:
+        whole: whether the runs were commands, and not a part of what one did.
+    """
+    if not runs:
+        return (NONE,) * (len(COLUMNS) - 1)
+    seconds = [run["search"] for run in runs]
+    search = statistics.median(seconds)
+    spread = f" ({min(seconds):.1f} to {max(seconds):.1f})" if len(runs) > 1 else ""
+    epochs = median(runs, "epochs")
+    return (
+        f"{median(runs, 'command'):.1f}" if whole else NONE,
+        f"{median(runs, 'imports'):.1f}" if whole else NONE,
+        f"{search:.1f}{spread}",
+        f"{median(runs, 'trials'):g}",
+        f"{epochs:g}",
+        f"{1e3 * search / epochs:.1f}",
+        f"{median(runs, 'best'):.4f}" if whole else NONE,
+        f"{median(runs, 'memory'):.0f}" if whole else NONE,
+        f"{search / median(ours, 'search'):.2f}" if ours else NONE,
+        f"{median(runs, 'command') / median(ours, 'command'):.2f}" if ours and whole else NONE,
+    )
+
+
+def median(runs: list[Row], name: str) -> float:
+    return statistics.median(run[name] for run in runs)
+
+
+def heading(keras_backend: str) -> str:
+    """Where and with what this was measured."""
+    packages = importlib.metadata.packages_distributions()
+    versions = []
+    for name in (*PACKAGES, keras_backend):
+        # TensorFlow is distributed under several names.
+        found = [name] if name in packages[name] else packages[name]
+        versions.append(f"{found[0]} {importlib.metadata.version(found[0])}")
+    date = time.strftime("%d %B %Y").lstrip("0")
+    cores = len(os.sched_getaffinity(0))
+    libraries = ", ".join([f"Python {platform.python_version()}", *versions])
+    return f"{date}, {processor()}, {cores} cores; {libraries}; `python {shlex.join(sys.argv)}`"
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def names(known: Any) -> Callable[[str], list[str]]:
+    """Reads names with commas between."""
+
+    def read(text: str) -> list[str]:
+        given = text.split(",")
+        for name in given:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is not known: use {', '.join(known)}")
+        return given
+
+    return read
+
+
+def numbers(text: str) -> list[int]:
+    """Reads numbers with commas between."""
+    return [int(number) for number in text.split(",")]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", type=names(MAX_EPOCHS), default=["mlp", "cnn"])
+    parser.add_argument("--max-epochs", type=numbers, help="by default 9,27, and for the large space 3")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--contenders", type=names(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--keras-backend", choices=("tensorflow", "jax"), default="tensorflow")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="a file to which each run's figures are added")
+    given = parser.parse_args()
+    if "ours" not in given.contenders and (needy := NEED_OURS.intersection(given.contenders)):
+        parser.error(f"{', '.join(sorted(needy))}: to have the trials of ours, add ours to --contenders")
+    return given
+
+
+def main() -> None:
+    given = parse()
+
+    def keep(row: Row) -> None:
+        print(row, file=sys.stderr, flush=True)
+        if given.json is not None:
+            with given.json.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    print(heading(given.keras_backend), flush=True)
+    for space in given.space:
+        for max_epochs in given.max_epochs or MAX_EPOCHS[space]:
+            rows = compare(space, max_epochs, given, keep)
+            print(f"\n{space}, max_epochs {max_epochs}, Keras on {given.keras_backend}, seeds: {given.seeds}\n")
+            print(table(rows, given), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""A process and all that it starts: its time, its memory, its end."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+LOOK_SECONDS = 0.5
+"""Between two looks at the memory, at least."""
+
+LOOK_SHARE = 0.04
+"""Of a core's time, at most, goes to looking: to count shared pages takes tens of milliseconds."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command went.
+
+    Attributes:
+        seconds: from its start to its end.
+        memory: the most that all its processes had at one time, in MiB.
+        code: its exit code; None where it took too long.
+        output, errors: what it printed.
+    """
+
+    seconds: float
+    memory: float
+    code: int | None
+    output: str
+    errors: str
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], folder: Path, timeout: float) -> Ran:
+    """Run a command to its end, and end what it leaves behind.
+
+    Args:
+        folder: for what it prints.
+        timeout: seconds after which it is ended.
+    """
+    output, errors = folder / "stdout", folder / "stderr"
+    with output.open("w") as out, errors.open("w") as err:
+        began = time.monotonic()
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        tree, pause = Tree(process.pid), LOOK_SECONDS
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(pause)
+                seconds = time.monotonic() - began
+                if process.returncode is not None or seconds > timeout:
+                    break
+                looked = time.thread_time()
+                tree.look()
+                pause = max(LOOK_SECONDS, (time.thread_time() - looked) / LOOK_SHARE)
+        finally:
+            tree.end()
+    return Ran(seconds, tree.most / 2**20, process.returncode, output.read_text(), errors.read_text())
+
+
+class Tree:
+    """A process and its descendants, those included that have lost their parents since they were seen.
+
+    Attributes:
+        most: the most bytes that all had together whenever one looked.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._root = psutil.Process(pid)
+        self._seen: set[psutil.Process] = {self._root}
+        self.most = 0
+
+    def look(self) -> None:
+        with suppress(psutil.NoSuchProcess):
+            self._seen.update(self._root.children(recursive=True))
+        self.most = max(self.most, sum(map(memory, self._seen)))
+
+    def end(self) -> None:
+        with suppress(psutil.NoSuchProcess):
+            self._seen.update(self._root.children(recursive=True))
+        for process in self._seen:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(self._seen)
+
+
+def memory(process: psutil.Process) -> int:
+    """Bytes, of shared pages a share; 0 where the process is gone."""
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.NoSuchProcess:
+        return 0
+    except (psutil.AccessDenied, AttributeError):
+        # Another user's, or a system that does not count shares.
+        return int(process.memory_info().rss)
