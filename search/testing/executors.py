@@ -389,9 +389,9 @@ class ExecutorContract(MessageContract):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         talk = Conversation(executor).run(segment(from_epoch=2, to_epoch=3))
         assert talk.curve == whole.curve
-        (noticed,) = [message for message in talk.said if isinstance(message, Noticed)]
-        assert "trial 0 begins anew" in noticed.text
-        assert str(path) in noticed.text
+        (text,) = {message.text for message in talk.said if isinstance(message, Noticed)}
+        assert "trial 0 begins anew" in text
+        assert str(path) in text
         assert talk.end.outcome == "reached"
 
     def test_an_exception_says_where_and_leaves_its_traceback(

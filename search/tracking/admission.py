@@ -1,4 +1,4 @@
-"""Whether a tracking server lets us in, asked before anything is written."""
+"""Whether a tracking server lets us in, asked before anything is written; and what else of MLflow takes seconds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import threading
 
 from search.errors import SearchError, Unavailable
 from search.options import Options
-from search.tracking import store
+from search.tracking import database, store
 
 
 class Admission:
-    """Asks in a thread, while the framework is being imported: MLflow takes seconds to import, too."""
+    """Asks in a thread, while the framework is being imported. For a local store MLflow is imported, and a fresh
+    database made where it has none: no worker trains yet that would have to share its processor with that."""
 
     def __init__(self, opts: Options) -> None:
         self._uri = store.resolve_uri(opts.tracking_uri, opts.runs)
@@ -20,7 +21,8 @@ class Admission:
 
     def result(self, opts: Options) -> str:
         """The tracking address. TrackingRefused where the server says no; of one out of reach the syncer warns."""
-        self._thread.join()
+        if store.local_database(self._uri) is None:
+            self._thread.join()
         if store.resolve_uri(opts.tracking_uri, opts.runs) != self._uri:
             return Admission(opts).result(opts)
         if self._error is not None and not isinstance(self._error, Unavailable):
@@ -28,8 +30,15 @@ class Admission:
         return self._uri
 
     def _connect(self) -> None:
-        if store.local_database(self._uri) is not None:
-            return  # made by the syncer: nothing is written before all is checked
+        file = store.local_database(self._uri)
+        if file is not None:
+            # Its place is the syncer's to take: nothing is written before all is checked.
+            store.prepare()
+            if file.exists():
+                import mlflow.tracking  # noqa: F401
+            else:
+                database.prepare()
+            return
         try:
             store.connect(self._uri)
         except SearchError as error:

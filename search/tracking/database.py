@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -169,11 +171,28 @@ def _upgrade(file: Path, wal: bool) -> None:
         raise OptionError(f"{file} was written by a newer MLflow: upgrade with `pip install -U mlflow`") from None
 
 
+_making = threading.Lock()
+_fresh: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def prepare() -> Path:
+    """Make a fresh database for `initialise` to copy, once a process, in a temporary folder that goes with it.
+
+    That takes seconds (the 69 migrations of MLflow's), which may pass before it is known where the database will be.
+    """
+    with _making:
+        if not _fresh:
+            folder = tempfile.TemporaryDirectory(prefix="search-")
+            _migrate(Path(folder.name) / "fresh.db", fresh=True)
+            _fresh.append(folder)
+        return Path(_fresh[0].name) / "fresh.db"
+
+
 def _make(file: Path, wal: bool) -> None:
     """A fresh database, in a temporary file that is renamed when whole."""
     work = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        _migrate(work, fresh=True)
+        _copy(prepare(), work)
         with closing(sqlite3.connect(work)) as connection:
             connection.execute(f"PRAGMA journal_mode={'WAL' if wal else 'DELETE'}")
         with work.open("rb") as stream:

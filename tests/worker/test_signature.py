@@ -67,7 +67,7 @@ def test_learning_rates_and_seeds_are_not_in_it() -> None:
         {"run_eagerly": True},
         {"extra": lambda: layers.LayerNormalization()},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_what_a_graph_depends_on_is_in_it(options: dict[str, Any]) -> None:
     found = signature.of_model(network(**options))
