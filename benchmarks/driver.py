@@ -30,7 +30,7 @@ from search import driver, launch
 from search.executors.base import Handle
 from search.records import Ended
 
-SPACE = '''
+SPACE = """
 import keras
 import numpy as np
 
@@ -43,7 +43,7 @@ def build_model(hp):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(hp.Float("learning_rate", 1e-4, 1e-1, sampling="log")), "mse")
     return model
-'''
+"""
 
 
 class Timed:
@@ -154,7 +154,8 @@ def main() -> None:
     for executor in arguments.executors:
         command = [sys.executable, __file__, "--here", executor, "--trials", str(arguments.trials)]
         command += ["--workers", str(arguments.workers), *(["--profile"] if arguments.profile else [])]
-        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+        printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        found = json.loads(printed.splitlines()[-1])
         each = {name: 1e3 * seconds / arguments.trials for name, seconds in found.items()}
         row = (f"{each[name]:.1f}" for name in ("wall", "driver", "own", "shipper", "idle"))
         print(f"| {executor} | {arguments.trials} | {' | '.join(row)} | {found['synced']:.1f} |")

@@ -375,7 +375,7 @@ class Controller:
     def _fill(self) -> None:
         self._start_alone()
         while (slot := self._slots.take()) is not None:
-            trial = self._next()
+            trial = self._next(slot)
             if trial is None:
                 self._slots.release(slot)
                 return
@@ -396,8 +396,28 @@ class Controller:
             self._start(trial, slot)
         self._slots.reopen()
 
-    def _next(self) -> Trial | None:
-        """The trial to train next; None where there is none for now."""
+    def _next(self, slot: int) -> Trial | None:
+        """The trial to train next, in `slot` if it is not at home elsewhere; None where there is none for now."""
+        waiting: list[Trial] = []
+        while (trial := self._candidate(slot)) is not None and self._waits(trial, slot):
+            waiting.append(trial)
+        if trial is None and waiting:
+            trial = waiting.pop(0)
+        self._pending.extendleft(reversed(waiting))
+        return trial
+
+    def _waits(self, trial: Trial, slot: int) -> bool:
+        """Whether `trial` lets others go first, once, as the worker that has its model trains another now."""
+        home = self.homes.of(trial.number)
+        away = home is not None and home != slot and not self._slots.is_free(home)
+        return away and not trial.alone and self.homes.wait(trial.number)
+
+    def _candidate(self, slot: int) -> Trial | None:
+        """The trial that is to go on or to begin first, of those that go on one at home in `slot`."""
+        at_home = next((trial for trial in self._pending if self.homes.of(trial.number) == slot), None)
+        if at_home is not None:
+            self._pending.remove(at_home)
+            self._pending.appendleft(at_home)
         trial = self._first(self._pending)
         if not self._has_room(trial):
             if not self._running:

@@ -33,6 +33,9 @@ class Slots:
             return self._give(self._free[-1]) if self._free else None
         return next((self._give(slot) for slot in reversed(self._free) if not self._is_closed(slot)), None)
 
+    def is_free(self, slot: int) -> bool:
+        return slot in self._free
+
     def swap(self, slot: int, wanted: int | None) -> int:
         """Give `slot`, taken just now, for the one that is `wanted`, if that is free. Returns the one taken then."""
         if wanted not in self._free or self._is_closed(wanted):

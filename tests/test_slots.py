@@ -125,6 +125,9 @@ def test_trials_are_at_home_where_they_were_trained_last(monkeypatch: pytest.Mon
     homes.settle(2, 0)
     homes.settle(3, 0)
     assert (homes.trials(0), homes.trials(1), homes.trials(2)) == ((2, 3), (0,), ())
+    assert [homes.wait(3), homes.wait(3)] == [True, False]
+    homes.settle(3, 0)
+    assert homes.wait(3)
     homes.leave(2)
     homes.leave(2)
     assert homes.trials(0) == (3,)

@@ -39,15 +39,17 @@ class TensorFlowLoops:
 
 
 def _create_variables(model: Any, plan: Plan) -> None:
-    """Create what training adds to the model's variables: a function that does so is traced twice.
-
-    What needs a real batch for that (a metric that looks at shapes) is left to the trace.
-    """
+    """Create what training adds to the model's variables: a function that does so is traced twice."""
     if model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     x, y, _ = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(_spec, plan.arrays.packed))
+    outputs = getattr(model, "outputs", None)  # of a functional or sequential model
+    if outputs is None or len(outputs) != 1 or y is None or keras.tree.is_nested(y):
+        model._symbolic_build(data_batch=plan.arrays.take(slice(1)))
+        return
+    # The same for one output, in a tenth of the time.
     for part in (model._compile_metrics, model._compile_loss):
-        if part is not None and not part.built and y is not None:
+        if part is not None and not part.built:
             part.build(y, model(x))
 
 

@@ -23,6 +23,7 @@ from search.worker import data as datas
 from search.worker.data import Split
 from search.worker.hp import LazyHyperParameters
 from search.worker.recorder import numbers
+from search.worker.session import session
 from search.worker.streams import Stream, for_evaluation
 
 __all__ = ["bring_back", "run_harvest"]
@@ -58,7 +59,7 @@ def run_harvest(harvest: Harvest) -> Harvested:
     logs: dict[str, float] | None = None
     try:
         space = training.load_space(harvest.space)
-        with training.session():
+        with session():
             model, held = bring_back(space, harvest.values, Path(harvest.weights))
             if harvest.test and model.compiled:
                 hp = LazyHyperParameters(values=harvest.values)

@@ -24,6 +24,7 @@ from search.trial import Direction
 from search.worker import own_fit, runner, shared
 from search.worker.data import Data, Split
 from search.worker.hp import LazyHyperParameters
+from search.worker.session import session
 from search.worker.streams import Stream
 from search.worker.training import (
     WHOLE,
@@ -32,7 +33,6 @@ from search.worker.training import (
     load_data,
     load_space,
     make_ready,
-    session,
     trial_folder,
 )
 

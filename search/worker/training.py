@@ -25,12 +25,13 @@ from search.paths import TrialPaths
 from search.records import Built, Ended, Outcome
 from search.space import Space
 from search.worker import data as datas
-from search.worker import distribution, held, outputs, own_fit, runner, shared, shortage
+from search.worker import held, outputs, own_fit, runner, shared, shortage
 from search.worker.channel import Channel, Interrupted
 from search.worker.data import Data
 from search.worker.held import Training
 from search.worker.hp import LazyHyperParameters
 from search.worker.recorder import Recorder
+from search.worker.session import session
 from search.worker.streams import Stream
 
 _trial_folder: list[Path] = []
@@ -124,16 +125,6 @@ class Ready:
     model: Any
     fit_options: Mapping[str, Any]
     callbacks: list[Any]
-
-
-@contextmanager
-def session(seed: int = 0) -> Iterator[None]:
-    """Where a model is built and used. What Keras knows of those before is forgotten: layers' names count on from one
-    to the next, and a trial's are to be the same in every worker."""
-    keras.utils.clear_session(free_memory=False)
-    with distribution.scope():
-        keras.utils.set_random_seed(seed)
-        yield
 
 
 def build(space: Space, hp: Any) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from keras import layers
 
 from search.worker import signature
-from search.worker.training import session
+from search.worker.session import session
 
 
 def network(

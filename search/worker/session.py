@@ -1,0 +1,44 @@
+"""Where a model is built and used: what Keras knows of those before is forgotten, and its random states are set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import keras
+
+from search.worker import distribution
+
+__all__ = ["session"]
+
+_seeds: set[int] = set()
+
+
+@contextmanager
+def session(seed: int = 0) -> Iterator[None]:
+    """Layers' names count on from one model to the next, and a trial's are to be the same in every worker."""
+    with _keeping_kernels(seed):
+        keras.utils.clear_session(free_memory=False)
+    with distribution.scope():
+        with _keeping_kernels(seed):
+            keras.utils.set_random_seed(seed)
+        _seeds.add(seed)
+        yield
+
+
+@contextmanager
+def _keeping_kernels(seed: int) -> Iterator[None]:
+    """Have TensorFlow keep what it has made ready to run, where that holds no random state of this seed.
+
+    To clear a session, or to seed it, clears the cache of kernels, which also those of held models are in: it takes
+    tenths of a second to make them again. It has to be: a kernel goes on with its random numbers where it is used for
+    the same seed once more.
+    """
+    if keras.config.backend() != "tensorflow" or seed in _seeds:
+        yield
+        return
+    from tensorflow.python.eager import context
+
+    with mock.patch.object(context.pywrap_tfe, "TFE_ContextClearCaches"):
+        yield
