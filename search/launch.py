@@ -24,7 +24,7 @@ from search.lock import Lock
 from search.messages import Probe, Probed, ProbeFailed, SpaceRef
 from search.opening import Opened
 from search.options import Options
-from search.paths import StudyPaths, check_study_name, studies
+from search.paths import StudyPaths, check_study_name, compiled, studies
 from search.records import Finished, Record
 from search.study import Study
 from search.tracking.admission import Admission
@@ -237,7 +237,7 @@ class _Launch:
             stack.callback(self._leave, lock)
             self._read_again()
             admission = Admission(opts)
-            executor = executors.make(opts, gpus, self._paths.log)
+            executor = executors.make(opts, gpus, self._paths.log, compiled(opts.runs))
             stack.callback(executor.close)
             ref = self._reference(stack)
             shutil.rmtree(self._paths.data, ignore_errors=True)

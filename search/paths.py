@@ -2,6 +2,7 @@
 
 runs/
 ├── mlflow.db, mlartifacts/        the local MLflow store
+├── .compiled/                     what JAX has compiled, for all studies; may be deleted
 └── <study>/
     ├── journal.jsonl              every fact, append-only
     ├── lock                       held by the driver that writes the journal
@@ -113,6 +114,11 @@ class StudyPaths:
 def local_store(runs: str | Path) -> Path:
     """The local MLflow store's database."""
     return Path(runs).absolute() / "mlflow.db"
+
+
+def compiled(runs: str | Path) -> Path:
+    """What a framework has compiled and would have to again."""
+    return Path(runs).absolute() / ".compiled"
 
 
 def local_artifacts(runs: str | Path) -> Path:

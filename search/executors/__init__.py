@@ -43,8 +43,13 @@ def check_installed(keras_backend: str | None) -> None:
         raise OptionError(f"{where}: {name} is not installed: pip install {name}, or use another")
 
 
-def make(opts: Options, gpus: tuple[devices.Gpu, ...], log: Path) -> Executor:
-    """The executor that `opts` ask for; what its processes print goes to `log`."""
+def make(opts: Options, gpus: tuple[devices.Gpu, ...], log: Path, compiled: Path | None = None) -> Executor:
+    """The executor that `opts` ask for.
+
+    Args:
+        log: where what its processes print goes.
+        compiled: where worker processes keep what they compile; by default in a folder that goes with them.
+    """
     check_installed(opts.keras_backend)
     if opts.executor == "inline":
         from search.executors.inline import InlineExecutor
@@ -58,5 +63,10 @@ def make(opts: Options, gpus: tuple[devices.Gpu, ...], log: Path) -> Executor:
     from search.executors.local import LocalExecutor
 
     return LocalExecutor(
-        slots_of(opts, gpus), log, opts.keras_backend, heartbeat=opts.heartbeat_timeout, zygote=shared_zygote
+        slots_of(opts, gpus),
+        log,
+        opts.keras_backend,
+        compiled,
+        heartbeat=opts.heartbeat_timeout,
+        zygote=shared_zygote,
     )

@@ -60,9 +60,12 @@ LEAVE_SECONDS = 3.0
 
 
 class Zygote:
-    """The driver's end of the zygote. The framework is being imported when the constructor returns."""
+    """The driver's end of the zygote. The framework is being imported when the constructor returns.
 
-    def __init__(self, log: Path, keras_backend: str | None) -> None:
+    The rest as for `LocalExecutor`.
+    """
+
+    def __init__(self, log: Path, keras_backend: str | None, compiled: Path | None = None) -> None:
         self._log = log
         ours, theirs = socket.socketpair()
         environment = dict(os.environ)
@@ -71,7 +74,7 @@ class Zygote:
         # It finds modules where this process does: a notebook's factory may name some that are only there.
         path = [str(Path(entry).absolute()) for entry in sys.path]
         code = f"import sys; sys.path[:] = {path!r}; from search.worker import zygote; "
-        code += f"zygote.main({theirs.fileno()}, {str(log)!r})"
+        code += f"zygote.main({theirs.fileno()}, {str(log)!r}, {compiled and str(compiled)!r})"
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", code],
             pass_fds=[theirs.fileno()],
@@ -195,6 +198,7 @@ class LocalExecutor:
         slots: as `search.devices.make_slots` cuts them.
         log: where the zygote and idle workers write what they print.
         keras_backend: `tensorflow`, `jax` or `torch`; None for Keras's own choice.
+        compiled: where JAX keeps what it compiles; by default in a folder that goes with the zygote.
         growth: bytes by which a worker may grow before it is replaced, between segments.
         heartbeat: seconds after which a worker of which nothing is heard is taken for hung, and ended.
         zygote: one to share; it is left alive at the end. By default the executor has its own.
@@ -205,6 +209,7 @@ class LocalExecutor:
         slots: Sequence[Slot],
         log: Path,
         keras_backend: str | None = None,
+        compiled: Path | None = None,
         growth: int = GROWTH_BYTES,
         heartbeat: float = HEARTBEAT_SECONDS,
         zygote: Zygote | None = None,
@@ -212,12 +217,13 @@ class LocalExecutor:
         self._slots = tuple(slots)
         self._log = log
         self._keras_backend = keras_backend
+        self._compiled = compiled
         self._growth = growth
         self._heartbeat = heartbeat
         self._clock = 0.0
         self._polled = time.monotonic()
         self._shared = zygote
-        self._zygote = zygote or Zygote(log, keras_backend)
+        self._zygote = zygote or Zygote(log, keras_backend, compiled)
         self._workers: dict[int, _Worker] = {}
 
     @property
@@ -312,7 +318,7 @@ class LocalExecutor:
                 if self._zygote.alive or not self._zygote.ready:
                     raise
                 # It has worked before, and died: make another one, once.
-                self._zygote = Zygote(self._log, self._keras_backend)
+                self._zygote = Zygote(self._log, self._keras_backend, self._compiled)
                 pid, connection = self._zygote.fork(self._slots[slot], self._log)
             process = None
             with suppress(psutil.Error):

@@ -1,6 +1,8 @@
-"""Fused epochs on JAX: a `lax.scan` over the model's stateless step, and one more step for the last, smaller batch.
+"""Fused epochs on JAX: a compiled step that takes its own batch of data that lie on the device, called without waiting.
 
-The model's variables go into the compiled function and come back once an epoch.
+It runs ahead of the device, as nothing is read before the epoch's end. (A `lax.scan` over the steps is twice as fast
+where a step takes a tenth of a millisecond, and on a processor seven times slower with convolutions, which XLA does not
+parallelize or vectorize well within a loop.)
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import keras
+import numpy as np
 
 from search.worker.data import Split
 from search.worker.fit import Plan
@@ -27,31 +30,35 @@ class JaxLoops:
         # As `fit` does: metrics have no variables before.
         model._symbolic_build(data_batch=plan.arrays.take(slice(plan.batch_size)))
         own = has_own_steps(model)
-        self._data = _on_device(plan.arrays.packed)
-        self._train = jax.jit(_epoch(model.train_step, plan.batch_size, own), donate_argnums=0)
+        self._train = _compiled(model.train_step, own)
+        self._data, self._batch_size = _on_device(plan.arrays.packed), plan.batch_size
         if plan.validation is not None:
             assert isinstance(plan.validation, Split), "streams are not fused"
-            self._validation = _on_device(plan.validation.packed)
-            self._order = jnp.arange(plan.validation.samples)
-            self._validate = jax.jit(_epoch(model.test_step, plan.validation_batch_size, own), donate_argnums=0)
+            self._validate = _compiled(model.test_step, own)
+            self._validation, self._validation_batch_size = (
+                _on_device(plan.validation.packed),
+                plan.validation_batch_size,
+            )
+            self._order = np.arange(plan.validation.samples)
 
     def train(self, order: Any) -> dict[str, Any]:
         model = self._model
-        return self._run(
-            self._train,
-            (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables),
-            self._data,
-            jnp.asarray(order),
-        )
+        variables = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
+        return self._run(self._train, variables, self._data, order, self._batch_size)
 
     def validate(self) -> dict[str, Any]:
         model = self._model
         variables = (model.trainable_variables, model.non_trainable_variables)
-        return self._run(self._validate, variables, self._validation, self._order)
+        return self._run(self._validate, variables, self._validation, self._order, self._validation_batch_size)
 
-    def _run(self, epoch: Any, variables: Sequence[Sequence[Any]], data: Any, order: Any) -> dict[str, Any]:
+    def _run(
+        self, step: Any, variables: Sequence[Sequence[Any]], data: Any, order: Any, batch_size: int
+    ) -> dict[str, Any]:
         held = (*variables, self._model.metrics_variables)
-        state, last = epoch(_own_buffers(held), data, order)
+        state, last = _own_buffers(held), None
+        indices = order.astype("int32")
+        for begin in range(0, len(indices), batch_size):
+            last, state = step(state, data, indices[begin : begin + batch_size])
         for group, values in zip(held, state, strict=True):
             for variable, value in zip(group, values, strict=True):
                 variable.assign(value)
@@ -59,25 +66,14 @@ class JaxLoops:
         return logs
 
 
-def _epoch(step: Any, batch_size: int, own_logs: bool) -> Any:
-    """A function (state, data, order of samples) → (state, logs of the last step, where they count)."""
+def _compiled(step: Any, own_logs: bool) -> Any:
+    """A function (state, data, indices of the batch) → (logs of the step, where they count, state)."""
 
-    def epoch(state: Any, data: Any, order: Any) -> tuple[Any, Any]:
-        def take(state: Any, indices: Any) -> Any:
-            return step(state, keras.tree.map_structure(lambda array: array[indices], data))
+    def run(state: Any, data: Any, indices: Any) -> tuple[Any, Any]:
+        logs, state = step(state, keras.tree.map_structure(lambda array: array[indices], data))
+        return logs if own_logs else None, state
 
-        samples = order.shape[0]
-        whole, rest = divmod(samples, batch_size)
-        looped = whole - (own_logs and not rest)
-        if looped:
-            batches = order[: looped * batch_size].reshape(looped, batch_size)
-            state, _ = jax.lax.scan(lambda state, indices: (take(state, indices)[1], None), state, batches)
-        last = None
-        if looped * batch_size < samples:
-            last, state = take(state, order[looped * batch_size :])
-        return state, last if own_logs else None
-
-    return epoch
+    return jax.jit(run, donate_argnums=0)
 
 
 def _own_buffers(groups: Sequence[Sequence[Any]]) -> tuple[list[Any], ...]:

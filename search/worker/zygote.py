@@ -8,8 +8,11 @@ driver; its children notice the driver's end themselves, and those that cannot, 
 from __future__ import annotations
 
 import array
+import hashlib
+import importlib.util
 import os
 import pickle
+import platform
 import select
 import shutil
 import signal
@@ -87,7 +90,7 @@ def _exactly(sock: socket.socket, size: int, data: bytes = b"") -> bytes:
     return data
 
 
-def main(fd: int, log: str) -> None:
+def main(fd: int, log: str, folder: str | None) -> None:
     """Import the framework, then fork workers on request until the driver is gone."""
     from search.worker import process
 
@@ -107,7 +110,7 @@ def main(fd: int, log: str) -> None:
     import search.worker.probe
     import search.worker.training  # noqa: F401
 
-    compiled = _share_compiled() if keras.config.backend() == "jax" else None
+    temporary = _share_compiled(folder) if keras.config.backend() == "jax" else None
 
     sock = socket.socket(fileno=fd)
     wake_read, wake_write = os.pipe()
@@ -119,8 +122,8 @@ def main(fd: int, log: str) -> None:
         _serve(sock, wake_read, wake_write)
     except (EOFError, ConnectionError):
         _end_children()
-        if compiled is not None:
-            shutil.rmtree(compiled, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
     os._exit(0)
 
 
@@ -141,18 +144,35 @@ def _serve(sock: socket.socket, wake_read: int, wake_write: int) -> None:
             send(sock, Forked(_fork(request, fds[0], (sock.fileno(), wake_read, wake_write))))
 
 
-def _share_compiled() -> str | None:
-    """On JAX, have workers keep what they compile in a folder that this returns: a promoted trial's model is built in
-    another process, or anew, and would be compiled again. None where the user has a folder of their own for that."""
+COMPILED_BYTES = 2 << 30
+"""What is kept of compiled programs at most; those used longest ago go first."""
+
+
+def _share_compiled(folder: str | None) -> str | None:
+    """On JAX, have workers keep what they compile in `folder`, or in one of this process's own, which is returned.
+
+    A promoted trial's model is built in another process, or anew, and an equal one in another search. Nothing is done
+    where the user has a folder of their own for that.
+    """
     import jax
 
     if jax.config.jax_compilation_cache_dir:
         return None
-    folder = tempfile.mkdtemp(prefix="search-jax-")
-    jax.config.update("jax_compilation_cache_dir", folder)
+    temporary = None if folder else tempfile.mkdtemp(prefix="search-jax-")
+    jax.config.update("jax_compilation_cache_dir", temporary or str(Path(str(folder), f"jax-{_processor()}")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    return folder
+    if importlib.util.find_spec("filelock") is not None:  # without it, JAX cannot bound its cache
+        jax.config.update("jax_compilation_cache_max_size", COMPILED_BYTES)
+    return temporary
+
+
+def _processor() -> str:
+    """A name for processors of one kind: what is compiled for one may crash another that mounts the same folder."""
+    kind = platform.machine()
+    with suppress(OSError):
+        kind += next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    return hashlib.sha256(kind.encode()).hexdigest()[:12]
 
 
 def _fork(request: Fork, fd: int, ours: tuple[int, ...]) -> int:
