@@ -214,6 +214,15 @@ def test_nothing_runs_in_the_zygote_before_it_forks(whole: search.StudyResults, 
     assert psutil.Process(place.zygote.pid).num_threads() <= 5
 
 
+def test_what_is_compiled_stays_in_its_folder(place: Place) -> None:
+    kept = place.folder / "kept"
+    slot = Slot(0, (), tuple(range(os.cpu_count() or 1)), 1, "CPU")
+    executor = LocalExecutor([slot], place.folder / "log", place.backend, kept)
+    Conversation(executor).run(segment(place.folder, 10, to_epoch=1))
+    executor.close()
+    assert bool(list(kept.glob("jax-*/*"))) == (place.backend == "jax")
+
+
 def test_a_worker_computes_with_its_slots_threads(place: Place) -> None:
     counts = []
     for threads in (1, 4):

@@ -29,7 +29,7 @@ from search import devices
 from search.devices import Slot
 from search.worker import data as datas
 from search.worker import runner
-from search.worker.training import session
+from search.worker.session import session
 
 if keras.config.backend() == "tensorflow":
     import search.worker.fused_tensorflow

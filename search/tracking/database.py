@@ -172,27 +172,29 @@ def _upgrade(file: Path, wal: bool) -> None:
 
 
 _making = threading.Lock()
-_fresh: list[tempfile.TemporaryDirectory[str]] = []
+_fresh = b""
 
 
-def prepare() -> Path:
-    """Make a fresh database for `initialise` to copy, once a process, in a temporary folder that goes with it.
+def prepare() -> bytes:
+    """A fresh database's bytes, made once a process.
 
     That takes seconds (the 69 migrations of MLflow's), which may pass before it is known where the database will be.
     """
+    global _fresh
     with _making:
         if not _fresh:
-            folder = tempfile.TemporaryDirectory(prefix="search-")
-            _migrate(Path(folder.name) / "fresh.db", fresh=True)
-            _fresh.append(folder)
-        return Path(_fresh[0].name) / "fresh.db"
+            with tempfile.TemporaryDirectory(prefix="search-") as folder:
+                file = Path(folder) / "fresh.db"
+                _migrate(file, fresh=True)
+                _fresh = file.read_bytes()
+        return _fresh
 
 
 def _make(file: Path, wal: bool) -> None:
     """A fresh database, in a temporary file that is renamed when whole."""
     work = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        _copy(prepare(), work)
+        work.write_bytes(prepare())
         with closing(sqlite3.connect(work)) as connection:
             connection.execute(f"PRAGMA journal_mode={'WAL' if wal else 'DELETE'}")
         with work.open("rb") as stream:

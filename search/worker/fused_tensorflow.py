@@ -89,7 +89,9 @@ def _loop(model: Any, step: Any, packed: Any, batch_size: int) -> Any:
         last = take(tf.constant(looped)) if looped < steps else None
         return logs_of(model, last)
 
-    return tf.function(run, autograph=False)
+    function = tf.function(run, autograph=False)
+    function._omit_frequent_tracing_warning = True  # each model has one of this name
+    return function
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> Any:

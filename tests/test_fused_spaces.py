@@ -1,0 +1,64 @@
+"""Every ready space's model: fused epochs give the very bits of `model.fit` with the same order of samples."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from search.messages import SpaceRef
+from search.worker import runner, training
+from search.worker.hp import LazyHyperParameters
+from search.worker.session import session
+
+SPACES = sorted((Path(__file__).parents[1] / "spaces").glob("*.py"))
+UNFUSED = {
+    "text_pipeline": "fit: data that come in batches",
+}
+"""Why `model.fit` itself trains the others."""
+
+
+class Logs(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs: list[dict[str, float]] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.epochs.append(dict(logs))
+
+
+def train(path: Path, seed: int, fuse: bool) -> tuple[str, list[dict[str, float]], list[np.ndarray[Any, Any]]]:
+    """Two epochs of a model with random hyperparameters."""
+    ref = SpaceRef(str(path))
+    rng = random.Random(seed)
+    hp = LazyHyperParameters(lambda parameter: parameter.domain.at(rng.random()), {})
+    space = training.load_space(ref)
+    data = training.load_data(ref, hp)
+    with session(seed):
+        ready = training.make_ready(space, hp)
+        callbacks = [*ready.callbacks, logs := Logs()]
+        chosen = runner.choose(ready.model, data, ready.fit_options, seed, callbacks, fuse)
+        with training.trial_folder():
+            chosen.run(0, 2, callbacks)
+        variables = [*ready.model.variables, *ready.model.optimizer.variables]
+        return chosen.name, logs.epochs, [np.array(variable.numpy()) for variable in variables]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_fused_epochs_are_those_of_fit(path: Path) -> None:
+    for seed in (1, 2):
+        name, logs, variables = train(path, seed, fuse=True)
+        assert name == UNFUSED.get(path.stem, "fused")
+        if name != "fused":
+            return
+        other, fitted_logs, fitted = train(path, seed, fuse=False)
+        assert other == "fit: asked for"
+        assert logs == fitted_logs
+        for one, two in zip(variables, fitted, strict=True):
+            np.testing.assert_array_equal(one, two)
+    training.forget()
