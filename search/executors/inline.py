@@ -51,7 +51,10 @@ class InlineExecutor:
             run_segment(work, self._channel)
 
     def close(self, *, now: bool = False) -> None:
+        from search.worker import training
+
         self._work = None
+        training.forget()  # the process goes on, and needs none of it
 
     def _say(self, message: Message) -> None:
         assert self._handle is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 from search.errors import SearchError, Unavailable
 from search.options import Options
@@ -32,12 +33,13 @@ class Admission:
     def _connect(self) -> None:
         file = store.local_database(self._uri)
         if file is not None:
-            # Its place is the syncer's to take: nothing is written before all is checked.
-            store.prepare()
-            if file.exists():
-                import mlflow.tracking  # noqa: F401
-            else:
-                database.prepare()
+            # Its place is the syncer's to take: nothing is written before all is checked. So is what goes wrong to say.
+            with suppress(Exception):
+                store.prepare()
+                if file.exists():
+                    import mlflow.tracking  # noqa: F401
+                else:
+                    database.prepare()
             return
         try:
             store.connect(self._uri)

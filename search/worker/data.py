@@ -64,8 +64,11 @@ class Split:
         """Whether `other` has the same samples. Arrays that both share are not looked at."""
         if not isinstance(other, Split):
             return False
-        pairs = zip(keras.tree.flatten(self.packed), keras.tree.flatten(other.packed), strict=False)
-        return len(self.packed) == len(other.packed) and all(a is b or np.array_equal(a, b) for a, b in pairs)
+        mine, others = keras.tree.flatten(self.packed), keras.tree.flatten(other.packed)
+        if len(self.packed) != len(other.packed) or len(mine) != len(others):
+            return False
+        pairs = zip(mine, others, strict=True)
+        return all(a is b or (a.dtype == b.dtype and np.array_equal(a, b)) for a, b in pairs)
 
     def part(self, where: slice) -> Split:
         """The samples in a slice."""

@@ -6,6 +6,7 @@ differs between frameworks is that loop: `fused_tensorflow` (equal to `fit` to t
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from search.worker.fit import Plan
 
-__all__ = ["FusedRunner", "Loops", "has_own_steps", "logs_of"]
+__all__ = ["FusedRunner", "Loops", "forget_copies", "has_own_steps", "logs_of", "on_device"]
 
 
 class Loops(Protocol):
@@ -90,6 +91,33 @@ class FusedRunner:
         return self._made
 
 
+_copies: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
+_MOST_COPIES = 64
+
+
+def on_device(packed: Any, put: Callable[[Any], Any]) -> Any:
+    """The arrays of a structure where a model can use them: one copy for all models that a worker holds.
+
+    Args:
+        put: makes the copy of one array.
+    """
+
+    def copy(array: Any) -> Any:
+        if id(array) not in _copies:
+            _copies[id(array)] = array, put(array)
+        _copies.move_to_end(id(array))
+        if len(_copies) > _MOST_COPIES:
+            _copies.popitem(last=False)
+        return _copies[id(array)][1]
+
+    return keras.tree.map_structure(copy, packed)
+
+
+def forget_copies() -> None:
+    """Let go of the copies: other data are loaded."""
+    _copies.clear()
+
+
 _STEPS = ("train_step", "test_step", "compute_metrics", "get_metrics_result")
 
 
@@ -105,6 +133,12 @@ def logs_of(model: Any, last: Any) -> Any:
 
 
 def _floats(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Tensors as `fit` puts them in its logs: scalars as floats, what is none as an array."""
-    arrays = {name: np.asarray(value) for name, value in metrics.items()}
-    return {name: float(array) if array.size == 1 else array for name, array in arrays.items()}
+    """Tensors as `fit` puts them in its logs: scalars as floats, what is none as an array, nested dicts flat."""
+    logs: dict[str, Any] = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            logs.update(_floats(value))
+        else:
+            array = np.asarray(value)
+            logs[name] = float(array) if array.size == 1 else array
+    return logs

@@ -1,11 +1,12 @@
 """Fused epochs on TensorFlow, equal to `model.fit` to the last bit on CPU.
 
 Training and validation are a `tf.function` each; the last, smaller batch has a dynamic size, so each step is traced
-once. Two functions rather than one cost 0.4 ms an epoch, and let `on_test_begin` run where `fit` runs it.
+once.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ import tensorflow as tf
 
 from search.worker.data import Split
 from search.worker.fit import Plan
-from search.worker.fused import has_own_steps, logs_of
+from search.worker.fused import has_own_steps, logs_of, on_device
 
 __all__ = ["TensorFlowLoops"]
 
@@ -39,13 +40,20 @@ class TensorFlowLoops:
 
 
 def _create_variables(model: Any, plan: Plan) -> None:
-    """Create what training adds to the model's variables: a function that does so is traced twice."""
+    """Create what training adds to the model's variables: a function that does so is traced twice.
+
+    What steps of the user's make of the data is theirs to know, so what they need is left to the trace.
+    """
     if model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    x, y, _ = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(_spec, plan.arrays.packed))
+    if has_own_steps(model):
+        return
+    batch = keras.tree.map_structure(_spec, plan.arrays.packed)
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
     outputs = getattr(model, "outputs", None)  # of a functional or sequential model
     if outputs is None or len(outputs) != 1 or y is None or keras.tree.is_nested(y):
-        model._symbolic_build(data_batch=plan.arrays.take(slice(1)))
+        with suppress(Exception):  # what cannot be used is said when it is trained on
+            model._symbolic_build(data_batch=batch)
         return
     # The same for one output, in a tenth of the time.
     for part in (model._compile_metrics, model._compile_loss):
@@ -66,7 +74,7 @@ def _loop(model: Any, step: Any, packed: Any, batch_size: int) -> Any:
     # else the step. To compile the same unit here keeps both runners equal.
     if model.jit_compile:
         step = tf.function(step, autograph=False, reduce_retracing=True, jit_compile=True)
-    data = keras.tree.map_structure(_tensor, packed)
+    data = on_device(packed, _tensor)
     samples = int(keras.tree.flatten(data)[0].shape[0])
     steps = -(-samples // batch_size)
     # Where a step's own logs count, those of the last one: it is traced once more, after the loop.

@@ -21,6 +21,7 @@ from search.space import Space
 from search.worker import checkpoint, runner, training
 from search.worker import data as datas
 from search.worker.data import Split
+from search.worker.held import drop_all
 from search.worker.hp import LazyHyperParameters
 from search.worker.recorder import numbers
 from search.worker.session import session
@@ -58,6 +59,7 @@ def run_harvest(harvest: Harvest) -> Harvested:
     path = Path(harvest.space.path) if harvest.space.path else None
     logs: dict[str, float] | None = None
     try:
+        drop_all()  # all training is over
         space = training.load_space(harvest.space)
         with session():
             model, held = bring_back(space, harvest.values, Path(harvest.weights))

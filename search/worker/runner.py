@@ -1,4 +1,4 @@
-"""Which runner trains a segment: `fused` where it is right, else `fit`. On CPU both give the same bits."""
+"""Which runner trains a segment: `fused` where it is right, else `fit`. On TensorFlow both give the same bits (CPU)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def choose(
     seed: int,
     callbacks: Sequence[Any],
     fuse: bool = True,
-    earlier: Runner | None = None,
+    earlier: FusedRunner | None = None,
 ) -> Runner:
     """The runner for a compiled model; one that is not built yet is built for `data`.
 
@@ -75,7 +75,7 @@ def choose(
     reason = _reason_against(model, plan, fit_options, callbacks) if fuse else "asked for"
     if reason is not None:
         return FitRunner(model, plan, reason)
-    return FusedRunner(model, plan, _loops(), earlier if isinstance(earlier, FusedRunner) else None)
+    return FusedRunner(model, plan, _loops(), earlier)
 
 
 def _loops() -> Callable[[Any, Plan], Loops]:

@@ -35,70 +35,66 @@ _UNREAD = {
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
-class _Unknown(Exception):
-    """Something that may be or do anything."""
-
-
 def of_model(model: Any) -> Hashable | None:
     """What a built and compiled model's graph depends on; None where that cannot be told.
 
     Models with the same signature have variables of the same shapes in the same order.
     """
-    try:
-        return tuple(_walk(model, {}))
-    except _Unknown:
-        return None
+    return _describe(model)
 
 
 def of_callbacks(callbacks: Sequence[Any]) -> Hashable | None:
-    """As `of_model`, of callbacks that know of no model but the one that they are given; None where they might."""
-    return of_model(list(callbacks))
+    """As `of_model`, of callbacks that have not met their model; None where they might know of one."""
+    return _describe(list(callbacks))
 
 
-def _walk(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator[Hashable]:
-    """A description of `value` and of all that it refers to, which is said once.
+def _describe(root: Any) -> Hashable | None:
+    """All that `root` refers to, each object once, parts after what they are parts of; None where one is unknown."""
+    said: list[Hashable] = []
+    seen: dict[int, tuple[int, Any]] = {}  # an object is kept, so that no other one gets its address
+    waiting = [root]  # no recursion: a deep model is a long chain
+    while waiting:
+        value = waiting.pop()
+        if type(value) in _PLAIN:
+            said += type(value).__name__, repr(value)  # a float's digits, -0.0 and nan
+        elif id(value) in seen:
+            said.append(("seen", seen[id(value)][0]))
+        else:
+            seen[id(value)] = len(seen), value
+            told = _look(value)
+            if told is None:
+                return None
+            word, parts = told
+            said.append(word)
+            waiting += reversed(parts)
+    return tuple(said)
 
-    `seen` keeps what it names, so that no other object gets the same address.
-    """
-    if type(value) in _PLAIN:
-        yield type(value).__name__
-        yield repr(value)  # a float's digits, -0.0 and nan
-        return
-    if id(value) in seen:
-        yield "seen", seen[id(value)][0]
-        return
-    seen[id(value)] = len(seen), value
+
+def _look(value: Any) -> tuple[Hashable, list[Any]] | None:
+    """What is to be said of `value` itself, and what it refers to; None where it may be or do anything."""
     if isinstance(value, keras.Variable):
-        yield "variable", tuple(value.shape), value.dtype, value.trainable, value.aggregation
-    elif isinstance(value, keras.initializers.Initializer):
-        yield "initializer"  # it has done its work
-    elif isinstance(value, (np.ndarray, np.generic)) and not value.dtype.hasobject:
-        yield "array", value.shape, value.dtype.str, value.tobytes()
-    elif isinstance(value, (types.FunctionType, types.BuiltinFunctionType, type)) and _is_keras(value.__module__):
-        yield "name", value.__module__, value.__qualname__
-    elif isinstance(value, types.ModuleType):
-        yield "module", value.__name__
-    elif isinstance(value, inspect.Parameter):
-        yield "parameter", str(value)
-    elif isinstance(value, dict) and _is_known(type(value)):
-        yield "dict", len(value)
-        for key, item in value.items():
-            yield from _walk(key, seen)
-            yield from _walk(item, seen)
-    elif isinstance(value, (list, tuple)) and _is_known(type(value)):
-        yield type(value).__name__, len(value)
-        for item in value:
-            yield from _walk(item, seen)
-    elif isinstance(value, (set, frozenset)) and all(type(item) in _PLAIN for item in value):
-        yield "set", tuple(sorted(map(repr, value)))
-    elif _is_keras(type(value).__module__):
-        yield "object", type(value).__module__, type(value).__qualname__
-        for name, attribute in _attributes(value):
-            if name not in _UNREAD:
-                yield name
-                yield from _walk(attribute, seen)
-    else:
-        raise _Unknown(value)
+        word = "variable", tuple(value.shape), value.dtype, value.trainable, value.aggregation
+        return word, [value.regularizer, value.constraint, value.overwrite_with_gradient]
+    if isinstance(value, keras.initializers.Initializer):
+        return "initializer", []  # it has done its work
+    if isinstance(value, (np.ndarray, np.generic)) and not value.dtype.hasobject:
+        return ("array", value.shape, value.dtype.str, value.tobytes()), []
+    if isinstance(value, (types.FunctionType, types.BuiltinFunctionType, type)) and _is_keras(value.__module__):
+        return ("name", value.__module__, value.__qualname__), []
+    if isinstance(value, types.ModuleType):
+        return ("module", value.__name__), []
+    if isinstance(value, inspect.Parameter):
+        return ("parameter", str(value)), []
+    if isinstance(value, dict) and _is_known(type(value)):
+        return ("dict", len(value)), [part for item in value.items() for part in item]
+    if isinstance(value, (list, tuple)) and _is_known(type(value)):
+        return (type(value).__name__, len(value)), list(value)
+    if isinstance(value, (set, frozenset)) and all(type(item) in _PLAIN for item in value):
+        return ("set", tuple(sorted(map(repr, value)))), []
+    if not _is_keras(type(value).__module__):
+        return None
+    attributes = {name: attribute for name, attribute in _attributes(value) if name not in _UNREAD}
+    return ("object", type(value).__module__, type(value).__qualname__, *attributes), list(attributes.values())
 
 
 def _is_known(container: type) -> bool:

@@ -28,6 +28,7 @@ from search.worker import data as datas
 from search.worker import held, outputs, own_fit, runner, shared, shortage
 from search.worker.channel import Channel, Interrupted
 from search.worker.data import Data
+from search.worker.fused import FusedRunner, forget_copies
 from search.worker.held import Training
 from search.worker.hp import LazyHyperParameters
 from search.worker.recorder import Recorder
@@ -81,6 +82,7 @@ def forget_data() -> None:
     """Load the data anew when they are next asked for."""
     _arrays.clear()
     _counts.clear()
+    forget_copies()
 
 
 def load_data(ref: SpaceRef, hp: Any = None, folder: str | None = None) -> Data:
@@ -98,6 +100,7 @@ def load_data(ref: SpaceRef, hp: Any = None, folder: str | None = None) -> Data:
         # Shuffles and splits of the user's that are not seeded come out the same in every process.
         keras.utils.set_random_seed(0)
         loaded = datas.prepare(space.load_data(hp) if space.data_takes_hp else space.load_data())
+    forget_copies()
     if loaded.is_arrays and not space.data_takes_hp:
         _arrays.clear()
         _arrays[ref] = loaded
@@ -194,7 +197,7 @@ class _Training:
 
     def run(self) -> Recorder:
         segment, space = self._segment, self._space
-        held.keep(segment.hold)
+        held.keep((*segment.hold, segment.trial))
         data = load_data(segment.space, self._hp, segment.data)
         if (before := held.take(segment)) is not None:
             recorder = self._recorder(data, values=segment.values)
@@ -203,11 +206,13 @@ class _Training:
                 return recorder
         with session(segment.seed):
             ready = make_ready(space, self._hp)
-            if space.fit is None:
-                recorder = self._recorder(data)
-                self._train(ready.model, data, ready.fit_options, ready.callbacks, recorder)
-                return recorder
-            return self._run_own_fit(ready, data)
+            if space.fit is not None:
+                return self._run_own_fit(ready, data)
+            recorder = self._recorder(data)
+            training = self._prepared(ready, data, recorder)
+            del ready  # of a model that gives its place to a held one, nothing is to stay
+            self._train_on(training, data, recorder)
+            return recorder
 
     def _ask(self, parameter: Parameter) -> Value:
         self._channel.send(Question(self._segment.trial, parameter))
@@ -230,24 +235,25 @@ class _Training:
             last_epoch=last_epoch,
         )
 
-    def _train(self, model: Any, data: Data, options: Mapping[str, Any], user: list[Any], recorder: Recorder) -> None:
-        """Train `model` by a runner of ours, from its checkpoint on."""
-        segment = self._segment
-        folder = Path(segment.folder)
-        if segment.execution:
-            folder /= f"execution-{segment.execution}"
-        user = outputs.keep_apart(user, folder, recorder.notice)
-        if segment.run_eagerly:
+    def _prepared(self, ready: Ready, data: Data, recorder: Recorder) -> Training:
+        """What is to be trained: the model that was built, or a held one that trains by the same graph."""
+        model, user = ready.model, self._apart(ready.callbacks, recorder)
+        if self._segment.run_eagerly:
             model.run_eagerly = True
-        if self._space.fit is not None:
-            self._train_on(Training(model, options, user), data, recorder)
-            return
         runner.build(model, data.train.x_spec)
-        training = Training(model, options, user, held.sign(model, user))
-        if (other := held.adopt(training.sign)) is not None:
-            held.hand_over(model, other.model)
-            training = replace(training, model=other.model, runner=other.runner)
-        self._train_on(training, data, recorder)
+        # Data that depend on the hyperparameters are another reason why graphs differ.
+        sign = None if self._space.data_takes_hp else held.sign(model, user)
+        other = None if sign is None else held.adopt(sign)
+        if other is not None and held.hand_over(model, other.model):
+            return Training(other.model, ready.fit_options, user, sign, other.runner)
+        return Training(model, ready.fit_options, user, sign)
+
+    def _apart(self, callbacks: list[Any], recorder: Recorder) -> list[Any]:
+        """The user's callbacks, writing into the trial's own folder."""
+        folder = Path(self._segment.folder)
+        if self._segment.execution:
+            folder /= f"execution-{self._segment.execution}"
+        return outputs.keep_apart(callbacks, folder, recorder.notice)
 
     def _train_on(self, training: Training, data: Data, recorder: Recorder) -> None:
         """Train as far as the segment goes, from the trial's checkpoint on."""
@@ -261,8 +267,8 @@ class _Training:
         outputs.go_on(user, recorder.epoch)
         if recorder.epoch < recorder.last_epoch and recorder.outcome == "reached":
             trainer.run(recorder.epoch, recorder.last_epoch, callbacks)
-        if self._space.fit is None:
-            held.hold(segment, replace(training, runner=trainer), recorder.values)
+        fused = trainer if isinstance(trainer, FusedRunner) else None
+        held.hold(segment, replace(training, runner=fused), recorder.values)
 
     def _built(self, model: Any, trainer: str) -> None:
         count = int(model.count_params()) if model.built else 0
@@ -282,7 +288,9 @@ class _Training:
         def train(call: own_fit.Call) -> Any:
             recorder = self._recorder(call.data, call.epochs)
             recorders.append(recorder)
-            self._train(model, call.data, call.options, call.callbacks, recorder)
+            if segment.run_eagerly:
+                model.run_eagerly = True
+            self._train_on(Training(model, call.options, self._apart(call.callbacks, recorder)), call.data, recorder)
             histories.append(_history(model, recorder))
             return histories[0]
 

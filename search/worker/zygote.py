@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import array
 import hashlib
-import importlib.util
 import os
 import pickle
 import platform
@@ -145,7 +144,7 @@ def _serve(sock: socket.socket, wake_read: int, wake_write: int) -> None:
 
 
 COMPILED_BYTES = 2 << 30
-"""What is kept of compiled programs at most; those used longest ago go first."""
+"""What is kept of compiled programs when a search begins; the oldest go first."""
 
 
 def _share_compiled(folder: str | None) -> str | None:
@@ -159,19 +158,32 @@ def _share_compiled(folder: str | None) -> str | None:
     if jax.config.jax_compilation_cache_dir:
         return None
     temporary = None if folder else tempfile.mkdtemp(prefix="search-jax-")
-    jax.config.update("jax_compilation_cache_dir", temporary or str(Path(str(folder), f"jax-{_processor()}")))
+    kept = Path(temporary or Path(str(folder), f"jax-{_processor()}"))
+    _prune(kept)
+    jax.config.update("jax_compilation_cache_dir", str(kept))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    if importlib.util.find_spec("filelock") is not None:  # without it, JAX cannot bound its cache
-        jax.config.update("jax_compilation_cache_max_size", COMPILED_BYTES)
     return temporary
+
+
+def _prune(folder: Path) -> None:
+    """Delete the oldest files of a folder that holds too much. (JAX can do so, but looks at all of them whenever it adds
+    one.)"""
+    files = [(file.stat(), file) for file in folder.glob("*")]
+    size = sum(stat.st_size for stat, _ in files)
+    for stat, file in sorted(files, key=lambda item: item[0].st_mtime):
+        if size <= COMPILED_BYTES:
+            return
+        file.unlink(missing_ok=True)
+        size -= stat.st_size
 
 
 def _processor() -> str:
     """A name for processors of one kind: what is compiled for one may crash another that mounts the same folder."""
     kind = platform.machine()
     with suppress(OSError):
-        kind += next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        kind += next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return hashlib.sha256(kind.encode()).hexdigest()[:12]
 
 

@@ -123,14 +123,20 @@ class Worker:
 
 
 @pytest.mark.parametrize(
-    "kind",
-    ["plain", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("average", "unfreeze", "batches", "stream"))],
+    ("kind", "built"),
+    [
+        ("plain", 2),
+        pytest.param("average", 2, marks=pytest.mark.slow),
+        pytest.param("stream", 2, marks=pytest.mark.slow),
+        # What a callback of the user's remembers, or does to its model, no checkpoint may hold.
+        pytest.param("unfreeze", 5, marks=pytest.mark.slow),
+        pytest.param("batches", 5, marks=pytest.mark.slow),
+    ],
 )
-def test_what_is_held_goes_on_as_if_it_had_been_built_anew(tmp_path: Path, kind: str) -> None:
+def test_what_is_held_goes_on_as_if_it_had_been_built_anew(tmp_path: Path, kind: str, built: int) -> None:
     holding, building = Worker(tmp_path / "a", kind, holds=True), Worker(tmp_path / "b", kind, holds=False)
-    parts = (0, 0, 1), (1, 0, 2), (0, 1, 3), (1, 2, 3), (0, 3, 4)
-    assert_same(holding, building, parts)
-    assert (holding.built, building.built) == (2, 5)
+    assert_same(holding, building, [(0, 0, 1), (1, 0, 2), (0, 1, 3), (1, 2, 3), (0, 3, 4)])
+    assert (holding.built, building.built) == (built, 5)
 
 
 def assert_same(one: Worker, other: Worker, parts: Sequence[tuple[int, int, int]]) -> None:
@@ -174,30 +180,45 @@ def test_a_trial_whose_checkpoint_is_gone_begins_anew(tmp_path: Path) -> None:
 
 
 def test_what_is_not_the_same_training_is_built_anew(tmp_path: Path) -> None:
-    worker = Worker(tmp_path / "a", "batches", holds=True)
+    worker = Worker(tmp_path / "a", "plain", holds=True)
+    held.drop_all()
     worker.train(0, 0, 1)
     assert worker.built == 1
     worker.train(0, 1, 2, seed=8)
     assert worker.built == 2
-    worker.train(0, 2, 3, seed=8, values={"units": 5, "rate": 0.1})
+    other = {"units": 5, "rate": 0.1}
+    worker.train(0, 2, 3, seed=8, values=other)
     assert worker.built == 3
-    worker.train(1, 0, 1, hold=(1,))
+    worker.train(0, 3, 4, seed=8, values=other, hold=())  # for the last time
+    assert worker.built == 3
+    worker.train(1, 0, 1, values=other, hold=(1,))
     assert worker.built == 4
-    worker.train(0, 3, 4, seed=8, values={"units": 5, "rate": 0.1})  # let go of
+    worker.train(0, 4, 5, seed=8, values=other)  # let go of, but for its graph
     assert worker.built == 5
     InlineExecutor()  # another search in the same process
-    worker.train(0, 4, 5, seed=8, values={"units": 5, "rate": 0.1})
+    worker.train(0, 5, 6, seed=8, values=other)
     assert worker.built == 6
 
 
 def test_no_more_is_held_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker(tmp_path / "a", "batches", holds=True)
-    monkeypatch.setattr(held, "MOST", 300)
-    worker.train(0, 0, 1)
-    worker.train(1, 0, 1)
+    worker = Worker(tmp_path / "a", "plain", holds=True)
+    held.drop_all()
+    values = [{"units": units, "rate": 0.1} for units in (6, 7)]
+    worker.train(0, 0, 1, values=values[0])
     size = held._held[0].training.size
-    assert 100 < size < 300 < 2 * size
-    worker.train(1, 1, 2)
+    monkeypatch.setattr(held, "MOST", size * 3 // 2)
+    worker.train(1, 0, 1, values=values[1])
+    assert [each.trial for each in held._held] == [1]
+    worker.train(1, 1, 2, values=values[1])
     assert worker.built == 2
-    worker.train(0, 1, 2)
+    worker.train(0, 1, 2, values=values[0])
     assert worker.built == 3
+
+
+def test_of_a_graph_that_nobody_comes_back_to_one_model_stays(tmp_path: Path) -> None:
+    worker = Worker(tmp_path / "a", "plain", holds=True)
+    held.drop_all()
+    for trial in range(3):
+        worker.train(trial, 0, 1, hold=())
+    assert len(held._held) == 1
+    held.drop_all()

@@ -97,6 +97,26 @@ def test_an_order_of_connections_is_in_it() -> None:
     assert signature.of_model(branches(False)) != signature.of_model(branches(True))
 
 
+def test_what_was_given_to_a_variable_is_in_it() -> None:
+    """As weight decay is added to a model that was loaded: tracing reads it from the variable, not from its layer."""
+    plain, decayed, constrained = network(), network(), network()
+    decayed.layers[1].kernel.regularizer = keras.regularizers.L2(0.1)
+    constrained.layers[1].kernel.constraint = keras.constraints.NonNeg()
+    signatures = [signature.of_model(model) for model in (plain, decayed, constrained)]
+    assert None not in signatures
+    assert len(set(signatures)) == 3
+
+
+def test_deep_models_have_one() -> None:
+    with session(0):
+        x = inputs = keras.Input((1,))
+        for _ in range(500):
+            x = layers.Activation("relu")(x)
+        model = keras.Model(inputs, x)
+        model.compile("adam", "mse")
+    assert signature.of_model(model) is not None
+
+
 class Own(layers.Layer):
     def call(self, x: Any) -> Any:
         return x
