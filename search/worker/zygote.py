@@ -167,8 +167,7 @@ def _share_compiled(folder: str | None) -> str | None:
 
 
 def _prune(folder: Path) -> None:
-    """Delete the oldest files of a folder that holds too much. (JAX can do so, but looks at all of them whenever it adds
-    one.)"""
+    """Delete the oldest files of a folder that holds too much. (JAX can do so, but looks at all of them each time.)"""
     files = [(file.stat(), file) for file in folder.glob("*")]
     size = sum(stat.st_size for stat, _ in files)
     for stat, file in sorted(files, key=lambda item: item[0].st_mtime):
