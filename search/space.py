@@ -168,7 +168,7 @@ def _forget_last() -> None:
     folder, before = _imported
     if str(folder) in sys.path:
         sys.path.remove(str(folder))
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         file = getattr(module, "__file__", None)
         if name not in before and file and _is_local(Path(file), folder):
             del sys.modules[name]
@@ -354,7 +354,7 @@ def local_files(space_file: Path) -> tuple[tuple[str, str], ...]:
     """The space file and the modules beside it that are imported by now: (path relative to its folder, path)."""
     folder = space_file.parent.absolute()
     found = {space_file.absolute()}
-    for title, module in list(sys.modules.items()):
+    for title, module in sys.modules.copy().items():
         name = getattr(module, "__file__", None)
         if title == "__main__" or not name or not name.endswith(".py"):
             continue

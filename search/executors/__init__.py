@@ -66,7 +66,7 @@ def make(opts: Options, gpus: tuple[devices.Gpu, ...], log: Path, compiled: Path
         slots_of(opts, gpus),
         log,
         opts.keras_backend,
-        compiled,
+        compiled=compiled,
         heartbeat=opts.heartbeat_timeout,
         zygote=shared_zygote,
     )

@@ -77,7 +77,7 @@ def globals_of(path: Path | None) -> Mapping[str, Any]:
         return {}
     files = {file for _, file in spaces.local_files(path)}
     found: dict[str, Any] = {}
-    for title, module in list(sys.modules.items()):
+    for title, module in sys.modules.copy().items():
         if getattr(module, "__file__", None) in files:
             for name, value in list(vars(module).items()):
                 size = len(value) if isinstance(value, (list, dict, set)) else None
