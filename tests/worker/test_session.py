@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import tensorflow as tf
 
 from search.worker.session import session
@@ -23,7 +24,7 @@ def test_a_seed_gives_the_same_numbers_again() -> None:
     assert [float(tf.random.normal(())) for _ in range(3)] == first
 
 
-def test_kernels_are_kept_until_a_seed_comes_back(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_kernels_are_kept_until_a_seed_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorflow.python.eager import context
 
     cleared = []
