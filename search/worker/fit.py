@@ -73,11 +73,8 @@ class Plan:
         """Batches in one pass over arrays: `steps`, unless the user gave `steps_per_epoch`."""
         return math.ceil(self.arrays.samples / self.batch_size)
 
-    def has_batches_of(self, other: Plan) -> bool:
-        """Whether both cut the same arrays into the same batches, in whatever order."""
-        sizes = self.batch_size, self.validation_batch_size
-        if sizes != (other.batch_size, other.validation_batch_size):
-            return False
+    def has_arrays_of(self, other: Plan) -> bool:
+        """Whether both have the same arrays, in whatever batches and order."""
         parts = (self.train, other.train), (self.validation, other.validation)
         return all(one is two or (isinstance(one, Split) and one.is_equal(two)) for one, two in parts)
 

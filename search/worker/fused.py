@@ -14,8 +14,9 @@ import keras
 import numpy as np
 
 from search.worker.fit import Plan
+from search.worker.freedom import Freedom
 
-__all__ = ["FusedRunner", "Loops", "forget_copies", "has_own_steps", "logs_of", "on_device"]
+__all__ = ["Framework", "FusedRunner", "Graph", "Loops", "forget_copies", "has_own_steps", "logs_of", "on_device"]
 
 
 class Loops(Protocol):
@@ -28,30 +29,39 @@ class Loops(Protocol):
         """Go once through the validation data."""
 
 
+class Graph(Protocol):
+    """Compiled loops that no model owns."""
+
+    def loops(self, model: Any, plan: Plan, freedom: Freedom) -> Loops:
+        """They for a model with the same signature, and a plan with the same arrays."""
+
+
+class Framework(Protocol):
+    """How a framework makes loops: the module `fused_tensorflow` or `fused_jax`."""
+
+    def loops(self, model: Any, plan: Plan) -> Loops:
+        """The model's own."""
+
+    def graph(self, model: Any, plan: Plan, freedom: Freedom) -> Graph:
+        """Loops for all models with the signature of this one. It may raise anything where they cannot be shared."""
+
+
 class FusedRunner:
     """Trains by fused epochs. `choose` knows when that is right.
 
     Args:
-        make_loops: makes the loops of a model for a plan.
-        earlier: a runner of the same model, whose loops are taken over where they go over the same batches.
+        make_loops: gives the loops of the model, as it was compiled when it is called. It is told whether the model has
+            been compiled anew since the runner was made.
     """
 
     name = "fused"
 
-    def __init__(
-        self,
-        model: Any,
-        plan: Plan,
-        make_loops: Callable[[Any, Plan], Loops],
-        earlier: FusedRunner | None = None,
-    ) -> None:
+    def __init__(self, model: Any, plan: Plan, make_loops: Callable[[bool], Loops]) -> None:
         self._model = model
         self._plan = plan
         self._make_loops = make_loops
         self._made_for: Any = None
         self._made: Loops | None = None
-        if earlier is not None and earlier._model is model and plan.has_batches_of(earlier._plan):
-            self._made_for, self._made = earlier._made_for, earlier._made
 
     def run(self, from_epoch: int, to_epoch: int, callbacks: list[Any]) -> None:
         """Train epochs `from_epoch` to `to_epoch - 1` (from 0), driving `callbacks` in the order of `fit`."""
@@ -87,7 +97,7 @@ class FusedRunner:
         if self._made is None or model.train_function is None or model.train_function is not self._made_for:
             model.make_train_function()
             self._made_for = model.train_function
-            self._made = self._make_loops(model, self._plan)
+            self._made = self._make_loops(self._made is not None)
         return self._made
 
 

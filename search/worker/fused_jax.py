@@ -16,44 +16,58 @@ import numpy as np
 
 from search.worker.data import Split
 from search.worker.fit import Plan
-from search.worker.fused import has_own_steps, logs_of, on_device
+from search.worker.freedom import Freedom
+from search.worker.fused import Loops, has_own_steps, logs_of, on_device
 
-__all__ = ["JaxLoops"]
+__all__ = ["graph", "loops"]
 
 
-class JaxLoops:
-    """See `search.worker.fused.Loops`."""
+def loops(model: Any, plan: Plan) -> Loops:
+    """See `search.worker.fused.Framework`."""
+    return _Graph(model, plan).loops(model, plan)
+
+
+def graph(model: Any, plan: Plan, freedom: Freedom) -> _Graph:
+    """See `search.worker.fused.Framework`."""
+    return _Graph(model, plan)
+
+
+class _Graph:
+    """See `search.worker.fused.Graph`. Steps are functions of all variables' values, so they are no model's own."""
 
     def __init__(self, model: Any, plan: Plan) -> None:
-        self._model = model
+        own = has_own_steps(model)
+        self.train, self.validate = _compiled(model.train_step, own), _compiled(model.test_step, own)
+
+    def loops(self, model: Any, plan: Plan, freedom: Freedom | None = None) -> Loops:
+        return _Loops(self, model, plan)
+
+
+class _Loops:
+    """See `search.worker.fused.Loops`."""
+
+    def __init__(self, graph: _Graph, model: Any, plan: Plan) -> None:
+        self._graph, self._model, self._plan = graph, model, plan
         # As `fit` does: metrics have no variables before.
         model._symbolic_build(data_batch=plan.arrays.take(slice(plan.batch_size)))
-        own = has_own_steps(model)
-        self._train = _compiled(model.train_step, own)
-        self._data, self._batch_size = on_device(plan.arrays.packed, jnp.asarray), plan.batch_size
-        if plan.validation is not None:
-            assert isinstance(plan.validation, Split), "streams are not fused"
-            self._validate = _compiled(model.test_step, own)
-            self._validation, self._validation_batch_size = (
-                on_device(plan.validation.packed, jnp.asarray),
-                plan.validation_batch_size,
-            )
-            self._order = np.arange(plan.validation.samples)
 
     def train(self, order: Any) -> dict[str, Any]:
-        model = self._model
+        model, plan = self._model, self._plan
         variables = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
-        return self._run(self._train, variables, self._data, order, self._batch_size)
+        return self._run(self._graph.train, variables, plan.arrays, order, plan.batch_size)
 
     def validate(self) -> dict[str, Any]:
-        model = self._model
+        model, split = self._model, self._plan.validation
+        assert isinstance(split, Split), "streams are not fused"
         variables = (model.trainable_variables, model.non_trainable_variables)
-        return self._run(self._validate, variables, self._validation, self._order, self._validation_batch_size)
+        order = np.arange(split.samples)
+        return self._run(self._graph.validate, variables, split, order, self._plan.validation_batch_size)
 
     def _run(
-        self, step: Any, variables: Sequence[Sequence[Any]], data: Any, order: Any, batch_size: int
+        self, step: Any, variables: Sequence[Sequence[Any]], split: Split, order: Any, batch_size: int
     ) -> dict[str, Any]:
         held = (*variables, self._model.metrics_variables)
+        data = on_device(split.packed, jnp.asarray)
         state, last = _own_buffers(held), None
         indices = order.astype("int32")
         for begin in range(0, len(indices), batch_size):

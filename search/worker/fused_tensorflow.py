@@ -1,11 +1,11 @@
 """Fused epochs on TensorFlow, equal to `model.fit` to the last bit on CPU.
 
-Training and validation are a `tf.function` each; the last, smaller batch has a dynamic size, so each step is traced
-once.
+Training and validation are a `tf.function` each; batches have a dynamic size, so each step is traced once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -15,28 +15,85 @@ import tensorflow as tf
 
 from search.worker.data import Split
 from search.worker.fit import Plan
-from search.worker.fused import has_own_steps, logs_of, on_device
+from search.worker.freedom import Freedom
+from search.worker.fused import Loops, has_own_steps, logs_of, on_device
+from search.worker.stand_ins import StandIns
 
-__all__ = ["TensorFlowLoops"]
+__all__ = ["graph", "loops"]
 
 
-class TensorFlowLoops:
-    """See `search.worker.fused.Loops`."""
+def loops(model: Any, plan: Plan) -> Loops:
+    """See `search.worker.fused.Framework`."""
+    _create_variables(model, plan)
+    return _Loops(plan, *_functions(model, plan))
 
-    def __init__(self, model: Any, plan: Plan) -> None:
-        _create_variables(model, plan)
-        self._train = _loop(model, model.train_step, plan.arrays.packed, plan.batch_size)
-        if plan.validation is not None:
-            assert isinstance(plan.validation, Split), "streams are not fused"
-            self._validate = _loop(model, model.test_step, plan.validation.packed, plan.validation_batch_size)
+
+def graph(model: Any, plan: Plan, freedom: Freedom) -> _Graph:
+    """See `search.worker.fused.Framework`."""
+    return _Graph(model, plan, freedom)
+
+
+class _Loops:
+    """See `search.worker.fused.Loops`.
+
+    Args:
+        train: a function (order of the samples, samples a batch) → logs.
+        validate: a function (samples a batch) → logs.
+        borrow: called before either of them.
+    """
+
+    def __init__(self, plan: Plan, train: Any, validate: Any, borrow: Callable[[], None] | None = None) -> None:
+        self._train, self._validate, self._borrow = train, validate, borrow
+        self._batch_size = tf.constant(plan.batch_size)
+        self._validation_batch_size = tf.constant(plan.validation_batch_size)
 
     def train(self, order: Any) -> dict[str, Any]:
-        logs: dict[str, Any] = self._train(tf.constant(order))
-        return logs
+        return self._call(self._train, tf.constant(order), self._batch_size)
 
     def validate(self) -> dict[str, Any]:
-        logs: dict[str, Any] = self._validate()
+        return self._call(self._validate, self._validation_batch_size)
+
+    def _call(self, function: Any, *arguments: Any) -> dict[str, Any]:
+        if self._borrow is not None:
+            self._borrow()
+        logs: dict[str, Any] = function(*arguments)
         return logs
+
+
+class _Graph:
+    """See `search.worker.fused.Graph`.
+
+    Raises:
+        ValueError: the graph has more of the model in it than its variables.
+    """
+
+    def __init__(self, model: Any, plan: Plan, freedom: Freedom) -> None:
+        _create_variables(model, plan)
+        self._stand_ins = StandIns(model, freedom)
+        with self._stand_ins.in_place_of(model, freedom):
+            size = tf.TensorSpec((), tf.int32)
+            train, validate = _functions(model, plan)
+            self._train = train.get_concrete_function(tf.TensorSpec((plan.arrays.samples,), tf.int64), size)
+            self._validate = None if validate is None else validate.get_concrete_function(size)
+        known = [*self._stand_ins.handles, *_data(plan.train)]
+        _check(self._train, known)
+        if self._validate is not None:
+            _check(self._validate, [*known, *_data(plan.validation)])
+
+    def loops(self, model: Any, plan: Plan, freedom: Freedom) -> Loops:
+        _create_variables(model, plan)
+        return _Loops(plan, self._train, self._validate, borrow=lambda: self._stand_ins.lend(model, freedom))
+
+
+def _check(function: Any, known: Iterable[Any]) -> None:
+    ids = {id(tensor) for tensor in known}
+    if not all(id(tensor) in ids for tensor in function.captured_inputs):
+        raise ValueError("the graph captures what is of its model alone")
+
+
+def _data(split: Any) -> list[Any]:
+    tensors: list[Any] = keras.tree.flatten(on_device(split.packed, _tensor))
+    return tensors
 
 
 def _create_variables(model: Any, plan: Plan) -> None:
@@ -65,41 +122,70 @@ def _spec(array: Any) -> Any:
     return keras.KerasTensor((None, *array.shape[1:]), array.dtype.name)
 
 
-def _loop(model: Any, step: Any, packed: Any, batch_size: int) -> Any:
-    """A function of the samples' order (by default the natural one) that runs `step` on every batch of `packed`.
+def _functions(model: Any, plan: Plan) -> tuple[Any, Any]:
+    """What trains an epoch and what validates after it, if anything does."""
+    if plan.validation is None:
+        return _training(model, plan.arrays), None
+    assert isinstance(plan.validation, Split), "streams are not fused"
+    return _training(model, plan.arrays), _validation(model, plan.validation)
 
-    It returns the epoch's logs as tensors.
-    """
-    # Keras compiles with XLA what its "auto" resolves to: nothing where there are only CPUs (it is slower there),
-    # else the step. To compile the same unit here keeps both runners equal.
-    if model.jit_compile:
-        step = tf.function(step, autograph=False, reduce_retracing=True, jit_compile=True)
-    data = on_device(packed, _tensor)
-    samples = int(keras.tree.flatten(data)[0].shape[0])
-    steps = -(-samples // batch_size)
-    # Where a step's own logs count, those of the last one: it is traced once more, after the loop.
-    looped = steps - has_own_steps(model)
 
-    def run(order: Any = None) -> Any:
-        def take(i: Any) -> Any:
-            part = slice(i * batch_size, tf.minimum((i + 1) * batch_size, samples))
-            if order is None:
-                return step(keras.tree.map_structure(lambda array: array[part], data))
-            indices = order[part]
+def _training(model: Any, split: Split) -> Any:
+    """A function (order, batch size) that runs `model.train_step` on every batch, and returns the epoch's logs."""
+    step, data = _compiled(model, model.train_step), on_device(split.packed, _tensor)
+
+    def run(order: Any, batch_size: Any) -> Any:
+        def take(begin: Any, end: Any) -> Any:
+            indices = order[begin:end]
             return step(keras.tree.map_structure(lambda array: tf.gather(array, indices), data))
 
-        def body(i: Any) -> tuple[Any]:
-            take(i)
-            return (i + 1,)
+        return _loop(model, take, split.samples, batch_size)
 
-        # One iteration at a time: each reads the weights that the one before wrote.
-        tf.while_loop(lambda i: i < looped, body, (tf.constant(0),), parallel_iterations=1)
-        last = take(tf.constant(looped)) if looped < steps else None
-        return logs_of(model, last)
+    return _function(run)
 
+
+def _validation(model: Any, split: Split) -> Any:
+    """A function (batch size) that runs `model.test_step` on every batch, and returns the logs."""
+    step, data = _compiled(model, model.test_step), on_device(split.packed, _tensor)
+
+    def run(batch_size: Any) -> Any:
+        def take(begin: Any, end: Any) -> Any:
+            return step(keras.tree.map_structure(lambda array: array[begin:end], data))
+
+        return _loop(model, take, split.samples, batch_size)
+
+    return _function(run)
+
+
+def _compiled(model: Any, step: Any) -> Any:
+    # Keras compiles with XLA what its "auto" resolves to: nothing where there are only CPUs (it is slower there),
+    # else the step. To compile the same unit here keeps both runners equal.
+    return tf.function(step, autograph=False, reduce_retracing=True, jit_compile=True) if model.jit_compile else step
+
+
+def _function(run: Any) -> Any:
     function = tf.function(run, autograph=False)
     function._omit_frequent_tracing_warning = True  # each model has one of this name
     return function
+
+
+def _loop(model: Any, take: Any, samples: int, batch_size: Any) -> Any:
+    """Take every batch, by its first sample and the one after its last."""
+    steps = -(-samples // batch_size)
+    # Where a step's own logs count, those of the last one: it is traced once more, after the loop.
+    own = has_own_steps(model)
+    looped = steps - 1 if own else steps
+
+    def batch(i: Any) -> Any:
+        return take(i * batch_size, tf.minimum((i + 1) * batch_size, samples))
+
+    def body(i: Any) -> tuple[Any]:
+        batch(i)
+        return (i + 1,)
+
+    # One iteration at a time: each reads the weights that the one before wrote.
+    tf.while_loop(lambda i: i < looped, body, (tf.constant(0),), parallel_iterations=1)
+    return logs_of(model, batch(looped) if own else None)
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> Any:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
 
 from search.errors import SpaceError
-from search.worker import distribution
+from search.worker import distribution, graphs
 from search.worker.data import Data, Split
 from search.worker.fit import FitRunner, Plan, make_plan
-from search.worker.fused import FusedRunner, Loops
+from search.worker.fused import Framework, FusedRunner, Loops
+from search.worker.graphs import Signature
 from search.worker.streams import Stream
 
 __all__ = ["Runner", "build", "choose"]
@@ -53,7 +54,7 @@ def choose(
     seed: int,
     callbacks: Sequence[Any],
     fuse: bool = True,
-    earlier: FusedRunner | None = None,
+    signature: Signature | None = None,
 ) -> Runner:
     """The runner for a compiled model; one that is not built yet is built for `data`.
 
@@ -62,7 +63,7 @@ def choose(
         seed: the training seed, of which the order of the samples is derived.
         callbacks: those that will be driven, of the user and of the search.
         fuse: False for `fit` in any case.
-        earlier: what trained this model before: what it has traced is not traced again.
+        signature: the model's, where it may share a graph.
 
     Raises:
         SpaceError: in one line, for options that cannot be used.
@@ -75,18 +76,23 @@ def choose(
     reason = _reason_against(model, plan, fit_options, callbacks) if fuse else "asked for"
     if reason is not None:
         return FitRunner(model, plan, reason)
-    return FusedRunner(model, plan, _loops(), earlier)
+    framework = _framework()
+
+    def make_loops(compiled_anew: bool) -> Loops:
+        return graphs.loops(framework, model, plan, None if compiled_anew else signature)
+
+    return FusedRunner(model, plan, make_loops)
 
 
-def _loops() -> Callable[[Any, Plan], Loops]:
+def _framework() -> Framework:
     """How Keras's backend makes loops. Only that one is imported."""
     if keras.config.backend() == "jax":
-        from search.worker.fused_jax import JaxLoops
+        from search.worker import fused_jax
 
-        return JaxLoops
-    from search.worker.fused_tensorflow import TensorFlowLoops
+        return fused_jax
+    from search.worker import fused_tensorflow
 
-    return TensorFlowLoops
+    return fused_tensorflow
 
 
 def build(model: Any, x_spec: Any) -> None:

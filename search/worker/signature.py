@@ -1,7 +1,8 @@
 """Which models train by the same graph: equal in all that tracing can read, but for the values of variables.
 
-A trial's learning rate, its initial weights and its seeds are variables' values; so trials that differ in nothing else,
-and the executions of one trial, need one traced or compiled graph between them.
+A trial's learning rate, its initial weights and its seeds are variables' values, and a graph may leave more open
+(`search.worker.freedom`); trials that differ in nothing else, and the executions of one trial, need one traced or
+compiled graph between them.
 
 A configuration would not do for a signature: Keras's leave things out (the `delta` of a Huber loss). This one goes
 through the attributes of everything that the model refers to. It knows Keras's own objects only: what a class or a
@@ -18,6 +19,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from search.worker.freedom import Freedom
+
 __all__ = ["of_callbacks", "of_model"]
 
 _UNREAD = {
@@ -29,27 +32,37 @@ _UNREAD = {
     "_distribution_strategy",
     "_distribute_strategy",
     "_call_signature",  # of its class
+    "_trainable_variables_indices",  # of an optimizer, by their addresses
+    "_build_shapes_dict",  # of a layer
+    "_auto_config",  # of a layer: what it was made with
 }
 """Attributes that say nothing more of the graph, or nothing that is the same in an equal model."""
+
+_FOLLOWING = {(keras.KerasTensor, "_shape"), (keras.InputSpec, "shape"), (keras.InputSpec, "axes")}
+"""Sizes that follow from those of the model's inputs and from what its layers say."""
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
-def of_model(model: Any) -> Hashable | None:
+def of_model(model: Any, freedom: Freedom | None = None) -> Hashable | None:
     """What a built and compiled model's graph depends on; None where that cannot be told.
 
-    Models with the same signature have variables of the same shapes in the same order.
+    Models with the same signature have variables in the same order, of the same shapes but for what is open.
+
+    Args:
+        freedom: what the graph leaves open; by default nothing.
     """
-    return _describe(model)
+    return _describe(model, freedom or Freedom())
 
 
 def of_callbacks(callbacks: Sequence[Any]) -> Hashable | None:
     """As `of_model`, of callbacks that have not met their model; None where they might know of one."""
-    return _describe(list(callbacks))
+    return _describe(list(callbacks), Freedom())
 
 
-def _describe(root: Any) -> Hashable | None:
+def _describe(root: Any, freedom: Freedom) -> Hashable | None:
     """All that `root` refers to, each object once, parts after what they are parts of; None where one is unknown."""
+    is_open = freedom.attributes()
     said: list[Hashable] = []
     seen: dict[int, tuple[int, Any]] = {}  # an object is kept, so that no other one gets its address
     waiting = [root]  # no recursion: a deep model is a long chain
@@ -61,7 +74,7 @@ def _describe(root: Any) -> Hashable | None:
             said.append(("seen", seen[id(value)][0]))
         else:
             seen[id(value)] = len(seen), value
-            told = _look(value)
+            told = _look(value, freedom, is_open)
             if told is None:
                 return None
             word, parts = told
@@ -70,10 +83,10 @@ def _describe(root: Any) -> Hashable | None:
     return tuple(said)
 
 
-def _look(value: Any) -> tuple[Hashable, list[Any]] | None:
+def _look(value: Any, freedom: Freedom, is_open: set[tuple[int, str]]) -> tuple[Hashable, list[Any]] | None:
     """What is to be said of `value` itself, and what it refers to; None where it may be or do anything."""
     if isinstance(value, keras.Variable):
-        word = "variable", tuple(value.shape), value.dtype, value.trainable, value.aggregation
+        word = "variable", freedom.shape(value), value.dtype, value.trainable, value.aggregation
         return word, [value.regularizer, value.constraint, value.overwrite_with_gradient]
     if isinstance(value, keras.initializers.Initializer):
         return "initializer", []  # it has done its work
@@ -93,7 +106,11 @@ def _look(value: Any) -> tuple[Hashable, list[Any]] | None:
         return ("set", tuple(sorted(map(repr, value)))), []
     if not _is_keras(type(value).__module__):
         return None
-    attributes = {name: attribute for name, attribute in _attributes(value) if name not in _UNREAD}
+    attributes = {
+        name: None if (id(value), name) in is_open else attribute
+        for name, attribute in _attributes(value)
+        if name not in _UNREAD and (type(value), name) not in _FOLLOWING
+    }
     return ("object", type(value).__module__, type(value).__qualname__, *attributes), list(attributes.values())
 
 

@@ -25,10 +25,10 @@ from search.paths import TrialPaths
 from search.records import Built, Ended, Outcome
 from search.space import Space
 from search.worker import data as datas
-from search.worker import held, outputs, own_fit, runner, shared, shortage
+from search.worker import graphs, held, outputs, own_fit, runner, shared, shortage
 from search.worker.channel import Channel, Interrupted
 from search.worker.data import Data
-from search.worker.fused import FusedRunner, forget_copies
+from search.worker.fused import forget_copies
 from search.worker.held import Training
 from search.worker.hp import LazyHyperParameters
 from search.worker.recorder import Recorder
@@ -75,6 +75,7 @@ def forget() -> None:
     """Load space and data anew when they are next asked for, and build all models anew."""
     load_space.cache_clear()
     held.drop_all()
+    graphs.drop_all()
     forget_data()
 
 
@@ -209,9 +210,7 @@ class _Training:
             if space.fit is not None:
                 return self._run_own_fit(ready, data)
             recorder = self._recorder(data)
-            training = self._prepared(ready, data, recorder)
-            del ready  # of a model that gives its place to a held one, nothing is to stay
-            self._train_on(training, data, recorder)
+            self._train_on(self._prepared(ready, data, recorder), data, recorder)
             return recorder
 
     def _ask(self, parameter: Parameter) -> Value:
@@ -236,17 +235,13 @@ class _Training:
         )
 
     def _prepared(self, ready: Ready, data: Data, recorder: Recorder) -> Training:
-        """What is to be trained: the model that was built, or a held one that trains by the same graph."""
         model, user = ready.model, self._apart(ready.callbacks, recorder)
         if self._segment.run_eagerly:
             model.run_eagerly = True
         runner.build(model, data.train.x_spec)
         # Data that depend on the hyperparameters are another reason why graphs differ.
-        sign = None if self._space.data_takes_hp else held.sign(model, user)
-        other = None if sign is None else held.adopt(sign)
-        if other is not None and held.hand_over(model, other.model):
-            return Training(other.model, ready.fit_options, user, sign, other.runner)
-        return Training(model, ready.fit_options, user, sign)
+        signature = None if self._space.data_takes_hp else graphs.sign(model, user)
+        return Training(model, ready.fit_options, user, signature)
 
     def _apart(self, callbacks: list[Any], recorder: Recorder) -> list[Any]:
         """The user's callbacks, writing into the trial's own folder."""
@@ -260,15 +255,14 @@ class _Training:
         segment, model, user = self._segment, training.model, training.callbacks
         callbacks = [*user, recorder]
         trainer = runner.choose(
-            model, data, training.options, segment.seed, callbacks, segment.fuse, earlier=training.runner
+            model, data, training.options, segment.seed, callbacks, segment.fuse, training.signature
         )
         self._built(model, trainer.name)
         recorder.restore(model, user)
         outputs.go_on(user, recorder.epoch)
         if recorder.epoch < recorder.last_epoch and recorder.outcome == "reached":
             trainer.run(recorder.epoch, recorder.last_epoch, callbacks)
-        fused = trainer if isinstance(trainer, FusedRunner) else None
-        held.hold(segment, replace(training, runner=fused), recorder.values)
+        held.hold(segment, training, recorder.values)
 
     def _built(self, model: Any, trainer: str) -> None:
         count = int(model.count_params()) if model.built else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from search.messages import Segment, SpaceRef
 from search.paths import TrialPaths
 from search.testing.executors import Conversation
 from search.trial import Objective
-from search.worker import checkpoint, fused_tensorflow, held
+from search.worker import checkpoint, fused_tensorflow, graphs, held, training
 
 SPACE = """
 from pathlib import Path
@@ -59,7 +59,10 @@ def build_model(hp):
         print("x", file=file)
     layers = keras.layers
     model = keras.Sequential([
-        layers.Input((4,)), layers.Dense(hp.Int("units", 2, 8)), layers.BatchNormalization(), layers.Dropout(0.2),
+        layers.Input((4,)),
+        layers.Dense(hp.Int("units", 2, 9), kernel_regularizer=keras.regularizers.L2(hp.Float("l2", 0, 1))),
+        layers.BatchNormalization(),
+        layers.Dropout(hp.Float("dropout", 0, 0.5)),
         layers.Dense(1),
     ])
     if KIND == "unfreeze":
@@ -67,6 +70,10 @@ def build_model(hp):
     rate = hp.Float("rate", 1e-3, 1e-1)
     model.compile(keras.optimizers.Adam(rate, use_ema=KIND == "average"), "mse")
     return model
+
+
+def fit_options(hp):
+    return {} if KIND == "stream" else {"batch_size": hp.Int("batch_size", 8, 32)}
 
 
 def callbacks(hp):
@@ -77,6 +84,9 @@ def callbacks(hp):
         "batches": [Batches()],
     }.get(KIND, [])
 """
+
+
+EMPTY: Mapping[str, Any] = {}
 
 
 class Worker:
@@ -90,9 +100,17 @@ class Worker:
         (folder / "space.py").write_text(SPACE.replace('KIND = "plain"', f'KIND = "{kind}"'))
         self._executor = InlineExecutor()
 
-    def train(self, trial: int, from_epoch: int, to_epoch: int, **options: Any) -> list[Any]:
+    def train(
+        self, trial: int, from_epoch: int, to_epoch: int, values: Mapping[str, Any] = EMPTY, **options: Any
+    ) -> list[Any]:
+        """Train a part of a trial.
+
+        Args:
+            values: its hyperparameters, where they are not those of all.
+        """
+        usual = {"units": 6, "rate": 0.01 * (1 + trial), "dropout": 0.2, "l2": 1e-4, "batch_size": 8}
         given: dict[str, Any] = {
-            "values": {"units": 6, "rate": 0.01 * (1 + trial)},
+            "values": {**usual, **values},
             "seed": 7 + trial,
             "folder": str(self.folder / str(trial)),
             "hold": self.hold,
@@ -100,6 +118,7 @@ class Worker:
         }
         if self.drops:
             held.drop_all()
+            graphs.drop_all()
         segment = Segment(
             trial=trial,
             execution=0,
@@ -139,32 +158,37 @@ def test_what_is_held_goes_on_as_if_it_had_been_built_anew(tmp_path: Path, kind:
     assert (holding.built, building.built) == (built, 5)
 
 
-def assert_same(one: Worker, other: Worker, parts: Sequence[tuple[int, int, int]]) -> None:
+def assert_same(one: Worker, other: Worker, parts: Sequence[tuple[Any, ...]]) -> None:
     """Both workers, one after the other, train the same parts with the same results."""
     curves = []
     for worker in (one, other):
-        held.drop_all()
+        training.forget()
         curves.append([worker.train(*part) for part in parts])
     held.drop_all()
     assert curves[0] == curves[1]
     assert len({str(curve) for curve in curves[0]}) == len(parts)
-    for trial in {trial for trial, _, _ in parts}:
+    for trial in {part[0] for part in parts}:
         for array, same in zip(one.state(trial), other.state(trial), strict=True):
             np.testing.assert_array_equal(array, same)
 
 
+def count_traces(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The models that are traced from now on."""
+    traced: list[Any] = []
+    trace = fused_tensorflow._functions
+    monkeypatch.setattr(
+        fused_tensorflow, "_functions", lambda model, plan: (traced.append(model), trace(model, plan))[1]
+    )
+    return traced
+
+
 @pytest.mark.slow
-def test_equal_graphs_are_traced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    traced = []
-
-    class Counted(fused_tensorflow.TensorFlowLoops):
-        def __init__(self, model: Any, plan: Any) -> None:
-            traced.append(model)
-            super().__init__(model, plan)
-
-    monkeypatch.setattr(fused_tensorflow, "TensorFlowLoops", Counted)
+def test_one_graph_serves_trials_that_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = count_traces(monkeypatch)
     sharing, building = Worker(tmp_path / "a", "plain", holds=True), Worker(tmp_path / "b", "plain", holds=False)
-    assert_same(sharing, building, [(0, 0, 2), (1, 0, 1), (0, 2, 3), (2, 0, 2), (1, 1, 3)])
+    wide = {"units": 9, "dropout": 0.4, "l2": 1e-3, "batch_size": 16}
+    parts = [(0, 0, 2), (1, 0, 1, wide), (0, 2, 3), (2, 0, 2, {"units": 2}), (1, 1, 3, wide)]
+    assert_same(sharing, building, parts)
     assert (sharing.built, building.built) == (3, 5)
     assert len(traced) == 1 + 5
 
@@ -193,7 +217,7 @@ def test_what_is_not_the_same_training_is_built_anew(tmp_path: Path) -> None:
     assert worker.built == 3
     worker.train(1, 0, 1, values=other, hold=(1,))
     assert worker.built == 4
-    worker.train(0, 4, 5, seed=8, values=other)  # let go of, but for its graph
+    worker.train(0, 4, 5, seed=8, values=other)  # let go of
     assert worker.built == 5
     InlineExecutor()  # another search in the same process
     worker.train(0, 5, 6, seed=8, values=other)
@@ -203,9 +227,9 @@ def test_what_is_not_the_same_training_is_built_anew(tmp_path: Path) -> None:
 def test_no_more_is_held_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Worker(tmp_path / "a", "plain", holds=True)
     held.drop_all()
-    values = [{"units": units, "rate": 0.1} for units in (6, 7)]
+    values = [{"units": units} for units in (6, 7)]
     worker.train(0, 0, 1, values=values[0])
-    size = held._held[0].training.size
+    size = graphs.size(held._held[0].training.model)
     monkeypatch.setattr(held, "MOST", size * 3 // 2)
     worker.train(1, 0, 1, values=values[1])
     assert [each.trial for each in held._held] == [1]
@@ -215,10 +239,11 @@ def test_no_more_is_held_than_there_is_room_for(tmp_path: Path, monkeypatch: pyt
     assert worker.built == 3
 
 
-def test_of_a_graph_that_nobody_comes_back_to_one_model_stays(tmp_path: Path) -> None:
+def test_what_nobody_comes_back_to_is_not_held(tmp_path: Path) -> None:
     worker = Worker(tmp_path / "a", "plain", holds=True)
-    held.drop_all()
+    training.forget()
     for trial in range(3):
         worker.train(trial, 0, 1, hold=())
-    assert len(held._held) == 1
-    held.drop_all()
+    assert len(held._held) == 0
+    assert len(graphs._made) == 1
+    training.forget()
