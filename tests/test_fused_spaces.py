@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from search.messages import SpaceRef
-from search.worker import runner, training
+from search.worker import graphs, runner, training
 from search.worker.hp import LazyHyperParameters
 from search.worker.session import session
 
@@ -43,7 +43,9 @@ def train(path: Path, seed: int, fuse: bool) -> tuple[str, list[dict[str, float]
     with session(seed):
         ready = training.make_ready(space, hp)
         callbacks = [*ready.callbacks, logs := Logs()]
-        chosen = runner.choose(ready.model, data, ready.fit_options, seed, callbacks, fuse)
+        runner.build(ready.model, data.train.x_spec)
+        signature = graphs.sign(ready.model, ready.callbacks)
+        chosen = runner.choose(ready.model, data, ready.fit_options, seed, callbacks, fuse, signature)
         with training.trial_folder():
             chosen.run(0, 2, callbacks)
         variables = [*ready.model.variables, *ready.model.optimizer.variables]

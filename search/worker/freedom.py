@@ -116,7 +116,7 @@ def _nodes(model: Any) -> list[Any]:
 
 def _open_widths(model: Any, nodes: list[Any]) -> list[Any]:
     """The layers whose width nothing reads that comes after them."""
-    if type(model.optimizer) not in _ELEMENTWISE:
+    if type(model.optimizer) not in _ELEMENTWISE or model.optimizer.gradient_accumulation_steps:
         return []
     read = {id(tensor) for tensor in keras.tree.flatten(getattr(model, "outputs", None))}
     found = []

@@ -1,9 +1,13 @@
-"""Where a model is built and used: what Keras knows of those before is forgotten, and its random states are set."""
+"""Where a model is built and used: what Keras knows of those before is forgotten, and its random states are set.
+
+What the space file has set for all of them, as a policy for dtypes, stays.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 
@@ -17,13 +21,24 @@ _seeds: set[int] = set()
 @contextmanager
 def session(seed: int = 0) -> Iterator[None]:
     """Layers' names count on from one model to the next, and a trial's are to be the same in every worker."""
+    settings = keras.config.dtype_policy(), keras.distribution.distribution()
     with _keeping_kernels(seed):
         keras.utils.clear_session(free_memory=False)
-    with distribution.scope():
-        with _keeping_kernels(seed):
-            keras.utils.set_random_seed(seed)
-        _seeds.add(seed)
-        yield
+    _set(*settings)
+    try:
+        with distribution.scope():
+            with _keeping_kernels(seed):
+                keras.utils.set_random_seed(seed)
+            _seeds.add(seed)
+            yield
+    finally:
+        _set(*settings)
+
+
+def _set(policy: Any, layout: Any) -> None:
+    """Set what holds for all models; to clear a session takes it away, too."""
+    keras.config.set_dtype_policy(policy)
+    keras.distribution.set_distribution(layout)
 
 
 @contextmanager

@@ -73,7 +73,8 @@ def build_model(hp):
 
 
 def fit_options(hp):
-    return {} if KIND == "stream" else {"batch_size": hp.Int("batch_size", 8, 32)}
+    size = hp.Int("batch_size", 8, 32)
+    return {} if KIND == "stream" else {"batch_size": size}
 
 
 def callbacks(hp):
@@ -176,9 +177,12 @@ def count_traces(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The models that are traced from now on."""
     traced: list[Any] = []
     trace = fused_tensorflow._functions
-    monkeypatch.setattr(
-        fused_tensorflow, "_functions", lambda model, plan: (traced.append(model), trace(model, plan))[1]
-    )
+
+    def functions(model: Any, plan: Any) -> Any:
+        traced.append(model)
+        return trace(model, plan)
+
+    monkeypatch.setattr(fused_tensorflow, "_functions", functions)
     return traced
 
 

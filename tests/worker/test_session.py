@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -35,3 +36,16 @@ def test_kernels_are_kept_until_a_seed_comes_back(monkeypatch: pytest.MonkeyPatc
     assert not cleared
     drawn(103)
     assert cleared
+
+
+def test_what_the_space_file_sets_for_all_models_stays() -> None:
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        for seed in (105, 106):
+            with session(seed):
+                assert keras.layers.Dense(1).compute_dtype == "bfloat16"
+                keras.config.set_dtype_policy("float64")  # for this model
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy(usual)
