@@ -55,6 +55,9 @@ _ELEMENTWISE = {
 }
 """Optimizers whose variables are as large as those that they are for, whatever that is."""
 
+_KERAS = (3, 12)
+"""The first version of Keras whose layers do as these here are known to."""
+
 _PENALTY = {regularizers.L1: "l1", regularizers.L2: "l2"}
 
 
@@ -97,6 +100,8 @@ class Freedom:
 
 def find(model: Any) -> Freedom:
     """What is open of a model that is built and compiled, its optimizer built, too."""
+    if tuple(int(part) for part in keras.__version__.split(".")[:2]) < _KERAS:
+        return Freedom()
     nodes = _nodes(model)
     widths = _open_widths(model, nodes)
     return Freedom(
@@ -133,7 +138,7 @@ def _open_widths(model: Any, nodes: list[Any]) -> list[Any]:
 
 def _gives_width(layer: Any) -> bool:
     """Whether it takes inputs of any width and gives its outputs another."""
-    if type(layer) not in _WIDTH or layer.quantization_mode is not None or layer.lora_enabled:
+    if type(layer) not in _WIDTH or layer.lora_enabled or getattr(layer, "quantization_mode", None) is not None:
         return False
     if type(layer) is layers.Dense:
         return bool(len(layer.input.shape) == 2)
@@ -142,7 +147,7 @@ def _gives_width(layer: Any) -> bool:
 
 def _passes_width(layer: Any) -> bool:
     if type(layer) is layers.BatchNormalization:
-        return bool(layer.axis == -1 and not layer.renorm)
+        return bool(layer.axis == -1 and not getattr(layer, "renorm", False))
     return type(layer) in _PASSING and getattr(layer, "data_format", "channels_last") == "channels_last"
 
 

@@ -17,7 +17,6 @@ from search.worker.data import Split
 from search.worker.fit import Plan
 from search.worker.freedom import Freedom
 from search.worker.fused import Loops, has_own_steps, logs_of, on_device
-from search.worker.stand_ins import StandIns
 
 __all__ = ["graph", "loops"]
 
@@ -68,6 +67,9 @@ class _Graph:
     """
 
     def __init__(self, model: Any, plan: Plan, freedom: Freedom) -> None:
+        # It needs Keras's insides. Where a version has others, each model has a graph of its own.
+        from search.worker.stand_ins import StandIns
+
         _create_variables(model, plan)
         self._stand_ins = StandIns(model, freedom)
         with self._stand_ins.in_place_of(model, freedom):

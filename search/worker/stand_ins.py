@@ -9,6 +9,7 @@ the results are those of a graph that knows it, to the last bit.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -144,11 +145,19 @@ _keras_add = keras_numpy.add
 _keras_dropout = keras_random.dropout
 
 
+@functools.cache
+def _knows_biases() -> bool:
+    """Whether this version of Keras takes a bias for one by its size, and has TensorFlow add it as one."""
+    with tf.Graph().as_default():
+        added = _keras_add(*(tf.compat.v1.placeholder(tf.float32, shape) for shape in ((None, 2), (2,))))
+        return bool(added.op.type == "BiasAdd")
+
+
 def _add(x1: Any, x2: Any) -> Any:
-    """Keras's `add`, which takes a bias for one by its size."""
+    """Keras's `add`."""
     one, bias = (tuple(getattr(x, "shape", ())) for x in (x1, x2))
     is_bias = len(bias) > 0 and bias[-1] is None and all(size == 1 for size in bias[:-1])
-    if len(one) > 1 and one[-1] is None and is_bias:
+    if len(one) > 1 and one[-1] is None and is_bias and _knows_biases():
         return tf.nn.bias_add(tf.convert_to_tensor(x1), tf.reshape(x2, [-1]))
     return _keras_add(x1, x2)
 
