@@ -137,7 +137,7 @@ def test_widths_rates_factors_and_batches_are_open() -> None:
 
 def test_the_graph_of_another_keras_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras, "__version__", "3.9.0")
-    assert_as_fit(rows, [{}, {"units": 20}], ROWS, traced=2)
+    assert_as_fit(series, [{}, {"filters": 9}], IMAGES.reshape(50, 8, 16), traced=2)
 
 
 @pytest.mark.slow
