@@ -15,6 +15,7 @@ import numpy as np
 
 from search.worker.fit import Plan
 from search.worker.freedom import Freedom
+from search.worker.signature import Signature
 
 __all__ = ["Framework", "FusedRunner", "Graph", "Loops", "forget_copies", "has_own_steps", "logs_of", "on_device"]
 
@@ -42,7 +43,7 @@ class Framework(Protocol):
     def loops(self, model: Any, plan: Plan) -> Loops:
         """The model's own."""
 
-    def graph(self, model: Any, plan: Plan, freedom: Freedom) -> Graph:
+    def graph(self, model: Any, plan: Plan, signature: Signature) -> Graph:
         """Loops for all models with the signature of this one. It may raise anything where they cannot be shared."""
 
 

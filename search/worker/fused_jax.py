@@ -18,6 +18,7 @@ from search.worker.data import Split
 from search.worker.fit import Plan
 from search.worker.freedom import Freedom
 from search.worker.fused import Loops, has_own_steps, logs_of, on_device
+from search.worker.signature import Signature
 
 __all__ = ["graph", "loops"]
 
@@ -27,7 +28,7 @@ def loops(model: Any, plan: Plan) -> Loops:
     return _Graph(model, plan).loops(model, plan)
 
 
-def graph(model: Any, plan: Plan, freedom: Freedom) -> _Graph:
+def graph(model: Any, plan: Plan, signature: Signature) -> _Graph:
     """See `search.worker.fused.Framework`."""
     return _Graph(model, plan)
 

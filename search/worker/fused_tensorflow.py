@@ -5,7 +5,7 @@ Training and validation are a `tf.function` each; batches have a dynamic size, s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -13,10 +13,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from search.worker import traced
 from search.worker.data import Split
 from search.worker.fit import Plan
 from search.worker.freedom import Freedom
 from search.worker.fused import Loops, has_own_steps, logs_of, on_device
+from search.worker.signature import Signature
 
 __all__ = ["graph", "loops"]
 
@@ -27,9 +29,9 @@ def loops(model: Any, plan: Plan) -> Loops:
     return _Loops(plan, *_functions(model, plan))
 
 
-def graph(model: Any, plan: Plan, freedom: Freedom) -> _Graph:
+def graph(model: Any, plan: Plan, signature: Signature) -> _Graph:
     """See `search.worker.fused.Framework`."""
-    return _Graph(model, plan, freedom)
+    return _Graph(model, plan, signature)
 
 
 class _Loops:
@@ -63,39 +65,41 @@ class _Graph:
     """See `search.worker.fused.Graph`.
 
     Raises:
-        ValueError: the graph has more of the model in it than its variables.
+        ValueError: it captures more of the model than its variables.
     """
 
-    def __init__(self, model: Any, plan: Plan, freedom: Freedom) -> None:
+    def __init__(self, model: Any, plan: Plan, signature: Signature) -> None:
         # It needs Keras's insides. Where a version has others, each model has a graph of its own.
         from search.worker.stand_ins import StandIns
 
         _create_variables(model, plan)
-        self._stand_ins = StandIns(model, freedom)
-        with self._stand_ins.in_place_of(model, freedom):
-            size = tf.TensorSpec((), tf.int32)
-            train, validate = _functions(model, plan)
-            self._train = train.get_concrete_function(tf.TensorSpec((plan.arrays.samples,), tf.int64), size)
-            self._validate = None if validate is None else validate.get_concrete_function(size)
-        known = [*self._stand_ins.handles, *_data(plan.train)]
-        _check(self._train, known)
-        if self._validate is not None:
-            _check(self._validate, [*known, *_data(plan.validation)])
+        self._stand_ins = StandIns(model, signature.freedom)
+        splits = {"train": plan.arrays}
+        if isinstance(plan.validation, Split):
+            splits["validate"] = plan.validation
+        data = {name: on_device(split.packed, _tensor) for name, split in splits.items()}
+        known = {name: [*self._stand_ins.handles, *keras.tree.flatten(arrays)] for name, arrays in data.items()}
+        word = signature.word, repr(keras.tree.map_structure(lambda array: (array.shape, array.dtype), data))
+        functions = traced.load(word, known)
+        if functions is None:
+            with self._stand_ins.in_place_of(model, signature.freedom):
+                functions = traced.keep(word, _traced(model, plan), known)
+        self._functions = functions
 
     def loops(self, model: Any, plan: Plan, freedom: Freedom) -> Loops:
         _create_variables(model, plan)
-        return _Loops(plan, self._train, self._validate, borrow=lambda: self._stand_ins.lend(model, freedom))
+        train, validate = self._functions["train"], self._functions.get("validate")
+        return _Loops(plan, train, validate, borrow=lambda: self._stand_ins.lend(model, freedom))
 
 
-def _check(function: Any, known: Iterable[Any]) -> None:
-    ids = {id(tensor) for tensor in known}
-    if not all(id(tensor) in ids for tensor in function.captured_inputs):
-        raise ValueError("the graph captures what is of its model alone")
-
-
-def _data(split: Any) -> list[Any]:
-    tensors: list[Any] = keras.tree.flatten(on_device(split.packed, _tensor))
-    return tensors
+def _traced(model: Any, plan: Plan) -> dict[str, Any]:
+    """The concrete functions of a model."""
+    size = tf.TensorSpec((), tf.int32)
+    train, validate = _functions(model, plan)
+    made = {"train": train.get_concrete_function(tf.TensorSpec((plan.arrays.samples,), tf.int64), size)}
+    if validate is not None:
+        made["validate"] = validate.get_concrete_function(size)
+    return made
 
 
 def _create_variables(model: Any, plan: Plan) -> None:

@@ -17,8 +17,9 @@ from search.worker import distribution, signature
 from search.worker.fit import Plan
 from search.worker.freedom import Freedom, find
 from search.worker.fused import Framework, Graph, Loops
+from search.worker.signature import Signature
 
-__all__ = ["Signature", "drop_all", "loops", "sign"]
+__all__ = ["drop_all", "loops", "sign", "size"]
 
 MOST = 32
 """Graphs that are kept."""
@@ -26,19 +27,6 @@ MOST = 32
 MOST_SCALARS = 64 << 20
 """Scalars in the variables of a model that shares its graph, 256 MiB as a rule: sharing takes a copy of them, and of
 training a larger one, tracing is no large part."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Signature:
-    """What the graph of a model depends on.
-
-    Attributes:
-        word: the same for all models that one graph can train.
-        freedom: what that graph leaves open, of this model.
-    """
-
-    word: Hashable
-    freedom: Freedom
 
 
 @dataclass(slots=True)
@@ -89,7 +77,7 @@ def loops(framework: Framework, model: Any, plan: Plan, signed: Signature | None
     made = next((made for made in _made if made.word == signed.word and made.plan.has_arrays_of(plan)), None)
     if made is None:
         try:
-            made = _Made(signed.word, plan, framework.graph(model, plan, signed.freedom))
+            made = _Made(signed.word, plan, framework.graph(model, plan, signed))
         except Exception:
             # Where the model is at fault, its own graph will say so.
             made = _Made(signed.word, plan, None)

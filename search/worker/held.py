@@ -14,7 +14,7 @@ from typing import Any
 from search.domain import Value
 from search.messages import Segment
 from search.worker import graphs
-from search.worker.graphs import Signature
+from search.worker.signature import Signature
 
 __all__ = ["Training", "drop_all", "hold", "keep", "take"]
 

@@ -12,7 +12,7 @@ from search.worker import distribution, graphs
 from search.worker.data import Data, Split
 from search.worker.fit import FitRunner, Plan, make_plan
 from search.worker.fused import Framework, FusedRunner, Loops
-from search.worker.graphs import Signature
+from search.worker.signature import Signature
 from search.worker.streams import Stream
 
 __all__ = ["Runner", "build", "choose"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -21,7 +22,21 @@ import numpy as np
 
 from search.worker.freedom import Freedom
 
-__all__ = ["of_callbacks", "of_model"]
+__all__ = ["Signature", "of_callbacks", "of_model"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Signature:
+    """What the graph of a model depends on.
+
+    Attributes:
+        word: the same for all models that one graph can train.
+        freedom: what that graph leaves open, of this model.
+    """
+
+    word: Hashable
+    freedom: Freedom
+
 
 _UNREAD = {
     "_tracker",  # a layer's list of its variables and parts, which are attributes, too

@@ -103,13 +103,17 @@ def main(fd: int, log: str, folder: str | None) -> None:
 
     if keras.config.backend() == "tensorflow":
         import search.worker.fused_tensorflow
+        import search.worker.traced
     elif keras.config.backend() == "jax":
         import search.worker.fused_jax
     import search.worker.harvest
     import search.worker.probe
-    import search.worker.training  # noqa: F401
+    import search.worker.training
 
     temporary = _share_compiled(folder) if keras.config.backend() == "jax" else None
+    if keras.config.backend() == "tensorflow":
+        temporary = tempfile.mkdtemp(prefix="search-traced-")
+        search.worker.traced.use(temporary)
 
     sock = socket.socket(fileno=fd)
     wake_read, wake_write = os.pipe()

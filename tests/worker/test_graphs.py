@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,7 +14,7 @@ import pytest
 from keras import layers, optimizers, regularizers
 
 from search.worker import data as datas
-from search.worker import graphs, runner
+from search.worker import fused_tensorflow, graphs, runner, traced
 from search.worker.session import session
 
 RNG = np.random.default_rng(0)
@@ -110,6 +113,12 @@ def _nothing_made() -> Iterator[None]:
     graphs.drop_all()
 
 
+def assert_equal(one: tuple[Any, list[Any]], other: tuple[Any, list[Any]]) -> None:
+    assert one[0] == other[0]
+    for array, same in zip(one[1], other[1], strict=True):
+        np.testing.assert_array_equal(array, same)
+
+
 def assert_as_fit(
     make: Callable[..., Any], variants: list[Mapping[str, Any]], x: Any, y: Any = LABELS, traced: int = 1
 ) -> None:
@@ -122,10 +131,7 @@ def assert_as_fit(
         shared = train(make, options, x, y, 8 + 3 * i, 7 + i, share=True)
         if i == 0:
             continue
-        fitted = train(make, options, x, y, 8 + 3 * i, 7 + i, share=False)
-        assert shared[0] == fitted[0]
-        for one, other in zip(shared[1], fitted[1], strict=True):
-            np.testing.assert_array_equal(one, other)
+        assert_equal(shared, train(make, options, x, y, 8 + 3 * i, 7 + i, share=False))
     assert len(graphs._made) == traced
     assert all(made.graph is not None for made in graphs._made)
 
@@ -291,8 +297,6 @@ def test_the_least_used_graphs_are_let_go_of(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_model_that_cannot_share_trains_by_a_graph_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from search.worker import fused_tensorflow
-
     def fail(*arguments: Any) -> Any:
         raise ValueError("a capture")
 
@@ -301,3 +305,25 @@ def test_a_model_that_cannot_share_trains_by_a_graph_of_its_own(monkeypatch: pyt
     alone = train(rows, {}, ROWS, LABELS, 8, 1, share=True)
     assert alone[0] == fitted[0]
     assert [made.graph for made in graphs._made] == [None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "options", "x"),
+    [(rows, {"units": 20, "rate": 0.4}, ROWS), (images, {"filters": 7}, IMAGES), (branches, {}, ROWS)],
+    ids=["rows", "images", "branches"],
+)
+def test_another_process_need_not_trace(
+    make: Callable[..., Any], options: Mapping[str, Any], x: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traced, "_folder", [tmp_path])
+    fitted = train(make, options, x, LABELS, 8, 3, share=False)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, traced.use, (str(tmp_path),)) as pool:
+        first = pool.submit(train, make, {}, x, LABELS, 8, 1, share=True).result()
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(fused_tensorflow, "_traced", None)
+    assert_equal(train(make, options, x, LABELS, 8, 3, share=True), fitted)
+    graphs.drop_all()
+    assert_equal(train(make, {}, x, LABELS, 8, 1, share=True), first)
+    assert all(made.graph is not None for made in graphs._made)
