@@ -110,10 +110,13 @@ def main(fd: int, log: str, folder: str | None) -> None:
     import search.worker.probe
     import search.worker.training
 
-    temporary = _share_compiled(folder) if keras.config.backend() == "jax" else None
-    if keras.config.backend() == "tensorflow":
-        temporary = tempfile.mkdtemp(prefix="search-traced-")
-        search.worker.traced.use(temporary)
+    temporary = None
+    if keras.config.backend() == "jax":
+        temporary = _share_compiled(folder)
+    elif keras.config.backend() == "tensorflow":
+        with suppress(OSError):  # without it, each worker traces for itself
+            temporary = tempfile.mkdtemp(prefix="search-traced-")
+            search.worker.traced.use(temporary)
 
     sock = socket.socket(fileno=fd)
     wake_read, wake_write = os.pipe()

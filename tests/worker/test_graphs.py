@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -327,3 +330,19 @@ def test_another_process_need_not_trace(
     graphs.drop_all()
     assert_equal(train(make, {}, x, LABELS, 8, 1, share=True), first)
     assert all(made.graph is not None for made in graphs._made)
+
+
+@pytest.mark.slow
+def test_files_of_what_was_traced_go_with_the_search(tmp_path: Path) -> None:
+    space = Path(__file__).parents[2] / "spaces" / "digits.py"
+    main = "import sys; from search.cli import main; sys.exit(main(sys.argv[1:]))"
+    options = ["--max-epochs", "1", "--max-trials", "2", "--runs", str(tmp_path / "runs")]
+    subprocess.run(
+        [sys.executable, "-c", main, "run", str(space), *options],
+        env={**os.environ, "TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": "-1"},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert (tmp_path / "runs").exists()
+    assert not list(tmp_path.glob("search-*"))
