@@ -46,6 +46,7 @@ class StandIns:
         ]
         self._numbers = [_Number(scalar) for scalar in freedom.scalars]
         self._lent_to: Callable[[], Any] = lambda: None
+        self._first: Any = None
 
     @property
     def handles(self) -> list[Any]:
@@ -77,7 +78,7 @@ class StandIns:
             model, freedom: with the same signature as those that the stand-ins were made for.
         """
         last = self._lent_to()
-        if last is model:
+        if last is model and self._first.value is self._variables[0]:  # no other graph's by now
             return
         if last is not None:
             mine = {id(stand_in) for stand_in in self._variables}
@@ -85,13 +86,14 @@ class StandIns:
                 if id(variable.value) in mine:
                     variable._initialize(variable.value.read_value())
             _index(last.optimizer)
-        for variable, stand_in in zip(_variables_of(model), self._variables, strict=True):
+        variables = _variables_of(model)
+        for variable, stand_in in zip(variables, self._variables, strict=True):
             stand_in.assign(variable.value)
             variable._value = stand_in
         _index(model.optimizer)
         for number, scalar in zip(self._numbers, freedom.scalars, strict=True):
             number.put(scalar.value)
-        self._lent_to = weakref.ref(model)
+        self._lent_to, self._first = weakref.ref(model), variables[0]
 
 
 def _variables_of(model: Any) -> list[Any]:

@@ -290,6 +290,22 @@ def test_models_that_take_turns_keep_their_state() -> None:
     assert len(graphs._made) == 1
 
 
+def test_a_model_may_be_trained_by_two_graphs_in_turn() -> None:
+    def run(share: bool) -> list[Any]:
+        with session(3):
+            model = rows()
+            signature = graphs.sign(model, []) if share else None
+            halves = [datas.prepare(((ROWS[part], LABELS[part]), None)) for part in (slice(25), slice(25, 50))]
+            trainers = [runner.choose(model, half, {}, 1, [], signature=signature) for half in halves]
+            for epoch in range(4):
+                trainers[epoch % 2].run(epoch, epoch + 1, [])
+        return [np.array(v) for v in (*model.variables, *model.optimizer.variables)]
+
+    for array, same in zip(run(True), run(False), strict=True):
+        np.testing.assert_array_equal(array, same)
+    assert len(graphs._made) == 2
+
+
 def test_the_least_used_graphs_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "MOST", 1)
     train(rows, {}, ROWS, LABELS, 8, 1, share=True)
