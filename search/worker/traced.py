@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-__all__ = ["Function", "keep", "load", "use"]
+__all__ = ["keep", "load", "use"]
 
 _folder: list[Path] = []
 
@@ -26,20 +26,6 @@ _folder: list[Path] = []
 def use(folder: str) -> None:
     """Keep files in `folder`, for the processes of one search only: the user's code may change what is traced."""
     _folder[:] = [Path(folder)]
-
-
-class Function:
-    """A traced function that is given what it captures.
-
-    Args:
-        call: takes the function's arguments, and after them what it captures.
-    """
-
-    def __init__(self, call: Callable[..., Any], captured: Sequence[Any]) -> None:
-        self._call, self._captured = call, captured
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._call(*arguments, *self._captured)
 
 
 def keep(word: Hashable, made: Mapping[str, Any], known: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
@@ -73,7 +59,7 @@ def load(word: Hashable, known: Mapping[str, Sequence[Any]]) -> dict[str, Any] |
     if path is None or not path.exists():
         return None
     parts = json.loads(path.read_text())
-    return {name: Function(_function(part), [known[name][i] for i in part["captures"]]) for name, part in parts.items()}
+    return {name: _function(part, known[name]) for name, part in parts.items()}
 
 
 def _captures(function: Any, known: Sequence[Any]) -> list[int]:
@@ -101,14 +87,15 @@ def _described(function: Any, captures: list[int], key: str) -> dict[str, Any]:
     }
 
 
-def _function(part: Mapping[str, Any]) -> Callable[..., Any]:
+def _function(part: Mapping[str, Any], known: Sequence[Any]) -> Callable[..., Any]:
     definition = tf.compat.v1.GraphDef.FromString(base64.b64decode(part["graph"]))
     whole = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
     inputs = [whole.graph.get_tensor_by_name(name) for name in part["inputs"]]
     outputs = keras.tree.map_structure(whole.graph.get_tensor_by_name, part["outputs"])
     effects = [whole.graph.get_operation_by_name(name) for name in part["effects"]]
     pruned = whole.prune(inputs, (outputs, effects))
-    return lambda *arguments: pruned(*arguments)[0]
+    captured = [known[i] for i in part["captures"]]
+    return lambda *arguments: pruned(*arguments, *captured)[0]
 
 
 def _rename(definition: Any, suffix: str) -> None:
