@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from search import harvest
 from search.backends.base import BackEnd
+from search.budget import Budget
 from search.domain import Domain, Parameter, Value, compatible
 from search.events import Event, FromWorker, Kill, Reaction, Reap, Start, StopRequested, Tick
 from search.failures import Failures
@@ -120,8 +121,7 @@ class Controller:
         self.homes = Homes()
         self._slots = Slots([()] * slots if isinstance(slots, int) else slots)
         self._running: dict[int, Start] = {}
-        self._ahead: dict[int, int] = {}
-        self._reserved = 0
+        self._budget = Budget(study, limits.max_total_epochs)
         self._patience = Patience(limits.trial_timeout)
         self._harvest: deque[Reap] | None = None
         self._reaping: dict[int, tuple[Reap, float]] = {}
@@ -313,7 +313,7 @@ class Controller:
     def _epoch(self, slot: int, start: Start, message: EpochDone) -> None:
         trial = self.study.trials[start.trial]
         self._record(message)
-        self._reserve(slot)
+        self._budget.reserve(slot, start)
         last = message.epoch >= start.to_epoch
         if self.study.objective.name not in message.logs and (last or not trial.own_fit):
             self._stop(
@@ -340,7 +340,7 @@ class Controller:
     def _ended(self, slot: int, message: Ended) -> None:
         self._record(message)
         del self._running[slot]
-        self._reserve(slot)
+        self._budget.release(slot)
         self._release(slot)
         self._deferred = [item for item in self._deferred if item[0] != slot]
         trial = self.study.trials[message.trial]
@@ -388,7 +388,7 @@ class Controller:
 
     def _start_alone(self) -> None:
         """Start the trials that ran out of memory, each when its device is clear."""
-        while (trial := self._first(self._alone)) is not None and self._has_room(trial):
+        while (trial := self._first(self._alone)) is not None and self._budget.allows(trial):
             slot = self._slots.take(alone=True)
             if slot is None:
                 return
@@ -419,9 +419,9 @@ class Controller:
             self._pending.remove(at_home)
             self._pending.appendleft(at_home)
         trial = self._first(self._pending)
-        if not self._has_room(trial):
+        if not self._budget.allows(trial):
             if not self._running:
-                self._stop(f"the budget of {self.limits.max_total_epochs} epochs is trained", complete=True)
+                self._stop(f"the budget of {self._budget.most} epochs is trained", complete=True)
             return None
         return self._pending.popleft() if trial is not None else self._ask()
 
@@ -434,27 +434,6 @@ class Controller:
         while queue and self._settle(queue[0]):
             queue.popleft()
         return queue[0] if queue else None
-
-    def _room(self) -> int | None:
-        """Epochs that may still be begun; None for any number."""
-        if self.limits.max_total_epochs is None:
-            return None
-        return self.limits.max_total_epochs - self.study.epochs - self._reserved
-
-    def _has_room(self, trial: Trial | None) -> bool:
-        """Whether `trial`, None for a new one, may be started: to train again what was lost takes nothing."""
-        room = self._room()
-        return room is None or room > 0 or (trial is not None and _untold(trial))
-
-    def _reserve(self, slot: int) -> None:
-        """Note the epochs that the segment in `slot` may still train."""
-        start = self._running.get(slot)
-        ahead = 0
-        if start is not None:
-            ahead = max(0, start.to_epoch - self.study.trials[start.trial].execution(start.execution).epochs)
-        self._reserved += ahead - self._ahead.pop(slot, 0)
-        if ahead:
-            self._ahead[slot] = ahead
 
     def _ask(self) -> Trial | None:
         """The trial that the back end wants trained next; None where there is none for now."""
@@ -504,8 +483,8 @@ class Controller:
     def _start(self, trial: Trial, slot: int) -> None:
         number = trial.unfinished
         assert number is not None, "what is fulfilled has been told"
-        epochs, room = trial.execution(number).epochs, self._room()
-        to_epoch = trial.to_epoch if room is None else min(trial.to_epoch, epochs + max(0, room))
+        epochs = trial.execution(number).epochs
+        to_epoch = self._budget.cut(epochs, trial.to_epoch)
         # A pruner judges the first execution; the others follow where it lets it pass.
         start = Start(trial.number, number, to_epoch, trial.judged and number == 0)
         self._running[slot] = start
@@ -513,7 +492,7 @@ class Controller:
             self.homes.settle(trial.number, slot)
         else:
             self.homes.leave(trial.number)
-        self._reserve(slot)
+        self._budget.reserve(slot, start)
         self._record(Started(trial.number, number, trial.segments, slot, epochs, to_epoch))
         self._say(slot, start)
 
@@ -587,8 +566,3 @@ class Controller:
             self._stopping = Finished(reason, complete, _BY_RESULT if exit_code is None else exit_code)
             for slot in self._running:
                 self._say(slot, Interrupt())
-
-
-def _untold(trial: Trial) -> bool:
-    """Whether epochs are in the journal that no checkpoint holds: to train them again takes nothing of the budget."""
-    return any(execution.checkpoint < execution.epochs for execution in trial.executions)
