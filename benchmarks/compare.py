@@ -2,7 +2,7 @@
 
     pip install '.[bench]'        # with .[bench,jax] for --keras-backend jax
     python benchmarks/compare.py [--space mlp,cnn] [--max-epochs 9,27] [--seeds 3] [--workers 2]
-        [--contenders ours,keras-tuner,optuna,ray,fit,arithmetic] [--keras-backend tensorflow] [--json FILE]
+        [--contenders ours,keras-tuner,optuna,ray,fit,fit-onednn,arithmetic] [--keras-backend tensorflow] [--json FILE]
 
 Each run is a process of its own, on processors only; contenders take turns, so that a noisy machine does to all what it
 does to one. Prints a table for every space and max_epochs, of medians over the seeds:
@@ -17,9 +17,11 @@ does to one. Prints a table for every space and max_epochs, of medians over the 
 - peak memory: of all processes together, what they share counted once.
 
 The spaces are in `spaces/`, the contenders in `contenders/`: Hyperband of ours and of KerasTuner, Optuna for as many
-epochs as ours took, Ray Tune for as many trials. Two train the trials of ours: `fit`, one after another by plain
-`model.fit`, and `arithmetic`, by our fused epochs with nothing around them; what those spend on arithmetic alone,
-shared evenly among the workers, is a row of its own: no search of these trials can be faster.
+epochs as ours took, Ray Tune for as many trials. Three train the trials of ours: `fit`, one after another by plain
+`model.fit`; `fit-onednn`, the same with `TF_ENABLE_ONEDNN_OPTS=1`, which our workers have by default; and `arithmetic`,
+by our fused epochs with nothing around them, in such workers. What those spend on arithmetic alone, shared evenly among
+the workers, is a row of its own: no search of these trials can be faster. Where the variable is set already, it holds
+for all contenders.
 
 Each run's figures go to `--json` when it ends, a line each.
 """
@@ -54,21 +56,25 @@ CONTENDERS = {
     "optuna": ("optuna_tpe.py", "Optuna TPE + Hyperband pruner, {workers} processes"),
     "ray": ("ray_asha.py", "Ray Tune ASHA, {workers} actors"),
     "fit": ("plain_fit.py", "same trials, plain `model.fit`, 1 process"),
+    "fit-onednn": ("plain_fit.py", "same trials, plain `model.fit` with oneDNN, 1 process"),
     "arithmetic": ("arithmetic.py", "same trials, fused, no framework, {workers} processes"),
 }
 """Of each its program, and how the tables call it."""
 
-NEED_OURS = {"optuna", "ray", "fit", "arithmetic"}
+NEED_OURS = {"optuna", "ray", "fit", "fit-onednn", "arithmetic"}
 
 PACKAGES = ("keras", "keras_tuner", "optuna", "ray", "mlflow")
+
+WITH_ONEDNN = {"fit-onednn", "arithmetic"}
+"""Those that have what our workers set by themselves."""
 
 NONE = "-"
 
 Row = dict[str, Any]
 
 
-def environment(keras_backend: str, folder: str) -> dict[str, str]:
-    """What every contender finds.
+def environment(contender: str, keras_backend: str, folder: str) -> dict[str, str]:
+    """What a contender finds.
 
     Args:
         folder: for temporary files.
@@ -76,6 +82,7 @@ def environment(keras_backend: str, folder: str) -> dict[str, str]:
     # Installed packages have their bytecode; a checkout is to have it, too.
     given = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
+        **({"TF_ENABLE_ONEDNN_OPTS": "1"} if contender in WITH_ONEDNN else {}),
         **given,
         "TMPDIR": folder,
         "KERAS_BACKEND": keras_backend,
@@ -102,7 +109,7 @@ def measure(contender: str, space: str, max_epochs: int, seed: int, trials: Path
         options = [text for name, value in task.items() for text in (f"--{name}", str(value))]
         ran = processes.run(
             [sys.executable, str(program), *options],
-            environment(given.keras_backend, folder),
+            environment(contender, given.keras_backend, folder),
             Path(folder),
             TIMEOUT_SECONDS,
         )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from search.worker.process import set_environment
+
 # Before any test imports the framework.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -15,6 +17,7 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+set_environment()
 
 
 @pytest.fixture(scope="session")

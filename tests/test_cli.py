@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -506,15 +507,18 @@ def test_wrong_arguments(workplace: Path, space: Any, options: dict[str, Any], w
 
 def installed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("search")), *arguments]
-    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.slow
 def test_the_installed_command(tmp_path: Path) -> None:
-    shutil.copy(TINY, tmp_path / "space.py")
+    says = "\nimport os\nprint(f\"set: {os.environ.get('TF_ENABLE_ONEDNN_OPTS')}\")\n"
+    (tmp_path / "space.py").write_text(TINY.read_text() + says)
     done = installed(tmp_path, "run", "space.py", *RUN)
     assert done.returncode == 0
+    logs = "".join(path.read_text() for path in tmp_path.rglob("*log*") if path.is_file())
+    assert f"set: {'1' if platform.machine() == 'x86_64' else None}" in logs
     assert [line.split()[0] for line in done.stderr.splitlines()][:2] == ["study", "objective"]
     # What the framework has to say is in the logs.
     for noise in ("tensorflow", "cuda", "oneDNN", "WARNING", "Traceback"):

@@ -96,8 +96,7 @@ def main(fd: int, log: str, folder: str | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)  # for the driver to heed: this process ends with it
     process.redirect(Path(log))
-    for name, value in process.QUIET.items():
-        os.environ.setdefault(name, value)
+    process.set_environment()
     # All that a worker needs, short of anything that starts a runtime.
     import keras
 
