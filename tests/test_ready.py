@@ -1,4 +1,4 @@
-"""Each ready space with one back end and one of kill and reload; `make test-spaces` runs them all."""
+"""Each ready space with one back end and one of kill and reload; `python tests/ready.py` runs them all."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Admission:
             with suppress(Exception):
                 store.prepare()
                 if file.exists():
-                    import mlflow.tracking  # noqa: F401
+                    database.warm()
                 else:
                     database.prepare()
             return

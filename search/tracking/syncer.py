@@ -18,7 +18,13 @@ from search.tracking.shipper import Shipper
 from search.tracking.store import Rejected
 
 INTERVAL = 0.5
-"""Seconds between two batches: what happens to a run in between costs one request."""
+"""Seconds between two batches, at least: what happens to a run in between costs one request."""
+
+SHARE = 0.1
+"""Of a processor's time MLflow gets, while a search trains: workers need it more."""
+
+LATEST = 10.0
+"""Seconds between two batches, at most, whatever they take."""
 
 MODELS_INTERVAL = 5.0
 """Seconds between two looks at whose weights MLflow holds: while a search runs, the best change fast."""
@@ -32,6 +38,11 @@ LAST_TRIES = 3
 LEAVE_SECONDS = 5.0
 
 _PATIENCE = (1.0, 30.0)
+
+
+def pause(used: float) -> float:
+    """Seconds from a batch that took `used` seconds of a processor to the next one."""
+    return min(max(INTERVAL, used / SHARE), LATEST)
 
 
 class Syncer:
@@ -113,6 +124,7 @@ class Syncer:
         while not self._stopped.is_set():
             self._news.clear()
             finishing = self._hurry.is_set()
+            used = time.thread_time()
             models = finishing or time.monotonic() - models_at >= MODELS_INTERVAL
             try:
                 whole = self.sync_once(models=models)
@@ -133,7 +145,7 @@ class Syncer:
                 self._complete = True
                 return
             if whole:
-                self._hurry.wait(INTERVAL)
+                self._hurry.wait(pause(time.thread_time() - used))
                 self._news.wait(MODELS_INTERVAL)
 
     def _lament(self, error: Exception) -> str:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from search.worker import traced
+from search.worker import rewriting, traced
 from search.worker.data import Split
 from search.worker.fit import Plan
 from search.worker.freedom import Freedom
@@ -57,7 +57,8 @@ class _Loops:
     def _call(self, function: Any, *arguments: Any) -> dict[str, Any]:
         if self._borrow is not None:
             self._borrow()
-        logs: dict[str, Any] = function(*arguments)
+        with rewriting.once():
+            logs: dict[str, Any] = function(*arguments)
         return logs
 
 

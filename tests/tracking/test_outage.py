@@ -61,7 +61,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, pristine: Path) -> Iterator
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """The syncer looks and tries again often, and requests are given up after a second."""
-    monkeypatch.setattr(syncer, "INTERVAL", 0.01)
+    monkeypatch.setattr(syncer, "LATEST", 0.01)
     monkeypatch.setattr(syncer, "MODELS_INTERVAL", 0.1)
     monkeypatch.setattr(syncer, "_PATIENCE", (0.2, 0.5))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")

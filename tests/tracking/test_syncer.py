@@ -529,11 +529,15 @@ def server(tmp_path: Path, pristine: Path) -> Iterator[Server]:
     one.kill()
 
 
+def test_mlflow_gets_a_tenth_of_a_processor_and_is_at_most_ten_seconds_late() -> None:
+    assert [syncer.pause(used) for used in (0.0, 0.02, 0.2, 60.0)] == [0.5, 0.5, 2.0, 10.0]
+
+
 @pytest.mark.slow
 def test_a_server_killed_and_restarted_in_the_middle_gets_every_point_once(
     write: Write, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(syncer, "INTERVAL", 0.01)
+    monkeypatch.setattr(syncer, "LATEST", 0.01)
     monkeypatch.setattr(syncer, "MODELS_INTERVAL", 0.1)
     paths = write(opening())
     warnings: list[str] = []

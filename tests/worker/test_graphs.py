@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, optimizers, regularizers
+from tensorflow.python.eager import context
 
 from search.worker import data as datas
 from search.worker import fused_tensorflow, graphs, runner, traced
@@ -313,6 +315,19 @@ def test_the_least_used_graphs_are_let_go_of(monkeypatch: pytest.MonkeyPatch) ->
     train(rows, {"units": 1}, ROWS, LABELS, 8, 2, share=True)
     assert len(graphs._made) == 1
     assert graphs._made[0] is not first
+
+
+def test_tensorflow_forgets_a_graph_that_nobody_holds() -> None:
+    train(rows, {}, ROWS, LABELS, 8, 1, share=True)
+    (library,) = traced._libraries.values()
+    names = list(library.names)
+    del library
+    runtime = context.context()
+    assert names
+    assert all(runtime.has_function(name) for name in names)
+    graphs.drop_all()
+    gc.collect()  # the model that was trained knows its loops
+    assert not any(runtime.has_function(name) for name in names)
 
 
 def test_a_model_that_cannot_share_trains_by_a_graph_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
