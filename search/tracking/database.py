@@ -7,6 +7,7 @@ a file lock, in a temporary file that is renamed when whole.
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import sqlite3
 import tempfile
@@ -193,12 +194,11 @@ def prepare() -> bytes:
 def warm() -> None:
     """Import what MLflow imports when it opens a database, and have SQLAlchemy arrange its classes: seconds of a
     processor. Nothing is opened."""
-    import mlflow  # noqa: F401
     from mlflow.store.db.utils import _get_latest_schema_revision
-    from mlflow.store.tracking import sqlalchemy_workspace_store  # noqa: F401
     from sqlalchemy.orm import configure_mappers
 
     _get_latest_schema_revision()
+    importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
     configure_mappers()
 
 

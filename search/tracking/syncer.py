@@ -21,10 +21,10 @@ INTERVAL = 0.5
 """Seconds between two batches, at least: what happens to a run in between costs one request."""
 
 SHARE = 0.1
-"""Of a processor's time MLflow gets, while a search trains: workers need it more."""
+"""Of a processor's time MLflow gets while a search trains, unless that makes it later than `LATEST`."""
 
 LATEST = 10.0
-"""Seconds between two batches, at most, whatever they take."""
+"""Seconds from one batch's end to the next one, at most, whatever they take."""
 
 MODELS_INTERVAL = 5.0
 """Seconds between two looks at whose weights MLflow holds: while a search runs, the best change fast."""

@@ -1,8 +1,8 @@
 """What TensorFlow's graph optimizer, Grappler, does to a function of ours before it first runs.
 
 By default it goes over a graph twice, for half of the time that it takes to make a traced function of a small model
-ready to run. The second time, and some of its parts, change nothing of what Keras's training is made of on a processor;
-these are left out there. What is left changes the same as before: results stay those of `fit`, to the last bit.
+ready to run. On a processor the second time, and some of its parts, changed nothing that counts in any model tried, and
+are left out. Results stay those of `fit`, to the last bit: the tests of both runners compare them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["once"]
 @contextmanager
 def once() -> Iterator[None]:
     """Functions that are called within for the first time are gone over once. With GPUs nothing is changed."""
-    runtime = context.context()
-    before = runtime.function_call_options
     if tf.config.list_logical_devices("GPU"):
         yield
         return
+    runtime = context.context()
+    before = runtime.function_call_options
     config = ConfigProto.FromString(before.config_proto_serialized)
     _lighten(config.graph_options.rewrite_options)
     runtime.function_call_options = context.FunctionCallOptions(before.executor_type, config)
@@ -41,5 +41,6 @@ def _lighten(options: Any) -> None:
     options.memory_optimization = RewriterConfig.NO_MEM_OPT  # swaps and recomputes for GPUs
     options.layout_optimizer = RewriterConfig.OFF  # of images, for GPUs
     options.implementation_selector = RewriterConfig.OFF  # between kernels of different devices
-    options.disable_tfg_optimizer = True  # moves operations into the branches of conditions
-    options.experimental_conditional_code_motion = RewriterConfig.OFF  # the same
+    # Moves operations into the branches of conditions; both are needed to turn it off.
+    options.disable_tfg_optimizer = True
+    options.experimental_conditional_code_motion = RewriterConfig.OFF

@@ -44,10 +44,9 @@ def keep(word: Hashable, made: Mapping[str, Any], known: Mapping[str, Sequence[A
     Raises:
         ValueError: one captures another tensor.
     """
-    key = hashlib.sha256(repr(word).encode()).hexdigest()[:32]
-    described = _described(made, known, f"_{key}_{os.getpid()}_{next(_numbers)}")
-    if _folder:
-        path = _folder[0] / f"{key}.json"
+    described = _described(made, known, f"_{_key(word)}_{os.getpid()}_{next(_numbers)}")
+    path = _path(word)
+    if path is not None:
         temporary = path.with_suffix(f".{os.getpid()}")
         with suppress(OSError):
             temporary.write_text(json.dumps(described))
@@ -61,9 +60,18 @@ def load(word: Hashable, known: Mapping[str, Sequence[Any]]) -> dict[str, Any] |
     Args:
         known: of each the tensors that it may capture, in the order of when it was kept.
     """
-    key = hashlib.sha256(repr(word).encode()).hexdigest()[:32]
-    path = _folder[0] / f"{key}.json" if _folder else None
-    return None if path is None or not path.exists() else _functions(json.loads(path.read_text()), known)
+    path = _path(word)
+    if path is None or not path.exists():
+        return None
+    return _functions(json.loads(path.read_text()), known)
+
+
+def _path(word: Hashable) -> Path | None:
+    return _folder[0] / f"{_key(word)}.json" if _folder else None
+
+
+def _key(word: Hashable) -> str:
+    return hashlib.sha256(repr(word).encode()).hexdigest()[:32]
 
 
 # As text --------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
@@ -29,9 +30,6 @@ def test_what_is_set_otherwise_stays_and_all_is_as_before_after_it() -> None:
 
 def test_it_is_as_before_after_an_error_too() -> None:
     before = now()
-    try:
-        with rewriting.once():
-            raise ValueError
-    except ValueError:
-        pass
+    with pytest.raises(ValueError, match="a loop"), rewriting.once():
+        raise ValueError("a loop")
     assert now() == before
