@@ -2,10 +2,11 @@
 
     pip install '.[bench]'        # with .[bench,jax] for --keras-backend jax
     python benchmarks/compare.py [--space mlp,cnn] [--max-epochs 9,27] [--seeds 3] [--workers 2]
-        [--contenders ours,keras-tuner,optuna,ray,fit,fit-onednn,arithmetic] [--keras-backend tensorflow] [--json FILE]
+        [--contenders ours,keras-tuner,optuna,ray,fit,fit-onednn,arithmetic] [--keras-backend tensorflow] [--gpu]
+        [--json FILE]
 
-Each run is a process of its own, on processors only; contenders take turns, so that a noisy machine does to all what it
-does to one. Prints a table for every space and max_epochs, of medians over the seeds:
+Each run is a process of its own, on processors only unless `--gpu` is given; contenders take turns, so that a noisy
+machine does to all what it does to one. Prints a table for every space and max_epochs, of medians over the seeds:
 
 - command: the whole process, from its start to its end;
 - imports: up to the begin of the search: of the framework, the space, the data; ours has been probed by then, and Ray
@@ -44,6 +45,8 @@ from typing import Any
 
 import processes
 
+from search import devices
+
 HERE = Path(__file__).parent
 TIMEOUT_SECONDS = 30 * 60.0
 
@@ -73,21 +76,26 @@ NONE = "-"
 Row = dict[str, Any]
 
 
-def environment(contender: str, keras_backend: str, folder: str) -> dict[str, str]:
+def environment(contender: str, folder: str, given: argparse.Namespace) -> dict[str, str]:
     """What a contender finds.
 
     Args:
         folder: for temporary files.
     """
+    # Where several processes share a GPU, none may take all its memory.
+    device = (
+        {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+        if given.gpu
+        else {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+    )
     # Installed packages have their bytecode; a checkout is to have it, too.
-    given = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
         **({"TF_ENABLE_ONEDNN_OPTS": "1"} if contender in WITH_ONEDNN else {}),
-        **given,
+        **kept,
+        **device,
         "TMPDIR": folder,
-        "KERAS_BACKEND": keras_backend,
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "JAX_PLATFORMS": "cpu",
+        "KERAS_BACKEND": given.keras_backend,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "GRPC_VERBOSITY": "ERROR",
     }
@@ -107,9 +115,10 @@ def measure(contender: str, space: str, max_epochs: int, seed: int, trials: Path
             "folder": folder,
         }
         options = [text for name, value in task.items() for text in (f"--{name}", str(value))]
+        options += ["--gpu"] if given.gpu else []
         ran = processes.run(
             [sys.executable, str(program), *options],
-            environment(contender, given.keras_backend, folder),
+            environment(contender, folder, given),
             Path(folder),
             TIMEOUT_SECONDS,
         )
@@ -119,6 +128,7 @@ def measure(contender: str, space: str, max_epochs: int, seed: int, trials: Path
         "seed": seed,
         "contender": contender,
         "keras_backend": given.keras_backend,
+        "gpu": given.gpu,
         "workers": given.workers,
     }
     if ran.code is None:
@@ -212,18 +222,21 @@ def median(runs: list[Row], name: str) -> float:
     return statistics.median(run[name] for run in runs)
 
 
-def heading(keras_backend: str) -> str:
+def heading(given: argparse.Namespace) -> str:
     """Where and with what this was measured."""
     packages = importlib.metadata.packages_distributions()
     versions = []
-    for name in (*PACKAGES, keras_backend):
+    for name in (*PACKAGES, given.keras_backend):
+        if name not in packages:
+            continue  # whose contender is not asked for
         # TensorFlow is distributed under several names.
         found = [name] if name in packages[name] else packages[name]
         versions.append(f"{found[0]} {importlib.metadata.version(found[0])}")
     date = time.strftime("%d %B %Y").lstrip("0")
     cores = len(os.sched_getaffinity(0))
     libraries = ", ".join([f"Python {platform.python_version()}", *versions])
-    return f"{date}, {processor()}, {cores} cores; {libraries}; `python {shlex.join(sys.argv)}`"
+    gpus = "".join(f", {gpu.name}" for gpu in devices.find_gpus()) if given.gpu else ""
+    return f"{date}, {processor()}, {cores} cores{gpus}; {libraries}; `python {shlex.join(sys.argv)}`"
 
 
 def processor() -> str:
@@ -262,6 +275,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--contenders", type=names(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--keras-backend", choices=("tensorflow", "jax"), default="tensorflow")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--gpu", action="store_true", help="train on the machine's first GPU, which workers share")
     parser.add_argument("--json", type=Path, help="a file to which each run's figures are added")
     given = parser.parse_args()
     if "ours" not in given.contenders and (needy := NEED_OURS.intersection(given.contenders)):
@@ -278,7 +292,7 @@ def main() -> None:
             with given.json.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
-    print(heading(given.keras_backend), flush=True)
+    print(heading(given), flush=True)
     for space in given.space:
         for max_epochs in given.max_epochs or MAX_EPOCHS[space]:
             rows = compare(space, max_epochs, given, keep)

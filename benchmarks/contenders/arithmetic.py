@@ -127,7 +127,9 @@ def main() -> None:
     trials = sorted(common.read_trials(task.trials), key=lambda trial: trial.epochs, reverse=True)
     context = multiprocessing.get_context("fork")
     slots = context.SimpleQueue()
-    for slot in devices.make_slots((), devices.available_cpus(), devices.core_ids(), task.workers):
+    gpus = devices.find_gpus()[:1] if task.gpu else ()
+    cpus, cores = devices.available_cpus(), devices.core_ids()
+    for slot in devices.make_slots(gpus, cpus, cores, task.workers, 1 / task.workers):
         slots.put(slot)
     began = time.time()
     with ProcessPoolExecutor(task.workers, context, take_place, (slots,)) as pool:

@@ -32,6 +32,7 @@ class Task:
         workers: how many trials may run at once.
         trials: a file for the trials of `ours`, which others train again, or take their budget from.
         folder: a place for temporary files.
+        gpu: whether to train on the first GPU.
     """
 
     space: Path
@@ -40,6 +41,7 @@ class Task:
     workers: int
     trials: Path
     folder: Path
+    gpu: bool
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def task() -> Task:
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name in ("max-epochs", "seed", "workers"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--gpu", action="store_true")
     return Task(**vars(parser.parse_args()))
 
 

@@ -18,6 +18,7 @@ def main() -> None:
         max_epochs=task.max_epochs,
         seed=task.seed,
         workers=task.workers,
+        **({"gpus": "0", "gpus_per_trial": 1 / task.workers} if task.gpu else {"gpus": "none"}),
         runs=task.folder / "runs",
         progress=False,
     )

@@ -69,6 +69,7 @@ def trainable(config: dict[str, Any], task: common.Task) -> None:
 
 def main() -> None:
     task = common.task()
+    resources = {"cpu": 1.0, "gpu": 1 / task.workers if task.gpu else 0.0}
     ray.init(
         num_cpus=task.workers,
         include_dashboard=False,
@@ -77,7 +78,7 @@ def main() -> None:
         _temp_dir=str(task.folder),
     )
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(trainable, task=task), {"cpu": 1}),
+        tune.with_resources(tune.with_parameters(trainable, task=task), resources),
         param_space=SPACES[task.space.stem],
         tune_config=tune.TuneConfig(
             metric=common.OBJECTIVE,

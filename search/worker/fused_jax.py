@@ -1,13 +1,15 @@
-"""Fused epochs on JAX: a compiled step that takes its own batch of data that lie on the device, called without waiting.
+"""Fused epochs on JAX: compiled functions of the variables' values and of data that lie on the device.
 
-It runs ahead of the device, as nothing is read before the epoch's end. (A `lax.scan` over the steps is up to twice as
-fast where a step takes a fraction of a millisecond, and on a processor several times slower with convolutions.)
+On a GPU or TPU an epoch is one call, a `lax.scan` over its batches. On a processor it is a call for each batch, as
+XLA's convolutions are several times slower within a loop there; calls run ahead, as nothing is read before the epoch's
+end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,11 @@ from search.worker.fused import Loops, has_own_steps, logs_of, on_device
 from search.worker.signature import Signature
 
 __all__ = ["graph", "loops"]
+
+Variables = tuple[Sequence[Any], ...]
+"""Those of the model, of its optimizer where it is trained, and of its metrics."""
+State = tuple[list[Any], ...]
+"""Their values."""
 
 
 def loops(model: Any, plan: Plan) -> Loops:
@@ -38,7 +45,9 @@ class _Graph:
 
     def __init__(self, model: Any, plan: Plan) -> None:
         own = has_own_steps(model)
-        self.train, self.validate = _compiled(model.train_step, own), _compiled(model.test_step, own)
+        make = epoch_of_device()
+        self.train: Epoch = make(model.train_step, own)
+        self.validate: Epoch = make(model.test_step, own)
 
     def loops(self, model: Any, plan: Plan, freedom: Freedom | None = None) -> Loops:
         return _Loops(self, model, plan)
@@ -53,44 +62,133 @@ class _Loops:
         model._symbolic_build(data_batch=plan.arrays.take(slice(plan.batch_size)))
 
     def train(self, order: Any) -> dict[str, Any]:
-        model, plan = self._model, self._plan
-        variables = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
+        plan, variables = self._plan, self._variables(self._model.optimizer.variables)
+        self._graph.train.prepare(_values(variables), plan.arrays, plan.batch_size)
+        if plan.validation is not None:
+            # What is needed next is compiled beside it.
+            self._graph.validate.prepare(_values(self._variables()), self._validation, plan.validation_batch_size)
         return self._run(self._graph.train, variables, plan.arrays, order, plan.batch_size)
 
     def validate(self) -> dict[str, Any]:
-        model, split = self._model, self._plan.validation
-        assert isinstance(split, Split), "streams are not fused"
-        variables = (model.trainable_variables, model.non_trainable_variables)
+        split = self._validation
         order = np.arange(split.samples)
-        return self._run(self._graph.validate, variables, split, order, self._plan.validation_batch_size)
+        return self._run(self._graph.validate, self._variables(), split, order, self._plan.validation_batch_size)
 
-    def _run(
-        self, step: Any, variables: Sequence[Sequence[Any]], split: Split, order: Any, batch_size: int
-    ) -> dict[str, Any]:
-        held = (*variables, self._model.metrics_variables)
+    @property
+    def _validation(self) -> Split:
+        assert isinstance(self._plan.validation, Split), "streams are not fused"
+        return self._plan.validation
+
+    def _variables(self, *more: Sequence[Any]) -> Variables:
+        model = self._model
+        return (model.trainable_variables, model.non_trainable_variables, *more, model.metrics_variables)
+
+    def _run(self, epoch: Epoch, variables: Variables, split: Split, order: Any, batch_size: int) -> dict[str, Any]:
         data = on_device(split.packed, jnp.asarray)
-        state, last = _own_buffers(held), None
-        indices = order.astype("int32")
-        for begin in range(0, len(indices), batch_size):
-            last, state = step(state, data, indices[begin : begin + batch_size])
-        for group, values in zip(held, state, strict=True):
+        last, state = epoch(_own_buffers(variables), data, order.astype("int32"), batch_size)
+        for group, values in zip(variables, state, strict=True):
             for variable, value in zip(group, values, strict=True):
                 variable.assign(value)
         logs: dict[str, Any] = logs_of(self._model, last)
         return logs
 
 
-def _compiled(step: Any, own_logs: bool) -> Any:
-    """A function (state, data, indices of the batch) → (logs of the step, where they count, state)."""
+class Epoch(Protocol):
+    """The batches of an epoch: (variables' values, data, order of the samples, batch size) → (logs of the last step,
+    where they count; values). The values that are given are given away.
 
-    def run(state: Any, data: Any, indices: Any) -> tuple[Any, Any]:
-        logs, state = step(state, keras.tree.map_structure(lambda array: array[indices], data))
-        return logs if own_logs else None, state
+    Args:
+        step: the model's, of variables' values and a batch.
+        own_logs: whether the step's logs count.
+    """
 
-    return jax.jit(run, donate_argnums=0)
+    def __call__(self, state: State, data: Any, order: Any, batch_size: int) -> tuple[Any, State]: ...
+
+    def prepare(self, state: State, split: Split, batch_size: int) -> None:
+        """Begin to compile what a call will need, if that can be done beside other work."""
 
 
-def _own_buffers(groups: Sequence[Sequence[Any]]) -> tuple[list[Any], ...]:
+class Steps:
+    """See `Epoch`: a call for each batch. What it needs is compiled when it is called.
+
+    The batch is taken by a function of its own, which all models share: within the step it would have to be compiled
+    with each of them, a quarter of the time again.
+    """
+
+    def __init__(self, step: Any, own_logs: bool) -> None:
+        def one(state: State, batch: Any) -> tuple[State, Any]:
+            logs, state = step(state, batch)
+            return state, logs if own_logs else None
+
+        self._step = jax.jit(one, donate_argnums=0)
+
+    def prepare(self, state: State, split: Split, batch_size: int) -> None:
+        pass
+
+    def __call__(self, state: State, data: Any, order: Any, batch_size: int) -> tuple[Any, State]:
+        last = None
+        for begin in range(0, len(order), batch_size):
+            state, last = self._step(state, _take_compiled(data, order[begin : begin + batch_size]))
+        return last, state
+
+
+class Scan:
+    """See `Epoch`: one call for all batches."""
+
+    def __init__(self, step: Any, own_logs: bool) -> None:
+        def run(state: State, batches: Any, rest: Any, data: Any) -> tuple[State, Any]:
+            def one(state: State, indices: Any) -> tuple[State, Any]:
+                logs, state = step(state, _take(data, indices))
+                return state, logs if own_logs else None
+
+            logs = None
+            if len(batches):
+                state, each = jax.lax.scan(one, state, batches)
+                logs = jax.tree.map(lambda values: values[-1], each)
+            return one(state, rest) if len(rest) else (state, logs)
+
+        self._run = jax.jit(run, donate_argnums=0)
+        self._compiled: dict[tuple[int, int], Future[Any]] = {}
+
+    def prepare(self, state: State, split: Split, batch_size: int) -> None:
+        if (split.samples, batch_size) not in self._compiled:
+            data = on_device(split.packed, jnp.asarray)
+            # Keras traces in this thread; XLA compiles in another.
+            traced = self._run.lower(state, *_batches(np.arange(split.samples, dtype="int32"), batch_size), data)
+            self._compiled[split.samples, batch_size] = _compilers.submit(traced.compile)
+
+    def __call__(self, state: State, data: Any, order: Any, batch_size: int) -> tuple[Any, State]:
+        compiled = self._compiled[len(order), batch_size].result()
+        state, last = compiled(state, *_batches(order, batch_size), data)
+        return last, state
+
+
+def epoch_of_device() -> Callable[[Any, bool], Epoch]:
+    return Steps if jax.default_backend() == "cpu" else Scan
+
+
+_compilers = ThreadPoolExecutor(2, "compile")
+"""Its threads begin with their first work: after the fork."""
+
+
+def _batches(order: Any, batch_size: int) -> tuple[Any, Any]:
+    """The indices of whole batches, shape (batches, batch_size), and of the rest."""
+    whole = len(order) - len(order) % batch_size
+    return order[:whole].reshape(-1, batch_size), order[whole:]
+
+
+def _take(data: Any, indices: Any) -> Any:
+    return keras.tree.map_structure(lambda array: array[indices], data)
+
+
+_take_compiled = jax.jit(_take)
+
+
+def _values(variables: Variables) -> State:
+    return tuple([variable.value for variable in group] for group in variables)
+
+
+def _own_buffers(variables: Variables) -> State:
     """The variables' values, each in memory of its own, as they are given away: one that was assigned to another
     variable (an average to its weight) shares it."""
     seen: set[int] = set()
@@ -100,4 +198,4 @@ def _own_buffers(groups: Sequence[Sequence[Any]]) -> tuple[list[Any], ...]:
         seen.add(id(value))
         return jnp.copy(value) if taken else value
 
-    return tuple([own(variable.value) for variable in group] for group in groups)
+    return tuple([own(variable.value) for variable in group] for group in variables)

@@ -16,4 +16,4 @@ def test_they_give_what_fit_gives() -> None:
     words = [sys.executable, str(Path(__file__).with_name("fused_on_jax.py"))]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("the same") == 8
+    assert done.stdout.count("the same") == 16
