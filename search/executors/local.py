@@ -108,12 +108,22 @@ class Zygote:
             zygote.send(self._socket, zygote.Fork(slot, str(log)), (theirs.fileno(),))
             forked = self._receive_until(zygote.Forked)
         except (OSError, EOFError) as error:
-            code = self._process.poll()
-            raise SearchError(f"workers cannot be started (exit code {code}, {error}): see {self._log}") from None
+            raise SearchError(f"workers cannot be started: {self._why(error)}; see {self._log}") from None
         finally:
             theirs.close()
         assert isinstance(forked, zygote.Forked)
         return forked.pid, ours
+
+    def _why(self, error: Exception) -> str:
+        """Why it does not answer: where it ended the last line of its log, as a traceback says there what is wrong."""
+        try:
+            code = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            return str(error) or type(error).__name__
+        with suppress(OSError):
+            if lines := self._log.read_text(errors="replace").splitlines():
+                return f"{lines[-1].strip()} (exit code {code})"
+        return f"exit code {code}"
 
     def _receive_until(self, kind: type[object]) -> object:
         if kind is zygote.Ready and self._ready:

@@ -41,7 +41,7 @@ _PASSING = {
 }
 """Layers whose output has an open width if their input has."""
 
-_ELEMENTWISE = {
+ELEMENTWISE = {
     optimizers.Adadelta,
     optimizers.Adagrad,
     optimizers.Adam,
@@ -121,7 +121,7 @@ def _nodes(model: Any) -> list[Any]:
 
 def _open_widths(model: Any, nodes: list[Any]) -> list[Any]:
     """The layers whose width nothing reads that comes after them."""
-    if type(model.optimizer) not in _ELEMENTWISE or model.optimizer.gradient_accumulation_steps:
+    if type(model.optimizer) not in ELEMENTWISE or model.optimizer.gradient_accumulation_steps:
         return []
     read = {id(tensor) for tensor in keras.tree.flatten(getattr(model, "outputs", None))}
     found = []
@@ -187,5 +187,5 @@ def _penalties(model: Any) -> Iterator[Scalar]:
 
 
 def _decays(model: Any) -> Iterator[Scalar]:
-    if type(model.optimizer) in _ELEMENTWISE and model.optimizer.weight_decay is not None:
+    if type(model.optimizer) in ELEMENTWISE and model.optimizer.weight_decay is not None:
         yield Scalar(model.optimizer, "weight_decay")

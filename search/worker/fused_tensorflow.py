@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from search.worker import rewriting, traced
+from search.worker import rewriting, traced, updates
 from search.worker.data import Split
 from search.worker.fit import Plan
 from search.worker.freedom import Freedom
@@ -83,7 +83,7 @@ class _Graph:
         word = signature.word, repr(keras.tree.map_structure(lambda array: (array.shape, array.dtype), data))
         functions = traced.load(word, known)
         if functions is None:
-            with self._stand_ins.in_place_of(model, signature.freedom):
+            with self._stand_ins.in_place_of(model, signature.freedom), updates.repeated(model.optimizer):
                 functions = traced.keep(word, _traced(model, plan), known)
         self._functions = functions
 
