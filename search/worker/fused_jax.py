@@ -97,9 +97,7 @@ class Epoch(Protocol):
     """The batches of an epoch: (variables' values, data, order of the samples, batch size) → (logs of the last step,
     where they count; values). The values that are given are given away.
 
-    Args:
-        step: the model's, of variables' values and a batch.
-        own_logs: whether the step's logs count.
+    It is made of the model's step, a function of variables' values and a batch, and of whether the step's logs count.
     """
 
     def __call__(self, state: State, data: Any, order: Any, batch_size: int) -> tuple[Any, State]: ...
@@ -158,12 +156,18 @@ class Scan:
             self._compiled[split.samples, batch_size] = _compilers.submit(traced.compile)
 
     def __call__(self, state: State, data: Any, order: Any, batch_size: int) -> tuple[Any, State]:
-        compiled = self._compiled[len(order), batch_size].result()
+        try:
+            compiled = self._compiled[len(order), batch_size].result()
+        except Exception:
+            # A GPU that had no memory for it may have some when the trial is tried again.
+            del self._compiled[len(order), batch_size]
+            raise
         state, last = compiled(state, *_batches(order, batch_size), data)
         return last, state
 
 
 def epoch_of_device() -> Callable[[Any, bool], Epoch]:
+    """The form that is faster where JAX computes."""
     return Steps if jax.default_backend() == "cpu" else Scan
 
 
