@@ -63,10 +63,10 @@ class _Loops:
 
     def train(self, order: Any) -> dict[str, Any]:
         plan, variables = self._plan, self._variables(self._model.optimizer.variables)
-        self._graph.train.prepare(_values(variables), plan.arrays, plan.batch_size)
+        self._graph.train.prepare(variables, plan.arrays, plan.batch_size)
         if plan.validation is not None:
             # What is needed next is compiled beside it.
-            self._graph.validate.prepare(_values(self._variables()), self._validation, plan.validation_batch_size)
+            self._graph.validate.prepare(self._variables(), self._validation, plan.validation_batch_size)
         return self._run(self._graph.train, variables, plan.arrays, order, plan.batch_size)
 
     def validate(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Epoch(Protocol):
 
     def __call__(self, state: State, data: Any, order: Any, batch_size: int) -> tuple[Any, State]: ...
 
-    def prepare(self, state: State, split: Split, batch_size: int) -> None:
+    def prepare(self, variables: Variables, split: Split, batch_size: int) -> None:
         """Begin to compile what a call will need, if that can be done beside other work."""
 
 
@@ -120,7 +120,7 @@ class Steps:
 
         self._step = jax.jit(one, donate_argnums=0)
 
-    def prepare(self, state: State, split: Split, batch_size: int) -> None:
+    def prepare(self, variables: Variables, split: Split, batch_size: int) -> None:
         pass
 
     def __call__(self, state: State, data: Any, order: Any, batch_size: int) -> tuple[Any, State]:
@@ -148,11 +148,12 @@ class Scan:
         self._run = jax.jit(run, donate_argnums=0)
         self._compiled: dict[tuple[int, int], Future[Any]] = {}
 
-    def prepare(self, state: State, split: Split, batch_size: int) -> None:
+    def prepare(self, variables: Variables, split: Split, batch_size: int) -> None:
         if (split.samples, batch_size) not in self._compiled:
             data = on_device(split.packed, jnp.asarray)
+            order = np.arange(split.samples, dtype="int32")
             # Keras traces in this thread; XLA compiles in another.
-            traced = self._run.lower(state, *_batches(np.arange(split.samples, dtype="int32"), batch_size), data)
+            traced = self._run.lower(_values(variables), *_batches(order, batch_size), data)
             self._compiled[split.samples, batch_size] = _compilers.submit(traced.compile)
 
     def __call__(self, state: State, data: Any, order: Any, batch_size: int) -> tuple[Any, State]:
