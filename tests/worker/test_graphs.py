@@ -292,16 +292,20 @@ def test_models_that_take_turns_keep_their_state() -> None:
     assert len(graphs._made) == 1
 
 
-def test_a_model_may_be_trained_by_two_graphs_in_turn() -> None:
+def test_models_may_be_trained_by_two_graphs_in_turn() -> None:
     def run(share: bool) -> list[Any]:
-        with session(3):
-            model = rows()
-            signature = graphs.sign(model, []) if share else None
-            halves = [datas.prepare(((ROWS[part], LABELS[part]), None)) for part in (slice(25), slice(25, 50))]
-            trainers = [runner.choose(model, half, {}, 1, [], signature=signature) for half in halves]
-            for epoch in range(4):
-                trainers[epoch % 2].run(epoch, epoch + 1, [])
-        return [np.array(v) for v in (*model.variables, *model.optimizer.variables)]
+        halves = [datas.prepare(((ROWS[part], LABELS[part]), None)) for part in (slice(25), slice(25, 50))]
+        models, trainers = [], []
+        for i in (0, 1):
+            with session(3 + i):
+                models.append(rows(units=5 + 6 * i))
+                signature = graphs.sign(models[i], []) if share else None
+                trainers.append([runner.choose(models[i], half, {}, 1, [], signature=signature) for half in halves])
+        epochs = [0, 0]
+        for turn in (0, 0, 1, 1, 0, 1, 0):
+            trainers[turn][epochs[turn] % 2].run(epochs[turn], epochs[turn] + 1, [])
+            epochs[turn] += 1
+        return [np.array(v) for model in models for v in (*model.variables, *model.optimizer.variables)]
 
     for array, same in zip(run(True), run(False), strict=True):
         np.testing.assert_array_equal(array, same)
