@@ -45,7 +45,7 @@ from typing import Any
 
 import processes
 
-from search import devices
+from search.devices import slots as devices
 
 HERE = Path(__file__).parent
 TIMEOUT_SECONDS = 30 * 60.0

@@ -25,9 +25,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from search import driver
+from search.driver import loop as driver
 from search.executors.base import Handle
-from search.records import Ended
+from search.study.records import Ended
 
 SPACE = """
 import keras
@@ -116,7 +116,7 @@ def measure(executor: str, workers: int, trials: int, profile: bool) -> dict[str
 
 def timed_syncer() -> dict[str, float]:
     """Have the thread that ships to MLflow note its processor time, and the end of a search how long that took."""
-    from search.tracking.syncer import Syncer
+    from search.tracking.mlflow.syncer import Syncer
 
     found = {"processor": 0.0, "after": 0.0}
     follow, finish = Syncer._follow, Syncer.finish

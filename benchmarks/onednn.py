@@ -119,8 +119,8 @@ def train(name: str) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from search.worker import data as datas
-    from search.worker import runner
+    from search.worker.data import arrays as datas
+    from search.worker.runners import choose as runner
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)

@@ -31,18 +31,19 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from search import backends, brackets
+from search.backends import brackets
+from search.backends import registry as backends
 from search.backends.base import BackEnd
-from search.controller import Controller, Limits
-from search.driver import Driver
-from search.events import Event, FromWorker, Reaction
+from search.driver.loop import Driver
 from search.executors.simulated import Hp, Run, Scenario, SimulatedExecutor
-from search.journal import Journal, read_all
 from search.messages import SpaceRef
 from search.options import Options
-from search.paths import StudyPaths
-from search.records import FORMAT, Began, Era, Header
-from search.study import Study
+from search.scheduler.controller import Controller, Limits
+from search.scheduler.events import Event, FromWorker, Reaction
+from search.study.journal import Journal, read_all
+from search.study.paths import StudyPaths
+from search.study.records import FORMAT, Began, Era, Header
+from search.study.study import Study
 
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "hyperband": ("hyperband", {}),

@@ -19,36 +19,36 @@ if TYPE_CHECKING:
     from keras_tuner import HyperParameters as HyperParameters
     from keras_tuner import Objective as Objective
 
-    from search import tuners as tuners
-    from search.compiling import compiled as compiled
+    from search.api import run as run
+    from search.compat import keras_tuner as tuners
+    from search.compat.keras_tuner import BayesianOptimization as BayesianOptimization
+    from search.compat.keras_tuner import GridSearch as GridSearch
+    from search.compat.keras_tuner import Hyperband as Hyperband
+    from search.compat.keras_tuner import RandomSearch as RandomSearch
     from search.errors import SearchError as SearchError
-    from search.python import run as run
-    from search.results import StudyResults as StudyResults
-    from search.results import get_best_models as get_best_models
-    from search.results import load_study as load_study
-    from search.tuners import BayesianOptimization as BayesianOptimization
-    from search.tuners import GridSearch as GridSearch
-    from search.tuners import Hyperband as Hyperband
-    from search.tuners import RandomSearch as RandomSearch
-    from search.worker.training import trial_dir as trial_dir
+    from search.results.study_results import StudyResults as StudyResults
+    from search.results.study_results import get_best_models as get_best_models
+    from search.results.study_results import load_study as load_study
+    from search.space.compiled import compiled as compiled
+    from search.worker.segment import trial_dir as trial_dir
 
 # Looked up when they are used: `import search` costs nothing, and only what trains imports Keras.
 _EXPORTS = {
-    "BayesianOptimization": "search.tuners",
-    "GridSearch": "search.tuners",
+    "BayesianOptimization": "search.compat.keras_tuner",
+    "GridSearch": "search.compat.keras_tuner",
     "HyperModel": "keras_tuner",
     "HyperParameters": "keras_tuner",
-    "Hyperband": "search.tuners",
+    "Hyperband": "search.compat.keras_tuner",
     "Objective": "keras_tuner",
-    "RandomSearch": "search.tuners",
+    "RandomSearch": "search.compat.keras_tuner",
     "SearchError": "search.errors",
-    "StudyResults": "search.results",
-    "compiled": "search.compiling",
-    "get_best_models": "search.results",
-    "load_study": "search.results",
-    "run": "search.python",
-    "trial_dir": "search.worker.training",
-    "tuners": "search.tuners",
+    "StudyResults": "search.results.study_results",
+    "compiled": "search.space.compiled",
+    "get_best_models": "search.results.study_results",
+    "load_study": "search.results.study_results",
+    "run": "search.api",
+    "trial_dir": "search.worker.segment",
+    "tuners": "search.compat.keras_tuner",
 }
 
 __all__ = [

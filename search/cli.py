@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from search import __version__, options, paths
+from search import __version__, options
 from search.errors import JournalError, NoResult, OptionError, SearchError, SpaceError, StudyError
+from search.study import paths
 
 if TYPE_CHECKING:
-    from search.launch import Result
-    from search.results import StudyResults
+    from search.driver.launch import Result
+    from search.results.study_results import StudyResults
 
 app = typer.Typer(
     name="search",
@@ -128,7 +129,7 @@ def run_command(
     given: dict[str, Any],
 ) -> None:
     """Search a space file."""
-    from search import launch
+    from search.driver import launch
 
     result = launch.run(
         launch.Source(path=space),
@@ -154,7 +155,7 @@ def resume_command(
     given: dict[str, Any],
 ) -> None:
     """Go on with a study where it stopped, whatever stopped it; workers, budget and back end may change."""
-    from search import launch
+    from search.driver import launch
 
     result = launch.resume(
         name,
@@ -173,14 +174,15 @@ def check_command(
     keras_backend: Annotated[str | None, typer.Option("--keras-backend", metavar="NAME")] = None,
 ) -> None:
     """Build once, train one step, print the space and the model's size; no search."""
-    from search import launch, tables
+    from search.display import tables
+    from search.driver import launch
 
     probed = launch.check(launch.Source(path=space), keras_backend)
     out.print(tables.show_space(probed))
 
 
 def _make_view(no_progress: bool) -> Any:
-    from search import progress
+    from search.display import live as progress
 
     def make(study: Any, opts: Any, labels: tuple[str, ...]) -> Any:
         live = err.is_terminal and not no_progress
@@ -204,7 +206,7 @@ def _typed(command: str, folder: Path) -> str:
 
 def _conclude(result: Result) -> None:
     """Print how a search ended: why, the leaderboard, what to do next."""
-    from search import tables
+    from search.display import tables
 
     study, finished, folder = result.study, result.finished, result.paths.folder.parent
     if finished.exit_code == 2:
@@ -237,9 +239,9 @@ def _conclude(result: Result) -> None:
 
 def _load(name: str, runs: str) -> tuple[StudyResults, bool, dict[int, str]]:
     """A study, whether its driver is alive, and its trials' MLflow runs."""
-    from search import lock
-    from search.results import load_study
-    from search.tracking.position import Position
+    from search.results.study_results import load_study
+    from search.study import lock
+    from search.tracking.mlflow.position import Position
 
     found = load_study(name, runs)
     return found, lock.is_held(found.paths.lock), Position.load(found.paths.tracking).trials
@@ -257,7 +259,7 @@ def trials_command(
     runs: Runs = "runs",
 ) -> None:
     """List a study's trials."""
-    from search import tables
+    from search.display import tables
 
     found, alive, run_ids = _load(name, runs)
     if as_json and as_csv:
@@ -278,7 +280,7 @@ def best_command(
     runs: Runs = "runs",
 ) -> None:
     """List a study's best trials, best first."""
-    from search import tables
+    from search.display import tables
 
     found, alive, run_ids = _load(name, runs)
     best = found.best_trials(count)
@@ -297,7 +299,7 @@ def show_command(
     runs: Runs = "runs",
 ) -> None:
     """Show a trial: its values, curve, worker, traceback and the log's tail."""
-    from search import tables
+    from search.display import tables
 
     found, alive, _ = _load(name, runs)
     if trial not in found.study.trials:
@@ -323,7 +325,7 @@ def status_command(
     runs: Runs = "runs",
 ) -> None:
     """Say how far studies have come."""
-    from search import tables
+    from search.display import tables
 
     names = [name] if name else paths.studies(runs)
     if not names:
@@ -365,15 +367,15 @@ def export_command(
     runs: Runs = "runs",
 ) -> None:
     """Write a trained model to a file, or a SavedModel to a folder."""
-    from search import export
-    from search.results import load_study
+    from search.results import export
+    from search.results.study_results import load_study
     from search.worker.process import quietly
 
     planned = export.plan(load_study(name, runs), rank, to, format=format, keras_backend=keras_backend, force=force)
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = planned.keras_backend
     with quietly(Path(os.devnull)):
-        import search.worker.training  # noqa: F401
+        import search.worker.segment  # noqa: F401
     with warnings.catch_warnings(record=True) as noticed:
         (model,) = planned.study.load_models([planned.trial])
     for warning in noticed:
@@ -395,10 +397,10 @@ def sync_command(
     runs: Runs = "runs",
 ) -> None:
     """Send to MLflow what is missing there."""
-    from search import launch
-    from search.lock import Lock
-    from search.tracking import store
-    from search.tracking.syncer import Syncer
+    from search.driver import launch
+    from search.study.lock import Lock
+    from search.tracking.mlflow import store
+    from search.tracking.mlflow.syncer import Syncer
 
     found, _, _ = _load(name, runs)
     opts = launch.options_of(found.study)
@@ -428,9 +430,9 @@ def ui_command(
     runs: Runs = "runs",
 ) -> None:
     """Open the MLflow UI on this project's store."""
-    from search import launch
-    from search.results import load_study
-    from search.tracking import ui
+    from search.driver import launch
+    from search.results.study_results import load_study
+    from search.tracking.mlflow import ui
 
     if name is not None and paths.StudyPaths.of(runs, name).journal.exists():
         study = load_study(name, runs).study
@@ -445,7 +447,8 @@ def devices_command(
     gpus_per_trial: Annotated[str, typer.Option("--gpus-per-trial", metavar="N")] = "1",
 ) -> None:
     """List the GPUs found, and the slots they would make."""
-    from search import devices, tables
+    from search.devices import slots as devices
+    from search.display import tables
 
     found = devices.find_gpus()
     given = {"gpus": gpus, "workers": None if workers == "auto" else workers, "gpus_per_trial": gpus_per_trial}

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.domain import Parameter, Value
-from search.records import Built, Checkpointed, Ended, EpochDone
-from search.trial import Direction, Objective
+from search.space.domain import Parameter, Value
+from search.study.records import Built, Checkpointed, Ended, EpochDone
+from search.study.trial import Direction, Objective
 
 # To a worker ----------------------------------------------------------------------------------------------------------
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search import brackets
-from search.backends import NAMES as BACKENDS
-from search.backends import OPTIONS as BACKEND_OPTIONS
-from search.backends import SAMPLERS as DEFAULT_SAMPLERS
-from search.domain import Value
+from search.backends import brackets
+from search.backends.registry import NAMES as BACKENDS
+from search.backends.registry import OPTIONS as BACKEND_OPTIONS
+from search.backends.registry import SAMPLERS as DEFAULT_SAMPLERS
 from search.errors import OptionError, nearest
-from search.trial import Objective
+from search.space.domain import Value
+from search.study.trial import Objective
 
 EXECUTORS = ("local", "inline")
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")

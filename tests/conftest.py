@@ -34,5 +34,5 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 def workplace(zygote: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to work in, where searches share the zygote."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("search.executors.shared_zygote", zygote)
+    monkeypatch.setattr("search.executors.selection.shared_zygote", zygote)
     return tmp_path

@@ -31,13 +31,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from search.journal import read
-from search.paths import StudyPaths
-from search.records import Checkpointed, EpochDone
-from search.results import StudyResults
-from search.study import Study
+from places import STATEFUL
 
-SPACE = Path(__file__).parent / "spaces" / "stateful.py"
+from search.results.study_results import StudyResults
+from search.study.journal import read
+from search.study.paths import StudyPaths
+from search.study.records import Checkpointed, EpochDone
+from search.study.study import Study
+
 BACKENDS = (
     ("hyperband", ["--backend", "hyperband"]),
     ("optuna-tpe", ["--backend", "optuna", "--sampler", "tpe", "--pruner", "median:n_startup_trials=2"]),
@@ -79,7 +80,7 @@ def instant(what: str, rng: random.Random) -> float:
 def be_killed(kills: Sequence[Kill]) -> None:
     """Arrange for the kills of this process. Each leaves a line in `killed` as it falls."""
     from search.executors.local import LocalExecutor
-    from search.journal import Journal
+    from search.study.journal import Journal
 
     executors: list[LocalExecutor] = []
     make, append = LocalExecutor.__init__, Journal.append
@@ -116,7 +117,7 @@ def be_killed(kills: Sequence[Kill]) -> None:
                 if kill.what == "driver before":
                     die(kill)
                 elif kill.what == "driver within":
-                    from search.journal import format_line
+                    from search.study.journal import format_line
 
                     line = format_line(record, time or 0.0)
                     os.write(self._file.fileno(), line[: random.Random(count).randrange(1, len(line))])
@@ -143,7 +144,7 @@ def be_killed(kills: Sequence[Kill]) -> None:
 
 
 def _die_in_batches(kills: Sequence[Kill], die: Any) -> None:
-    from search.tracking import store
+    from search.tracking.mlflow import store
 
     store.prepare()
     from mlflow import MlflowClient
@@ -220,7 +221,7 @@ def process() -> int:
 
 def disturbed(folder: Path, backend: Sequence[str], seed: object, workers: int = 1) -> int:
     """Search in `folder` to the end, killing. How many kills there were."""
-    shutil.copy(SPACE, folder)
+    shutil.copy(STATEFUL, folder)
     for number in range(1000):
         kills = draw(random.Random(f"{seed}/{number}"))
         code = search(folder, backend, kills, workers)
@@ -235,7 +236,7 @@ def disturbed(folder: Path, backend: Sequence[str], seed: object, workers: int =
 
 
 def undisturbed(folder: Path, backend: Sequence[str], workers: int = 1) -> Study:
-    shutil.copy(SPACE, folder)
+    shutil.copy(STATEFUL, folder)
     assert search(folder, backend, (), workers) == 0, (folder / "output.txt").read_text()[-3000:]
     return StudyResults(StudyPaths.of(folder / "runs", "study")).study
 
@@ -288,7 +289,7 @@ def check_repeats(paths: StudyPaths) -> None:
 
 def check_mlflow(folder: Path, study: Study) -> None:
     """That MLflow has each trial once, each epoch's point once, and nothing that runs."""
-    from search.tracking import store
+    from search.tracking.mlflow import store
 
     client = store.connect(store.resolve_uri(None, folder / "runs"), create=False)
     runs = [

@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import kills
+from places import SPACES
 
-from search.paths import StudyPaths
-from search.results import StudyResults
-from search.study import Study
+from search.results.study_results import StudyResults
+from search.study.paths import StudyPaths
+from search.study.study import Study
 
-FOLDER = Path(__file__).parents[1] / "spaces"
-SPACES = tuple(sorted(path.stem for path in FOLDER.glob("*.py")))
+NAMES = tuple(sorted(path.stem for path in SPACES.glob("*.py")))
 BACKENDS = {
     "hyperband": ["--backend", "hyperband"],
     "optuna": ["--backend", "optuna", "--pruner", "median:n_startup_trials=1"],
@@ -44,7 +44,7 @@ MORE = {"data_parallel": ["--logical-devices", "2"]}
 
 def search(folder: Path, space: str, backend: str, *struck: kills.Kill) -> int:
     """Begin the search of a space in `folder`, or go on with it. Its exit code."""
-    words = ["run", str(FOLDER / f"{space}.py"), "--study", "study", "--resume", "--no-progress"]
+    words = ["run", str(SPACES / f"{space}.py"), "--study", "study", "--resume", "--no-progress"]
     words += ["--max-epochs", "3", "--max-trials", "3", "--workers", "1", "--seed", "0"]
     return kills.command(folder, [*words, *BACKENDS[backend], *MORE.get(space, [])], struck)
 
@@ -88,7 +88,7 @@ def reload(folder: Path, space: str, backend: str) -> None:
     record = best.best.find(best.best_epoch)
     assert record is not None
     logged = {name: value for name, value in record.logs.items() if name.startswith("val_")}
-    words = [sys.executable, __file__, "--bring-back", json.dumps(dict(best.params)), str(FOLDER / f"{space}.py")]
+    words = [sys.executable, __file__, "--bring-back", json.dumps(dict(best.params)), str(SPACES / f"{space}.py")]
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
     done = subprocess.run(words, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -104,8 +104,8 @@ def bring_back(values: dict[str, Any], path: Path) -> dict[str, float]:
     import keras_tuner
 
     import search
-    from search import space as spaces
     from search.messages import SpaceRef
+    from search.space import file as spaces
 
     (model,) = search.get_best_models("study", tracking_uri=f"sqlite:///{Path.cwd()}/mlflow.db")
     loaded = spaces.load(SpaceRef(path=str(path)))
@@ -128,7 +128,7 @@ WAYS: dict[str, Callable[[Path, str, str], None]] = {"kill": kill, "reload": rel
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spaces", nargs="+", choices=SPACES, default=SPACES)
+    parser.add_argument("--spaces", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--bring-back", nargs=2, help=argparse.SUPPRESS)

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from places import TINY
 
-from search import cli, launch
-from search.lock import Lock
-from search.paths import StudyPaths
+from search import cli
+from search.driver import launch
+from search.study.lock import Lock
+from search.study.paths import StudyPaths
 
-TINY = (Path(__file__).parent / "spaces" / "tiny.py").read_text()
+TEXT = TINY.read_text()
 SHORT = ("--study", "t", "--max-epochs", "1", "--max-trials", "1", "--workers", "1", "--no-progress")
 
 
@@ -44,7 +46,7 @@ def search(workplace: Path, capfd: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture
 def space(workplace: Path) -> Path:
     """A space file that can be searched."""
-    return write(workplace, TINY)
+    return write(workplace, TEXT)
 
 
 @pytest.fixture
@@ -59,9 +61,9 @@ def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished study, `t`, for what is refused before anything is changed."""
     folder = tmp_path_factory.mktemp("searched")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.executors.shared_zygote", zygote)
+        patch.setattr("search.executors.selection.shared_zygote", zygote)
         patch.chdir(folder)
-        assert cli.main(["run", str(write(folder, TINY)), *SHORT]) == 0
+        assert cli.main(["run", str(write(folder, TEXT)), *SHORT]) == 0
     return folder
 
 
@@ -73,8 +75,8 @@ def write(folder: Path, text: str, name: str = "space.py") -> Path:
 
 def edited(old: str, new: str) -> str:
     """The tiny space with one thing wrong."""
-    assert TINY.count(old) == 1
-    return TINY.replace(old, new)
+    assert TEXT.count(old) == 1
+    return TEXT.replace(old, new)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -109,13 +111,13 @@ RAISES = f"raise RuntimeError({LONG})  # here"
 
 FILES = {
     # What Python cannot read.
-    "syntax": (TINY + "\ndef broken(:  # here\n", ("space.py:{here}: invalid syntax", "correct")),
-    "null bytes": (TINY + "\0", ("space.py is not a Python file", "null bytes")),
+    "syntax": (TEXT + "\ndef broken(:  # here\n", ("space.py:{here}: invalid syntax", "correct")),
+    "null bytes": (TEXT + "\0", ("space.py is not a Python file", "null bytes")),
     "binary": (b"\x7fELF\xff\xfe\x00\x01", ("space.py",)),
     "empty": ("", ("space.py: there is no build_model", "add a function build_model")),
     # What raises as it is imported.
-    "import error": ("import no_such_module  # here\n" + TINY, ("space.py:{here}: ModuleNotFoundError", "no_such_mod")),
-    "name error": (TINY + "\nmissing  # here\n", ("space.py:{here}: NameError: name 'missing'", "search.log")),
+    "import error": ("import no_such_module  # here\n" + TEXT, ("space.py:{here}: ModuleNotFoundError", "no_such_mod")),
+    "name error": (TEXT + "\nmissing  # here\n", ("space.py:{here}: NameError: name 'missing'", "search.log")),
     "exit": ("import sys\n\nsys.exit(3)  # here\n", ("space.py:{here}: sys.exit(3) was called",)),
     "exit quietly": ("import sys\n\nsys.exit()  # here\n", ("space.py:{here}: sys.exit() was called",)),
     "process ended": ("import os\n\nos._exit(3)\n", ("ended its process", "exit code 3", "search.log")),
@@ -130,8 +132,8 @@ FILES = {
     ),
     "no function": ("build_model = 3\n\n\ndef load_data(): ...\n", ("build_model is an int", "make it a function")),
     "load_data's arguments": (edited("load_data()", "load_data(path)"), ("space.py: load_data", "def load_data()")),
-    "compile_model": (TINY + "\ndef compile_model(hp): ...\n", ("space.py: compile_model", "(hp, model)")),
-    "options": (TINY + "\nsearch_options = ['max_epochs']\n", ("space.py: search_options is a list", "dict")),
+    "compile_model": (TEXT + "\ndef compile_model(hp): ...\n", ("space.py: compile_model", "(hp, model)")),
+    "options": (TEXT + "\nsearch_options = ['max_epochs']\n", ("space.py: search_options is a list", "dict")),
     # What returns something else.
     "no model": (edited("    return model\n", ""), ("space.py: build_model returned None", "return a keras.Model")),
     "text": (edited("return model", "return 'model'"), ("space.py: build_model returned a str",)),
@@ -153,18 +155,18 @@ FILES = {
         edited("model.compile(", "ignore(") + IGNORE + "\ndef compile_model(hp, model): ...\n",
         ("space.py: the model is not compiled",),
     ),
-    "fit_options": (TINY + "\ndef fit_options(hp): ...\n", ("space.py: fit_options returned None", "return a dict")),
+    "fit_options": (TEXT + "\ndef fit_options(hp): ...\n", ("space.py: fit_options returned None", "return a dict")),
     "fit_options' epochs": (
-        TINY + "\ndef fit_options(hp):\n    return {'epochs': 3}\n",
+        TEXT + "\ndef fit_options(hp):\n    return {'epochs': 3}\n",
         ("space.py: fit_options returned 'epochs'", "leave it out"),
     ),
     "fit_options' name": (
-        TINY + "\ndef fit_options(hp):\n    return {'batchsize': 3}\n",
+        TEXT + "\ndef fit_options(hp):\n    return {'batchsize': 3}\n",
         ("fit_options returned 'batchsize'", "Did you mean 'batch_size'?"),
     ),
-    "callbacks": (TINY + "\ndef callbacks(hp): ...\n", ("space.py: callbacks returned None", "return a list")),
+    "callbacks": (TEXT + "\ndef callbacks(hp): ...\n", ("space.py: callbacks returned None", "return a list")),
     "callbacks' items": (
-        TINY + "\ndef callbacks(hp):\n    return [keras.callbacks.EarlyStopping]\n",
+        TEXT + "\ndef callbacks(hp):\n    return [keras.callbacks.EarlyStopping]\n",
         ("callbacks returned a list with <class", "EarlyStopping", "return a list of Keras callbacks"),
     ),
     # What raises when it is called.
@@ -173,9 +175,9 @@ FILES = {
         ("space.py:{here}: RuntimeError: a first line a",),
     ),
     "build_model raises": (edited("    model = ", f"    {RAISES}\n    model = "), ("space.py:{here}: RuntimeError",)),
-    "compile_model raises": (TINY + f"\ndef compile_model(hp, model):\n    {RAISES}\n", ("space.py:{here}: Runtime",)),
-    "fit_options raises": (TINY + f"\ndef fit_options(hp):\n    {RAISES}\n", ("space.py:{here}: RuntimeError",)),
-    "callbacks raises": (TINY + f"\ndef callbacks(hp):\n    {RAISES}\n", ("space.py:{here}: RuntimeError",)),
+    "compile_model raises": (TEXT + f"\ndef compile_model(hp, model):\n    {RAISES}\n", ("space.py:{here}: Runtime",)),
+    "fit_options raises": (TEXT + f"\ndef fit_options(hp):\n    {RAISES}\n", ("space.py:{here}: RuntimeError",)),
+    "callbacks raises": (TEXT + f"\ndef callbacks(hp):\n    {RAISES}\n", ("space.py:{here}: RuntimeError",)),
     "build_model exits": (
         edited("    return model", "    raise SystemExit('enough')  # here"),
         ("space.py:{here}: sys.exit('enough') was called",),
@@ -222,7 +224,7 @@ FILES = {
         ("space.py: objective 'val_accuracy' needs validation data", "(train, validation)", "--objective", "loss"),
     ),
     "objective": (
-        TINY + "\nsearch_options = {'objective': 'val_acuracy'}\n",
+        TEXT + "\nsearch_options = {'objective': 'val_acuracy'}\n",
         ("space.py: objective 'val_acuracy'", "accuracy, loss, val_accuracy, val_loss", "Did you mean 'val_accuracy'?"),
     ),
     "direction": (
@@ -231,24 +233,24 @@ FILES = {
         ("space.py", "more or less of 'val_wobble'", "--direction max or min"),
     ),
     "option": (
-        TINY + "\nsearch_options = dict(max_epoch=3)\n",
+        TEXT + "\nsearch_options = dict(max_epoch=3)\n",
         ("space.py: unknown option 'max_epoch'", "Did you mean 'max_epochs'?"),
     ),
-    "option that is no name": (TINY + "\nsearch_options = {3: 4}\n", ("space.py: unknown option 3",)),
-    "option's value": (TINY + "\nsearch_options = dict(timeout='soon')\n", ("space.py: --timeout is 'soon'", "30m")),
-    "option's limit": (TINY + "\nsearch_options = dict(factor=1)\n", ("space.py: --factor is 1", "at least 2")),
-    "option's kind": (TINY + "\nsearch_options = dict(fuse='no')\n", ("space.py: fuse is 'no'", "True or False")),
+    "option that is no name": (TEXT + "\nsearch_options = {3: 4}\n", ("space.py: unknown option 3",)),
+    "option's value": (TEXT + "\nsearch_options = dict(timeout='soon')\n", ("space.py: --timeout is 'soon'", "30m")),
+    "option's limit": (TEXT + "\nsearch_options = dict(factor=1)\n", ("space.py: --factor is 1", "at least 2")),
+    "option's kind": (TEXT + "\nsearch_options = dict(fuse='no')\n", ("space.py: fuse is 'no'", "True or False")),
     "sampler": (
-        TINY + "\nsearch_options = dict(backend='optuna', sampler='tpee')\n",
+        TEXT + "\nsearch_options = dict(backend='optuna', sampler='tpee')\n",
         ("space.py: --sampler 'tpee' is not known", "Did you mean 'tpe'?"),
     ),
-    "GPU": (TINY + "\nsearch_options = dict(gpus='77')\n", ("space.py: --gpus 77: there is no GPU",)),
+    "GPU": (TEXT + "\nsearch_options = dict(gpus='77')\n", ("space.py: --gpus 77: there is no GPU",)),
     "Keras's back end": (
-        TINY + "\nsearch_options = dict(\n    keras_backend='tensorflo',  # here\n)\n",
+        TEXT + "\nsearch_options = dict(\n    keras_backend='tensorflo',  # here\n)\n",
         ("space.py:{here}: --keras-backend 'tensorflo'", "Did you mean 'tensorflow'?"),
     ),
     "folder that is not written out": (
-        TINY + "\nsearch_options = dict(\n    runs=str(3),  # here\n)\n",
+        TEXT + "\nsearch_options = dict(\n    runs=str(3),  # here\n)\n",
         ("space.py:{here}: runs must be known before the file is run",),
     ),
 }
@@ -270,7 +272,7 @@ def test_space_file(search: Run, workplace: Path, text: str | bytes, words: tupl
 @pytest.mark.parametrize("text", ["x = 1\nraise ValueError('bad')  # here\n", "x = 1\ny = (  # here\n"])
 def test_a_module_beside_the_space_file(search: Run, workplace: Path, text: str) -> None:
     write(workplace, text, "beside.py")
-    write(workplace, "import beside\n" + TINY)
+    write(workplace, "import beside\n" + TEXT)
     refused(search, "run", "space.py", *SHORT, words=("beside.py:2: ",))
 
 
@@ -353,7 +355,7 @@ def test_option(search: Run, space: Path, arguments: str, words: tuple[str, ...]
 
 
 def test_a_name_that_no_folder_may_have(search: Run, workplace: Path) -> None:
-    write(workplace, TINY, "my space.py")
+    write(workplace, TEXT, "my space.py")
     refused(search, "run", "my space.py", words=("study name 'my space'", "give --study"))
 
 
@@ -502,11 +504,11 @@ def test_a_server_that_refuses(search: Run, space: Path, server: type, status: i
 def test_a_server_named_by_the_environment_or_the_file(
     search: Run, workplace: Path, server: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(workplace, TINY)
+    write(workplace, TEXT)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{server.address}")
     refused(search, "run", "space.py", *SHORT, words=("refuses these credentials (401)",))
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    write(workplace, TINY + f"\nsearch_options = dict(tracking_uri='http://{server.address}')\n")
+    write(workplace, TEXT + f"\nsearch_options = dict(tracking_uri='http://{server.address}')\n")
     refused(search, "run", "space.py", *SHORT, words=("refuses these credentials (401)",))
 
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import TINY
 
 import search
 from search import cli
 from search.errors import NoResult, SpaceError, StudyError
-from search.paths import StudyPaths
+from search.study.paths import StudyPaths
 
-TINY = Path(__file__).parent / "spaces" / "tiny.py"
 RUN = ("--study", "t", "--max-epochs", "3", "--max-trials", "3", "--workers", "1", "--seed", "5", "--no-progress")
 AGAIN = ("--workers", "1", "--no-progress")
 TRIAL_KEYS = {
@@ -69,7 +69,7 @@ def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     folder = tmp_path_factory.mktemp("searched")
     shutil.copy(TINY, folder / "space.py")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.executors.shared_zygote", zygote)
+        patch.setattr("search.executors.selection.shared_zygote", zygote)
         patch.chdir(folder)
         code = cli.main(["run", "space.py", *RUN, "--objective", "val_loss"])
     return folder, code
@@ -308,7 +308,7 @@ def test_a_flag_says_yes_or_no_or_is_not_said(
         given.update(said)
         raise SpaceError("seen")
 
-    monkeypatch.setattr("search.launch.run", run)
+    monkeypatch.setattr("search.driver.launch.run", run)
     assert command("run", "space.py", *words).code == 2
     assert given["fuse"] is value
 

@@ -44,7 +44,7 @@ def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
-        patch.setattr("search.executors.shared_zygote", zygote)
+        patch.setattr("search.executors.selection.shared_zygote", zygote)
         with redirect_stderr(io.StringIO()) as printed:
             assert cli.main(["run", "space.py", "--max-epochs", "3", "--workers", "1", "--seed", "0"]) == 0
         yield folder, printed.getvalue()

@@ -25,16 +25,16 @@ from typing import Any
 import common
 import keras
 
-from search import devices
-from search.devices import Slot
-from search.worker import data as datas
-from search.worker import runner
-from search.worker.session import session
+from search.devices import slots as devices
+from search.devices.slots import Slot
+from search.worker.data import arrays as datas
+from search.worker.keras_session import session
+from search.worker.runners import choose as runner
 
 if keras.config.backend() == "tensorflow":
-    import search.worker.fused_tensorflow
+    import search.worker.runners.tensorflow.epochs
 else:
-    import search.worker.fused_jax  # noqa: F401
+    import search.worker.runners.jax.epochs  # noqa: F401
 
 STEADY = 3
 """Epochs after the first, at least, whose median is a steady epoch's time."""

@@ -16,7 +16,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from search import devices
+from search.devices import slots as devices
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized

@@ -18,10 +18,10 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
-from search.domain import Domain, Parameter, Value
-from search.records import Record
-from search.study import Trial
-from search.trial import Decision, Done, Draw, Objective, Suggestion, Wait, derive_seed
+from search.space.domain import Domain, Parameter, Value
+from search.study.records import Record
+from search.study.study import Trial
+from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait, derive_seed
 
 LEARNERS = ("tpe", "gp", "cmaes")
 """The samplers that learn from trials that they did not draw."""

@@ -19,12 +19,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from search import brackets
+from search.backends import brackets
 from search.backends.base import draw_uniformly
-from search.domain import Parameter, Value
-from search.records import Asked, Record, Told
-from search.study import Trial
-from search.trial import Decision, Done, Draw, Objective, Suggestion, Wait
+from search.space.domain import Parameter, Value
+from search.study.records import Asked, Record, Told
+from search.study.study import Trial
+from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
 
 if TYPE_CHECKING:
     from search.backends.rungs import RungModel

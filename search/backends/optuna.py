@@ -16,10 +16,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.backends.base import fitting, running_best
 from search.backends.samplers import Draws, SamplerMaker, make, parse
-from search.domain import Parameter, Value
-from search.records import Asked, EpochDone, Judged, Record, Told, Valued
-from search.study import Trial
-from search.trial import Decision, Done, Draw, Objective, Suggestion, Wait
+from search.space.domain import Parameter, Value
+from search.study.records import Asked, EpochDone, Judged, Record, Told, Valued
+from search.study.study import Trial
+from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
 
 
 class _HyperbandPruner(optuna.pruners.HyperbandPruner):

@@ -24,10 +24,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.backends.base import draw_uniformly, fitting, learns, running_best
 from search.backends.samplers import Draws, SamplerMaker, hidden
-from search.domain import Parameter, Value
-from search.records import Asked, EpochDone, Record, Told, Valued
-from search.study import Trial
-from search.trial import Draw, Objective, derive_seed
+from search.space.domain import Parameter, Value
+from search.study.records import Asked, EpochDone, Record, Told, Valued
+from search.study.study import Trial
+from search.study.trial import Draw, Objective, derive_seed
 
 RANDOM_SHARE = 1 / 3
 """Of algorithm 2, rho: as its authors have it."""

@@ -32,10 +32,10 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from search.backends.base import ATTEMPTS, draw_untaken
-from search.domain import Domain, Parameter, Value
 from search.errors import OptionError, nearest
-from search.records import Valued
-from search.trial import Draw, Objective, derive_seed
+from search.space.domain import Domain, Parameter, Value
+from search.study.records import Valued
+from search.study.trial import Draw, Objective, derive_seed
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

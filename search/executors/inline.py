@@ -12,7 +12,7 @@ class InlineExecutor:
     slots = 1
 
     def __init__(self) -> None:
-        from search.worker import training
+        from search.worker import segment as training
         from search.worker.channel import DirectChannel
 
         # An earlier search in this process may have loaded what has changed since.
@@ -38,8 +38,8 @@ class InlineExecutor:
         pass
 
     def poll(self, handle: Handle, timeout: float) -> None:
-        from search.worker.harvest import run_harvest
-        from search.worker.training import run_segment
+        from search.worker.evaluate_best import run_harvest
+        from search.worker.segment import run_segment
 
         work, self._work = self._work, None
         if work is None:
@@ -51,7 +51,7 @@ class InlineExecutor:
             run_segment(work, self._channel)
 
     def close(self, *, now: bool = False) -> None:
-        from search.worker import training
+        from search.worker import segment as training
 
         self._work = None
         training.forget()  # the process goes on, and needs none of it

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from search.devices import Slot
+from search.devices.slots import Slot
 from search.errors import SearchError
 from search.executors.base import Handle
 from search.messages import (
@@ -39,7 +39,7 @@ from search.messages import (
     Segment,
     Verdict,
 )
-from search.records import Ended
+from search.study.records import Ended
 from search.worker import zygote
 
 GROWTH_BYTES = 1 << 30
@@ -205,7 +205,7 @@ class LocalExecutor:
     """Worker processes on this machine.
 
     Args:
-        slots: as `search.devices.make_slots` cuts them.
+        slots: as `search.devices.slots.make_slots` cuts them.
         log: where the zygote and idle workers write what they print.
         keras_backend: `tensorflow`, `jax` or `torch`; None for Keras's own choice.
         compiled: where JAX keeps what it compiles; by default in a folder that goes with the zygote.

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from search.domain import Condition, Domain, Parameter, Sampling, Value
-from search.trial import derive_seed
+from search.space.domain import Condition, Domain, Parameter, Sampling, Value
+from search.study.trial import derive_seed
 
 __all__ = ["Distribution", "Hp", "Params", "Run", "Scenario", "recorded"]
 

@@ -5,7 +5,7 @@ A whole search, driver and journal included, runs as fast as its decisions are m
     executor = SimulatedExecutor(Scenario(ask, value), slots=100)
     Driver(controller, journal, executor, …, now=executor.now).run(records)
 
-What a worker does is told by a `Scenario`; how it talks is what `search.worker.training` does, message for message.
+What a worker does is told by a `Scenario`; how it talks is what `search.worker.segment` does, message for message.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
-from search import space as spaces
-from search.domain import Value
 from search.executors.base import Handle
 from search.executors.scenario import Hp, Run, Scenario, recorded
 from search.messages import (
@@ -36,7 +34,9 @@ from search.messages import (
     Segment,
     Verdict,
 )
-from search.records import Built, Checkpointed, Ended, EpochDone, Outcome
+from search.space import file as spaces
+from search.space.domain import Value
+from search.study.records import Built, Checkpointed, Ended, EpochDone, Outcome
 from search.worker.channel import Interrupted
 
 __all__ = ["Checkpoint", "Disk", "Hp", "Run", "Scenario", "SimulatedExecutor", "recorded"]

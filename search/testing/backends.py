@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from search.backends.base import BackEnd
-from search.controller import Limits
-from search.domain import Parameter
-from search.journal import Entry, format_line, parse_line
-from search.records import Asked, EpochDone, Finished, Judged, Record, Told, TrialEnded, Valued
-from search.study import Study
+from search.scheduler.controller import Limits
+from search.space.domain import Parameter
+from search.study.journal import Entry, format_line, parse_line
+from search.study.records import Asked, EpochDone, Finished, Judged, Record, Told, TrialEnded, Valued
+from search.study.study import Study
+from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait, derive_seed
 from search.testing.simulation import Hp, Params, Scenario, Simulation
-from search.trial import Decision, Done, Draw, Objective, Suggestion, Wait, derive_seed
 
 DECISIONS = (Asked, Valued, Judged, Told, TrialEnded, Finished)
 """The records that say what was decided; the others say what happened."""

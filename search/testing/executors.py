@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from search.domain import Value
 from search.executors.base import Executor
 from search.messages import (
     Answer,
@@ -28,9 +27,10 @@ from search.messages import (
     SpaceRef,
     Verdict,
 )
-from search.paths import TrialPaths
-from search.records import Built, Checkpointed, Ended, EpochDone
-from search.trial import Objective
+from search.space.domain import Value
+from search.study.paths import TrialPaths
+from search.study.records import Built, Checkpointed, Ended, EpochDone
+from search.study.trial import Objective
 
 SPACE = """
 import keras

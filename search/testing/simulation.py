@@ -11,17 +11,17 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from search.backends.base import BackEnd
-from search.controller import Controller, Limits
-from search.domain import Parameter, Value
-from search.driver import Driver
+from search.driver.loop import Driver
 from search.executors.base import Handle
 from search.executors.scenario import Hp, Params, Run, Scenario
 from search.executors.simulated import Checkpoint, Disk, SimulatedExecutor, epoch_done
-from search.journal import Entry, Journal
 from search.messages import Answer, Harvest, Interrupt, Message, Segment, SpaceRef, Verdict
 from search.options import Options
-from search.paths import StudyPaths
-from search.records import (
+from search.scheduler.controller import Controller, Limits
+from search.space.domain import Parameter, Value
+from search.study.journal import Entry, Journal
+from search.study.paths import StudyPaths
+from search.study.records import (
     FORMAT,
     Began,
     Checkpointed,
@@ -35,8 +35,8 @@ from search.records import (
     Told,
     TrialEnded,
 )
-from search.study import Study, Trial
-from search.trial import Decision, Done, Draw, Objective, Suggestion, Wait
+from search.study.study import Study, Trial
+from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
 
 __all__ = ["Checked", "Hp", "Params", "Scenario", "Simulation"]
 

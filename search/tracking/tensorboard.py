@@ -33,10 +33,21 @@ from tensorboard.plugins.hparams import api_pb2 as api
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from search.domain import Domain, Parameter, Value
-from search.journal import Entry
-from search.records import Asked, Built, EpochDone, Header, Record, SpaceChanged, Started, Tested, TrialEnded, Valued
-from search.trial import Objective
+from search.space.domain import Domain, Parameter, Value
+from search.study.journal import Entry
+from search.study.records import (
+    Asked,
+    Built,
+    EpochDone,
+    Header,
+    Record,
+    SpaceChanged,
+    Started,
+    Tested,
+    TrialEnded,
+    Valued,
+)
+from search.study.trial import Objective
 
 __all__ = ["TensorBoardLog"]
 

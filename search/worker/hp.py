@@ -16,8 +16,8 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine import hyperparameters as kt
 
-from search.domain import Condition, Domain, Parameter, Value
 from search.errors import SpaceError, nearest
+from search.space.domain import Condition, Domain, Parameter, Value
 
 Ask = Callable[[Parameter], Value]
 

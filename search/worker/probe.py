@@ -16,25 +16,19 @@ from typing import Any
 
 import keras
 
-from search import space as spaces
 from search.errors import SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed
-from search.space import Space
-from search.trial import Direction
-from search.worker import own_fit, runner, shared
-from search.worker.data import Data, Split
+from search.space import file as spaces
+from search.space.file import Space
+from search.study.trial import Direction
+from search.worker.data import shared
+from search.worker.data.arrays import Data, Split
+from search.worker.data.streams import Stream
 from search.worker.hp import LazyHyperParameters
-from search.worker.session import session
-from search.worker.streams import Stream
-from search.worker.training import (
-    WHOLE,
-    Ready,
-    forget_data,
-    load_data,
-    load_space,
-    make_ready,
-    trial_folder,
-)
+from search.worker.keras_session import session
+from search.worker.runners import choose as runner
+from search.worker.runners import own_fit
+from search.worker.segment import WHOLE, Ready, forget_data, load_data, load_space, make_ready, trial_folder
 
 _PACKAGES = ("keras-search", "keras", "keras-tuner", "optuna", "mlflow", "numpy", "tensorflow", "jax", "torch")
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from search.devices import Slot, apply_slot
+from search.devices.slots import Slot, apply_slot
 from search.messages import Harvest, Leave, Probe, Segment
-from search.paths import TrialPaths
+from search.study.paths import TrialPaths
 from search.worker.channel import PipeChannel
 
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
@@ -36,9 +36,9 @@ def serve(connection: Connection, slot: Slot, log: str) -> None:
     redirect(Path(log))
     apply_slot(slot)
     _configure(slot)
-    from search.worker.harvest import run_harvest
+    from search.worker.evaluate_best import run_harvest
     from search.worker.probe import run_probe
-    from search.worker.training import run_segment
+    from search.worker.segment import run_segment
 
     channel = PipeChannel(connection)
     while True:
@@ -107,7 +107,7 @@ def _configure(slot: Slot) -> None:
     """Give the framework the slot's threads and devices; before its runtime starts, or it would take all there are."""
     import keras
 
-    from search.worker import distribution
+    from search.worker.runners import distribution
 
     backend = keras.config.backend()
     if backend == "tensorflow":

@@ -17,12 +17,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from search.domain import Value
 from search.errors import SearchError
 from search.messages import Noticed, Segment, Verdict
-from search.paths import TrialPaths
-from search.records import Checkpointed, EpochDone, Outcome
-from search.trial import derive_seed
+from search.space.domain import Value
+from search.study.paths import TrialPaths
+from search.study.records import Checkpointed, EpochDone, Outcome
+from search.study.trial import derive_seed
 from search.worker import checkpoint
 from search.worker.channel import Channel, Interrupted
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from search.devices import Slot
+from search.devices.slots import Slot
 
 LAST_SECONDS = 2.0
 """How long workers whose driver is gone have to notice it."""
@@ -101,13 +101,13 @@ def main(fd: int, log: str, folder: str | None) -> None:
     import keras
 
     if keras.config.backend() == "tensorflow":
-        import search.worker.fused_tensorflow
-        import search.worker.traced
+        import search.worker.runners.tensorflow.epochs
+        import search.worker.runners.tensorflow.graph_files
     elif keras.config.backend() == "jax":
-        import search.worker.fused_jax
-    import search.worker.harvest
+        import search.worker.runners.jax.epochs
+    import search.worker.evaluate_best
     import search.worker.probe
-    import search.worker.training
+    import search.worker.segment
 
     temporary = None
     if keras.config.backend() == "jax":
@@ -115,7 +115,7 @@ def main(fd: int, log: str, folder: str | None) -> None:
     elif keras.config.backend() == "tensorflow":
         with suppress(OSError):  # without it, each worker traces for itself
             temporary = tempfile.mkdtemp(prefix="search-traced-")
-            search.worker.traced.use(temporary)
+            search.worker.runners.tensorflow.graph_files.use(temporary)
 
     sock = socket.socket(fileno=fd)
     wake_read, wake_write = os.pipe()

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import brackets
+from search.backends import brackets
 from search.backends.hyperband import Hyperband
-from search.controller import Limits
-from search.journal import Entry
-from search.records import Asked, Started, Told
+from search.scheduler.controller import Limits
+from search.study.journal import Entry
+from search.study.records import Asked, Started, Told
+from search.study.trial import Suggestion, derive_seed
 from search.testing import BackEndContract, Scenario, Simulation
 from search.testing.backends import noise, seconds
-from search.trial import Suggestion, derive_seed
 
 # The same examples on every machine.
 steady = settings(derandomize=True, deadline=None, max_examples=40)

@@ -14,13 +14,13 @@ from optuna.trial import TrialState
 
 from search.backends.optuna import PRUNERS, Optuna, make_pruner
 from search.backends.samplers import SAMPLERS, Axis
-from search.controller import Limits
-from search.domain import Condition, Domain, Parameter
 from search.errors import OptionError
-from search.records import Asked, EpochDone, Judged, Told, Valued
+from search.scheduler.controller import Limits
+from search.space.domain import Condition, Domain, Parameter
+from search.study.records import Asked, EpochDone, Judged, Told, Valued
+from search.study.trial import Objective
 from search.testing import BackEndContract, Scenario, Simulation
 from search.testing.backends import FEW, by_noise, few, in_order, seconds
-from search.trial import Objective
 
 HAS_GP = all(importlib.util.find_spec(package) for package in ("torch", "scipy"))
 

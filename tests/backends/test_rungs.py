@@ -18,13 +18,13 @@ from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
 from search.backends.rungs import RungModel
 from search.backends.samplers import SAMPLERS
-from search.controller import Limits
-from search.domain import Domain, Parameter
-from search.records import Asked, EpochDone, Told, Valued
-from search.study import Study, Trial
+from search.scheduler.controller import Limits
+from search.space.domain import Domain, Parameter
+from search.study.records import Asked, EpochDone, Told, Valued
+from search.study.study import Study, Trial
+from search.study.trial import Objective
 from search.testing import Scenario, Simulation
 from search.testing.backends import FEW, by_noise, few, in_order, seconds
-from search.trial import Objective
 
 X, Y = (Parameter(name, Domain("float", 0.0, 1.0)) for name in "xy")
 MIN = Objective("val_loss", "min")
@@ -197,8 +197,8 @@ def test_nothing_that_draws_at_random_imports_optuna() -> None:
     code = """
 import sys
 from search import backends
-from search.domain import Domain, Parameter
-from search.trial import Objective
+from search.space.domain import Domain, Parameter
+from search.study.trial import Objective
 for sampler in ({}, {"sampler": "random"}):
     made = backends.make("hyperband", {"max_epochs": 9, **sampler}, Objective("loss", "min"), 0)
     made.suggest(0, Parameter("x", Domain("float", 0.0, 1.0)))

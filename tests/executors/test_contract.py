@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from search.devices import Slot
+from search.devices.slots import Slot
 from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.executors.simulated import Hp, Run, Scenario, SimulatedExecutor
 from search.messages import Interrupt, Message, Segment, SpaceRef, Verdict
-from search.records import EpochDone
+from search.study.records import EpochDone
+from search.study.trial import Objective
 from search.testing import Conversation, ExecutorContract, MessageContract
 from search.testing.executors import SPACE, VALUES
-from search.trial import Objective
 
 
 class TestInline(ExecutorContract):

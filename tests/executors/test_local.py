@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from search import devices
+from search.devices import slots as devices
 from search.errors import SearchError
 from search.executors.local import Zygote
 

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from search import brackets
+from search.backends import brackets
 from search.backends.hyperband import Hyperband
-from search.controller import Controller, Limits
-from search.driver import Driver
+from search.driver.loop import Driver
 from search.executors.simulated import Disk, Hp, Run, Scenario, SimulatedExecutor, recorded
-from search.journal import Journal, read
 from search.messages import Interrupt, Lost, Message, Probe, ProbeFailed, Segment, SpaceRef
 from search.options import Options
-from search.paths import StudyPaths
-from search.records import FORMAT, Began, Built, Checkpointed, Ended, EpochDone, Era, Header
-from search.study import Study, load
+from search.scheduler.controller import Controller, Limits
+from search.study.journal import Journal, read
+from search.study.paths import StudyPaths
+from search.study.records import FORMAT, Began, Built, Checkpointed, Ended, EpochDone, Era, Header
+from search.study.study import Study, load
+from search.study.trial import Objective
 from search.testing import Conversation
-from search.trial import Objective
 
 OBJECTIVE = Objective("val_loss", "min")
 

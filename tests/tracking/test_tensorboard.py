@@ -13,23 +13,24 @@ from typing import Any
 
 import pytest
 from by_hand import asked, closed, epochs, failed, opening, started, whole
+from places import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2 as api
 from tensorboard.plugins.hparams import metadata
 
 import search
-from search import cli, records
-from search.domain import Domain, Parameter
+from search import cli
 from search.errors import OptionError
-from search.journal import Entry, read_all
-from search.paths import StudyPaths
-from search.records import Began, Built, EpochDone, Record, TrialEnded, Valued
+from search.space.domain import Domain, Parameter
+from search.study import records
+from search.study.journal import Entry, read_all
+from search.study.paths import StudyPaths
+from search.study.records import Began, Built, EpochDone, Record, TrialEnded, Valued
 from search.tracking.tensorboard import TensorBoardLog, _info, _union, _value
 
 # Else its readers import TensorFlow.
 sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 
-TINY = Path(__file__).parents[1] / "spaces" / "tiny.py"
 TRIALS = [*whole(0, [0.5, 0.9, 0.7]), *failed(1), *asked(2), *epochs(2, [0.25])]
 
 

@@ -8,11 +8,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from places import ROOT
 
 from search.errors import SearchError, SpaceError
 from search.worker import checkpoint
-from search.worker.data import prepare
-from search.worker.runner import build, choose
+from search.worker.data.arrays import prepare
+from search.worker.runners.choose import build, choose
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(90, 6)).astype("float32")
@@ -92,8 +93,8 @@ def test_a_new_process_goes_on_bit_by_bit(tmp_path):
     # Both callbacks act after the pause, and count from before it.
     assert PAUSE < len(logs) < EPOCHS
     assert logs[-1]["learning_rate"] < logs[0]["learning_rate"]
-    root = Path(checkpoint.__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": path}
     subprocess.run([sys.executable, __file__, str(tmp_path)], env=environment, check=True, timeout=120)
     for combination in ("True-True", "True-False", "False-True", "False-False"):
         assert json.loads((tmp_path / f"{combination}.json").read_text()) == logs[PAUSE:]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from keras_tuner.engine import hyperparameters as kt
 
-from search.domain import Condition, Domain, Parameter, Value
 from search.errors import SpaceError
+from search.space.domain import Condition, Domain, Parameter, Value
 from search.worker.hp import LazyHyperParameters, default_value, parameter_of
 
 

@@ -1,0 +1,111 @@
+"""`search.run`: a search begun from Python."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from search.driver import launch
+from search.errors import NoResult, OptionError, SpaceError
+from search.results.study_results import StudyResults
+from search.space.file import kind
+
+
+def run(
+    space: Any,
+    data: Any = None,
+    *,
+    compile_model: Callable[[Any, Any], Any] | None = None,
+    fit_options: Callable[[Any], Any] | None = None,
+    callbacks: Callable[[Any], Any] | None = None,
+    fit: Callable[..., Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    accept_changes: bool = False,
+    take_over: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> StudyResults:
+    """Search a space file, or a factory with its data.
+
+    Args:
+        space: the path of a space file, a function that takes `hp` and returns a Keras model, or a
+            `keras_tuner.HyperModel`.
+        data: with a factory: (train, validation[, test]), as `load_data` of a space file returns them.
+        compile_model, fit_options, callbacks, fit: with a factory: as in a space file.
+        resume: go on with the study where it exists.
+        overwrite: begin anew where it exists; what it holds is deleted.
+        accept_changes: go on though the space file has changed since the study began.
+        take_over: go on though a process of another machine has not ended in order; it is known to be dead.
+        progress: show how the search goes, on stderr.
+        options: as on the command line, with underscores: `backend="optuna"`, `max_epochs=27`, `study="digits"`, …
+
+    Raises:
+        UserError: the input is wrong; the message says what, where and what to do.
+        NoResult: no trial has an objective.
+        KeyboardInterrupt: the search was stopped; it goes on with `resume=True`.
+    """
+    parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks, "fit": fit}
+    result = launch.run(
+        _source(space, data, parts),
+        options,
+        resume=resume,
+        overwrite=overwrite,
+        accept_changes=accept_changes,
+        take_over=take_over,
+        make_view=_make_view(progress),
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    finished = result.finished
+    if finished.exit_code == 2:
+        raise SpaceError(finished.reason)
+    if finished.exit_code == 130:
+        raise KeyboardInterrupt(finished.reason)
+    if finished.exit_code == 1:
+        raise NoResult(finished.reason)
+    return StudyResults(result.paths)
+
+
+def _source(space: object, data: Any, parts: dict[str, Any]) -> launch.Source:
+    hypermodel = not isinstance(space, type) and callable(getattr(space, "build", None))
+    if callable(space) or hypermodel:
+        if data is None:
+            raise OptionError("search.run was given a factory and no data: pass data=((x, y), (x_val, y_val))")
+        if hypermodel and parts["fit"] is not None:
+            raise OptionError("search.run was given a hypermodel and fit: the hypermodel's own is used, leave fit out")
+        factory = {"hypermodel": space} if hypermodel else {"build_model": space}
+        return launch.Source(parts={**parts, **factory, "data": data})
+    if not isinstance(space, (str, Path)):
+        raise OptionError(
+            f"search.run was given {kind(space)}: give a space file's path, a function of hp, or a HyperModel"
+        )
+    if data is not None or any(part is not None for part in parts.values()):
+        raise OptionError(f"search.run was given {space} and parts of a space: they belong into the file")
+    return launch.Source(path=Path(space))
+
+
+class _Silent:
+    def update(self, now: float) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr)
+
+    def close(self) -> None:
+        pass
+
+
+def _make_view(progress: bool) -> launch.MakeView:
+    def make(study: Any, opts: Any, labels: tuple[str, ...]) -> launch.View:
+        if not progress:
+            return _Silent()
+        from rich.console import Console
+
+        from search.display import live as views
+
+        console = Console(stderr=True, highlight=False)
+        return views.make(study, opts, labels, live=console.is_terminal, console=console)
+
+    return make

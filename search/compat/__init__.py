@@ -1,0 +1,1 @@
+"""How scripts for other tools run here."""

@@ -1,0 +1,466 @@
+"""What the commands print of a study: tables and lines for people, objects and CSV for programs. All of it is pure.
+
+`alive` says whether a process runs the study; where none does, a trial that was in flight is paused.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from search.devices.slots import Gpu, Slot, unused_gpus
+from search.display.live import (
+    NONE,
+    best_line,
+    budgets,
+    counted,
+    counts_line,
+    cut,
+    format_objective,
+    format_params,
+    format_seconds,
+    format_value,
+    header_line,
+    plain,
+    shown_state,
+    telling,
+)
+from search.messages import Probed
+from search.options import FIELDS, Options
+from search.space.domain import Parameter, Value
+from search.study.records import EpochDone
+from search.study.study import Study, Trial
+
+GAP = 2
+CURVE_ROWS = 12
+SPARK_WIDTH = 60
+SPARKS = "▁▂▃▄▅▆▇█"
+
+# For programs ---------------------------------------------------------------------------------------------------------
+
+
+def trial_json(trial: Trial, study: Study, run_id: str | None, *, alive: bool) -> dict[str, Any]:
+    """A trial as `search trials --json` has it: standard JSON, where a number that is not finite is a string."""
+    return {
+        "trial": trial.number,
+        "state": shown_state(trial, alive),
+        "epochs": trial.epochs,
+        "objective": trial.objective,
+        "best_epoch": trial.best_epoch,
+        "params": {name: _standard(value) for name, value in trial.params.items()},
+        "error": None if trial.error is None else plain(trial.error),
+        "seed": trial.seed,
+        "mlflow_run_id": run_id,
+        "trained": trial.trained,
+        "executions": [_standard(execution.objective) for execution in trial.executions],
+        "objective_std": trial.spread,
+        "test": None if trial.tested is None else dict(trial.tested.logs),
+        "bracket": trial.bracket,
+        "rung": trial.rung,
+        "runner": trial.runner,
+        "seconds": _standard(round(trial.seconds, 3)),
+        "parameters": trial.parameter_count,
+        "backend": study.eras[trial.era].backend if 0 <= trial.era < len(study.eras) else None,
+    }
+
+
+def _standard(value: Value) -> Value:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def trials_csv(study: Study, trials: Iterable[Trial], run_ids: Mapping[int, str], *, alive: bool) -> str:
+    """The trials as CSV: the keys of `trial_json`, then a column `params_<name>` for each hyperparameter."""
+    trials = list(trials)
+    names = parameter_names(study, trials)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    # An empty study's columns are those of any other.
+    keys = [key for key in trial_json(Trial(0, 0, -1), study, None, alive=alive) if key != "params"]
+    writer.writerow([*keys, *(f"params_{name}" for name in names)])
+    for trial in trials:
+        row = trial_json(trial, study, run_ids.get(trial.number), alive=alive)
+        values = (_csv_value(row["params"][name]) if name in row["params"] else None for name in names)
+        writer.writerow([*(row[key] for key in keys), *values])
+    return out.getvalue()
+
+
+def _csv_value(value: Value) -> Value:
+    return "None" if value is None else value  # what is empty was not used
+
+
+def parameter_names(study: Study, trials: Iterable[Trial]) -> list[str]:
+    """The names of the hyperparameters that `trials` used, in the order of the space, then as they came up."""
+    used = {name: None for trial in trials for name in trial.params}
+    known = {parameter.name: None for parameter in study.parameters if parameter.name in used}
+    return list(known | used)
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading and its cells, one a row; `left` aligns text."""
+
+    heading: str
+    cells: Sequence[str]
+    left: bool = False
+
+    @property
+    def width(self) -> int:
+        return max(cell_len(self.heading), *map(cell_len, self.cells), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of the `fixed` columns and then the `wide` ones where they fit, else what `narrow(room)` puts there."""
+
+    fixed: Sequence[Column]
+    wide: Sequence[Column]
+    narrow: Callable[[int], Sequence[Column]]
+    styles: Sequence[str] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        room = options.max_width - sum(column.width + GAP for column in self.fixed)
+        fits = sum(column.width + GAP for column in self.wide) - GAP <= room
+        columns = [*self.fixed, *(self.wide if fits else self.narrow(max(0, room)))]
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), collapse_padding=True, header_style="bold")
+        for column in columns:
+            heading = Text(column.heading, no_wrap=True, overflow="ellipsis")
+            table.add_column(heading, justify="left" if column.left else "right", no_wrap=True, overflow="ellipsis")
+        for i in range(len(columns[0].cells)):
+            table.add_row(*(Text(column.cells[i]) for column in columns), style=self.styles[i] if self.styles else None)
+        yield table
+
+
+def _params_grid(
+    study: Study, trials: Sequence[Trial], fixed: Sequence[Column], styles: Sequence[str] = (), *, constants: bool
+) -> Grid:
+    """`fixed`, then a column for each hyperparameter, or one for all of them where there are too many."""
+    shown = [dict(trial.params) if constants else telling(trial) for trial in trials]
+    names = [name for name in parameter_names(study, trials) if any(name in params for params in shown)]
+    wide = [
+        Column(plain(name), [format_value(params[name]) if name in params else "" for params in shown], left=True)
+        for name in names
+    ]
+
+    def narrow(room: int) -> list[Column]:
+        heading = cut("hyperparameters", room)
+        return [Column(heading, [format_params(params, room) for params in shown], left=True)]
+
+    return Grid(fixed, wide, narrow, styles)
+
+
+def trials_table(study: Study, trials: Sequence[Trial], alive: bool) -> RenderableType:
+    """A line for each of `trials`, in the order they have: `search trials` by number, `search best` the best first."""
+    trials = list(trials)
+    if not trials:
+        return Text("no trials")
+    fixed = [
+        Column("trial", [str(trial.number) for trial in trials]),
+        Column("state", [shown_state(trial, alive) for trial in trials], left=True),
+        Column("epochs", [str(trial.epochs) for trial in trials]),
+        Column(plain(study.objective.name), [format_objective(trial.objective) for trial in trials]),
+        Column("best epoch", [_or_none(trial.best_epoch) for trial in trials]),
+    ]
+    styles = ["red" if trial.ended == "failed" else "" for trial in trials]
+    grid = _params_grid(study, trials, fixed, styles, constants=True)
+    failed = [trial for trial in trials if trial.ended == "failed"]
+    if not failed:
+        return grid
+    return Group(grid, Text(f"{len(failed)} failed: `search show {study.name} {failed[-1].number}` says why", "dim"))
+
+
+def leaderboard(study: Study, count: int) -> RenderableType:
+    """The best `count` trials, the best first."""
+    ranked = study.ranked()
+    if not ranked:
+        return Text("no trial has an objective")
+    trials = ranked[:count]
+    fixed = [
+        Column("rank", [str(i + 1) for i in range(len(trials))]),
+        Column("trial", [str(trial.number) for trial in trials]),
+        Column(plain(study.objective.name), [format_objective(trial.objective) for trial in trials]),
+        Column("best epoch", [_or_none(trial.best_epoch) for trial in trials]),
+        Column("epochs", [str(trial.epochs) for trial in trials]),
+        Column("time", [format_seconds(trial.seconds) for trial in trials]),
+    ]
+    return _params_grid(study, trials, fixed, ["bold green", *("" for _ in trials[1:])], constants=False)
+
+
+def _or_none(value: int | None) -> str:
+    return NONE if value is None else str(value)
+
+
+# One study ------------------------------------------------------------------------------------------------------------
+
+
+def status_json(study: Study, *, alive: bool, now: float) -> dict[str, Any]:
+    """How a study fares, as `search status --json` has it."""
+    best = study.best
+    return {
+        "study": study.name,
+        "alive": alive,
+        "complete": study.finished is not None and study.finished.complete and not alive,
+        "reason": None if study.finished is None or alive else plain(study.finished.reason),
+        "backend": study.eras[-1].backend if study.eras else None,
+        "objective": study.objective.name,
+        "direction": study.objective.direction,
+        "seed": study.seed,
+        "trials": Counter(shown_state(trial, alive) for trial in study.trials.values()),
+        "epochs": study.epochs,
+        "trained": study.trained,
+        "seconds": round(study.seconds(now if alive else None), 3),
+        "best": None if best is None else best.objective,
+        "best_trial": None if best is None else best.number,
+    }
+
+
+def status_lines(study: Study, alive: bool, now: float) -> list[str]:
+    """How a study fares; the first line is enough for a list of studies."""
+    epochs = next((budget for budget in budgets(study, _options(study), now) if budget.unit == "epochs"), None)
+    repeats = study.trained - study.epochs
+    work = [str(epochs) if epochs else counted(study.epochs, "epoch")]
+    work += [f"{counted(repeats, 'epoch')} trained again after crashes"] if repeats else []
+    work.append(format_seconds(int(study.seconds(now if alive else None))))
+    lines = [
+        f"{study.name}: {_condition(study, alive)}",
+        header_line(study).removeprefix(f"{study.name} · "),
+        counts_line(study, alive),
+        ", ".join(work),
+        best_line(study) or "best: none yet",
+    ]
+    failed = [trial for trial in study.trials.values() if trial.ended == "failed"]
+    if failed:
+        lines.append(f"last failure: trial {failed[-1].number}: {plain(failed[-1].error or 'unknown')}")
+    return lines
+
+
+def _options(study: Study) -> Options:
+    """What the process that ran the study last was told; the defaults where it was not said."""
+    told = study.began.options if study.began is not None else {}
+    return Options(**{name: value for name, value in told.items() if name in FIELDS})
+
+
+def _condition(study: Study, alive: bool) -> str:
+    resume = f"`search resume {study.name}` goes on"
+    if alive:
+        return f"running, process {study.began.pid} on {study.began.host}" if study.began else "starting"
+    if study.finished is None:
+        return f"its process is gone; {resume}"
+    if study.finished.complete:
+        return f"done, {plain(study.finished.reason)}"
+    return f"ended, {plain(study.finished.reason)}; {resume}"
+
+
+# One trial ------------------------------------------------------------------------------------------------------------
+
+
+def show_trial(study: Study, trial: Trial, traceback: str, log_tail: str, *, alive: bool) -> RenderableType:
+    """All about a trial: its values, curve, worker, error, traceback and the end of its log."""
+    first, *facts = _trial_lines(study, trial, alive)
+    parts: list[RenderableType] = [Text(first, "bold"), *map(Text, facts)]
+    if trial.params:
+        parts += [Text(), _values(trial)]
+    if trial.best.curve:
+        parts += [Text(), Text(f"{plain(study.objective.name)}  {sparkline(_objectives(study, trial))}")]
+        parts.append(_curve(study, trial))
+    if trial.error is not None:
+        parts += [Text(), Text(f"error: {plain(trial.error)}", "red")]
+    for heading, text in (("traceback", traceback), ("end of the log", log_tail)):
+        if text.strip():
+            parts += [Text(), Text(heading, "bold"), Text.from_ansi(text.rstrip())]
+    return Group(*parts)
+
+
+def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
+    state = shown_state(trial, alive)
+    lines = [f"trial {trial.number} of {study.name}: {state}, {trial.epochs} of {counted(trial.to_epoch, 'epoch')}"]
+    if trial.objective is not None:
+        lines.append(f"{plain(study.objective.name)} {format_objective(trial.objective)} at epoch {trial.best_epoch}")
+    if trial.planned > 1:
+        lines.append(_executions_line(trial))
+    if trial.tested is not None:
+        lines.append(
+            f"test data: {', '.join(f'{plain(k)} {format_objective(v)}' for k, v in trial.tested.logs.items())}"
+        )
+    if trial.bracket is not None:
+        lines.append(f"bracket {trial.bracket}, rung {_or_none(trial.rung)}")
+    if trial.parameter_count is not None:
+        lines.append(f"model: {trial.parameter_count:,} weights, runner {trial.runner}")
+    where = f"running in slot {trial.slot}" if state == "running" else "not running"
+    repeats = trial.trained - sum(execution.epochs for execution in trial.executions)
+    lines.append(
+        f"worker: {where}, {counted(trial.segments, 'segment')}, {format_seconds(trial.seconds)} of training"
+        + (f", {counted(repeats, 'epoch')} trained again after crashes" if repeats else "")
+    )
+    lines.append(f"seed {trial.seed}")
+    return lines
+
+
+def _executions_line(trial: Trial) -> str:
+    values = ", ".join(format_objective(value) for value in trial.values) or "none has an objective yet"
+    spread = "" if trial.spread is None else f"; standard deviation {format_objective(trial.spread)}"
+    best = f"; the model, the curve and the epoch are of execution {trial.best_execution}" if trial.values else ""
+    return f"executions {len(trial.executions)} of {trial.planned}: {values}{spread}{best}"
+
+
+def _values(trial: Trial) -> Grid:
+    domains = {parameter.name: str(parameter.domain) for parameter in trial.parameters}
+    names = Column("hyperparameter", [plain(name) for name in trial.params], left=True)
+    values = Column("value", [_exact(value) for value in trial.params.values()], left=True)
+
+    asked = [plain(domains.get(name, "")) for name in trial.params]
+
+    def narrow(room: int) -> list[Column]:
+        return [Column(cut("domain", room), [cut(text, room) for text in asked], left=True)]
+
+    return Grid([names, values], [Column("domain", asked, left=True)], narrow)
+
+
+def _exact(value: Value) -> str:
+    """A value to the last digit: it may be typed in again."""
+    return repr(value) if isinstance(value, float) else plain(str(value))
+
+
+def _objectives(study: Study, trial: Trial) -> list[float]:
+    return [epoch.logs.get(study.objective.name, math.nan) for epoch in trial.best.curve]
+
+
+def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
+    """`values` as a line of blocks, the lowest for the least; a gap where one is not finite."""
+    if len(values) > width:
+        values = [values[i * (len(values) - 1) // max(1, width - 1)] for i in range(width)]
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return " " * len(values)
+    low, high = min(finite), max(finite)
+    # Halved, so that the distance of two huge numbers is one, too.
+    span = high / 2 - low / 2
+
+    def block(value: float) -> str:
+        if not math.isfinite(value):
+            return " "
+        return SPARKS[round((value / 2 - low / 2) / span * (len(SPARKS) - 1)) if span else len(SPARKS) // 2]
+
+    return "".join(map(block, values))
+
+
+def _curve(study: Study, trial: Trial) -> Grid:
+    """Epochs of the curve, some of them where they are many: the first, the best and the last are always there."""
+    curve = trial.best.curve
+    best = next((i for i, epoch in enumerate(curve) if epoch.epoch == trial.best_epoch), None)
+    epochs = [curve[i] for i in _sampled(len(curve), best)]
+    logged = {name: None for epoch in epochs for name in epoch.logs}
+    names = sorted(logged, key=lambda name: name != study.objective.name)
+    metrics = [Column(plain(name), [_logged(epoch, name) for epoch in epochs]) for name in names]
+    marks = [f"{'*' if epoch.epoch == trial.best_epoch else ''}{epoch.epoch}" for epoch in epochs]
+    fixed = [Column("epoch", marks), Column("time", [format_seconds(epoch.seconds) for epoch in epochs])]
+
+    def narrow(room: int) -> list[Column]:
+        kept: list[Column] = []
+        for column in metrics:
+            room -= column.width + GAP
+            if room < -GAP:
+                break
+            kept.append(column)
+        return kept
+
+    return Grid(fixed, metrics, narrow, ["green" if "*" in mark else "" for mark in marks])
+
+
+def _logged(epoch: EpochDone, name: str) -> str:
+    return format_objective(epoch.logs[name]) if name in epoch.logs else ""
+
+
+def _sampled(count: int, best: int | None) -> list[int]:
+    if count <= CURVE_ROWS:
+        return list(range(count))
+    rows = CURVE_ROWS - 1
+    chosen = {i * (count - 1) // (rows - 1) for i in range(rows)}
+    return sorted(chosen | ({best} if best is not None else set()))
+
+
+# A space --------------------------------------------------------------------------------------------------------------
+
+
+def show_space(probed: Probed) -> RenderableType:
+    """What `search check` found: the hyperparameters of a build with default values, and its model."""
+    parts: list[RenderableType] = []
+    if probed.parameters:
+        parts.append(parameters_table(probed.parameters))
+    else:
+        parts.append(Text("no hyperparameters"))
+    training, validation = (
+        "unknown" if number is None else f"{number:,} batches" if batched else f"{number:,}"
+        for number, batched in zip(probed.samples, probed.batched, strict=True)
+    )
+    size = "" if probed.batched[0] else f"; batch size {probed.batch_size}"
+    parts += [
+        Text(),
+        *_summary(probed.summary),
+        Text(f"model: {probed.parameter_count:,} weights, runner {probed.runner}"),
+        Text(f"samples: {training} for training, {validation} for validation{size}"),
+        Text(f"metrics: {', '.join(map(plain, probed.metrics))}"),
+    ]
+    return Group(*parts)
+
+
+def _summary(summary: str) -> list[RenderableType]:
+    return [Text.from_ansi(summary.rstrip()), Text()] if summary.strip() else []
+
+
+def parameters_table(parameters: Sequence[Parameter]) -> Grid:
+    """A line for each hyperparameter: its default, its domain, and where it is active."""
+    fixed = [
+        Column("hyperparameter", [plain(parameter.name) for parameter in parameters], left=True),
+        Column("default", [format_value(parameter.default) for parameter in parameters], left=True),
+    ]
+    domains = [plain(str(parameter.domain)) for parameter in parameters]
+    conditions = [plain(" and ".join(map(str, parameter.conditions))) for parameter in parameters]
+    wide = [Column("domain", domains, left=True)]
+    if any(conditions):
+        wide.append(Column("where", conditions, left=True))
+
+    def narrow(room: int) -> list[Column]:
+        cells = [
+            cut(f"{domain} where {condition}" if condition else domain, room)
+            for domain, condition in zip(domains, conditions, strict=True)
+        ]
+        return [Column(cut("domain", room), cells, left=True)]
+
+    return Grid(fixed, wide, narrow)
+
+
+# The machine ----------------------------------------------------------------------------------------------------------
+
+
+def show_devices(found: Sequence[Gpu], slots: Sequence[Slot], cpus: float) -> RenderableType:
+    """What `search devices` prints: the GPUs, the processors, and the slots they make."""
+    lines = [Text(f"GPU {gpu}, {gpu.memory / 2**30:.0f} GiB") for gpu in found] or [Text("no GPU")]
+    idle = unused_gpus(found, slots)
+    parts: list[RenderableType] = [*lines, Text(f"{cpus:g} processors"), Text()]
+    parts.append(
+        Grid(
+            [
+                Column("slot", [str(slot.index) for slot in slots]),
+                Column("place", [slot.label for slot in slots], left=True),
+                Column("threads", [str(slot.threads) for slot in slots]),
+            ],
+            [],
+            lambda room: [],
+        )
+    )
+    if idle and any(slot.gpus for slot in slots):
+        parts.append(Text(f"unused: {', '.join(map(str, idle))}"))
+    return Group(*parts)

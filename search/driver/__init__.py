@@ -1,0 +1,1 @@
+"""How a search starts, runs and resumes."""

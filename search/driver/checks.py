@@ -1,0 +1,210 @@
+"""What is checked before a study is begun or resumed, beyond what each option is by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search import options
+from search.backends import registry as backends
+from search.backends.base import BackEnd
+from search.errors import OptionError, SearchError, StudyError, nearest
+from search.messages import Probed, ProbeFailed
+from search.options import Options
+from search.space.domain import Domain, Parameter, Value
+from search.study.journal import Entry
+from search.study.records import FORMAT, Asked, EpochDone, Header, Valued
+from search.study.study import Study
+from search.study.trial import Objective, Suggestion
+
+
+def choose_objective(opts: Options, probed: Probed) -> Objective:
+    """The objective of a search of what was probed; see `search.options.choose_objective`."""
+    return options.choose_objective(
+        opts,
+        probed.metrics,
+        probed.compiled_metrics,
+        probed.directions,
+        validated=probed.samples[1] is not None,
+        extra=probed.extra_logs,
+        own_fit=probed.own_fit,
+    )
+
+
+def check_kept(header: Header, opts: Options, given: Mapping[str, Any]) -> Objective:
+    """The objective of a resumed study. StudyError where another one, or another seed, is asked for."""
+    objective = Objective(header.objective, header.direction)
+    wanted = (opts.objective or objective.name, opts.direction or objective.direction)
+    if wanted != (objective.name, objective.direction):
+        raise StudyError(
+            f"study {header.study!r} compares {objective.name} ({objective.direction}): a resumed study keeps "
+            "its objective; begin another with --study"
+        )
+    if given.get("seed") is not None and opts.seed != header.seed:
+        raise StudyError(
+            f"study {header.study!r} has the seed {header.seed}: a resumed study keeps it; begin another with --study"
+        )
+    return objective
+
+
+def check_keras(opts: Options, probed: Probed, devices: int = 1) -> None:
+    """Raise OptionError where Keras runs on another back end than was asked for, or cannot spread a trial over so many
+    `devices`."""
+    runs_on = probed.versions["keras_backend"]
+    if opts.keras_backend not in (None, runs_on):
+        raise OptionError(
+            f"--keras-backend {opts.keras_backend}: Keras has been imported with {runs_on}: give the option on the "
+            "command line, or set KERAS_BACKEND"
+        )
+    if devices > 1 and runs_on not in ("tensorflow", "jax"):
+        flag = "--logical-devices" if opts.logical_devices > 1 else "--gpus-per-trial"
+        raise OptionError(
+            f"{flag} {devices}: Keras on {runs_on} trains on one device; use --keras-backend tensorflow or jax"
+        )
+
+
+def check_tensorboard(opts: Options) -> None:
+    """Raise OptionError where a log for TensorBoard could not be written."""
+    if not opts.tensorboard:
+        return
+    try:
+        from search.tracking.tensorboard import TensorBoardLog  # noqa: F401
+    except Exception as error:  # protobuf raises what it likes where versions do not fit
+        raise OptionError(
+            f"--tensorboard needs the package tensorboard ({type(error).__name__}: {error}): "
+            "pip install 'keras-search[tensorboard]'"
+        ) from None
+
+
+def check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None) -> None:
+    """Raise OptionError where the back end would not take its options."""
+    if parameters is None and opts.backend_options()["sampler"].partition(":")[0] == "grid":
+        return  # wants to see the parameters first
+    backend = backends.make(opts.backend, opts.backend_options(), Objective("loss", "min"), 0, parameters or ())
+    try:
+        _rehearse(backend, parameters or (Parameter("any", Domain("int", 0, 1)),))
+    except SearchError:
+        raise
+    except Exception as error:
+        told = ", ".join(f"{options.flag(name)} {value}" for name, value in opts.backend_options().items())
+        raise OptionError(
+            f"--backend {opts.backend} cannot be used with {told} ({type(error).__name__}: {error}): check the values"
+        ) from error
+
+
+def _rehearse(backend: BackEnd, parameters: tuple[Parameter, ...]) -> None:
+    """A trial of one epoch, in words only: what is wrong with a sampler's arguments shows when it is first asked."""
+    suggestion = backend.ask(new=True)
+    assert isinstance(suggestion, Suggestion), "a new back end has something to try"
+    first, last, judged = suggestion.from_epoch, suggestion.to_epoch, suggestion.judged
+    backend.apply(Asked(0, first, last, suggestion.bracket, suggestion.rung, judged, seed=0))
+    for parameter in parameters:
+        draw = backend.suggest(0, parameter)
+        backend.apply(Valued(0, parameter, draw.value, draw.attributes))
+    backend.apply(EpochDone(0, 0, 1, {"loss": 1.0}, 0.0))
+    if judged:
+        backend.judge(0, 1)
+
+
+def check_try_first(
+    given: Sequence[Mapping[str, Value]],
+    parameters: Sequence[Parameter],
+    probe: Callable[[Mapping[str, Value]], Probed | ProbeFailed],
+) -> None:
+    """Raise OptionError where a configuration that is to be tried first cannot be, as far as that can be known.
+
+    A name that a build with defaults did not ask for may be asked for with these values: `probe` builds with them. If
+    it is not, it may belong to a branch that these values do not enter, where the space is known to have branches.
+
+    Args:
+        given: the configurations.
+        parameters: what a build with defaults asked for.
+    """
+    default = {parameter.key: parameter for parameter in parameters}
+    known = dict(default)
+    for values in given:
+        _check_values(values, known)
+        if values.keys() <= {parameter.name for parameter in known.values()}:
+            continue
+        probed = probe(values)
+        if isinstance(probed, ProbeFailed):
+            raise OptionError(f"--try-first {json.dumps(values)} cannot be built: {probed.message}")
+        known |= {parameter.key: parameter for parameter in probed.parameters}
+        _check_values(values, known)
+        names = {parameter.name for parameter in known.values()}
+        branches = known.keys() != default.keys() or any(parameter.conditions for parameter in known.values())
+        for name in values.keys() - names:
+            if not branches:
+                raise OptionError(
+                    f"--try-first gives {name!r}, which is not asked for: leave it out.{nearest(name, names)}"
+                )
+
+
+def _check_values(values: Mapping[str, Value], known: Mapping[str, Parameter]) -> None:
+    for name, value in values.items():
+        found = [parameter for parameter in known.values() if parameter.name == name]
+        if found and not any(parameter.domain.contains(value) for parameter in found):
+            raise OptionError(f"--try-first gives {name} the value {value!r}, and it takes {found[0].domain}")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a study's folder. OptionError where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OptionError(
+            f"{folder} cannot be written ({error.strerror}): give a folder that can with --runs"
+        ) from None
+
+
+def differences(before: tuple[Parameter, ...], now: tuple[Parameter, ...]) -> str:
+    """Which parameters differ, in words."""
+    old = {parameter.key: parameter for parameter in before}
+    new = {parameter.key: parameter for parameter in now}
+    found = [f"{key} is gone" for key in old if key not in new]
+    found += [f"{key} is new" for key in new if key not in old]
+    found += [
+        f"{key} was {old[key].domain} and is {new[key].domain}"
+        for key in old
+        if key in new and old[key].domain != new[key].domain
+    ]
+    return "; ".join(found) or "its parameters are the same, its code or a module beside it is not"
+
+
+def updates(before: Sequence[Entry], study: Study, versions: Mapping[str, str]) -> list[str]:
+    """What is not as it was when the study last ran, as lines for people: the journal's format, the libraries.
+
+    Args:
+        before: the journal so far.
+        study: its fold.
+        versions: the libraries that a worker has found now.
+    """
+    lines = []
+    if before[-1].format < FORMAT:
+        lines.append(
+            f"its journal was written in format {before[-1].format} and goes on in format {FORMAT}: older versions of "
+            "search can no longer read it"
+        )
+    changed = changed_versions(study.versions, versions)
+    if changed:
+        lines.append(
+            f"it last ran with {changed}: it goes on, but its draws and curves need no longer be those of a search "
+            "that was never interrupted"
+        )
+    return lines
+
+
+def changed_versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The libraries whose versions differ, as "keras 3.14.0 (now 3.15.1)"; without frameworks that do not compute."""
+    idle = set(options.KERAS_BACKENDS) - {now.get("keras_backend")} | {"keras_backend"}
+    return ", ".join(
+        f"{name} {version} (now {now[name]})"
+        for name, version in before.items()
+        if name not in idle and name in now and now[name] != version
+    )

@@ -1,0 +1,222 @@
+"""Writes a trial's trained model to a file, for programs that know nothing of search.
+
+keras        one `.keras` file: architecture, weights, compilation
+weights      one `.weights.h5` file, for a model that code has built
+savedmodel   a folder that TensorFlow and TensorFlow Serving load, without Keras and without any code
+onnx         one `.onnx` file, for ONNX Runtime and others, without any code
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.errors import NoResult, OptionError
+from search.executors.selection import check_installed
+from search.results.study_results import StudyResults
+from search.study.study import Trial
+
+ENDINGS = {"keras": ".keras", "weights": ".weights.h5", "onnx": ".onnx", "savedmodel": ""}
+"""The formats, and how a path must end for each. A path without an ending is a folder, and a SavedModel."""
+
+_ONNX_PACKAGES = ("onnx", "tf2onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Which trial's model to write where, with everything checked that can be before the framework is imported.
+
+    Attributes:
+        trial: the trial whose model it is; its weights are those of its best epoch.
+        to: the file, or the SavedModel's folder.
+        format: one of `ENDINGS`.
+        keras_backend: what Keras should run on: SavedModel and ONNX are made by TensorFlow, whatever trained the
+            weights; the others by the study's own.
+    """
+
+    study: StudyResults
+    trial: Trial
+    to: Path
+    format: str
+    keras_backend: str
+
+
+def plan(
+    study: StudyResults,
+    rank: int,
+    to: Path,
+    *,
+    format: str | None = None,
+    keras_backend: str | None = None,
+    force: bool = False,
+) -> Export:
+    """What exporting the model of the trial at `rank` (1 is the best) to `to` will take.
+
+    Args:
+        format: one of `ENDINGS`; by default the path's ending says it.
+        keras_backend: to make it with; see `Export`.
+        force: replace what is at `to`: a file, or a folder that holds a SavedModel.
+
+    Raises:
+        OptionError: a path or a rank that cannot be used, or a package that is not installed.
+        NoResult: no trial has an objective.
+    """
+    chosen = _format_of(to, format)
+    _check_place(to, chosen, force)
+    ranked = study.best_trials()
+    if not ranked:
+        raise NoResult(f"study {study.name!r} has no trial with an objective: see search trials {study.name}")
+    if rank > len(ranked):
+        raise OptionError(f"--rank {rank}: study {study.name!r} has {len(ranked)} trials with an objective")
+    if keras_backend is None:
+        own = study.study.versions.get("keras_backend", "tensorflow")
+        keras_backend = own if chosen in ("keras", "weights") else "tensorflow"
+    check_installed(keras_backend)
+    if chosen == "onnx" and keras_backend == "tensorflow":
+        missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise OptionError(
+                f"--to {to}: ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}, or keras-search with "
+                "its extra onnx"
+            )
+    return Export(study, ranked[rank - 1], to, chosen, keras_backend)
+
+
+def write(model: Any, to: Path, format: str) -> str:
+    """Write a built model to `to`, all of it or nothing; what was there is replaced.
+
+    Args:
+        format: one of `ENDINGS`, as `to` must end.
+
+    Returns:
+        What it takes to load it beside Keras, in words; "" where that is nothing.
+
+    Raises:
+        OptionError: the model cannot be expressed in the format.
+    """
+    folder = Path(tempfile.mkdtemp(dir=to.absolute().parent, prefix=".export-"))
+    try:
+        new = folder / to.name
+        try:
+            _save(model, new, format)
+        except Exception as error:
+            what = " ".join(str(error).split())[:300]
+            raise OptionError(
+                f"--to {to}: the model cannot be written as {format} ({type(error).__name__}: {what}): try another "
+                "format, or another Keras with --keras-backend"
+            ) from error
+        if to.is_dir():
+            to.rename(folder / "old")
+        new.replace(to)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if format == "weights":
+        return "load them into a model built with the trial's hyperparameters"
+    return _needs(_config(to)) if format == "keras" else ""
+
+
+def _save(model: Any, to: Path, format: str) -> None:
+    match format:
+        case "keras":
+            if model.compiled and not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)  # or whoever loads it is warned that it was not
+            model.save(to)
+        case "weights":
+            model.save_weights(to)
+        case "savedmodel":
+            model.export(to, format="tf_saved_model", verbose=False)
+        case "onnx":
+            # Keras wants to have seen a call. A symbolic one computes nothing; a subclass was built by one.
+            if inputs := getattr(model, "inputs", None):
+                model(inputs[0] if len(inputs) == 1 else model.input)
+            model.export(to, format="onnx", verbose=False)
+
+
+def _format_of(to: Path, format: str | None) -> str:
+    if format is None:
+        for name, ending in ENDINGS.items():
+            if ending and to.name.endswith(ending):
+                return name
+        if to.suffix:
+            raise OptionError(
+                f"--to {to}: end the name in .keras, .weights.h5 or .onnx, or in nothing for a SavedModel's folder; or "
+                "say which with --format"
+            )
+        return "savedmodel"
+    if format not in ENDINGS:
+        raise OptionError(f"--format {format}: use {', '.join(ENDINGS)}")
+    if not to.name.endswith(ENDINGS[format]):
+        raise OptionError(f"--to {to}: for --format {format}, end the file's name in {ENDINGS[format]}")
+    return format
+
+
+def _check_place(to: Path, format: str, force: bool) -> None:
+    if not to.absolute().parent.is_dir():
+        raise OptionError(f"--to {to}: there is no folder {to.absolute().parent}: make it first")
+    if not to.exists():
+        return
+    if not force:
+        raise OptionError(f"--to {to}: it exists: give another name, or --force to replace it")
+    if format == "savedmodel" and not (to / "saved_model.pb").is_file():
+        raise OptionError(f"--to {to}: it exists and is no SavedModel, which --force would replace: give another name")
+    if format != "savedmodel" and to.is_dir():
+        raise OptionError(f"--to {to}: it is a folder: give a file's name")
+
+
+# What loading it takes ------------------------------------------------------------------------------------------------
+
+
+def _config(path: Path) -> Any:
+    """A `.keras` file's configuration."""
+    with zipfile.ZipFile(path) as file:
+        return json.loads(file.read("config.json"))
+
+
+def _needs(config: Any) -> str:
+    """What `keras.models.load_model` needs for a configuration beyond Keras itself, in words."""
+    found = list(dict.fromkeys(_foreign(config)))
+    names = [name for name in found if name not in _CODE]
+    needs = [f"custom_objects that have {', '.join(names)}"] if names else []
+    needs += [needed for what, needed in _CODE.items() if what in found]
+    return f"load it with {', '.join(needs)}" if needs else ""
+
+
+_CODE = {
+    "__lambda__": "safe_mode=False, as there is a lambda in it",
+    "__torch__": "compile=False where PyTorch is not installed",
+}
+
+
+def _foreign(config: Any) -> Iterator[str]:
+    """The names of what a configuration refers to and Keras does not have, or a key of `_CODE`."""
+    if isinstance(config, dict):
+        module, name = str(config.get("module") or ""), str(config.get("class_name"))
+        if name == "__lambda__":
+            yield name
+        elif module.startswith("keras.src.backend.torch"):
+            yield "__torch__"
+        elif module == "builtins" and name == "function":
+            if not _is_of_keras(str(config["config"])):
+                yield str(config["config"])
+        elif config.get("registered_name") and not module.startswith("keras"):
+            yield name
+        for value in config.values():
+            yield from _foreign(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _foreign(value)
+
+
+def _is_of_keras(function: str) -> bool:
+    """Whether Keras finds a function of its own by this name."""
+    import keras
+
+    kinds = (keras.activations, keras.losses, keras.metrics, keras.initializers, keras.regularizers, keras.constraints)
+    return any(hasattr(kind, function) for kind in kinds)

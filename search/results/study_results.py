@@ -1,0 +1,282 @@
+"""What a search found: best trials, their hyperparameters, their trained models; from `runs/`, or from MLflow alone.
+
+A model comes back by calling the factory again with the trial's values and loading the weights of its best epoch. That
+runs the study's code: from this machine it is trusted, from a server it is run only with `trust_code=True`, or in the
+shape of a space file of the caller's own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.driver import checks
+from search.driver.launch import find
+from search.errors import NoResult, SpaceError, StudyError
+from search.messages import SpaceRef
+from search.space.domain import Parameter, Value
+from search.study import study as studies
+from search.study.paths import StudyPaths
+from search.study.study import Trial
+from search.study.trial import Objective
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """Where a trial's model is: its hyperparameters, the file of its weights, and the epoch they should be of."""
+
+    trial: int
+    params: Mapping[str, Value]
+    weights: Path
+    epoch: int | None
+
+
+class StudyResults:
+    """A study in `runs/`, for reading.
+
+    Args:
+        paths: the study's files.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+
+    def __init__(self, paths: StudyPaths) -> None:
+        self.paths = paths
+        self.study = studies.load(paths.journal)
+
+    @property
+    def name(self) -> str:
+        return self.study.name
+
+    @property
+    def objective(self) -> Objective:
+        return self.study.objective
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials, by number."""
+        return sorted(self.study.trials.values(), key=lambda trial: trial.number)
+
+    def best_trials(self, num_trials: int | None = None) -> list[Trial]:
+        """The best trials, best first: those that have an objective and did not fail; all of them by default."""
+        return self.study.ranked()[:num_trials]
+
+    def get_best_hyperparameters(self, num_trials: int = 1) -> list[dict[str, Value]]:
+        """The hyperparameters of the best trials, best first. Fewer where there are fewer."""
+        return [dict(trial.params) for trial in _at_most(self.best_trials(), num_trials, "trials")]
+
+    def get_best_models(self, num_models: int = 1) -> list[Any]:
+        """The best trials' models with the weights of their best epochs, best first.
+
+        Fewer where fewer trials have an objective, with a warning that says so.
+
+        Raises:
+            NoResult: no trial has an objective.
+        """
+        ranked = self.best_trials()
+        if not ranked:
+            raise NoResult(f"study {self.name!r} has no trial with an objective: see search trials {self.name}")
+        found = [trial for trial in ranked if self._weights(trial).exists()]
+        if not found:
+            raise NoResult(f"study {self.name!r} has no weights in {self.paths.trials}: MLflow may have them")
+        return self.load_models(_at_most(found, num_models, "models"))
+
+    def load_models(self, trials: Sequence[Trial]) -> list[Any]:
+        """The models of `trials`, each with the weights of its best epoch, which must be on disk."""
+        return _build(self.space_ref, [self._model(trial) for trial in trials], self.study.versions)
+
+    def _model(self, trial: Trial) -> _Model:
+        return _Model(trial.number, trial.params, self._weights(trial), trial.best_epoch)
+
+    def _weights(self, trial: Trial) -> Path:
+        return self.paths.trial(trial.number).best(trial.best_execution)
+
+    @property
+    def space_ref(self) -> SpaceRef:
+        """The study's own copy of the code that was searched."""
+        header = self.study.header
+        assert header is not None
+        if not header.source:
+            return SpaceRef(pickle=str(self.paths.pickle))
+        return SpaceRef(path=str(self.paths.space / Path(header.source).name))
+
+    def results_summary(self, num_trials: int = 10) -> None:
+        """Print the best trials, best first, with their hyperparameters."""
+        from search.display import tables
+
+        objective = self.objective
+        _print(f"{self.name} in {self.paths.folder}: {objective.name}, {objective.direction}")
+        _print(tables.leaderboard(self.study, num_trials))
+
+    def search_space_summary(self) -> None:
+        """Print the hyperparameters: those that a build with default values asks for, and what trials came upon."""
+        seen = {parameter.key: parameter for trial in self.trials for parameter in trial.parameters}
+        first = {parameter.key: parameter for parameter in self.study.parameters}
+        print_parameters([*(first | seen).values()])
+
+    def trials_dataframe(self) -> pd.DataFrame:
+        """A row a trial: its number, state, epochs, objective, best epoch, seconds, and a column a hyperparameter."""
+        import pandas as pd
+
+        rows = [
+            {
+                "trial": trial.number,
+                "state": trial.state,
+                "epochs": trial.epochs,
+                "objective": trial.objective,
+                "best_epoch": trial.best_epoch,
+                "seconds": trial.seconds,
+                "error": trial.error,
+                **trial.params,
+            }
+            for trial in self.trials
+        ]
+        return pd.DataFrame(rows)
+
+
+def print_parameters(parameters: Sequence[Parameter]) -> None:
+    """Print hyperparameters: their defaults, their domains, and where they are active."""
+    from search.display import tables
+
+    _print(tables.parameters_table(parameters) if parameters else "no hyperparameters")
+
+
+def _print(content: RenderableType) -> None:
+    from rich.console import Console
+
+    # A file or a notebook is as wide as it must be.
+    width = None if sys.stdout.isatty() else 1000
+    Console(highlight=False, width=width).print(content, markup=False, soft_wrap=isinstance(content, str))
+
+
+def load_study(name: str, runs: str | Path = "runs") -> StudyResults:
+    """The study `name` in the folder `runs`. StudyError where there is none."""
+    return StudyResults(find(name, runs))
+
+
+def get_best_models(
+    study: str,
+    num_models: int = 1,
+    *,
+    runs: str | Path = "runs",
+    tracking_uri: str | None = None,
+    space: str | Path | None = None,
+    trust_code: bool = False,
+) -> list[Any]:
+    """The best models of a study, best first, with the weights of their best epochs.
+
+    From the folder `runs` where the study is there and no `tracking_uri` is given; else from MLflow alone, which holds
+    the weights of the best `keep_models` trials, the space file and the local modules it imported.
+
+    Args:
+        study: the study's name, or its uid.
+        num_models: how many; fewer come back, with a warning, where there are fewer.
+        tracking_uri: of MLflow; by default MLFLOW_TRACKING_URI, else the local store in `runs`.
+        space: a space file of your own, to be used in place of the study's.
+        trust_code: whether to run the study's code though it comes from a server.
+
+    Raises:
+        StudyError: no such study, or code from a server that was not trusted.
+        NoResult: no trial has an objective.
+    """
+    paths = StudyPaths.of(runs, study)
+    if tracking_uri is None and space is None and paths.journal.exists():
+        return StudyResults(paths).get_best_models(num_models)
+    from search.tracking.mlflow import retrieve, store
+
+    found = retrieve.find_study(store.connect(store.resolve_uri(tracking_uri, runs), create=False), study)
+    if space is None and not (found.is_local or trust_code):
+        raise StudyError(
+            f"the code of study {study!r} comes from {found.uri}: pass trust_code=True to run it, or "
+            "space='my_space.py' to use your own"
+        )
+    held = [trial for trial in retrieve.ranked(found) if trial.model_epoch is not None]
+    if not held:
+        raise NoResult(f"MLflow holds no model of study {study!r}: no trial has an objective")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="search-")))
+        # A factory's pickle travels as the space file does.
+        code = Path(space) if space is not None else retrieve.download_space(found, folder / "space")
+        ref = SpaceRef(pickle=str(code)) if code.suffix == ".pkl" else SpaceRef(path=str(code))
+        chosen = []
+        for trial in _at_most(held, num_models, "models"):
+            weights, described = retrieve.download(found, trial, folder / f"trial-{trial.number}")
+            chosen.append(_Model(trial.number, described["params"], weights, trial.model_epoch))
+        return _build(ref, chosen, retrieve.description(found).get("versions", {}))
+
+
+def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
+    if count < 1:
+        raise ValueError(f"num_{what} is {count}: it must be at least 1")
+    if len(found) < count:
+        hint = f": a search keeps {count} with --keep-models {count}" if what == "models" else ""
+        warnings.warn(f"{count} {what} were asked for, and there are {len(found)}{hint}", stacklevel=3)
+    return found[:count]
+
+
+def _build(ref: SpaceRef, chosen: Sequence[_Model], versions: Mapping[str, str]) -> list[Any]:
+    """Call the factory with each trial's values, and load its weights.
+
+    Args:
+        versions: the libraries that the study ran with; a warning says where others may give other predictions.
+    """
+    _choose_keras(versions)
+    from search.space import file as spaces
+    from search.worker.evaluate_best import bring_back
+
+    if difference := _difference(versions):
+        warnings.warn(difference, stacklevel=3)
+    models = []
+    try:
+        space = spaces.load(ref)
+        for item in chosen:
+            model, held = bring_back(space, item.params, item.weights)
+            if held.epoch != item.epoch:
+                # Its process was killed between the epoch's end and the next checkpoint.
+                warnings.warn(
+                    f"trial {item.trial}: the weights are of epoch {held.epoch} ({held.value:.4g}), the best was "
+                    f"{item.epoch}",
+                    stacklevel=3,
+                )
+            models.append(model)
+    except (Exception, SystemExit) as error:
+        path = Path(ref.path) if ref.path else None
+        raise SpaceError(spaces.describe(error, path, elsewhere=ref.label)) from error
+    return models
+
+
+def _choose_keras(versions: Mapping[str, str]) -> None:
+    """Have Keras run on what the study ran on, where nobody has chosen in this process."""
+    backend = versions.get("keras_backend")
+    chosen = "keras" in sys.modules or "KERAS_BACKEND" in os.environ
+    if backend and not chosen and importlib.util.find_spec(backend) is not None:
+        os.environ["KERAS_BACKEND"] = backend
+
+
+def _difference(versions: Mapping[str, str]) -> str:
+    """What this process computes with that the study did not, in words; "" where that is the same."""
+    from search.worker import probe
+
+    now = probe.versions()
+    backend = now["keras_backend"]
+    if versions.get("keras_backend", backend) != backend:
+        return (
+            f"the study ran with Keras on {versions['keras_backend']}, this process runs it on {backend}: the weights "
+            "are the same, predictions may differ in their last digits"
+        )
+    computes = {name: versions[name] for name in ("keras", backend) if name in versions}
+    changed = checks.changed_versions(computes, now)
+    return f"the study last ran with {changed}: predictions may differ" if changed else ""

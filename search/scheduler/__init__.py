@@ -1,0 +1,1 @@
+"""What happens next: pure decisions, no clock, no files, no processes."""

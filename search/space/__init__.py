@@ -1,0 +1,1 @@
+"""What a user may search, and how a space file is read."""

@@ -1,0 +1,58 @@
+"""The journal's formats: how records that an older version wrote become those of this one.
+
+Every line of a journal names its own format (`v`; a line of format 1 does not), so a study may be begun in one format
+and go on in another, and whoever follows a journal may begin to read anywhere.
+
+A change of `search.study.records` that another version would not understand, or would misunderstand, makes a new format: add
+1 to `records.FORMAT` and a function to `UPGRADES`, and keep a journal of the old format under `tests/formats/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from search.study.records import FORMAT
+
+Json = dict[str, Any]
+
+
+def _from_1(data: Json) -> Json:
+    """Format 2: executions of a trial, a `fit` of the user's, the libraries of each run, samplers of Hyperband; kinds
+    `learnt`, `tested`, `exported`."""
+    match data["kind"]:
+        case "era" if data["backend"] == "hyperband":
+            return {**data, "options": {"sampler": "random", **data["options"]}}
+        case "began":
+            options = data["options"]
+            # Of Optuna then, though it was written down for Hyperband as well.
+            sampler = None if options.get("backend") == "hyperband" else options.get("sampler")
+            return {"versions": {}, **data, "options": {**options, "sampler": sampler}}
+        case "asked":
+            return {"executions": 1, "given": {}, **data}
+        case "built":
+            return {"own_fit": False, **data}
+        case "epoch_done":
+            return {"trained": 1, **data}
+    return data
+
+
+def _from_2(data: Json) -> Json:
+    """Format 3: a segment's outcomes `no_memory` and `no_space`; kind `expired`."""
+    return data
+
+
+UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1, _from_2)
+"""`UPGRADES[n - 1]` makes a record of format n one of format n + 1, both as JSON objects."""
+
+
+def upgrade(data: Json, format: int) -> Json:
+    """A record of `format`, 1 to `FORMAT`, as one of `FORMAT`."""
+    for step in UPGRADES[format - 1 :]:
+        data = step(data)
+    return data
+
+
+def is_newer(format: int) -> bool:
+    """Whether only a newer version of search can read `format`."""
+    return format > FORMAT

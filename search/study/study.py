@@ -1,0 +1,439 @@
+"""A study: the fold of its journal.
+
+`Study.apply` is the only thing that changes a study or a trial. The driver applies each record as it journals it;
+whoever reads a journal applies the same records and has the same study.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from search.errors import JournalError
+from search.space.domain import Parameter, Value
+from search.study import journal
+from search.study.records import (
+    Asked,
+    Began,
+    Built,
+    Checkpointed,
+    Ended,
+    EpochDone,
+    Era,
+    Expired,
+    Exported,
+    Finished,
+    Header,
+    Judged,
+    Learnt,
+    Record,
+    SpaceChanged,
+    Started,
+    Tested,
+    Told,
+    TrialEnded,
+    Valued,
+)
+from search.study.trial import Objective, State, derive_seed
+
+
+@dataclass(slots=True)
+class Execution:
+    """One training of a trial's model, with a seed of its own; most trials have one.
+
+    Attributes:
+        curve: one record an epoch, or a segment of a `fit` that cannot be looked into; where an epoch was trained
+            twice, the first.
+        objective, best_epoch: the best value so far and its 1-based epoch; None where there is none.
+        checkpoint: the last epoch whose state is on disk, 0 for none.
+        saved_epoch: the epoch of the best weights on disk.
+        exhausted: a callback of the user's ended the training; there are no more epochs to be had.
+    """
+
+    curve: list[EpochDone] = field(default_factory=list)
+    objective: float | None = None
+    best_epoch: int | None = None
+    checkpoint: int = 0
+    saved_epoch: int | None = None
+    exhausted: bool = False
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained so far, each counted once."""
+        return self.curve[-1].epoch if self.curve else 0
+
+    def find(self, epoch: int) -> EpochDone | None:
+        """The record of `epoch`, 1-based; None where there is none."""
+        if 0 < epoch <= len(self.curve) and self.curve[epoch - 1].epoch == epoch:
+            return self.curve[epoch - 1]
+        return next((record for record in self.curve if record.epoch == epoch), None)
+
+
+@dataclass(slots=True)
+class Trial:
+    """One assignment of hyperparameters and its learning curve, as journaled so far.
+
+    Attributes:
+        params: the values that were used, by name.
+        parameters: what was asked, in order.
+        era: the number of the back end's era that asked for it.
+        from_epoch, to_epoch: the last suggestion; `open` until the back end is told of its end.
+        slot: where a segment runs now, None where none does.
+        planned: how many executions it is to have.
+        executions: those begun.
+        trained: epochs actually trained, over all executions, repeats after crashes included.
+        objective: the mean of its executions' best values, from the time that all planned ones have one; None before.
+        failed: an exception or a diverged loss ended the training, or its process died too often.
+        lost: how often its process died, or ran out of memory, since it last made progress.
+        alone: it ran out of memory: it is trained with nothing beside it on its device.
+        expired: it has had its time, and ends where it is.
+        busy: seconds in which its ended segments ran.
+        stop_decided: the back end has decided that the trial stops where it is.
+        tested: what its best weights gave on the test data.
+        given: the values that the user wants tried, by name.
+    """
+
+    number: int
+    seed: int
+    era: int
+    from_epoch: int = 0
+    to_epoch: int = 0
+    bracket: int | None = None
+    rung: int | None = None
+    judged: bool = False
+    open: bool = False
+    given: Mapping[str, Value] = field(default_factory=dict)
+    slot: int | None = None
+    planned: int = 1
+    executions: list[Execution] = field(default_factory=lambda: [Execution()])
+    params: dict[str, Value] = field(default_factory=dict)
+    parameters: list[Parameter] = field(default_factory=list)
+    built: bool = False
+    parameter_count: int | None = None
+    best_execution: int = 0
+    runner: str | None = None
+    own_fit: bool = False
+    trained: int = 0
+    objective: float | None = None
+    segments: int = 0
+    lost: int = 0
+    alone: bool = False
+    expired: bool = False
+    busy: float = 0.0
+    started_at: float | None = None
+    stop_decided: bool = False
+    failed: bool = False
+    error: str | None = None
+    ended: State | None = None
+    began_at: float | None = None
+    ended_at: float | None = None
+    tested: Tested | None = None
+
+    @property
+    def curve(self) -> list[EpochDone]:
+        """The learning curve of the first execution."""
+        return self.executions[0].curve
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the first execution was trained so far, each counted once."""
+        return self.executions[0].epochs
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether callbacks of the user's have ended the training of every execution."""
+        return len(self.executions) == self.planned and all(execution.exhausted for execution in self.executions)
+
+    @property
+    def unfinished(self) -> int | None:
+        """The execution that is to be trained next, for the last suggestion to be fulfilled; None where it is."""
+        for number, execution in enumerate(self.executions):
+            if not execution.exhausted and execution.checkpoint < self.to_epoch:
+                return number
+        return len(self.executions) if len(self.executions) < self.planned else None
+
+    def execution(self, number: int) -> Execution:
+        """The execution `number`, begun here if it is new."""
+        while len(self.executions) <= number:
+            self.executions.append(Execution())
+        return self.executions[number]
+
+    @property
+    def best(self) -> Execution:
+        """The execution with the best objective, whose model stands for the trial."""
+        return self.executions[self.best_execution]
+
+    @property
+    def best_epoch(self) -> int | None:
+        return self.best.best_epoch
+
+    @property
+    def values(self) -> list[float]:
+        """The best value of each execution that has one."""
+        return [execution.objective for execution in self.executions if execution.objective is not None]
+
+    @property
+    def score(self) -> float | None:
+        """The mean of `values`; None where there are none."""
+        values = self.values
+        if len(values) == 1:
+            return values[0]  # as nearly always, and twenty times as fast
+        return statistics.fmean(values) if values else None
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation of `values` (with n − 1); None for fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def state(self) -> State:
+        if self.ended is not None:
+            return self.ended
+        return "running" if self.slot is not None else "paused"
+
+    def running(self, now: float) -> float:
+        """Seconds that its segments have run, builds and waits included, up to `now`."""
+        return self.busy + (max(0.0, now - self.started_at) if self.started_at is not None else 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training and validation, each epoch counted once."""
+        return sum(epoch.seconds for execution in self.executions for epoch in execution.curve)
+
+
+class Study:
+    """What a journal says: its header, its trials, and how its processes fared.
+
+    `learnt` holds trials of other studies, by (uid, number) there: only back ends see them, to learn from them.
+    """
+
+    def __init__(self) -> None:
+        self.header: Header | None = None
+        self.digest = ""
+        self.parameters: tuple[Parameter, ...] = ()
+        self.objective = Objective("", "min")
+        self.eras: list[Era] = []
+        self.trials: dict[int, Trial] = {}
+        self.learnt: dict[tuple[str, int], Trial] = {}
+        self.began: Began | None = None
+        self.finished: Finished | None = None
+        self.epochs = 0
+        self.trained = 0
+        self.best: Trial | None = None
+        self.exported: Exported | None = None
+        self._seconds_before = 0.0
+        self._began_at: float | None = None
+        self._last_at = 0.0
+
+    # Reading --------------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self._header.study
+
+    @property
+    def uid(self) -> str:
+        return self._header.uid
+
+    @property
+    def seed(self) -> int:
+        return self._header.seed
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The libraries of the last run, by name; "keras_backend" is among them."""
+        return (self.began.versions if self.began is not None else {}) or self._header.versions
+
+    @property
+    def era(self) -> int:
+        """The number of the current era, -1 before the first."""
+        return len(self.eras) - 1
+
+    @property
+    def _header(self) -> Header:
+        if self.header is None:
+            raise JournalError("no header was journaled yet")
+        return self.header
+
+    def seconds(self, now: float | None = None) -> float:
+        """Seconds that the search has run, over all its processes; up to `now`, else to the last record."""
+        if self._began_at is None:
+            return self._seconds_before
+        return self._seconds_before + max(0.0, (self._last_at if now is None else now) - self._began_at)
+
+    def training_seed(self, trial: int, execution: int) -> int:
+        """The seed of a training."""
+        return self.trials[trial].seed if execution == 0 else derive_seed(self.seed, "train", trial, execution)
+
+    def ranked(self, count: int | None = None) -> list[Trial]:
+        """The best `count` trials (all) that have an objective and did not fail, best first; the older one first where
+        two are equal."""
+        found = [trial for trial in self.trials.values() if trial.objective is not None and trial.ended != "failed"]
+        return heapq.nsmallest(
+            len(found) if count is None else count,
+            found,
+            key=lambda trial: (self.objective.cost(trial.objective), trial.number),
+        )
+
+    # The fold -------------------------------------------------------------------------------------------------------
+
+    def apply(self, record: Record, time: float) -> None:
+        """Take in one record, written at `time`."""
+        previous, self._last_at = self._last_at, time
+        match record:
+            case EpochDone():
+                self._epoch(record)
+            case Valued():
+                trial = self.trials[record.trial]
+                trial.params[record.parameter.name] = record.value
+                trial.parameters.append(record.parameter)
+            case Asked():
+                self._asked(record, time)
+            case Started():
+                trial = self.trials[record.trial]
+                trial.slot, trial.started_at = record.slot, time
+                trial.segments += 1
+                trial.execution(record.execution)
+            case Built():
+                trial = self.trials[record.trial]
+                trial.built, trial.parameter_count, trial.runner = True, record.parameters, record.runner
+                trial.own_fit = record.own_fit
+            case Checkpointed():
+                execution = self.trials[record.trial].execution(record.execution)
+                execution.checkpoint, execution.saved_epoch = record.epoch, record.best_epoch
+                execution.exhausted |= record.finished
+            case Ended():
+                self._segment_ended(record, time)
+            case Expired():
+                trial = self.trials[record.trial]
+                trial.expired, trial.error = True, record.reason
+            case Told():
+                self._told(record)
+            case TrialEnded():
+                trial = self.trials[record.trial]
+                trial.ended, trial.ended_at = record.state, time
+                if record.state == "failed" and self.best is trial:
+                    self.best = next(iter(self.ranked(1)), None)
+            case Judged():
+                self.trials[record.trial].stop_decided |= record.stop
+            case Tested():
+                self.trials[record.trial].tested = record
+            case Exported():
+                self.exported = record
+            case _:
+                self._process(record, time, previous)
+
+    def _process(self, record: Record, time: float, previous: float) -> None:
+        match record:
+            case Header():
+                self.header, self.digest, self.parameters = record, record.digest, record.parameters
+                self.objective = Objective(record.objective, record.direction)
+            case SpaceChanged():
+                self.digest, self.parameters = record.digest, record.parameters
+            case Era():
+                self.eras.append(record)
+            case Learnt():
+                self.learnt[record.source, record.number] = self._foreign(record)
+            case Began():
+                # A process that was killed ran until its last record.
+                self._seconds_before, self._began_at = self.seconds(previous), time
+                self.began, self.finished = record, None
+                for trial in self.trials.values():
+                    trial.busy, trial.slot, trial.started_at = trial.running(previous), None, None
+            case Finished():
+                self.finished = record
+                self._seconds_before, self._began_at = self.seconds(), None
+
+    def _foreign(self, record: Learnt) -> Trial:
+        """The trial of another study that `record` tells of."""
+        trial = Trial(record.number, seed=0, era=-1, params=dict(record.params), parameters=list(record.parameters))
+        name = self.objective.name
+        execution = trial.executions[0]
+        execution.curve = [
+            EpochDone(record.number, 0, e, {name: value}, 0.0) for e, value in enumerate(record.curve, 1)
+        ]
+        execution.objective = trial.objective = self.objective.best(record.curve)
+        execution.exhausted = record.finished
+        trial.ended = None if record.state in ("running", "paused") else record.state
+        trial.failed = record.state == "failed"
+        return trial
+
+    def _asked(self, record: Asked, time: float) -> None:
+        trial = self.trials.get(record.trial)
+        if trial is None:
+            trial = self.trials[record.trial] = Trial(record.trial, record.seed, self.era, began_at=time)
+            trial.given = record.given
+        trial.from_epoch, trial.to_epoch = record.from_epoch, record.to_epoch
+        trial.bracket, trial.rung, trial.judged = record.bracket, record.rung, record.judged
+        trial.planned = max(record.executions, len(trial.executions))
+        trial.open = True
+
+    def _epoch(self, record: EpochDone) -> None:
+        trial = self.trials[record.trial]
+        trial.trained += record.trained
+        self.trained += record.trained
+        execution = trial.execution(record.execution)
+        if record.epoch <= execution.epochs:
+            return  # trained again after a crash: the first record stands
+        self.epochs += record.epoch - execution.epochs
+        execution.curve.append(record)
+        trial.lost = 0
+        value = record.logs.get(self.objective.name)
+        if value is None or not math.isfinite(value) or not self.objective.better(value, execution.objective):
+            return
+        execution.objective, execution.best_epoch = value, record.epoch
+        if self.objective.better(value, trial.best.objective):
+            trial.best_execution = record.execution
+        if trial.planned == 1 or len(trial.values) == trial.planned:
+            self._scored(trial, trial.score)
+
+    def _scored(self, trial: Trial, score: float | None) -> None:
+        before, trial.objective = trial.objective, score
+        if self.best is trial and before is not None and self.objective.cost(score) > self.objective.cost(before):
+            self.best = self.ranked(1)[0]  # a mean over more executions than before may be worse
+        elif score is not None and (self.best is None or self.objective.better(score, self.best.objective)):
+            self.best = trial
+
+    def _segment_ended(self, record: Ended, time: float) -> None:
+        trial = self.trials[record.trial]
+        trial.busy, trial.slot, trial.started_at = trial.running(time), None, None
+        trial.lost += record.outcome in ("lost", "no_memory")
+        trial.alone |= record.outcome == "no_memory"
+        execution = trial.execution(record.execution)
+        if record.outcome == "reached":
+            # A segment leaves a checkpoint at its end, though the record of it may be lost.
+            execution.checkpoint = max(execution.checkpoint, record.epoch)
+        execution.exhausted |= record.outcome == "finished"
+        trial.failed |= record.outcome == "failed"
+        if record.error is not None:
+            trial.error = record.error
+
+    def _told(self, record: Told) -> None:
+        trial = self.trials[record.trial]
+        trial.open = False
+        trial.failed |= record.outcome == "failed"
+        if trial.objective is None and not trial.failed:
+            self._scored(trial, record.score)  # stopped before its other executions
+        if not trial.failed and not trial.expired:
+            trial.error = None  # a retry made good what had gone wrong
+
+
+def fold(entries: Iterable[journal.Entry]) -> Study:
+    """The study that `entries` tell of."""
+    study = Study()
+    with journal.uncollected():
+        for entry in entries:
+            study.apply(entry.record, entry.time)
+    return study
+
+
+def load(path: Path) -> Study:
+    """The study whose journal is at `path`. JournalError where it cannot be read."""
+    study = fold(journal.read(path))
+    if study.header is None:
+        raise JournalError(f"{path} is empty: delete its folder, and run the search again")
+    return study

@@ -1,0 +1,77 @@
+"""What the files in MLflow say, and whose weights are there: pure, like `layout`.
+
+parent run    space/…              the space file and the local modules it imports
+              study.json           what retrieval needs to know of the study
+trial's run   model/weights.npz    the weights of the best epoch, for the best trials only
+              model/trial.json     the values and the epoch they belong to
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from search.study.study import Study
+
+
+def study_json(study: Study, space: str) -> dict[str, Any]:
+    """What retrieval needs to know of a study; `space` is the space file's name under `space/`."""
+    header = study.header
+    assert header is not None
+    options: Mapping[str, Any] = study.began.options if study.began else {}
+    return {
+        "format": header.format,
+        "study": study.name,
+        "uid": study.uid,
+        "seed": study.seed,
+        "objective": study.objective.name,
+        "direction": study.objective.direction,
+        "digest": study.digest,
+        "space": space,
+        "keras_backend": options.get("keras_backend") or header.versions.get("keras_backend"),
+        "versions": dict(header.versions),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Weights that MLflow should hold: those after `epoch` of `trial`, trained in `execution`."""
+
+    trial: int
+    epoch: int
+    execution: int
+
+
+def wanted(study: Study, keep: int) -> list[Weights]:
+    """The weights of the best `keep` trials that have any on disk, best first."""
+    if keep < 1:
+        return []
+    found = []
+    for trial in study.ranked():
+        epoch = trial.best.saved_epoch
+        if epoch is not None and epoch <= trial.best.epochs:
+            found.append(Weights(trial.number, epoch, trial.best_execution))
+        if len(found) == keep:
+            break
+    return found
+
+
+def trial_json(study: Study, weights: Weights) -> dict[str, Any]:
+    """What the model of `weights` is: its values, and the logs of the epoch that it is from."""
+    trial = study.trials[weights.trial]
+    record = trial.executions[weights.execution].find(weights.epoch)
+    logs = record.logs if record is not None else {}
+    return {
+        "study": study.name,
+        "uid": study.uid,
+        "digest": study.digest,
+        "trial": trial.number,
+        "params": dict(trial.params),
+        "objective": logs.get(study.objective.name),
+        "best_epoch": weights.epoch,
+        "epochs": trial.epochs,
+        "execution": weights.execution,
+        "seed": study.training_seed(trial.number, weights.execution),
+        "logs": dict(logs),
+    }

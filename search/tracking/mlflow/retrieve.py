@@ -1,0 +1,245 @@
+"""Studies, trials and weights from MLflow alone: nothing here looks into a study's folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from search.errors import StudyError, nearest
+from search.space.domain import Value
+from search.study.trial import Direction, Objective
+from search.tracking.mlflow import layout, store, view
+from search.tracking.mlflow.shipper import search_runs
+
+_EXPERIMENTS_PER_QUERY = 200
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStudy:
+    """A study as MLflow shows it.
+
+    Attributes:
+        run_id: of the parent run.
+        experiment: the experiment's name.
+        best: the best objective so far, None where there is none.
+        started: seconds since the epoch.
+        replaces: the uid of the study that it overwrote, "" for none.
+    """
+
+    client: Any = field(repr=False, compare=False)
+    uid: str
+    name: str
+    run_id: str
+    experiment_id: str
+    experiment: str
+    objective: Objective
+    digest: str
+    user: str
+    backend: str
+    state: str
+    best: float | None
+    started: float
+    replaces: str = ""
+
+    @property
+    def uri(self) -> str:
+        """The tracking address, without user name and password."""
+        return store.redact(self.client.tracking_uri)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is a database file on this machine, whose code may be trusted."""
+        return store.local_database(self.client.tracking_uri) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteTrial:
+    """A trial as MLflow shows it.
+
+    Attributes:
+        params: typed as the factory had them (as text where there were too many for a tag).
+        objective, best_epoch: None where there is none.
+        logs: each metric's last value.
+        model_epoch: the epoch whose weights MLflow holds, None where it holds none.
+    """
+
+    number: int
+    run_id: str
+    params: Mapping[str, Value]
+    objective: float | None
+    best_epoch: int | None
+    epochs: int
+    state: str
+    seed: int | None
+    logs: Mapping[str, float]
+    tags: Mapping[str, str]
+    model_epoch: int | None
+
+
+def studies(client: Any) -> list[RemoteStudy]:
+    """All studies in the store, the newest first."""
+    with store.translated(client.tracking_uri):
+        names = {item.experiment_id: item.name for item in _experiments(client)}
+        ids = list(names)
+        found = []
+        for start in range(0, len(ids), _EXPERIMENTS_PER_QUERY):
+            found += search_runs(client, ids[start : start + _EXPERIMENTS_PER_QUERY], "tags.`search.kind` = 'study'")
+    known = [_study(client, run, names[run.info.experiment_id]) for run in found]
+    return sorted(known, key=lambda study: study.started, reverse=True)
+
+
+def find_study(client: Any, name: str) -> RemoteStudy:
+    """The study called `name`, or whose uid or experiment is `name`.
+
+    StudyError where there is none, or several: the message lists them.
+    """
+    known = studies(client)
+    where = f"MLflow at {store.redact(client.tracking_uri)}"
+    matches = [study for study in known if study.uid == name]
+    replaced = {study.replaces for study in known}
+    current = [study for study in known if study.uid not in replaced]
+    matches = matches or [study for study in current if study.name == name]
+    matches = matches or [study for study in current if study.experiment == name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        listed = ", ".join(
+            f"{study.uid} (by {study.user or 'unknown'}, best {_number(study.best)})" for study in matches
+        )
+        raise StudyError(f"{where} has {len(matches)} studies {name!r}: give the uid of one: {listed}")
+    names = list(dict.fromkeys(study.name for study in known))
+    listed = f"it has {', '.join(names[:20])}{', …' if len(names) > 20 else ''}" if names else "it has none at all"
+    raise StudyError(f"{where} has no study {name!r}: {listed}.{nearest(name, names)}")
+
+
+def has_page(study: RemoteStudy) -> bool:
+    """Whether the study's experiment holds the page that `view` makes."""
+    with store.translated(study.client.tracking_uri):
+        experiment = study.client.get_experiment(study.experiment_id)
+    return f"{view.TAG}{view.key(study.uid)}" in experiment.tags
+
+
+def trials(study: RemoteStudy) -> list[RemoteTrial]:
+    """The study's trials, by number."""
+    with store.translated(study.client.tracking_uri):
+        found = search_runs(study.client, [study.experiment_id], view.condition(study.uid))
+    return sorted((_trial(run) for run in found), key=lambda trial: trial.number)
+
+
+def ranked(study: RemoteStudy) -> list[RemoteTrial]:
+    """The trials that have an objective and did not fail, best first; the older one first where two are equal."""
+    found = [trial for trial in trials(study) if trial.objective is not None and trial.state != "failed"]
+    return sorted(found, key=lambda trial: (study.objective.cost(trial.objective), trial.number))
+
+
+def download(study: RemoteStudy, trial: RemoteTrial, folder: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Bring a trial's best weights into `folder`: the path of `weights.npz`, and what `trial.json` says of them.
+
+    StudyError where MLflow holds no weights of the trial.
+    """
+    if trial.model_epoch is None:
+        raise StudyError(
+            f"MLflow holds no weights of trial {trial.number} of study {study.name!r}: only of the best --keep-models"
+        )
+    target = _download(study, trial.run_id, "model", folder)
+    weights, description = target / "weights.npz", target / "trial.json"
+    if not (weights.is_file() and description.is_file()):
+        raise StudyError(f"the weights of trial {trial.number} of study {study.name!r} are incomplete in MLflow")
+    data: dict[str, Any] = json.loads(description.read_text())
+    return weights, data
+
+
+def download_space(study: RemoteStudy, folder: str | Path) -> Path:
+    """Bring the space file, and the modules it imports, into `folder`: the path of the space file."""
+    name = str(description(study)["space"])
+    # What comes from a server must not name a file elsewhere.
+    if PurePosixPath(name).name != name or name in ("", ".", ".."):
+        raise StudyError(f"study {study.name!r} names {name!r} as its space file, which is no plain file name")
+    space = _download(study, study.run_id, "space", folder) / name
+    if not space.is_file():
+        raise StudyError(f"MLflow holds no space file {name!r} of study {study.name!r}")
+    return space
+
+
+def description(study: RemoteStudy) -> dict[str, Any]:
+    """What `study.json` says: objective, direction, digest, the space file's name, Keras's back end, versions."""
+    with TemporaryDirectory() as folder:
+        data: dict[str, Any] = json.loads(_download(study, study.run_id, "study.json", folder).read_text())
+    return data
+
+
+def _download(study: RemoteStudy, run_id: str, path: str, folder: str | Path) -> Path:
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        with store.translated(study.client.tracking_uri):
+            repository = store.artifacts(study.client, study.client.get_run(run_id))
+            return Path(repository.download_artifacts(path, str(target)))
+    except store.Rejected as error:
+        raise StudyError(f"MLflow has no {path!r} for study {study.name!r}: {error}") from None
+
+
+def _experiments(client: Any) -> list[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_experiments(page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _study(client: Any, run: Any, experiment: str) -> RemoteStudy:
+    tags = run.data.tags
+    direction: Direction = "max" if tags.get("search.direction") == "max" else "min"
+    return RemoteStudy(
+        client=client,
+        uid=tags[layout.STUDY_UID],
+        name=tags.get("search.study", run.info.run_name),
+        run_id=run.info.run_id,
+        experiment_id=run.info.experiment_id,
+        experiment=experiment,
+        objective=Objective(tags.get("search.objective", ""), direction),
+        digest=tags.get("search.digest", ""),
+        user=tags.get("mlflow.user", ""),
+        backend=tags.get("search.backend", ""),
+        state=tags.get("search.state", ""),
+        best=run.data.metrics.get("objective"),
+        started=run.info.start_time / 1000,
+        replaces=tags.get("search.replaces", ""),
+    )
+
+
+def _trial(run: Any) -> RemoteTrial:
+    tags, logs = run.data.tags, run.data.metrics
+    objective = logs.get("objective")
+    typed = tags.get("search.params")
+    return RemoteTrial(
+        number=int(tags["search.trial"]),
+        run_id=run.info.run_id,
+        params=json.loads(typed) if typed else _without_logarithms(run.data.params),
+        objective=objective if objective is not None and math.isfinite(objective) else None,
+        best_epoch=int(logs["best_epoch"]) if "best_epoch" in logs else None,
+        epochs=int(tags.get("search.epochs", 0)),
+        state=tags.get("search.state", ""),
+        seed=int(tags["search.seed"]) if "search.seed" in tags else None,
+        logs=dict(logs),
+        tags=dict(tags),
+        model_epoch=int(tags[layout.MODEL]) if tags.get(layout.MODEL) else None,
+    )
+
+
+def _without_logarithms(params: Mapping[str, str]) -> dict[str, str]:
+    """A trial's params as the factory had them, without what `layout` derived of them."""
+    derived = {f"{layout.LOG10}{name}" for name in params}
+    return {name: text for name, text in params.items() if name not in derived}
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6g}"

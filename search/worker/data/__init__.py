@@ -1,0 +1,1 @@
+"""A space's data: arrays, streams, and arrays shared between workers."""

@@ -1,0 +1,252 @@
+"""A training's plan (which samples in which order, in what batches), and the runner that hands it to `model.fit`.
+
+The order of an epoch is derived from (seed, epoch), so it needs no state: any epoch can be trained in any process, by
+either runner, with the same result. What comes in batches of its own is `search.worker.data.streams`' care.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from search.errors import SpaceError, nearest
+from search.study.trial import derive_seed
+from search.worker.data.arrays import Data, Split
+from search.worker.data.streams import Stream, for_evaluation, for_training, steps_of
+
+__all__ = ["FitRunner", "Plan", "make_plan"]
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+_OWNED = {
+    "x": "the training data come from load_data",
+    "y": "the training data come from load_data",
+    "sample_weight": "return (x, y, sample_weight) from load_data",
+    "validation_data": "return (train, validation) from load_data",
+    "validation_split": "return (train, validation) from load_data",
+    "epochs": "the search decides it",
+    "initial_epoch": "the search decides it",
+    "callbacks": "return them from callbacks(hp)",
+}
+_DEFAULT_BATCH = 32  # Keras's
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a model is trained, but for the model.
+
+    Attributes:
+        train: the training samples; of arrays, class weights have become sample weights.
+        validation: the samples to validate on after an epoch, or None.
+        seed: what the order of the samples is derived from.
+        batch_size, validation_batch_size: samples a batch of arrays; the last batch may be smaller.
+        steps: batches an epoch.
+        shuffle: False keeps the natural order.
+        class_weight: of a stream.
+        validation_steps: where given.
+    """
+
+    train: Split | Stream
+    validation: Split | Stream | None
+    seed: int
+    batch_size: int
+    validation_batch_size: int
+    steps: int
+    shuffle: bool
+    class_weight: Mapping[Any, float] | None = None
+    validation_steps: int | None = None
+
+    @property
+    def arrays(self) -> Split:
+        """The training samples of a plan that has arrays."""
+        assert isinstance(self.train, Split)
+        return self.train
+
+    @property
+    def batches(self) -> int:
+        """Batches in one pass over arrays: `steps`, unless the user gave `steps_per_epoch`."""
+        return math.ceil(self.arrays.samples / self.batch_size)
+
+    def has_arrays_of(self, other: Plan) -> bool:
+        """Whether both have the same arrays, in whatever batches and order."""
+        parts = (self.train, other.train), (self.validation, other.validation)
+        return all(one is two or (isinstance(one, Split) and one.is_equal(two)) for one, two in parts)
+
+    def order(self, epoch: int) -> Indices:
+        """The samples of arrays in the order in which pass `epoch` (from 0) over them trains on them."""
+        if not self.shuffle:
+            return np.arange(self.arrays.samples)
+        return np.random.default_rng(derive_seed(self.seed, "order", epoch)).permutation(self.arrays.samples)
+
+
+def make_plan(data: Data, options: Mapping[str, Any], seed: int) -> Plan:
+    """The plan for `data` under the user's options for `model.fit`.
+
+    Raises:
+        SpaceError: in one line, for an option that is the search's own, is unknown, or has a value that cannot be used.
+    """
+    _check_options(options)
+    given = {name: value for name, value in options.items() if value is not None}
+    batch_size = _count(given, "batch_size")
+    steps = _count(given, "steps_per_epoch")
+    validation_steps = _count(given, "validation_steps")
+    shuffle = given.get("shuffle", True)
+    if not isinstance(shuffle, (bool, np.bool_)):
+        raise SpaceError(f"fit_options returned shuffle={shuffle!r}: use True or False")
+    train, class_weight = data.train, given.get("class_weight")
+    if isinstance(train, Stream):
+        if batch_size is not None:
+            raise SpaceError("fit_options returned batch_size: leave it out, the data come in batches of their own")
+        size, steps = 1, steps_of(train, steps, "steps_per_epoch")
+    else:
+        if class_weight is not None:
+            train, class_weight = replace(train, sample_weight=_class_weights(train, class_weight)), None
+        # Keras divides the samples among the steps where only those are given.
+        size = batch_size or (math.ceil(train.samples / steps) if steps else _DEFAULT_BATCH)
+        steps = steps or math.ceil(train.samples / size)
+    if isinstance(data.validation, Stream) and data.validation.endless:
+        validation_steps = steps_of(data.validation, validation_steps, "validation_steps")
+    return Plan(
+        train=train,
+        validation=data.validation,
+        seed=seed,
+        batch_size=size,
+        validation_batch_size=_count(given, "validation_batch_size") or batch_size or _DEFAULT_BATCH,
+        steps=steps,
+        shuffle=bool(shuffle),
+        class_weight=class_weight,
+        validation_steps=validation_steps,
+    )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    known = [name for name in inspect.signature(keras.Model.fit).parameters if name != "self"]
+    for name in options:
+        if name in _OWNED:
+            raise SpaceError(f"fit_options returned {name!r}: leave it out, {_OWNED[name]}")
+        if name not in known:
+            raise SpaceError(f"fit_options returned {name!r}, which model.fit does not take.{nearest(name, known)}")
+    if options.get("validation_freq") not in (None, 1):
+        raise SpaceError("fit_options returned 'validation_freq': leave it out, every epoch is compared")
+
+
+def _count(options: Mapping[str, Any], name: str) -> int | None:
+    value = options.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise SpaceError(f"fit_options returned {name}={value!r}: use a whole number of at least 1")
+    return int(value)
+
+
+def _class_weights(train: Split, class_weight: Any) -> np.ndarray[Any, Any]:
+    """Class weights as sample weights, shape (samples,), as Keras makes them of labels or of one-hot rows."""
+    y = train.y
+    if not isinstance(class_weight, Mapping):
+        raise SpaceError("fit_options returned class_weight that is no dict: give {class index: weight}")
+    if train.sample_weight is not None:
+        raise SpaceError("fit_options returned class_weight, and load_data sample weights: give one of the two")
+    if y is None or keras.tree.is_nested(y) or y.ndim > 2:
+        raise SpaceError(
+            "fit_options returned class_weight: that needs one output with one label (or row) for each sample"
+        )
+    if y.ndim == 2:
+        y = np.argmax(y, axis=-1) if y.shape[-1] != 1 else y[:, 0]
+    labels, inverse = np.unique(np.round(y).astype("int32"), return_inverse=True)
+    weights = [class_weight.get(int(label), 1.0) for label in labels]
+    return np.asarray(weights, dtype=keras.config.floatx())[inverse]
+
+
+class FitRunner:
+    """Trains with `model.fit`, on any backend of Keras.
+
+    Attributes:
+        name: "fit: <why not fused>".
+    """
+
+    def __init__(self, model: Any, plan: Plan, reason: str) -> None:
+        self.name = f"fit: {reason}"
+        self._model = model
+        self._plan = plan
+
+    def run(self, from_epoch: int, to_epoch: int, callbacks: list[Any]) -> None:
+        """Train epochs `from_epoch` to `to_epoch - 1` (from 0), driving `callbacks`."""
+        plan = self._plan
+        options: dict[str, Any] = {}
+        keep_up = _KeepUp()
+        if isinstance(plan.train, Stream):
+            x = for_training(plan.train, plan.steps, from_epoch=from_epoch, seed=plan.seed, shuffle=plan.shuffle)
+            options = {"steps_per_epoch": plan.steps, "class_weight": plan.class_weight}
+        else:
+            x = keep_up.batches = _Batches(plan, from_epoch)
+        # The class's own fit: an instance's may have been replaced by one that leads here.
+        type(self._model).fit(
+            self._model,
+            x,
+            initial_epoch=from_epoch,
+            epochs=to_epoch,
+            callbacks=[*callbacks, keep_up],
+            # Keras shuffles the *batches* of a PyDataset; ours have an order.
+            shuffle=False,
+            verbose=0,
+            **options,
+            **validation_arguments(plan),
+        )
+
+
+def validation_arguments(plan: Plan) -> dict[str, Any]:
+    """What `model.fit` is told of validation."""
+    validation = plan.validation
+    if validation is None:
+        return {}
+    steps = {} if plan.validation_steps is None else {"validation_steps": plan.validation_steps}
+    if isinstance(validation, Split):
+        return {
+            "validation_data": validation.packed,
+            "validation_batch_size": plan.validation_batch_size,
+            **steps,
+        }
+    return {"validation_data": for_evaluation(validation, plan.validation_steps)}
+
+
+class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
+    """The batches of one epoch at a time. One worker: no threads, so they come in order.
+
+    With `steps_per_epoch`, epochs need not begin where a pass over the samples does: batches are counted over all
+    epochs, so that a trial trains on the same ones however it is cut into segments.
+    """
+
+    def __init__(self, plan: Plan, epoch: int) -> None:
+        super().__init__(workers=1, use_multiprocessing=False)
+        self._plan = plan
+        self._orders: dict[int, Indices] = {}
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self._plan.steps
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        plan = self._plan
+        epoch, batch = divmod(self.epoch * plan.steps + index, plan.batches)
+        if epoch not in self._orders:
+            self._orders = {epoch: plan.order(epoch)}
+        return plan.arrays.take(self._orders[epoch][batch * plan.batch_size : (batch + 1) * plan.batch_size])
+
+
+class _KeepUp(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
+    """Tells the batches of arrays which epoch it is: a PyDataset's own hooks fire before epoch 0, and ahead of time."""
+
+    batches: _Batches | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self.batches is not None:
+            self.batches.epoch = epoch
+        # A callback that compiles (to unfreeze layers) leaves None, which `fit` would call.
+        if getattr(self.model, "train_function", self) is None:
+            self.model.make_train_function(force=True)

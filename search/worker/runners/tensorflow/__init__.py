@@ -1,0 +1,1 @@
+"""Fused epochs on TensorFlow."""

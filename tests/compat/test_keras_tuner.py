@@ -1,0 +1,419 @@
+"""Scripts that were written for KerasTuner run with `import search as kerastuner`."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+import pandas as pd
+import pytest
+
+import search as kt
+from search.compat.keras_tuner import OWN_END, Tuner, _compiling, _copying, _data, _fitting, _giving
+from search.errors import NoResult, OptionError, SpaceError, StudyError
+from search.space import pickling
+from search.worker.hp import LazyHyperParameters
+
+X = np.random.default_rng(0).normal(size=(120, 4)).astype("float32")
+Y = (X.sum(axis=1) > 0).astype("float32")
+
+
+def build_model(hp: kt.HyperParameters) -> Any:
+    model = keras.Sequential([keras.Input((4,))])
+    model.add(keras.layers.Dense(hp.Int("units", 4, 16, step=4), activation="relu"))
+    model.add(keras.layers.Dense(1, activation="sigmoid"))
+    rate = hp.Choice("learning_rate", [1e-2, 1e-3])
+    model.compile(keras.optimizers.Adam(rate), "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+class Tuned(kt.HyperModel):
+    """As KerasTuner's documentation has it."""
+
+    def build(self, hp: Any) -> Any:
+        return build_model(hp)
+
+    def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        return model.fit(*args, epochs=hp.Int("epochs", 2, 3), **kwargs)
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+ALL = {"study": "untitled_project", "runs": "runs", "max_consecutive_failures": 3, "executions_per_trial": 1}
+RANDOM = {**ALL, "backend": "optuna", "sampler": "random", "pruner": "none"}
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "options"),
+    [
+        (kt.Hyperband, {}, {**ALL, "backend": "hyperband", "max_epochs": 100, "factor": 3, "iterations": 1}),
+        (
+            kt.Hyperband,
+            {"objective": "val_loss", "max_epochs": 9, "factor": 2, "hyperband_iterations": 2, "max_trials": 7},
+            {
+                **ALL,
+                "backend": "hyperband",
+                "objective": "val_loss",
+                "max_epochs": 9,
+                "factor": 2,
+                "iterations": 2,
+                "max_trials": 7,
+            },
+        ),
+        (kt.RandomSearch, {}, {**RANDOM, "max_trials": 10}),
+        (
+            kt.RandomSearch,
+            {"objective": kt.Objective("f1", "max"), "seed": 0, "max_retries_per_trial": 2, "workers": 3},
+            {
+                **RANDOM,
+                "objective": "f1",
+                "direction": "max",
+                "seed": 0,
+                "retries": 2,
+                "workers": 3,
+                "max_trials": 10,
+            },
+        ),
+        (
+            kt.RandomSearch,
+            {
+                "directory": Path("my_dir"),
+                "project_name": "mine",
+                "executions_per_trial": 2,
+                "max_consecutive_failed_trials": 8,
+                "tuner_id": None,
+            },
+            {
+                **RANDOM,
+                "runs": "my_dir",
+                "study": "mine",
+                "executions_per_trial": 2,
+                "max_consecutive_failures": 8,
+                "max_trials": 10,
+            },
+        ),
+        (kt.BayesianOptimization, {"max_trials": 3}, {**RANDOM, "sampler": "tpe", "max_trials": 3}),
+        (
+            kt.BayesianOptimization,
+            {"num_initial_points": 4},
+            {**RANDOM, "sampler": "tpe:n_startup_trials=4", "max_trials": 10},
+        ),
+        (kt.BayesianOptimization, {"sampler": "gp"}, {**RANDOM, "sampler": "gp", "max_trials": 10}),
+        (kt.GridSearch, {}, {**RANDOM, "sampler": "grid", "max_trials": 100_000}),
+        (kt.GridSearch, {"max_trials": 5}, {**RANDOM, "sampler": "grid", "max_trials": 5}),
+    ],
+)
+def test_arguments_become_options(cls: type[Tuner], arguments: dict[str, Any], options: dict[str, Any]) -> None:
+    assert cls(build_model, **arguments).options == options
+
+
+@pytest.mark.parametrize("name", ["Hyperband", "RandomSearch", "BayesianOptimization", "GridSearch"])
+def test_kerastuners_arguments_have_their_names_and_order(name: str) -> None:
+    """What is refused, is refused by its name."""
+
+    def named(function: Any) -> list[str]:
+        return [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+
+    ours, theirs = named(getattr(kt, name)), named(getattr(keras_tuner, name))
+    assert ours[:3] == theirs[:3]
+    common = named(Tuner.__init__)
+    ours += [*common, *kt.tuners._REFUSED]
+    assert [argument for argument in theirs if argument not in ours] == []
+    assert getattr(kt, name) is getattr(kt.tuners, name)
+
+
+class OfRuns(kt.RandomSearch):
+    def run_trial(self, trial: Any) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: kt.RandomSearch(), "was given None: give a function of hp"),
+        (lambda: kt.RandomSearch(build_model, max_trial=3), "Did you mean 'max_trials'"),
+        (lambda: kt.RandomSearch(build_model, max_epochs=3), "does not take 'max_epochs'"),
+        (lambda: kt.RandomSearch(build_model, max_model_size=3), "raise an exception in build_model"),
+        (lambda: kt.RandomSearch(build_model, distribution_strategy=object()), "gpus_per_trial=2"),
+        (lambda: kt.BayesianOptimization(build_model, beta=2.6), "drawn by Optuna's TPE"),
+        (lambda: kt.RandomSearch(build_model, ["val_loss", "val_accuracy"]), "several objectives"),
+        (lambda: kt.RandomSearch(build_model, 3), "give a metric's name"),
+        (lambda: kt.RandomSearch(build_model, max_trials=0), "^max_trials is 0: it must be at least 1"),
+        (lambda: kt.RandomSearch(build_model, max_retries_per_trial=-1), "^max_retries_per_trial is -1"),
+        (lambda: kt.RandomSearch(build_model, project_name="a/b"), "give project_name a name"),
+        (lambda: kt.RandomSearch(build_model, hyperparameters={"units": 3}), "give a search.HyperParameters"),
+        (lambda: kt.Hyperband(build_model, hyperband_iterations=None), "has no end"),
+        (lambda: OfRuns(build_model), "give a HyperModel with a fit of its own"),
+        (lambda: kt.RandomSearch(build_model).search(), "given no data"),
+        (lambda: kt.RandomSearch(build_model).search(X, Y, epoch=3), "Did you mean 'epochs'"),
+        (lambda: kt.RandomSearch(build_model).search(iter([]), validation_split=0.2), "give validation_data"),
+        (lambda: kt.RandomSearch(build_model).search(X, Y, validation_split=0.999), "leaves nothing"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=words) as raised:
+        make()
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_before_the_search_there_are_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StudyError, match=r"no study 'mine'.*given with directory"):
+        kt.RandomSearch(build_model, project_name="mine").get_best_models()
+    with pytest.raises(StudyError, match="to be overwritten"):
+        kt.RandomSearch(build_model, overwrite=True).results_summary()
+
+
+# Data -----------------------------------------------------------------------------------------------------------------
+
+
+def test_data_as_model_fit_takes_them() -> None:
+    weights, stream = np.ones(120), iter([])
+    assert _data(X, Y, None, None, 0.0) == ((X, Y), None)
+    assert _data(X, None, None, None, 0.0) == ((X,), None)
+    assert _data([X], None, None, None, 0.0) == (([X],), None)
+    assert _data(X, Y, weights, [X, Y], 0.0) == ((X, Y, weights), (X, Y))
+    assert _data(stream, None, None, stream, 0.0) == (stream, stream)
+    assert _data(X, Y, None, (X, Y), 0.5) == ((X, Y), (X, Y)), "as Keras has it"
+
+
+def test_the_validation_split_is_the_last_part() -> None:
+    frame = pd.DataFrame(X, index=np.arange(120)[::-1])
+    train, validation = _data({"a": X, "b": [frame]}, Y, None, None, 0.3)
+    assert np.array_equal(train[0]["a"], X[:84])
+    assert np.array_equal(validation[0]["b"][0], X[84:])
+    assert np.array_equal(validation[1], Y[84:])
+
+
+# Hyperparameters that are given ---------------------------------------------------------------------------------------
+
+
+def asked(**arguments: Any) -> dict[str, Any]:
+    """The domains that a tuner's factory asks for, after it has been to another process."""
+    tuner = kt.RandomSearch(build_model, **arguments)
+    hp = LazyHyperParameters()
+    pickle.loads(pickling.dumps(tuner._factory))(hp)
+    return {parameter.name: str(parameter.domain) for parameter in hp.parameters}
+
+
+def given() -> Any:
+    hp = kt.HyperParameters()
+    hp.Fixed("learning_rate", 0.5)
+    return hp
+
+
+def test_given_hyperparameters_take_the_place_of_those_asked_for() -> None:
+    units = "Int(4..16, step=4)"
+    assert asked() == {"units": units, "learning_rate": "Choice([0.01, 0.001], ordered)"}
+    assert asked(hyperparameters=given()) == {"units": units, "learning_rate": "Fixed(0.5)"}
+    assert asked(hyperparameters=given(), tune_new_entries=False) == {"learning_rate": "Fixed(0.5)"}
+    with pytest.raises(SpaceError, match="'units' is not among those that were given"):
+        asked(hyperparameters=given(), allow_new_entries=False)
+
+
+def test_they_do_so_for_a_hypermodel(capsys: pytest.CaptureFixture[str]) -> None:
+    tuner = kt.RandomSearch(Tuned(), hyperparameters=given(), tune_new_entries=False)
+    tuner.search_space_summary()
+    printed = capsys.readouterr().out
+    assert "Fixed(0.5)" in printed
+    assert "units" not in printed
+
+
+def test_the_space_is_shown_before_the_search(capsys: pytest.CaptureFixture[str]) -> None:
+    kt.Hyperband(build_model, "val_loss").search_space_summary()
+    assert capsys.readouterr().out.splitlines()[1].split() == ["units", "4", "Int(4..16,", "step=4)"]
+
+
+def test_what_is_sent_does_not_need_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model may be served where search is not installed; its factory is pickled."""
+    factory = kt.RandomSearch(build_model, hyperparameters=given())._factory
+    parts = {
+        "build_model": factory,
+        "compile_model": _compiling({"optimizer": "sgd"}),
+        "fit_options": _giving({"shuffle": False}),
+        "callbacks": _copying([keras.callbacks.EarlyStopping()]),
+    }
+    pickled = pickling.dumps(parts)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "search"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert pickle.loads(pickled)["fit_options"](None) == {"shuffle": False}
+
+
+class Loops(kt.HyperModel):
+    def build(self, hp: Any) -> Any:
+        return build_model(hp)
+
+    def fit(self, hp: Any, model: Any, x: Any, epochs: int = 7, **kwargs: Any) -> int:
+        return epochs
+
+
+def test_epochs_that_nobody_gave_are_those_of_model_fit_or_of_the_hypermodel() -> None:
+    seen: list[dict[str, Any]] = []
+
+    class Model:
+        def fit(self, *args: Any, **kwargs: Any) -> None:
+            seen.append(kwargs)
+
+    class Plain(Tuned):
+        def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+            return model.fit(*args, **kwargs)
+
+    _fitting(Plain()).fit(None, Model(), X, epochs=OWN_END, verbose=0)
+    assert seen == [{"epochs": 1, "verbose": 0}]
+    assert _fitting(Loops()).fit(None, None, X, epochs=OWN_END) == 7
+
+
+# Searches -------------------------------------------------------------------------------------------------------------
+
+ENDING = """\
+import search as kerastuner
+import keras, numpy, tensorflow
+
+x = numpy.random.default_rng(0).normal(size=(120, 4)).astype("float32")
+data = tensorflow.data.Dataset.from_tensor_slices((x, x.sum(axis=1, keepdims=True)))
+dataset, val_dataset = data.take(80).shuffle(80).batch(16), data.skip(80).batch(16)
+
+def build_model(hp):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Int("units", 1, 9)), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    return model
+
+tuner = kerastuner.tuners.Hyperband(
+  build_model,
+  objective='val_loss',
+  max_epochs=3,
+  max_trials=2,
+  executions_per_trial=2,
+  directory='my_dir')
+tuner.search(dataset, validation_data=val_dataset)
+models = tuner.get_best_models(num_models=2)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("tuners")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("search.executors.selection.shared_zygote", zygote)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def ended(place: Path) -> dict[str, Any]:
+    """The names of the script, when it has run."""
+    (place / "script.py").write_text(ENDING)
+    return runpy.run_path("script.py", run_name="__main__")
+
+
+def test_the_script_runs_as_it_stands(ended: dict[str, Any], place: Path) -> None:
+    study = kt.load_study("untitled_project", place / "my_dir")
+    assert [len(trial.executions) for trial in study.trials] == [2, 2]
+    assert len(ended["models"]) == 2
+    best = study.best_trials()[0]
+    found = [ended["models"][0].evaluate(ended["val_dataset"], verbose=0) for _ in range(2)]
+    assert found == [pytest.approx(min(best.values), rel=1e-5)] * 2
+
+
+def test_its_results(ended: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    tuner = ended["tuner"]
+    hp, *_ = tuner.get_best_hyperparameters(num_trials=1)
+    assert hp.values == {"units": hp.get("units")}
+    assert isinstance(hp, keras_tuner.HyperParameters)
+    weights = [tuple(layer.shape) for layer in tuner.hypermodel.build(hp).get_weights()]
+    assert weights == [tuple(layer.shape) for layer in ended["models"][0].get_weights()]
+    tuner.results_summary()
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"untitled_project in {tuner.project_dir}: val_loss, min\n")
+    assert len(printed.splitlines()) == 4
+    tuner.search_space_summary()
+    assert "Int(1..9)" in capsys.readouterr().out
+
+
+def test_the_same_search_goes_on(ended: dict[str, Any], place: Path) -> None:
+    """What another tuner finds there before it searches, and what it adds."""
+    arguments = {"objective": "val_loss", "max_epochs": 3, "directory": "my_dir", "workers": 1}
+    again = kt.Hyperband(ended["build_model"], max_trials=3, **arguments)
+    assert again.get_best_hyperparameters()[0].values == ended["tuner"].get_best_hyperparameters()[0].values
+    again.search(ended["dataset"], validation_data=ended["val_dataset"], verbose=0)
+    assert len(again.results.trials) == 3
+    anew = kt.Hyperband(ended["build_model"], max_trials=1, overwrite=True, **arguments)
+    anew.search(ended["dataset"], validation_data=ended["val_dataset"], verbose=0)
+    assert len(anew.results.trials) == 1
+    anew.reload()
+    assert len(anew.results.trials) == 1
+
+
+class Counted(keras.callbacks.Callback):  # type: ignore[misc]
+    """A callback with state: a trial's own copy counts from 0."""
+
+    epochs = 0
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.epochs += 1
+        logs["counted"] = float(self.epochs)
+
+
+def test_a_hypermodel_says_its_epochs_and_callbacks_are_copied(place: Path) -> None:
+    tuner = kt.RandomSearch(
+        Tuned(),
+        objective=kt.Objective("val_accuracy", direction="max"),
+        max_trials=2,
+        project_name="tuned",
+        optimizer="sgd",
+        metrics=["accuracy", "mae"],
+        seed=1,
+        workers=1,
+    )
+    tuner.search(X, Y, validation_split=0.25, callbacks=[Counted()], verbose=0)
+    for trial in tuner.results.trials:
+        assert trial.epochs == trial.params["epochs"] > 1
+        assert [epoch.logs["counted"] for epoch in trial.curve] == list(range(1, trial.epochs + 1))
+        assert "val_mae" in trial.curve[0].logs
+    (model,) = tuner.get_best_models()
+    assert (model.optimizer.name.rstrip("_0123456789"), model.loss) == ("sgd", "binary_crossentropy")
+    accuracy = model.evaluate(X[90:], Y[90:], verbose=0, return_dict=True)["accuracy"]
+    assert accuracy == pytest.approx(tuner.results.best_trials()[0].objective, abs=1e-6)
+
+
+def test_a_grid_has_an_end(place: Path) -> None:
+    hp = given()
+    hp.Choice("units", [4, 12])
+    tuner = kt.GridSearch(build_model, "val_loss", hyperparameters=hp, project_name="grid", workers=1)
+    tuner.search(X, Y, validation_data=(X, Y), verbose=0)
+    assert sorted(trial.params["units"] for trial in tuner.results.trials) == [4, 12]
+
+
+def test_a_dataset_that_calls_python_is_refused(place: Path) -> None:
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_generator(lambda: iter([1.0]), output_signature=tf.TensorSpec([], tf.float32))
+    with pytest.raises(SpaceError, match=r"sent to a worker .*Dataset that calls Python.* or write a space file"):
+        kt.RandomSearch(build_model, project_name="generator").search(dataset)
+
+
+def test_no_trial_with_an_objective(place: Path) -> None:
+    def broken(hp: Any) -> Any:
+        model = build_model(hp)
+        if hp.get("units") != 4:  # the probe's
+            raise RuntimeError("oh")
+        return model
+
+    hp = kt.HyperParameters()
+    hp.Int("units", 4, 100_000)
+    tuner = kt.RandomSearch(broken, "val_loss", hyperparameters=hp, project_name="broken", workers=1)
+    with pytest.raises(NoResult):
+        tuner.search(X, Y, validation_data=(X, Y), verbose=0)
+    assert len(tuner.results.trials) == 3

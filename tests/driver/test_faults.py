@@ -1,0 +1,496 @@
+"""Real training, and what runs it really killed: nothing is lost, and the search ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from places import SLOW
+
+import search
+from search.backends.hyperband import Hyperband
+from search.devices import slots as devices
+from search.errors import SearchError
+from search.executors.local import LocalExecutor, Zygote
+from search.messages import Lost, Probe, Probed, ProbeFailed, Segment, SpaceRef
+from search.study import journal
+from search.study.paths import StudyPaths
+from search.study.records import Ended, Started
+from search.study.trial import Objective
+
+COMMAND = [sys.executable, "-c", "import sys; from search.cli import main; sys.exit(main(sys.argv[1:]))"]
+OPTIONS = {"seed": 0, "workers": 1, "progress": False}
+
+
+@pytest.fixture
+def space(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EPOCH_SECONDS", "0")
+    shutil.copy(SLOW, workplace / "slow.py")
+    return workplace / "slow.py"
+
+
+def history(study: Any) -> list[Any]:
+    """All that must be the same, whatever happened on the way."""
+    return [
+        (trial.number, trial.params, trial.state, [(epoch.epoch, dict(epoch.logs)) for epoch in trial.curve])
+        for trial in study.trials
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copy(SLOW, folder / "slow.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.executors.selection.shared_zygote", zygote)
+        patch.setenv("EPOCH_SECONDS", "0")
+        return history(search.run(folder / "slow.py", study="undisturbed", runs=str(folder / "runs"), **OPTIONS))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_its_trial_goes_on(space: Path, undisturbed: list[Any]) -> None:
+    space.with_name("kill").write_text("0001 0 once")
+    study = search.run(space, study="killed", **OPTIONS)
+    assert (study.paths.trial(1).folder / "killed").exists()
+    assert history(study) == undisturbed
+    lost = [entry.record for entry in journal.read(study.paths.journal) if isinstance(entry.record, Ended)]
+    assert [record.error for record in lost if record.outcome == "lost"] == [
+        "its process was ended by SIGKILL, out of memory?"
+    ]
+
+
+@pytest.mark.slow
+def test_a_trial_that_always_kills_its_worker_fails_and_the_others_go_on(space: Path) -> None:
+    space.with_name("kill").write_text("0001 0 always")
+    study = search.run(space, study="doomed", **OPTIONS)
+    assert [trial.number for trial in study.trials if trial.state == "failed"] == [1]
+    assert study.trials[1].segments == 2
+    assert "SIGKILL" in (study.trials[1].error or "")
+    assert len(study.best_trials()) == len(study.trials) - 1
+
+
+def ends(study: Any, trial: int) -> list[tuple[str, str | None]]:
+    """How the segments of a trial ended."""
+    found = [entry.record for entry in journal.read(study.paths.journal)]
+    return [(record.outcome, record.error) for record in found if isinstance(record, Ended) and record.trial == trial]
+
+
+@pytest.mark.slow
+def test_code_that_ends_its_process_is_tried_again_and_then_fails(space: Path) -> None:
+    space.with_name("kill").write_text("0001 0 always exit")
+    study = search.run(space, study="exits", **OPTIONS)
+    trial = study.trials[1]
+    assert (trial.state, trial.segments) == ("failed", 2)
+    assert [outcome for outcome, _ in ends(study, 1)] == ["lost", "lost"]
+    assert trial.error is not None
+    assert trial.error.startswith("its code ended the process: ")
+    assert "slow.py:" in trial.error
+    assert "sys.exit(3)" in trial.error
+    assert [each.number for each in study.trials if each.state == "failed"] == [1]
+
+
+@pytest.mark.slow
+def test_an_abort_is_survived(space: Path, undisturbed: list[Any]) -> None:
+    space.with_name("kill").write_text("0002 0 once abort")
+    study = search.run(space, study="aborted", **OPTIONS)
+    assert history(study) == undisturbed
+    assert ("lost", "its process was ended by SIGABRT") in ends(study, 2)
+
+
+def test_a_trial_that_ran_out_of_memory_is_tried_again_in_a_new_process_with_nothing_beside_it(space: Path) -> None:
+    space.with_name("kill").write_text("0001 0 once memory")
+    options = {**OPTIONS, "workers": 2}
+    study = search.run(space, study="memory", **options)
+    (first, error), (second, _), *_ = ends(study, 1)
+    assert (first, second) == ("no_memory", "reached")
+    assert error is not None
+    assert error.startswith("out of memory: ")
+    assert "ResourceExhaustedError" in error
+    assert study.trials[1].state != "failed"
+    running: set[int] = set()
+    beside: list[set[int]] = []
+    for entry in journal.read(study.paths.journal):
+        match entry.record:
+            case Started(trial=number):
+                running.add(number)
+                if 1 in running:
+                    beside.append(set(running))
+            case Ended(trial=number, outcome=outcome):
+                running.discard(number)
+                if outcome == "no_memory":
+                    beside.clear()
+    assert len(beside) >= 2  # its retry, and a promotion
+    assert all(those == {1} for those in beside)
+    assert study.study.epochs == study.study.trained
+
+
+@pytest.mark.slow
+def test_a_trial_that_hangs_is_ended_and_the_search_goes_on(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.scheduler.timeouts.GRACE_SECONDS", 1.0)
+    space.with_name("kill").write_text("0001 0 always hang")
+    study = search.run(space, study="hangs", trial_timeout="8s", **OPTIONS)
+    trial = study.trials[1]
+    assert (trial.state, trial.segments) == ("failed", 1)
+    assert trial.error == "its epoch came to no end: it hung? (--trial-timeout 8s)"
+    assert {each.state for each in study.trials if each is not trial} <= {"completed", "stopped"}
+
+
+def test_a_process_that_gives_no_sign_of_life_is_replaced(tmp_path: Path, zygote: Zygote) -> None:
+    space = tmp_path / "slow.py"
+    shutil.copy(SLOW, space)
+    (tmp_path / "kill").write_text("0000 1 once stop")
+    slots = devices.make_slots((), 1, devices.core_ids(), 1)
+    executor = LocalExecutor(slots, tmp_path / "log", zygote=zygote, heartbeat=3.0)
+    work = replace(segment(tmp_path, 0), space=SpaceRef(path=str(space)))
+    reasons: list[str] = []
+    try:
+        executor.start(0, work)
+        process = psutil.Process(executor.pids()[0])
+        deadline = time.monotonic() + 60
+        while not reasons and time.monotonic() < deadline:
+            executor.poll(lambda _, message: reasons.append(message.reason) if isinstance(message, Lost) else None, 0.1)
+        assert reasons == ["nothing was heard of its process for 3 s: it hung?"]
+        assert not process.is_running()
+        executor.start(0, work)
+        assert ended(executor, {0}) == {0: "reached"}
+    finally:
+        executor.close(now=True)
+
+
+PARENT = """
+
+import subprocess
+_made = []
+_slow_load = load_data
+
+
+def load_data():
+    if os.getppid() and not _made:
+        # As a PyDataset with processes does: a fork, which has its end of the pipe to the driver.
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(1000)
+        _made.append(pid)
+        Path(__file__).with_name("child").write_text(str(pid))
+    return _slow_load()
+"""
+
+
+def test_what_a_worker_has_made_ends_with_it(tmp_path: Path, zygote: Zygote) -> None:
+    space = tmp_path / "parent.py"
+    space.write_text(SLOW.read_text() + PARENT)
+    executor = LocalExecutor(devices.make_slots((), 1, devices.core_ids(), 1), tmp_path / "log", zygote=zygote)
+    executor.start(0, replace(segment(tmp_path, 0), space=SpaceRef(path=str(space))))
+    assert ended(executor, {0}) == {0: "reached"}
+    child = psutil.Process(int((tmp_path / "child").read_text()))
+    assert child.is_running()
+    executor.start(0, replace(segment(tmp_path, 1), space=SpaceRef(path=str(space)), to_epoch=10**6))
+    os.kill(executor.pids()[0], signal.SIGKILL)
+    assert ended(executor, {0}) == {0: "lost"}
+    psutil.wait_procs([child], timeout=5)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    executor.close()
+
+
+def test_a_probe_whose_process_is_killed_is_tried_again(tmp_path: Path, zygote: Zygote) -> None:
+    space = tmp_path / "space.py"
+    killed = "import os, pathlib\nif len(list(pathlib.Path(__file__).parent.glob('killed-*'))) < {}:\n"
+    killed += "    pathlib.Path(__file__).with_name(f'killed-{{os.getpid()}}').touch()\n    os.kill(os.getpid(), 9)\n"
+    executor = LocalExecutor(devices.make_slots((), 1, devices.core_ids(), 1), tmp_path / "log", zygote=zygote)
+    try:
+        space.write_text(killed.format(2) + SLOW.read_text())
+        assert isinstance(executor.probe(Probe(SpaceRef(path=str(space)))), Probed)
+        (other := tmp_path / "other.py").write_text(killed.format(9) + SLOW.read_text())
+        answer = executor.probe(Probe(SpaceRef(path=str(other))))
+        assert isinstance(answer, ProbeFailed)
+        assert "ended its process (its process was ended by SIGKILL" in answer.message
+    finally:
+        executor.close()
+
+
+@pytest.mark.slow
+def test_a_dead_zygote_is_replaced_and_its_workers_live_on(tmp_path: Path) -> None:
+    zygote = Zygote(tmp_path / "log", None)
+    slots = devices.make_slots((), 1, devices.core_ids(), 2)
+    executor = LocalExecutor(slots, tmp_path / "log", zygote=zygote)
+    try:
+        executor.start(0, segment(tmp_path, 0))
+        survivor = executor.pids()[0]
+        os.kill(zygote.pid, signal.SIGKILL)
+        wait_until(lambda: not zygote.alive)
+        executor.start(1, segment(tmp_path, 1))
+        assert executor.zygote_pid != zygote.pid
+        assert ended(executor, {0, 1}) == {0: "reached", 1: "reached"}
+        assert executor.pids()[0] == survivor
+    finally:
+        executor.close()
+        zygote.close()
+
+
+LEAKY = """
+
+_held = []
+_slow_build = build_model
+
+
+def build_model(hp):
+    _held.append(np.ones(hp.Int("megabytes", 0, 1000) << 17))
+    return _slow_build(hp)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", [0, 300])
+def test_a_worker_that_has_grown_is_replaced_between_segments(tmp_path: Path, zygote: Zygote, megabytes: int) -> None:
+    """What a first segment takes (the data, the framework's runtime) is no growth: the second one's counts."""
+    space = tmp_path / "leaky.py"
+    space.write_text(SLOW.read_text() + LEAKY)
+    slots = devices.make_slots((), 1, devices.core_ids(), 1)
+    executor = LocalExecutor(slots, tmp_path / "log", zygote=zygote, growth=200 << 20)
+    pids = []
+    for trial in range(4):
+        work = segment(tmp_path, trial)
+        values = {**work.values, "megabytes": megabytes}
+        executor.start(0, replace(work, space=SpaceRef(path=str(space)), values=values))
+        pids.append(executor.pids()[0])
+        assert ended(executor, {0}) == {0: "reached"}
+    executor.close()
+    assert [pids.index(pid) for pid in pids] == ([0, 0, 2, 2] if megabytes else [0, 0, 0, 0])
+
+
+def test_a_dead_worker_is_replaced_in_well_under_a_second(tmp_path: Path, zygote: Zygote) -> None:
+    executor = LocalExecutor(devices.make_slots((), 1, devices.core_ids(), 1), tmp_path / "log", zygote=zygote)
+    executor.start(0, segment(tmp_path, 0))
+    os.kill(executor.pids()[0], signal.SIGKILL)
+    assert ended(executor, {0}) == {0: "lost"}
+    began = time.monotonic()
+    executor.start(0, segment(tmp_path, 1))
+    # A fork takes milliseconds, importing the framework seconds: no noise of a busy machine lies between.
+    assert time.monotonic() - began < 1
+    assert ended(executor, {0}) == {0: "reached"}
+    executor.close()
+
+
+def segment(folder: Path, trial: int) -> Segment:
+    return Segment(
+        trial=trial,
+        execution=0,
+        space=SpaceRef(path=str(SLOW)),
+        values={"units": 8, "activation": "relu", "dropout": 0.1, "learning_rate": 0.01},
+        seed=0,
+        from_epoch=0,
+        to_epoch=2,
+        objective=Objective("val_accuracy", "max"),
+        folder=str(folder / f"{trial:04d}"),
+    )
+
+
+def ended(executor: LocalExecutor, slots: set[int]) -> dict[int, str]:
+    """How the segments in `slots` end."""
+    outcomes: dict[int, str] = {}
+
+    def handle(slot: int, message: Any) -> None:
+        if type(message).__name__ == "Lost":
+            outcomes[slot] = "lost"
+        if isinstance(message, Ended):
+            outcomes[slot] = message.outcome
+
+    deadline = time.monotonic() + 60
+    while outcomes.keys() != slots and time.monotonic() < deadline:
+        executor.poll(handle, 0.1)
+    return outcomes
+
+
+def wait_until(condition: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_back_end_that_breaks_ends_the_search_in_one_line_and_a_resume_goes_on(
+    space: Path, undisturbed: list[Any]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        ask, asked = Hyperband.ask, []
+
+        def breaks(self: Hyperband, *, new: bool) -> Any:
+            asked.append(new)
+            if len(asked) > 6:
+                raise ZeroDivisionError("no such bracket")
+            return ask(self, new=new)
+
+        patch.setattr(Hyperband, "ask", breaks)
+        message = (
+            r"^the search broke \(ZeroDivisionError: no such bracket\): nothing journaled is lost, .*search\.log\)$"
+        )
+        with pytest.raises(SearchError, match=message):
+            search.run(space, study="broken", **OPTIONS)
+    paths = StudyPaths.of(space.parent / "runs", "broken")
+    assert "ZeroDivisionError" in paths.log.read_text()
+    assert history(search.run(space, study="broken", resume=True, **OPTIONS)) == undisturbed
+
+
+HOLDS_A_FILE = """
+
+class Keeper(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.file = open(__file__)
+
+
+def callbacks(hp):
+    return [Keeper()]
+"""
+
+
+@pytest.mark.slow
+def test_what_a_callback_has_that_cannot_be_kept_is_said_once(
+    workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    space = workplace / "keeper.py"
+    space.write_text(SLOW.read_text() + HOLDS_A_FILE)
+    search.run(space, max_total_epochs=6, **OPTIONS)
+    said = capfd.readouterr().err
+    assert said.count("the state of Keeper.file cannot be saved: where a trial goes on later, it begins anew") == 1
+
+
+# The disk -------------------------------------------------------------------------------------------------------------
+
+SMALL_DISK = """
+mount -t tmpfs -o size=8m tmpfs small || exit 99
+"$@" --runs small
+echo "exit $?"
+rm -f small/ballast kill
+"$@" --runs small --resume
+echo "exit $?"
+cp -r small/. runs
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_search_in_one_line_and_with_room_it_goes_on(space: Path, undisturbed: list[Any]) -> None:
+    """A disk of a mount namespace of its own, which a worker fills to the last byte."""
+    (space.parent / "small").mkdir()
+    (space.parent / "runs").mkdir()
+    space.with_name("kill").write_text("0003 0 once disk")
+    arguments = ["run", str(space), "--study", "full", "--seed", "0", "--workers", "1", "--no-progress"]
+    store = f"sqlite:///{space.parent / 'mlflow.db'}"
+    done = subprocess.run(
+        [*UNSHARE, "sh", "-c", SMALL_DISK, "sh", *COMMAND, *arguments, "--tracking-uri", store],
+        cwd=space.parent,
+        env={**os.environ, "BALLAST": str(space.parent / "small" / "ballast")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip(f"no disk of our own can be mounted here: {done.stderr.strip()[-200:]}")
+    assert done.stdout.count("exit 2") == 1, done
+    assert done.stdout.count("exit 0") == 1, done
+    said = done.stderr.splitlines()
+    (line,) = [line for line in said if line.startswith("search: ")]
+    assert "the disk is full" in line
+    assert "make room on the disk, and resume" in line
+    assert "Traceback" not in done.stderr
+    study = search.load_study("full", space.parent / "runs")
+    assert history(study) == undisturbed
+    assert study.study.trained - study.study.epochs <= 1
+    assert {trial.state for trial in study.trials} == {"completed", "stopped"}
+
+
+UNSHARE = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--mount"]
+
+# The driver -----------------------------------------------------------------------------------------------------------
+
+
+def begin(space: Path, name: str) -> subprocess.Popen[str]:
+    """A search in a process of its own, its epochs slow enough to be caught in one."""
+    arguments = ["run", str(space), "--study", name, "--seed", "0", "--workers", "1", "--no-progress"]
+    environment = {**os.environ, "EPOCH_SECONDS": "0.2"}
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=space.parent,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def epochs(paths: StudyPaths) -> int:
+    if not paths.journal.exists():
+        return 0
+    return paths.journal.read_bytes().count(b'"kind":"epoch_done"')
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.slow
+def test_workers_whose_threads_cannot_run_end_with_the_driver_too(space: Path) -> None:
+    space.with_name("kill").write_text("0000 0 always lock")
+    process = begin(space, "stuck")
+    held = StudyPaths.of(space.parent / "runs", "stuck").trial(0).folder / "held"
+    wait_until(lambda: held.exists() or process.poll() is not None)
+    children = family(process)
+    assert len(children) >= 2
+    process.kill()
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "times"),
+    [
+        (signal.SIGKILL, 1),
+        (signal.SIGINT, 1),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_driver_that_ends_is_resumed_as_if_it_had_not(
+    space: Path, undisturbed: list[Any], number: signal.Signals, times: int
+) -> None:
+    paths = StudyPaths.of(space.parent / "runs", "stopped")
+    process = begin(space, "stopped")
+    wait_until(lambda: epochs(paths) >= 5 or process.poll() is not None)
+    children = family(process)
+    assert len(children) >= 2  # the zygote, and a worker
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(0.02)
+    _, stderr = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130
+        if times == 1:
+            assert "go on with: search resume stopped" in stderr
+        else:
+            assert "go on with the same command and --resume" in stderr
+        assert "Traceback" not in stderr
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []
+    interrupted = search.load_study("stopped", space.parent / "runs")
+    assert len(interrupted.trials) < len(undisturbed)
+
+    study = search.run(space, study="stopped", resume=True, **OPTIONS)
+    assert history(study) == undisturbed
+    repeated = study.study.trained - study.study.epochs
+    # A checkpointed epoch is not trained again; between checkpoints lie at most the epochs of one segment.
+    assert repeated == 0 if (number, times) == (signal.SIGINT, 1) else repeated <= 2

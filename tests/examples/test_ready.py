@@ -1,0 +1,18 @@
+"""Each ready space with one back end and one of kill and reload; `python tests/ready.py` runs them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import ready
+
+PAIRS = [(backend, way) for backend in ready.BACKENDS for way in ready.WAYS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("space", "backend", "way"), [(space, *PAIRS[i % len(PAIRS)]) for i, space in enumerate(ready.NAMES)]
+)
+def test_a_ready_space(space: str, backend: str, way: str, tmp_path: Path) -> None:
+    ready.WAYS[way](tmp_path, space, backend)

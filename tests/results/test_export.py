@@ -1,0 +1,247 @@
+"""Exported models are loaded again, without search, and predict what the trial's model does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import search
+from search import cli
+from search.errors import OptionError, SearchError
+from search.results import export
+from search.results.export import ENDINGS, plan, write
+from search.space.file import MODULE, load
+
+Array = np.ndarray[Any, Any]
+
+SPACE = """
+import keras
+import numpy as np
+
+
+class Scale(keras.layers.Layer):
+    def __init__(self, by=2.0, **options):
+        super().__init__(**options)
+        self.by = by
+
+    def call(self, x):
+        return self.by * x
+
+    def get_config(self):
+        return {**super().get_config(), "by": self.by}
+
+
+def gap(y, predicted):
+    return keras.ops.mean(keras.ops.abs(y - predicted))
+
+
+def build_model(hp):
+    model = keras.Sequential([
+        keras.Input((4,)),
+        Scale(hp.Float("by", 0.5, 2.0)),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.2),
+        keras.layers.Lambda(lambda x: x + 1),
+        keras.layers.Dense(2),
+    ])
+    model.compile("adam", gap)
+    return model
+
+
+def load_data():
+    x = np.random.default_rng(0).normal(size=(40, 4))
+    y = x[:, :2]
+    return (x[:32], y[:32]), (x[32:], y[32:])
+"""
+
+
+@pytest.fixture(scope="module")
+def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> search.StudyResults:
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "space.py").write_text(SPACE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.executors.selection.shared_zygote", zygote)
+        patch.chdir(folder)
+        return search.run("space.py", max_epochs=2, max_trials=2, seed=0, workers=1, progress=False)
+
+
+@pytest.fixture
+def study(searched: search.StudyResults, monkeypatch: pytest.MonkeyPatch) -> search.StudyResults:
+    """A study with a custom layer, a custom loss and a lambda; its folder is the current one."""
+    monkeypatch.chdir(searched.paths.folder.parent.parent)
+    return searched
+
+
+@pytest.fixture(scope="module")
+def x() -> Array:
+    return np.random.default_rng(1).normal(size=(5, 4)).astype("float32")
+
+
+def saved_model(path: Path, x: Any) -> Array:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))  # its variables live as long as this does
+    return np.asarray(loaded.serve(x))
+
+
+def onnx(path: Path, x: Any) -> Array:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path))
+    inputs = x if isinstance(x, dict) else {session.get_inputs()[0].name: x}
+    (predicted,) = session.run(None, inputs)
+    return np.asarray(predicted)
+
+
+LOADERS: dict[str, Callable[[Path, Any], Array]] = {"savedmodel": saved_model, "onnx": onnx}
+
+
+@pytest.mark.parametrize("format", LOADERS)
+@pytest.mark.parametrize("rank", [1, 2])
+def test_what_needs_no_code_predicts_the_same(
+    study: search.StudyResults, tmp_path: Path, x: Array, format: str, rank: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / f"model{ENDINGS[format]}"
+    assert cli.main(["export", study.name, "--rank", str(rank), "--to", str(to)]) == 0
+    trial = study.best_trials()[rank - 1]
+    assert capfd.readouterr().out == f"{to}: trial {trial.number}, weights of epoch {trial.best_epoch}\n"
+    expected = study.load_models([trial])[0].predict(x, verbose=0)
+    assert LOADERS[format](to, x) == pytest.approx(expected, abs=1e-6)
+    assert list(tmp_path.iterdir()) == [to]
+
+
+def test_a_keras_file_says_what_loading_it_takes(
+    study: search.StudyResults, tmp_path: Path, x: Array, capfd: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "model.keras"
+    assert cli.main(["export", study.name, "--to", str(to)]) == 0
+    needs = "; load it with custom_objects that have Scale, gap, safe_mode=False, as there is a lambda in it\n"
+    assert capfd.readouterr().out.endswith(needs)
+    with pytest.raises(Exception, match=r"Scale|[Ll]ambda"):
+        keras.models.load_model(to)
+    load(study.space_ref)
+    code = sys.modules[MODULE]
+    model = keras.models.load_model(to, custom_objects={"Scale": code.Scale, "gap": code.gap}, safe_mode=False)
+    expected = study.get_best_models()[0].predict(x, verbose=0)
+    assert np.array_equal(model.predict(x, verbose=0), expected)
+
+
+def test_weights_are_for_a_model_that_code_has_built(
+    study: search.StudyResults, tmp_path: Path, x: Array, capfd: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "model.weights.h5"
+    assert cli.main(["export", study.name, "--rank", "2", "--to", str(to)]) == 0
+    assert "; load them into a model built with the trial's hyperparameters" in capfd.readouterr().out
+    (model,) = study.load_models([study.best_trials()[1]])
+    expected = model.predict(x, verbose=0)
+    model.set_weights([np.zeros_like(array) for array in model.get_weights()])
+    model.load_weights(to)
+    assert np.array_equal(model.predict(x, verbose=0), expected)
+
+
+def test_nothing_is_overwritten_unasked(
+    study: search.StudyResults, tmp_path: Path, x: Array, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file, folder, other = tmp_path / "model.onnx", tmp_path / "model", tmp_path / "precious"
+    other.mkdir()
+    (other / "thesis.tex").touch()
+    for to in (file, folder):
+        assert cli.main(["export", study.name, "--to", str(to)]) == 0
+        assert cli.main(["export", study.name, "--to", str(to)]) == 2
+        assert "it exists: give another name, or --force" in capfd.readouterr().err
+        assert cli.main(["export", study.name, "--rank", "2", "--to", str(to), "--force"]) == 0
+        expected = study.load_models([study.best_trials()[1]])[0].predict(x, verbose=0)
+        assert LOADERS["onnx" if to is file else "savedmodel"](to, x) == pytest.approx(expected, abs=1e-6)
+    for to in (other, file):
+        assert cli.main(["export", study.name, "--to", str(to), "--format", "savedmodel", "--force"]) == 2
+        assert "it exists and is no SavedModel" in capfd.readouterr().err
+    assert cli.main(["export", study.name, "--to", str(other), "--format", "onnx", "--force"]) == 2
+    assert (other / "thesis.tex").exists()
+    assert sorted(tmp_path.iterdir()) == [folder, file, other]
+
+
+@pytest.mark.parametrize(
+    ("to", "format", "message"),
+    [
+        ("model.h5", None, r"end the name in \.keras, \.weights\.h5 or \.onnx, or in nothing for a SavedModel"),
+        ("model.pb", None, "say which with --format"),
+        ("model.h5", "weights", r"for --format weights, end the file's name in \.weights\.h5"),
+        ("model", "keras", r"end the file's name in \.keras"),
+        ("model", "pickle", "--format pickle: use keras, weights, onnx, savedmodel"),
+        ("no/model.keras", None, "there is no folder .*: make it first"),
+    ],
+)
+def test_a_path_that_cannot_be_used(
+    study: search.StudyResults, tmp_path: Path, to: str, format: str | None, message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        plan(study, 1, tmp_path / to, format=format)
+
+
+def test_a_rank_that_nobody_has(study: search.StudyResults) -> None:
+    with pytest.raises(OptionError, match="--rank 3: study 'space' has 2 trials with an objective"):
+        plan(study, 3, Path("model.keras"))
+
+
+def test_a_format_may_be_said_and_a_package_be_missing(
+    study: search.StudyResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert plan(study, 1, Path("model-1.2"), format="savedmodel").format == "savedmodel"
+    assert plan(study, 1, Path("model.onnx")).keras_backend == "tensorflow"
+    installed = {"tensorflow": True}
+    monkeypatch.setattr("importlib.util.find_spec", installed.get)
+    with pytest.raises(OptionError, match=r"--keras-backend jax: jax is not installed"):
+        plan(study, 1, Path("model.keras"), keras_backend="jax")
+    with pytest.raises(OptionError, match=r"ONNX needs onnx and tf2onnx: pip install onnx tf2onnx, .* extra onnx"):
+        plan(study, 1, Path("model.onnx"))
+
+
+class Branching(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = keras.layers.Dense(2)
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.relu(self.inner(x))
+
+
+def subclass() -> tuple[Any, Any]:
+    model = Branching()
+    model(keras.KerasTensor((None, 4)))
+    return model, np.ones((3, 4), "float32")
+
+
+def several_inputs() -> tuple[Any, Any]:
+    inputs = {"a": keras.Input((4,), name="a"), "b": keras.Input((2,), name="b")}
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate()([inputs["a"], inputs["b"]])))
+    return model, {"a": np.ones((3, 4), "float32"), "b": np.zeros((3, 2), "float32")}
+
+
+@pytest.mark.parametrize("format", LOADERS)
+@pytest.mark.parametrize("make", [subclass, several_inputs])
+def test_models_of_other_kinds(tmp_path: Path, make: Callable[[], tuple[Any, Any]], format: str) -> None:
+    model, x = make()
+    to = tmp_path / f"model{ENDINGS[format]}"
+    assert write(model, to, format) == ""
+    assert LOADERS[format](to, x) == pytest.approx(model.predict(x, verbose=0), abs=1e-6)
+
+
+def test_a_model_that_a_format_cannot_express_leaves_nothing(tmp_path: Path) -> None:
+    unbuilt = keras.Sequential([keras.layers.Dense(1)])
+    with pytest.raises(SearchError, match=r"--to .*: the model cannot be written as savedmodel .* try another format"):
+        write(unbuilt, tmp_path / "model", "savedmodel")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_keras_has_needs_no_code(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, activation="relu")])
+    model.compile("sgd", keras.losses.mean_squared_error, metrics=["mae", keras.metrics.binary_accuracy])
+    assert write(model, tmp_path / "model.keras", "keras") == ""
+    torch = {"optimizer": {"module": "keras.src.backend.torch.optimizers.torch_adam", "class_name": "Adam"}}
+    assert export._needs(torch) == "load it with compile=False where PyTorch is not installed"

@@ -1,0 +1,716 @@
+"""The controller's policy, one scenario at a time: failures, retries, budgets, stops, resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from search.backends.hyperband import Hyperband
+from search.backends.optuna import Optuna
+from search.messages import Answer, Interrupt, Lost, Question, Verdict
+from search.scheduler.controller import Controller, Limits
+from search.scheduler.events import FromWorker, Kill, Reaction, Start, StopRequested, Tick
+from search.space.domain import Domain, Parameter
+from search.study.journal import Entry
+from search.study.records import (
+    FORMAT,
+    Asked,
+    Began,
+    Built,
+    Checkpointed,
+    Ended,
+    EpochDone,
+    Era,
+    Finished,
+    Header,
+    SpaceChanged,
+    Started,
+    Told,
+    TrialEnded,
+    Valued,
+)
+from search.study.study import Study
+from search.testing import Scenario, Simulation
+from search.testing.backends import noise
+
+X = Parameter("x", Domain("float", 0.0, 1.0))
+HEADER = Header(FORMAT, "0", "study", 0, "loss", "min", "", "", (X,), {})
+
+
+class ByHand:
+    """A controller whose workers are the test: every trial is to have three epochs."""
+
+    def __init__(self, slots: Any = 1, *, judged: bool = False, **limits: Any) -> None:
+        self.study = Study()
+        self.now = 1000.0
+        self.entries: list[Entry] = []
+        self._options = {"slots": slots, "judged": judged, **limits}
+        pruner = "median:n_startup_trials=1" if judged else "none"
+        self.controller = Controller(
+            self.study,
+            lambda _: Optuna(self.study.objective, 0, max_epochs=3, sampler="random", pruner=pruner),
+            Limits(**limits),
+            slots,
+            max_epochs=3,
+        )
+
+    def begin(self, *records: Any) -> Reaction:
+        """Begin a process, with `records` before its own, by default those of a new study."""
+        given = records or (() if self.entries else (HEADER, Era("optuna", {})))
+        return self._keep(self.controller.begin([*given, Began("", 0, {})], self.now))
+
+    def say(self, message: Any, slot: int = 0) -> Reaction:
+        return self._keep(self.controller.handle(FromWorker(slot, message), self.now))
+
+    def handle(self, event: Any) -> Reaction:
+        return self._keep(self.controller.handle(event, self.now))
+
+    def again(self, **changes: Any) -> ByHand:
+        """Another process that finds the journal."""
+        other = ByHand(**{**self._options, **changes})
+        other.now = self.now + 100
+        other.entries = list(self.entries)
+        other.controller.replay(self.entries)
+        return other
+
+    def _keep(self, reaction: Reaction) -> Reaction:
+        self.entries += [Entry(record, self.now, 0) for record in reaction.records]
+        return reaction
+
+    def build(self, trial: int = 0, slot: int = 0) -> None:
+        self.say(Question(trial, X), slot)
+        self.say(Built(trial, 1, "fit"), slot)
+
+    def train(self, trial: int = 0, epochs: Any = (1, 2, 3), slot: int = 0, loss: float = 0.5) -> Reaction:
+        """Epochs to the segment's end, in which `loss` falls a little."""
+        for epoch in epochs:
+            self.say(EpochDone(trial, 0, epoch, {"loss": loss - epoch / 1000}, 1.0), slot)
+        self.say(Checkpointed(trial, 0, epochs[-1], epochs[-1]), slot)
+        return self.say(Ended(trial, 0, "reached", epochs[-1]), slot)
+
+
+def kinds(records: Any) -> list[str]:
+    return [type(record).__name__ for record in records]
+
+
+# One trial ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_from_its_question_to_its_end() -> None:
+    hand = ByHand(max_trials=1)
+    assert kinds(hand.begin().records) == ["Header", "Era", "Began", "Asked", "Started"]
+    asked = hand.say(Question(0, X))
+    assert kinds(asked.records) == ["Valued"]
+    value = asked.records[0].value  # type: ignore[union-attr]
+    assert asked.instructions == [(0, Answer(value))]
+    assert hand.study.trials[0].params == {"x": value}
+    hand.say(Built(0, 7, "fit"))
+    ended = hand.train()
+    assert kinds(ended.records) == ["Ended", "Told", "TrialEnded", "Finished"]
+    assert ended.records[1] == Told(0, 3, 0.497, "reached")
+    assert ended.records[2] == TrialEnded(0, "completed")
+    assert ended.finished == ended.records[3]
+    assert ended.finished.complete
+    assert ended.finished.exit_code == 0
+    trial = hand.study.trials[0]
+    assert (trial.objective, trial.best_epoch, trial.parameter_count) == (0.497, 3, 7)
+
+
+def test_what_is_said_by_a_slot_that_runs_nothing_is_not_heard() -> None:
+    hand = ByHand(slots=2, max_trials=1)
+    hand.begin()
+    assert hand.say(EpochDone(0, 0, 1, {"loss": 1.0}, 1.0), slot=1).records == []
+
+
+def test_an_epoch_trained_twice_counts_once() -> None:
+    hand = ByHand()
+    hand.begin()
+    hand.build()
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
+    hand.say(Lost("killed"))
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.1}, 1.0))
+    trial = hand.study.trials[0]
+    assert (trial.epochs, trial.trained, trial.objective) == (1, 2, 0.5)
+    assert (hand.study.epochs, hand.study.trained) == (1, 2)
+
+
+# Failures -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_process_is_replaced_and_a_trial_that_keeps_losing_them_fails() -> None:
+    hand = ByHand(retries=2)
+    hand.begin()
+    hand.build()
+    for attempt in (1, 2):
+        lost = hand.say(Lost("out of memory"))
+        assert kinds(lost.records) == ["Ended", "Started"]
+        assert lost.records[1].trial == 0  # type: ignore[union-attr]
+        assert lost.records[1].attempt == attempt  # type: ignore[union-attr]
+    lost = hand.say(Lost("out of memory"))
+    assert kinds(lost.records) == ["Ended", "Told", "TrialEnded", "Asked", "Started"]
+    assert lost.records[2] == TrialEnded(0, "failed")
+    assert hand.study.trials[0].error == "out of memory"
+
+
+def test_progress_renews_the_retries_and_a_success_forgets_the_error() -> None:
+    hand = ByHand(retries=1, max_trials=1)
+    hand.begin()
+    hand.build()
+    for epoch in (1, 2):
+        hand.say(EpochDone(0, 0, epoch, {"loss": 0.5}, 1.0))
+        hand.say(Checkpointed(0, 0, epoch, epoch))
+        again = hand.say(Lost("killed"))
+        assert again.instructions == [(0, Start(0, 0, 3, False))]
+    ended = hand.train(epochs=(3,))
+    assert ended.finished is not None
+    assert hand.study.trials[0].ended == "completed"
+    assert hand.study.trials[0].error is None
+
+
+def test_a_lost_process_whose_work_was_done_has_lost_nothing() -> None:
+    hand = ByHand(retries=0, max_trials=1)
+    hand.begin()
+    hand.build()
+    for epoch in (1, 2, 3):
+        hand.say(EpochDone(0, 0, epoch, {"loss": 0.5}, 1.0))
+    hand.say(Checkpointed(0, 0, 3, 1))
+    assert Told(0, 3, 0.5, "reached") in hand.say(Lost("killed")).records
+
+
+def starts(reaction: Reaction) -> list[tuple[int, int]]:
+    """(slot, trial) of the segments that are started."""
+    return [(slot, word.trial) for slot, word in reaction.instructions if isinstance(word, Start)]
+
+
+def test_a_trial_that_ran_out_of_memory_is_tried_again_alone_on_its_device() -> None:
+    hand = ByHand(slots=[{1}, {0}, set()])  # two shares of one GPU, and another GPU
+    hand.begin()
+    for slot in range(3):
+        hand.build(slot, slot)
+    out = hand.say(Ended(0, 0, "no_memory", 0, "out of memory: 3 GiB"), 0)
+    assert starts(out) == []  # beside it a trial runs
+    assert starts(hand.train(2, slot=2)) == [(2, 3)]  # a new trial on the other GPU
+    assert starts(hand.train(1, slot=1)) in ([(0, 0)], [(1, 0)])
+    trial = hand.study.trials[0]
+    assert trial.slot is not None
+    hand.build(0, trial.slot)
+    assert starts(hand.train(0, slot=trial.slot)) != []
+    assert trial.error is None
+    assert trial.state == "completed"
+    assert {hand.study.trials[number].slot for number in (4, 5)} == {0, 1}  # both shares are used again
+
+
+def test_a_trial_that_runs_out_of_memory_alone_has_failed() -> None:
+    hand = ByHand()
+    hand.begin()
+    hand.build()
+    assert starts(hand.say(Ended(0, 0, "no_memory", 0, "out of memory: 3 GiB"))) == [(0, 0)]
+    assert starts(hand.say(Ended(0, 0, "no_memory", 0, "out of memory: 3 GiB"))) == [(0, 1)]
+    trial = hand.study.trials[0]
+    assert (trial.state, trial.error) == ("failed", "out of memory: 3 GiB")
+
+
+def test_alone_is_alone_after_a_resume_too() -> None:
+    hand = ByHand(slots=[{1}, {0}])
+    hand.begin()
+    hand.build(0, 0)
+    hand.build(1, 1)
+    hand.say(Ended(0, 0, "no_memory", 0, "out of memory"), 0)
+    again = hand.again()
+    assert starts(again.begin()) == [(0, 0)]
+    again.build(0, 0)
+    assert sorted(starts(again.train(0, slot=0))) == [(0, 1), (1, 2)]
+
+
+def test_a_full_disk_ends_the_search_and_no_trial() -> None:
+    hand = ByHand(slots=2)
+    hand.begin()
+    hand.build(0, 0)
+    hand.build(1, 1)
+    full = hand.say(Ended(0, 0, "no_space", 0, "the disk is full: No space left on device"), 0)
+    assert full.instructions == [(1, Interrupt())]
+    ended = hand.say(Ended(1, 0, "interrupted", 1), 1)
+    assert ended.finished is not None
+    assert ended.finished.exit_code == 2
+    assert "make room on the disk, and resume" in ended.finished.reason
+    assert [trial.state for trial in hand.study.trials.values()] == ["paused", "paused"]
+    assert sorted(trial for _, trial in starts(hand.again().begin())) == [0, 1]
+
+
+def test_a_trial_that_has_had_its_time_ends_with_its_epoch_and_keeps_its_best() -> None:
+    hand = ByHand(trial_timeout=60.0)
+    hand.begin()
+    hand.build()
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
+    hand.now += 59
+    assert hand.handle(Tick()).instructions == []
+    hand.now += 1
+    expired = hand.handle(Tick())
+    assert expired.instructions == [(0, Interrupt())]
+    assert kinds(expired.records) == ["Expired"]
+    hand.now += 9
+    assert hand.handle(Tick()).instructions == []  # it has ten seconds
+    hand.say(EpochDone(0, 0, 2, {"loss": 0.4}, 1.0))
+    hand.say(Checkpointed(0, 0, 2, 2))
+    ended = hand.say(Ended(0, 0, "interrupted", 2))
+    assert [r for r in ended.records if isinstance(r, Told)] == [Told(0, 2, 0.4, "finished")]
+    trial = hand.study.trials[0]
+    assert (trial.state, trial.objective) == ("stopped", 0.4)
+    assert trial.error == "it ran for longer than it may (--trial-timeout 60s)"
+    assert starts(ended) == [(0, 1)]
+
+
+@pytest.mark.parametrize(("epoch_seconds", "patience"), [(1.0, 10.0), (100.0, 300.0)])
+def test_a_trial_that_does_not_end_when_it_should_is_killed_and_has_failed(
+    epoch_seconds: float, patience: float
+) -> None:
+    hand = ByHand(trial_timeout=60.0)
+    hand.begin()
+    hand.build()
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, epoch_seconds))
+    hand.now += 60
+    hand.handle(Tick())
+    hand.now += patience - 1
+    assert hand.handle(Tick()).instructions == []
+    hand.now += 1
+    ((slot, kill),) = hand.handle(Tick()).instructions
+    assert isinstance(kill, Kill)
+    hand.now += 100
+    assert hand.handle(Tick()).instructions == []  # once is enough
+    lost = hand.say(Lost(kill.reason), slot)
+    assert starts(lost) == [(0, 1)]
+    trial = hand.study.trials[0]
+    assert trial.state == "failed"
+    assert "--trial-timeout 60s" in (trial.error or "")
+
+
+def test_the_time_of_a_trial_is_that_of_all_its_segments_and_no_more() -> None:
+    hand = ByHand(trial_timeout=60.0)
+    hand.begin()
+    hand.build()
+    hand.now += 40
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
+    again = hand.again()  # killed: its last word was at 40 s
+    again.now += 1000
+    again.begin()
+    again.build()
+    again.now += 19
+    assert again.handle(Tick()).instructions == []
+    again.now += 1
+    assert again.handle(Tick()).instructions == [(0, Interrupt())]
+    assert starts(again.again().begin()) == [(0, 1)]  # killed once more: it is not taken up again
+    assert again.study.trials[0].expired
+
+
+def test_an_exception_is_not_tried_again() -> None:
+    hand = ByHand(retries=5)
+    hand.begin()
+    failed = hand.say(Ended(0, 0, "failed", 0, "ValueError: x"))
+    assert failed.records[1:3] == [Told(0, 0, None, "failed"), TrialEnded(0, "failed")]
+    assert failed.instructions == [(0, Start(1, 0, 3, False))]
+
+
+@pytest.mark.parametrize("last", ["Ended", "Told"])
+def test_an_exception_is_not_tried_again_after_a_kill_either(last: str) -> None:
+    hand = ByHand()
+    hand.begin()
+    hand.say(Ended(0, 0, "failed", 0, "ValueError: x"))
+    kept = kinds(entry.record for entry in hand.entries).index(last) + 1
+    hand.entries = hand.entries[:kept]
+    later = hand.again()
+    reaction = later.begin()
+    assert TrialEnded(0, "failed") in reaction.records
+    assert later.study.trials[0].ended == "failed"
+    assert [start.trial for _, start in reaction.instructions if isinstance(start, Start)] == [1]
+
+
+def test_a_search_whose_first_trials_all_fail_is_given_up() -> None:
+    hand = ByHand(max_consecutive_failures=3)
+    hand.begin()
+    for trial in range(3):
+        last = hand.say(Ended(trial, 0, "failed", 0, f"ValueError: {trial}"))
+    assert last.finished is not None
+    assert last.finished.exit_code == 1
+    assert not last.finished.complete
+    assert "3 of 3" in last.finished.reason
+
+
+def line(hp: Any) -> None:
+    hp.Float("x", 0.0, 1.0)
+
+
+def test_failures_after_a_success_do_not_end_a_search() -> None:
+    hand = ByHand(max_consecutive_failures=3)
+    hand.begin()
+    hand.build()
+    hand.train()
+    for trial in range(1, 12):
+        assert hand.say(Ended(trial, 0, "failed", 0, f"ValueError: {trial}")).finished is None
+
+
+@pytest.mark.parametrize(("good", "given_up"), [(1, True), (2, True), (3, False)])
+def test_one_error_that_keeps_nine_in_ten_from_success_ends_a_search(good: int, given_up: bool) -> None:
+    hand = ByHand(max_consecutive_failures=100)
+    hand.begin()
+    for trial in range(good):
+        hand.build(trial)
+        hand.train(trial)
+    for trial in range(good, 20):
+        last = hand.say(Ended(trial, 0, "failed", 0, "OSError: no space left"))
+        assert (last.finished is not None) == (given_up and trial == 19)
+    if given_up:
+        assert last.finished is not None
+        assert "no space left" in last.finished.reason
+
+
+def test_trials_that_wait_for_a_promotion_have_not_failed() -> None:
+    """A rung of 81, of which a third fails: those that hold their place count as what succeeded."""
+    search = Simulation(
+        Scenario(line, lambda params, epoch: noise(params, epoch), fails=lambda p: 1 if noise(p) < 0.34 else None),
+        lambda study: Hyperband(study.objective, 0, max_epochs=81),
+        max_epochs=81,
+    ).run()
+    assert search.finished is not None
+    assert search.finished.complete
+    assert sum(trial.ended == "failed" for trial in search.trials) > 25
+
+
+# Domains --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_domain_that_changes_between_trials_ends_the_search_and_names_both() -> None:
+    hand = ByHand()
+    hand.begin()
+    hand.say(Question(0, Parameter("act", Domain("choice", values=("relu", "tanh")))))
+    hand.say(Ended(0, 0, "failed", 0, "x"))
+    reaction = hand.say(Question(1, Parameter("act", Domain("choice", values=("relu", "gelu")))))
+    (_, answer), (_, interrupt) = reaction.instructions
+    assert isinstance(answer, Answer)
+    assert answer.error is not None
+    assert "'act'" in answer.error
+    assert "['relu', 'tanh']" in answer.error
+    assert "['relu', 'gelu']" in answer.error
+    assert isinstance(interrupt, Interrupt)
+    ended = hand.say(Ended(1, 0, "failed", 0, answer.error))
+    assert ended.finished is not None
+    assert ended.finished.exit_code == 2
+
+
+def test_a_numeric_range_may_change() -> None:
+    hand = ByHand()
+    hand.begin()
+    hand.say(Question(0, Parameter("units", Domain("int", 1, 10))))
+    hand.say(Ended(0, 0, "failed", 0, "x"))
+    reaction = hand.say(Question(1, Parameter("units", Domain("int", 50, 60))))
+    assert isinstance(reaction.records[0], Valued)
+    assert 50 <= reaction.records[0].value <= 60  # type: ignore[operator]
+
+
+def test_a_domain_may_change_where_the_user_accepted_it() -> None:
+    hand = ByHand()
+    hand.begin()
+    hand.say(Question(0, Parameter("act", Domain("choice", values=("relu", "tanh")))))
+    hand.say(Ended(0, 0, "failed", 0, "x"))
+    now = Parameter("act", Domain("choice", values=("relu", "gelu")))
+    later = hand.again()
+    later.begin(SpaceChanged("new", (now,)))
+    reaction = later.say(Question(1, now))
+    assert kinds(reaction.records) == ["Valued"]
+
+
+# Objectives -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_an_objective_that_the_logs_lack_ends_the_search_and_lists_what_they_hold(judged: bool) -> None:
+    hand = ByHand(judged=judged)
+    hand.begin()
+    hand.build()
+    reaction = hand.say(EpochDone(0, 0, 1, {"accuracy": 0.5, "val_accuracy": 0.5}, 1.0))
+    assert any(isinstance(word, Interrupt) for _, word in reaction.instructions)
+    last = hand.say(Ended(0, 0, "interrupted", 1))
+    assert last.finished is not None
+    assert last.finished.exit_code == 2
+    assert "'loss'" in last.finished.reason
+    assert "accuracy, val_accuracy" in last.finished.reason
+
+
+def test_a_trial_without_a_finite_objective_has_failed() -> None:
+    hand = ByHand(max_trials=1)
+    hand.begin()
+    hand.build()
+    last = hand.train(loss=float("nan"))
+    assert TrialEnded(0, "failed") in last.records
+    assert last.finished is not None
+    assert last.finished.exit_code == 1
+
+
+def test_the_best_epoch_counts() -> None:
+    hand = ByHand(max_trials=1)
+    hand.begin()
+    hand.build()
+    for epoch, loss in enumerate([0.5, 0.2, 0.9], 1):
+        hand.say(EpochDone(0, 0, epoch, {"loss": loss}, 1.0))
+    hand.say(Checkpointed(0, 0, 3, 2))
+    assert Told(0, 3, 0.2, "reached") in hand.say(Ended(0, 0, "reached", 3)).records
+    assert hand.study.trials[0].best_epoch == 2
+
+
+# Judging --------------------------------------------------------------------------------------------------------------
+
+
+def judged() -> ByHand:
+    """One good trial, and a second one that is worse after its first epoch."""
+    hand = ByHand(judged=True)
+    hand.begin()
+    hand.build()
+    hand.train(loss=0.1)
+    hand.build(1)
+    return hand
+
+
+def test_a_judged_epoch_is_answered_but_for_the_last() -> None:
+    hand = ByHand(judged=True)
+    hand.begin()
+    hand.build()
+    for epoch in (1, 2):
+        assert hand.say(EpochDone(0, 0, epoch, {"loss": 0.5}, 1.0)).instructions == [(0, Verdict(False))]
+    assert hand.say(EpochDone(0, 0, 3, {"loss": 0.5}, 1.0)).instructions == []
+
+
+def test_a_stop_is_journaled_before_it_is_said_and_ends_the_trial() -> None:
+    hand = judged()
+    reaction = hand.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
+    assert kinds(reaction.records) == ["EpochDone", "Judged"]
+    assert reaction.instructions == [(0, Verdict(True))]
+    hand.say(Checkpointed(1, 0, 1, 1))
+    ended = hand.say(Ended(1, 0, "stopped", 1))
+    assert ended.records[1:3] == [Told(1, 1, 0.9, "stopped"), TrialEnded(1, "stopped")]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_trial_killed_at_its_verdict_gets_the_same_one(lost: int) -> None:
+    """With the record of the decision it is not trained again; without, its epoch is, and judged as it was."""
+    hand = judged()
+    hand.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
+    hand.entries = hand.entries[: len(hand.entries) - lost]
+    later = hand.again()
+    reaction = later.begin()
+    if lost:
+        assert reaction.instructions == [(0, Start(1, 0, 3, True))]
+        again = later.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
+        assert again.instructions == [(0, Verdict(True))]
+    else:
+        assert Told(1, 1, 0.9, "stopped") in reaction.records
+
+
+def test_a_trial_that_ended_itself_where_it_was_to_stop_was_stopped() -> None:
+    """Whatever the journal has of it: a kill must not change what is told."""
+    hand = judged()
+    hand.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
+    hand.say(Checkpointed(1, 0, 1, 1, finished=True))
+    ended = hand.say(Ended(1, 0, "finished", 1))
+    assert ended.records[1:3] == [Told(1, 1, 0.9, "stopped"), TrialEnded(1, "stopped")]
+
+
+def test_the_epoch_that_the_budget_made_the_last_is_judged_too() -> None:
+    hand = ByHand(judged=True, max_total_epochs=4)
+    hand.begin()
+    hand.build()
+    assert hand.train(loss=0.1).instructions == [(0, Start(1, 0, 1, True))]
+    hand.build(1)
+    reaction = hand.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
+    assert kinds(reaction.records) == ["EpochDone", "Judged"]
+    assert reaction.instructions == []  # nobody waits for it
+    hand.say(Checkpointed(1, 0, 1, 1))
+    assert Told(1, 1, 0.9, "stopped") in hand.say(Ended(1, 0, "reached", 1)).records
+
+
+# Stops and budgets ----------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_interrupts_what_runs_and_waits_for_it() -> None:
+    hand = ByHand(slots=2)
+    hand.begin()
+    hand.build(0, 0)
+    stop = hand.handle(StopRequested())
+    assert stop.instructions == [(0, Interrupt()), (1, Interrupt())]
+    assert stop.finished is None
+    assert hand.handle(StopRequested()).instructions == []
+    assert hand.say(Ended(1, 0, "interrupted", 0), slot=1).finished is None
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
+    hand.say(Checkpointed(0, 0, 1, 1))
+    last = hand.say(Ended(0, 0, "interrupted", 1))
+    assert last.finished is not None
+    assert last.finished.exit_code == 130
+    assert not last.finished.complete
+    assert all(trial.state == "paused" for trial in hand.study.trials.values())
+    later = hand.again()
+    reaction = later.begin()
+    assert {start.trial for _, start in reaction.instructions if isinstance(start, Start)} == {0, 1}
+    assert [r.from_epoch for r in reaction.records if isinstance(r, Started)] == [1, 0]
+
+
+def test_the_time_of_all_runs_counts_and_that_between_them_does_not() -> None:
+    hand = ByHand(timeout=50)
+    hand.begin()
+    hand.build()
+    hand.now += 30
+    assert hand.handle(Tick()).finished is None
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))  # killed after this: it ran for 30 s
+    later = hand.again()
+    later.begin()
+    later.now += 19
+    assert later.handle(Tick()).instructions == []
+    later.now += 1
+    assert later.handle(Tick()).instructions == [(0, Interrupt())]
+    assert later.say(Ended(0, 0, "interrupted", 1)).finished is not None
+    assert later.study.seconds() == 50
+
+
+@pytest.mark.parametrize(("direction", "target", "reached"), [("min", 0.5, 0.5), ("max", 0.5, 0.5), ("max", 0.5, 0.6)])
+def test_a_target_ends_the_search(direction: Any, target: float, reached: float) -> None:
+    hand = ByHand(target=target)
+    header = Header(FORMAT, "0", "study", 0, "loss", direction, "", "", (X,), {})
+    hand.begin(header, Era("optuna", {}))
+    hand.build()
+    short = target - 0.01 if direction == "max" else target + 0.01
+    assert hand.say(EpochDone(0, 0, 1, {"loss": short}, 1.0)).instructions == []
+    assert hand.say(EpochDone(0, 0, 2, {"loss": reached}, 1.0)).instructions == [(0, Interrupt())]
+    last = hand.say(Ended(0, 0, "interrupted", 2))
+    assert last.finished is not None
+    assert last.finished.complete
+    assert last.finished.exit_code == 0
+
+
+def test_the_last_segment_is_cut_to_the_budget_and_goes_on_with_a_larger_one() -> None:
+    hand = ByHand(max_total_epochs=5)
+    hand.begin()
+    hand.build()
+    second = hand.train()
+    assert second.instructions == [(0, Start(1, 0, 2, False))]
+    hand.build(1)
+    last = hand.train(1, (1, 2))
+    assert last.finished is not None
+    assert last.finished.complete
+    assert hand.study.trials[1].state == "paused"
+    later = hand.again(max_total_epochs=7)
+    reaction = later.begin()
+    assert reaction.instructions == [(0, Start(1, 0, 3, False))]
+    third = later.train(1, (3,))
+    assert third.instructions == [(0, Start(2, 0, 1, False))]
+
+
+def test_epochs_that_run_are_reserved() -> None:
+    hand = ByHand(slots=3, max_total_epochs=5)
+    starts = [start for _, start in hand.begin().instructions]
+    assert starts == [Start(0, 0, 3, False), Start(1, 0, 2, False)]
+    hand.build(0, 0)
+    # What a trial does not use is there for another.
+    more = hand.say(Ended(0, 0, "failed", 0, "x"), slot=0)
+    assert [start for _, start in more.instructions] == [Start(2, 0, 3, False)]
+
+
+def test_a_stop_from_outside_has_its_reason() -> None:
+    hand = ByHand()
+    hand.begin()
+    hand._keep(hand.controller.stop("the disk is full", hand.now))
+    last = hand.say(Ended(0, 0, "interrupted", 0))
+    assert last.finished == Finished("the disk is full", complete=False, exit_code=2)
+
+
+# Eras -----------------------------------------------------------------------------------------------------------------
+
+
+def test_another_back_end_begins_an_era_and_what_was_open_ends() -> None:
+    scenario = Scenario(line, lambda params, epoch: noise(params, epoch))
+
+    def make(study: Study) -> Any:
+        return (Optuna if study.eras[-1].backend == "optuna" else Hyperband)(study.objective, study.seed, max_epochs=9)
+
+    first = Simulation(scenario, make, era="hyperband", slots=2).run(stop_after=40)
+    states = [trial.state for trial in first.trials]
+    assert "paused" in states
+    for cut in (0, 1, 2, 3, 4):
+        second = first.resume(era="optuna", limits=Limits(max_trials=len(first.trials) + 5)).run()
+        kept = len(first.entries) + 2 + cut  # among the records that end the first era's trials
+        third = second.resume(kept).run()
+        for search in (second, third):
+            assert len(search.trials) == len(first.trials) + 5
+            for trial, state in zip(search.trials, states, strict=False):
+                assert trial.ended == ("stopped" if state == "paused" else state)
+                assert trial.era == 0
+            assert all(trial.era == 1 for trial in search.trials[len(states) :])
+        asked = {r.trial for r in second.records[len(first.entries) :] if isinstance(r, Asked)}
+        assert asked.isdisjoint(range(len(first.trials)))
+
+
+def test_a_budget_of_trials_counts_those_of_all_eras() -> None:
+    scenario = Scenario(line, lambda params, epoch: noise(params, epoch))
+    search = Simulation(scenario, lambda s: Hyperband(s.objective, s.seed, max_epochs=9), limits=Limits(max_trials=4))
+    search.run()
+    later = search.resume(era="another").run()
+    assert len(later.trials) == 4
+    assert later.finished is not None
+    assert later.finished.complete
+
+
+# Order ----------------------------------------------------------------------------------------------------------------
+
+
+def test_slots_wait_for_a_build_rather_than_draw_what_is_being_built() -> None:
+    domain = Domain("choice", values=("a", "b"))
+    parameter = Parameter("kind", domain, "a")
+    header = Header(FORMAT, "0", "study", 0, "loss", "min", "", "", (parameter,), {})
+    hand = ByHand(slots=3)
+    hand.begin(header, Era("optuna", {}))
+    assert len(hand.study.trials) == 2
+    hand.say(Question(0, parameter), 0)
+    first = hand.study.trials[0].params["kind"]
+    hand.say(Question(1, parameter), 1)
+    assert len(hand.study.trials) == 2
+    values: Mapping[str, Any] = hand.study.trials[1].params
+    if not values:  # it drew the same: it waits until the other is built
+        hand.say(Built(0, 1, "fit"), 0)
+        values = hand.study.trials[1].params
+    assert values["kind"] != first
+
+
+def test_a_build_puts_only_those_questions_again_that_waited_for_it() -> None:
+    """In a finite space many workers wait for each other: what is drawn must not grow with their square."""
+    drawn = 0
+
+    class Counting(Hyperband):
+        def suggest(self, *arguments: Any) -> Any:
+            nonlocal drawn
+            drawn += 1
+            return super().suggest(*arguments)
+
+    def ask(hp: Any) -> None:
+        for name in "abcdefgh":
+            hp.Int(name, 1, 6)
+
+    search = Simulation(
+        Scenario(ask, lambda params, epoch: noise(params, epoch)),
+        lambda study: Counting(study.objective, study.seed, max_epochs=9, iterations=10),
+        slots=120,
+        limits=Limits(max_trials=120),
+    ).run()
+    valued = sum(isinstance(record, Valued) for record in search.records)
+    # The kit asks each question twice.
+    assert drawn / 2 < 2 * valued
+
+
+def test_after_a_kill_those_go_first_for_whom_others_wait() -> None:
+    """With one slot, a trial that waits for another one's build would keep that from being built."""
+    kind = Parameter("kind", Domain("choice", values=("a", "b")), "a")
+    count = Parameter("count", Domain("int", 1, 9), 1)
+    header = Header(FORMAT, "0", "study", 0, "loss", "min", "", "", (kind, count), {})
+    hand = ByHand(slots=2)
+    hand.begin(header, Era("optuna", {}))
+    hand.say(Question(1, kind), 1)
+    hand.say(Question(1, count), 1)
+    later = hand.again(slots=1)
+    assert [start.trial for _, start in later.begin().instructions if isinstance(start, Start)] == [1]

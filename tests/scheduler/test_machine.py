@@ -1,0 +1,924 @@
+"""Searches in which everything goes wrong, in any order: real driver, real controller, simulated workers.
+
+Hypothesis begins a study and lets its workers speak, die, raise, diverge, stall and finish early; it kills the driver
+with a part of what it wrote, stops it, and resumes it with other slots, limits and back ends. A `Ledger` reads the
+journal with rules of its own and asserts at each record what must hold; the state that is rebuilt from the journal's
+text is compared with the live one.
+
+`SEARCH_EXAMPLES=2000 pytest tests/test_machine.py` tries so many instead of the few of `make test`, other ones in each
+run; `SEARCH_SEED=7` makes them the same ones again. A failure is printed as a program: its lines are calls of the
+rules below, and pasted into a test, after `state = Search()`, they repeat it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from search.backends import brackets
+from search.backends.base import BackEnd
+from search.backends.hyperband import Hyperband
+from search.backends.optuna import Optuna
+from search.executors.simulated import Checkpoint
+from search.scheduler.controller import Controller, Limits
+from search.study import journal
+from search.study.journal import Entry, format_line
+from search.study.records import (
+    Asked,
+    Began,
+    Built,
+    Checkpointed,
+    Ended,
+    EpochDone,
+    Era,
+    Finished,
+    Header,
+    Judged,
+    Record,
+    Started,
+    Told,
+    TrialEnded,
+    Valued,
+)
+from search.study.study import Study, fold
+from search.study.trial import Objective, derive_seed
+from search.testing import Hp, Run, Scenario, Simulation
+from search.testing.backends import noise
+
+EXAMPLES = int(os.environ.get("SEARCH_EXAMPLES", "0"))
+SEED = os.environ.get("SEARCH_SEED")
+
+# What happens to workers ----------------------------------------------------------------------------------------------
+
+
+def endless(hp: Hp) -> None:
+    """Every configuration is new."""
+    hp.Float("x", 0.0, 1.0)
+    if hp.Choice("kind", ["plain", "deep"]) == "deep":
+        hp.Int("layers", 1, 3)
+
+
+def finite(hp: Hp) -> None:
+    """Ten configurations, and which questions there are depends on the answers."""
+    hp.Fixed("version", 1)
+    if hp.Choice("kind", ["plain", "deep"]) == "deep":
+        hp.Int("layers", 1, 2)
+        hp.Boolean("norm")
+    hp.Int("units", 1, 2)
+
+
+SPACES = {"endless": endless, "finite": finite}
+FIRST = {
+    "endless": ({"x": 0.5}, {"x": 0.25, "kind": "deep", "layers": 2}),
+    "finite": ({"kind": "plain"}, {"kind": "plain", "units": 1}),
+}
+"""What the user wants tried first."""
+
+TICK = 1 / 16
+"""All virtual times are multiples of it: the journal's four decimals hold them."""
+
+
+class World:
+    """What simulated workers do, as the machine has it.
+
+    Attributes:
+        dooms: (what happens, epoch) by trial, from its next segment on.
+        slow: by trial, how much longer its epochs take from now on.
+        latency: words are on their way for up to so many ticks.
+        drift: what is added to values; another number in another process, as on a GPU no training is repeatable.
+    """
+
+    def __init__(self) -> None:
+        self.dooms: dict[int, tuple[str, int]] = {}
+        self.slow: dict[int, int] = {}
+        self.latency = 0
+        self.drift = 0.0
+
+    def scenario(self, space: str, rough: bool) -> Scenario:
+        return Scenario(
+            SPACES[space],
+            self._value,
+            fails=lambda run: self._doom(run.trial, "raise") or (2 if rough and noise(run, "fails") < 0.15 else None),
+            finishes=lambda run: (
+                self._doom(run.trial, "finish") or (3 if rough and noise(run, "ends") < 0.15 else None)
+            ),
+            dies=lambda trial, attempt: self._doom(trial, "die"),
+            seconds=lambda run: TICK * (1 + int(20 * noise(run, "seconds"))),
+            pace=lambda run, epoch: float(self.slow.get(run.trial, 1)),
+            latency=lambda run, word: TICK * int((self.latency + 1) * noise(run, "latency", word)),
+        )
+
+    def _doom(self, trial: int, what: str) -> int | None:
+        doomed, epoch = self.dooms.get(trial, ("", 0))
+        return epoch if doomed == what else None
+
+    def _value(self, run: Run, epoch: int) -> float:
+        at = self._doom(run.trial, "diverge")
+        if at is not None and epoch >= at:
+            return math.nan
+        # Of one decimal, so that many are equal.
+        return round(noise(run) + 0.5 * noise(run, epoch) + 1 / epoch + self.drift, 1)
+
+
+class Versions(dict[tuple[str, int], Checkpoint]):
+    """A disk that remembers what was written over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[tuple[str, int], list[Checkpoint]] = defaultdict(list)
+
+    def __setitem__(self, key: tuple[str, int], value: Checkpoint) -> None:
+        self.before[key].append(value)
+        super().__setitem__(key, value)
+
+    def lose(self, pick: int, writes: int) -> None:
+        """The last `writes` of one checkpoint never reached the disk."""
+        if not self:
+            return
+        key = list(self)[pick % len(self)]
+        del self.before[key][-writes:]
+        if self.before[key]:
+            super().__setitem__(key, self.before[key][-1])
+        else:
+            del self[key]
+
+
+# What must hold -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Known:
+    """A trial, as the journal has it."""
+
+    number: int
+    era: int
+    executions: int = 1
+    to_epoch: int = 0
+    place: tuple[int, int] | None = None
+    open: bool = True
+    slot: int | None = None
+    training: int = 0
+    until: int = 0
+    params: dict[str, Any] = field(default_factory=dict)
+    curves: list[list[float]] = field(default_factory=lambda: [[]])
+    saved: dict[int, int] = field(default_factory=dict)
+    exhausted: set[int] = field(default_factory=set)
+    built: bool = False
+    failed: bool = False
+    stopped: bool = False
+    told: bool = False
+    lost: int = 0
+    ended: str | None = None
+
+    def best(self, objective: Objective) -> list[float]:
+        """The best value of each execution that has one."""
+        found = [objective.best(curve) for curve in self.curves]
+        return [value for value in found if value is not None]
+
+    def score(self, objective: Objective) -> float | None:
+        values = self.best(objective)
+        return statistics.fmean(values) if values else None
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self.exhausted == set(range(self.executions))
+
+    @property
+    def fulfilled(self) -> bool:
+        """Whether each execution is as far as was asked for, or can go no further."""
+        return all(n in self.exhausted or self.saved.get(n, 0) >= self.to_epoch for n in range(self.executions))
+
+
+@dataclass
+class Rung:
+    """Who came to a rung, what they were told there, and who went on, with those that it had to beat: None for all."""
+
+    came: list[int] = field(default_factory=list)
+    told: dict[int, float | None] = field(default_factory=dict)
+    promoted: dict[int, frozenset[int] | None] = field(default_factory=dict)
+
+
+def era_name(backend: str, max_epochs: int, option: Any) -> str:
+    return f"{backend}:{max_epochs}:{option}"
+
+
+class Ledger:
+    """Reads a journal, record by record, and knows nothing of how it came to be."""
+
+    def __init__(self, finite: bool) -> None:
+        self.objective = Objective("val_loss", "min")
+        self.trials: dict[int, Known] = {}
+        self.rungs: dict[tuple[int, int], Rung] = defaultdict(Rung)
+        self.slots: dict[int, int] = {}
+        self.limits = Limits()
+        self.count = 0
+        self.epochs = 0
+        self.finished: Finished | None = None
+        self._finite = finite
+        self._seed = 0
+        self._era = -1
+        self._era_name = ""
+        self._max_epochs = 0
+        self._plan: brackets.Plan | None = None
+        self._iterations = 1
+        self._before = 0.0
+        self._began_at: float | None = None
+        self._last = 0.0
+        self._given: list[str] = []
+
+    def take(self, record: Record, time: float) -> None:
+        assert time >= self._last, "time goes backwards"
+        if self.finished is not None:
+            assert isinstance(record, (Era, Began)), "something happened after the end"
+        previous, self._last = self._last, time
+        match record:
+            case Header():
+                assert not self.trials
+                self.objective, self._seed = Objective(record.objective, record.direction), record.seed
+            case Era():
+                self._era_of(record)
+            case Began():
+                if self._began_at is not None:
+                    self._before += previous - self._began_at
+                self._began_at, self.finished = time, None
+                options = dict(record.options)
+                self.count = options.pop("slots")
+                self.limits = Limits(**options)
+                self.slots.clear()
+                for trial in self.trials.values():
+                    trial.slot = None
+            case Asked():
+                self._asked(record)
+            case Valued():
+                params = self.trials[record.trial].params
+                assert record.parameter.name not in params, "a value changed"
+                params[record.parameter.name] = record.value
+            case Started():
+                self._started(record, time)
+            case Built():
+                self._built(self.trials[record.trial])
+            case EpochDone():
+                self._epoch(record)
+            case Judged():
+                trial = self.trials[record.trial]
+                assert trial.slot is not None
+                assert not trial.stopped
+                trial.stopped |= record.stop
+            case Checkpointed():
+                trial = self.trials[record.trial]
+                assert trial.slot is not None
+                assert record.epoch <= len(trial.curves[record.execution]), "a checkpoint of what was never said"
+                trial.saved[record.execution] = record.epoch
+                trial.exhausted |= {record.execution} if record.finished else set()
+            case Ended():
+                self._ended(record)
+            case Told():
+                self._told(record)
+            case TrialEnded():
+                self._trial_ended(record)
+            case Finished():
+                self._finished(record, time)
+
+    def _era_of(self, record: Era) -> None:
+        assert record.backend != self._era_name, "an era began for nothing"
+        self._era += 1
+        self._era_name = record.backend
+        name, epochs, option = record.backend.split(":", 2)
+        self._max_epochs, self._plan = int(epochs), None
+        self.rungs.clear()
+        if name == "hyperband":
+            factor, iterations = map(int, option.split("x"))
+            self._plan, self._iterations = brackets.plan(self._max_epochs, factor), iterations
+
+    def _asked(self, record: Asked) -> None:
+        assert 0 < record.to_epoch <= self._max_epochs
+        assert record.executions == self.limits.executions
+        trial = self.trials.get(record.trial)
+        enough = self.limits.max_trials is not None and len(self.trials) >= self.limits.max_trials
+        if trial is None:
+            assert record.trial == len(self.trials), "a number was skipped"
+            assert record.from_epoch == 0
+            assert not enough, "more trials than max_trials"
+            assert record.seed == derive_seed(self._seed, "train", record.trial, 0)
+            if record.given:
+                assert repr(record.given) not in self._given, "what the user wants tried was tried twice"
+                self._given.append(repr(record.given))
+            trial = self.trials[record.trial] = Known(record.trial, self._era)
+        else:
+            assert not trial.open, "asked for while it is open"
+            assert trial.slot is None
+            assert trial.ended is None, "a trial that had ended goes on"
+            assert not trial.failed, "a failed trial goes on"
+            assert not trial.stopped, "a stopped trial goes on"
+            assert trial.era == self._era, "a trial of an earlier back end goes on"
+            assert record.from_epoch == trial.to_epoch < record.to_epoch
+        place = None
+        if self._plan is not None:
+            assert record.bracket is not None
+            assert record.rung is not None
+            place = (record.bracket, record.rung)
+            self._comes(trial, place, record.to_epoch, enough)
+        trial.open, trial.told, trial.to_epoch, trial.place = True, False, record.to_epoch, place
+        trial.executions = max(record.executions, len(trial.curves))
+
+    # Hyperband ------------------------------------------------------------------------------------------------------
+
+    def _size(self, place: tuple[int, int]) -> brackets.Rung:
+        assert self._plan is not None
+        return self._plan.brackets[place[0] % len(self._plan.brackets)].rungs[place[1]]
+
+    def _comes(self, trial: Known, place: tuple[int, int], to_epoch: int, enough: bool) -> None:
+        assert self._plan is not None
+        assert place[0] < self._iterations * len(self._plan.brackets)
+        bracket, rung = place
+        assert to_epoch == self._size(place).epochs
+        if rung > 0:
+            assert trial.place == (bracket, rung - 1), "a promotion that skips a rung"
+            below = self.rungs[bracket, rung - 1]
+            waiting = [
+                other for other, score in below.told.items() if score is not None and other not in below.promoted
+            ]
+            assert trial.number in waiting, "a promotion of one that has not finished its rung"
+            assert trial.number == self._ranked(below, waiting)[0], "a promotion of another than the best"
+            # Where there can be no more trials, a bracket's first rung is what it is. (In a finite space it takes the
+            # state of all questions to know: there, too, only those that are in the bracket count.)
+            rivals = frozenset(self.rungs[bracket, 0].came) if enough or self._finite else None
+            below.promoted[trial.number] = rivals
+        else:
+            assert trial.place is None
+        self.rungs[place].came.append(trial.number)
+        assert len(self.rungs[place].came) <= self._size(place).size, "more trials than the rung has places"
+        if rung > 0:
+            self._check_earned((bracket, rung - 1))
+
+    def _ranked(self, rung: Rung, among: Sequence[int]) -> list[int]:
+        return sorted(among, key=lambda number: (self.objective.cost(rung.told[number]), number))
+
+    def _check_earned(self, place: tuple[int, int]) -> None:
+        """Whoever was promoted is among the best, whatever the others did since."""
+        rung = self.rungs[place]
+        places = self._size((place[0], place[1] + 1)).size if rung.promoted else 0
+        for number, rivals in rung.promoted.items():
+            among = [n for n, score in rung.told.items() if score is not None and (rivals is None or n in rivals)]
+            assert number in self._ranked(rung, among)[:places], "a promotion that was not earned"
+
+    def _check_brackets(self) -> None:
+        """No bracket has left out a promotion."""
+        for place, rung in list(self.rungs.items()):
+            assert set(rung.told) == set(rung.came), "somebody never finished a rung"
+            if (place[0], place[1] + 1) in self.rungs or rung.promoted:
+                places = self._size((place[0], place[1] + 1)).size
+                finished = [number for number, score in rung.told.items() if score is not None]
+                assert len(rung.promoted) == min(places, len(finished)), "a place was left empty"
+
+    # Training -------------------------------------------------------------------------------------------------------
+
+    def _started(self, record: Started, time: float) -> None:
+        trial = self.trials[record.trial]
+        assert record.slot < self.count
+        assert record.slot not in self.slots, "a slot runs two"
+        assert trial.slot is None, "a trial runs twice"
+        assert trial.open
+        assert trial.ended is None
+        assert not trial.failed
+        assert not trial.stopped, "a stopped trial is trained"
+        assert trial.era == self._era
+        assert trial.lost <= self.limits.retries, "a trial is tried more often than it may be"
+        assert record.execution < trial.executions
+        assert record.execution not in trial.exhausted, "what had ended itself is trained on"
+        assert trial.saved.get(record.execution, 0) < trial.to_epoch, "what is fulfilled is trained again"
+        curve = trial.curves[record.execution] if record.execution < len(trial.curves) else []
+        assert record.from_epoch == len(curve)
+        assert record.to_epoch <= trial.to_epoch
+        assert self._began_at is not None
+        if self.limits.timeout is not None:
+            assert self._before + time - self._began_at < self.limits.timeout, "a start after the time is up"
+        if self.limits.target is not None:
+            best = self._best()
+            assert best is None or self.objective.better(self.limits.target, best), "a start after the target"
+        self.slots[record.slot] = record.trial
+        trial.slot, trial.training, trial.until = record.slot, record.execution, record.to_epoch
+        while len(trial.curves) <= record.execution:
+            trial.curves.append([])
+
+    def _built(self, trial: Known) -> None:
+        assert trial.slot is not None
+        if self._finite and not trial.built:
+            others = [other.params for other in self.trials.values() if other.built]
+            assert trial.params not in others, "a configuration was tried twice"
+        trial.built = True
+
+    def _epoch(self, record: EpochDone) -> None:
+        trial = self.trials[record.trial]
+        assert trial.slot is not None, "an epoch of what does not run"
+        assert record.execution == trial.training
+        curve = trial.curves[record.execution]
+        assert record.epoch <= len(curve) + 1, "an epoch was skipped"
+        if record.epoch <= len(curve):
+            return  # trained again: the first record stands
+        assert record.epoch <= trial.until <= trial.to_epoch, "trained for longer than was asked for"
+        curve.append(record.logs["val_loss"])
+        trial.lost = 0
+        self.epochs += 1
+        limit = self.limits.max_total_epochs
+        assert limit is None or self.epochs <= limit, "more epochs than max_total_epochs"
+
+    def _ended(self, record: Ended) -> None:
+        trial = self.trials[record.trial]
+        assert trial.slot is not None
+        assert record.execution == trial.training
+        del self.slots[trial.slot]
+        trial.slot = None
+        trial.lost += record.outcome == "lost"
+        trial.failed |= record.outcome == "failed"
+        if record.outcome == "finished":
+            trial.exhausted.add(record.execution)
+        if record.outcome == "reached":
+            trial.saved[record.execution] = max(trial.saved.get(record.execution, 0), record.epoch)
+
+    def _told(self, record: Told) -> None:
+        trial = self.trials[record.trial]
+        assert trial.open
+        assert trial.slot is None
+        assert trial.ended is None
+        score = trial.score(self.objective)
+        if trial.failed:
+            expected = "failed"
+        elif trial.stopped:
+            expected = "stopped"
+        elif trial.is_exhausted:
+            expected = "finished"
+        elif trial.fulfilled:
+            expected = "reached"
+        else:
+            assert trial.lost > self.limits.retries, "given up before its time"
+            expected = "failed"
+        expected = "failed" if score is None else expected
+        assert record.outcome == expected
+        assert record.score == (None if expected == "failed" else score)
+        assert record.epoch == len(trial.curves[0])
+        trial.open, trial.told = False, True
+        trial.failed |= expected == "failed"
+        if trial.place is not None:
+            self.rungs[trial.place].told[record.trial] = record.score
+            self._check_earned(trial.place)
+
+    def _trial_ended(self, record: TrialEnded) -> None:
+        trial = self.trials[record.trial]
+        assert trial.ended is None, "a trial ended twice"
+        assert trial.slot is None
+        assert not trial.open or trial.era < self._era, "a trial ended before its suggestion did"
+        if trial.failed:
+            assert record.state == "failed"
+        elif not trial.stopped and (trial.is_exhausted or len(trial.curves[0]) >= self._max_epochs):
+            assert record.state == "completed"
+        else:
+            assert record.state == "stopped"
+        trial.ended = record.state
+
+    def _best(self) -> float | None:
+        """The best score of those that have one for all of their executions, or were given up with less."""
+        scores = [
+            trial.score(self.objective)
+            for trial in self.trials.values()
+            if not trial.failed and (trial.told or len(trial.best(self.objective)) == trial.executions)
+        ]
+        return self.objective.best(score for score in scores if score is not None)
+
+    def _finished(self, record: Finished, time: float) -> None:
+        self.finished = record
+        assert self._began_at is not None
+        self._before, self._began_at = self._before + time - self._began_at, None
+        assert not self.slots, "the end, and something runs"
+        if record.reason == "stopped by the user":
+            assert (record.exit_code, record.complete) == (130, False)
+        elif " trials failed, " in record.reason:
+            assert (record.exit_code, record.complete) == (1, False)
+        else:
+            assert record.exit_code == (1 if self._best() is None else 0)
+        if record.reason == "the time is up":
+            assert self.limits.timeout is not None
+            assert self._before >= self.limits.timeout
+        if record.complete and "epochs is trained" not in record.reason and "target" not in record.reason:
+            for trial in self.trials.values():
+                assert trial.ended is not None, "a trial was lost"
+            if self._plan is not None:
+                self._check_brackets()
+        if "epochs is trained" in record.reason:
+            assert self.limits.max_total_epochs is not None
+            assert self.epochs >= self.limits.max_total_epochs  # more where this process was given less
+
+
+# A process ------------------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """A search's process: a thread, of which and the test one waits while the other acts."""
+
+    def __init__(self, search: Simulation) -> None:
+        self.search = search
+        self.over = False
+        self._error: BaseException | None = None
+        self._words = 0
+        self._mine, self._its = threading.Semaphore(0), threading.Semaphore(0)
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def go_on(self, words: int) -> None:
+        """Let so many words be heard, or as many as there are."""
+        self._words = words
+        self._its.release()
+        self._mine.acquire()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        self._its.acquire()
+        try:
+            self.search.run(each=self._each)
+        except BaseException as error:
+            self._error = error
+        self.over = True
+        self._mine.release()
+
+    def _each(self) -> None:
+        while self._words == 0:
+            self._mine.release()
+            self._its.acquire()
+        self._words -= 1
+
+
+def make(study: Study) -> BackEnd:
+    """The back end that an era's name tells of."""
+    name, epochs, option = study.eras[-1].backend.split(":", 2)
+    if name == "optuna":
+        return Optuna(study.objective, study.seed, max_epochs=int(epochs), sampler="random", pruner=option)
+    factor, iterations = map(int, option.split("x"))
+    return Hyperband(study.objective, study.seed, max_epochs=int(epochs), factor=factor, iterations=iterations)
+
+
+# The machine ----------------------------------------------------------------------------------------------------------
+
+backends = st.one_of(
+    st.builds(
+        lambda epochs, factor, iterations: era_name("hyperband", epochs, f"{factor}x{iterations}"),
+        st.sampled_from([4, 9, 10]),
+        st.integers(2, 4),
+        st.integers(1, 2),
+    ),
+    st.builds(
+        lambda epochs, pruner: era_name("optuna", epochs, pruner),
+        st.sampled_from([3, 6]),
+        st.sampled_from(["hyperband", "median:n_startup_trials=1", "asha", "none"]),
+    ),
+)
+
+
+def rarely(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | st.none() | strategy
+
+
+limits = st.builds(
+    Limits,
+    max_trials=rarely(st.integers(1, 25)),
+    max_total_epochs=rarely(st.integers(1, 80)),
+    timeout=rarely(st.integers(1, 40).map(float)),
+    target=rarely(st.integers(1, 12).map(lambda tenths: tenths / 10)),
+    retries=st.integers(0, 2),
+    executions=st.sampled_from([1, 1, 1, 2]),
+    harvest=st.integers(0, 2),
+    test=st.booleans(),
+)
+slot_counts = st.integers(1, 5)
+PARTS = ("_domains", "_failures")
+"""What of a controller is folded from records, beside its study and its back end."""
+
+
+class Search(RuleBasedStateMachine):
+    """A study over all of its processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.disk = Versions()
+        self.lines: list[bytes] = []
+        self.parsed: list[Entry] = []
+        self.process: Process | None = None
+        self.made: list[BackEnd] = []
+        self.processes = 0
+        self.broken = False
+        self.stopped_at: int | None = None
+
+    # Rules ----------------------------------------------------------------------------------------------------------
+
+    @initialize(
+        backend=backends,
+        space=st.sampled_from(["endless", "endless", "finite"]),
+        direction=st.sampled_from(["min", "max"]),
+        seed=st.integers(0, 99),
+        rough=st.booleans(),
+        drifts=st.booleans(),
+        first=st.integers(0, 2),
+        slots=slot_counts,
+        given=limits,
+        latency=st.integers(0, 8),
+    )
+    def begin(
+        self,
+        backend: str,
+        space: str,
+        direction: Any,
+        seed: int,
+        rough: bool,
+        drifts: bool,
+        first: int,
+        slots: int,
+        given: Limits,
+        latency: int,
+    ) -> None:
+        self.drifts, self.world.latency = drifts, latency
+        self.finite = space == "finite"
+        self.ledger = Ledger(self.finite)
+        self.arguments: dict[str, Any] = {
+            "scenario": self.world.scenario(space, rough),
+            "objective": Objective("val_loss", direction),
+            "seed": seed,
+            "try_first": FIRST[space][:first],
+            "slots": slots,
+            "limits": given,
+            "era": backend,
+        }
+        with self.watched():
+            self.start()
+
+    @precondition(lambda self: self.process is not None)
+    @rule(words=st.integers(1, 60))
+    def speak(self, words: int) -> None:
+        """Workers speak."""
+        with self.watched():
+            self.go_on(words)
+
+    @precondition(lambda self: self.process is not None)
+    @rule(slot=slot_counts, unheard=st.booleans(), words=st.integers(0, 20))
+    def lose_a_worker(self, slot: int, unheard: bool, words: int) -> None:
+        assert self.process is not None
+        self.process.search.executor.kill(slot - 1, unheard=unheard)
+        self.speak(words + 1)
+
+    @rule(
+        trial=st.integers(0, 9),
+        what=st.sampled_from(["raise", "diverge", "finish", "die"]),
+        epoch=st.integers(1, 6),
+    )
+    def doom(self, trial: int, what: str, epoch: int) -> None:
+        """One of the last trials, or of those to come, will not end well."""
+        self.world.dooms[max(0, len(self.ledger.trials) + 3 - trial)] = what, epoch
+
+    @rule(trial=st.integers(0, 9), factor=st.sampled_from([1, 1000]))
+    def stall(self, trial: int, factor: int) -> None:
+        self.world.slow[max(0, len(self.ledger.trials) - trial)] = factor
+
+    @rule(latency=st.integers(0, 8))
+    def slow_down(self, latency: int) -> None:
+        """Words take longer from now on, some more than others."""
+        self.world.latency = latency
+
+    @precondition(lambda self: self.process is not None)
+    @rule(words=st.integers(0, 60))
+    def stop(self, words: int) -> None:
+        """The user asks for a stop, and waits for so many words."""
+        assert self.process is not None
+        with self.watched():
+            self.process.search.stop()
+            self.stopped_at = len(self.process.search.entries)
+            self.go_on(words + 1)
+
+    @precondition(lambda self: self.process is not None)
+    @rule(
+        lost=st.just(0) | st.integers(0, 12),
+        torn=st.integers(0, 200),
+        writes=st.lists(st.tuples(st.integers(0, 99), st.integers(1, 3)), max_size=3),
+    )
+    def crash(self, lost: int, torn: int, writes: list[tuple[int, int]]) -> None:
+        """The driver's process ends, its workers with it; a power failure takes the last records and checkpoints."""
+        with self.watched():
+            self.end(lost, torn)
+            for pick, count in writes:
+                self.disk.lose(pick, count)
+
+    @precondition(lambda self: self.process is None)
+    @rule(slots=st.none() | slot_counts, given=st.none() | limits, backend=rarely(rarely(backends)))
+    def resume(self, slots: int | None, given: Limits | None, backend: str | None) -> None:
+        changes = {"slots": slots, "limits": given, "era": backend}
+        self.arguments |= {name: value for name, value in changes.items() if value is not None}
+        with self.watched():
+            self.start()
+
+    @rule()
+    def replay(self) -> None:
+        if self.process is not None:
+            with self.watched():
+                self.compare()
+
+    def teardown(self) -> None:
+        if self.processes == 0:
+            return
+        try:
+            if not self.broken:
+                self.finish()
+        finally:
+            if self.process is not None and not self.process.over:
+                self.process.search.kill()
+                self.process.go_on(1)
+
+    # How ------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.broken = True
+            raise
+
+    def start(self) -> None:
+        """A process finds the journal and the disk, and runs until its first word."""
+        self.processes += 1
+        self.stopped_at = None
+        if self.drifts:
+            self.world.drift = self.processes % 3 / 10
+        search = Simulation(
+            make=self._make,
+            entries=self.parsed,
+            checkpoints=self.disk,
+            order=self.processes,
+            max_epochs=int(self.arguments["era"].split(":")[1]),
+            **self.arguments,
+        )
+        self.process = Process(search)
+        self.go_on(0)
+
+    def _make(self, study: Study) -> BackEnd:
+        self.made.append(make(study))
+        return self.made[-1]
+
+    def go_on(self, words: int) -> None:
+        process = self.process
+        assert process is not None
+        process.go_on(words)
+        self.read()
+        if process.over:
+            finished = process.search.finished
+            assert finished is not None
+            assert finished == self.ledger.finished
+            assert process.search.executor.busy == 0
+            best = self.process.search.study.best if self.process else None
+            assert (None if best is None else best.objective) == self.ledger._best()
+            self.compare()
+            self.end(0, 0)
+
+    def read(self) -> None:
+        """Take in what was journaled since."""
+        assert self.process is not None
+        entries = self.process.search.entries
+        for entry in entries[len(self.lines) :]:
+            if self.stopped_at is not None and len(self.lines) >= self.stopped_at:
+                assert not isinstance(entry.record, (Started, Asked)), "a start after the user's stop"
+            line = format_line(entry.record, entry.time)
+            self.lines.append(line)
+            self.parsed.append(Entry(*journal.parse_line(line), 0))
+            self.ledger.take(entry.record, entry.time)
+
+    def end(self, lost: int, torn: int) -> None:
+        """The process is gone; what it wrote is read from a file again, without the last `lost` records."""
+        process, self.process = self.process, None
+        assert process is not None
+        if not process.over:
+            process.search.kill()
+            process.go_on(1)
+        kept = max(2, len(self.lines) - lost)
+        tail = self.lines[kept][:torn] if kept < len(self.lines) else b""
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "journal.jsonl"
+            path.write_bytes(b"".join(self.lines[:kept]) + tail)
+            self.parsed = list(journal.read(path))
+        assert kept <= len(self.parsed) <= kept + 1  # all of the line may have been written
+        self.lines = self.lines[: len(self.parsed)]
+        if lost:
+            self.ledger = Ledger(self.finite)
+            for entry in self.parsed:
+                self.ledger.take(entry.record, entry.time)
+
+    def compare(self) -> None:
+        """What is rebuilt from the journal's text is what is alive."""
+        assert self.process is not None
+        search = self.process.search
+        live, again = search.study, Study()
+        made: list[BackEnd] = []
+
+        def remake(_: Era) -> BackEnd:
+            made.append(make(again))
+            return made[-1]
+
+        arguments = self.arguments
+        controller = Controller(
+            again,
+            remake,
+            arguments["limits"],
+            arguments["slots"],
+            search.controller.max_epochs,
+            arguments["try_first"],
+        )
+        controller.replay(self.parsed)
+        for study in (again, fold(self.parsed)):
+            assert_alike(study, live)
+        for part in PARTS:
+            assert repr(getattr(controller, part)) == repr(getattr(search.controller, part)), part
+        one, other = made[-1], self.made[-1]
+        for new in (True, False):
+            assert one.ask(new=new) == other.ask(new=new)
+        for trial in live.trials.values():
+            if not trial.open or trial.era < live.era:
+                continue
+            parameter = search.scenario.question(trial.params)
+            if parameter is not None:
+                assert one.suggest(trial.number, parameter) == other.suggest(trial.number, parameter)
+            if trial.judged and trial.epochs:
+                assert one.judge(trial.number, trial.epochs) == other.judge(trial.number, trial.epochs)
+
+    def finish(self) -> None:
+        """Run to the end under the limits that there are, and then to the end of it all."""
+        forever = 10**9
+        if self.process is not None:
+            self.go_on(200)
+        if self.process is not None:
+            self.end(0, 0)
+        self.arguments["limits"] = Limits(
+            max_trials=len(self.ledger.trials) + 2, max_consecutive_failures=forever, harvest=1, test=True
+        )
+        self.start()
+        if self.process is not None:
+            self.go_on(forever)
+        finished = self.ledger.finished
+        assert finished is not None
+        # Nearly all trials may have been doomed.
+        assert finished.complete or " trials failed, " in finished.reason
+        assert self.process is None
+
+
+TIMES = ("_seconds_before", "_began_at", "_last_at")
+
+
+def assert_alike(one: Study, other: Study) -> None:
+    """Whether two studies are the same in everything; times as far as a journal holds them."""
+    for name in vars(one).keys() - {"trials", *TIMES}:
+        if name != "best":
+            assert repr(getattr(one, name)) == repr(getattr(other, name)), name
+    for name in TIMES:
+        assert_close(getattr(one, name), getattr(other, name))
+    assert (one.best and one.best.number) == (other.best and other.best.number)
+    assert list(one.trials) == list(other.trials)
+    for a, b in zip(one.trials.values(), other.trials.values(), strict=True):
+        for part in fields(a):
+            x, y = getattr(a, part.name), getattr(b, part.name)
+            if part.name in ("began_at", "ended_at"):
+                assert_close(x, y)
+            else:
+                # As text: a number that is none equals nothing.
+                assert repr(x) == repr(y), f"trial {a.number}: {part.name}"
+
+
+def assert_close(one: float | None, other: float | None) -> None:
+    assert (one is None) == (other is None)
+    assert one is None or other is None or math.isclose(one, other, rel_tol=0, abs_tol=1e-3)
+
+
+@pytest.mark.timeout(0 if EXAMPLES else 300)
+def test_whatever_happens_nothing_is_lost_doubled_or_unearned() -> None:
+    steady = settings(
+        derandomize=not EXAMPLES,
+        database=None,
+        deadline=None,
+        max_examples=EXAMPLES or 100,
+        stateful_step_count=25,
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
+    machine: Any = Search
+    if SEED is not None:
+        machine = hypothesis.seed(int(SEED))(machine)
+    run_state_machine_as_test(machine, settings=steady)

@@ -1,0 +1,253 @@
+"""Space files: what is read of them without running them, what they bring along, and where their errors are."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from places import TINY
+
+import search
+from search import cli
+from search.errors import OptionError, SpaceError
+from search.messages import SpaceRef
+from search.space import file as space
+from search.study.paths import StudyPaths
+
+STUB = "def build_model(hp): ...\ndef load_data(): ...\n"
+
+
+@pytest.fixture(autouse=True)
+def _modules_and_path() -> Iterator[None]:
+    """Space files change where modules are found, and which are imported."""
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if name == space.MODULE or "/pytest-" in file:
+            del sys.modules[name]
+
+
+def load(path: Path) -> space.Space:
+    return space.load(SpaceRef(path=str(path)))
+
+
+def written(text: str) -> dict[str, object]:
+    options = space.written_options(ast.parse(text))
+    return {name: getattr(node, "value", None) for name, node in options.items() if isinstance(node, ast.Constant)}
+
+
+# Without running it ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("search_options = {'keras_backend': 'jax', 'seed': 0}", {"keras_backend": "jax", "seed": 0}),
+        ("search_options = dict(keras_backend='jax')", {"keras_backend": "jax"}),
+        ("search_options: dict = dict(keras_backend='jax')", {"keras_backend": "jax"}),
+        ("a = search_options = {'keras_backend': 'jax'}", {"keras_backend": "jax"}),
+        ("search_options = {'runs': f'{1}', 'study': 's'}", {"study": "s"}),
+        ("search_options = {**other, 'study': 's'}", {"study": "s"}),
+        ("search_options = dict(**other, study='s')", {"study": "s"}),
+        ("search_options = {'study': 's'}\nsearch_options = {}", {}),
+        ("search_options = options()", {}),
+        ("search_options: dict", {}),
+        ("options = {'keras_backend': 'jax'}", {}),
+        ("def f():\n    search_options = {'keras_backend': 'jax'}", {}),
+        ("", {}),
+    ],
+)
+def test_options_as_written(text: str, options: dict[str, object]) -> None:
+    assert written(text) == options
+
+
+def test_keras_is_imported_with_the_file_s_back_end(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wanted = []
+
+    def refuse(slots: object, log: object, keras_backend: str | None, **_: object) -> None:
+        wanted.append(keras_backend)
+        raise OptionError("enough")
+
+    monkeypatch.setattr("search.executors.local.LocalExecutor", refuse)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    Path("space.py").write_text(STUB + "search_options = dict(keras_backend='jax')\n")
+    for arguments in (["run", "space.py"], ["run", "space.py", "--keras-backend", "torch"], ["check", "space.py"]):
+        assert cli.main(arguments) == 2
+    assert wanted == ["jax", "torch", "jax"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"x = (\n", r"space\.py:1: '\(' was never closed"),
+        (b"x = 1\n  y = 2\n", r"space\.py:2: unexpected indent"),
+        (b"x = '\xff'\n", r"space\.py:1: .*utf-8"),
+        (b"\0", r"space\.py is not a Python file"),
+    ],
+)
+def test_what_python_cannot_read(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "space.py"
+    path.write_bytes(content)
+    with pytest.raises(SpaceError, match=words):
+        space.parse(path)
+
+
+def test_a_file_in_another_encoding_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "space.py"
+    path.write_bytes("# -*- coding: latin-1 -*-\nsearch_options = {'study': 'größe'}\n".encode("latin-1"))
+    assert written(ast.unparse(space.parse(path))) == {"study": "größe"}
+
+
+# Running it -----------------------------------------------------------------------------------------------------------
+
+
+def test_hooks_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "space.py"
+    path.write_text(
+        STUB + "def callbacks(hp, more=None): ...\nfit_options = lambda hp: {}\nsearch_options = {'seed': 3}\n"
+    )
+    found = load(path)
+    assert found.options == {"seed": 3}
+    assert found.callbacks is not None
+    assert found.fit_options is not None
+    assert found.compile_model is None
+
+
+@pytest.mark.parametrize("name", ["keras", "numpy", "search", "space", "test", "json", "my space-1"])
+def test_a_file_s_name_shadows_nothing(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.py"
+    path.write_text("import json\nimport numpy\nimport search.study.trial\nassert numpy.zeros and json.dumps\n" + STUB)
+    before = sys.modules.get(name)
+    load(path)
+    assert sys.modules.get(name) is before
+
+
+def test_a_file_called_like_the_framework_is_searched(workplace: Path) -> None:
+    shutil.copy(TINY, "keras.py")
+    assert cli.main(["run", "keras.py", "--max-trials", "1", "--max-epochs", "1", "--workers", "1"]) == 0
+    assert len(search.load_study("keras").best_trials()) == 1
+
+
+def test_where_an_error_is(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("import json\n\n\ndef read():\n    return json.loads('{')\n")
+    path = tmp_path / "space.py"
+    path.write_text(f"import beside\n{STUB}\nbeside.read()\n")
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        load(path)
+    assert space.describe(caught.value, path).startswith(f"{tmp_path}/beside.py:5: JSONDecodeError: Expecting")
+    # In an installed package beside the file, it is the user's call that counts.
+    installed = tmp_path / "env" / "lib" / "site-packages"
+    installed.mkdir(parents=True)
+    (tmp_path / "beside.py").rename(installed / "packaged.py")
+    sys.path.insert(0, str(installed))
+    path.write_text(f"import packaged\n{STUB}\npackaged.read()\n")
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        load(path)
+    assert space.describe(caught.value, path).startswith(f"{path}:5: JSONDecodeError")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\n  two\t three"), "ValueError: one two three"),
+        (ValueError(), "ValueError"),
+        (KeyError("name"), "KeyError: 'name'"),
+        (SystemExit(), "sys.exit() was called: let the file's code return"),
+        (SpaceError("said already"), "said already"),
+        (ValueError("\x1b[1mbold\x1b[0m {{node x}} Arguments received by Dense.call():\n  • x"), "ValueError: bold"),
+        (ValueError("x" * 999), f"ValueError: {'x' * space.LONGEST}…"),
+    ],
+)
+def test_one_line_for_any_error(error: BaseException, line: str) -> None:
+    assert space.describe(error) == line
+    assert space.describe(error, elsewhere="space.py") == f"space.py: {line}"
+
+
+# What it brings along -------------------------------------------------------------------------------------------------
+
+
+def test_local_modules_are_the_files_beside_it(tmp_path: Path) -> None:
+    for name in ("beside.py", "unused.py", "package/__init__.py", "package/inner.py", ".venv/hidden.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("value = 3\n")
+    (tmp_path / "env" / "lib").mkdir(parents=True)
+    (tmp_path / "env" / "pyvenv.cfg").write_text("")
+    (tmp_path / "env" / "lib" / "installed.py").write_text("")
+    path = tmp_path / "space.py"
+    path.write_text(
+        "import sys\n\nimport beside\nimport package.inner\nimport json\nimport numpy\n"
+        "sys.path += [__file__[:-8] + 'env/lib', __file__[:-8] + '.venv']\nimport installed\nimport hidden\n" + STUB
+    )
+    load(path)
+    files = space.local_files(path)
+    assert [name for name, _ in files] == ["beside.py", "package/__init__.py", "package/inner.py", "space.py"]
+    assert all(Path(found) == tmp_path / name for name, found in files)
+
+
+def test_the_digest_is_of_names_and_contents(tmp_path: Path) -> None:
+    def digest(**contents: str) -> str:
+        files = []
+        for name, content in contents.items():
+            (tmp_path / name).write_text(content)
+            files.append((name, str(tmp_path / name)))
+        return space.digest_of(tuple(files))
+
+    one = digest(a="x", b="y")
+    assert len(one) == 16
+    assert digest(a="x", b="y") == one
+    others = [
+        digest(a="x", b="z"),
+        digest(a="x", c="y"),
+        digest(a="x"),
+        digest(a="xb", b=""),
+        digest(a="x", b="y", c=""),
+    ]
+    assert len({one, *others}) == 6
+
+
+ELSEWHERE = """
+import sys
+import search
+model, = search.get_best_models("t", tracking_uri=sys.argv[1])
+print(type(model).__name__, model.count_params(), sys.modules["shapes"].__file__)
+"""
+
+
+@pytest.mark.slow
+def test_local_modules_travel_with_the_study(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    Path("shapes.py").write_text("WIDTH = 4\n")
+    Path("space.py").write_text("from shapes import WIDTH\n" + TINY.read_text().replace("Input((4,)", "Input((WIDTH,)"))
+    run = ["run", "space.py", "--study", "t", "--max-trials", "1", "--max-epochs", "1", "--workers", "1"]
+    assert cli.main(run) == 0
+    assert sorted(path.name for path in StudyPaths.of("runs", "t").space.glob("*.py")) == ["shapes.py", "space.py"]
+    # A module beside the file is a part of it.
+    Path("shapes.py").write_text("WIDTH = 2 + 2\n")
+    assert cli.main([*run, "--resume"]) == 2
+    assert cli.main([*run, "--resume", "--accept-changes"]) == 0
+    assert (StudyPaths.of("runs", "t").space / "shapes.py").read_text() == "WIDTH = 2 + 2\n"
+    # With the file itself gone, the study's copy is as good.
+    Path("space.py").rename("gone.py")
+    Path("shapes.py").unlink()
+    assert cli.main(["resume", "t", "--workers", "1"]) == 0
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, f"sqlite:///{workplace}/runs/mlflow.db"],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    kind, count, file = done.stdout.split()
+    assert kind == "Sequential"
+    assert int(count) == 7 * search.load_study("t").trials[0].params["units"] + 2
+    assert not Path(file).is_relative_to(workplace)

@@ -1,0 +1,362 @@
+"""The journal: what goes in comes out, and a file that was cut or damaged anywhere is either read or refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.errors import JournalError
+from search.space.domain import Condition, Domain, Parameter
+from search.study import journal, records
+from search.study.journal import Journal, format_line, parse_line, read
+from search.study.records import FORMAT, Header, TrialEnded
+
+steady = settings(derandomize=True, deadline=None, max_examples=200)
+
+PARAMETERS = (
+    Parameter("rate", Domain("float", 1e-5, 0.1, sampling="log"), 0.01),
+    Parameter("unit s", Domain("int", 1, 9, 2), 1, (Condition("kind", ("a", None)), Condition("on", (True,)))),
+    Parameter("kind", Domain("choice", values=("a", None, 1, 2.5, True), ordered=True), None),
+)
+
+EVERY_KIND: list[records.Record] = [
+    Header(FORMAT, "f00", "digits", 0, "val_loss", "min", "/a/b.py", "d", PARAMETERS, {"keras": "3"}, ("loss",), "me"),
+    records.SpaceChanged("d2", PARAMETERS),
+    records.Era("optuna", {"sampler": "tpe", "factor": 3}),
+    records.Learnt("f01", "other", 2, PARAMETERS[:1], {"rate": 0.01}, (0.5, 0.25), "completed", finished=True),
+    records.Began("host", 1234, {"workers": None, "timeout": 1.5}),
+    records.Asked(3, 1, 9, 2, None, True, 17, given={"x": 0.1, "y": True, "z": None}),
+    records.Valued(3, PARAMETERS[1], 3, {"relative": {"x": 0.1}, "trial": {"a": [1, 2]}}),
+    records.Valued(3, PARAMETERS[2], None),
+    records.Started(3, 0, 1, 2, 0, 9),
+    records.Built(3, 12345, "fused"),
+    records.EpochDone(3, 0, 1, {"loss": 0.1 + 0.2, "val_loss": 5e-324}, 0.5),
+    records.Judged(3, 1, True, {"completed_rung_0": 0.25}),
+    records.Checkpointed(3, 0, 1, None, finished=True),
+    records.Ended(3, 0, "failed", 1, 'ValueError: „ünïcode", \u2028 \ud800 and\na new line'),
+    records.Told(3, 1, None, "failed"),
+    TrialEnded(3, "failed"),
+    records.Tested(3, 0, 1, {"loss": 0.5}),
+    records.Exported(3, 0, 1, {"inputs": [{"name": None, "dtype": "float32", "shape": [-1, 4]}]}, ("keras==3.15.1",)),
+    records.Finished("done", complete=True, exit_code=0),
+    records.Expired(3, "it ran for longer than --trial-timeout 60s"),
+]
+
+
+def write(path: Path, *written: records.Record) -> list[bytes]:
+    """A journal of `written`; its lines."""
+    made = Journal(path)
+    for record in written:
+        made.append([record])
+    made.close()
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def contents(path: Path) -> list[records.Record]:
+    return [entry.record for entry in read(path)]
+
+
+def test_every_kind_of_record_comes_back(tmp_path: Path) -> None:
+    assert {type(record) for record in EVERY_KIND} == set(records.Record.__args__)
+    path = tmp_path / "journal.jsonl"
+    lines = write(path, *EVERY_KIND)
+    assert len(lines) == len(EVERY_KIND)
+    for entry, record in zip(read(path), EVERY_KIND, strict=True):
+        assert entry.record == record
+        assert repr(entry.record) == repr(record)  # 1 is not True, a tuple not a list
+
+
+def test_numbers_that_json_lacks_come_back(tmp_path: Path) -> None:
+    logs = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": -0.0, "e": 1.0}
+    lines = write(tmp_path / "j", records.EpochDone(0, 0, 1, logs, 1.0))
+    (record,) = contents(tmp_path / "j")
+    assert isinstance(record, records.EpochDone)
+    assert repr(dict(record.logs)) == repr(logs)
+    json.loads(lines[0], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_times_and_offsets(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    made = Journal(path, now=lambda: 12.34567)
+    made.append(EVERY_KIND[:3])
+    made.append(EVERY_KIND[3:5], time=99.0)
+    made.close()
+    entries = list(read(path))
+    assert [entry.time for entry in entries] == [12.3457] * 3 + [99.0] * 2
+    assert [entry.record for entry in read(path, entries[1].end)] == EVERY_KIND[2:5]
+    assert entries[-1].end == path.stat().st_size
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_tail_torn_at_any_byte_is_dropped(tmp_path: Path, append: bool) -> None:
+    path = tmp_path / "j"
+    lines = write(path, *EVERY_KIND[:4], EVERY_KIND[12])
+    whole = b"".join(lines[:-1])
+    for cut in range(len(lines[-1])):
+        path.write_bytes(whole + lines[-1][:cut])
+        assert contents(path) == EVERY_KIND[:4]
+        if append:
+            made = Journal(path)
+            made.append([EVERY_KIND[14]])
+            made.close()
+            assert contents(path) == [*EVERY_KIND[:4], EVERY_KIND[14]]
+
+
+def test_a_tail_of_zeros_is_dropped(tmp_path: Path) -> None:
+    """What some file systems leave after a power failure."""
+    path = tmp_path / "j"
+    write(path, *EVERY_KIND[:4])
+    path.write_bytes(path.read_bytes() + bytes(500))
+    assert contents(path) == EVERY_KIND[:4]
+
+
+def test_a_damaged_line_within_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    lines = write(path, *EVERY_KIND[:6])
+    for number in range(1, 6):
+        damaged = bytearray(lines[number - 1])
+        damaged[len(damaged) // 2] ^= 1
+        path.write_bytes(b"".join([*lines[: number - 1], bytes(damaged), *lines[number:]]))
+        with pytest.raises(JournalError, match=rf"line {number} is damaged.*head -n {number - 1}"):
+            list(read(path))
+        with pytest.raises(JournalError, match=f"line {number} "):
+            Journal(path)
+
+
+def line_of(body: dict[str, Any]) -> bytes:
+    """A line with a checksum that holds."""
+    text = json.dumps(body)[:-1].encode()
+    return text + b',"crc":"%08x"}\n' % zlib.crc32(text)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"kind": "sung", "t": 0},
+        {"kind": "trial_ended", "t": 0},
+        {"kind": "trial_ended", "trial": 0, "state": "failed", "colour": "red", "t": 0},
+        {"kind": "trial_ended", "trial": 0, "state": "failed"},
+        {"kind": "valued", "trial": 0, "parameter": "x", "value": 1, "attributes": {}, "t": 0},
+        {"kind": "epoch_done", "trial": 0, "execution": 0, "epoch": 1, "logs": [1], "seconds": 1, "t": 0},
+        {"t": 0},
+    ],
+)
+def test_a_record_of_another_version_is_refused_by_line(tmp_path: Path, body: dict[str, Any]) -> None:
+    path = tmp_path / "j"
+    lines = write(path, *EVERY_KIND[:2])
+    path.write_bytes(lines[0] + line_of(body) + lines[1])
+    with pytest.raises(JournalError, match="line 2 "):
+        list(read(path))
+
+
+@steady
+@given(st.data())
+def test_whatever_is_in_the_file_it_is_read_or_refused(data: st.DataObject) -> None:
+    path = Path(FOLDER) / "fuzzed.jsonl"
+    lines = [format_line(record, 1.0) for record in EVERY_KIND]
+    text = bytearray(b"".join(lines[: data.draw(st.integers(1, len(lines)))]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(text)))
+        match data.draw(st.sampled_from(["cut", "insert", "flip", "join"])):
+            case "cut":
+                del text[at : at + data.draw(st.integers(1, 200))]
+            case "insert":
+                text[at:at] = data.draw(st.binary(max_size=20))
+            case "flip" if at < len(text):
+                text[at] ^= data.draw(st.integers(1, 255))
+            case "join":
+                text[at : at + 1] = b"\n"
+    path.write_bytes(bytes(text))
+    with suppress(JournalError):
+        assert all(record in EVERY_KIND for record in contents(path))
+
+
+@steady
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=5,
+    ),
+    st.sampled_from(EVERY_KIND),
+    st.integers(0, 20),
+)
+def test_no_record_with_a_checksum_that_holds_breaks_the_reader(value: Any, record: Any, field: int) -> None:
+    body = {**records.encode(record), "t": 1.0}
+    body[list(body)[field % len(body)]] = value
+    path = Path(FOLDER) / "typed.jsonl"
+    path.write_bytes(line_of(body) + format_line(EVERY_KIND[0], 1.0))
+    with suppress(JournalError):
+        assert len(contents(path)) == 2
+
+
+def whole(line: bytes) -> bool:
+    """Whether a line's checksum holds, found out in another way than the reader does."""
+    body, crc = line[:-19], line[-19:]
+    return crc == b',"crc":"%08x"}\n' % zlib.crc32(body)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A file that was a journal, or never was one."""
+    lines = [format_line(record, 1.0) for record in EVERY_KIND]
+    lines = lines[: draw(st.integers(1, len(lines)))]
+    for _ in range(draw(st.integers(1, 3))):
+        at, other = (draw(st.integers(0, len(lines) - 1)) for _ in range(2))
+        line = lines[at]
+        where = draw(st.integers(0, len(line)))
+        match draw(st.sampled_from(["twice", "swap", "cut", "crlf", "nul", "bytes", "insert", "join", "blank", "all"])):
+            case "twice":
+                lines.insert(at, line)
+            case "swap":
+                lines[at], lines[other] = lines[other], lines[at]
+            case "cut":
+                lines[at] = line[:where]
+            case "crlf":
+                lines[at] = line.replace(b"\n", b"\r\n")
+            case "nul":
+                lines[at] = bytes(draw(st.integers(1, 300)))
+            case "bytes":
+                lines[at] = draw(st.binary(max_size=60)) + b"\n"
+            case "insert":
+                lines[at] = (
+                    line[:where]
+                    + draw(st.sampled_from([b"\xff", b"\x00", b"\r", b"\n", b"\xed\xa0\x80"]))
+                    + line[where:]
+                )
+            case "join":
+                lines[at] = line.rstrip(b"\n")
+            case "blank":
+                lines.insert(at, b"\n")
+            case "all":
+                lines = [line.replace(b"\n", b"\r\n") for line in lines]
+    return b"".join(lines)
+
+
+@steady
+@given(damaged() | st.binary(max_size=400))
+def test_each_line_is_read_or_named_and_only_the_last_is_dropped(content: bytes) -> None:
+    path = Path(FOLDER) / "damaged.jsonl"
+    path.write_bytes(content)
+    lines = [line + b"\n" for line in content.split(b"\n")[:-1]] + [content.rpartition(b"\n")[2]]
+    lines = [line for line in lines if line]
+    bad = next((number for number, line in enumerate(lines) if not whole(line)), None)
+    if bad is None or bad == len(lines) - 1:
+        assert contents(path) == [parse_line(line)[0] for line in lines[:bad]]
+        return
+    with pytest.raises(JournalError) as caught:
+        contents(path)
+    assert str(caught.value).startswith(f"{path}, line {bad + 1} is damaged")
+    assert "\n" not in str(caught.value)
+
+
+def odd(body: str) -> bytes:
+    text = body.encode()
+    return text + b',"crc":"%08x"}\n' % zlib.crc32(text)
+
+
+EPOCH = '{"kind":"epoch_done","trial":0,"execution":0,"epoch":1,"seconds":1'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{EPOCH},"logs":{{"a":1{"0" * 400}}},"t":1',
+        f'{EPOCH},"logs":{{"a":1{"0" * 9000}}},"t":1',
+        f'{EPOCH},"logs":{"[" * 100_000}{"]" * 100_000},"t":1',
+        '{"kind":"era","backend":"x","options":' + '{"a":' * 100_000 + "1" + "}" * 100_000 + ',"t":1',
+        f'{EPOCH},"logs":{{}},"t":"noon"',
+        f'{EPOCH},"logs":{{}},"t":null',
+        f'{EPOCH},"logs":{{}},"t":1e999',
+        f'{EPOCH},"logs":{{}},"t":1,"v":1e999',
+        f'{EPOCH},"logs":{{}},"t":1,"v":true',
+        f'{EPOCH},"logs":{{}},"t":1,"t":[]',
+        '{"kind":["era"],"t":1',
+        '{"kind":{},"t":1',
+        "",
+        "{",
+        "[1",
+        "\x00",
+    ],
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_what_has_a_checksum_and_no_sense_is_refused_by_line(tmp_path: Path, body: str, last: bool) -> None:
+    """The last line, too: only a line that is not whole was torn."""
+    path = tmp_path / "j"
+    line = format_line(EVERY_KIND[0], 1.0)
+    path.write_bytes(line + odd(body) + (b"" if last else line))
+    with pytest.raises(JournalError) as caught:
+        list(read(path))
+    assert str(caught.value).startswith(f"{path}, line 2 is damaged")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 400
+
+
+FOLDER = ""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    global FOLDER
+    FOLDER = str(tmp_path_factory.mktemp("fuzz"))
+
+
+def test_any_text_survives() -> None:
+    for text in ("\n", "\r\n", "\x00", "\u2028", '"crc":"', ',"crc":"00000000"}', "\ud83d", "😀"):
+        record = records.Ended(0, 0, "failed", 0, text)
+        line = format_line(record, 1.0)
+        assert line.count(b"\n") == 1
+        assert parse_line(line)[0] == record
+
+
+def test_a_missing_file_is_an_error_and_an_empty_one_is_not(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="cannot read"):
+        list(read(tmp_path / "none"))
+    (tmp_path / "empty").touch()
+    assert contents(tmp_path / "empty") == []
+
+
+def test_the_disk_has_it_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(journal.os, "fsync", synced.append)
+    now = [100.0]
+    made = Journal(tmp_path / "j", now=lambda: now[0])
+    for _ in range(50):
+        made.append([EVERY_KIND[14]])
+        now[0] += 0.01
+    assert len(contents(tmp_path / "j")) == 50  # whoever reads has it at once
+    assert 1 <= len(synced) <= 3
+    made.flush()
+    count = len(synced)
+    made.flush()
+    assert len(synced) == count  # there is nothing new
+    now[0] -= 1000  # the clock was set back
+    made.append([EVERY_KIND[14]])
+    now[0] -= 1000
+    made.flush(only_if_due=True)
+    assert len(synced) == count + 1
+    made.close()
+
+
+def test_the_disk_waits_by_the_journals_clock_whatever_the_records_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(journal.os, "fsync", synced.append)
+    now = [100.0]
+    made = Journal(tmp_path / "j", now=lambda: now[0])
+    for time in (5.0, 5000.0, 50.0):
+        made.append([EVERY_KIND[14]], time)
+    assert not synced
+    now[0] += 0.3
+    made.flush(only_if_due=True)
+    assert len(synced) == 1
+    made.close()

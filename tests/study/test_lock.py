@@ -1,0 +1,134 @@
+"""The right to write a journal: who has it, who had it, who may take it over."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.errors import JournalError
+from search.study import lock as locks
+from search.study.lock import Lock, is_held
+
+HOLD = """
+import sys
+from pathlib import Path
+from search.study.lock import Lock
+lock = Lock(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_another_process_holds_the_lock_until_it_dies(tmp_path: Path) -> None:
+    path = tmp_path / "digits" / "lock"
+    assert not is_held(path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert is_held(path)
+        with pytest.raises(JournalError, match=rf"'digits' is being run by process {holder.pid} on "):
+            Lock(path)
+        assert is_held(path)
+    finally:
+        holder.kill()
+        holder.wait()
+    assert not is_held(path)
+    lock = Lock(path)
+    lock.release()
+    lock.release()
+    again = Lock(path)
+    assert is_held(path)
+    again.release()
+    assert not is_held(path)
+
+
+def test_asking_who_holds_a_lock_makes_none(tmp_path: Path) -> None:
+    assert not is_held(tmp_path / "lock")
+    assert not (tmp_path / "lock").exists()
+
+
+ELSEWHERE = {"host": "elsewhere.example", "pid": 123, "started": 1.0}
+
+
+def words(path: Path, **holder: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(holder))
+    return path
+
+
+def test_what_a_dead_process_of_this_machine_left_is_taken_over(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    path = words(tmp_path / "digits" / "lock", host=os.uname().nodename, pid=dead.pid, started=1.0)
+    lock = Lock(path)
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+    lock.release()
+    assert path.read_text() == ""
+
+
+def test_what_another_machine_left_is_taken_over_only_where_the_user_says_so(tmp_path: Path) -> None:
+    path = words(tmp_path / "digits" / "lock", **ELSEWHERE)
+    with pytest.raises(JournalError, match=r"'digits' is being run by process 123 on elsewhere.example.* --take-over$"):
+        Lock(path)
+    assert json.loads(path.read_text()) == ELSEWHERE  # still its
+    lock = Lock(path, take_over=True)
+    assert json.loads(path.read_text())["host"] == os.uname().nodename
+    lock.release()
+    Lock(path).release()
+
+
+def hold(path: Path, before: str = "") -> subprocess.Popen[str]:
+    """Another process that has the lock."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", before + HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_a_living_process_of_this_machine_is_never_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "digits" / "lock"
+    with hold(path) as holder:
+        with pytest.raises(JournalError, match=f"is being run by process {holder.pid} on "):
+            Lock(path, take_over=True)
+        holder.kill()
+
+
+def test_a_lock_that_a_file_server_keeps_for_a_machine_that_is_gone_is_taken_over(tmp_path: Path) -> None:
+    """The process that has it stands for the server, which has not noticed."""
+    path = tmp_path / "digits" / "lock"
+    with hold(path, "import socket; socket.gethostname = lambda: 'elsewhere.example'") as holder:
+        with pytest.raises(JournalError, match=f"is being run by process {holder.pid} on elsewhere.example"):
+            Lock(path)
+        lock = Lock(path, take_over=True)
+        with pytest.raises(JournalError, match=f"is being run by process {os.getpid()} on "):
+            Lock(path)
+        lock.release()
+        holder.kill()
+
+
+def test_where_the_file_system_has_no_locks_the_words_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(locks.errno.ENOTSUP, "not supported")
+
+    path = tmp_path / "digits" / "lock"
+    with hold(path) as holder:
+        monkeypatch.setattr(locks.fcntl, "flock", unsupported)
+        assert is_held(path)
+        with pytest.raises(JournalError, match=f"is being run by process {holder.pid} on "):
+            Lock(path)
+        holder.kill()
+    assert not is_held(path)
+    said = json.loads(path.read_text())
+    words(path, **{**said, "pid": os.getppid()})  # its number is another process's now
+    assert not is_held(path)
+    Lock(path).release()

@@ -1,0 +1,312 @@
+"""Addresses, the local database, connections and their errors."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from by_hand import OLDER
+
+from search.errors import OptionError, TrackingRefused, Unavailable
+from search.study.paths import local_store
+from search.tracking.mlflow import database, store
+
+# Addresses ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_address_is_the_given_one_else_the_environments_else_local(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert store.resolve_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
+    assert store.resolve_uri(None, tmp_path) == "http://there:5000"
+    assert store.resolve_uri("https://here", tmp_path) == "https://here"
+
+
+def test_a_relative_database_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert store.resolve_uri("sqlite:///a/b.db", tmp_path) == f"sqlite:///{tmp_path}/a/b.db"
+    assert store.resolve_uri("sqlite:////a/b.db", tmp_path) == "sqlite:////a/b.db"
+
+
+@pytest.mark.parametrize(
+    "uri", ["./mlruns", "/x/mlruns", "file:///x/mlruns", "sqlite://", "sqlite:///:memory:", "ftp://x"]
+)
+def test_an_address_that_mlflow_cannot_use_is_one_line(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="give sqlite") as caught:
+        store.resolve_uri(uri, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://me:secret@host:5000/x", "http://***@host:5000/x"),
+        ("postgresql+psycopg2://me:se/cr@et@host/db", "postgresql+psycopg2://***@host/db"),
+        ("failed for https://token@host: no", "failed for https://***@host: no"),
+        ("http://host:5000/a@b", "http://host:5000/a@b"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+    ],
+)
+def test_passwords_are_left_out(text: str, expected: str) -> None:
+    assert store.redact(text) == expected
+
+
+# The database ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_fresh_database_has_the_write_ahead_log_and_is_made_once(tmp_path: Path, pristine: Path) -> None:
+    with closing(sqlite3.connect(pristine)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    before = pristine.stat()
+    assert database.initialise(pristine) is None
+    assert (pristine.stat().st_ino, pristine.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert [path.name for path in pristine.parent.glob(".*")] == []
+
+
+@pytest.mark.slow
+def test_two_processes_may_make_it_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from search.tracking.mlflow import store\n"
+        "client = store.connect(store.resolve_uri(None, sys.argv[1]))\n"
+        "client.create_experiment(sys.argv[2])"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in ("a", "b")]
+    assert [process.wait(120) for process in both] == [0, 0]
+    client = store.connect(f"sqlite:///{local_store(tmp_path)}")
+    assert {item.name for item in client.search_experiments()} == {"Default", "a", "b"}
+
+
+def test_an_older_database_is_migrated_after_a_copy(older: Path, pristine: Path) -> None:
+    assert database._revision(older) == OLDER
+    client = store.connect(f"sqlite:///{older}")
+    assert database._revision(older) == database._revision(pristine)
+    run = client.get_run("a" * 32)
+    assert (run.data.params, run.data.tags["search.kind"]) == ({"units": "8"}, "study")
+    assert [point.value for point in client.get_metric_history(run.info.run_id, "objective")] == [0.5, 0.75]
+    # What this version needs works.
+    again = client.create_run(client.get_experiment_by_name("digits").experiment_id)
+    client.log_metric(again.info.run_id, "objective", 1.0)
+    client.create_registered_model("digits")
+    client.set_experiment_tag("1", "page", "x" * 5000)
+    (backup,) = older.parent.glob("*.bak")
+    assert database._revision(backup) == OLDER
+    with closing(sqlite3.connect(backup)) as connection:
+        assert connection.execute("SELECT value FROM metrics").fetchall() == [(0.5,), (0.75,)]
+    store.connect(f"sqlite:///{older}")
+    assert len(list(older.parent.glob("*.bak"))) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_that_find_an_older_database_migrate_it_once(older: Path, pristine: Path) -> None:
+    code = (
+        "import sys; from search.tracking.mlflow import store\n"
+        "assert store.connect(sys.argv[1]).get_run('a' * 32).data.params == {'units': '8'}"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code, f"sqlite:///{older}"]) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert database._revision(older) == database._revision(pristine)
+    assert len(list(older.parent.glob("*.bak"))) == 1
+
+
+def test_a_newer_database_is_refused(runs: Path) -> None:
+    file = local_store(runs)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    with pytest.raises(OptionError, match="newer MLflow"):
+        store.connect(f"sqlite:///{file}")
+    assert not list(runs.glob("*.bak"))
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    file.write_text("hello " * 1000)
+    with pytest.raises(OptionError, match="no database"):
+        store.connect(f"sqlite:///{file}")
+    assert file.read_text().startswith("hello")
+
+
+def test_who_only_reads_makes_no_store(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="no MLflow database"):
+        store.connect(f"sqlite:///{tmp_path}/typo/mlflow.db", create=False)
+    assert not list(tmp_path.iterdir())
+
+
+MOUNTS = """\
+/dev/sda / ext4 rw 0 0
+server:/home /home nfs4 rw 0 0
+/dev/sdb /home/local ext4 rw 0 0
+me@box:/x /mnt/with\\040space fuse.sshfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/home/me/runs", "nfs4"),
+        ("/home/local/runs", None),
+        ("/homely", None),
+        ("/mnt/with space/runs", "fuse.sshfs"),
+        ("/var", None),
+    ],
+)
+def test_network_file_systems_are_known_by_their_mounts(path: str, kind: str | None) -> None:
+    assert database.network_file_system(Path(path), MOUNTS) == kind
+
+
+def test_on_a_network_file_system_the_database_is_plain_and_a_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "network_file_system", lambda path: "nfs4")
+    line = store.initialise_local(tmp_path)
+    assert line is not None
+    assert "nfs4" in line
+    assert "\n" not in line
+    with closing(sqlite3.connect(local_store(tmp_path))) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "50% #1"])
+def test_artifacts_of_a_moved_store_are_found_beside_it(name: str, tmp_path: Path, pristine: Path) -> None:
+    old, new = tmp_path / "old" / name, tmp_path / "new" / name
+    old.mkdir(parents=True)
+    shutil.copyfile(pristine, local_store(old))
+    client = store.connect(f"sqlite:///{local_store(old)}")
+    root = store.artifact_root(local_store(old)) / "digits"
+    run = client.create_run(client.create_experiment("e", artifact_location=str(root)))
+    (tmp_path / "a.txt").write_text("a")
+    store.artifacts(client, run).log_artifact(str(tmp_path / "a.txt"), "model")
+    assert list(root.glob("*/artifacts/model/a.txt"))
+
+    shutil.copytree(old, new)
+    client = store.connect(f"sqlite:///{local_store(new)}")
+    moved = store.artifacts(client, client.get_run(run.info.run_id))
+    assert moved.artifact_uri.startswith(str(new))
+    shutil.rmtree(old)
+    assert [item.path for item in moved.list_artifacts("model")] == ["model/a.txt"]
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "50% #1"])
+def test_addresses_in_a_moved_store_are_corrected(name: str, tmp_path: Path, pristine: Path) -> None:
+    old, new = tmp_path / "old" / name, tmp_path / "new" / name
+    old.mkdir(parents=True)
+    shutil.copyfile(pristine, local_store(old))
+    client = store.connect(f"sqlite:///{local_store(old)}")
+    root = store.artifact_root(local_store(old))
+    ours = client.create_experiment("ours", artifact_location=str(root / "digits"))
+    theirs = client.create_experiment("theirs", artifact_location=str(tmp_path / "elsewhere" / root.name / "x"))
+    runs = [client.create_run(experiment) for experiment in (ours, theirs)]
+    logged = client.create_logged_model(ours, source_run_id=runs[0].info.run_id)
+    client.create_registered_model("digits")
+    client.create_model_version("digits", logged.artifact_location, runs[0].info.run_id)
+    (tmp_path / "a.txt").write_text("a")
+    store.artifacts(client, runs[0]).log_artifact(str(tmp_path / "a.txt"))
+
+    new.parent.mkdir()
+    old.rename(new)
+    file = local_store(new)
+    for _ in range(2):
+        database.relocate(file, store.artifact_root(file))
+    client = store.connect(f"sqlite:///{file}")
+    here = store.artifact_root(file)
+    version = client.get_model_version("digits", "1")
+    addresses = [
+        client.get_experiment(ours).artifact_location,
+        client.get_run(runs[0].info.run_id).info.artifact_uri,
+        client.get_logged_model(logged.model_id).artifact_location,
+        version.source,
+        client.get_model_version_download_uri("digits", "1"),
+    ]
+    for address in addresses:
+        place = Path(unquote(urlsplit(address).path) if address.startswith("file:") else address)
+        assert place.is_relative_to(here / "digits"), address
+    assert client.list_artifacts(runs[0].info.run_id)[0].path == "a.txt"
+    assert client.get_run(runs[1].info.run_id).info.artifact_uri == runs[1].info.artifact_uri
+
+
+# Servers --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def refusing() -> Iterator[tuple[str, list[int], list[str]]]:
+    """A server that answers every request with the first status in a list, and notes what it was sent."""
+    status, seen = [401], []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization", ""))
+            self.send_response(status[0])
+            self.end_headers()
+            self.wfile.write(b"You are not authenticated.")
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", status, seen
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_server_that_refuses_is_said_in_one_line(
+    code: int, refusing: tuple[str, list[int], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, status, seen = refusing
+    status[0] = code
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    with pytest.raises(TrackingRefused, match="MLFLOW_TRACKING_USERNAME") as caught:
+        store.connect(uri)
+    assert str(code) in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert seen[-1].startswith("Basic ")
+
+
+def test_a_token_is_sent(refusing: tuple[str, list[int], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, _, seen = refusing
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abc")
+    with pytest.raises(TrackingRefused):
+        store.connect(uri)
+    assert seen == ["Bearer abc"]
+
+
+def test_what_is_no_mlflow_is_said_to_be_none(refusing: tuple[str, list[int], list[str]]) -> None:
+    uri, status, _ = refusing
+    status[0] = 404
+    with pytest.raises(OptionError, match="no MLflow tracking server"):
+        store.connect(uri)
+
+
+def test_a_server_in_trouble_is_out_of_reach(refusing: tuple[str, list[int], list[str]]) -> None:
+    uri, status, _ = refusing
+    status[0] = 502
+    with pytest.raises(Unavailable):
+        store.connect(uri)
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_an_address_where_nobody_listens_is_known_quickly(scheme: str) -> None:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        begin = time.monotonic()
+        with pytest.raises(Unavailable, match="refused") as caught:
+            store.connect(f"{scheme}://me:secret@127.0.0.1:{taken.getsockname()[1]}/db")
+    assert time.monotonic() - begin < 5
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)

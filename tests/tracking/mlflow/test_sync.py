@@ -1,0 +1,165 @@
+"""`search sync` after real searches: beside an outage, and into a store that is empty."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from by_hand import shown
+from places import SLOW, TINY
+from test_outage import until
+from test_syncer import Server
+
+import search
+from search import cli
+from search.driver import launch
+from search.results.study_results import StudyResults
+from search.study.paths import StudyPaths
+from search.tracking.mlflow import store
+
+OPTIONS: dict[str, Any] = {"seed": 0, "workers": 1, "progress": False, "objective": "val_accuracy"}
+
+
+def check(uri: str, study: StudyResults) -> None:
+    """The store has the study's runs and no other, and one point for each metric of each epoch, as it was trained."""
+    seen = shown(store.connect(uri), study.study.uid)
+    assert sorted(seen) == sorted([study.study.name, *(f"trial-{trial.number:04d}" for trial in study.trials)])
+    for trial in study.trials:
+        run = seen[f"trial-{trial.number:04d}"]
+        assert run["status"] == ("FAILED" if trial.state == "failed" else "FINISHED")
+        assert run["params"].items() >= {name: str(value) for name, value in trial.params.items()}.items()
+        for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+            told = [(step, value) for step, _, value in run["points"][name]]
+            assert told == [(epoch.epoch, epoch.logs[name]) for epoch in trial.curve]
+        assert [step for step, _, _ in run["points"]["objective"]] == [epoch.epoch for epoch in trial.curve]
+    assert seen[study.study.name]["status"] == "FINISHED"
+
+
+# A server that comes and goes -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(tmp_path: Path, pristine: Path) -> Iterator[Server]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copyfile(pristine, folder / "mlflow.db")
+    one = Server(folder)
+    one.start()
+    yield one
+    one.kill()
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_without_its_server_and_a_sync_sends_the_rest(
+    workplace: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "SYNC_SECONDS", 1.0)
+    shutil.copy(SLOW, workplace / "space.py")
+    options = {**OPTIONS, "tracking_uri": server.uri, "study": "s"}
+    journal = StudyPaths.of("runs", "s").journal
+
+    def trained() -> int:
+        return journal.read_bytes().count(b'"kind":"epoch_done"') if journal.exists() else 0
+
+    def kill_in_the_middle() -> None:
+        until(lambda: trained() >= 3, 120)
+        client = store.connect(server.uri)
+        until(lambda: client.search_runs([e.experiment_id for e in client.search_experiments()]), 60)
+        server.kill()
+
+    killer = threading.Thread(target=kill_in_the_middle)
+    killer.start()
+    # That it ends at all shows that training does not wait: the server stays away.
+    study = search.run("space.py", max_trials=6, **options)
+    killer.join()
+    assert len(study.trials) == 6
+    said = capfd.readouterr().err
+    assert said.count("is out of reach") == 1
+    words = ["sync", "s", "--tracking-uri", server.uri]
+    assert cli.main(words) == 2
+    said = capfd.readouterr().err
+    assert said.startswith(f"search: MLflow at {server.uri} is out of reach (")
+    assert said.count("\n") == 1
+
+    starter = threading.Timer(0.5, server.start)  # while it goes on
+    starter.start()
+    study = search.run("space.py", max_trials=10, resume=True, **options)
+    starter.join()
+    assert len(study.trials) > 6
+    for _ in range(2):
+        assert cli.main(words) == 0
+        check(server.uri, study)
+    (ours,), (theirs,) = study.get_best_models(), search.get_best_models("s", tracking_uri=server.uri, trust_code=True)
+    assert all(np.array_equal(a, b) for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True))
+
+
+# An empty store -------------------------------------------------------------------------------------------------------
+
+
+def content(file: Path) -> dict[str, list[Any]]:
+    """What a store's tables hold, in any order, without what is drawn by lot or is the time of the upload."""
+    queries = {
+        "runs": "SELECT name, status, start_time, end_time, lifecycle_stage FROM runs",
+        "metrics": "SELECT name, key, value, timestamp, step FROM metrics JOIN runs USING (run_uuid)",
+        "params": "SELECT name, key, value FROM params JOIN runs USING (run_uuid)",
+        "tags": "SELECT name, key, value FROM tags JOIN runs USING (run_uuid) WHERE key != 'mlflow.parentRunId'",
+        "experiments": "SELECT name, lifecycle_stage FROM experiments",
+        "pages": "SELECT key, value FROM experiment_tags",
+        "models": "SELECT name, status, lifecycle_stage FROM logged_models",
+        "model metrics": "SELECT metric_name, metric_value, metric_timestamp_ms, metric_step FROM logged_model_metrics",
+        "versions": "SELECT name, version, status FROM model_versions",
+        "aliases": "SELECT name, alias, version FROM registered_model_aliases",
+    }
+    with closing(sqlite3.connect(file)) as connection:
+        return {name: sorted(connection.execute(query).fetchall()) for name, query in queries.items()}
+
+
+def artifacts(folder: Path) -> list[str]:
+    """The files' places, without the names of runs and models."""
+    return sorted("/".join(file.relative_to(folder).parts[-2:]) for file in folder.rglob("*") if file.is_file())
+
+
+@pytest.mark.slow
+def test_a_sync_rebuilds_the_whole_experiment_in_an_empty_store(
+    workplace: Path, pristine: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, second = workplace / "runs", workplace / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        shutil.copyfile(pristine, folder / "mlflow.db")
+    study = search.run(TINY, study="t", max_epochs=4, factor=2, max_trials=5, **OPTIONS, tracking_uri=None)
+    before, files = content(first / "mlflow.db"), artifacts(first / "mlartifacts")
+    assert len(before["runs"]) == 6
+    assert before["versions"] == [("t", 1, "READY")]
+    # Nothing but the study's own folder is there to build it from.
+    aside = workplace / "aside"
+    aside.mkdir()
+    for path in (*first.glob("mlflow.db*"), first / "mlartifacts"):
+        path.rename(aside / path.name)
+    capfd.readouterr()
+
+    elsewhere = f"sqlite:///{second}/mlflow.db"
+    for _ in range(2):
+        assert cli.main(["sync", "t", "--tracking-uri", elsewhere]) == 0
+        assert content(second / "mlflow.db") == before
+        assert artifacts(second / "mlartifacts") == files
+    check(elsewhere, study)
+    ours, theirs = study.get_best_models(3), search.get_best_models("t", 3, tracking_uri=elsewhere)
+    assert len(theirs) == 3
+    for one, two in zip(ours, theirs, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one.get_weights(), two.get_weights(), strict=True))
+
+    for path in list(aside.iterdir()):
+        path.rename(first / path.name)
+    for _ in range(2):
+        assert cli.main(["sync", "t"]) == 0
+        assert content(first / "mlflow.db") == before
+        assert artifacts(first / "mlartifacts") == files
+    assert capfd.readouterr().err == ""

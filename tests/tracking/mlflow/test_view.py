@@ -1,0 +1,277 @@
+"""The page that MLflow opens a study with: its state, and what a browser makes of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from by_hand import FINISHED, closed, epochs, header, started
+
+from search.space.domain import Domain, Parameter, Value
+from search.study import records as facts
+from search.study.paths import StudyPaths, local_store
+from search.study.records import Asked, Began, Built, Era, Header, Record, TrialEnded, Valued
+from search.study.study import Study
+from search.tracking.mlflow import store, ui, view
+from search.tracking.mlflow.position import Position
+from search.tracking.mlflow.retrieve import find_study, trials
+from search.tracking.mlflow.syncer import Syncer
+
+Write = Callable[..., StudyPaths]
+
+RATE = Parameter("rate", Domain("float", 1e-4, 1e-1, sampling="log"))
+UNITS = Parameter("units", Domain("int", 8, 64))
+KIND = Parameter("kind", Domain("choice", values=("a", "b")))
+DEPTH = Parameter("depth", Domain("int", 1, 4))
+FIXED = Parameter("fixed", Domain("fixed", values=(3,)))
+MIXED = Parameter("mixed", Domain("choice", values=(1, "many")))
+
+
+def trial(number: int, score: float, *values: tuple[Parameter, Value]) -> list[Record]:
+    return [
+        Asked(number, 0, 2, 0, 0, False, number), *(Valued(number, *value) for value in values),
+        started(number, 0, 2), Built(number, 9, "fused"), *epochs(number, [score / 2, score]),
+        *closed(number, 2, 2, score), TrialEnded(number, "completed"),
+    ]  # fmt: skip
+
+
+def start(*parameters: Parameter) -> list[Record]:
+    said = header()
+    return [
+        Header(**{**{name: getattr(said, name) for name in said.__slots__}, "parameters": parameters}),
+        Era("hyperband", {}), Began("host", 1, {}),
+    ]  # fmt: skip
+
+
+def story() -> list[Record]:
+    """Twelve trials: the best have a rate near 0.01; only those of kind b have a depth."""
+    records = start(RATE, UNITS, KIND)
+    for number in range(12):
+        rate = 10 ** (-4 + 3 * number / 11)
+        kind = "ab"[number % 2]
+        deeper = [(DEPTH, 1 + number % 3)] if kind == "b" else []
+        score = 0.9 - 0.3 * abs(math.log10(rate) + 2)
+        records += trial(number, score, (RATE, rate), (UNITS, 8 + 5 * number % 7), (KIND, kind), (FIXED, 3), *deeper)
+    return [*records, FINISHED]
+
+
+def fold(records: list[Record]) -> Study:
+    study = Study()
+    for time, record in enumerate(records):
+        study.apply(record, float(time))
+    return study
+
+
+def charts(state: str) -> dict[str, dict[str, Any]]:
+    return {chart["uuid"]: chart for chart in json.loads(state)["compareRunCharts"]}
+
+
+# The state ------------------------------------------------------------------------------------------------------------
+
+
+def test_before_any_trial_the_page_shows_what_the_probe_was_asked_for() -> None:
+    state = view.state(fold(start(UNITS, RATE, FIXED)))
+    found = charts(state)
+    assert found["common"]["selectedParams"] == ["units", "log10_rate"]
+    assert found["common"]["selectedMetrics"] == ["objective"]
+    assert found["scatter-0"]["xaxis"] == {"key": "log10_rate", "type": "PARAM"}
+    assert found["curve"]["metricKey"] == "val_accuracy"
+    assert json.loads(state)["orderByAsc"] is False
+    assert json.loads(state)["searchFilter"] == view.condition("0123456789abcdef")
+
+
+def test_at_the_end_it_shows_what_the_trials_used() -> None:
+    state = view.state(fold([*story(), facts.Tested(7, 0, 2, {"accuracy": 0.8})]))
+    found = charts(state)
+    assert found["common"]["selectedParams"] == ["log10_rate", "units", "kind"]
+    assert found["further"]["selectedParams"] == ["log10_rate", "units", "depth"]  # kind is always b there
+    assert found["scatter-0"]["xaxis"]["key"] == "log10_rate"
+    assert len([uuid for uuid in found if uuid.startswith("scatter")]) == 2
+    page = json.loads(state)
+    assert page["selectedColumns"] == [
+        "metrics.`objective`", "metrics.`best_epoch`", "metrics.`test_accuracy`", "params.`rate`", "params.`units`",
+        "params.`kind`", "params.`depth`", "tags.`search.epochs`", "tags.`search.state`",
+    ]  # fmt: skip
+    sections = {section["uuid"]: section["name"] for section in page["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in found.values()} <= sections.keys()
+    assert sections["further"] == "Where depth is used"
+
+
+def test_a_mixture_of_numbers_and_words_makes_no_axis() -> None:
+    records = start(UNITS, MIXED)
+    for number in range(6):
+        records += trial(number, 0.1 * number, (UNITS, 8 + number), (MIXED, 1 if number % 2 else "many"))
+    found = charts(view.state(fold(records)))
+    assert found["common"]["selectedParams"] == ["units"]
+
+
+def test_more_parameters_than_fit_leave_the_least_used_ones_out() -> None:
+    many = [Parameter(f"a_parameter_with_a_long_name_{i}", Domain("int", 1, 9)) for i in range(120)]
+    records = start(*many)
+    for number in range(6):
+        records += trial(number, 0.1 * number, *((each, 1 + number) for each in many[: 100 if number else 120]))
+    state = view.state(fold(records))
+    assert 4800 < len(state) <= view.LIMIT
+    shown = charts(state)["common"]["selectedParams"]
+    assert shown == [each.name for each in many[: len(shown)]]
+    assert len(shown) > 30
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[8, 7, 6, 5, 4, 3, 2, 1], [4, 5, 3, 6, 2, 7, 1, 8], ["x", "x", "x", "x", "y", "y", "y", "y"]],
+    ids=["more is better", "the middle is best", "a choice"],
+)
+def test_the_most_telling_parameter_comes_first(values: list[Value]) -> None:
+    columns: dict[str, list[Value]] = {"telling": values, "idle": [1, 3, 5, 7, 8, 6, 4, 2]}
+    parameters = {
+        name: Parameter(name, Domain("choice", values=tuple(set(column)))) for name, column in columns.items()
+    }
+    for order in (["telling", "idle"], ["idle", "telling"]):
+        records = start(*(parameters[name] for name in order))
+        for number in range(8):
+            drawn = ((parameters[name], columns[name][number]) for name in order)
+            records += trial(number, 0.9 - 0.1 * number, *drawn)
+        assert charts(view.state(fold(records)))["scatter-0"]["xaxis"]["key"] == "telling"
+
+
+# In MLflow ------------------------------------------------------------------------------------------------------------
+
+
+def sync(paths: StudyPaths) -> str:
+    """Ship what is missing; the state of the study's page then."""
+    uri = f"sqlite:///{local_store(paths.folder.parent)}"
+    Syncer(paths, uri, warn=pytest.fail).drain()
+    client = store.connect(uri)
+    tags = client.get_experiment(Position.load(paths.tracking).experiment_id).tags
+    return str(tags["mlflow.sharedViewState.search-0123456789abcdef"])
+
+
+def test_the_experiment_has_the_page_from_the_beginning_and_anew_at_the_end(write: Write) -> None:
+    records = story()
+    assert sync(write(records[:3])) == view.state(fold(records[:3]))
+    paths = write(records[3:])
+    assert sync(paths) == view.state(fold(records))
+    paths.tracking.unlink()
+    assert sync(paths) == view.state(fold(records))
+
+
+def test_what_was_sampled_in_log_has_its_logarithm_as_a_param(write: Write, runs: Path) -> None:
+    own = Parameter("log10_rate", Domain("float", -4, -1))
+    rate = Parameter("other", Domain("float", 0.5, 0.99, sampling="reverse_log"))
+    records = start(UNITS)
+    records += trial(0, 0.5, (RATE, 0.01), (UNITS, 8), (rate, 0.9), (KIND, "a"))
+    records += trial(1, 0.5, (own, -3.5), (RATE, 0.001))
+    sync(write(records))
+    client = store.connect(f"sqlite:///{local_store(runs)}")
+    study = find_study(client, "digits")
+    found = [client.get_run(each.run_id).data.params for each in trials(study)]
+    assert found[0] == {
+        "rate": "0.01", "log10_rate": "-2", "units": "8", "other": "0.9", "log10_other": "-0.0457575", "kind": "a",
+    }  # fmt: skip
+    assert found[1] == {"log10_rate": "-3.5", "rate": "0.001"}
+
+
+class NoTags:
+    """A client of a real store whose experiments take no tags."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "set_experiment_tag":
+            from mlflow.exceptions import MlflowException
+            from mlflow.protos import databricks_pb2
+
+            raise MlflowException("the value is too long", databricks_pb2.INVALID_PARAMETER_VALUE)
+        return getattr(self._client, name)
+
+
+def test_without_the_tag_the_address_is_that_of_the_uis_own_charts(
+    write: Write, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write(story())
+    client = store.connect(f"sqlite:///{local_store(runs)}")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "connect", lambda uri: NoTags(client))
+        Syncer(paths, f"sqlite:///{local_store(runs)}", warn=pytest.fail).drain()
+    study = find_study(client, "digits")
+    plain = ui.address("http://here/", study)
+    assert "searchFilter=tags" in plain
+    assert "viewStateShareKey" not in plain
+    sync(paths)
+    ready = ui.address("http://here/", study)
+    # The UI reads the tag only where the address says nothing of what is in it.
+    assert ready == (
+        f"http://here/#/experiments/{study.experiment_id}/runs?workflowType=machine_learning"
+        "&viewStateShareKey=search-0123456789abcdef&compareRunsMode=CHART"
+    )
+
+
+# In a browser ---------------------------------------------------------------------------------------------------------
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update"),
+    *("--disable-background-networking", "--disable-sync", "--window-size=1700,2400", "--virtual-time-budget=60000"),
+]
+
+
+@pytest.fixture
+def served(write: Write, runs: Path) -> Iterator[str]:
+    """The address that `search ui` says, which serves the study meanwhile."""
+    sync(write(story()))
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = "import sys; from search.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "ui", "digits", "--runs", str(runs), "--port", str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("http"):
+            yield line.strip()
+            break
+    process.send_signal(signal.SIGINT)
+    process.stderr.read()
+    assert process.wait(30) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+def test_a_browser_shows_the_charts_and_the_columns(served: str, tmp_path: Path) -> None:
+    def dom(address: str) -> str:
+        command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return done.stdout
+
+    dom(served)  # the server is cold, and loads what it needs at the first request
+    page = dom(served)
+    assert "log10_rate vs. objective" in page
+    assert "Where depth is used" in page
+    assert page.count(">Parallel Coordinates<") == 2
+    assert re.search(r">trial-\d+ \(val_accuracy\)<", page)  # the curves' legend
+    assert "<strong>12</strong> matching runs" in page  # without the parent
+    assert re.findall(r">(trial-\d{4})</span></a>", page)[:3] == ["trial-0007", "trial-0008", "trial-0006"]
+    table = dom(served.replace("&compareRunsMode=CHART", ""))
+    for column in (
+        "metrics.`objective`",
+        "metrics.`best_epoch`",
+        "params.`rate`",
+        "params.`depth`",
+        "tags.`search.state`",
+    ):
+        assert f'col-id="{column}"' in table, column

@@ -1,0 +1,412 @@
+"""The winner as a model in MLflow: what is logged and registered, and that it loads where `search` is not installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from by_hand import FINISHED, closed, epochs, header, whole
+from make_models import KINDS
+from places import ROOT
+from test_syncer import Server, Shaky
+
+from search.errors import Unavailable
+from search.space.domain import Domain, Parameter
+from search.study import records as facts
+from search.study.journal import Journal
+from search.study.paths import StudyPaths, local_store
+from search.study.records import Asked, Began, Built, Era, Exported, Record, TrialEnded, Valued
+from search.tracking.mlflow import loader, store
+from search.tracking.mlflow.position import Position
+from search.tracking.mlflow.syncer import Syncer
+
+Write = Callable[..., StudyPaths]
+
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A winner of every kind, made by Keras; see `make_models`."""
+    folder = tmp_path_factory.mktemp("models")
+    environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(Path(__file__).with_name("make_models.py")), str(folder)]
+    subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    return folder
+
+
+def address(runs: Path) -> str:
+    return f"sqlite:///{local_store(runs)}"
+
+
+def sync(paths: StudyPaths, **options: Any) -> list[str]:
+    warnings: list[str] = []
+    Syncer(paths, address(paths.folder.parent), warn=warnings.append, **options).drain()
+    return warnings
+
+
+def exported(trial: int = 0, epoch: int = 2, **changes: Any) -> Exported:
+    signature = {
+        "inputs": [{"name": None, "dtype": "float32", "shape": [-1, 4]}],
+        "outputs": [{"name": None, "dtype": "float32", "shape": [-1, 3]}],
+    }
+    return replace(Exported(trial, 0, epoch, signature, ("keras==3.15.0", "numpy==2.4.0")), **changes)
+
+
+def story(made: Path, kind: str, uid: str) -> list[Record]:
+    """A study whose only trial is the winner of that kind."""
+    said = json.loads((made / kind / "exported.json").read_text())
+    source = "" if said["space"].endswith(".pkl") else f"/home/me/{said['space']}"
+    values = [Valued(0, Parameter(name, Domain("fixed", values=(v,))), v) for name, v in said["values"].items()]
+    return [
+        replace(header(kind, uid), source=source, versions={"keras": "3.15.0", "keras_backend": "tensorflow"}),
+        Era("hyperband", {}), Began("host", 1, {}), Asked(0, 0, 2, 0, 0, False, 1), *values, Built(0, 9, "fused"),
+        *epochs(0, [0.5, 0.6]), *closed(0, 2, 2, 0.6), TrialEnded(0, "completed"),
+        facts.Tested(0, 0, 2, {"loss": 0.5, "accuracy": 0.55}),
+        exported(signature=said["signature"]), FINISHED,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def win(write: Write, made: Path) -> Callable[..., StudyPaths]:
+    """Writes the study `digits` with two trials, whose winner is a real model: `win()`; `win(records)` appends."""
+
+    def win(records: list[Record] | None = None) -> StudyPaths:
+        if records is None:
+            tested = facts.Tested(0, 0, 2, {"accuracy": 0.55})
+            beginning = [header(), Era("hyperband", {}), Began("host", 1, {})]
+            records = [*beginning, *whole(0, [0.5, 0.7]), *whole(1, [0.6]), tested, exported(), FINISHED]
+        paths = write(records)
+        shutil.copyfile(made / "plain" / "model.keras", paths.model)
+        return paths
+
+    return win
+
+
+def shown(runs: Path) -> dict[str, Any]:
+    """The store's logged models, and its registered ones with their versions and champions."""
+    client = store.connect(address(runs))
+    ids = [item.experiment_id for item in client.search_experiments()]
+    logged = client.search_logged_models(ids)
+    registered = client.search_registered_models()
+    return {
+        "logged": sorted((model.tags["search.winner"], str(model.status)) for model in logged),
+        "registered": {
+            model.name: {
+                "versions": sorted(
+                    (int(v.version), v.tags["search.winner"])
+                    for v in client.search_model_versions(f"name='{model.name}'")
+                ),
+                "aliases": {alias: int(version) for alias, version in model.aliases.items()},
+            }
+            for model in registered
+        },
+    }
+
+
+ONCE = {
+    "logged": [("0/0/2", "READY")],
+    "registered": {"digits": {"versions": [(1, "0/0/2")], "aliases": {"champion": 1}}},
+}
+
+
+# In a fresh environment -----------------------------------------------------------------------------------------------
+
+
+def load_all(uri: str, folders: dict[str, Path], elsewhere: Path) -> None:
+    """Let every registered model predict, in a process that cannot import `search`; see `fresh`."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KERAS_BACKEND")}
+    words = [f"{name}={folder}" for name, folder in folders.items()]
+    command = [sys.executable, "-I", str(Path(__file__).with_name("fresh.py")), uri, *words]
+    done = subprocess.run(command, cwd=elsewhere, env={**environment, **QUIET}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def loaded(made: Path, tmp_path_factory: pytest.TempPathFactory, pristine: Path) -> Path:
+    """`made`, after a winner of every kind was shipped, the runs moved elsewhere, and all were loaded again."""
+    home = tmp_path_factory.mktemp("home")
+    runs = home / "runs"
+    runs.mkdir()
+    shutil.copyfile(pristine, local_store(runs))
+    for number, kind in enumerate(KINDS):
+        paths = StudyPaths.of(runs, kind)
+        shutil.copytree(made / kind / "space", paths.space)
+        shutil.copyfile(made / kind / "model.keras", paths.model)
+        journal = Journal(paths.journal)
+        journal.append(story(made, kind, f"{number:016x}"))
+        journal.close()
+        assert sync(paths) == []
+    moved = home / "moved here"
+    runs.rename(moved)
+    assert sync(StudyPaths.of(moved, "plain")) == []
+    load_all(address(moved), {kind: made / kind for kind in KINDS}, tmp_path_factory.mktemp("elsewhere"))
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_champion_predicts_where_search_is_not_installed(kind: str, loaded: Path) -> None:
+    answers, expected = np.load(loaded / kind / "pyfunc.npz"), np.load(loaded / kind / "y.npz")
+    assert set(answers) == set(expected)
+    for name in expected:
+        np.testing.assert_array_equal(answers[name], expected[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["plain", "several", "listed"])
+def test_a_model_of_keras_own_layers_comes_back_as_a_keras_model_too(kind: str, loaded: Path) -> None:
+    answers, expected = np.load(loaded / kind / "keras.npz"), np.load(loaded / kind / "y.npz")
+    for name in expected:
+        np.testing.assert_array_equal(answers[name], expected[name])
+
+
+def test_what_a_file_refers_to_is_known_without_keras(made: Path) -> None:
+    found = {kind: loader.custom(made / kind / "model.keras") for kind in KINDS}
+    assert {kind for kind in KINDS if not found[kind]} == {"plain", "several", "listed"}
+    assert [kind for kind in KINDS if found[kind].functions] == ["functions"]
+    assert found["custom"].classes == {("layers", "Times", "Times"), ("layers", "Registered", "Custom>Registered")}
+
+
+def test_shipping_imports_no_framework(win: Callable[..., StudyPaths], runs: Path) -> None:
+    code = (
+        "import sys\n"
+        "from search.study.paths import StudyPaths\n"
+        "from search.tracking.mlflow.syncer import Syncer\n"
+        "Syncer(StudyPaths.of(sys.argv[1], 'digits'), sys.argv[2], warn=sys.exit).drain()\n"
+        "assert not {'keras', 'tensorflow', 'keras_tuner'} & set(sys.modules)\n"
+    )
+    win()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code, str(runs), address(runs)], env=environment, check=True)
+    assert shown(runs) == ONCE
+
+
+# What is logged -------------------------------------------------------------------------------------------------------
+
+
+def test_the_winner_is_a_model_of_the_parent_run(win: Callable[..., StudyPaths], runs: Path) -> None:
+    from mlflow.models import Model
+
+    paths = win()
+    assert sync(paths) == []
+    assert shown(runs) == ONCE
+    client, position = store.connect(address(runs)), Position.load(paths.tracking)
+    parent = client.get_run(position.run_id)
+    (output,) = parent.outputs.model_outputs
+    logged = client.get_logged_model(output.model_id)
+    assert (logged.name, logged.source_run_id, logged.params) == (
+        "digits",
+        position.run_id,
+        {"units": "8", "relu": "True"},
+    )
+    assert {metric.key: metric.value for metric in logged.metrics} == {
+        "loss": 0.5, "val_accuracy": 0.7, "test_accuracy": 0.55,
+    }  # fmt: skip
+    version = client.get_model_version_by_alias("digits", "champion")
+    assert version.tags == {
+        "search.study_uid": "0123456789abcdef", "search.study": "digits", "search.trial": "0",
+        "search.objective": "val_accuracy", "search.value": "0.7", "search.winner": "0/0/2",
+    }  # fmt: skip
+    assert (version.run_id, version.description) == (
+        position.run_id,
+        "Trial 0 of study digits: val_accuracy 0.7 after epoch 2",
+    )
+    folder = Path(version.source)
+    assert {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} == {
+        "MLmodel", "loader.json", "requirements.txt", "python_env.yaml", "conda.yaml", "data/model.keras",
+        "code/search_keras_model.py", "space/search_space.py", "space/layers.py",
+    }  # fmt: skip
+    model = Model.load(str(folder))
+    assert set(model.flavors) == {"python_function", "keras"}
+    assert str(model.signature.inputs) == "[Tensor('float32', (-1, 4))]"
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert requirements[-2:] == ["keras==3.15.0", "numpy==2.4.0"]
+    assert [line.partition("==")[0] for line in requirements[:-2]] == ["mlflow"]
+
+
+def test_test_results_are_metrics_of_the_trial_and_of_the_parent(win: Callable[..., StudyPaths], runs: Path) -> None:
+    worse = facts.Tested(1, 0, 1, {"accuracy": 0.5, "loss": float("nan")})
+    paths = win([header(), Era("hyperband", {}), Began("h", 1, {}), *whole(0, [0.5, 0.7]), *whole(1, [0.6]), worse,
+                 facts.Tested(0, 0, 2, {"accuracy": 0.55}), FINISHED])  # fmt: skip
+    sync(paths)
+    client, position = store.connect(address(runs)), Position.load(paths.tracking)
+
+    def tests(run_id: str) -> dict[str, Any]:
+        found = client.get_run(run_id).data.metrics
+        return {
+            name: (value, client.get_metric_history(run_id, name)[-1].step)
+            for name, value in found.items()
+            if name.startswith("test_")
+        }
+
+    assert tests(position.trials[0]) == {"test_accuracy": (0.55, 2)}
+    assert tests(position.trials[1]) == {"test_accuracy": (0.5, 1)}
+    assert tests(position.run_id or "") == {"test_accuracy": (0.55, 3)}
+
+
+def test_the_same_winner_is_shipped_once_and_a_better_one_is_another_version(
+    win: Callable[..., StudyPaths], runs: Path
+) -> None:
+    paths = win()
+    sync(paths)
+    sync(paths)
+    win([Began("host", 2, {}), exported(), FINISHED])  # resumed, and nothing better was found
+    sync(paths)
+    paths.tracking.unlink()
+    sync(paths)
+    assert shown(runs) == ONCE
+    win([Began("host", 3, {}), *whole(2, [0.9]), exported(2, 1), FINISHED])
+    for forget in (False, True):
+        if forget:
+            paths.tracking.unlink()
+        sync(paths)
+        assert shown(runs) == {
+            "logged": [("0/0/2", "READY"), ("2/0/1", "READY")],
+            "registered": {"digits": {"versions": [(1, "0/0/2"), (2, "2/0/1")], "aliases": {"champion": 2}}},
+        }
+
+
+def test_an_empty_store_gets_the_winner_again(win: Callable[..., StudyPaths], runs: Path, pristine: Path) -> None:
+    paths = win()
+    sync(paths)
+    for file in runs.glob("mlflow.db*"):
+        file.unlink()
+    shutil.copyfile(pristine, local_store(runs))
+    assert sync(paths) == []
+    assert shown(runs) == ONCE
+
+
+def test_a_winner_that_was_cleaned_away_is_no_error(win: Callable[..., StudyPaths], runs: Path) -> None:
+    paths = win()
+    paths.model.unlink()
+    assert sync(paths) == []
+    assert shown(runs) == {"logged": [], "registered": {}}
+
+
+def test_a_name_of_ones_own_is_registered_instead(win: Callable[..., StudyPaths], runs: Path) -> None:
+    paths = win()
+    assert sync(paths, register="our best 1.0") == []
+    assert list(shown(runs)["registered"]) == ["our best 1.0"]
+    assert sync(paths) == []  # a later sync without the name
+    assert shown(runs)["logged"] == ONCE["logged"]
+
+
+def test_an_older_search_does_not_take_the_alias_back(win: Callable[..., StudyPaths], write: Write, runs: Path) -> None:
+    paths = win()
+    sync(paths, register="shared")
+    beginning = [header("other", "f" * 16), Era("hyperband", {}), Began("h", 1, {})]
+    other = write([*beginning, *whole(0, [0.8, 0.9]), exported(), FINISHED], "other")
+    shutil.copyfile(paths.model, other.model)
+    sync(other, register="shared")
+    paths.tracking.unlink()
+    sync(paths, register="shared")
+    assert shown(runs)["registered"]["shared"]["aliases"] == {"champion": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("effect", "killed"), [("none", False), ("done", False), ("done", True)])
+def test_a_connection_that_breaks_while_it_is_shipped_changes_nothing(
+    effect: str,
+    killed: bool,
+    win: Callable[..., StudyPaths],
+    runs: Path,
+    pristine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = win()
+    sync(paths)
+    told = paths.tracking.read_text()
+    position = json.loads(told)
+    before = local_store(runs).read_bytes()
+    for at in range(1, 100):
+        # All is told but the winner.
+        for file in runs.glob("mlflow.db*"):
+            file.unlink()
+        local_store(runs).write_bytes(before)
+        client = store.connect(address(runs))
+        for model in client.search_logged_models([position["experiment_id"]]):
+            client.delete_logged_model(model.model_id)
+        client.delete_registered_model("digits")
+        paths.tracking.write_text(json.dumps({**position, "winner": "", "registered": ""}))
+        shaky = Shaky(client, at, effect)
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "connect", lambda uri, shaky=shaky: shaky)
+            one = Syncer(paths, address(runs), warn=pytest.fail)
+            try:
+                one.drain()
+            except Unavailable:
+                (Syncer(paths, address(runs), warn=pytest.fail) if killed else one).drain()
+        assert shown(runs) == ONCE, f"broken at request {at}"
+        if not shaky.broken:
+            assert at > 10
+            return
+    pytest.fail("the connection always broke")
+
+
+class NoRegistry:
+    """A client of a real store without a model registry."""
+
+    def __init__(self, client: Any, status: str) -> None:
+        self._client, self._status = client, status
+
+    def __getattr__(self, name: str) -> Any:
+        if "registered" in name or "version" in name:
+            from mlflow.exceptions import MlflowException
+            from mlflow.protos import databricks_pb2
+
+            raise MlflowException("no model registry here", getattr(databricks_pb2, self._status))
+        return getattr(self._client, name)
+
+
+@pytest.mark.parametrize("status", ["ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "PERMISSION_DENIED"])
+def test_a_store_without_a_registry_costs_one_warning(
+    status: str, win: Callable[..., StudyPaths], runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = win()
+    client = store.connect(address(runs))
+    warnings: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "connect", lambda uri: NoRegistry(client, status))
+        one = Syncer(paths, address(runs), warn=warnings.append)
+        one.drain()
+        win([Began("host", 2, {}), *whole(2, [0.65]), FINISHED])
+        one.drain()
+    (warning,) = warnings
+    assert "digits" in warning
+    assert str(paths.model) in warning
+    assert shown(runs) == {**ONCE, "registered": {}}
+    assert sync(paths) == []  # the registry is there now
+    assert shown(runs) == ONCE
+
+
+@pytest.mark.slow
+def test_a_server_registers_only_what_is_named_and_serves_it(
+    win: Callable[..., StudyPaths], made: Path, pristine: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copyfile(pristine, folder / "mlflow.db")
+    server = Server(folder)
+    server.start()
+    try:
+        paths = win()
+        for name in (None, "digits of ours"):
+            Syncer(paths, server.uri, register=name, warn=pytest.fail).drain()
+            client = store.connect(server.uri)
+            assert [model.name for model in client.search_registered_models()] == ([name] if name else [])
+        assert len(client.search_logged_models([Position.load(paths.tracking).experiment_id or ""])) == 1
+        load_all(server.uri, {"digits of ours": made / "plain"}, tmp_path)
+    finally:
+        server.kill()
+    for answer in ("pyfunc.npz", "keras.npz"):
+        np.testing.assert_array_equal(np.load(made / "plain" / answer)["y"], np.load(made / "plain" / "y.npz")["y"])

@@ -1,0 +1,226 @@
+"""Data that come in batches: an epoch is the same in whichever segment, and process, it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from search.errors import SpaceError
+from search.executors.inline import InlineExecutor
+from search.messages import Harvest, Harvested, Segment, SpaceRef
+from search.study.records import Built
+from search.study.trial import Objective
+from search.testing.executors import Conversation
+from search.worker.data.arrays import prepare
+from search.worker.data.streams import as_stream, for_training
+from search.worker.runners.fit import make_plan
+
+SPACE = """
+import keras
+import numpy as np
+import tensorflow as tf
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(90, 4)).astype("float32")
+Y = X.sum(axis=1, keepdims=True)
+TRAIN, VALIDATION, TEST = (X[:50], Y[:50]), (X[50:70], Y[50:70]), (X[70:], Y[70:])
+
+
+class Sequence(keras.utils.PyDataset):
+    def __init__(self, x, y, **options):
+        super().__init__(**options)
+        self.x, self.y, self.order, self.rng = x, y, np.arange(len(x)), np.random.default_rng(3)
+
+    def __len__(self):
+        return -(-len(self.x) // 8)
+
+    def __getitem__(self, i):
+        part = self.order[8 * i : 8 * i + 8]
+        return self.x[part], self.y[part]
+
+    def on_epoch_end(self):
+        self.rng.shuffle(self.order)
+
+
+def batches(x, y):
+    def make():
+        for i in range(0, len(x), 8):
+            yield x[i : i + 8], y[i : i + 8]
+
+    return make
+
+
+def dataset(data):
+    return tf.data.Dataset.from_tensor_slices(data)
+
+
+KINDS = dict(
+    seeded=lambda: (dataset(TRAIN).shuffle(50, seed=4).batch(8), dataset(VALIDATION).batch(8), dataset(TEST).batch(8)),
+    uncounted=lambda: (dataset(TRAIN).filter(lambda x, y: x[0] > -1).shuffle(50).batch(8), VALIDATION),
+    endless=lambda: (dataset(TRAIN).shuffle(50).repeat().batch(8), VALIDATION),
+    pydataset=lambda: (Sequence(*TRAIN), Sequence(*VALIDATION), Sequence(*TEST)),
+    threads=lambda: (Sequence(*TRAIN, workers=3), Sequence(*VALIDATION)),
+    function=lambda: (batches(*TRAIN), batches(*VALIDATION), batches(*TEST)),
+    mixed=lambda: (TRAIN, dataset(VALIDATION).batch(8), TEST),
+)
+
+
+def load_data():
+    return KINDS["KIND"]()
+
+
+def fit_options(hp):
+    return OPTIONS
+
+
+def build_model(hp):
+    model = keras.Sequential([
+        keras.layers.Dense(hp.Int("units", 2, 8), activation="relu"), keras.layers.Dropout(0.2), keras.layers.Dense(1)
+    ])
+    model.compile("adam", "mse")
+    return model
+"""
+
+
+class Study:
+    """A trial of the space file of one kind of data."""
+
+    def __init__(self, folder: Path, kind: str, options: str = "{}") -> None:
+        self.folder = folder
+        text = SPACE.replace('KINDS["KIND"]', f'KINDS["{kind}"]').replace("return OPTIONS", f"return {options}")
+        (folder / "space.py").write_text(text)
+        self.ref = SpaceRef(str(folder / "space.py"))
+
+    def train(self, trial: int, from_epoch: int, to_epoch: int) -> Conversation:
+        """A segment, as if in a process of its own."""
+        segment = Segment(
+            trial=trial,
+            execution=0,
+            space=self.ref,
+            values={"units": 6},
+            seed=7,
+            from_epoch=from_epoch,
+            to_epoch=to_epoch,
+            objective=Objective("val_loss", "min"),
+            folder=str(self.folder / f"trial-{trial}"),
+        )
+        return Conversation(InlineExecutor()).run(segment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("seeded", "{}"),
+        ("seeded", "dict(steps_per_epoch=4, validation_steps=2)"),
+        ("uncounted", "{}"),
+        ("endless", "dict(steps_per_epoch=5)"),
+        ("pydataset", "{}"),
+        ("pydataset", "dict(steps_per_epoch=4, shuffle=False)"),
+        ("threads", "{}"),
+        ("function", "{}"),
+        ("function", "dict(steps_per_epoch=4)"),
+        ("mixed", "{}"),
+    ],
+)
+def test_a_trial_goes_on_as_if_it_had_never_stopped(tmp_path: Path, kind: str, options: str) -> None:
+    made = Study(tmp_path, kind, options)
+    whole = made.train(0, 0, 4)
+    assert whole.end.outcome == "reached", whole.end.error
+    parts = made.train(1, 0, 1).curve + made.train(1, 1, 3).curve + made.train(1, 3, 4).curve
+    assert parts == whole.curve
+    assert len(whole.curve) == 4
+    # No epoch is trained on the same batches in the same order twice, so the loss is not the same either.
+    assert len({logs["loss"] for logs in whole.curve}) == 4
+    built = next(message for message in whole.said if isinstance(message, Built))
+    assert built.runner == "fit: data that come in batches"
+
+
+@pytest.mark.parametrize("kind", ["seeded", "pydataset", "function", "mixed"])
+def test_test_data_are_evaluated_on_the_best_weights(tmp_path: Path, kind: str) -> None:
+    made = Study(tmp_path, kind)
+    made.train(0, 0, 2)
+    executor = InlineExecutor()
+    said: list[Any] = []
+    weights = str(tmp_path / "trial-0" / "best-0.npz")
+    executor.start(0, Harvest(0, made.ref, {"units": 6}, weights, str(tmp_path / "trial-0")))
+    executor.poll(lambda slot, message: said.append(message), 0)
+    (harvested,) = said
+    assert isinstance(harvested, Harvested)
+    assert harvested.error is None
+    assert harvested.logs is not None
+    assert 0 < harvested.logs["loss"] < 100
+
+
+def test_threads_give_the_batches_of_one_thread(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert (
+        Study(tmp_path / "a", "pydataset").train(0, 0, 2).curve == Study(tmp_path / "b", "threads").train(0, 0, 2).curve
+    )
+
+
+X = np.arange(12, dtype="float32").reshape(6, 2)
+
+
+def test_what_is_a_stream() -> None:
+    dataset = tf.data.Dataset.from_tensor_slices((X, X)).batch(4)
+    stream = as_stream(dataset, "train")
+    assert stream is not None
+    assert (stream.kind, stream.batches, stream.endless, stream.count()) == ("dataset", 2, False, 2)
+    assert stream.x_spec.shape == (None, 2)
+    assert [part.shape for part in stream.first] == [(4, 2), (4, 2)]
+    endless = as_stream(dataset.repeat(), "train")
+    assert endless is not None
+    assert endless.endless
+    uncounted = as_stream(dataset.filter(lambda x, y: True), "train")
+    assert uncounted is not None
+    assert (uncounted.batches, uncounted.count()) == (None, 2)
+    function = as_stream(lambda: iter([(X, X)] * 3), "train")
+    assert function is not None
+    assert (function.count(), function.x_spec.shape) == (3, (None, 2))
+    assert as_stream((X, X), "train") is None
+
+
+def test_passes_of_a_function_are_caught_up_with() -> None:
+    stream = as_stream(lambda: iter([(np.full(1, i),) for i in range(3)]), "train")
+    assert stream is not None
+    counted = type(stream)(stream.kind, stream.source, 3, False)
+    feed = iter(for_training(counted, 2, from_epoch=2))
+    assert [int(next(feed)[0][0]) for _ in range(5)] == [1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("raw", "options", "words"),
+    [
+        (((i for i in range(3)), None), {}, "can be read only once: return the function that makes it"),
+        ((tf.data.Dataset.from_tensors((X, X)).repeat(), None), {}, "without an end.*steps_per_epoch"),
+        (
+            (tf.data.Dataset.from_tensors((X, X)), tf.data.Dataset.from_tensors((X, X)).repeat()),
+            {},
+            "without an end.*validation_steps",
+        ),
+        ((tf.data.Dataset.from_tensors((X, X)), None), {"batch_size": 8}, "batch_size: leave it out"),
+    ],
+)
+def test_one_clear_line_for_what_cannot_be_read(raw: Any, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpaceError, match=words):
+        make_plan(prepare(raw), options, 0)
+
+
+def test_a_pydataset_that_does_not_say_how_long_it_is(tmp_path: Path) -> None:
+    class Endless(keras.utils.PyDataset):
+        @property
+        def num_batches(self) -> None:
+            return None
+
+        def __getitem__(self, index: int) -> Any:
+            return X, X
+
+    with pytest.raises(SpaceError, match="without an end"):
+        make_plan(prepare((Endless(), None)), {}, 0)

@@ -1,0 +1,134 @@
+"""Fused epochs on JAX beside `model.fit`, for many kinds of models; run with KERAS_BACKEND=jax. Prints what differs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from search.worker.data.arrays import prepare
+from search.worker.runners.choose import choose
+from search.worker.runners.jax import epochs as fused_jax
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(70, 6)).astype("float32")
+Y = (X[:, 0] + X[:, 1] > 0).astype("int64") + (X[:, 2] > 1)
+WEIGHT = rng.uniform(0.1, 2, 70).astype("float32")
+PLAIN = ((X, Y), (X[:27], Y[:27]))
+EVEN = ((X[:64], Y[:64]), (X[:32], Y[:32]))
+WEIGHTED = ((X, Y, WEIGHT), (X[:27], Y[:27], WEIGHT[:27]))
+NESTED = (
+    ({"a": X, "b": X[:, :2]}, {"u": Y, "v": X[:, :1]}, WEIGHT),
+    ({"a": X, "b": X[:, :2]}, {"u": Y, "v": X[:, :1]}),
+)
+
+
+class Record(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
+    def __init__(self) -> None:
+        super().__init__()
+        self.logs: list[dict[str, float]] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.logs.append(dict(logs))
+
+
+class Own(keras.Model):  # type: ignore[misc]
+    """A step with logs of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = layers.Dense(3, activation="softmax")
+
+    def call(self, x: Any) -> Any:
+        return self.out(x)
+
+    def train_step(self, state: Any, data: Any) -> Any:
+        logs, state = super().train_step(state, data)
+        return {**logs, "rows": keras.ops.cast(data[0].shape[0], "float32")}, state
+
+
+def sequential(*stack: Any, optimizer: Any = "adam", **options: Any) -> Any:
+    model = keras.Sequential([*stack, layers.Dense(3, activation="softmax")])
+    model.compile(optimizer, "sparse_categorical_crossentropy", **{"metrics": ["accuracy"], **options})
+    return model
+
+
+def regularised() -> Any:
+    dense = layers.Dense(8, kernel_regularizer="l2", activity_regularizer="l1")
+    return sequential(keras.Input((6,)), dense, layers.BatchNormalization(), layers.ReLU(), layers.Dropout(0.3))
+
+
+def averaged() -> Any:
+    rate = keras.optimizers.schedules.ExponentialDecay(0.01, 3, 0.9)
+    optimizer = keras.optimizers.AdamW(rate, use_ema=True, ema_momentum=0.9, gradient_accumulation_steps=2, clipnorm=1)
+    return sequential(keras.Input((6,)), layers.Dense(8, "relu"), optimizer=optimizer)
+
+
+def deferred() -> Any:
+    return sequential(layers.Reshape((3, 2, 1)), layers.RandomFlip(), layers.Conv2D(4, 2), layers.Flatten())
+
+
+def weighted() -> Any:
+    return sequential(keras.Input((6,)), optimizer="rmsprop", weighted_metrics=["accuracy"], metrics=None)
+
+
+def own() -> Any:
+    model = Own()
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def two_heads() -> Any:
+    a, b = keras.Input((6,), name="a"), keras.Input((2,), name="b")
+    hidden = layers.Dropout(0.2)(layers.Dense(8, "relu")(layers.Concatenate()([a, b])))
+    heads = {"u": layers.Dense(3, "softmax", name="u")(hidden), "v": layers.Dense(1, name="v")(hidden)}
+    model = keras.Model({"a": a, "b": b}, heads)
+    losses = {"u": "sparse_categorical_crossentropy", "v": "mse"}
+    model.compile("adam", losses, metrics={"u": ["accuracy"], "v": ["mae"]})
+    return model
+
+
+def train(make: Any, raw: Any, fuse: bool) -> tuple[str, list[dict[str, float]], list[Any]]:
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(3)
+    model, record = make(), Record()
+    runner = choose(model, prepare(raw), {"batch_size": 16}, 7, [record], fuse)
+    runner.run(0, 3, [record])
+    variables = [*model.variables, *model.optimizer.variables]
+    return runner.name, record.logs, [keras.ops.convert_to_numpy(variable.value) for variable in variables]
+
+
+CASES = [
+    (regularised, PLAIN),
+    (regularised, EVEN),
+    (averaged, PLAIN),
+    (deferred, PLAIN),
+    (weighted, WEIGHTED),
+    (own, PLAIN),
+    (own, EVEN),
+    (two_heads, NESTED),
+]
+
+
+def main() -> None:
+    assert keras.config.backend() == "jax"
+    for make, raw in CASES:
+        name, logs, arrays = train(make, raw, False)
+        assert name == "fit: asked for"
+        assert len(logs) == 3
+        for epoch in (fused_jax.Steps, fused_jax.Scan):  # on a processor, and on a GPU
+            fused_jax.epoch_of_device = lambda epoch=epoch: epoch
+            fused_name, fused_logs, fused = train(make, raw, True)
+            assert fused_name == "fused"
+            for one, other in zip(fused_logs, logs, strict=True):
+                assert list(one) == list(other)
+                np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-6, err_msg=make.__name__)
+            for array, fitted in zip(fused, arrays, strict=True):
+                np.testing.assert_allclose(array, fitted, rtol=1e-5, atol=1e-6, err_msg=make.__name__)
+            print(make.__name__, epoch.__name__, "the same")
+
+
+if __name__ == "__main__":
+    main()

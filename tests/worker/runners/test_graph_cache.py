@@ -1,0 +1,387 @@
+"""One graph trains models of other widths, rates and factors, each as `model.fit` trains it, to the last bit."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, optimizers, regularizers
+from places import SPACES
+from tensorflow.python.eager import context
+
+from search.worker.data import arrays as datas
+from search.worker.keras_session import session
+from search.worker.runners import choose as runner
+from search.worker.runners import graph_cache as graphs
+from search.worker.runners.tensorflow import epochs as fused_tensorflow
+from search.worker.runners.tensorflow import graph_files as traced
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((50, 8, 8, 2)).astype("float32")
+ROWS = RNG.random((50, 5)).astype("float32")
+LABELS = RNG.integers(0, 3, 50).astype("int32")
+SIGNS = (ROWS.sum(axis=1) > 2.5).astype("float32")
+
+
+def rows(
+    units: int = 8,
+    rate: float = 0.2,
+    l2: float = 1e-4,
+    outputs: int = 3,
+    optimizer: Callable[[], Any] = lambda: optimizers.Adam(0.01),
+    hidden: tuple[Any, ...] = (),
+    dense: Mapping[str, Any] = {"activation": "relu"},
+) -> Any:
+    x = inputs = keras.Input((5,))
+    x = layers.Dense(units, kernel_regularizer=regularizers.L2(l2), **dense)(x)
+    for layer in hidden:
+        x = layer()(x)
+    x = layers.Dropout(rate)(x)
+    x = layers.Dense(2 * units, activation="tanh", bias_regularizer=regularizers.L1(l2))(x)
+    loss = "binary_crossentropy" if outputs == 1 else "sparse_categorical_crossentropy"
+    x = layers.Dense(outputs, activation="sigmoid" if outputs == 1 else "softmax")(x)
+    model = keras.Model(inputs, x)
+    model.compile(optimizer(), loss, metrics=["accuracy"])
+    return model
+
+
+def images(
+    filters: int = 4, units: int = 8, pool: Callable[[], Any] = layers.MaxPooling2D, sequential: bool = True
+) -> Any:
+    parts = [
+        layers.Conv2D(filters, 3, padding="same", activation="relu"),
+        layers.BatchNormalization(),
+        pool(),
+        layers.Conv2D(2 * filters, 3, strides=2, use_bias=False),
+        layers.Flatten(),
+        layers.Dense(units),
+        layers.ReLU(),
+        layers.Dense(3, activation="softmax"),
+    ]
+    model = keras.Sequential([layers.Input((8, 8, 2)), *parts])
+    model.compile(optimizers.AdamW(0.01, weight_decay=0.01 / filters), "sparse_categorical_crossentropy")
+    return model
+
+
+def series(filters: int = 4) -> Any:
+    model = keras.Sequential(
+        [
+            layers.Input((8, 16)),
+            layers.Conv1D(filters, 3, activation="relu"),
+            layers.GlobalAveragePooling1D(),
+            layers.LeakyReLU(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    model.compile("rmsprop", "sparse_categorical_crossentropy")
+    return model
+
+
+def branches(units: int = 8) -> Any:
+    """Whose widths are read by what joins them, but for one."""
+    inputs = keras.Input((5,))
+    one, two = layers.Dense(6, activation="relu")(inputs), layers.Dense(units, activation="relu")(inputs)
+    two = layers.Dense(6)(two)
+    x = layers.LayerNormalization()(layers.Concatenate()([one, two]))
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+def train(
+    make: Callable[..., Any], options: Mapping[str, Any], x: Any, y: Any, batch_size: int, seed: int, share: bool
+) -> tuple[Any, list[Any]]:
+    """Two epochs, fused by a shared graph or by `fit`."""
+    data = datas.prepare(((x[:37], y[:37]), (x[37:], y[37:])))
+    with session(seed):
+        model = make(**options)
+        history = keras.callbacks.History()
+        signature = graphs.sign(model, []) if share else None
+        assert share == (signature is not None)
+        fit_options = {"batch_size": batch_size}
+        chosen = runner.choose(model, data, fit_options, seed, [history], fuse=share, signature=signature)
+        chosen.run(0, 2, [history])
+        variables = [np.array(variable) for variable in (*model.variables, *model.optimizer.variables)]
+        return history.history, variables
+
+
+@pytest.fixture(autouse=True)
+def _nothing_made() -> Iterator[None]:
+    graphs.drop_all()
+    yield
+    graphs.drop_all()
+
+
+def assert_equal(one: tuple[Any, list[Any]], other: tuple[Any, list[Any]]) -> None:
+    assert one[0] == other[0]
+    for array, same in zip(one[1], other[1], strict=True):
+        np.testing.assert_array_equal(array, same)
+
+
+def assert_as_fit(
+    make: Callable[..., Any], variants: list[Mapping[str, Any]], x: Any, y: Any = LABELS, traced: int = 1
+) -> None:
+    """Shared graphs train the variants after the first as `fit` does.
+
+    Args:
+        traced: how many graphs there are for all.
+    """
+    for i, options in enumerate(variants):
+        shared = train(make, options, x, y, 8 + 3 * i, 7 + i, share=True)
+        if i == 0:
+            continue
+        assert_equal(shared, train(make, options, x, y, 8 + 3 * i, 7 + i, share=False))
+    assert len(graphs._made) == traced
+    assert all(made.graph is not None for made in graphs._made)
+
+
+def test_widths_rates_factors_and_batches_are_open() -> None:
+    wide = {"units": 20, "rate": 0.45, "l2": 0.01}
+    assert_as_fit(rows, [{}, wide, {"units": 2}], ROWS)
+
+
+def test_the_graph_of_another_keras_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras, "__version__", "3.9.0")
+    assert_as_fit(series, [{}, {"filters": 9}], IMAGES.reshape(50, 8, 16), traced=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+        lambda: optimizers.RMSprop(0.01, centered=True, momentum=0.5),
+        lambda: optimizers.Adam(0.01, amsgrad=True, global_clipnorm=0.1),
+        lambda: optimizers.Adam(0.01, use_ema=True, ema_overwrite_frequency=2),
+        lambda: optimizers.Nadam(0.01, clipvalue=0.01),
+        lambda: optimizers.Adamax(0.01, clipnorm=0.1),
+        lambda: optimizers.Adagrad(0.01),
+        lambda: optimizers.Adadelta(1.0),
+        lambda: optimizers.Ftrl(0.1, l2_regularization_strength=0.01),
+        lambda: optimizers.Lion(0.01),
+        lambda: optimizers.Adam(optimizers.schedules.CosineDecay(0.01, 20)),
+    ],
+    ids=lambda make: type(make()).__name__,
+)
+def test_every_optimizer_takes_any_width(optimizer: Callable[[], Any]) -> None:
+    assert_as_fit(rows, [{"optimizer": optimizer}, {"optimizer": optimizer, "units": 20}], ROWS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "optimizer", [lambda: optimizers.Muon(0.01), lambda: optimizers.Adam(0.01, gradient_accumulation_steps=2)]
+)
+def test_an_optimizer_that_reads_widths_gets_them(optimizer: Callable[[], Any]) -> None:
+    given: dict[str, Any] = {"optimizer": optimizer}
+    assert_as_fit(rows, [given, given | {"rate": 0.4}, given | {"units": 9}], ROWS, traced=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.BatchNormalization(),
+        lambda: layers.BatchNormalization(center=False, momentum=0.5),
+        lambda: layers.ELU(),
+        lambda: layers.LeakyReLU(0.2),
+        lambda: layers.Activation("selu"),
+        lambda: layers.Activation("softmax"),
+    ],
+)
+def test_layers_pass_any_width(layer: Callable[[], Any]) -> None:
+    assert_as_fit(rows, [{"hidden": (layer,)}, {"hidden": (layer,), "units": 20}], ROWS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.LayerNormalization(),
+        lambda: layers.GaussianNoise(0.1),
+        lambda: layers.Reshape((-1,)),
+        lambda: layers.BatchNormalization(axis=1),
+        lambda: layers.PReLU(),
+    ],
+)
+def test_the_width_is_known_where_another_layer_may_read_it(layer: Callable[[], Any]) -> None:
+    assert_as_fit(rows, [{"hidden": (layer,)}, {"hidden": (layer,), "units": 20}], ROWS, traced=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "dense",
+    [
+        {"use_bias": False},
+        {"kernel_constraint": keras.constraints.MaxNorm(0.5)},
+        {"activity_regularizer": regularizers.L2(0.01)},
+        {"activation": "gelu"},
+    ],
+    ids=lambda dense: next(iter(dense)),
+)
+def test_a_dense_layer_may_be_set_up_in_any_way(dense: Mapping[str, Any]) -> None:
+    assert_as_fit(rows, [{"dense": dense}, {"dense": dense, "units": 20}], ROWS)
+
+
+@pytest.mark.slow
+def test_a_width_of_one_is_another_graph() -> None:
+    """By it Keras decides how a bias is added."""
+    assert_as_fit(rows, [{"units": 1}, {"units": 5}, {"units": 1, "rate": 0.4}], ROWS, traced=2)
+
+
+@pytest.mark.slow
+def test_the_width_of_outputs_is_known() -> None:
+    """By that of 1, Keras decides whether labels are given another dimension."""
+    assert_as_fit(rows, [{"outputs": 1}, {"outputs": 1, "units": 9}], ROWS, SIGNS)
+    assert_as_fit(rows, [{"outputs": 3}, {"outputs": 4}], ROWS, LABELS, traced=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "pool", [layers.MaxPooling2D, lambda: layers.AveragePooling2D(2), lambda: layers.AveragePooling2D(3, strides=1)]
+)
+def test_convolutions_have_any_number_of_filters(pool: Callable[[], Any]) -> None:
+    assert_as_fit(images, [{"pool": pool}, {"pool": pool, "filters": 7, "units": 5}], IMAGES)
+
+
+@pytest.mark.slow
+def test_convolutions_of_series_have_any_number_of_filters() -> None:
+    assert_as_fit(series, [{}, {"filters": 9}], IMAGES.reshape(50, 8, 16))
+
+
+@pytest.mark.slow
+def test_a_model_with_branches_is_open_where_it_can_be() -> None:
+    assert_as_fit(branches, [{}, {"units": 11}], ROWS)
+
+
+@pytest.mark.slow
+def test_half_precision_leaves_widths_open() -> None:
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        assert_as_fit(rows, [{}, {"units": 20}, {"rate": 0.4}], ROWS, traced=2)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def test_models_that_take_turns_keep_their_state() -> None:
+    """Epoch by epoch, two models of one graph train as one after the other."""
+
+    def run(turns: list[int]) -> list[list[Any]]:
+        graphs.drop_all()
+        data = datas.prepare(((ROWS, LABELS), None))
+        trained = []
+        for i in (0, 1):
+            with session(3 + i):
+                model = rows(units=5 + 6 * i)
+                trained.append((model, runner.choose(model, data, {}, i, [], signature=graphs.sign(model, []))))
+        epochs = [0, 0]
+        for i in turns:
+            trained[i][1].run(epochs[i], epochs[i] + 1, [])
+            epochs[i] += 1
+        return [[np.array(v) for v in (*model.variables, *model.optimizer.variables)] for model, _ in trained]
+
+    for one, other in zip(run([0, 0, 1, 1]), run([0, 1, 0, 1]), strict=True):
+        for array, same in zip(one, other, strict=True):
+            np.testing.assert_array_equal(array, same)
+    assert len(graphs._made) == 1
+
+
+def test_models_may_be_trained_by_two_graphs_in_turn() -> None:
+    def run(share: bool) -> list[Any]:
+        halves = [datas.prepare(((ROWS[part], LABELS[part]), None)) for part in (slice(25), slice(25, 50))]
+        models, trainers = [], []
+        for i in (0, 1):
+            with session(3 + i):
+                models.append(rows(units=5 + 6 * i))
+                signature = graphs.sign(models[i], []) if share else None
+                trainers.append([runner.choose(models[i], half, {}, 1, [], signature=signature) for half in halves])
+        epochs = [0, 0]
+        for turn in (0, 0, 1, 1, 0, 1, 0):
+            trainers[turn][epochs[turn] % 2].run(epochs[turn], epochs[turn] + 1, [])
+            epochs[turn] += 1
+        return [np.array(v) for model in models for v in (*model.variables, *model.optimizer.variables)]
+
+    for array, same in zip(run(True), run(False), strict=True):
+        np.testing.assert_array_equal(array, same)
+    assert len(graphs._made) == 2
+
+
+def test_the_least_used_graphs_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MOST", 1)
+    train(rows, {}, ROWS, LABELS, 8, 1, share=True)
+    first = graphs._made[0]
+    train(rows, {"units": 1}, ROWS, LABELS, 8, 2, share=True)
+    assert len(graphs._made) == 1
+    assert graphs._made[0] is not first
+
+
+def test_tensorflow_forgets_a_graph_that_nobody_holds() -> None:
+    train(rows, {}, ROWS, LABELS, 8, 1, share=True)
+    (library,) = traced._libraries.values()
+    names = list(library.names)
+    del library
+    runtime = context.context()
+    assert names
+    assert all(runtime.has_function(name) for name in names)
+    graphs.drop_all()
+    gc.collect()  # the model that was trained knows its loops
+    assert not any(runtime.has_function(name) for name in names)
+
+
+def test_a_model_that_cannot_share_trains_by_a_graph_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise ValueError("a capture")
+
+    fitted = train(rows, {}, ROWS, LABELS, 8, 1, share=False)
+    monkeypatch.setattr(fused_tensorflow, "graph", fail)
+    alone = train(rows, {}, ROWS, LABELS, 8, 1, share=True)
+    assert alone[0] == fitted[0]
+    assert [made.graph for made in graphs._made] == [None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "options", "x"),
+    [(rows, {"units": 20, "rate": 0.4}, ROWS), (images, {"filters": 7}, IMAGES), (branches, {}, ROWS)],
+    ids=["rows", "images", "branches"],
+)
+def test_another_process_need_not_trace(
+    make: Callable[..., Any], options: Mapping[str, Any], x: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traced, "_folder", [tmp_path])
+    fitted = train(make, options, x, LABELS, 8, 3, share=False)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, traced.use, (str(tmp_path),)) as pool:
+        first = pool.submit(train, make, {}, x, LABELS, 8, 1, share=True).result()
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(fused_tensorflow, "_traced", None)
+    assert_equal(train(make, options, x, LABELS, 8, 3, share=True), fitted)
+    graphs.drop_all()
+    assert_equal(train(make, {}, x, LABELS, 8, 1, share=True), first)
+    assert all(made.graph is not None for made in graphs._made)
+
+
+@pytest.mark.slow
+def test_files_of_what_was_traced_go_with_the_search(tmp_path: Path) -> None:
+    space = SPACES / "digits.py"
+    main = "import sys; from search.cli import main; sys.exit(main(sys.argv[1:]))"
+    options = ["--max-epochs", "1", "--max-trials", "2", "--runs", str(tmp_path / "runs")]
+    subprocess.run(
+        [sys.executable, "-c", main, "run", str(space), *options],
+        env={**os.environ, "TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": "-1"},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert (tmp_path / "runs").exists()
+    assert not list(tmp_path.glob("search-*"))

@@ -1,0 +1,269 @@
+"""A `fit` of the user's: what it trains by `model.fit` is trained as any other, what it returns counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.executors.inline import InlineExecutor
+from search.messages import Interrupt, Message, Probe, Probed, Question, Segment, SpaceRef, Verdict
+from search.study.records import Built, Checkpointed, EpochDone
+from search.study.trial import Objective
+from search.testing.executors import Conversation
+
+HEAD = """
+import keras
+import keras_tuner
+import numpy as np
+
+
+def load_data():
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+    y = x.sum(axis=1, keepdims=True)
+    return (x[:40], y[:40]), (x[40:], y[40:])
+
+
+def build_model(hp):
+    model = keras.Sequential([
+        keras.layers.Input((4,)), keras.layers.Dense(hp.Int("units", 2, 8)), keras.layers.Dropout(0.2),
+        keras.layers.Dense(1),
+    ])
+    model.compile("adam", "mse")
+    return model
+"""
+
+HANDED_ON = """
+def fit(hp, model, train, validation, **kwargs):
+    return model.fit(*train, batch_size=hp.Choice("batch_size", [8, 16]), validation_data=validation, **kwargs)
+"""
+
+HYPERMODEL = """
+class Model(keras_tuner.HyperModel):
+    def build(self, hp):
+        return build(hp)
+
+    def fit(self, hp, model, *args, **kwargs):
+        return model.fit(*args, batch_size=hp.Choice("batch_size", [8, 16]), **kwargs)
+
+
+build, build_model = build_model, None
+hypermodel = Model()
+"""
+
+PREPARED = """
+def fit(hp, model, train, validation, **kwargs):
+    x, y = train
+    if hp.Boolean("scale", default=True):
+        x = x * 2
+    history = model.fit(x, y, validation_split=0.25, **kwargs)
+    assert len(history.history["loss"]) == history.epoch[-1] + 1 == kwargs["epochs"]
+    return history
+"""
+
+RETURNED = """
+def fit(hp, model, train, validation, **kwargs):
+    model.fit(*train, **kwargs)
+    x, y = validation
+    return float(np.mean(np.abs(model.predict(x, verbose=0) - y)))
+"""
+
+DICT = RETURNED.replace("return float(", "return dict(error=").replace("- y)))", "- y)), other=np.float32(3))")
+LIST = RETURNED.replace("return float(", "return [1.0, 3.0, float(").replace("- y)))", "- y)))][:2]")
+
+OWN_EPOCHS = """
+def fit(hp, model, train, validation, **kwargs):
+    return model.fit(*train, epochs=3, validation_data=validation, **kwargs)
+"""
+
+TWICE = """
+def fit(hp, model, train, validation, **kwargs):
+    model.fit(*train, validation_data=validation, **kwargs)
+    model.optimizer.learning_rate = 1e-5
+    kwargs |= dict(epochs=2, initial_epoch=0)
+    return model.fit(*train, validation_data=validation, **kwargs)
+"""
+
+LOOP = """
+def fit(hp, model, train, validation, epochs, **kwargs):
+    step = hp.Float("step", 0.001, 0.1)
+    for epoch in range(epochs):
+        model.train_on_batch(*train)
+    return {"error": abs(step - 0.01) + 1 / epochs}
+"""
+
+
+class Trial:
+    """A trial of a space file with a `fit`."""
+
+    def __init__(self, folder: Path, fit: str, objective: str = "val_loss") -> None:
+        (folder / "space.py").write_text(HEAD + fit)
+        self.folder, self.ref, self.objective = folder, SpaceRef(str(folder / "space.py")), Objective(objective, "min")
+
+    def train(self, trial: int, from_epoch: int, to_epoch: int, react: Any = None, **options: Any) -> Conversation:
+        segment = Segment(
+            trial=trial,
+            execution=0,
+            space=self.ref,
+            values=options.pop("values", {"units": 4}),
+            seed=5,
+            from_epoch=from_epoch,
+            to_epoch=to_epoch,
+            objective=self.objective,
+            folder=str(self.folder / f"trial-{trial}"),
+            **options,
+        )
+        return Conversation(InlineExecutor(), react=react or (lambda _: None)).run(segment)
+
+
+def built(talk: Conversation) -> Built:
+    return next(message for message in talk.said if isinstance(message, Built))
+
+
+@pytest.mark.parametrize("fit", [HANDED_ON, HYPERMODEL], ids=["fit", "hypermodel"])
+def test_it_is_trained_as_without_it_and_continued(tmp_path: Path, fit: str) -> None:
+    own = Trial(tmp_path, fit)
+    whole = own.train(0, 0, 4)
+    assert whole.end.outcome == "reached", whole.end.error
+    assert [message.parameter.name for message in whole.said if isinstance(message, Question)] == ["batch_size"]
+    assert built(whole) == Built(0, 25, "fused", own_fit=True)
+    assert own.train(1, 0, 1).curve + own.train(1, 1, 4).curve == whole.curve
+    (tmp_path / "plain").mkdir()
+    plain = Trial(tmp_path / "plain", "def fit_options(hp):\n    return dict(batch_size=8)\n").train(0, 0, 4)
+    assert plain.curve == whole.curve
+    assert built(plain).own_fit is False
+
+
+def test_what_it_prepares_is_what_is_trained_on(tmp_path: Path) -> None:
+    own = Trial(tmp_path, PREPARED)
+    whole = own.train(0, 0, 3)
+    assert whole.end.outcome == "reached", whole.end.error
+    assert set(whole.curve[0]) == {"loss", "val_loss"}
+    assert own.train(1, 0, 2).curve + own.train(1, 2, 3).curve == whole.curve
+    other = own.train(2, 0, 3, values={"units": 4, "scale": False})
+    assert other.curve[0] != whole.curve[0]
+
+
+@pytest.mark.parametrize(("fit", "objective"), [(RETURNED, "mae"), (DICT, "error"), (LIST, "mae")], ids=str.split)
+def test_what_it_returns_belongs_to_the_last_epoch(tmp_path: Path, fit: str, objective: str) -> None:
+    own = Trial(tmp_path, fit, objective)
+    whole = own.train(0, 0, 3)
+    assert whole.end.outcome == "reached", whole.end.error
+    assert [objective in logs for logs in whole.curve] == [False, False, True]
+    assert whole.kinds[-5:] == [*["EpochDone"] * 3, "Checkpointed", "Ended"]
+    # A segment more: each has its value, of the model as it was when that was returned.
+    parts = own.train(1, 0, 2), own.train(1, 2, 3)
+    assert [objective in logs for part in parts for logs in part.curve] == [False, True, True]
+    assert parts[1].curve[-1] == whole.curve[-1]
+    if objective == "error":
+        assert whole.curve[-1]["other"] == 3
+    if fit is LIST:
+        assert whole.curve[-1]["mae"] == 2.0
+    # The journal may know less than the disk.
+    again = own.train(0, 0, 3)
+    assert again.curve == whole.curve
+
+
+def test_its_own_number_of_epochs_ends_the_training(tmp_path: Path) -> None:
+    own = Trial(tmp_path, OWN_EPOCHS)
+    talk = own.train(0, 0, 9)
+    assert (talk.end.outcome, talk.end.epoch, len(talk.curve)) == ("finished", 3, 3)
+    # Cut by a rung, it goes on; what it has had in whole, it does not want again.
+    assert own.train(1, 0, 2).end.outcome == "reached"
+    rest = own.train(1, 2, 9)
+    assert (rest.end.outcome, rest.end.epoch) == ("finished", 3)
+    assert rest.curve == talk.curve[2:]
+    assert own.train(2, 0, 3).end.outcome == "reached"
+    assert own.train(2, 3, 9).kinds == ["Built", "Checkpointed", "Ended"]
+
+
+def test_a_second_training_follows_each_segment(tmp_path: Path) -> None:
+    own = Trial(tmp_path, TWICE)
+    whole = own.train(0, 0, 3)
+    assert whole.end.outcome == "reached", whole.end.error
+    assert len(whole.curve) == 3
+    own.train(1, 0, 1)
+    assert own.train(1, 1, 3).curve == whole.curve[1:]
+
+
+def test_one_that_never_calls_fit_begins_anew_for_each_segment(tmp_path: Path) -> None:
+    own = Trial(tmp_path, LOOP, "error")
+    first = own.train(0, 0, 2, values={"units": 4, "step": 0.01})
+    assert first.kinds == ["Built", "EpochDone", "Checkpointed", "Ended"]
+    assert built(first).runner == "own fit: begins anew for each segment"
+    done = next(message for message in first.said if isinstance(message, EpochDone))
+    assert (done.epoch, done.trained, done.logs) == (2, 2, {"error": 0.5})
+    second = own.train(0, 2, 4, values={"units": 4, "step": 0.01})
+    done = next(message for message in second.said if isinstance(message, EpochDone))
+    assert (done.epoch, done.trained, done.logs) == (4, 4, {"error": 0.25})
+    # Told again, not trained again, where the journal has missed it.
+    again = own.train(0, 2, 4, values={"units": 4, "step": 0.01})
+    assert again.curve == second.curve
+    assert next(message for message in again.said if isinstance(message, Checkpointed)).best_epoch == 4
+
+
+def test_verdicts_and_interrupts_reach_it(tmp_path: Path) -> None:
+    own = Trial(tmp_path, HANDED_ON)
+
+    def stop(message: Message) -> Verdict:
+        assert isinstance(message, EpochDone)
+        return Verdict(message.epoch == 2)
+
+    talk = own.train(0, 0, 9, stop, judged=True)
+    assert (talk.end.outcome, talk.end.epoch) == ("stopped", 2)
+    talk = own.train(1, 0, 9, lambda message: Interrupt() if message.epoch == 3 else None)
+    assert (talk.end.outcome, talk.end.epoch) == ("interrupted", 3)
+    assert own.train(1, 3, 5).curve == own.train(2, 0, 5).curve[3:]
+
+
+def test_what_it_misses_of_a_training_cut_short_is_no_failure(tmp_path: Path) -> None:
+    own = Trial(
+        tmp_path,
+        HANDED_ON.replace("    return model", "    history = model") + "    return history.history['loss'][8]\n",
+    )
+    talk = own.train(0, 0, 9, lambda message: Interrupt() if message.epoch == 3 else None)
+    assert (talk.end.outcome, talk.end.epoch) == ("interrupted", 3)
+    rest = own.train(0, 3, 9)
+    assert rest.end.outcome == "reached", rest.end.error
+
+
+@pytest.mark.parametrize(
+    ("fit", "words"),
+    [
+        ("def fit(hp, model, train, validation, **kwargs):\n    return None\n", "fit returned None"),
+        ("def fit(hp, model, train, validation, **kwargs):\n    return 'good'\n", "fit returned a str"),
+        (
+            "def fit(hp, model, train, validation, **kwargs):\n    return model.fit(train[0], train[1][:3])\n",
+            "x has 40, y has 3",
+        ),
+    ],
+)
+def test_one_clear_line_for_what_it_gets_wrong(tmp_path: Path, fit: str, words: str) -> None:
+    talk = Trial(tmp_path, fit).train(0, 0, 1)
+    assert talk.end.outcome == "failed"
+    assert talk.end.error is not None
+    assert words in talk.end.error
+    assert "\n" not in talk.end.error
+
+
+def probed(folder: Path, fit: str) -> Probed:
+    own = Trial(folder, fit)
+    found = InlineExecutor().probe(Probe(own.ref))
+    assert isinstance(found, Probed), found
+    return found
+
+
+def test_a_probe_sees_what_it_asks_for(tmp_path: Path) -> None:
+    found = probed(tmp_path, HANDED_ON)
+    assert [parameter.name for parameter in found.parameters] == ["units", "batch_size"]
+    assert (found.metrics, found.runner, found.own_fit) == (("loss", "val_loss"), "fused", True)
+    assert found.batch_size == 8
+    found = probed(tmp_path, LOOP)
+    assert [parameter.name for parameter in found.parameters] == ["units", "step"]
+    assert (found.metrics, found.runner) == ((), "own fit: begins anew for each segment")
+    # What fails on a few samples may do on all.
+    found = probed(
+        tmp_path, "def fit(hp, model, train, validation, **kwargs):\n    return 1 / (len(train[0]) - 40 + 1)\n"
+    )
+    assert found.metrics == ()

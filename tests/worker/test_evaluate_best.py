@@ -1,0 +1,73 @@
+"""What a harvest writes: a file that Keras reads, or of what Keras cannot describe, its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from places import FACTORIES
+
+from search.executors.inline import InlineExecutor
+from search.messages import Harvest, Harvested, Segment, SpaceRef
+from search.study.trial import Objective
+from search.testing.executors import Conversation
+from search.worker.evaluate_best import bring_back
+from search.worker.segment import load_space
+from tests.spaces.factories import Regressor, load_data
+
+REF = SpaceRef(str(FACTORIES))
+
+
+def harvest(folder: Path, values: dict[str, Any], model: Path | None = None) -> Harvested:
+    """Train a trial, and bring in what is to be had of it."""
+    options: dict[str, Any] = {"trial": 0, "execution": 0, "space": REF, "values": values, "seed": 3, "from_epoch": 0}
+    trial = folder / "trial"
+    segment = Segment(to_epoch=2, objective=Objective("val_mae", "min"), folder=str(trial), **options)
+    talk = Conversation(InlineExecutor()).run(segment)
+    assert talk.end.outcome == "reached", talk.end.error
+    said: list[Any] = []
+    executor = InlineExecutor()
+    target = None if model is None else str(model)
+    executor.start(0, Harvest(0, REF, values, str(trial / "best-0.npz"), str(trial), model=target))
+    executor.poll(lambda slot, message: said.append(message), 0)
+    return said[0]
+
+
+@pytest.mark.parametrize("kind", ["functional", "deferred", "subclass"])
+def test_the_winner_is_written_with_what_serves_it(tmp_path: Path, kind: str) -> None:
+    values = {"kind": kind, "units": 24 if kind == "subclass" else 5, "regularizer": None}
+    file = tmp_path / "model.keras"
+    found = harvest(tmp_path, values, file)
+    assert found.error is None
+    assert found.logs is not None
+    assert found.signature == {
+        "inputs": [{"name": None, "dtype": "float32", "shape": [-1, 4]}],
+        "outputs": [{"name": None, "dtype": "float32", "shape": [-1, 1]}],
+    }
+    assert any(line.startswith("keras==") for line in found.requirements)
+    model, _ = bring_back(load_space(REF), values, tmp_path / "trial" / "best-0.npz")
+    x, y = load_data()[2]
+    assert found.logs["mae"] == pytest.approx(float(np.mean(np.abs(model.predict(x, verbose=0) - y))), rel=1e-5)
+    if kind == "subclass":  # which has arguments, and no get_config
+        again = Regressor(24)
+        again(x)
+        again.load_weights(file)
+    else:
+        again = keras.saving.load_model(file)
+    assert np.array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+    assert [item.name for item in tmp_path.iterdir() if item.suffix == ".keras"] == ["model.keras"]
+
+
+def test_what_the_users_code_raises_is_one_line(tmp_path: Path) -> None:
+    found = harvest(tmp_path, {"kind": "functional", "units": 5, "regularizer": None})
+    assert found.signature is None
+    executor = InlineExecutor()
+    said: list[Any] = []
+    lost = str(tmp_path / "no.npz")
+    executor.start(0, Harvest(0, REF, {"kind": "functional"}, lost, str(tmp_path / "trial")))
+    executor.poll(lambda slot, message: said.append(message), 0)
+    assert "no.npz is missing or damaged" in said[0].error
+    assert "\n" not in said[0].error

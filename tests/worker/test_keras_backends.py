@@ -1,0 +1,279 @@
+"""Keras on JAX and on PyTorch: real training that is disturbed and resumed, and models that come back, anywhere.
+
+TensorFlow is what the other tests train with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import search
+from search import cli
+from search.devices.slots import Slot
+from search.executors.local import LocalExecutor, Zygote
+from search.messages import Interrupt, Segment, SpaceRef, Verdict
+from search.study import journal
+from search.study.records import Built, Ended, EpochDone
+from search.study.trial import Objective
+from search.testing import Conversation
+
+pytestmark = pytest.mark.slow  # two more frameworks to import, and JAX compiles every model
+
+SPACE = """
+import os
+import signal
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+import search
+
+
+def load_data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 8)).astype("float32")
+    y = (x[:, 0] * x[:, 1] > 0).astype("int32")
+    return (x[:60], y[:60]), (x[60:], y[60:])
+
+
+def build_model(hp):
+    model = keras.Sequential([
+        keras.Input((8,)),
+        layers.GaussianNoise(0.1),
+        layers.Dense(hp.Int("units", 8, 16), activation="relu"),
+        layers.BatchNormalization(),
+        layers.Dropout(0.3),
+        layers.Dense(2, activation="softmax"),
+    ])
+    rate = hp.Float("rate", 1e-3, 1e-1, sampling="log")
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+class Fate(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        # `stop`: Ctrl-C for the driver in the first epoch of all. `kill`: the worker of a promoted trial, once.
+        if self.once("stop"):
+            os.kill(int(os.environ["DRIVER"]), signal.SIGINT)
+        if epoch == 2 and self.once("kill"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def once(self, what):
+        order = Path(__file__).with_name(what)
+        if not order.exists():
+            return False
+        order.unlink()
+        return True
+
+
+def callbacks(hp):
+    return [Fate(), keras.callbacks.ReduceLROnPlateau(monitor="val_loss", patience=1, factor=0.5)]
+
+
+search_options = dict(max_epochs=4, factor=4, max_trials=3, objective="val_loss")
+"""
+
+OPTIONS = {"seed": 0, "workers": 1, "progress": False}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a space file, and a zygote whose Keras runs on `backend`."""
+
+    backend: str
+    folder: Path
+    zygote: Zygote
+
+    def run(self, study: str, **options: Any) -> search.StudyResults:
+        given = {**OPTIONS, "keras_backend": self.backend, "runs": str(self.folder / "runs"), **options}
+        return search.run(self.folder / "space.py", study=study, **given)
+
+    def python(self, code: str, *arguments: object) -> str:
+        """What a fresh process, in which nobody has said what Keras runs on, prints last."""
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=self.folder,
+            env={name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module", params=["jax", "torch"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "space.py").write_text(SPACE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRIVER", str(os.getpid()))
+        patch.setenv("TMPDIR", str(folder))
+        patch.chdir(folder)
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")
+        zygote = Zygote(folder / "zygote.log", request.param)
+        patch.setattr("search.executors.selection.shared_zygote", zygote)
+        yield Place(request.param, folder, zygote)
+        zygote.close()
+        assert not compiled(folder), "what JAX has compiled is gone with its zygote"
+
+
+def compiled(folder: Path) -> list[Path]:
+    """What JAX has compiled for the workers of a zygote."""
+    return list(folder.glob("search-jax-*/*"))
+
+
+@pytest.fixture(scope="module")
+def whole(place: Place) -> search.StudyResults:
+    """A search that nothing has disturbed."""
+    return place.run("whole")
+
+
+def history(study: search.StudyResults) -> list[Any]:
+    return [
+        (trial.number, trial.params, trial.state, [(epoch.epoch, dict(epoch.logs)) for epoch in trial.curve])
+        for trial in study.trials
+    ]
+
+
+def test_a_search_on_another_back_end(whole: search.StudyResults, place: Place) -> None:
+    assert whole.study.versions["keras_backend"] == place.backend
+    assert whole.study.versions[place.backend]
+    built = [entry.record for entry in journal.read(whole.paths.journal) if isinstance(entry.record, Built)]
+    assert {record.runner for record in built} == {"fused" if place.backend == "jax" else "fit: Keras runs on torch"}
+    assert sorted(trial.epochs for trial in whole.trials) == [1, 1, 4]
+    assert all(trial.trained == trial.epochs for trial in whole.trials)
+    assert bool(compiled(place.folder)) == (place.backend == "jax")
+
+
+def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(whole: search.StudyResults, place: Place) -> None:
+    for what in ("kill", "stop"):
+        (place.folder / what).touch()
+    with pytest.raises(KeyboardInterrupt, match="stopped by the user"):
+        place.run("disturbed")
+    stopped = search.load_study("disturbed", place.folder / "runs")
+    assert not (place.folder / "stop").exists()
+    assert stopped.study.epochs < whole.study.epochs
+    resumed = place.run("disturbed", resume=True)
+    assert not (place.folder / "kill").exists()
+    ends = [entry.record for entry in journal.read(stopped.paths.journal) if isinstance(entry.record, Ended)]
+    assert [end.outcome for end in ends].count("lost") == 1
+    assert history(resumed) == history(whole)
+
+
+def executor_of(place: Place, threads: int = 1) -> LocalExecutor:
+    slot = Slot(0, (), tuple(range(os.cpu_count() or 1)), threads, "CPU")
+    return LocalExecutor([slot], place.folder / "log", zygote=place.zygote)
+
+
+def segment(folder: Path, trial: int, from_epoch: int = 0, *, to_epoch: int = 4, judged: bool = False) -> Segment:
+    return Segment(
+        trial=trial,
+        execution=0,
+        space=SpaceRef(path=str(folder / "space.py")),
+        values={"units": 9, "rate": 0.02},
+        seed=7,
+        from_epoch=from_epoch,
+        to_epoch=to_epoch,
+        objective=Objective("val_loss", "min"),
+        folder=str(folder / f"trial-{trial}"),
+        judged=judged,
+    )
+
+
+def test_a_training_goes_on_to_the_last_bit_in_another_process(place: Place) -> None:
+    def react(message: EpochDone) -> Verdict | Interrupt:
+        return Interrupt() if message.epoch == 2 else Verdict(False)
+
+    first, second = executor_of(place), executor_of(place)
+    try:
+        curve = Conversation(first).run(segment(place.folder, 0)).curve
+        before = Conversation(first, react=react).run(segment(place.folder, 1, judged=True))
+        assert (before.end.outcome, before.end.epoch) == ("interrupted", 2)
+        after = Conversation(second).run(segment(place.folder, 1, 2))
+        assert first.pids() != second.pids()
+        assert before.curve + after.curve == curve
+    finally:
+        first.close()
+        second.close()
+
+
+def test_nothing_runs_in_the_zygote_before_it_forks(whole: search.StudyResults, place: Place) -> None:
+    """XLA's client or PyTorch's pools would bring threads, and a child that uses what they hold would hang."""
+    assert psutil.Process(place.zygote.pid).num_threads() <= 5
+
+
+def test_what_is_compiled_stays_in_its_folder(place: Place) -> None:
+    kept = place.folder / "kept"
+    slot = Slot(0, (), tuple(range(os.cpu_count() or 1)), 1, "CPU")
+    executor = LocalExecutor([slot], place.folder / "log", place.backend, kept)
+    Conversation(executor).run(segment(place.folder, 10, to_epoch=1))
+    executor.close()
+    assert bool(list(kept.glob("jax-*/*"))) == (place.backend == "jax")
+
+
+def test_a_worker_computes_with_its_slots_threads(place: Place) -> None:
+    counts = []
+    for threads in (1, 4):
+        executor = executor_of(place, threads)
+        Conversation(executor).run(segment(place.folder, threads, to_epoch=1))
+        counts.append(psutil.Process(executor.pids()[0]).num_threads())
+        executor.close()
+    assert counts[0] < counts[1]
+
+
+ELSEWHERE = """
+import json, sys
+import search
+from search import space
+from search.messages import SpaceRef
+
+folder, = sys.argv[1:]
+models = {"runs": search.get_best_models("whole", runs=folder + "/runs")}
+models["store"] = search.get_best_models("whole", tracking_uri=f"sqlite:///{folder}/runs/mlflow.db")
+_, (x, y) = space.load(SpaceRef(path=folder + "/space.py")).load_data()
+losses = {source: [model.evaluate(x, y, verbose=0)[0] for model in found] for source, found in models.items()}
+alone = {"executor": "inline", "workers": 1, "max_total_epochs": 1}
+inline = search.run("space.py", study="inline", seed=0, progress=False, **alone)
+losses["inline"] = [epoch.logs["val_loss"] for epoch in inline.trials[0].curve]
+import keras
+print(json.dumps([keras.config.backend(), losses]))
+"""
+
+
+def test_models_come_back_in_another_process_and_it_searches_inline(whole: search.StudyResults, place: Place) -> None:
+    backend, losses = json.loads(place.python(ELSEWHERE, place.folder))
+    assert backend == place.backend
+    best = [whole.best_trials()[0].objective]
+    assert losses["runs"] == pytest.approx(best, abs=1e-5)
+    assert losses["store"] == pytest.approx(best, abs=1e-5)
+    assert losses["inline"][0] == pytest.approx(whole.trials[0].curve[0].logs["val_loss"], abs=1e-5)
+
+
+def test_models_come_back_where_keras_runs_on_another_back_end(
+    whole: search.StudyResults, place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from search.space.file import load
+
+    note = f"the study ran with Keras on {place.backend}, this process runs it on tensorflow: the weights are the same"
+    with pytest.warns(UserWarning, match=note) as warned:
+        (model,) = whole.get_best_models()
+    assert len(warned) == 1
+    _, (x, y) = load(whole.space_ref).load_data()
+    assert model.evaluate(x, y, verbose=0)[0] == pytest.approx(whole.best_trials()[0].objective, abs=1e-4)
+    to = place.folder / "model"
+    assert cli.main(["export", "whole", "--to", str(to), "--runs", str(place.folder / "runs")]) == 0
+    assert f"note: {note}" in capfd.readouterr().err
+    assert (to / "saved_model.pb").exists()
