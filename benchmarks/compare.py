@@ -45,7 +45,7 @@ from typing import Any
 
 import processes
 
-from search.devices import slots as devices
+from search.devices.gpus import find_gpus
 
 HERE = Path(__file__).parent
 TIMEOUT_SECONDS = 30 * 60.0
@@ -235,7 +235,7 @@ def heading(given: argparse.Namespace) -> str:
     date = time.strftime("%d %B %Y").lstrip("0")
     cores = len(os.sched_getaffinity(0))
     libraries = ", ".join([f"Python {platform.python_version()}", *versions])
-    gpus = "".join(f", {gpu.name}" for gpu in devices.find_gpus()) if given.gpu else ""
+    gpus = "".join(f", {gpu.name}" for gpu in find_gpus()) if given.gpu else ""
     return f"{date}, {processor()}, {cores} cores{gpus}; {libraries}; `python {shlex.join(sys.argv)}`"
 
 

@@ -36,10 +36,10 @@ from search.backends import registry as backends
 from search.backends.base import BackEnd
 from search.driver.loop import Driver
 from search.executors.simulated import Hp, Run, Scenario, SimulatedExecutor
-from search.messages import SpaceRef
 from search.options import Options
 from search.scheduler.controller import Controller, Limits
 from search.scheduler.events import Event, FromWorker, Reaction
+from search.space.file import SpaceRef
 from search.study.journal import Journal, read_all
 from search.study.paths import StudyPaths
 from search.study.records import FORMAT, Began, Era, Header

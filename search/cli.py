@@ -447,20 +447,21 @@ def devices_command(
     gpus_per_trial: Annotated[str, typer.Option("--gpus-per-trial", metavar="N")] = "1",
 ) -> None:
     """List the GPUs found, and the slots they would make."""
-    from search.devices import slots as devices
+    from search.devices.gpus import choose_gpus, find_gpus
+    from search.devices.slots import available_cpus, core_ids, make_slots
     from search.display import tables
 
-    found = devices.find_gpus()
+    found = find_gpus()
     given = {"gpus": gpus, "workers": None if workers == "auto" else workers, "gpus_per_trial": gpus_per_trial}
     opts = options.resolve(given)
-    slots = devices.make_slots(
-        devices.choose_gpus(found, opts.gpus),
-        devices.available_cpus(),
-        devices.core_ids(),
+    slots = make_slots(
+        choose_gpus(found, opts.gpus),
+        available_cpus(),
+        core_ids(),
         opts.workers,
         opts.gpus_per_trial,
     )
-    out.print(tables.show_devices(found, slots, devices.available_cpus()))
+    out.print(tables.show_devices(found, slots, available_cpus()))
 
 
 @app.callback(invoke_without_command=True)

@@ -11,22 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.space.domain import Parameter, Value
+from search.space.file import SpaceRef
 from search.study.records import Built, Checkpointed, Ended, EpochDone
 from search.study.trial import Direction, Objective
 
 # To a worker ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SpaceRef:
-    """Where a worker finds the user's code: a file, or a cloudpickle of a factory and its data."""
-
-    path: str | None = None
-    pickle: str | None = None
-
-    @property
-    def label(self) -> str:
-        return self.path or "the factory"
 
 
 @dataclass(frozen=True, slots=True)

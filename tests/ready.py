@@ -104,8 +104,8 @@ def bring_back(values: dict[str, Any], path: Path) -> dict[str, float]:
     import keras_tuner
 
     import search
-    from search.messages import SpaceRef
     from search.space import file as spaces
+    from search.space.file import SpaceRef
 
     (model,) = search.get_best_models("study", tracking_uri=f"sqlite:///{Path.cwd()}/mlflow.db")
     loaded = spaces.load(SpaceRef(path=str(path)))

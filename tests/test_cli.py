@@ -344,7 +344,7 @@ EVALUATE = """
 import json, sys, warnings
 import search
 from search import space
-from search.messages import SpaceRef
+from search.space.file import SpaceRef
 
 runs, store, exported, file = sys.argv[1:]
 (_, (x, y)) = space.load(SpaceRef(path=file)).load_data()

@@ -16,55 +16,36 @@ ROOT = Path(search.__file__).parent
 
 LAYERS = [
     ["search", "search.errors"],
-    ["search.domain"],
-    ["search.trial"],
-    ["search.records"],
-    ["search.formats"],
-    [
-        "search.messages",
-        "search.paths",
-        "search.brackets",
-        "search.journal",
-        "search.lock",
-        "search.homes",
-        "search.slots",
-    ],
-    ["search.study", "search.novelty", "search.given", "search.events"],
-    [
-        "search.backends.base",
-        "search.harvest",
-        "search.cleaning",
-        "search.failures",
-        "search.patience",
-        "search.budget",
-    ],
-    ["search.backends.samplers"],
-    ["search.backends.rungs", "search.backends.optuna"],
-    ["search.backends.hyperband"],
-    ["search.backends"],
-    ["search.options", "search.controller"],
-    ["search.devices", "search.space", "search.compiling", "search.pickling"],
+    ["search.space", "search.devices"],
+    ["search.study"],
+    ["search.messages", "search.backends"],
+    ["search.options", "search.scheduler"],
+    ["search.tracking", "search.tracking.mlflow", "search.worker.data"],
+    ["search.worker.runners"],
+    ["search.worker.runners.tensorflow", "search.worker.runners.jax"],
     ["search.worker"],
     ["search.executors"],
-    ["search.tables", "search.progress", "search.tracking"],
-    ["search.driver", "search.checks", "search.warm_start"],
-    ["search.opening"],
-    ["search.launch"],
+    ["search.display", "search.driver"],
     ["search.results"],
-    ["search.export"],
-    ["search.python", "search.testing"],
-    ["search.tuners"],
-    ["search.cli"],
+    ["search.api", "search.testing"],
+    ["search.compat"],
+    ["search.tuners", "search.cli"],
 ]
-"""Lowest first. A module imports those of lower layers and of its own; a package's modules are of its layer."""
+"""Packages and the modules at the top, lowest first. Each imports only itself and lower layers."""
+
+TOP_MODULES = 8
+"""The most modules at the top of the package, `__init__` included."""
+
+PUBLIC = {"search", "search.testing", "search.compat"}
+"""The packages whose `__init__` may name more than the package's subject."""
 
 QUICK = [
     "search.cli",
-    "search.driver",
-    "search.launch",
-    "search.results",
-    "search.controller",
-    "search.study",
+    "search.driver.loop",
+    "search.driver.launch",
+    "search.results.study_results",
+    "search.scheduler.controller",
+    "search.study.study",
     "search.executors.simulated",
 ]
 HEAVY = {"keras", "tensorflow", "keras_tuner", "jax", "torch", "mlflow", "pandas", "optuna", "ray", "tensorboard"}
@@ -75,15 +56,19 @@ MODULES = {
 }
 
 
-def layer(module: str) -> int:
-    """The layer of the module, or of the nearest package around it that has one."""
+def package(module: str) -> str:
+    """Return the entry of `LAYERS` that `module` belongs to."""
     name = module
     while name:
-        for number, names in enumerate(LAYERS):
-            if name in names and (name != "search" or module == "search"):
-                return number
+        if any(name in names for names in LAYERS) and (name != "search" or module == "search"):
+            return name
         name = name.rpartition(".")[0]
-    pytest.fail(f"{module} is in no layer: say in LAYERS where it belongs")
+    pytest.fail(f"{module} is in no layer: say in LAYERS where its package belongs")
+
+
+def layer(package: str) -> int:
+    """Return the number of the layer that lists `package`."""
+    return next(number for number, names in enumerate(LAYERS) if package in names)
 
 
 def imports(path: Path, *, everywhere: bool) -> Iterator[tuple[str, int]]:
@@ -108,10 +93,41 @@ def imports(path: Path, *, everywhere: bool) -> Iterator[tuple[str, int]]:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_only_go_up_the_list(module: str) -> None:
-    allowed = layer(module)
+    own = package(module)
     for imported, line in imports(MODULES[module], everywhere=False):
-        if imported.partition(".")[0] == "search" and imported != "search":
-            assert layer(imported) <= allowed, f"{MODULES[module]}:{line} imports {imported}"
+        if imported.partition(".")[0] == "search" and imported != "search" and package(imported) != own:
+            assert layer(package(imported)) < layer(own), f"{MODULES[module]}:{line} imports {imported}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    direct = {
+        module: {name for name, _ in imports(path, everywhere=False) if name in MODULES and name != "search"}
+        for module, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join([*above, module])
+        if module not in done:
+            for name in direct[module]:
+                visit(name, (*above, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+def test_few_modules_are_at_the_top() -> None:
+    assert len([*ROOT.glob("*.py")]) <= TOP_MODULES
+
+
+def test_only_public_packages_have_names_of_their_own() -> None:
+    for path in ROOT.rglob("__init__.py"):
+        name = ".".join(["search", *path.parent.relative_to(ROOT).parts])
+        if name not in PUBLIC:
+            statements = ast.parse(path.read_text()).body
+            assert len(statements) == 1, f"{path} holds more than a docstring"
+            assert ast.get_docstring(ast.parse(path.read_text())), f"{path} does not say what the package answers"
 
 
 @pytest.mark.parametrize("module", QUICK)
@@ -125,13 +141,12 @@ def test_outside_of_workers_nothing_ever_imports_a_framework() -> None:
     frameworks = {"keras", "tensorflow", "keras_tuner", "jax", "torch"}
     excepted = (
         "search.worker",
-        "search.compiling",
-        "search.pickling",
-        "search.tracking.retrieve",
-        "search.tracking.loader",
+        "search.space.compiled",
+        "search.space.pickling",
+        "search.tracking.mlflow.retrieve",
+        "search.tracking.mlflow.loader",
         "search.results",
-        "search.export",
-        "search.tuners",
+        "search.compat",
     )
     for module, path in MODULES.items():
         if not module.startswith(excepted):
@@ -142,7 +157,7 @@ def test_outside_of_workers_nothing_ever_imports_a_framework() -> None:
 
 
 def test_what_is_sent_along_with_a_model_imports_nothing_of_search() -> None:
-    for name, _ in imports(MODULES["search.tracking.loader"], everywhere=True):
+    for name, _ in imports(MODULES["search.tracking.mlflow.loader"], everywhere=True):
         assert name.partition(".")[0] != "search"
 
 

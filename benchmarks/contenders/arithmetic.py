@@ -25,8 +25,8 @@ from typing import Any
 import common
 import keras
 
-from search.devices import slots as devices
-from search.devices.slots import Slot
+from search.devices.gpus import find_gpus
+from search.devices.slots import Slot, apply_slot, available_cpus, core_ids, make_slots
 from search.worker.data import arrays as datas
 from search.worker.keras_session import session
 from search.worker.runners import choose as runner
@@ -77,7 +77,7 @@ class Clock(keras.callbacks.Callback):
 def take_place(slots: SimpleQueue[Slot]) -> None:
     """Give a process of the pool its cores and threads, as a worker of `ours` has them."""
     slot = slots.get()
-    devices.apply_slot(slot)
+    apply_slot(slot)
     common.limit_threads(slot.threads)
 
 
@@ -127,9 +127,9 @@ def main() -> None:
     trials = sorted(common.read_trials(task.trials), key=lambda trial: trial.epochs, reverse=True)
     context = multiprocessing.get_context("fork")
     slots = context.SimpleQueue()
-    gpus = devices.find_gpus()[:1] if task.gpu else ()
-    cpus, cores = devices.available_cpus(), devices.core_ids()
-    for slot in devices.make_slots(gpus, cpus, cores, task.workers, 1 / task.workers):
+    gpus = find_gpus()[:1] if task.gpu else ()
+    cpus, cores = available_cpus(), core_ids()
+    for slot in make_slots(gpus, cpus, cores, task.workers, 1 / task.workers):
         slots.put(slot)
     began = time.time()
     with ProcessPoolExecutor(task.workers, context, take_place, (slots,)) as pool:

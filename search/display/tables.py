@@ -18,7 +18,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from search.devices.slots import Gpu, Slot, unused_gpus
+from search.devices.gpus import Gpu
+from search.devices.slots import Slot, unused_gpus
 from search.display.live import (
     NONE,
     best_line,

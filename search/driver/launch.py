@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from search import options
 from search.backends import registry as backends
-from search.devices import slots as devices
+from search.devices.gpus import find_gpus
+from search.devices.slots import Slot, sharing
 from search.driver import checks, warm_start
 from search.driver.loop import Driver, Follower
 from search.driver.retention import Cleaner
@@ -23,10 +24,11 @@ from search.driver.study_handle import Opened
 from search.errors import OptionError, SearchError, SpaceError, StudyError, nearest
 from search.executors import selection as executors
 from search.executors.base import Executor
-from search.messages import Probe, Probed, ProbeFailed, SpaceRef
+from search.messages import Probe, Probed, ProbeFailed
 from search.options import Options
 from search.scheduler.controller import Controller, Limits
 from search.space import file as space
+from search.space.file import SpaceRef
 from search.study.journal import Journal
 from search.study.lock import Lock
 from search.study.paths import StudyPaths, check_study_name, compiled, studies
@@ -234,7 +236,7 @@ class _Launch:
         opts = options.resolve(self._given, before=self._opened.options)
         checks.check_backend(opts)
         checks.check_tensorboard(opts)
-        gpus = devices.find_gpus()
+        gpus = find_gpus()
         executors.slots_of(opts, gpus)  # a GPU that is not there is said at once
         checks.make_folder(self._paths.folder)
         with ExitStack() as stack:
@@ -313,7 +315,7 @@ class _Launch:
         """Whether an option was said for this run, and is not what an earlier one was told."""
         return not self._opened.exists or self._given.get(name) is not None
 
-    def _announce(self, opts: Options, objective: Objective, slots: tuple[devices.Slot, ...], probed: Probed) -> None:
+    def _announce(self, opts: Options, objective: Objective, slots: tuple[Slot, ...], probed: Probed) -> None:
         """Say what will be done, before it is."""
         from search.display import live as progress
 
@@ -352,7 +354,7 @@ class _Launch:
         probed: Probed,
         ref: SpaceRef,
         executor: Executor,
-        slots: tuple[devices.Slot, ...],
+        slots: tuple[Slot, ...],
         records: list[Record],
         uri: str,
     ) -> Result:
@@ -363,7 +365,7 @@ class _Launch:
             current,
             lambda era: backends.make(era.backend, era.options, current.objective, current.seed, current.parameters),
             _limits(opts, probed),
-            devices.sharing(slots),
+            sharing(slots),
             opts.max_epochs,
             opts.try_first,
         )

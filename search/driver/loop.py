@@ -13,10 +13,11 @@ from types import FrameType
 from typing import Protocol
 
 from search.executors.base import Executor
-from search.messages import Harvest, Harvested, Message, Noticed, Segment, SpaceRef
+from search.messages import Harvest, Harvested, Message, Noticed, Segment
 from search.options import Options
 from search.scheduler.controller import Controller
 from search.scheduler.events import Event, FromWorker, Kill, Reaction, Reap, Start, StopRequested, Tick
+from search.space.file import SpaceRef
 from search.study.journal import Journal
 from search.study.paths import StudyPaths
 from search.study.records import Ended, Expired, Finished, Record

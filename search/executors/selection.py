@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.devices import slots as devices
+from search.devices.gpus import Gpu, choose_gpus
+from search.devices.slots import Slot, available_cpus, core_ids, make_slots
 from search.errors import OptionError
 from search.executors.base import Executor
 from search.options import KERAS_BACKENDS, Options
@@ -22,15 +23,13 @@ shared_zygote: Zygote | None = None
 """Where many searches run in one process, one after the other: a zygote that they share."""
 
 
-def slots_of(opts: Options, gpus: tuple[devices.Gpu, ...]) -> tuple[devices.Slot, ...]:
+def slots_of(opts: Options, gpus: tuple[Gpu, ...]) -> tuple[Slot, ...]:
     """The slots that `opts` make of this machine, whose GPUs are `gpus`. OptionError where they cannot be."""
-    chosen = devices.choose_gpus(gpus, opts.gpus)
+    chosen = choose_gpus(gpus, opts.gpus)
     if opts.executor == "inline" and max(opts.gpus_per_trial if chosen else 1, opts.logical_devices) > 1:
         raise OptionError("a trial is spread over several devices by a worker process: leave --executor inline out")
     workers = 1 if opts.executor == "inline" else opts.workers
-    return devices.make_slots(
-        chosen, devices.available_cpus(), devices.core_ids(), workers, opts.gpus_per_trial, opts.logical_devices
-    )
+    return make_slots(chosen, available_cpus(), core_ids(), workers, opts.gpus_per_trial, opts.logical_devices)
 
 
 def check_installed(keras_backend: str | None) -> None:
@@ -43,7 +42,7 @@ def check_installed(keras_backend: str | None) -> None:
         raise OptionError(f"{where}: {name} is not installed: pip install {name}, or use another")
 
 
-def make(opts: Options, gpus: tuple[devices.Gpu, ...], log: Path, compiled: Path | None = None) -> Executor:
+def make(opts: Options, gpus: tuple[Gpu, ...], log: Path, compiled: Path | None = None) -> Executor:
     """The executor that `opts` ask for.
 
     Args:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from search.driver import checks
 from search.driver.launch import find
 from search.errors import NoResult, SpaceError, StudyError
-from search.messages import SpaceRef
 from search.space.domain import Parameter, Value
+from search.space.file import SpaceRef
 from search.study import study as studies
 from search.study.paths import StudyPaths
 from search.study.study import Trial

@@ -20,7 +20,6 @@ from types import ModuleType
 from typing import Any
 
 from search.errors import SearchError, SpaceError, nearest
-from search.messages import SpaceRef
 from search.space.domain import Parameter
 
 MODULE = "search_space"
@@ -30,6 +29,18 @@ LONGEST = 400
 """Characters of an exception's message that one line of ours holds."""
 
 _OWN = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceRef:
+    """Where a worker finds the user's code: a file, or a cloudpickle of a factory and its data."""
+
+    path: str | None = None
+    pickle: str | None = None
+
+    @property
+    def label(self) -> str:
+        return self.path or "the factory"
 
 
 @dataclass(frozen=True)

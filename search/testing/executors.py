@@ -24,10 +24,10 @@ from search.messages import (
     ProbeFailed,
     Question,
     Segment,
-    SpaceRef,
     Verdict,
 )
 from search.space.domain import Value
+from search.space.file import SpaceRef
 from search.study.paths import TrialPaths
 from search.study.records import Built, Checkpointed, Ended, EpochDone
 from search.study.trial import Objective

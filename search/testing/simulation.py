@@ -15,10 +15,11 @@ from search.driver.loop import Driver
 from search.executors.base import Handle
 from search.executors.scenario import Hp, Params, Run, Scenario
 from search.executors.simulated import Checkpoint, Disk, SimulatedExecutor, epoch_done
-from search.messages import Answer, Harvest, Interrupt, Message, Segment, SpaceRef, Verdict
+from search.messages import Answer, Harvest, Interrupt, Message, Segment, Verdict
 from search.options import Options
 from search.scheduler.controller import Controller, Limits
 from search.space.domain import Parameter, Value
+from search.space.file import SpaceRef
 from search.study.journal import Entry, Journal
 from search.study.paths import StudyPaths
 from search.study.records import (

@@ -26,8 +26,8 @@ from search.worker.data.streams import Stream, for_evaluation
 from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
 from search.worker.model_cache import drop_all
-from search.worker.recorder import numbers
 from search.worker.runners import choose as runner
+from search.worker.runners.logs import scalar_logs
 
 __all__ = ["bring_back", "run_harvest"]
 
@@ -87,7 +87,7 @@ def _evaluate(model: Any, test: Split | Stream | None) -> dict[str, float] | Non
         found = model.evaluate(**dict(zip(names, test.packed, strict=False)), return_dict=True, verbose=0)
     else:
         found = model.evaluate(for_evaluation(test, None), return_dict=True, verbose=0)
-    return numbers(found)
+    return scalar_logs(found)
 
 
 def _save(model: Any, path: Path) -> None:

@@ -25,6 +25,7 @@ from search.study.records import Checkpointed, EpochDone, Outcome
 from search.study.trial import derive_seed
 from search.worker import checkpoint
 from search.worker.channel import Channel, Interrupted
+from search.worker.runners.logs import scalar_logs
 
 __all__ = ["Recorder"]
 
@@ -157,7 +158,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch + 1
-        record = self._record(numbers(logs or {}))
+        record = self._record(scalar_logs(logs or {}))
         finished = self.model.stop_training or self._wants_no_more
         last = self.epoch >= self.last_epoch
         if self._own_fit and (finished or last):
@@ -283,11 +284,6 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         best = self._best[0] if self._best else None
         finished = self.outcome == "finished"
         self._channel.send(Checkpointed(self._segment.trial, self._segment.execution, self.epoch, best, finished))
-
-
-def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Those of `logs` that are numbers."""
-    return {name: float(value) for name, value in logs.items() if np.ndim(value) == 0}
 
 
 def _best_of(saved: checkpoint.Checkpoint) -> tuple[int, float] | None:

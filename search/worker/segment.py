@@ -18,10 +18,10 @@ from typing import Any
 import keras
 
 from search.errors import SearchError, SpaceError
-from search.messages import Answer, Question, Segment, SpaceRef
+from search.messages import Answer, Question, Segment
 from search.space import file as spaces
 from search.space.domain import Parameter, Value
-from search.space.file import Space
+from search.space.file import Space, SpaceRef
 from search.study.paths import TrialPaths
 from search.study.records import Built, Ended, Outcome
 from search.worker import failures as shortage

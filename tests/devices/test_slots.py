@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import ROOT
 
+from search.devices import gpus as found
 from search.devices import slots as devices
-from search.devices.slots import Gpu, Slot, available_cpus, choose_gpus, make_slots, unused_gpus, visible_gpus
+from search.devices.gpus import Gpu, choose_gpus, find_gpus, visible_gpus
+from search.devices.slots import Slot, available_cpus, make_slots, unused_gpus
 from search.errors import OptionError
 
 steady = settings(derandomize=True, deadline=None, max_examples=150)
@@ -130,15 +132,15 @@ class FakeNvml(types.ModuleType):
 
 @pytest.fixture
 def no_smi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    monkeypatch.setattr(found.shutil, "which", lambda name: None)
 
 
 @pytest.mark.parametrize("encode", [False, True])
 def test_nvml_is_asked(monkeypatch: pytest.MonkeyPatch, encode: bool) -> None:
     nvml = FakeNvml(gpus(3), encode=encode)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    assert devices.find_gpus({}) == gpus(3)
-    assert devices.find_gpus({"CUDA_VISIBLE_DEVICES": "2,0"}) == (gpus(3)[2], gpus(3)[0])
+    assert find_gpus({}) == gpus(3)
+    assert find_gpus({"CUDA_VISIBLE_DEVICES": "2,0"}) == (gpus(3)[2], gpus(3)[0])
     assert nvml.open == 0
 
 
@@ -147,7 +149,7 @@ def test_nvml_is_asked(monkeypatch: pytest.MonkeyPatch, encode: bool) -> None:
 def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     nvml = FakeNvml(gpus(3), broken)
     monkeypatch.setitem(sys.modules, "pynvml", None if broken == "absent" else nvml)
-    assert devices.find_gpus({}) == ()
+    assert find_gpus({}) == ()
     assert nvml.open == 0
 
 
@@ -159,16 +161,16 @@ def test_nvidia_smi_is_asked_where_nvml_is_not_installed(monkeypatch: pytest.Mon
         return types.SimpleNamespace(stdout=output)
 
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    monkeypatch.setattr(devices.shutil, "which", lambda name: f"/bin/{name}")
-    monkeypatch.setattr(devices.subprocess, "run", run)
+    monkeypatch.setattr(found.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(found.subprocess, "run", run)
     expected = (Gpu(0, "GPU-aa", "NVIDIA H200", 143771 * 2**20), Gpu(1, "GPU-bb", "NVIDIA GB10, rev 2", 0))
-    assert devices.find_gpus({}) == expected
+    assert find_gpus({}) == expected
 
     def fail(command: list[str], **options: Any) -> Any:
         raise subprocess.CalledProcessError(9, command)
 
-    monkeypatch.setattr(devices.subprocess, "run", fail)
-    assert devices.find_gpus({}) == ()
+    monkeypatch.setattr(found.subprocess, "run", fail)
+    assert find_gpus({}) == ()
 
 
 @pytest.mark.parametrize(
@@ -370,7 +372,7 @@ def test_a_slots_environment() -> None:
 
 APPLY = """
 import os
-from search.devices import Slot, apply_slot, core_ids
+from search.devices.slots import Slot, apply_slot, core_ids
 first = core_ids()[-1]
 apply_slot(Slot(0, ("GPU-aa",), (first,), 1, ""))
 print(os.environ["CUDA_VISIBLE_DEVICES"], core_ids() == (first,) or not hasattr(os, "sched_setaffinity"))

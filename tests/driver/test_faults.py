@@ -21,7 +21,8 @@ from search.backends.hyperband import Hyperband
 from search.devices import slots as devices
 from search.errors import SearchError
 from search.executors.local import LocalExecutor, Zygote
-from search.messages import Lost, Probe, Probed, ProbeFailed, Segment, SpaceRef
+from search.messages import Lost, Probe, Probed, ProbeFailed, Segment
+from search.space.file import SpaceRef
 from search.study import journal
 from search.study.paths import StudyPaths
 from search.study.records import Ended, Started

@@ -15,8 +15,8 @@ from sklearn.base import clone
 from sklearn.datasets import load_diabetes
 
 from search.executors.inline import InlineExecutor
-from search.messages import Segment, SpaceRef
-from search.space.file import MODULE, load
+from search.messages import Segment
+from search.space.file import MODULE, SpaceRef, load
 from search.study.trial import Objective
 from search.testing.executors import Conversation
 

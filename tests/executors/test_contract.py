@@ -16,7 +16,8 @@ from search.executors.base import Executor
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.executors.simulated import Hp, Run, Scenario, SimulatedExecutor
-from search.messages import Interrupt, Message, Segment, SpaceRef, Verdict
+from search.messages import Interrupt, Message, Segment, Verdict
+from search.space.file import SpaceRef
 from search.study.records import EpochDone
 from search.study.trial import Objective
 from search.testing import Conversation, ExecutorContract, MessageContract

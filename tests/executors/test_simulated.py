@@ -13,9 +13,10 @@ from search.backends import brackets
 from search.backends.hyperband import Hyperband
 from search.driver.loop import Driver
 from search.executors.simulated import Disk, Hp, Run, Scenario, SimulatedExecutor, recorded
-from search.messages import Interrupt, Lost, Message, Probe, ProbeFailed, Segment, SpaceRef
+from search.messages import Interrupt, Lost, Message, Probe, ProbeFailed, Segment
 from search.options import Options
 from search.scheduler.controller import Controller, Limits
+from search.space.file import SpaceRef
 from search.study.journal import Journal, read
 from search.study.paths import StudyPaths
 from search.study.records import FORMAT, Began, Built, Checkpointed, Ended, EpochDone, Era, Header

@@ -13,8 +13,7 @@ from places import TINY
 
 import search
 from search import cli
-from search.messages import SpaceRef
-from search.space.file import load, local_files
+from search.space.file import SpaceRef, load, local_files
 from search.study.lock import Lock
 from search.worker import checkpoint
 

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from search.devices import slots as devices
+from search.devices.gpus import Gpu
+from search.devices.slots import make_slots, sharing
 from search.scheduler.affinity import Homes
 from search.scheduler.slot_pool import Slots
 
@@ -90,14 +91,12 @@ def test_at_random_nobody_is_disturbed_and_everybody_gets_a_slot() -> None:
 
 
 def test_what_shares_a_device_is_known() -> None:
-    gpus = [devices.Gpu(index, f"GPU-{index}", "", 0) for index in range(2)]
-    slots = devices.make_slots(gpus, 4, range(4), None, 0.5)
-    assert devices.sharing(slots) == tuple(
-        frozenset(o.index for o in slots if o.gpus == s.gpus and o is not s) for s in slots
-    )
-    assert devices.sharing(slots)[0] != frozenset()
-    assert devices.sharing(devices.make_slots(gpus, 4, range(4))) == (frozenset(), frozenset())
-    assert devices.sharing(devices.make_slots((), 4, range(4), 3)) == ({1, 2}, {0, 2}, {0, 1})
+    gpus = [Gpu(index, f"GPU-{index}", "", 0) for index in range(2)]
+    slots = make_slots(gpus, 4, range(4), None, 0.5)
+    assert sharing(slots) == tuple(frozenset(o.index for o in slots if o.gpus == s.gpus and o is not s) for s in slots)
+    assert sharing(slots)[0] != frozenset()
+    assert sharing(make_slots(gpus, 4, range(4))) == (frozenset(), frozenset())
+    assert sharing(make_slots((), 4, range(4), 3)) == ({1, 2}, {0, 2}, {0, 1})
 
 
 def test_a_free_slot_that_is_wanted_is_swapped_for() -> None:

@@ -12,8 +12,9 @@ from places import FACTORIES
 
 import search
 from search.executors.inline import InlineExecutor
-from search.messages import Segment, SpaceRef
+from search.messages import Segment
 from search.results.study_results import StudyResults
+from search.space.file import SpaceRef
 from search.study.trial import Objective
 from search.testing.executors import Conversation
 from tests.spaces.factories import KINDS, load_data

@@ -15,8 +15,8 @@ from places import TINY
 import search
 from search import cli
 from search.errors import OptionError, SpaceError
-from search.messages import SpaceRef
 from search.space import file as space
+from search.space.file import SpaceRef
 from search.study.paths import StudyPaths
 
 STUB = "def build_model(hp): ...\ndef load_data(): ...\n"

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from places import TINY
 
 from search.errors import SpaceError
-from search.messages import Answer, Message, Probe, ProbeFailed, Question, Segment, SpaceRef
+from search.messages import Answer, Message, Probe, ProbeFailed, Question, Segment
 from search.space import file as spaces
+from search.space.file import SpaceRef
 from search.study.records import Ended
 from search.study.trial import Objective
 

@@ -11,7 +11,8 @@ import pytest
 from places import FACTORIES
 
 from search.executors.inline import InlineExecutor
-from search.messages import Harvest, Harvested, Segment, SpaceRef
+from search.messages import Harvest, Harvested, Segment
+from search.space.file import SpaceRef
 from search.study.trial import Objective
 from search.testing.executors import Conversation
 from search.worker.evaluate_best import bring_back

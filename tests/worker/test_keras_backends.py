@@ -21,7 +21,8 @@ import search
 from search import cli
 from search.devices.slots import Slot
 from search.executors.local import LocalExecutor, Zygote
-from search.messages import Interrupt, Segment, SpaceRef, Verdict
+from search.messages import Interrupt, Segment, Verdict
+from search.space.file import SpaceRef
 from search.study import journal
 from search.study.records import Built, Ended, EpochDone
 from search.study.trial import Objective
@@ -238,7 +239,7 @@ ELSEWHERE = """
 import json, sys
 import search
 from search import space
-from search.messages import SpaceRef
+from search.space.file import SpaceRef
 
 folder, = sys.argv[1:]
 models = {"runs": search.get_best_models("whole", runs=folder + "/runs")}

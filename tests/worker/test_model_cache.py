@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from search.executors.inline import InlineExecutor
-from search.messages import Segment, SpaceRef
+from search.messages import Segment
+from search.space.file import SpaceRef
 from search.study.paths import TrialPaths
 from search.study.trial import Objective
 from search.testing.executors import Conversation

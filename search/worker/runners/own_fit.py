@@ -23,7 +23,7 @@ from search.space.file import Space, kind
 from search.study.trial import Objective
 from search.worker.data.arrays import Data, Split, prepare, split_off
 from search.worker.data.streams import Stream
-from search.worker.recorder import numbers
+from search.worker.runners.logs import scalar_logs
 
 __all__ = ["Call", "call", "logs_of"]
 
@@ -163,7 +163,7 @@ def logs_of(returned: Any, objective: Objective, ours: Any, *, whole: bool) -> d
     if isinstance(returned, (int, float, np.number)) and not isinstance(returned, bool):
         return {objective.name: float(returned)}
     if isinstance(returned, Mapping):
-        return numbers(returned)
+        return scalar_logs(returned)
     if isinstance(returned, keras.callbacks.History):
         return _best_epoch(returned, objective)
     if isinstance(returned, list) and returned:
@@ -186,8 +186,8 @@ def _best_epoch(history: Any, objective: Objective) -> dict[str, float]:
     if not epochs:
         return {}
     if objective.name not in epochs[0]:
-        return numbers(epochs[-1])
-    return numbers(min(epochs, key=lambda logs: objective.cost(float(logs[objective.name]))))
+        return scalar_logs(epochs[-1])
+    return scalar_logs(min(epochs, key=lambda logs: objective.cost(float(logs[objective.name]))))
 
 
 # Trying it ------------------------------------------------------------------------------------------------------------

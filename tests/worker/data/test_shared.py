@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from search.executors.inline import InlineExecutor
-from search.messages import Probe, Probed, Segment, SpaceRef
+from search.messages import Probe, Probed, Segment
+from search.space.file import SpaceRef
 from search.study.trial import Objective
 from search.testing.executors import Conversation
 from search.worker.data import shared

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from search.errors import SpaceError
 from search.executors.inline import InlineExecutor
-from search.messages import Harvest, Harvested, Segment, SpaceRef
+from search.messages import Harvest, Harvested, Segment
+from search.space.file import SpaceRef
 from search.study.records import Built
 from search.study.trial import Objective
 from search.testing.executors import Conversation

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from places import SPACES
 
-from search.messages import SpaceRef
+from search.space.file import SpaceRef
 from search.worker import segment as training
 from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session

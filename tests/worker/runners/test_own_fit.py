@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from search.executors.inline import InlineExecutor
-from search.messages import Interrupt, Message, Probe, Probed, Question, Segment, SpaceRef, Verdict
+from search.messages import Interrupt, Message, Probe, Probed, Question, Segment, Verdict
+from search.space.file import SpaceRef
 from search.study.records import Built, Checkpointed, EpochDone
 from search.study.trial import Objective
 from search.testing.executors import Conversation
