@@ -27,7 +27,7 @@ from typing import Any
 
 from search.driver import loop as driver
 from search.executors.base import Handle
-from search.study.records import Ended
+from search.study.records import SegmentEnded
 
 SPACE = """
 import keras
@@ -68,7 +68,7 @@ class Timed:
         def timed(slot: int, message: Any) -> None:
             nonlocal handled
             began = time.perf_counter()
-            if isinstance(message, Ended):
+            if isinstance(message, SegmentEnded):
                 self._ended[slot] = began
             handle(slot, message)
             handled += time.perf_counter() - began

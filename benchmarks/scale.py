@@ -42,7 +42,7 @@ from search.scheduler.events import Event, FromWorker, Reaction
 from search.space.file import SpaceRef
 from search.study.journal import Journal, read_all
 from search.study.paths import StudyPaths
-from search.study.records import FORMAT, Began, Era, Header
+from search.study.records import FORMAT, BackendChanged, Header, SearchStarted
 from search.study.study import Study
 
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -130,14 +130,14 @@ def controller_of(name: str, trials: int, workers: int) -> Timed:
     iterations = {"iterations": -(-trials // plan.trials)} if backend == "hyperband" else {}
     study = Study()
 
-    def make(_: Era) -> BackEnd:
+    def make(_: BackendChanged) -> BackEnd:
         everything = {"max_epochs": MAX_EPOCHS, "factor": 3, **options, **iterations}
         return backends.make(backend, everything, study.objective, study.seed, study.parameters)
 
     return Timed(study, make, Limits(max_trials=trials), workers, MAX_EPOCHS)
 
 
-def search(controller: Timed, scenario: Scenario, paths: StudyPaths, workers: int, era: Era) -> None:
+def search(controller: Timed, scenario: Scenario, paths: StudyPaths, workers: int, phase: BackendChanged) -> None:
     """Search to the end."""
     executor = SimulatedExecutor(scenario, workers)
     driver = Driver(
@@ -153,7 +153,7 @@ def search(controller: Timed, scenario: Scenario, paths: StudyPaths, workers: in
         now=executor.now,
     )
     header = Header(FORMAT, "0", "study", 0, "val_loss", "min", "", "", scenario.parameters(), {})
-    driver.run([header, era, Began("here", 0, {})])
+    driver.run([header, phase, SearchStarted("here", 0, {})])
 
 
 def measure(name: str, space: str, trials: int, workers: int) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def measure(name: str, space: str, trials: int, workers: int) -> dict[str, Any]:
         paths.folder.mkdir()
         controller = controller_of(name, trials, workers)
         began = time.perf_counter()
-        search(controller, scenario, paths, workers, Era(SEARCHES[name][0], {}))
+        search(controller, scenario, paths, workers, BackendChanged(SEARCHES[name][0], {}))
         searched, peak = time.perf_counter() - began, resident()
         again = controller_of(name, trials, workers)
         began = time.thread_time()

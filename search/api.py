@@ -58,13 +58,13 @@ def run(
         make_view=_make_view(progress),
         say=lambda line: print(line, file=sys.stderr),
     )
-    finished = result.finished
-    if finished.exit_code == 2:
-        raise SpaceError(finished.reason)
-    if finished.exit_code == 130:
-        raise KeyboardInterrupt(finished.reason)
-    if finished.exit_code == 1:
-        raise NoResult(finished.reason)
+    end = result.end
+    if end.exit_code == 2:
+        raise SpaceError(end.reason)
+    if end.exit_code == 130:
+        raise KeyboardInterrupt(end.reason)
+    if end.exit_code == 1:
+        raise NoResult(end.reason)
     return StudyResults(result.paths)
 
 

@@ -208,17 +208,17 @@ def _conclude(result: Result) -> None:
     """Print how a search ended: why, the leaderboard, what to do next."""
     from search.display import tables
 
-    study, finished, folder = result.study, result.finished, result.paths.folder.parent
-    if finished.exit_code == 2:
-        raise SpaceError(finished.reason)
-    _say(f"ended: {finished.reason}")
+    study, end, folder = result.study, result.end, result.paths.folder.parent
+    if end.exit_code == 2:
+        raise SpaceError(end.reason)
+    _say(f"ended: {end.reason}")
     if study.best is not None:
         out.print(tables.leaderboard(study, 5))
     if not result.synced:
         _say(f"MLflow has not all of it yet: send the rest with: {_typed(f'sync {study.name}', folder)}")
-    if finished.exit_code == 130:
+    if end.exit_code == 130:
         _say(f"go on with: {_typed(f'resume {study.name}', folder)}")
-    elif finished.exit_code == 1:
+    elif end.exit_code == 1:
         raise NoResult(f"no trial has an objective: see {_typed(f'trials {study.name}', folder)}")
     else:
         for command, what in (
@@ -231,7 +231,7 @@ def _conclude(result: Result) -> None:
         if result.paths.tensorboard.exists():
             command = f"tensorboard --logdir {shlex.quote(os.path.relpath(result.paths.tensorboard))}"
             out.print(f"  {command:<46}  compare the trials in TensorBoard", markup=False, soft_wrap=True)
-    raise typer.Exit(finished.exit_code)
+    raise typer.Exit(end.exit_code)
 
 
 # Looking --------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What a driver and its workers say to each other. Everything here crosses process boundaries by pickle, and nothing
 here survives one: what must last is a record.
 
-A worker answers with records where it states facts (`Built`, `EpochDone`, `Checkpointed`, `Ended`); the rest is here.
+A worker answers with records where it states facts (`Built`, `EpochDone`, `Checkpointed`, `SegmentEnded`); the rest is here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from search.space.domain import Parameter, Value
 from search.space.file import SpaceRef
-from search.study.records import Built, Checkpointed, Ended, EpochDone
+from search.study.records import Built, Checkpointed, EpochDone, SegmentEnded
 from search.study.trial import Direction, Objective
 
 # To a worker ----------------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ class Segment:
     fuse: bool = True
     run_eagerly: bool = False
     data: str | None = None
-    hold: tuple[int, ...] = ()
+    cached_trials: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Interrupt:
 
 
 @dataclass(frozen=True, slots=True)
-class Harvest:
+class Evaluate:
     """Build `trial`'s model with the weights in the file `weights`.
 
     Then, as asked: evaluate it on the space's test data; write it to `model`, a `.keras` file.
@@ -101,7 +101,7 @@ class Harvest:
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class Shutdown:
     """End the process."""
 
 
@@ -146,7 +146,7 @@ class Probed:
     metrics: tuple[str, ...]
     compiled_metrics: tuple[str, ...]
     directions: Mapping[str, Direction]
-    parameter_count: int
+    weight_count: int
     summary: str
     batch_size: int
     samples: tuple[int | None, int | None]
@@ -168,7 +168,7 @@ class ProbeFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Harvested:
+class Evaluated:
     """What a harvest gave: each part None where it was not asked for, or could not be had, as `error` says.
 
     `signature` and `requirements` are as in `records.Exported`.
@@ -182,7 +182,7 @@ class Harvested:
 
 
 @dataclass(frozen=True, slots=True)
-class Noticed:
+class Notice:
     """Something that the user should know once, whichever trial meets it first."""
 
     trial: int
@@ -190,18 +190,28 @@ class Noticed:
 
 
 @dataclass(frozen=True, slots=True)
-class Alive:
+class Heartbeat:
     """A sign of life: the worker's process has not stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The process of a slot died; said by the executor, in the place of the segment's `Ended`."""
+    """The process of a slot died; said by the executor, in the place of the segment's `SegmentEnded`."""
 
     reason: str
 
 
-Command = Probe | Harvest | Segment | Answer | Verdict | Interrupt | Leave
+Command = Probe | Evaluate | Segment | Answer | Verdict | Interrupt | Shutdown
 Message = (
-    Question | Built | EpochDone | Checkpointed | Ended | Probed | ProbeFailed | Harvested | Noticed | Alive | Lost
+    Question
+    | Built
+    | EpochDone
+    | Checkpointed
+    | SegmentEnded
+    | Probed
+    | ProbeFailed
+    | Evaluated
+    | Notice
+    | Heartbeat
+    | Lost
 )

@@ -8,20 +8,20 @@ from typing import Any
 from search.space.domain import Domain, Parameter
 from search.study.records import (
     FORMAT,
-    Asked,
-    Began,
+    BackendChanged,
     Built,
     Checkpointed,
-    Ended,
     EpochDone,
-    Era,
-    Finished,
     Header,
+    ParameterSet,
     Record,
-    Started,
-    Told,
+    ResultTold,
+    SearchEnded,
+    SearchStarted,
+    SegmentEnded,
+    SegmentRequested,
+    SegmentStarted,
     TrialEnded,
-    Valued,
 )
 
 OLDER = "728d730b5ebd"
@@ -41,20 +41,20 @@ def header(study: str = "digits", uid: str = "0123456789abcdef") -> Header:
 def opening(study: str = "digits", uid: str = "0123456789abcdef") -> list[Record]:
     return [
         header(study, uid),
-        Era("hyperband", {"max_epochs": 9, "factor": 3}),
-        Began("host", 42, {"workers": 1}),
+        BackendChanged("hyperband", {"max_epochs": 9, "factor": 3}),
+        SearchStarted("host", 42, {"workers": 1}),
     ]
 
 
-def started(trial: int, start: int, end: int) -> Started:
-    return Started(trial=trial, execution=0, attempt=0, slot=0, from_epoch=start, to_epoch=end)
+def started(trial: int, start: int, end: int) -> SegmentStarted:
+    return SegmentStarted(trial=trial, execution=0, attempt=0, slot=0, from_epoch=start, to_epoch=end)
 
 
 def asked(trial: int, start: int = 0, end: int = 1, rung: int = 0) -> list[Record]:
     """A segment of `trial` is asked for and begins."""
-    records: list[Record] = [Asked(trial, start, end, 2, rung, False, 100 + trial)]
+    records: list[Record] = [SegmentRequested(trial, start, end, 2, rung, False, 100 + trial)]
     if start == 0:
-        records += [Valued(trial, UNITS, 8 + trial), Valued(trial, RELU, trial % 2 == 0)]
+        records += [ParameterSet(trial, UNITS, 8 + trial), ParameterSet(trial, RELU, trial % 2 == 0)]
     return [*records, started(trial, start, end), *([Built(trial, 1234, "fused")] if start == 0 else [])]
 
 
@@ -68,8 +68,8 @@ def epochs(trial: int, scores: Iterable[float], start: int = 0) -> list[Record]:
 def closed(trial: int, epoch: int, best: int, score: float) -> list[Record]:
     return [
         Checkpointed(trial, 0, epoch, best),
-        Ended(trial, 0, "reached", epoch),
-        Told(trial, epoch, score, "reached"),
+        SegmentEnded(trial, 0, "reached", epoch),
+        ResultTold(trial, epoch, score, "reached"),
     ]
 
 
@@ -87,13 +87,13 @@ def whole(trial: int, scores: list[float]) -> list[Record]:
 def failed(trial: int) -> list[Record]:
     return [
         *asked(trial),
-        Ended(trial, 0, "failed", 0, "ValueError: units are odd\nTraceback …"),
-        Told(trial, 0, None, "failed"),
+        SegmentEnded(trial, 0, "failed", 0, "ValueError: units are odd\nTraceback …"),
+        ResultTold(trial, 0, None, "failed"),
         TrialEnded(trial, "failed"),
     ]
 
 
-FINISHED = Finished("the plan is done", True, 0)
+FINISHED = SearchEnded("the plan is done", True, 0)
 
 
 class Clock:

@@ -247,8 +247,8 @@ def check(folder: Path, before: Study) -> Study:
     study = StudyResults(paths).study
     check_repeats(paths)
     assert_same(history(study), history(before))
-    assert study.finished is not None
-    assert study.finished.complete
+    assert study.end is not None
+    assert study.end.complete
     check_mlflow(folder, study)
     for trial in study.trials.values():
         left = list(paths.trial(trial.number).folder.glob("checkpoint-*"))

@@ -99,7 +99,7 @@ def reload(folder: Path, space: str, backend: str) -> None:
         assert abs(found[name] - logged[name]) <= 1e-5 * max(1, abs(logged[name])), (name, found, logged)
 
 
-def bring_back(values: dict[str, Any], path: Path) -> dict[str, float]:
+def rebuild_model(values: dict[str, Any], path: Path) -> dict[str, float]:
     """What the best model in the MLflow store here gives for the validation data of a space."""
     import keras_tuner
 
@@ -133,8 +133,8 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--bring-back", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.bring_back:
-        print(json.dumps(bring_back(json.loads(given.bring_back[0]), Path(given.bring_back[1]))))
+    if given.rebuild_model:
+        print(json.dumps(rebuild_model(json.loads(given.rebuild_model[0]), Path(given.rebuild_model[1]))))
         return
     failed = 0
     for space in given.spaces:

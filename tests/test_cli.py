@@ -137,8 +137,8 @@ def test_options_of_the_file_are_defaults(command: Run, space: Path) -> None:
     found = search.load_study("named", "there")
     assert [trial.epochs for trial in found.trials] == [2]
     assert found.objective.name == "val_loss"
-    assert found.study.eras[0].backend == "optuna"
-    assert found.study.eras[0].options["sampler"] == "random"
+    assert found.study.phases[0].backend == "optuna"
+    assert found.study.phases[0].options["sampler"] == "random"
     assert sorted(path.name for path in Path("there").iterdir() if path.is_dir()) == ["mlartifacts", "named"]
     assert not Path("runs").exists()
 
@@ -177,8 +177,8 @@ def test_a_resumed_study_keeps_its_back_end_and_takes_its_options(command: Run, 
     assert command("run", "space.py", *RUN, "--backend", "optuna", "--max-trials", 1).code == 0
     assert command("resume", "t", *AGAIN, "--max-trials", 2, "--sampler", "random", "--pruner", "none").code == 0
     found = search.load_study("t")
-    assert [era.backend for era in found.study.eras] == ["optuna", "optuna"]
-    assert found.study.eras[1].options["pruner"] == "none"
+    assert [phase.backend for phase in found.study.phases] == ["optuna", "optuna"]
+    assert found.study.phases[1].options["pruner"] == "none"
     assert len(found.trials) == 2
 
 

@@ -83,7 +83,7 @@ def take_place(slots: SimpleQueue[Slot]) -> None:
 
 def train(trial: common.Trained) -> Times:
     began = time.perf_counter()
-    hp, clock = common.Given(trial.values), Clock()
+    hp, clock = common.InitialConfigurations(trial.values), Clock()
     with session(trial.seed):
         model = space.build_model(hp)
         fused = runner.choose(model, data, space.fit_options(hp), trial.seed, [clock])

@@ -75,7 +75,7 @@ def load_space(path: Path) -> ModuleType:
     return module
 
 
-class Given:
+class InitialConfigurations:
     """An `hp` that answers with values that were drawn elsewhere."""
 
     def __init__(self, values: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ def main() -> None:
     for trial in trials:
         keras.utils.clear_session()
         keras.utils.set_random_seed(trial.seed)
-        hp = common.Given(trial.values)
+        hp = common.InitialConfigurations(trial.values)
         history = space.build_model(hp).fit(
             *train, validation_data=validation, epochs=trial.epochs, verbose=0, **space.fit_options(hp)
         )

@@ -46,7 +46,7 @@ def trainable(config: dict[str, Any], task: common.Task) -> None:
 
     common.limit_threads(1)
     keras.backend.clear_session()
-    space, hp = common.load_space(task.space), common.Given(config)
+    space, hp = common.load_space(task.space), common.InitialConfigurations(config)
     train, validation = space.load_data()
 
     class Report(keras.callbacks.Callback):

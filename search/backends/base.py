@@ -38,8 +38,8 @@ class BackEnd(Protocol):
     def ask(self, *, new: bool) -> Suggestion | Wait | Done:
         """What to train next. With `new` false there are no new trials to be had: the space or the budget is spent."""
 
-    def suggest(self, trial: int, parameter: Parameter, taken: Collection[Value] = ()) -> Draw:
-        """A value of `parameter` for `trial`, none of `taken` (below which there is nothing new left to try)."""
+    def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
+        """A value of `parameter` for `trial`, none of `explored` (below which there is nothing new left to try)."""
 
     def judge(self, trial: int, epoch: int) -> Decision:
         """May `trial` go on after `epoch` (1-based)? Asked after that epoch was applied, if its suggestion says so."""
@@ -56,31 +56,31 @@ class BackEnd(Protocol):
 
 
 def draw_untaken(
-    draw: Callable[[int], Value], domain: Domain, taken: Collection[Value], rng: Callable[[], random.Random]
+    draw: Callable[[int], Value], domain: Domain, explored: Collection[Value], rng: Callable[[], random.Random]
 ) -> Value:
-    """The first of `draw(0)`, `draw(1)`, … that is not `taken`; after `ATTEMPTS`, one of those left, at random.
+    """The first of `draw(0)`, `draw(1)`, … that is not `explored`; after `ATTEMPTS`, one of those left, at random.
 
-    `taken` holds values of a finite domain, and not all of them.
+    `explored` holds values of a finite domain, and not all of them.
     """
-    if not taken:
+    if not explored:
         return draw(0)
     for attempt in range(ATTEMPTS):
         value = draw(attempt)
-        if value not in taken:
+        if value not in explored:
             return value
     size = domain.size
     assert size is not None, "only a finite domain can be exhausted"
-    return rng().choice([value for value in map(domain.value, range(size)) if value not in taken])
+    return rng().choice([value for value in map(domain.value, range(size)) if value not in explored])
 
 
-def draw_uniformly(seed: int, trial: int, parameter: Parameter, taken: Collection[Value] = ()) -> Draw:
+def draw_uniformly(seed: int, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
     """A value at random, a function of (study seed, trial, parameter)."""
 
     def rng(attempt: int) -> random.Random:
         return random.Random(derive_seed(seed, "draw", trial, parameter.key, attempt))
 
     domain = parameter.domain
-    return Draw(draw_untaken(lambda n: domain.at(rng(n).random()), domain, taken, lambda: rng(-1)))
+    return Draw(draw_untaken(lambda n: domain.at(rng(n).random()), domain, explored, lambda: rng(-1)))
 
 
 def learns(sampler: str) -> bool:

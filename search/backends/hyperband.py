@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from search.backends import brackets
 from search.backends.base import draw_uniformly
 from search.space.domain import Parameter, Value
-from search.study.records import Asked, Record, Told
+from search.study.records import Record, ResultTold, SegmentRequested
 from search.study.study import Trial
 from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
 
@@ -143,10 +143,10 @@ class Hyperband:
                 return Suggestion(None, 0, self._planned(self._opened).rungs[0].epochs, self._opened, 0)
         return Wait() if self._running else Done()
 
-    def suggest(self, trial: int, parameter: Parameter, taken: Collection[Value] = ()) -> Draw:
+    def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
         if self._model is not None:
-            return self._model.draw(trial, parameter, taken)
-        return draw_uniformly(self._seed, trial, parameter, taken)
+            return self._model.draw(trial, parameter, explored)
+        return draw_uniformly(self._seed, trial, parameter, explored)
 
     def judge(self, trial: int, epoch: int) -> Decision:
         return Decision()
@@ -154,9 +154,9 @@ class Hyperband:
     def apply(self, record: Record) -> Sequence[int]:
         if self._model is not None:
             self._model.apply(record)
-        if isinstance(record, Asked):
+        if isinstance(record, SegmentRequested):
             self._asked(record)
-        elif isinstance(record, Told) and record.trial in self._where:
+        elif isinstance(record, ResultTold) and record.trial in self._where:
             return self._told(record)
         return ()
 
@@ -183,7 +183,7 @@ class Hyperband:
     def _planned(self, number: int) -> brackets.Bracket:
         return self._plan.brackets[number % len(self._plan.brackets)]
 
-    def _asked(self, record: Asked) -> None:
+    def _asked(self, record: SegmentRequested) -> None:
         assert record.bracket is not None
         assert record.rung is not None
         if record.bracket not in self._open:
@@ -200,7 +200,7 @@ class Hyperband:
         self._running += 1
         self._note(record.bracket)
 
-    def _told(self, record: Told) -> Sequence[int]:
+    def _told(self, record: ResultTold) -> Sequence[int]:
         number, index = self._where[record.trial]
         bracket = self._open[number]
         bracket.rungs[index].running -= 1

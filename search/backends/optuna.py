@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.backends.base import fitting, running_best
 from search.backends.samplers import Draws, SamplerMaker, make, parse
 from search.space.domain import Parameter, Value
-from search.study.records import Asked, EpochDone, Judged, Record, Told, Valued
+from search.study.records import EpochDone, Judged, ParameterSet, Record, ResultTold, SegmentRequested
 from search.study.study import Trial
 from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
 
@@ -106,8 +106,8 @@ class Optuna:
             return Suggestion(None, 0, self._max_epochs, judged=not isinstance(self._pruner, NopPruner))
         return Wait() if self._running else Done()
 
-    def suggest(self, trial: int, parameter: Parameter, taken: Collection[Value] = ()) -> Draw:
-        return self._draws.draw(trial, parameter, taken)
+    def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
+        return self._draws.draw(trial, parameter, explored)
 
     def judge(self, trial: int, epoch: int) -> Decision:
         with self._draws.noting(trial) as noted:
@@ -117,7 +117,7 @@ class Optuna:
     # Facts ----------------------------------------------------------------------------------------------------------
 
     def apply(self, record: Record) -> Sequence[int]:
-        if isinstance(record, Asked):
+        if isinstance(record, SegmentRequested):
             self._draws.begin(record.trial)
             self._running.add(record.trial)
             return ()
@@ -125,13 +125,13 @@ class Optuna:
         if trial not in self._running:
             return ()
         match record:
-            case Valued():
+            case ParameterSet():
                 self._draws.valued(record)
             case EpochDone(execution=0):  # pruners judge the first
                 self._epoch(record)
             case Judged():
                 self._draws.set_attributes(trial, record.attributes)
-            case Told():
+            case ResultTold():
                 self._told(record)
                 return (trial,)
         return ()
@@ -141,7 +141,7 @@ class Optuna:
         if value is not None:
             self._draws.storage.note_epoch(self._draws.number(record.trial), record.epoch, value)
 
-    def _told(self, record: Told) -> None:
+    def _told(self, record: ResultTold) -> None:
         state = TrialState.PRUNED if record.outcome == "stopped" else TrialState.COMPLETE
         score = self._objective.worst if record.score is None else record.score
         self._draws.storage.set_trial_state_values(self._draws.number(record.trial), state, [score])

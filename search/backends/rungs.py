@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.backends.base import draw_uniformly, fitting, learns, running_best
 from search.backends.samplers import Draws, SamplerMaker, hidden
 from search.space.domain import Parameter, Value
-from search.study.records import Asked, EpochDone, Record, Told, Valued
+from search.study.records import EpochDone, ParameterSet, Record, ResultTold, SegmentRequested
 from search.study.study import Trial
 from search.study.trial import Draw, Objective, derive_seed
 
@@ -66,10 +66,10 @@ class RungModel:
 
     # Questions --------------------------------------------------------------------------------------------------------
 
-    def draw(self, trial: int, parameter: Parameter, taken: Collection[Value] = ()) -> Draw:
+    def draw(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
         if derive_seed(self._seed, "at random", trial) / 2**31 < self._random_share:
-            return draw_uniformly(self._seed, trial, parameter, taken)
-        return self._draws.draw(trial, parameter, taken)
+            return draw_uniformly(self._seed, trial, parameter, explored)
+        return self._draws.draw(trial, parameter, explored)
 
     @property
     def modelled(self) -> int:
@@ -82,16 +82,16 @@ class RungModel:
 
     def apply(self, record: Record) -> None:
         match record:
-            case Asked():
+            case SegmentRequested():
                 if record.trial not in self._training:
                     self._draws.begin(record.trial)
                     self._training[record.trial] = (0, None)
                 self._budget_of[record.trial] = record.to_epoch
-            case Valued() if record.trial in self._training:
+            case ParameterSet() if record.trial in self._training:
                 self._draws.valued(record)
             case EpochDone() if record.trial in self._training:
                 self._epoch(record)
-            case Told() if record.trial in self._training:
+            case ResultTold() if record.trial in self._training:
                 self._told(record)
 
     def learn(self, trials: Sequence[Trial]) -> None:
@@ -124,7 +124,7 @@ class RungModel:
         if record.epoch in self._observed:
             self._observe_own(record.trial, record.epoch, best)
 
-    def _told(self, record: Told) -> None:
+    def _told(self, record: ResultTold) -> None:
         number = self._draws.number(record.trial)
         if record.outcome == "failed":
             self._failed(number)
@@ -132,7 +132,7 @@ class RungModel:
         budget = self._budget_of[record.trial]
         if budget in self._observed:
             self._observe_own(record.trial, budget, record.score)
-        if record.outcome == "finished":
+        if record.outcome == "stopped_by_callback":
             for budget in self._budgets:
                 if number not in self._observed[budget]:
                     self._observe_own(record.trial, budget, record.score)

@@ -34,7 +34,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.backends.base import ATTEMPTS, draw_untaken
 from search.errors import OptionError, nearest
 from search.space.domain import Domain, Parameter, Value
-from search.study.records import Valued
+from search.study.records import ParameterSet
 from search.study.trial import Draw, Objective, derive_seed
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -317,7 +317,7 @@ class Draws:
     def frozen(self, trial: int) -> FrozenTrial:
         return self.storage.get_trial(self._ids[trial])
 
-    def valued(self, record: Valued) -> None:
+    def valued(self, record: ParameterSet) -> None:
         """`record.trial` was given a value, drawn or not."""
         number = self._ids[record.trial]
         if record.parameter.domain.size == 1:
@@ -355,8 +355,8 @@ class Draws:
 
     # Questions --------------------------------------------------------------------------------------------------------
 
-    def draw(self, trial: int, parameter: Parameter, taken: Collection[Value] = ()) -> Draw:
-        """A value of `parameter` for `trial`, none of `taken`, with what `valued` must be given of it."""
+    def draw(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
+        """A value of `parameter` for `trial`, none of `explored`, with what `valued` must be given of it."""
         axis = Axis(parameter)
 
         def rng() -> random.Random:
@@ -371,7 +371,7 @@ class Draws:
                     return axis.decode(relative[axis.name])
                 return axis.decode(self._sample_independent(trial, axis, attempt))
 
-            value = draw_untaken(draw, parameter.domain, taken, rng)
+            value = draw_untaken(draw, parameter.domain, explored, rng)
         kept = {name: attributes for name, attributes in noted.items() if attributes}
         return Draw(value, {"relative": dict(relative), **kept} if first else {})
 

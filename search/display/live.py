@@ -127,7 +127,7 @@ def budgets(study: Study, options: Options, now: float) -> tuple[Budget, ...]:
     found: list[Budget] = []
     trials = study.trials.values()
     if options.backend == "hyperband":
-        granted = sum(_granted(trial) for trial in trials if trial.era == study.era)
+        granted = sum(_granted(trial) for trial in trials if trial.phase == study.phase)
         planned = options.plan.total_epochs * options.iterations * options.executions_per_trial
         found.append(Budget("epochs", granted, planned))
     if options.total_epochs is not None:
@@ -218,7 +218,7 @@ def _describe_free(options: Options, limits: list[str], target: str | None) -> s
 
 
 def header_line(study: Study) -> str:
-    backend = study.eras[-1].backend if study.eras else "no back end"
+    backend = study.phases[-1].backend if study.phases else "no back end"
     objective = study.objective
     return f"{study.name} · {backend} · {objective.direction} {plain(objective.name)} · seed {study.seed}"
 

@@ -70,8 +70,8 @@ def trial_json(trial: Trial, study: Study, run_id: str | None, *, alive: bool) -
         "rung": trial.rung,
         "runner": trial.runner,
         "seconds": _standard(round(trial.seconds, 3)),
-        "parameters": trial.parameter_count,
-        "backend": study.eras[trial.era].backend if 0 <= trial.era < len(study.eras) else None,
+        "parameters": trial.weight_count,
+        "backend": study.phases[trial.phase].backend if 0 <= trial.phase < len(study.phases) else None,
     }
 
 
@@ -212,9 +212,9 @@ def status_json(study: Study, *, alive: bool, now: float) -> dict[str, Any]:
     return {
         "study": study.name,
         "alive": alive,
-        "complete": study.finished is not None and study.finished.complete and not alive,
-        "reason": None if study.finished is None or alive else plain(study.finished.reason),
-        "backend": study.eras[-1].backend if study.eras else None,
+        "complete": study.end is not None and study.end.complete and not alive,
+        "reason": None if study.end is None or alive else plain(study.end.reason),
+        "backend": study.phases[-1].backend if study.phases else None,
         "objective": study.objective.name,
         "direction": study.objective.direction,
         "seed": study.seed,
@@ -249,19 +249,19 @@ def status_lines(study: Study, alive: bool, now: float) -> list[str]:
 
 def _options(study: Study) -> Options:
     """What the process that ran the study last was told; the defaults where it was not said."""
-    told = study.began.options if study.began is not None else {}
+    told = study.start.options if study.start is not None else {}
     return Options(**{name: value for name, value in told.items() if name in FIELDS})
 
 
 def _condition(study: Study, alive: bool) -> str:
     resume = f"`search resume {study.name}` goes on"
     if alive:
-        return f"running, process {study.began.pid} on {study.began.host}" if study.began else "starting"
-    if study.finished is None:
+        return f"running, process {study.start.pid} on {study.start.host}" if study.start else "starting"
+    if study.end is None:
         return f"its process is gone; {resume}"
-    if study.finished.complete:
-        return f"done, {plain(study.finished.reason)}"
-    return f"ended, {plain(study.finished.reason)}; {resume}"
+    if study.end.complete:
+        return f"done, {plain(study.end.reason)}"
+    return f"ended, {plain(study.end.reason)}; {resume}"
 
 
 # One trial ------------------------------------------------------------------------------------------------------------
@@ -297,8 +297,8 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
         )
     if trial.bracket is not None:
         lines.append(f"bracket {trial.bracket}, rung {_or_none(trial.rung)}")
-    if trial.parameter_count is not None:
-        lines.append(f"model: {trial.parameter_count:,} weights, runner {trial.runner}")
+    if trial.weight_count is not None:
+        lines.append(f"model: {trial.weight_count:,} weights, runner {trial.runner}")
     where = f"running in slot {trial.slot}" if state == "running" else "not running"
     repeats = trial.trained - sum(execution.epochs for execution in trial.executions)
     lines.append(
@@ -410,7 +410,7 @@ def show_space(probed: Probed) -> RenderableType:
     parts += [
         Text(),
         *_summary(probed.summary),
-        Text(f"model: {probed.parameter_count:,} weights, runner {probed.runner}"),
+        Text(f"model: {probed.weight_count:,} weights, runner {probed.runner}"),
         Text(f"samples: {training} for training, {validation} for validation{size}"),
         Text(f"metrics: {', '.join(map(plain, probed.metrics))}"),
     ]

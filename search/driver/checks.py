@@ -16,7 +16,7 @@ from search.messages import Probed, ProbeFailed
 from search.options import Options
 from search.space.domain import Domain, Parameter, Value
 from search.study.journal import Entry
-from search.study.records import FORMAT, Asked, EpochDone, Header, Valued
+from search.study.records import FORMAT, EpochDone, Header, ParameterSet, SegmentRequested
 from search.study.study import Study
 from search.study.trial import Objective, Suggestion
 
@@ -100,10 +100,10 @@ def _rehearse(backend: BackEnd, parameters: tuple[Parameter, ...]) -> None:
     suggestion = backend.ask(new=True)
     assert isinstance(suggestion, Suggestion), "a new back end has something to try"
     first, last, judged = suggestion.from_epoch, suggestion.to_epoch, suggestion.judged
-    backend.apply(Asked(0, first, last, suggestion.bracket, suggestion.rung, judged, seed=0))
+    backend.apply(SegmentRequested(0, first, last, suggestion.bracket, suggestion.rung, judged, seed=0))
     for parameter in parameters:
         draw = backend.suggest(0, parameter)
-        backend.apply(Valued(0, parameter, draw.value, draw.attributes))
+        backend.apply(ParameterSet(0, parameter, draw.value, draw.attributes))
     backend.apply(EpochDone(0, 0, 1, {"loss": 1.0}, 0.0))
     if judged:
         backend.judge(0, 1)

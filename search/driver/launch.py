@@ -19,8 +19,8 @@ from search.devices.gpus import find_gpus
 from search.devices.slots import Slot, sharing
 from search.driver import checks, warm_start
 from search.driver.loop import Driver, Follower
-from search.driver.retention import Cleaner
-from search.driver.study_handle import Opened
+from search.driver.retention import Retention
+from search.driver.study_handle import StudyHandle
 from search.errors import OptionError, SearchError, SpaceError, StudyError, nearest
 from search.executors import selection as executors
 from search.executors.base import Executor
@@ -32,7 +32,7 @@ from search.space.file import SpaceRef
 from search.study.journal import Journal
 from search.study.lock import Lock
 from search.study.paths import StudyPaths, check_study_name, compiled, studies
-from search.study.records import Finished, Record
+from search.study.records import Record, SearchEnded
 from search.study.study import Study
 from search.study.trial import Objective
 from search.tracking.mlflow.admission import Admission
@@ -77,7 +77,7 @@ class Result:
 
     paths: StudyPaths
     study: Study
-    finished: Finished
+    end: SearchEnded
     synced: bool
 
 
@@ -92,7 +92,7 @@ def run(
     overwrite: bool = False,
     accept_changes: bool = False,
     take_over: bool = False,
-    opened: Opened | None = None,
+    opened: StudyHandle | None = None,
     make_view: MakeView,
     say: Callable[[str], None],
 ) -> Result:
@@ -117,7 +117,7 @@ def run(
     name = check_study_name(first.study or source.default_name())
     study_paths = StudyPaths.of(first.runs, name)
     if opened is None:
-        opened = Opened(study_paths, anew=overwrite)
+        opened = StudyHandle(study_paths, anew=overwrite)
     if opened.exists and not resume:
         raise StudyError(
             f"study {name!r} exists in {first.runs}: go on with --resume, begin anew with --overwrite, or give another "
@@ -149,7 +149,7 @@ def resume(
         StudyError: there is no such study.
     """
     paths = find(name, given.get("runs") or "runs")
-    opened = Opened(paths)
+    opened = StudyHandle(paths)
     if not opened.exists:
         raise StudyError(f"study {name!r} has not begun, {paths.journal} is empty: begin it with search run SPACE.py")
     header = opened.header
@@ -191,7 +191,7 @@ def check(source: Source, keras_backend: str | None = None) -> Probed:
 
 def options_of(current: Study) -> Options:
     """The options that a study was last run with."""
-    said = current.began.options if current.began is not None else {}
+    said = current.start.options if current.start is not None else {}
     return options.resolve({}, before=said)
 
 
@@ -215,7 +215,7 @@ class _Launch:
         self,
         source: Source,
         given: Mapping[str, Any],
-        opened: Opened,
+        opened: StudyHandle,
         accept_changes: bool,
         take_over: bool,
         overwrite: bool,
@@ -267,15 +267,15 @@ class _Launch:
                         opts.try_first, probed.parameters, lambda values: executor.probe(Probe(ref, values=values))
                     )
                 own = self._opened.study if self._opened.exists else None
-                learnt = warm_start.records(opts, objective, own) if self._is_new("warm_start") else []
+                imported = warm_start.records(opts, objective, own) if self._is_new("warm_start") else []
             if hasattr(executor, "set_slots"):
                 executor.set_slots(slots)
             changes = self._opened.changes(probed, accepted=self._accept_changes, label=self._source.label)
             uri = admission.result(opts)
             self._announce(opts, objective, slots, probed)
-            if learnt:
-                self._say(warm_start.describe(str(opts.warm_start), learnt, probed.parameters))
-            records = self._opened.records(opts, objective, probed, changes, learnt, self._source.path)
+            if imported:
+                self._say(warm_start.describe(str(opts.warm_start), imported, probed.parameters))
+            records = self._opened.records(opts, objective, probed, changes, imported, self._source.path)
             self._write_space(probed)
             if ref.pickle is not None:
                 ref = SpaceRef(pickle=str(self._paths.pickle))
@@ -285,7 +285,7 @@ class _Launch:
         """Read the journal with the lock held, where another process has written it until now."""
         if self._overwrite or self._opened.is_current:
             return
-        opened = Opened(self._paths)
+        opened = StudyHandle(self._paths)
         if opened.exists != self._opened.exists:
             raise StudyError(f"study {self._paths.folder.name!r} was begun by another process: go on with --resume")
         self._opened = opened
@@ -363,7 +363,9 @@ class _Launch:
         current = Study()
         controller = Controller(
             current,
-            lambda era: backends.make(era.backend, era.options, current.objective, current.seed, current.parameters),
+            lambda phase: backends.make(
+                phase.backend, phase.options, current.objective, current.seed, current.parameters
+            ),
             _limits(opts, probed),
             sharing(slots),
             opts.max_epochs,
@@ -380,7 +382,7 @@ class _Launch:
             register=opts.register,
             warn=view.say,
         )
-        followers: list[Follower] = [Cleaner(current, self._paths, opts.keep_models)]
+        followers: list[Follower] = [Retention(current, self._paths, opts.keep_models)]
         if opts.tensorboard:
             from search.tracking.tensorboard import TensorBoardLog
 
@@ -400,7 +402,7 @@ class _Launch:
         )
         try:
             syncer.start()
-            finished = driver.run(records)
+            end = driver.run(records)
         except BaseException as error:
             syncer.stop()
             if not isinstance(error, Exception) or isinstance(error, SearchError):
@@ -411,7 +413,7 @@ class _Launch:
             ) from error
         finally:
             view.close()
-        return Result(self._paths, current, finished, syncer.finish(SYNC_SECONDS))
+        return Result(self._paths, current, end, syncer.finish(SYNC_SECONDS))
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
@@ -462,7 +464,7 @@ def _limits(opts: Options, probed: Probed) -> Limits:
         retries=opts.retries,
         max_consecutive_failures=opts.max_consecutive_failures,
         executions=opts.executions_per_trial,
-        harvest=opts.keep_models,
+        evaluate_best=opts.keep_models,
         test=probed.tested,
     )
 

@@ -13,14 +13,23 @@ from types import FrameType
 from typing import Protocol
 
 from search.executors.base import Executor
-from search.messages import Harvest, Harvested, Message, Noticed, Segment
+from search.messages import Evaluate, Evaluated, Message, Notice, Segment
 from search.options import Options
 from search.scheduler.controller import Controller
-from search.scheduler.events import Event, FromWorker, Kill, Reaction, Reap, Start, StopRequested, Tick
+from search.scheduler.events import (
+    Event,
+    FromWorker,
+    Kill,
+    Reaction,
+    StartEvaluation,
+    StartSegment,
+    StopRequested,
+    Tick,
+)
 from search.space.file import SpaceRef
 from search.study.journal import Journal
 from search.study.paths import StudyPaths
-from search.study.records import Ended, Expired, Finished, Record
+from search.study.records import Record, SearchEnded, SegmentEnded, TimedOut
 
 POLL_SECONDS = 0.1
 VIEW_SECONDS = 0.1
@@ -91,11 +100,11 @@ class Driver:
         self._say = say
         self._clock = now
         self._noticed: set[str] = set()
-        self._finished: Finished | None = None
+        self._finished: SearchEnded | None = None
         self._interrupts = 0
         self._viewed = 0.0
 
-    def run(self, records: Iterable[Record]) -> Finished:
+    def run(self, records: Iterable[Record]) -> SearchEnded:
         """Begin with `records`, and search until the end.
 
         Raises:
@@ -147,12 +156,12 @@ class Driver:
         self._interrupts = max(1, self._interrupts)
 
     def _receive(self, slot: int, message: Message) -> None:
-        if isinstance(message, Noticed):
+        if isinstance(message, Notice):
             if message.text not in self._noticed:
                 self._noticed.add(message.text)
                 self._say(message.text)
             return
-        if isinstance(message, Harvested) and message.error is not None:
+        if isinstance(message, Evaluated) and message.error is not None:
             self._say(f"trial {message.trial}'s best model: {message.error}")
         self._handle(FromWorker(slot, message))  # type: ignore[arg-type]  # a probe's answer never comes here
 
@@ -174,25 +183,25 @@ class Driver:
             self._news()
             self._announce(reaction.records)
         for slot, instruction in reaction.instructions:
-            if isinstance(instruction, Start):
+            if isinstance(instruction, StartSegment):
                 self._executor.start(slot, self._segment(slot, instruction))
-            elif isinstance(instruction, Reap):
-                self._executor.start(slot, self._harvest(instruction))
+            elif isinstance(instruction, StartEvaluation):
+                self._executor.start(slot, self._evaluation(instruction))
             elif isinstance(instruction, Kill):
                 self._executor.kill(slot, instruction.reason)
             else:
                 self._executor.send(slot, instruction)
-        if reaction.finished is not None:
-            self._finished = reaction.finished
+        if reaction.end is not None:
+            self._finished = reaction.end
 
     def _announce(self, records: Iterable[Record]) -> None:
         for record in records:
-            if isinstance(record, Ended) and record.outcome in SAID:
+            if isinstance(record, SegmentEnded) and record.outcome in SAID:
                 self._say(f"trial {record.trial} {SAID[record.outcome]}: {record.error}")
-            elif isinstance(record, Expired):
+            elif isinstance(record, TimedOut):
                 self._say(f"trial {record.trial} ends: {record.reason}")
 
-    def _segment(self, slot: int, start: Start) -> Segment:
+    def _segment(self, slot: int, start: StartSegment) -> Segment:
         trial = self._controller.study.trials[start.trial]
         return Segment(
             trial=start.trial,
@@ -209,20 +218,20 @@ class Driver:
             fuse=self._options.fuse,
             run_eagerly=self._options.run_eagerly,
             data=self._data,
-            hold=self._controller.homes.trials(slot),
+            cached_trials=self._controller.affinity.trials(slot),
         )
 
-    def _harvest(self, reap: Reap) -> Harvest:
-        trial = self._controller.study.trials[reap.trial]
-        files = self._paths.trial(reap.trial)
-        return Harvest(
-            trial=reap.trial,
+    def _evaluation(self, evaluation: StartEvaluation) -> Evaluate:
+        trial = self._controller.study.trials[evaluation.trial]
+        files = self._paths.trial(evaluation.trial)
+        return Evaluate(
+            trial=evaluation.trial,
             space=self._space,
             values=dict(trial.params),
             weights=str(files.best(trial.best_execution)),
             folder=str(files.folder),
-            test=reap.test,
-            model=str(self._paths.model) if reap.export else None,
+            test=evaluation.test,
+            model=str(self._paths.model) if evaluation.export else None,
             data=self._data,
         )
 

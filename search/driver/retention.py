@@ -15,10 +15,10 @@ from search.study.paths import StudyPaths
 from search.study.records import Record, TrialEnded
 from search.study.study import Study, Trial
 
-__all__ = ["Cleaner"]
+__all__ = ["Retention"]
 
 
-class Cleaner:
+class Retention:
     """Deletes what no one can want any more.
 
     Args:

@@ -20,14 +20,14 @@ from search.options import Options
 from search.study import journal, study
 from search.study.journal import Entry
 from search.study.paths import StudyPaths
-from search.study.records import FORMAT, Began, Era, Header, Learnt, Record, SpaceChanged
+from search.study.records import FORMAT, BackendChanged, Header, Record, SearchStarted, SpaceChanged, TrialImported
 from search.study.study import Study
 from search.study.trial import Objective
 
-__all__ = ["Opened"]
+__all__ = ["StudyHandle"]
 
 
-class Opened:
+class StudyHandle:
     """A study's place, and what its journal says where it has one.
 
     Args:
@@ -66,7 +66,7 @@ class Opened:
     @cached_property
     def options(self) -> Mapping[str, Any]:
         """What the last process was told."""
-        said = [entry.record.options for entry in self.entries if isinstance(entry.record, Began)]
+        said = [entry.record.options for entry in self.entries if isinstance(entry.record, SearchStarted)]
         return said[-1] if said else {}
 
     # The first records of a process ---------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ class Opened:
         objective: Objective,
         probed: Probed,
         changes: SpaceChanged | None,
-        learnt: Sequence[Learnt],
+        imported: Sequence[TrialImported],
         space: Path | None,
     ) -> list[Record]:
         """The first records of this process.
@@ -107,12 +107,12 @@ class Opened:
             records.append(self._header(opts, objective, probed, space))
         elif changes is not None:
             records.append(changes)
-        era = Era(opts.backend, opts.backend_options())
+        phase = BackendChanged(opts.backend, opts.backend_options())
         # A sampler made for other parameters is of no use; what is new of the code alone is no reason to begin anew.
         other_parameters = changes is not None and self.study.parameters != probed.parameters
-        if not self.exists or not self.study.eras or self.study.eras[-1] != era or other_parameters:
-            records.append(era)
-        return [*records, *learnt, Began(socket.gethostname(), os.getpid(), said, probed.versions)]
+        if not self.exists or not self.study.phases or self.study.phases[-1] != phase or other_parameters:
+            records.append(phase)
+        return [*records, *imported, SearchStarted(socket.gethostname(), os.getpid(), said, probed.versions)]
 
     def _header(self, opts: Options, objective: Objective, probed: Probed, space: Path | None) -> Header:
         return Header(

@@ -13,7 +13,7 @@ from search.space.domain import Parameter
 from search.study import study as studies
 from search.study.paths import StudyPaths
 from search.study.paths import studies as names
-from search.study.records import Learnt
+from search.study.records import TrialImported
 from search.study.study import Study, Trial
 from search.study.trial import Objective
 
@@ -25,7 +25,7 @@ def find(name: str, runs: str | Path) -> Path | None:
     return next((journal for journal in found if journal.is_file()), None)
 
 
-def records(opts: Options, objective: Objective, own: Study | None) -> list[Learnt]:
+def records(opts: Options, objective: Objective, own: Study | None) -> list[TrialImported]:
     """What there is to learn from the study `opts.warm_start`: its trials that have a score or failed, each once.
 
     Args:
@@ -42,7 +42,7 @@ def records(opts: Options, objective: Objective, own: Study | None) -> list[Lear
     check(opts)
     journal = find(name, runs)
     if journal is None:
-        if own is not None and own.began is not None and own.began.options.get("warm_start") == name:
+        if own is not None and own.start is not None and own.start.options.get("warm_start") == name:
             return []  # the same command again, and the other study is gone by now
         raise StudyError(f"--warm-start {name}: there is no such study or folder.{nearest(name, names(runs))}")
     source = studies.load(journal)
@@ -53,7 +53,7 @@ def records(opts: Options, objective: Objective, own: Study | None) -> list[Lear
             f"--warm-start {name}: it compares {source.objective.name} ({source.objective.direction}), and this "
             f"search {objective.name} ({objective.direction}): give the same with --objective and --direction"
         )
-    known = own.learnt.keys() if own is not None else {}
+    known = own.imported.keys() if own is not None else {}
     return [
         _record(source, trial)
         for trial in source.trials.values()
@@ -71,23 +71,23 @@ def check(opts: Options) -> None:
         )
 
 
-def describe(name: str, learnt: Sequence[Learnt], parameters: Sequence[Parameter]) -> str:
+def describe(name: str, imported: Sequence[TrialImported], parameters: Sequence[Parameter]) -> str:
     """What is taken over into a space with these `parameters`, in one line."""
     own = Study()
-    for record in learnt:
+    for record in imported:
         own.apply(record, 0.0)
-    fit = sum(fitting(trial, parameters) is not None for trial in own.learnt.values())
-    return f"warm start: {fit} trials of {name} are learnt from, {len(learnt) - fit} do not fit this space"
+    fit = sum(fitting(trial, parameters) is not None for trial in own.imported.values())
+    return f"warm start: {fit} trials of {name} are learnt from, {len(imported) - fit} do not fit this space"
 
 
-def _record(source: Study, trial: Trial) -> Learnt:
+def _record(source: Study, trial: Trial) -> TrialImported:
     curve = []
     for epoch in trial.curve:
         value = epoch.logs.get(source.objective.name, math.nan)
         if not math.isfinite(value):
             break
         curve.append(value)
-    return Learnt(
+    return TrialImported(
         source=source.uid,
         study=source.name,
         number=trial.number,
@@ -95,5 +95,5 @@ def _record(source: Study, trial: Trial) -> Learnt:
         params=dict(trial.params),
         curve=tuple(curve),
         state="failed" if trial.failed else trial.state,
-        finished=trial.exhausted,
+        stopped_by_callback=trial.exhausted,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from search.messages import Answer, Harvest, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
+from search.messages import Answer, Evaluate, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
 
 Handle = Callable[[int, Message], None]
 """What an executor calls with (slot, message)."""
@@ -14,7 +14,7 @@ Handle = Callable[[int, Message], None]
 class Executor(Protocol):
     """Runs segments and harvests in slots numbered from 0.
 
-    A slot has at most one of them. Whatever happens to it, the last word is one `Ended`, or one `Harvested`, or one
+    A slot has at most one of them. Whatever happens to it, the last word is one `SegmentEnded`, or one `Evaluated`, or one
     `Lost`; after it the slot is free, and ready for the next.
     """
 
@@ -25,7 +25,7 @@ class Executor(Protocol):
     def probe(self, probe: Probe) -> Probed | ProbeFailed:
         """Probe a space, in slot 0, while nothing runs. Waits for the result."""
 
-    def start(self, slot: int, work: Segment | Harvest) -> None:
+    def start(self, slot: int, work: Segment | Evaluate) -> None:
         """Start a segment or a harvest in a free slot."""
 
     def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from search.executors.base import Handle
-from search.messages import Answer, Harvest, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
+from search.messages import Answer, Evaluate, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
 
 
 class InlineExecutor:
@@ -17,7 +17,7 @@ class InlineExecutor:
 
         # An earlier search in this process may have loaded what has changed since.
         training.forget()
-        self._work: Segment | Harvest | None = None
+        self._work: Segment | Evaluate | None = None
         self._handle: Handle | None = None
         self._channel = DirectChannel(self._say)
 
@@ -26,7 +26,7 @@ class InlineExecutor:
 
         return run_probe(probe)
 
-    def start(self, slot: int, work: Segment | Harvest) -> None:
+    def start(self, slot: int, work: Segment | Evaluate) -> None:
         assert self._work is None, "the slot is taken"
         self._work = work
         self._channel.begin()
@@ -38,15 +38,15 @@ class InlineExecutor:
         pass
 
     def poll(self, handle: Handle, timeout: float) -> None:
-        from search.worker.evaluate_best import run_harvest
+        from search.worker.evaluate_best import run_evaluation
         from search.worker.segment import run_segment
 
         work, self._work = self._work, None
         if work is None:
             return
         self._handle = handle
-        if isinstance(work, Harvest):
-            self._say(run_harvest(work))
+        if isinstance(work, Evaluate):
+            self._say(run_evaluation(work))
         else:
             run_segment(work, self._channel)
 

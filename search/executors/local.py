@@ -24,22 +24,22 @@ from search.devices.slots import Slot
 from search.errors import SearchError
 from search.executors.base import Handle
 from search.messages import (
-    Alive,
     Answer,
     Command,
-    Harvest,
-    Harvested,
+    Evaluate,
+    Evaluated,
+    Heartbeat,
     Interrupt,
-    Leave,
     Lost,
     Message,
     Probe,
     Probed,
     ProbeFailed,
     Segment,
+    Shutdown,
     Verdict,
 )
-from search.study.records import Ended
+from search.study.records import SegmentEnded
 from search.worker import zygote
 
 GROWTH_BYTES = 1 << 30
@@ -260,7 +260,7 @@ class LocalExecutor:
             worker = self._worker(0)
             try:
                 worker.connection.send(probe)
-                while isinstance(answer := worker.connection.recv(), Alive):
+                while isinstance(answer := worker.connection.recv(), Heartbeat):
                     pass
             except (OSError, EOFError):
                 reason = self._discard(0)
@@ -271,7 +271,7 @@ class LocalExecutor:
                 return answer
         return ProbeFailed(f"the space file ended its process ({reason}): see {self._log}", "")
 
-    def start(self, slot: int, work: Segment | Harvest) -> None:
+    def start(self, slot: int, work: Segment | Evaluate) -> None:
         worker = self._worker(slot)
         if worker.used and worker.baseline is None:
             worker.baseline = worker.memory()
@@ -313,7 +313,7 @@ class LocalExecutor:
             if now or worker.busy:
                 worker.kill()
             else:
-                self._tell(worker, Leave())
+                self._tell(worker, Shutdown())
             worker.connection.close()
         self._workers.clear()
         if self._zygote is not self._shared:
@@ -347,11 +347,11 @@ class LocalExecutor:
             while connection.poll():
                 message: Message = connection.recv()
                 self._workers[slot].heard = self._clock
-                if isinstance(message, Alive):
+                if isinstance(message, Heartbeat):
                     continue
-                if isinstance(message, (Ended, Harvested)):
+                if isinstance(message, (SegmentEnded, Evaluated)):
                     self._workers[slot].busy = False
-                    self._workers[slot].spent = isinstance(message, Ended) and message.outcome == "no_memory"
+                    self._workers[slot].spent = isinstance(message, SegmentEnded) and message.outcome == "no_memory"
                 handle(slot, message)
                 worker = self._workers.get(slot)
                 if worker is None or worker.connection is not connection:
@@ -380,5 +380,5 @@ class LocalExecutor:
 
     def _retire(self, slot: int) -> None:
         worker = self._workers.pop(slot)
-        self._tell(worker, Leave())
+        self._tell(worker, Shutdown())
         worker.connection.close()

@@ -23,8 +23,8 @@ from search.executors.base import Handle
 from search.executors.scenario import Hp, Run, Scenario, recorded
 from search.messages import (
     Answer,
-    Harvest,
-    Harvested,
+    Evaluate,
+    Evaluated,
     Interrupt,
     Lost,
     Probe,
@@ -36,7 +36,7 @@ from search.messages import (
 )
 from search.space import file as spaces
 from search.space.domain import Value
-from search.study.records import Built, Checkpointed, Ended, EpochDone, Outcome
+from search.study.records import Built, Checkpointed, EpochDone, Outcome, SegmentEnded
 from search.worker.channel import Interrupted
 
 __all__ = ["Checkpoint", "Disk", "Hp", "Run", "Scenario", "SimulatedExecutor", "recorded"]
@@ -51,13 +51,13 @@ class Checkpoint:
     Attributes:
         history: its epochs so far.
         best: (epoch, value) of the best of them.
-        finished: a callback of the user's has ended the training.
+        stopped_by_callback: a callback of the user's has ended the training.
         owner: (training seed, values) of who wrote it: nobody else restores it. None where anyone may.
     """
 
     history: tuple[EpochDone, ...]
     best: tuple[int, float] | None
-    finished: bool = False
+    stopped_by_callback: bool = False
     owner: tuple[int, dict[str, Value]] | None = None
 
 
@@ -65,9 +65,9 @@ Disk = dict[tuple[str, int], Checkpoint]
 """Checkpoints by (trial folder, execution)."""
 
 Heard = Answer | Verdict | Interrupt
-Said = Question | Built | EpochDone | Checkpointed | Ended | Harvested | Lost
+Said = Question | Built | EpochDone | Checkpointed | SegmentEnded | Evaluated | Lost
 Talk = Generator[Said | float | None, Heard | None, None]
-LAST = (Ended, Harvested, Lost)
+LAST = (SegmentEnded, Evaluated, Lost)
 RUNNER = "simulated"
 
 
@@ -124,7 +124,7 @@ class _Training:
         except _Died:
             yield Lost("its process was ended")
             return
-        yield Ended(segment.trial, segment.execution, outcome, epoch, error)
+        yield SegmentEnded(segment.trial, segment.execution, outcome, epoch, error)
 
     def _train(self) -> Talk:
         yield from self._build()
@@ -164,8 +164,8 @@ class _Training:
         if saved is None or saved.owner not in (None, self._owner()):
             return
         self._history, self._best = list(saved.history), saved.best
-        if saved.finished:
-            self._outcome = "finished"
+        if saved.stopped_by_callback:
+            self._outcome = "stopped_by_callback"
         for record in saved.history[segment.from_epoch :]:
             yield record
             if (yield from self._judged_to_stop(record.epoch)):
@@ -188,7 +188,7 @@ class _Training:
         yield record
         stopped = yield from self._judged_to_stop(epoch)
         if self._finishes is not None and epoch >= self._finishes:
-            self._outcome = "finished"
+            self._outcome = "stopped_by_callback"
         elif stopped:
             self._outcome = "stopped"
         elif epoch < self._segment.to_epoch and self.interrupted:
@@ -211,17 +211,17 @@ class _Training:
             self._best = record.epoch, value
 
     def _save(self) -> Checkpointed:
-        history, finished = tuple(self._history), self._outcome == "finished"
+        history, stopped_by_callback = tuple(self._history), self._outcome == "stopped_by_callback"
         self._disk[self._segment.folder, self._segment.execution] = Checkpoint(
-            history, self._best, finished, self._owner()
+            history, self._best, stopped_by_callback, self._owner()
         )
         self._saved = self._now()
         return self._checkpointed()
 
     def _checkpointed(self) -> Checkpointed:
         best = self._best[0] if self._best else None
-        finished = self._outcome == "finished"
-        return Checkpointed(self._segment.trial, self._segment.execution, self._epoch, best, finished)
+        stopped_by_callback = self._outcome == "stopped_by_callback"
+        return Checkpointed(self._segment.trial, self._segment.execution, self._epoch, best, stopped_by_callback)
 
     def _owner(self) -> tuple[int, dict[str, Value]]:
         return self._segment.seed, dict(self.run)
@@ -243,17 +243,17 @@ class _Training:
         return word
 
 
-class _Harvesting:
-    """A harvest: there are no test data, and no models; it takes no time."""
+class _Evaluating:
+    """A work: there are no test data, and no models; it takes no time."""
 
     interrupted = False
 
-    def __init__(self, harvest: Harvest, scenario: Scenario) -> None:
-        self.run = Run(harvest.values, harvest.trial)
+    def __init__(self, work: Evaluate, scenario: Scenario) -> None:
+        self.run = Run(work.values, work.trial)
         self.scenario = scenario
 
     def talk(self) -> Talk:
-        yield Harvested(self.run.trial)
+        yield Evaluated(self.run.trial)
 
 
 # The executor ---------------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ class _Worker:
     """
 
     slot: int
-    training: _Training | _Harvesting
+    training: _Training | _Evaluating
     talk: Talk
     said: deque[Said] = field(default_factory=deque)
     told: deque[Heard] = field(default_factory=deque)
@@ -363,7 +363,7 @@ class SimulatedExecutor:
             metrics=(self._scenario.metric,),
             compiled_metrics=(),
             directions={},
-            parameter_count=self._scenario.size(defaults),
+            weight_count=self._scenario.size(defaults),
             summary="",
             batch_size=1,
             samples=(None, None),
@@ -371,12 +371,12 @@ class SimulatedExecutor:
             versions={},
         )
 
-    def start(self, slot: int, work: Segment | Harvest) -> None:
+    def start(self, slot: int, work: Segment | Evaluate) -> None:
         assert slot not in self._workers, "the slot is taken"
         assert 0 <= slot < self._slots, "there is no such slot"
-        training: _Training | _Harvesting
-        if isinstance(work, Harvest):
-            training = _Harvesting(work, self._scenario)
+        training: _Training | _Evaluating
+        if isinstance(work, Evaluate):
+            training = _Evaluating(work, self._scenario)
         else:
             self._attempts[work.folder] += 1
             training = _Training(work, self._scenario, self.disk, self._attempts[work.folder], self.now)

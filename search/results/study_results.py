@@ -235,7 +235,7 @@ def _build(ref: SpaceRef, chosen: Sequence[_Model], versions: Mapping[str, str])
     """
     _choose_keras(versions)
     from search.space import file as spaces
-    from search.worker.evaluate_best import bring_back
+    from search.worker.evaluate_best import rebuild_model
 
     if difference := _difference(versions):
         warnings.warn(difference, stacklevel=3)
@@ -243,7 +243,7 @@ def _build(ref: SpaceRef, chosen: Sequence[_Model], versions: Mapping[str, str])
     try:
         space = spaces.load(ref)
         for item in chosen:
-            model, held = bring_back(space, item.params, item.weights)
+            model, held = rebuild_model(space, item.params, item.weights)
             if held.epoch != item.epoch:
                 # Its process was killed between the epoch's end and the next checkpoint.
                 warnings.warn(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-__all__ = ["Homes"]
+__all__ = ["Affinity"]
 
 MOST = 32
 """Trials at home in one slot: their models stay in its memory."""
 
 
-class Homes:
+class Affinity:
     """The slots of trials that may be trained on."""
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search.scheduler.events import Start
+from search.scheduler.events import StartSegment
 from search.study.study import Study, Trial
 
 __all__ = ["Budget"]
@@ -32,7 +32,7 @@ class Budget:
         left = self._left()
         return to_epoch if left is None else min(to_epoch, epochs + max(0, left))
 
-    def reserve(self, slot: int, start: Start) -> None:
+    def reserve(self, slot: int, start: StartSegment) -> None:
         """Note the epochs that the segment in `slot` may still train: when it begins, and after each of its epochs."""
         epochs = self._study.trials[start.trial].execution(start.execution).epochs
         self._set(slot, max(0, start.to_epoch - epochs))

@@ -13,37 +13,46 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from search.backends.base import BackEnd
-from search.messages import Answer, Harvested, Interrupt, Lost, Question, Verdict
-from search.scheduler import final_evaluation as harvest
-from search.scheduler.affinity import Homes
+from search.messages import Answer, Evaluated, Interrupt, Lost, Question, Verdict
+from search.scheduler import final_evaluation
+from search.scheduler.affinity import Affinity
 from search.scheduler.budget import Budget
-from search.scheduler.deduplication import Novelty
-from search.scheduler.events import Event, FromWorker, Kill, Reaction, Reap, Start, StopRequested, Tick
-from search.scheduler.failure_limit import Failures
-from search.scheduler.initial import Given, refusal, value_of
-from search.scheduler.slot_pool import Slots
-from search.scheduler.timeouts import Patience
+from search.scheduler.deduplication import ExploredValues
+from search.scheduler.events import (
+    Event,
+    FromWorker,
+    Kill,
+    Reaction,
+    StartEvaluation,
+    StartSegment,
+    StopRequested,
+    Tick,
+)
+from search.scheduler.failure_limit import FailureLimit
+from search.scheduler.initial import InitialConfigurations, refusal, value_of
+from search.scheduler.slot_pool import SlotPool
+from search.scheduler.timeouts import Timeouts
 from search.space.domain import Domain, Parameter, Value, compatible
 from search.study.journal import Entry, uncollected
 from search.study.records import (
-    Asked,
+    BackendChanged,
     Built,
     Checkpointed,
-    Ended,
     EpochDone,
-    Era,
-    Expired,
-    Finished,
     Header,
     Judged,
-    Learnt,
+    ParameterSet,
     Record,
+    ResultOutcome,
+    ResultTold,
+    SearchEnded,
+    SegmentEnded,
+    SegmentRequested,
+    SegmentStarted,
     SpaceChanged,
-    Started,
-    Told,
-    ToldOutcome,
+    TimedOut,
     TrialEnded,
-    Valued,
+    TrialImported,
 )
 from search.study.study import Study, Trial
 from search.study.trial import Done, State, Suggestion, derive_seed
@@ -62,7 +71,7 @@ class Limits:
         retries: how often a trial whose process died is taken up again without having made progress.
         max_consecutive_failures: give up when so many trials have failed before any succeeded.
         executions: how often each trial is trained, with other seeds.
-        harvest: how many of the best trials are evaluated on the test data at the end, and the best of them written to
+        evaluate_best: how many of the best trials are evaluated on the test data at the end, and the best of them written to
             a file; none at all where it is 0.
         test: whether there are test data.
     """
@@ -75,12 +84,12 @@ class Limits:
     retries: int = 1
     max_consecutive_failures: int = 5
     executions: int = 1
-    harvest: int = 0
+    evaluate_best: int = 0
     test: bool = False
 
 
 _BY_RESULT = -1
-_OF_SEGMENTS = (EpochDone, Started, Checkpointed, Ended, Judged)
+_OF_SEGMENTS = (EpochDone, SegmentStarted, Checkpointed, SegmentEnded, Judged)
 """Most records by far. What they change, study and back end know."""
 
 
@@ -96,14 +105,14 @@ class Controller:
         try_first: values by name, each for a new trial before the back end draws any; what they lack is drawn.
 
     Attributes:
-        study: as given.
+        study: as initial_values.
         homes: in which slots trials may go on without being built anew.
     """
 
     def __init__(
         self,
         study: Study,
-        make_backend: Callable[[Era], BackEnd],
+        make_backend: Callable[[BackendChanged], BackEnd],
         limits: Limits,
         slots: int | Sequence[Collection[int]],
         max_epochs: int,
@@ -112,25 +121,25 @@ class Controller:
         self.study = study
         self.limits = limits
         self.max_epochs = max_epochs
-        self._given = Given(try_first)
+        self._initial = InitialConfigurations(try_first)
         self._make_backend = make_backend
         self._backend: BackEnd | None = None
-        self._novelty = Novelty()
-        self._novelty_changed = False
+        self._explored = ExploredValues()
+        self._explored_changed = False
         self._domains: dict[str, Domain] = {}
-        self.homes = Homes()
-        self._slots = Slots([()] * slots if isinstance(slots, int) else slots)
-        self._running: dict[int, Start] = {}
+        self.affinity = Affinity()
+        self._slots = SlotPool([()] * slots if isinstance(slots, int) else slots)
+        self._running: dict[int, StartSegment] = {}
         self._budget = Budget(study, limits.max_total_epochs)
-        self._patience = Patience(limits.trial_timeout)
-        self._harvest: deque[Reap] | None = None
-        self._reaping: dict[int, tuple[Reap, float]] = {}
+        self._timeouts = Timeouts(limits.trial_timeout)
+        self._to_evaluate: deque[StartEvaluation] | None = None
+        self._evaluating: dict[int, tuple[StartEvaluation, float]] = {}
         self._pending: deque[Trial] = deque()
         self._alone: deque[Trial] = deque()
         self._deferred: list[tuple[int, Question, Value]] = []
-        self._stopping: Finished | None = None
+        self._stopping: SearchEnded | None = None
         self._over: set[int] = set()
-        self._failures = Failures()
+        self._failure_limit = FailureLimit()
         self._reaction = Reaction()
         self._now = 0.0
 
@@ -139,11 +148,11 @@ class Controller:
     def replay(self, entries: Iterable[Entry]) -> None:
         """Take in a journal, as if every record had just been made. Only the last era's back end is rebuilt."""
         entries = list(entries)
-        last_era = max((i for i, entry in enumerate(entries) if isinstance(entry.record, Era)), default=-1)
+        last_phase = max((i for i, entry in enumerate(entries) if isinstance(entry.record, BackendChanged)), default=-1)
         with uncollected():
             for i, entry in enumerate(entries):
                 self._now = entry.time
-                if over := self._apply(entry.record, rebuild=i >= last_era):
+                if over := self._apply(entry.record, rebuild=i >= last_phase):
                     self._over.update(over)
 
     def _apply(self, record: Record, *, rebuild: bool = True) -> Sequence[int]:
@@ -156,28 +165,28 @@ class Controller:
         return self._backend.apply(record)
 
     def _note(self, record: Record, rebuild: bool) -> None:
-        self._novelty_changed |= self._novelty.apply(record)
-        self._given.apply(record)
-        self._failures.apply(record, self.study)
+        self._explored_changed |= self._explored.apply(record)
+        self._initial.apply(record)
+        self._failure_limit.apply(record, self.study)
         match record:
             case Header() | SpaceChanged():
                 self._domains.clear()
-                self._novelty = Novelty(record.parameters, strangers=self.study.trials)
-            case Valued():
+                self._explored = ExploredValues(record.parameters, strangers=self.study.trials)
+            case ParameterSet():
                 self._domains[record.parameter.key] = record.parameter.domain
-            case Era() if rebuild:
-                earlier = [trial for trial in self.study.trials.values() if trial.era < self.study.era]
+            case BackendChanged() if rebuild:
+                earlier = [trial for trial in self.study.trials.values() if trial.phase < self.study.phase]
                 self._backend = self._make_backend(record)
-                self._backend.learn([*self.study.learnt.values(), *earlier])
-            case Learnt() if self._backend is not None:
-                self._backend.learn([self.study.learnt[record.source, record.number]])
+                self._backend.learn([*self.study.imported.values(), *earlier])
+            case TrialImported() if self._backend is not None:
+                self._backend.learn([self.study.imported[record.source, record.number]])
 
     def _record(self, record: Record) -> None:
         """Decide a record: journal it, and apply it with what follows from it."""
         self._reaction.records.append(record)
         for number in self._apply(record):
             self._end(self.study.trials[number])
-        if self._novelty_changed:
+        if self._explored_changed:
             self._ask_again()
 
     def _end(self, trial: Trial) -> None:
@@ -189,7 +198,7 @@ class Controller:
             state = "failed"
         elif not trial.stop_decided and (trial.exhausted or trial.epochs >= self.max_epochs):
             state = "completed"
-        self.homes.leave(trial.number)
+        self.affinity.leave(trial.number)
         self._record(TrialEnded(trial.number, state))
 
     # Events ---------------------------------------------------------------------------------------------------------
@@ -202,7 +211,7 @@ class Controller:
         trials = self.study.trials.values()
         for trial in trials:
             # Their back end is gone, or the last process died before it could say so.
-            if trial.era < self.study.era or trial.number in self._over:
+            if trial.phase < self.study.phase or trial.number in self._over:
                 self._end(trial)
         unfinished = [trial for trial in trials if trial.open and trial.ended is None]
         # A trial waits only for those that have more answers than it has: with these first, none waits for ever.
@@ -233,23 +242,23 @@ class Controller:
         self._check_times()
         if self._stopping is None:
             self._fill()
-        if self._stopping is not None and not self._running and self._reaction.finished is None and self._harvested():
+        if self._stopping is not None and not self._running and self._reaction.end is None and self._evaluated():
             finished = self._stopping
             if finished.exit_code == _BY_RESULT:
                 # Not before now: the best trial may have diverged in the epoch that it was finishing.
                 finished = replace(finished, exit_code=0 if self.study.best is not None else 1)
-            self._reaction.finished = finished
+            self._reaction.end = finished
             self._record(finished)
         reaction, self._reaction = self._reaction, Reaction()
         return reaction
 
     def _message(self, slot: int, message: object) -> None:
-        if slot in self._reaping:
-            self._reaped(slot, message)
+        if slot in self._evaluating:
+            self._evaluation_ended(slot, message)
             return
         start = self._running.get(slot)
         if start is None:
-            return  # a late word of a process that was given up
+            return  # a late word of a process that was initial_values up
         match message:
             case Question():
                 self._question(slot, message)
@@ -257,11 +266,11 @@ class Controller:
                 self._epoch(slot, start, message)
             case Built() | Checkpointed():
                 self._record(message)
-            case Ended():
+            case SegmentEnded():
                 self._ended(slot, message)
             case Lost():
                 epochs = self.study.trials[start.trial].execution(start.execution).epochs
-                self._ended(slot, Ended(start.trial, start.execution, "lost", epochs, message.reason))
+                self._ended(slot, SegmentEnded(start.trial, start.execution, "lost", epochs, message.reason))
 
     # Questions ------------------------------------------------------------------------------------------------------
 
@@ -276,41 +285,41 @@ class Controller:
             self._say(slot, Answer(None, error))
             self._stop(error, complete=False, exit_code=2)
             return
-        if wrong := refusal(self.study.trials[question.trial].given, parameter):
+        if wrong := refusal(self.study.trials[question.trial].initial_values, parameter):
             self._say(slot, Answer(None, wrong))
             return
         value, attributes = self._draw(question.trial, parameter)
-        if self._novelty.follows(question.trial, value):
+        if self._explored.follows(question.trial, value):
             self._deferred.append((slot, question, value))
             return
-        self._record(Valued(question.trial, parameter, value, attributes))
+        self._record(ParameterSet(question.trial, parameter, value, attributes))
         self._say(slot, Answer(value))
 
     def _draw(self, trial: int, parameter: Parameter) -> tuple[Value, dict[str, object]]:
         if parameter.domain.size == 1:
             return parameter.domain.value(0), {}
-        given, taken = self.study.trials[trial].given, self._novelty.taken(trial)
-        if parameter.name in given and (value := value_of(given, parameter)) not in taken:
+        initial_values, explored = self.study.trials[trial].initial_values, self._explored.explored(trial)
+        if parameter.name in initial_values and (value := value_of(initial_values, parameter)) not in explored:
             return value, {}
         assert self._backend is not None
-        draw = self._backend.suggest(trial, parameter, taken)
+        draw = self._backend.suggest(trial, parameter, explored)
         return draw.value, dict(draw.attributes)
 
     def _ask_again(self) -> None:
         """Put the questions again that waited for a trial which has been built by now."""
-        self._novelty_changed = False
+        self._explored_changed = False
         deferred, self._deferred = self._deferred, []
         for item in deferred:
             slot, question, value = item
             # At the start of many workers, all but one wait: to draw for each of them at every build takes long.
-            if self._novelty.follows(question.trial, value):
+            if self._explored.follows(question.trial, value):
                 self._deferred.append(item)
             elif slot in self._running:
                 self._question(slot, question)
 
     # Training -------------------------------------------------------------------------------------------------------
 
-    def _epoch(self, slot: int, start: Start, message: EpochDone) -> None:
+    def _epoch(self, slot: int, start: StartSegment, message: EpochDone) -> None:
         trial = self.study.trials[start.trial]
         self._record(message)
         self._budget.reserve(slot, start)
@@ -337,7 +346,7 @@ class Controller:
     def _is_finite(self, message: EpochDone) -> bool:
         return math.isfinite(message.logs.get(self.study.objective.name, math.nan))
 
-    def _ended(self, slot: int, message: Ended) -> None:
+    def _ended(self, slot: int, message: SegmentEnded) -> None:
         self._record(message)
         del self._running[slot]
         self._budget.release(slot)
@@ -352,22 +361,22 @@ class Controller:
     def _settle(self, trial: Trial) -> bool:
         """Tell the back end how its suggestion for `trial` ended. False where it is to be trained on."""
         if trial.failed:
-            outcome: ToldOutcome = "failed"
+            outcome: ResultOutcome = "failed"
         elif trial.stop_decided:
             outcome = "stopped"
         elif trial.exhausted:
-            outcome = "finished"
+            outcome = "stopped_by_callback"
         elif trial.unfinished is None:
             outcome = "reached"
         elif trial.expired:
-            # What did not end when it was asked to hangs; else it has given its best, as if a callback had ended it.
-            outcome = "failed" if trial.lost else "finished"
+            # What did not end when it was asked to hangs; else it has initial_values its best, as if a callback had ended it.
+            outcome = "failed" if trial.lost else "stopped_by_callback"
         elif trial.lost > self.limits.retries:
             outcome = "failed"
         else:
             return False
         score = None if outcome == "failed" else trial.score
-        self._record(Told(trial.number, trial.epochs, score, "failed" if score is None else outcome))
+        self._record(ResultTold(trial.number, trial.epochs, score, "failed" if score is None else outcome))
         return True
 
     # Filling the slots ----------------------------------------------------------------------------------------------
@@ -384,7 +393,7 @@ class Controller:
                 self._await(trial)
                 self._start_alone()
             else:
-                self._start(trial, self._slots.swap(slot, self.homes.of(trial.number)))
+                self._start(trial, self._slots.swap(slot, self.affinity.of(trial.number)))
 
     def _start_alone(self) -> None:
         """Start the trials that ran out of memory, each when its device is clear."""
@@ -408,13 +417,13 @@ class Controller:
 
     def _waits(self, trial: Trial, slot: int) -> bool:
         """Whether `trial` lets others go first, once, as the worker that has its model trains another now."""
-        home = self.homes.of(trial.number)
+        home = self.affinity.of(trial.number)
         away = home is not None and home != slot and not self._slots.is_free(home)
-        return away and not trial.alone and self.homes.wait(trial.number)
+        return away and not trial.alone and self.affinity.wait(trial.number)
 
     def _candidate(self, slot: int) -> Trial | None:
         """The trial that is to go on or to begin first, of those that go on one at home in `slot`."""
-        at_home = next((trial for trial in self._pending if self.homes.of(trial.number) == slot), None)
+        at_home = next((trial for trial in self._pending if self.affinity.of(trial.number) == slot), None)
         if at_home is not None:
             self._pending.remove(at_home)
             self._pending.appendleft(at_home)
@@ -440,12 +449,12 @@ class Controller:
         assert self._backend is not None
         while True:
             many = self.limits.max_trials is not None and len(self.study.trials) >= self.limits.max_trials
-            suggestion = self._backend.ask(new=not many and not self._novelty.exhausted)
+            suggestion = self._backend.ask(new=not many and not self._explored.exhausted)
             if not isinstance(suggestion, Suggestion):
                 if not self._running:
                     self._nothing_left(many, isinstance(suggestion, Done))
                 return None
-            if suggestion.trial is None and self._novelty.claimed and self._running:
+            if suggestion.trial is None and self._explored.claimed and self._running:
                 return None
             trial = self._asked(suggestion)
             # Where its own callbacks ended its training, it holds its place in this rung with what it has.
@@ -453,7 +462,7 @@ class Controller:
                 return trial
 
     def _nothing_left(self, many: bool, done: bool) -> None:
-        if self._novelty.exhausted:
+        if self._explored.exhausted:
             reason = "every configuration of the space was tried"
         elif many:
             reason = f"the budget of {self.limits.max_trials} trials is tried"
@@ -462,11 +471,11 @@ class Controller:
         self._stop(reason, complete=True)
 
     def _asked(self, suggestion: Suggestion) -> Trial:
-        number, given = len(self.study.trials), self._given.next()
+        number, initial_values = len(self.study.trials), self._initial.next()
         if suggestion.trial is not None:
-            number, given = suggestion.trial, {}
+            number, initial_values = suggestion.trial, {}
         self._record(
-            Asked(
+            SegmentRequested(
                 number,
                 suggestion.from_epoch,
                 suggestion.to_epoch,
@@ -475,7 +484,7 @@ class Controller:
                 suggestion.judged,
                 derive_seed(self.study.seed, "train", number, 0),
                 self.limits.executions,
-                given=given,
+                initial_values=initial_values,
             )
         )
         return self.study.trials[number]
@@ -486,43 +495,43 @@ class Controller:
         epochs = trial.execution(number).epochs
         to_epoch = self._budget.cut(epochs, trial.to_epoch)
         # A pruner judges the first execution; the others follow where it lets it pass.
-        start = Start(trial.number, number, to_epoch, trial.judged and number == 0)
+        start = StartSegment(trial.number, number, to_epoch, trial.judged and number == 0)
         self._running[slot] = start
         if to_epoch < self.max_epochs or number + 1 < len(trial.executions):
-            self.homes.settle(trial.number, slot)
+            self.affinity.settle(trial.number, slot)
         else:
-            self.homes.leave(trial.number)
+            self.affinity.leave(trial.number)
         self._budget.reserve(slot, start)
-        self._record(Started(trial.number, number, trial.segments, slot, epochs, to_epoch))
+        self._record(SegmentStarted(trial.number, number, trial.segments, slot, epochs, to_epoch))
         self._say(slot, start)
 
     def _release(self, slot: int) -> None:
         """What ran in `slot` has ended."""
         self._slots.release(slot)
-        self._patience.forget(slot)
+        self._timeouts.forget(slot)
 
-    def _say(self, slot: int, command: Start | Reap | Kill | Answer | Verdict | Interrupt) -> None:
+    def _say(self, slot: int, command: StartSegment | StartEvaluation | Kill | Answer | Verdict | Interrupt) -> None:
         self._reaction.instructions.append((slot, command))
 
     # Harvest --------------------------------------------------------------------------------------------------------
 
-    def _harvested(self) -> bool:
+    def _evaluated(self) -> bool:
         """Bring in what is left to be had of the best trials, once all training is over. Whether it is all in."""
         assert self._stopping is not None
-        if self._harvest is None:
-            wanted = self.limits.harvest if self._stopping.exit_code == _BY_RESULT else 0
-            self._harvest = deque(harvest.plan(self.study, wanted, test=self.limits.test))
-        while self._harvest and (slot := self._slots.take()) is not None:
-            reap = self._harvest.popleft()
-            self._reaping[slot] = reap, self._now
-            self._say(slot, reap)
-        return not self._reaping
+        if self._to_evaluate is None:
+            wanted = self.limits.evaluate_best if self._stopping.exit_code == _BY_RESULT else 0
+            self._to_evaluate = deque(final_evaluation.plan(self.study, wanted, test=self.limits.test))
+        while self._to_evaluate and (slot := self._slots.take()) is not None:
+            evaluation = self._to_evaluate.popleft()
+            self._evaluating[slot] = evaluation, self._now
+            self._say(slot, evaluation)
+        return not self._evaluating
 
-    def _reaped(self, slot: int, message: object) -> None:
-        reap, _ = self._reaping.pop(slot)
+    def _evaluation_ended(self, slot: int, message: object) -> None:
+        evaluation, _ = self._evaluating.pop(slot)
         self._release(slot)
-        if isinstance(message, Harvested):
-            for record in harvest.records(self.study, reap, message):
+        if isinstance(message, Evaluated):
+            for record in final_evaluation.records(self.study, evaluation, message):
                 self._record(record)
         # Else its process died, or the user could wait no longer: a resume makes good for it.
 
@@ -540,29 +549,29 @@ class Controller:
             and not self.study.objective.better(limits.target, best.objective)
         ):
             self._stop(f"the target of {limits.target:g} is reached", complete=True)
-        if reason := self._failures.despair(self.study, limits.max_consecutive_failures):
+        if reason := self._failure_limit.abort_reason(self.study, limits.max_consecutive_failures):
             self._stop(reason, complete=False, exit_code=1)
 
     def _check_times(self) -> None:
         """Have trials end that have had their time."""
-        if not self._patience.is_due(self._now):
+        if not self._timeouts.is_due(self._now):
             return
-        why = f"(--trial-timeout {self._patience.limit:g}s)"
+        why = f"(--trial-timeout {self._timeouts.limit:g}s)"
         for slot, start in self._running.items():
             trial = self.study.trials[start.trial]
-            if self._patience.has_expired(slot, trial, self._now):
+            if self._timeouts.has_expired(slot, trial, self._now):
                 if not trial.expired:
-                    self._record(Expired(trial.number, f"it ran for longer than it may {why}"))
+                    self._record(TimedOut(trial.number, f"it ran for longer than it may {why}"))
                 self._say(slot, Interrupt())
-            elif self._patience.is_over(slot, self._now):
+            elif self._timeouts.is_over(slot, self._now):
                 self._say(slot, Kill(f"its epoch came to no end: it hung? {why}"))
-        for slot, (_, since) in self._reaping.items():
-            self._patience.wait(slot, since)
-            if self._patience.is_over(slot, self._now):
+        for slot, (_, since) in self._evaluating.items():
+            self._timeouts.wait(slot, since)
+            if self._timeouts.is_over(slot, self._now):
                 self._say(slot, Kill(f"no end in time {why}"))
 
     def _stop(self, reason: str, *, complete: bool, exit_code: int | None = None) -> None:
         if self._stopping is None:
-            self._stopping = Finished(reason, complete, _BY_RESULT if exit_code is None else exit_code)
+            self._stopping = SearchEnded(reason, complete, _BY_RESULT if exit_code is None else exit_code)
             for slot in self._running:
                 self._say(slot, Interrupt())

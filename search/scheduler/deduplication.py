@@ -2,7 +2,7 @@
 
 A factory asks one question after the other, and which comes next may depend on the answers: so configurations are the
 paths of a tree that grows as it is walked. Whether a path is new is known only after its last question; a value is
-*taken* when everything below it was tried. A trial that follows another one, still being built, to where both have been
+*explored* when everything below it was tried. A trial that follows another one, still being built, to where both have been
 given the same answers cannot know whether there is more below: it waits until the other one is built.
 
 A continuum never ends: a trial that was asked for one of its values is new, and leaves the tree.
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from search.space.domain import Domain, Parameter, Value
-from search.study.records import Asked, Built, Record, TrialEnded, Valued
+from search.study.records import Built, ParameterSet, Record, SegmentRequested, TrialEnded
 
 
 @dataclass(slots=True)
@@ -25,12 +25,12 @@ class _Node:
     answer: Value = None
     domain: Domain | None = None
     children: dict[Value, _Node] = field(default_factory=dict)
-    taken: set[Value] = field(default_factory=set)
-    walkers: set[int] = field(default_factory=set)
+    explored: set[Value] = field(default_factory=set)
+    unbuilt: set[int] = field(default_factory=set)
     exhausted: bool = False
 
 
-class Novelty:
+class ExploredValues:
     """Follows the journal.
 
     Args:
@@ -60,10 +60,10 @@ class Novelty:
         """Whether those being built may well be all that is left: until one is, there is room for no other."""
         return not self._endless and _open(self._root, len(self._walking) + 1) <= len(self._walking)
 
-    def taken(self, trial: int) -> frozenset[Value]:
+    def explored(self, trial: int) -> frozenset[Value]:
         """The answers to `trial`'s next question below which everything was tried; never all of them."""
         node = self._at.get(trial, self._root)
-        return frozenset() if self._endless or node is None or node.exhausted else frozenset(node.taken)
+        return frozenset() if self._endless or node is None or node.exhausted else frozenset(node.explored)
 
     def follows(self, trial: int, value: Value) -> bool:
         """Whether another trial, still being built, was given the same answers as `trial`, `value` included."""
@@ -71,16 +71,16 @@ class Novelty:
         if self._endless or node is None:
             return False
         child = node.children.get(value)
-        return child is not None and bool(child.walkers - {trial})
+        return child is not None and bool(child.unbuilt - {trial})
 
     def apply(self, record: Record) -> bool:
         """Take in a record. True where a trial ended its walk, so that others need no longer wait for it."""
         if self._endless:
             return False
-        if isinstance(record, Asked) and record.trial not in self._at:
+        if isinstance(record, SegmentRequested) and record.trial not in self._at:
             self._at[record.trial] = self._root
             self._walking.add(record.trial)
-        if isinstance(record, Valued):
+        if isinstance(record, ParameterSet):
             return self._step(record.trial, record.parameter.domain, record.value)
         if isinstance(record, Built):
             return self._arrive(record.trial)
@@ -100,7 +100,7 @@ class Novelty:
         child = node.children.get(value)
         if child is None:
             child = node.children[value] = _Node(node, value)
-        child.walkers.add(trial)
+        child.unbuilt.add(trial)
         self._at[trial] = child
         return False
 
@@ -118,17 +118,17 @@ class Novelty:
     def _leave(self, trial: int, node: _Node | None) -> None:
         self._walking.discard(trial)
         while node is not None:
-            node.walkers.discard(trial)
+            node.unbuilt.discard(trial)
             node = node.parent
 
     def _exhaust(self, node: _Node) -> None:
         node.exhausted = True
         parent = node.parent
         while parent is not None and parent.domain is not None:
-            parent.taken.add(node.answer)
+            parent.explored.add(node.answer)
             size = parent.domain.size
             # A range may have changed between trials: only answers that it still has count.
-            if size is None or sum(map(parent.domain.contains, parent.taken)) < size:
+            if size is None or sum(map(parent.domain.contains, parent.explored)) < size:
                 return
             parent.exhausted = True
             node, parent = parent, parent.parent

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from search.messages import Answer, Harvested, Interrupt, Lost, Question, Verdict
-from search.study.records import Built, Checkpointed, Ended, EpochDone, Finished, Record
+from search.messages import Answer, Evaluated, Interrupt, Lost, Question, Verdict
+from search.study.records import Built, Checkpointed, EpochDone, Record, SearchEnded, SegmentEnded
 
 # What happens ---------------------------------------------------------------------------------------------------------
 
@@ -25,7 +25,7 @@ class FromWorker:
     """A message of the worker in `slot`."""
 
     slot: int
-    message: Question | Built | EpochDone | Checkpointed | Ended | Harvested | Lost
+    message: Question | Built | EpochDone | Checkpointed | SegmentEnded | Evaluated | Lost
 
 
 Event = Tick | StopRequested | FromWorker
@@ -34,7 +34,7 @@ Event = Tick | StopRequested | FromWorker
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartSegment:
     """Start a segment: train `trial` from what it has to the end of epoch `to_epoch`."""
 
     trial: int
@@ -44,7 +44,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Reap:
+class StartEvaluation:
     """Evaluate `trial`'s best model on the test data, with `test`, and write it to a file, with `export`."""
 
     trial: int
@@ -59,7 +59,7 @@ class Kill:
     reason: str
 
 
-Instruction = tuple[int, Start | Reap | Kill | Answer | Verdict | Interrupt]
+Instruction = tuple[int, StartSegment | StartEvaluation | Kill | Answer | Verdict | Interrupt]
 """A slot, and what to do or say there."""
 
 
@@ -69,4 +69,4 @@ class Reaction:
 
     records: list[Record] = field(default_factory=list)
     instructions: list[Instruction] = field(default_factory=list)
-    finished: Finished | None = None
+    end: SearchEnded | None = None

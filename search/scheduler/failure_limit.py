@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from search.study.records import Record, Told, TrialEnded
+from search.study.records import Record, ResultTold, TrialEnded
 from search.study.study import Study
 
-__all__ = ["Failures"]
+__all__ = ["FailureLimit"]
 
 HOPELESS_TRIALS = 20
 HOPELESS_SHARE = 0.9
 
 
 @dataclass(slots=True)
-class Failures:
+class FailureLimit:
     """The failures of a study, folded from its records."""
 
     _good: set[int] = field(default_factory=set)
@@ -25,7 +25,7 @@ class Failures:
 
     def apply(self, record: Record, study: Study) -> None:
         """Take in a record, which the study has taken in already."""
-        if isinstance(record, Told) and record.outcome != "failed":
+        if isinstance(record, ResultTold) and record.outcome != "failed":
             self._good.add(record.trial)
         elif isinstance(record, TrialEnded) and record.state == "failed":
             self._good.discard(record.trial)
@@ -34,7 +34,7 @@ class Failures:
             self._errors[error] += 1
             self._commonest = max(self._commonest, (error, self._errors[error]), key=lambda item: item[1])
 
-    def despair(self, study: Study, most: int) -> str | None:
+    def abort_reason(self, study: Study, most: int) -> str | None:
         """Why the search is to be given up; None where it is not.
 
         That is where `most` trials have failed before any succeeded, or where one error keeps nearly all from it.

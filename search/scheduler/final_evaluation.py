@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from search.messages import Harvested
-from search.scheduler.events import Reap
+from search.messages import Evaluated
+from search.scheduler.events import StartEvaluation
 from search.study.records import Exported, Record, Tested
 from search.study.study import Study
 
 
-def plan(study: Study, count: int, *, test: bool) -> Iterator[Reap]:
+def plan(study: Study, count: int, *, test: bool) -> Iterator[StartEvaluation]:
     """What to bring in of the best `count` trials, which an earlier process may have brought in already.
 
     Args:
@@ -23,18 +23,18 @@ def plan(study: Study, count: int, *, test: bool) -> Iterator[Reap]:
         wants_test = test and _identity(trial.tested) != best
         wants_export = place == 0 and _identity(study.exported) != best
         if (wants_test or wants_export) and best[2] is not None:
-            yield Reap(trial.number, wants_test, wants_export)
+            yield StartEvaluation(trial.number, wants_test, wants_export)
 
 
-def records(study: Study, reap: Reap, harvested: Harvested) -> Iterator[Record]:
+def records(study: Study, evaluation: StartEvaluation, evaluated: Evaluated) -> Iterator[Record]:
     """What to journal of what a worker has brought in."""
-    trial = study.trials[reap.trial]
+    trial = study.trials[evaluation.trial]
     number, epoch = trial.best_execution, trial.best.saved_epoch
     assert epoch is not None
-    if harvested.logs is not None:
-        yield Tested(trial.number, number, epoch, harvested.logs)
-    if harvested.signature is not None:
-        yield Exported(trial.number, number, epoch, harvested.signature, harvested.requirements)
+    if evaluated.logs is not None:
+        yield Tested(trial.number, number, epoch, evaluated.logs)
+    if evaluated.signature is not None:
+        yield Exported(trial.number, number, epoch, evaluated.signature, evaluated.requirements)
 
 
 def _identity(record: Tested | Exported | None) -> tuple[int, int, int] | None:

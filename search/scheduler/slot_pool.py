@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-__all__ = ["Slots"]
+__all__ = ["SlotPool"]
 
 
-class Slots:
+class SlotPool:
     """The slots of a search.
 
     Args:

@@ -6,7 +6,7 @@ import math
 
 from search.study.study import Trial
 
-__all__ = ["Patience"]
+__all__ = ["Timeouts"]
 
 GRACE_SECONDS = 10.0
 """How long a trial that has had its time may take to end its epoch, where no epoch of its took longer."""
@@ -18,7 +18,7 @@ CHECK_SECONDS = 0.5
 """How often anybody needs to look."""
 
 
-class Patience:
+class Timeouts:
     """Until when what runs in each slot is waited for.
 
     Args:

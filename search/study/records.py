@@ -19,11 +19,11 @@ from search.study.trial import Direction, State
 FORMAT = 3
 """The format that is written. Every line of a journal names its own; see `search.study.formats`."""
 
-Outcome = Literal["reached", "finished", "stopped", "interrupted", "failed", "lost", "no_memory", "no_space"]
-"""How a segment ended: `reached` its last epoch; `finished`: a callback of the user's ended the training; `stopped` by
+Outcome = Literal["reached", "stopped_by_callback", "stopped", "interrupted", "failed", "lost", "no_memory", "no_space"]
+"""How a segment ended: `reached` its last epoch; `stopped_by_callback`: a callback of the user's ended the training; `stopped` by
 the back end; `interrupted` by the driver, to go on later; `failed` by an exception or a diverged loss; `lost` with its
 process; `no_memory`: the device had too little of it; `no_space`: the disk is full."""
-ToldOutcome = Literal["reached", "finished", "stopped", "failed"]
+ResultOutcome = Literal["reached", "stopped_by_callback", "stopped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class SpaceChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Era:
+class BackendChanged:
     """A back end takes over: only its own era is replayed to it, earlier ones it learns."""
 
     backend: str
@@ -66,7 +66,7 @@ class Era:
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class TrialImported:
     """A trial of another study that back ends learn from; it is never one of this study's own.
 
     Attributes:
@@ -75,7 +75,7 @@ class Learnt:
         parameters, params: what it was asked for, and its values by name.
         curve: the objective after each of its epochs, up to the first that has none.
         state: what the trial was doing when it was read.
-        finished: a callback of the user's ended its training.
+        stopped_by_callback: a callback of the user's ended its training.
     """
 
     source: str
@@ -85,11 +85,11 @@ class Learnt:
     params: Mapping[str, Value]
     curve: tuple[float, ...]
     state: State
-    finished: bool = False
+    stopped_by_callback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
+class SearchStarted:
     """A process began to run the study.
 
     `options` are all that it was told (budget, workers, …), `versions` the libraries that its workers found.
@@ -102,7 +102,7 @@ class Began:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SegmentRequested:
     """The back end wants `trial` trained from `from_epoch` to `to_epoch`, in each of its executions.
 
     `seed` is the training seed of execution 0, of which those of the others are derived. `given` holds the values that
@@ -117,11 +117,11 @@ class Asked:
     judged: bool
     seed: int
     executions: int = 1
-    given: Mapping[str, Value] = field(default_factory=dict)
+    initial_values: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Valued:
+class ParameterSet:
     """A hyperparameter of `trial` was given its value, for the trial's life."""
 
     trial: int
@@ -131,7 +131,7 @@ class Valued:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class SegmentStarted:
     """A segment of `trial` was handed to a slot: epochs after `from_epoch` up to `to_epoch`."""
 
     trial: int
@@ -150,7 +150,7 @@ class Built:
     """
 
     trial: int
-    parameters: int
+    weight_count: int
     runner: str
     own_fit: bool = False
 
@@ -182,7 +182,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Expired:
+class TimedOut:
     """`trial` has had its time: it ends at its next epoch's end, and where there is none, with its process."""
 
     trial: int
@@ -193,18 +193,18 @@ class Expired:
 class Checkpointed:
     """The state of `trial` after `epoch` is safe on disk; `best_epoch`'s weights too.
 
-    `finished` says that a callback of the user's has ended the training there.
+    `stopped_by_callback` says that a callback of the user's has ended the training there.
     """
 
     trial: int
     execution: int
     epoch: int
     best_epoch: int | None
-    finished: bool = False
+    stopped_by_callback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class SegmentEnded:
     """A segment of `trial` ended."""
 
     trial: int
@@ -215,17 +215,17 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ResultTold:
     """What the back end was told of the suggestion it made for `trial`.
 
-    `score` is the best objective so far, None for a failure. `finished` says that the trial has no more epochs to give:
+    `score` is the best objective so far, None for a failure. `stopped_by_callback` says that the trial has no more epochs to give:
     a callback of the user's ended its training.
     """
 
     trial: int
     epoch: int
     score: float | None
-    outcome: ToldOutcome
+    outcome: ResultOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +262,7 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class SearchEnded:
     """A process ended the search, in order: `reason` is a line for people, `complete` that nothing is left to do."""
 
     reason: str
@@ -271,8 +271,8 @@ class Finished:
 
 
 Record = (
-    Header | SpaceChanged | Era | Learnt | Began | Asked | Valued | Started | Built | EpochDone | Judged | Expired
-    | Checkpointed | Ended | Told | TrialEnded | Tested | Exported | Finished
+    Header | SpaceChanged | BackendChanged | TrialImported | SearchStarted | SegmentRequested | ParameterSet | SegmentStarted | Built | EpochDone | Judged | TimedOut
+    | Checkpointed | SegmentEnded | ResultTold | TrialEnded | Tested | Exported | SearchEnded
 )  # fmt: skip
 
 _CLASSES: tuple[type[Any], ...] = Record.__args__

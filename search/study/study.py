@@ -17,26 +17,26 @@ from search.errors import JournalError
 from search.space.domain import Parameter, Value
 from search.study import journal
 from search.study.records import (
-    Asked,
-    Began,
+    BackendChanged,
     Built,
     Checkpointed,
-    Ended,
     EpochDone,
-    Era,
-    Expired,
     Exported,
-    Finished,
     Header,
     Judged,
-    Learnt,
+    ParameterSet,
     Record,
+    ResultTold,
+    SearchEnded,
+    SearchStarted,
+    SegmentEnded,
+    SegmentRequested,
+    SegmentStarted,
     SpaceChanged,
-    Started,
     Tested,
-    Told,
+    TimedOut,
     TrialEnded,
-    Valued,
+    TrialImported,
 )
 from search.study.trial import Objective, State, derive_seed
 
@@ -99,21 +99,21 @@ class Trial:
 
     number: int
     seed: int
-    era: int
+    phase: int
     from_epoch: int = 0
     to_epoch: int = 0
     bracket: int | None = None
     rung: int | None = None
     judged: bool = False
     open: bool = False
-    given: Mapping[str, Value] = field(default_factory=dict)
+    initial_values: Mapping[str, Value] = field(default_factory=dict)
     slot: int | None = None
     planned: int = 1
     executions: list[Execution] = field(default_factory=lambda: [Execution()])
     params: dict[str, Value] = field(default_factory=dict)
     parameters: list[Parameter] = field(default_factory=list)
     built: bool = False
-    parameter_count: int | None = None
+    weight_count: int | None = None
     best_execution: int = 0
     runner: str | None = None
     own_fit: bool = False
@@ -208,7 +208,7 @@ class Trial:
 class Study:
     """What a journal says: its header, its trials, and how its processes fared.
 
-    `learnt` holds trials of other studies, by (uid, number) there: only back ends see them, to learn from them.
+    `imported` holds trials of other studies, by (uid, number) there: only back ends see them, to learn from them.
     """
 
     def __init__(self) -> None:
@@ -216,17 +216,17 @@ class Study:
         self.digest = ""
         self.parameters: tuple[Parameter, ...] = ()
         self.objective = Objective("", "min")
-        self.eras: list[Era] = []
+        self.phases: list[BackendChanged] = []
         self.trials: dict[int, Trial] = {}
-        self.learnt: dict[tuple[str, int], Trial] = {}
-        self.began: Began | None = None
-        self.finished: Finished | None = None
+        self.imported: dict[tuple[str, int], Trial] = {}
+        self.start: SearchStarted | None = None
+        self.end: SearchEnded | None = None
         self.epochs = 0
         self.trained = 0
         self.best: Trial | None = None
         self.exported: Exported | None = None
         self._seconds_before = 0.0
-        self._began_at: float | None = None
+        self._started_at: float | None = None
         self._last_at = 0.0
 
     # Reading --------------------------------------------------------------------------------------------------------
@@ -246,12 +246,12 @@ class Study:
     @property
     def versions(self) -> Mapping[str, str]:
         """The libraries of the last run, by name; "keras_backend" is among them."""
-        return (self.began.versions if self.began is not None else {}) or self._header.versions
+        return (self.start.versions if self.start is not None else {}) or self._header.versions
 
     @property
-    def era(self) -> int:
+    def phase(self) -> int:
         """The number of the current era, -1 before the first."""
-        return len(self.eras) - 1
+        return len(self.phases) - 1
 
     @property
     def _header(self) -> Header:
@@ -261,9 +261,9 @@ class Study:
 
     def seconds(self, now: float | None = None) -> float:
         """Seconds that the search has run, over all its processes; up to `now`, else to the last record."""
-        if self._began_at is None:
+        if self._started_at is None:
             return self._seconds_before
-        return self._seconds_before + max(0.0, (self._last_at if now is None else now) - self._began_at)
+        return self._seconds_before + max(0.0, (self._last_at if now is None else now) - self._started_at)
 
     def training_seed(self, trial: int, execution: int) -> int:
         """The seed of a training."""
@@ -287,31 +287,31 @@ class Study:
         match record:
             case EpochDone():
                 self._epoch(record)
-            case Valued():
+            case ParameterSet():
                 trial = self.trials[record.trial]
                 trial.params[record.parameter.name] = record.value
                 trial.parameters.append(record.parameter)
-            case Asked():
+            case SegmentRequested():
                 self._asked(record, time)
-            case Started():
+            case SegmentStarted():
                 trial = self.trials[record.trial]
                 trial.slot, trial.started_at = record.slot, time
                 trial.segments += 1
                 trial.execution(record.execution)
             case Built():
                 trial = self.trials[record.trial]
-                trial.built, trial.parameter_count, trial.runner = True, record.parameters, record.runner
+                trial.built, trial.weight_count, trial.runner = True, record.weight_count, record.runner
                 trial.own_fit = record.own_fit
             case Checkpointed():
                 execution = self.trials[record.trial].execution(record.execution)
                 execution.checkpoint, execution.saved_epoch = record.epoch, record.best_epoch
-                execution.exhausted |= record.finished
-            case Ended():
+                execution.exhausted |= record.stopped_by_callback
+            case SegmentEnded():
                 self._segment_ended(record, time)
-            case Expired():
+            case TimedOut():
                 trial = self.trials[record.trial]
                 trial.expired, trial.error = True, record.reason
-            case Told():
+            case ResultTold():
                 self._told(record)
             case TrialEnded():
                 trial = self.trials[record.trial]
@@ -334,39 +334,39 @@ class Study:
                 self.objective = Objective(record.objective, record.direction)
             case SpaceChanged():
                 self.digest, self.parameters = record.digest, record.parameters
-            case Era():
-                self.eras.append(record)
-            case Learnt():
-                self.learnt[record.source, record.number] = self._foreign(record)
-            case Began():
+            case BackendChanged():
+                self.phases.append(record)
+            case TrialImported():
+                self.imported[record.source, record.number] = self._foreign(record)
+            case SearchStarted():
                 # A process that was killed ran until its last record.
-                self._seconds_before, self._began_at = self.seconds(previous), time
-                self.began, self.finished = record, None
+                self._seconds_before, self._started_at = self.seconds(previous), time
+                self.start, self.end = record, None
                 for trial in self.trials.values():
                     trial.busy, trial.slot, trial.started_at = trial.running(previous), None, None
-            case Finished():
-                self.finished = record
-                self._seconds_before, self._began_at = self.seconds(), None
+            case SearchEnded():
+                self.end = record
+                self._seconds_before, self._started_at = self.seconds(), None
 
-    def _foreign(self, record: Learnt) -> Trial:
+    def _foreign(self, record: TrialImported) -> Trial:
         """The trial of another study that `record` tells of."""
-        trial = Trial(record.number, seed=0, era=-1, params=dict(record.params), parameters=list(record.parameters))
+        trial = Trial(record.number, seed=0, phase=-1, params=dict(record.params), parameters=list(record.parameters))
         name = self.objective.name
         execution = trial.executions[0]
         execution.curve = [
             EpochDone(record.number, 0, e, {name: value}, 0.0) for e, value in enumerate(record.curve, 1)
         ]
         execution.objective = trial.objective = self.objective.best(record.curve)
-        execution.exhausted = record.finished
+        execution.exhausted = record.stopped_by_callback
         trial.ended = None if record.state in ("running", "paused") else record.state
         trial.failed = record.state == "failed"
         return trial
 
-    def _asked(self, record: Asked, time: float) -> None:
+    def _asked(self, record: SegmentRequested, time: float) -> None:
         trial = self.trials.get(record.trial)
         if trial is None:
-            trial = self.trials[record.trial] = Trial(record.trial, record.seed, self.era, began_at=time)
-            trial.given = record.given
+            trial = self.trials[record.trial] = Trial(record.trial, record.seed, self.phase, began_at=time)
+            trial.initial_values = record.initial_values
         trial.from_epoch, trial.to_epoch = record.from_epoch, record.to_epoch
         trial.bracket, trial.rung, trial.judged = record.bracket, record.rung, record.judged
         trial.planned = max(record.executions, len(trial.executions))
@@ -398,7 +398,7 @@ class Study:
         elif score is not None and (self.best is None or self.objective.better(score, self.best.objective)):
             self.best = trial
 
-    def _segment_ended(self, record: Ended, time: float) -> None:
+    def _segment_ended(self, record: SegmentEnded, time: float) -> None:
         trial = self.trials[record.trial]
         trial.busy, trial.slot, trial.started_at = trial.running(time), None, None
         trial.lost += record.outcome in ("lost", "no_memory")
@@ -407,12 +407,12 @@ class Study:
         if record.outcome == "reached":
             # A segment leaves a checkpoint at its end, though the record of it may be lost.
             execution.checkpoint = max(execution.checkpoint, record.epoch)
-        execution.exhausted |= record.outcome == "finished"
+        execution.exhausted |= record.outcome == "stopped_by_callback"
         trial.failed |= record.outcome == "failed"
         if record.error is not None:
             trial.error = record.error
 
-    def _told(self, record: Told) -> None:
+    def _told(self, record: ResultTold) -> None:
         trial = self.trials[record.trial]
         trial.open = False
         trial.failed |= record.outcome == "failed"

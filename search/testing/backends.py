@@ -13,12 +13,21 @@ from search.backends.base import BackEnd
 from search.scheduler.controller import Limits
 from search.space.domain import Parameter
 from search.study.journal import Entry, format_line, parse_line
-from search.study.records import Asked, EpochDone, Finished, Judged, Record, Told, TrialEnded, Valued
+from search.study.records import (
+    EpochDone,
+    Judged,
+    ParameterSet,
+    Record,
+    ResultTold,
+    SearchEnded,
+    SegmentRequested,
+    TrialEnded,
+)
 from search.study.study import Study
 from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait, derive_seed
 from search.testing.simulation import Hp, Params, Scenario, Simulation
 
-DECISIONS = (Asked, Valued, Judged, Told, TrialEnded, Finished)
+DECISIONS = (SegmentRequested, ParameterSet, Judged, ResultTold, TrialEnded, SearchEnded)
 """The records that say what was decided; the others say what happened."""
 
 
@@ -125,7 +134,7 @@ class BackEndContract:
         options.setdefault("limits", Limits(max_trials=trials or self.trials))
 
         def make(study: Study) -> BackEnd:
-            if study.eras[-1].backend == "walk":
+            if study.phases[-1].backend == "walk":
                 return Walk()
             return self.make(study.objective, study.seed, max_epochs, study.parameters)
 
@@ -138,8 +147,8 @@ class BackEndContract:
     @pytest.mark.parametrize("direction", ["min", "max"])
     def test_a_search_ends_and_every_trial_with_it(self, scenario: Scenario, slots: int, direction: Any) -> None:
         search = self.simulate(scenario, slots=slots, objective=Objective("val_loss", direction)).run()
-        assert search.finished is not None
-        assert search.finished.complete
+        assert search.end is not None
+        assert search.end.complete
         assert len(search.trials) > 3
         for trial in search.trials:
             assert trial.ended is not None, f"trial {trial.number} never ended"
@@ -156,8 +165,8 @@ class BackEndContract:
         failed = [trial for trial in search.trials if trial.ended == "failed"]
         assert 0 < len(failed) < len(search.trials) / 2
         for trial in failed:
-            after = [r for r in search.records if isinstance(r, Asked) and r.trial == trial.number]
-            told = [r for r in search.records if isinstance(r, Told) and r.trial == trial.number]
+            after = [r for r in search.records if isinstance(r, SegmentRequested) and r.trial == trial.number]
+            told = [r for r in search.records if isinstance(r, ResultTold) and r.trial == trial.number]
             assert len(after) == len(told)
             assert told[-1].outcome == "failed"
 
@@ -235,23 +244,26 @@ class BackEndContract:
         search = self.simulate(CALM, trials=5, seed=4).run()
         for words in (0, 1, 5, 17, 40):
             stopped = self.simulate(CALM, trials=5, seed=4).run(stop_after=words)
-            assert stopped.finished is not None
-            assert stopped.finished.exit_code == 130
-            assert not stopped.finished.complete
+            assert stopped.end is not None
+            assert stopped.end.exit_code == 130
+            assert not stopped.end.complete
             assert stopped.resume().run().history() == search.history()
 
     def test_it_learns_from_another_back_end(self) -> None:
-        listed = Simulation(ROUGH, lambda _: Walk(), era="walk", limits=Limits(max_trials=8), slots=2)
+        listed = Simulation(ROUGH, lambda _: Walk(), phase="walk", limits=Limits(max_trials=8), slots=2)
         before = listed.run(stop_after=130)
         assert {trial.state for trial in before.trials} >= {"failed", "paused", "completed"}
         for cut in (0, 3, 11):
             taken = self.simulate(
-                ROUGH, entries=before.entries[: len(before.entries) - cut], era="tested", trials=len(before.trials) + 6
+                ROUGH,
+                entries=before.entries[: len(before.entries) - cut],
+                phase="tested",
+                trials=len(before.trials) + 6,
             )
             taken.run()
-            assert taken.finished is not None
-            assert taken.finished.complete
-            new = [trial for trial in taken.trials if trial.era == 1]
+            assert taken.end is not None
+            assert taken.end.complete
+            new = [trial for trial in taken.trials if trial.phase == 1]
             assert len(new) >= 4
             assert all(trial.ended is not None for trial in taken.trials)
             kept = len(taken.entries) - 30
@@ -264,8 +276,8 @@ class BackEndContract:
         search = self.simulate(slots=slots, trials=3).run()
         assert len(search.trials) == 3
         assert all(trial.ended for trial in search.trials)
-        assert search.finished is not None
-        assert search.finished.exit_code == 0
+        assert search.end is not None
+        assert search.end.exit_code == 0
 
     @pytest.mark.parametrize("slots", [1, 4])
     @pytest.mark.parametrize("scenario", [SMOOTH, ROUGH], ids=["smooth", "rough"])
@@ -284,9 +296,9 @@ class BackEndContract:
 
     def test_timeout(self) -> None:
         search = self.simulate(limits=Limits(timeout=20)).run()
-        assert search.finished is not None
+        assert search.end is not None
         assert 20 <= search.study.seconds() < 22  # an epoch takes less than 1.5
-        assert not search.finished.complete
+        assert not search.end.complete
         later = search.resume(limits=Limits(timeout=30)).run()
         assert 30 <= later.study.seconds() < 32
 
@@ -298,8 +310,8 @@ class BackEndContract:
         assert best.objective is not None
         limits = Limits(target=best.objective, max_trials=self.trials)
         search = self.simulate(objective=objective, limits=limits).run()
-        assert search.finished is not None
-        assert "target" in search.finished.reason
+        assert search.end is not None
+        assert "target" in search.end.reason
         assert search.study.best is not None
         assert search.study.best.objective == best.objective
 
@@ -310,8 +322,8 @@ class BackEndContract:
     def test_no_configuration_is_tried_twice_and_all_are_tried(self, slots: int, seed: int) -> None:
         search = self.simulate(Scenario(few, by_noise, seconds=seconds), slots=slots, seed=seed, trials=50).run()
         assert tried(search) == Counter(map(in_order, FEW))
-        assert search.finished is not None
-        assert search.finished.complete
+        assert search.end is not None
+        assert search.end.complete
         assert all(trial.ended for trial in search.trials)
 
     @pytest.mark.parametrize("slots", [1, 3])
@@ -346,7 +358,7 @@ def is_last(search: Simulation, index: int) -> bool:
     """Whether the epoch of record `index` was the last of its suggestion."""
     record = search.records[index]
     assert isinstance(record, EpochDone)
-    asked = [r for r in search.records[:index] if isinstance(r, Asked) and r.trial == record.trial]
+    asked = [r for r in search.records[:index] if isinstance(r, SegmentRequested) and r.trial == record.trial]
     return record.epoch == asked[-1].to_epoch
 
 
@@ -363,16 +375,16 @@ class Walk:
             return Suggestion(None, 0, 9)
         return Wait() if self._running else Done()
 
-    def suggest(self, trial: int, parameter: Parameter, taken: object = ()) -> Draw:
+    def suggest(self, trial: int, parameter: Parameter, explored: object = ()) -> Draw:
         return Draw(parameter.domain.at(derive_seed(trial, parameter.key) / 2**31))
 
     def judge(self, trial: int, epoch: int) -> Decision:
         return Decision()
 
     def apply(self, record: Record) -> Sequence[int]:
-        if isinstance(record, Asked):
+        if isinstance(record, SegmentRequested):
             self._running.add(record.trial)
-        if isinstance(record, Told) and record.trial in self._running:
+        if isinstance(record, ResultTold) and record.trial in self._running:
             self._running.discard(record.trial)
             return (record.trial,)
         return ()

@@ -18,7 +18,7 @@ from search.messages import (
     Interrupt,
     Lost,
     Message,
-    Noticed,
+    Notice,
     Probe,
     Probed,
     ProbeFailed,
@@ -29,7 +29,7 @@ from search.messages import (
 from search.space.domain import Value
 from search.space.file import SpaceRef
 from search.study.paths import TrialPaths
-from search.study.records import Built, Checkpointed, Ended, EpochDone
+from search.study.records import Built, Checkpointed, EpochDone, SegmentEnded
 from search.study.trial import Objective
 
 SPACE = """
@@ -94,14 +94,14 @@ class Conversation:
         """Have the segment, and wait for its last word."""
         self._executor.start(0, segment)
         deadline = time.monotonic() + TIMEOUT
-        while not self.said or not isinstance(self.said[-1], (Ended, Lost)):
+        while not self.said or not isinstance(self.said[-1], (SegmentEnded, Lost)):
             assert time.monotonic() < deadline, f"no last word; so far: {self.said}"
             self._executor.poll(self._hear, 0.1)
         return self
 
     def _hear(self, slot: int, message: Message) -> None:
         assert slot == 0
-        assert not (self.said and isinstance(self.said[-1], (Ended, Lost))), "a word after the last one"
+        assert not (self.said and isinstance(self.said[-1], (SegmentEnded, Lost))), "a word after the last one"
         self.said.append(message)
         if isinstance(message, Question):
             parameter = message.parameter
@@ -119,8 +119,8 @@ class Conversation:
         return [dict(message.logs) for message in self.said if isinstance(message, EpochDone)]
 
     @property
-    def end(self) -> Ended:
-        assert isinstance(self.said[-1], Ended), self.said[-1]
+    def end(self) -> SegmentEnded:
+        assert isinstance(self.said[-1], SegmentEnded), self.said[-1]
         return self.said[-1]
 
 
@@ -157,7 +157,7 @@ class MessageContract:
         assert isinstance(probed, Probed), probed
         assert [parameter.name for parameter in probed.parameters] == ["kind", "units", "rate"]
         assert "val_loss" in probed.metrics
-        assert probed.parameter_count == 2 * 4 + 2 + 2 + 1
+        assert probed.weight_count == 2 * 4 + 2 + 2 + 1
 
     def test_a_segment_asks_trains_and_checkpoints(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         talk = Conversation(executor, VALUES).run(segment(values={}))
@@ -166,7 +166,7 @@ class MessageContract:
         assert [message.epoch for message in talk.said if isinstance(message, EpochDone)] == [1, 2, 3]
         built = talk.said[3]
         assert isinstance(built, Built)
-        assert built.parameters == 5 * 4 + 5 + 5 + 1
+        assert built.weight_count == 5 * 4 + 5 + 5 + 1
         checkpointed = talk.said[-2]
         assert isinstance(checkpointed, Checkpointed)
         losses = [logs["val_loss"] for logs in talk.curve]
@@ -282,7 +282,9 @@ class MessageContract:
         Conversation(executor).run(segment(to_epoch=3))
         talk = Conversation(executor).run(segment(to_epoch=2, execution=1, seed=8))
         assert talk.kinds == ["Built", *["EpochDone"] * 2, "Checkpointed", "Ended"]
-        of = [message.execution for message in talk.said if isinstance(message, (EpochDone, Checkpointed, Ended))]
+        of = [
+            message.execution for message in talk.said if isinstance(message, (EpochDone, Checkpointed, SegmentEnded))
+        ]
         assert of == [1] * 4
         for execution, seed, known in ((0, 7, 3), (1, 8, 2)):
             later = Conversation(executor).run(segment(from_epoch=known, to_epoch=4, execution=execution, seed=seed))
@@ -324,12 +326,12 @@ class MessageContract:
 
     def test_a_callback_may_end_the_training(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         talk = Conversation(executor).run(segment(values={**VALUES, "kind": "ends"}, to_epoch=5))
-        assert (talk.end.outcome, talk.end.epoch) == ("finished", 2)
+        assert (talk.end.outcome, talk.end.epoch) == ("stopped_by_callback", 2)
         assert talk.kinds[-2] == "Checkpointed"
         # Its driver may have died before it knew: asked again, the trial trains no more.
         again = Conversation(executor).run(segment(values={**VALUES, "kind": "ends"}, from_epoch=2, to_epoch=5))
         assert again.kinds == ["Built", "Checkpointed", "Ended"]
-        assert (again.end.outcome, again.end.epoch) == ("finished", 2)
+        assert (again.end.outcome, again.end.epoch) == ("stopped_by_callback", 2)
 
     @pytest.mark.parametrize("kind", ["ends", "diverges"])
     def test_a_verdict_that_came_too_late_answers_nothing(
@@ -337,11 +339,11 @@ class MessageContract:
     ) -> None:
         first = Conversation(executor, react=lambda _: Verdict(False))
         first.run(segment(values={**VALUES, "kind": kind}, to_epoch=4, judged=True))
-        assert first.end.outcome in ("finished", "failed")
+        assert first.end.outcome in ("stopped_by_callback", "failed")
         second = Conversation(executor, VALUES).run(segment(trial=1, values={}, to_epoch=1))
         assert second.end.outcome == "reached"
         built = next(message for message in second.said if isinstance(message, Built))
-        assert built.parameters == 5 * 4 + 5 + 5 + 1
+        assert built.weight_count == 5 * 4 + 5 + 5 + 1
 
     def test_a_slot_is_ready_after_the_last_word(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         for trial, kind in enumerate(["sound", "raises", "sound"]):
@@ -389,7 +391,7 @@ class ExecutorContract(MessageContract):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         talk = Conversation(executor).run(segment(from_epoch=2, to_epoch=3))
         assert talk.curve == whole.curve
-        (text,) = {message.text for message in talk.said if isinstance(message, Noticed)}
+        (text,) = {message.text for message in talk.said if isinstance(message, Notice)}
         assert "trial 0 begins anew" in text
         assert str(path) in text
         assert talk.end.outcome == "reached"

@@ -15,7 +15,7 @@ from search.driver.loop import Driver
 from search.executors.base import Handle
 from search.executors.scenario import Hp, Params, Run, Scenario
 from search.executors.simulated import Checkpoint, Disk, SimulatedExecutor, epoch_done
-from search.messages import Answer, Harvest, Interrupt, Message, Segment, Verdict
+from search.messages import Answer, Evaluate, Interrupt, Message, Segment, Verdict
 from search.options import Options
 from search.scheduler.controller import Controller, Limits
 from search.space.domain import Parameter, Value
@@ -24,17 +24,17 @@ from search.study.journal import Entry, Journal
 from search.study.paths import StudyPaths
 from search.study.records import (
     FORMAT,
-    Began,
+    BackendChanged,
     Checkpointed,
-    Ended,
     EpochDone,
-    Era,
-    Finished,
     Header,
-    Learnt,
     Record,
-    Told,
+    ResultTold,
+    SearchEnded,
+    SearchStarted,
+    SegmentEnded,
     TrialEnded,
+    TrialImported,
 )
 from search.study.study import Study, Trial
 from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
@@ -81,12 +81,12 @@ class Checked:
         assert trial.number not in self._closed, f"trial {trial.number} was given up"
         assert suggestion.from_epoch == trial.to_epoch, f"trial {trial.number} goes on where it was not"
 
-    def suggest(self, trial: int, parameter: Parameter, taken: Collection[Value] = ()) -> Draw:
-        draw = self.inner.suggest(trial, parameter, taken)
-        assert draw == self.inner.suggest(trial, parameter, taken), "a question changed something"
+    def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
+        draw = self.inner.suggest(trial, parameter, explored)
+        assert draw == self.inner.suggest(trial, parameter, explored), "a question changed something"
         assert parameter.domain.contains(draw.value), f"{draw.value!r} is not in {parameter}"
         assert (parameter.domain.kind == "boolean") <= (type(draw.value) is bool)
-        assert draw.value not in taken
+        assert draw.value not in explored
         return draw
 
     def judge(self, trial: int, epoch: int) -> Decision:
@@ -97,7 +97,7 @@ class Checked:
     def apply(self, record: Record) -> Sequence[int]:
         closed = self.inner.apply(record)
         assert not self._closed & set(closed), "a trial was given up twice"
-        if isinstance(record, Told) and record.outcome == "failed":
+        if isinstance(record, ResultTold) and record.outcome == "failed":
             assert record.trial in closed, "a failed trial has no future"
         self._closed |= set(closed)
         return closed
@@ -137,7 +137,7 @@ class _Observed(SimulatedExecutor):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._work: dict[int, Segment | Harvest] = {}
+        self._work: dict[int, Segment | Evaluate] = {}
         self._speaking: int | None = None
 
     @property
@@ -145,7 +145,7 @@ class _Observed(SimulatedExecutor):
         """Those that run."""
         return [work for slot, work in self._work.items() if slot in self._workers and isinstance(work, Segment)]
 
-    def start(self, slot: int, work: Segment | Harvest) -> None:
+    def start(self, slot: int, work: Segment | Evaluate) -> None:
         if isinstance(work, Segment):
             assert all(work.trial != other.trial for other in self.segments), f"trial {work.trial} runs already"
         super().start(slot, work)
@@ -204,19 +204,19 @@ class Simulation:
         limits: Limits = Limits(),  # noqa: B008  # frozen
         order: int = 0,
         checkpoint_every: float = 2.0,
-        era: str = "tested",
+        phase: str = "tested",
         entries: Sequence[Entry] = (),
         disk: Mapping[int, int] | None = None,
         checkpoints: Disk | None = None,
         try_first: Sequence[Params] = (),
-        learnt: Sequence[Learnt] = (),
+        imported: Sequence[TrialImported] = (),
     ) -> None:
         self._arguments: dict[str, Any] = {"scenario": scenario, "make": make, "objective": objective, "seed": seed}
         self._arguments |= {"slots": slots, "max_epochs": max_epochs, "limits": limits, "order": order}
-        self._arguments |= {"checkpoint_every": checkpoint_every, "era": era}
+        self._arguments |= {"checkpoint_every": checkpoint_every, "era": phase}
         self.scenario = replace(scenario, metric=objective.name)
         self._arguments |= {"try_first": try_first}
-        self._learnt = list(learnt)
+        self._learnt = list(imported)
         self.entries = list(entries)
         self.study = Study()
         self.controller = Controller(
@@ -228,8 +228,13 @@ class Simulation:
             try_first,
         )
         self.controller.replay(self.entries)
-        self.finished: Finished | None = None
-        self._objective, self._seed, self._max_epochs, self._era = objective, seed, max_epochs, Era(era, {})
+        self.end: SearchEnded | None = None
+        self._objective, self._seed, self._max_epochs, self._era = (
+            objective,
+            seed,
+            max_epochs,
+            BackendChanged(phase, {}),
+        )
         self._told = {**asdict(limits), "slots": slots}
         began = self.entries[-1].time + 60 if self.entries else 1e9
         on_disk = self._disk(disk or {}) if checkpoints is None else checkpoints
@@ -272,7 +277,7 @@ class Simulation:
         """
         self._until, self._stop_after, self._each = until, stop_after, each
         try:
-            self.finished = self._driver.run(self._records())
+            self.end = self._driver.run(self._records())
         except _Killed:
             return self
         self.check(self._new())
@@ -359,9 +364,9 @@ class Simulation:
                 versions={},
             )
             records.append(header)
-        if not self.study.eras or self.study.eras[-1] != self._era:
+        if not self.study.phases or self.study.phases[-1] != self._era:
             records.append(self._era)
-        return [*records, *self._learnt, Began("simulated", 0, self._told)]
+        return [*records, *self._learnt, SearchStarted("simulated", 0, self._told)]
 
     def _disk(self, ahead: Mapping[int, int]) -> Disk:
         """What the workers of the processes before have written; of the trials in `ahead`, up to that epoch."""
@@ -373,7 +378,7 @@ class Simulation:
                     curve = history.setdefault((record.trial, record.execution), [])
                     if record.epoch == len(curve) + 1:
                         curve.append(record)
-                case Checkpointed() | Ended(outcome="reached"):
+                case Checkpointed() | SegmentEnded(outcome="reached"):
                     key = record.trial, record.execution
                     epochs[key] = max(epochs.get(key, 0), record.epoch)
         for number, epoch in ahead.items():

@@ -36,16 +36,16 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from search.space.domain import Domain, Parameter, Value
 from search.study.journal import Entry
 from search.study.records import (
-    Asked,
     Built,
     EpochDone,
     Header,
+    ParameterSet,
     Record,
+    SegmentRequested,
+    SegmentStarted,
     SpaceChanged,
-    Started,
     Tested,
     TrialEnded,
-    Valued,
 )
 from search.study.trial import Objective
 
@@ -142,13 +142,13 @@ class TensorBoardLog:
         match record:
             case EpochDone():
                 return self._epoch(record, time)
-            case Valued():
+            case ParameterSet():
                 self._space.add([record.parameter])
                 value = _value(record.parameter.domain, record.value)
                 self._trials[record.trial].values[record.parameter.name] = value
-            case Asked():
+            case SegmentRequested():
                 self._trials.setdefault(record.trial, _Trial())
-            case Started():
+            case SegmentStarted():
                 self._trials[record.trial].execution = record.execution
             case Built(own_fit=False):
                 # A `fit` of the user's may ask for more: there the first epoch says that it has asked.

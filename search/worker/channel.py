@@ -11,7 +11,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import NoReturn, Protocol
 
-from search.messages import Alive, Command, Harvest, Interrupt, Leave, Message, Probe, Segment
+from search.messages import Command, Evaluate, Heartbeat, Interrupt, Message, Probe, Segment, Shutdown
 
 ALIVE_SECONDS = 1.0
 """How often a worker gives a sign of life."""
@@ -54,7 +54,7 @@ class PipeChannel:
         due = time.monotonic()
         while True:
             if (now := time.monotonic()) >= due:
-                self.send(Alive())
+                self.send(Heartbeat())
                 due = now + ALIVE_SECONDS
             try:
                 if not self._connection.poll(due - now if due > now else ALIVE_SECONDS):
@@ -85,7 +85,7 @@ class PipeChannel:
         """The next command for a worker that has nothing to do; what was meant for the last segment is dropped."""
         while True:
             command = self._inbox.get()
-            if isinstance(command, (Probe, Harvest, Segment, Leave)):
+            if isinstance(command, (Probe, Evaluate, Segment, Shutdown)):
                 return command
 
     def interrupted(self) -> bool:
@@ -128,7 +128,7 @@ class DirectChannel:
         except queue.Empty:
             if self._interrupted:
                 raise Interrupted from None
-            return Leave()
+            return Shutdown()
 
     def interrupted(self) -> bool:
         return self._interrupted

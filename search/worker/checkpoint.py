@@ -39,7 +39,7 @@ class Checkpoint:
         history: each trained epoch's `epoch` (from 1), `logs` and `seconds`, so that a driver that died before it
             journaled them can be told again.
         best_epoch, best_value: the best epoch so far (counted from 1) and its objective, or None.
-        finished: a callback of the user's ended the training there.
+        stopped_by_callback: a callback of the user's ended the training there.
         whole: the training cannot go on from here: it belongs to a `fit` of the user's that begins anew.
     """
 
@@ -48,7 +48,7 @@ class Checkpoint:
     history: list[dict[str, Any]]
     best_epoch: int | None
     best_value: float | None
-    finished: bool
+    stopped_by_callback: bool
     whole: bool
     _groups: dict[str, list[Array]]
     _callbacks: list[dict[str, Any]]
@@ -127,7 +127,7 @@ def save(
     history: Sequence[Mapping[str, Any]],
     best_epoch: int | None,
     best_value: float | None,
-    finished: bool = False,
+    stopped_by_callback: bool = False,
     whole: bool = False,
 ) -> None:
     """Write a trial's state to `path`, all of it or nothing; the rest as in `Checkpoint`."""
@@ -136,7 +136,7 @@ def save(
         "history": [dict(record) for record in history],
         "best_epoch": best_epoch,
         "best_value": best_value,
-        "finished": finished,
+        "finished": stopped_by_callback,
         "whole": whole,
         "callbacks": state.callbacks,
         "trained": state.trained,
@@ -153,7 +153,7 @@ def load(path: str | Path) -> Checkpoint:
         history=meta["history"],
         best_epoch=meta["best_epoch"],
         best_value=meta["best_value"],
-        finished=meta["finished"],
+        stopped_by_callback=meta["finished"],
         whole=meta.get("whole", False),
         _groups=groups,
         _callbacks=meta["callbacks"],

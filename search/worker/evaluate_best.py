@@ -1,4 +1,4 @@
-"""A harvest: a trial's best model, built once more when the training is over, evaluated on the test data and written
+"""A work: a trial's best model, built once more when the training is over, evaluated on the test data and written
 to a file with what it takes to serve it."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from search.messages import Harvest, Harvested
+from search.messages import Evaluate, Evaluated
 from search.space import file as spaces
 from search.space.domain import Value
 from search.space.file import Space
@@ -29,7 +29,7 @@ from search.worker.model_cache import drop_all
 from search.worker.runners import choose as runner
 from search.worker.runners.logs import scalar_logs
 
-__all__ = ["bring_back", "run_harvest"]
+__all__ = ["rebuild_model", "run_evaluation"]
 
 _PACKAGES = {
     "tensorflow": ("tensorflow", "tensorflow-cpu"),
@@ -38,7 +38,7 @@ _PACKAGES = {
 }
 
 
-def bring_back(space: Space, values: Mapping[str, Value], weights: Path) -> tuple[Any, checkpoint.Weights]:
+def rebuild_model(space: Space, values: Mapping[str, Value], weights: Path) -> tuple[Any, checkpoint.Weights]:
     """A trial's model, for the trial's `values`, with its weights, and the file that they are of.
 
     The data are loaded only for a model that waits for its first batch, where the file does not say what it takes.
@@ -56,27 +56,27 @@ def bring_back(space: Space, values: Mapping[str, Value], weights: Path) -> tupl
     return model, held
 
 
-def run_harvest(harvest: Harvest) -> Harvested:
-    """Carry out a harvest. Nothing that the user's code raises gets out."""
-    path = Path(harvest.space.path) if harvest.space.path else None
+def run_evaluation(work: Evaluate) -> Evaluated:
+    """Carry out a work. Nothing that the user's code raises gets out."""
+    path = Path(work.space.path) if work.space.path else None
     logs: dict[str, float] | None = None
     try:
         drop_all()  # all training is over
-        space = training.load_space(harvest.space)
+        space = training.load_space(work.space)
         with session():
-            model, held = bring_back(space, harvest.values, Path(harvest.weights))
-            if harvest.test and model.compiled:
-                hp = LazyHyperParameters(values=harvest.values)
-                logs = _evaluate(model, training.load_data(harvest.space, hp, harvest.data).test)
-            if harvest.model is None:
-                return Harvested(harvest.trial, logs)
-            _save(model, Path(harvest.model))
-            return Harvested(harvest.trial, logs, _signature(model, held.inputs), _requirements())
+            model, held = rebuild_model(space, work.values, Path(work.weights))
+            if work.test and model.compiled:
+                hp = LazyHyperParameters(values=work.values)
+                logs = _evaluate(model, training.load_data(work.space, hp, work.data).test)
+            if work.model is None:
+                return Evaluated(work.trial, logs)
+            _save(model, Path(work.model))
+            return Evaluated(work.trial, logs, _signature(model, held.inputs), _requirements())
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         print(spaces.trace(), flush=True)
-        return Harvested(harvest.trial, logs, error=spaces.describe(error, path, elsewhere=harvest.space.label))
+        return Evaluated(work.trial, logs, error=spaces.describe(error, path, elsewhere=work.space.label))
 
 
 def _evaluate(model: Any, test: Split | Stream | None) -> dict[str, float] | None:

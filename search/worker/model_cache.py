@@ -14,7 +14,7 @@ from typing import Any
 from search.messages import Segment
 from search.space.domain import Value
 from search.worker.runners import graph_cache as graphs
-from search.worker.runners.model_key import Signature
+from search.worker.runners.model_key import ModelKey
 
 __all__ = ["Training", "drop_all", "hold", "keep", "take"]
 
@@ -34,11 +34,11 @@ class Training:
     model: Any
     options: Mapping[str, Any]
     callbacks: list[Any]
-    signature: Signature | None = None
+    signature: ModelKey | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Held:
+class _CachedModel:
     """What is held, and whose it is."""
 
     training: Training
@@ -47,7 +47,7 @@ class _Held:
     trial: int
 
 
-_held: list[_Held] = []
+_held: list[_CachedModel] = []
 """What was held first comes first."""
 
 
@@ -65,8 +65,8 @@ def hold(segment: Segment, training: Training, values: Mapping[str, Value]) -> N
         return
     key = _key(segment)
     _held[:] = [held for held in _held if held.key != key]
-    _held.append(_Held(training, dict(values), key, segment.trial))
-    keep(segment.hold)
+    _held.append(_CachedModel(training, dict(values), key, segment.trial))
+    keep(segment.cached_trials)
 
 
 def take(segment: Segment) -> Training | None:

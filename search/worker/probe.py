@@ -96,7 +96,7 @@ def _examine(
         metrics=metrics,
         compiled_metrics=compiled,
         directions=_directions(ready.model, metrics),
-        parameter_count=int(ready.model.count_params()) if ready.model.built else 0,
+        weight_count=int(ready.model.count_params()) if ready.model.built else 0,
         summary=summary.getvalue(),
         batch_size=batch_size,
         samples=(_samples(data.train), _samples(data.validation) if data.validation else None),

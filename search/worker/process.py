@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from search.devices.slots import Slot, apply_slot
-from search.messages import Harvest, Leave, Probe, Segment
+from search.messages import Evaluate, Probe, Segment, Shutdown
 from search.study.paths import TrialPaths
 from search.worker.channel import PipeChannel
 
@@ -31,12 +31,12 @@ def set_environment() -> None:
 
 
 def serve(connection: Connection, slot: Slot, log: str) -> None:
-    """Run commands from `connection` until `Leave`, in the place that `slot` gives."""
+    """Run commands from `connection` until `Shutdown`, in the place that `slot` gives."""
     _leave_signals_to_the_driver()
     redirect(Path(log))
     apply_slot(slot)
     _configure(slot)
-    from search.worker.evaluate_best import run_harvest
+    from search.worker.evaluate_best import run_evaluation
     from search.worker.probe import run_probe
     from search.worker.segment import run_segment
 
@@ -49,11 +49,11 @@ def serve(connection: Connection, slot: Slot, log: str) -> None:
                 redirect(TrialPaths(Path(segment.folder)).log)
                 run_segment(segment, channel)
                 redirect(Path(log))
-            case Harvest() as harvest:
-                redirect(TrialPaths(Path(harvest.folder)).log)
-                channel.send(run_harvest(harvest))
+            case Evaluate() as evaluate:
+                redirect(TrialPaths(Path(evaluate.folder)).log)
+                channel.send(run_evaluation(evaluate))
                 redirect(Path(log))
-            case Leave():
+            case Shutdown():
                 # Frameworks' threads may hang an orderly exit; there is nothing left to write.
                 os._exit(0)
 

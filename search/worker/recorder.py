@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from search.errors import SearchError
-from search.messages import Noticed, Segment, Verdict
+from search.messages import Notice, Segment, Verdict
 from search.space.domain import Value
 from search.study.paths import TrialPaths
 from search.study.records import Checkpointed, EpochDone, Outcome
@@ -127,8 +127,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
 
     def _take_up(self, saved: checkpoint.Checkpoint) -> None:
         self.epoch, self.history, self._best = saved.epoch, list(saved.history), _best_of(saved)
-        if saved.finished or self._wants_no_more:
-            self.outcome = "finished"
+        if saved.stopped_by_callback or self._wants_no_more:
+            self.outcome = "stopped_by_callback"
         for record in self.history:
             if record["epoch"] <= self._segment.from_epoch:
                 continue
@@ -159,10 +159,10 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch + 1
         record = self._record(scalar_logs(logs or {}))
-        finished = self.model.stop_training or self._wants_no_more
+        stopped_by_callback = self.model.stop_training or self._wants_no_more
         last = self.epoch >= self.last_epoch
-        if self._own_fit and (finished or last):
-            self.outcome = "finished" if finished else "reached"
+        if self._own_fit and (stopped_by_callback or last):
+            self.outcome = "stopped_by_callback" if stopped_by_callback else "reached"
             self._held, self._state = record, checkpoint.capture(self.model, self._callbacks)
             self._note_best(record["logs"], self.model)
             self.model.stop_training = True
@@ -171,8 +171,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             self.model.stop_training = True
             return
         stopped = self._is_judged(self.epoch) and self._judged_to_stop()
-        if finished:
-            self.outcome = "finished"
+        if stopped_by_callback:
+            self.outcome = "stopped_by_callback"
         elif stopped:
             self.outcome = "stopped"
         elif not last and self._channel.interrupted():
@@ -261,7 +261,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             history=self.history,
             best_epoch=self._best[0] if self._best else None,
             best_value=self._best[1] if self._best else None,
-            finished=self.outcome == "finished",
+            stopped_by_callback=self.outcome == "stopped_by_callback",
             whole=whole,
         )
         if state.lost:
@@ -275,15 +275,15 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         if text not in self._noticed:
             self._noticed.add(text)
             print(f"search: {text}", flush=True)
-            self._channel.send(Noticed(self._segment.trial, text))
+            self._channel.send(Notice(self._segment.trial, text))
 
     def _send_epoch(self, record: Mapping[str, Any]) -> None:
         self._channel.send(EpochDone(self._segment.trial, self._segment.execution, **record))
 
     def _send_checkpointed(self) -> None:
         best = self._best[0] if self._best else None
-        finished = self.outcome == "finished"
-        self._channel.send(Checkpointed(self._segment.trial, self._segment.execution, self.epoch, best, finished))
+        stopped_by_callback = self.outcome == "stopped_by_callback"
+        self._channel.send(Checkpointed(self._segment.trial, self._segment.execution, self.epoch, best, stopped_by_callback))
 
 
 def _best_of(saved: checkpoint.Checkpoint) -> tuple[int, float] | None:

@@ -23,7 +23,7 @@ from search.space import file as spaces
 from search.space.domain import Parameter, Value
 from search.space.file import Space, SpaceRef
 from search.study.paths import TrialPaths
-from search.study.records import Built, Ended, Outcome
+from search.study.records import Built, Outcome, SegmentEnded
 from search.worker import failures as shortage
 from search.worker import model_cache as held
 from search.worker import outputs
@@ -190,7 +190,7 @@ def run_segment(segment: Segment, channel: Channel) -> None:
         outcome, error = shortage.classify(exception, spaces.describe(exception, path, elsewhere=segment.space.label))
         with suppress(OSError):
             paths.traceback.write_text(spaces.trace())
-    channel.send(Ended(segment.trial, segment.execution, outcome, epoch, error))
+    channel.send(SegmentEnded(segment.trial, segment.execution, outcome, epoch, error))
 
 
 class _Training:
@@ -204,7 +204,7 @@ class _Training:
 
     def run(self) -> Recorder:
         segment, space = self._segment, self._space
-        held.keep((*segment.hold, segment.trial))
+        held.keep((*segment.cached_trials, segment.trial))
         data = load_data(segment.space, self._hp, segment.data)
         if (before := held.take(segment)) is not None:
             recorder = self._recorder(data, values=segment.values)

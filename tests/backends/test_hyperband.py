@@ -14,7 +14,7 @@ from search.backends import brackets
 from search.backends.hyperband import Hyperband
 from search.scheduler.controller import Limits
 from search.study.journal import Entry
-from search.study.records import Asked, Started, Told
+from search.study.records import ResultTold, SegmentRequested, SegmentStarted
 from search.study.trial import Suggestion, derive_seed
 from search.testing import BackEndContract, Scenario, Simulation
 from search.testing.backends import noise, seconds
@@ -84,7 +84,7 @@ def entrants(search: Simulation) -> dict[tuple[int, int], list[int]]:
     """Who came to each (bracket, rung), in order."""
     found = defaultdict(list)
     for record in search.records:
-        if isinstance(record, Asked):
+        if isinstance(record, SegmentRequested):
             found[record.bracket, record.rung].append(record.trial)
     return found
 
@@ -94,9 +94,9 @@ def scores(search: Simulation) -> dict[tuple[int, int], dict[int, float]]:
     found: dict[tuple[int, int], dict[int, float]] = defaultdict(dict)
     where: dict[int, tuple[int, int]] = {}
     for record in search.records:
-        if isinstance(record, Asked):
+        if isinstance(record, SegmentRequested):
             where[record.trial] = (record.bracket, record.rung)
-        elif isinstance(record, Told) and record.score is not None:
+        elif isinstance(record, ResultTold) and record.score is not None:
             found[where[record.trial]][record.trial] = record.score
     return found
 
@@ -163,8 +163,8 @@ def test_no_slot_idles_while_a_bracket_has_work(seed, slots, order) -> None:
     class Watched(Simulation):
         def check(self, records):
             super().check(records)
-            if self.executor.busy < slots and self.finished is None:
-                asked = sum(isinstance(record, Asked) and record.rung == 0 for record in self.records)
+            if self.executor.busy < slots and self.end is None:
+                asked = sum(isinstance(record, SegmentRequested) and record.rung == 0 for record in self.records)
                 assert asked == plan.trials
                 assert not earned(self)
 
@@ -203,8 +203,8 @@ def test_of_many_brackets_the_first_with_a_promotion_is_found(seed, slots, trial
         limits=Limits(max_trials=trials, max_consecutive_failures=100),
     ).run()
     larger = search.resume(len(search.entries) * 2 // 3, limits=Limits(max_consecutive_failures=100)).run()
-    assert larger.finished is not None
-    assert larger.finished.complete
+    assert larger.end is not None
+    assert larger.end.complete
     assert len(larger.trials) > 4 * brackets.plan(9, 3).trials - 10  # a bracket cut short is not opened again
 
 
@@ -216,8 +216,8 @@ def test_a_space_of_eight_points_still_promotes(slots: int) -> None:
 
     search = simulate(Scenario(ask, wild, seconds=seconds), max_epochs=27, slots=slots).run()
     assert len({tuple(trial.params.items()) for trial in search.trials}) == len(search.trials) == 8
-    assert search.finished is not None
-    assert search.finished.complete
+    assert search.end is not None
+    assert search.end.complete
     assert Counter(trial.epochs for trial in search.trials) == {3: 5, 9: 2, 27: 1}
     told = scores(search)
     assert set(entrants(search)[0, 2]) == set(sorted(told[0, 1], key=told[0, 1].get)[:3])
@@ -237,11 +237,11 @@ def test_with_a_larger_budget_no_trial_comes_where_it_can_go_nowhere(slots: int)
     late = 0
     for kept in range(0, len(first.entries), 3):
         larger = first.resume(kept, limits=Limits(max_trials=12)).run()
-        assert larger.finished is not None
-        assert larger.finished.complete
+        assert larger.end is not None
+        assert larger.end.complete
         came: Counter[int] = Counter()
         for record in larger.records:
-            if isinstance(record, Asked) and record.bracket == 0:
+            if isinstance(record, SegmentRequested) and record.bracket == 0:
                 assert record.rung is not None
                 full = any(came[rung] == sizes[rung] for rung in range(1, len(sizes)))
                 assert record.rung > 0 or not full
@@ -254,9 +254,9 @@ def test_a_journal_that_has_such_a_trial_is_gone_on_with() -> None:
     """Older versions asked for them. The bracket is over when it has ended, too."""
     scenario = Scenario(line, wild, seconds=lambda run: 100.0 if run.trial == 8 else 1.0)
     first = simulate(scenario, factor=2, slots=2, limits=Limits(max_trials=8)).run()
-    second = [n for n, record in enumerate(first.records) if isinstance(record, Asked) and record.rung == 2]
+    second = [n for n, record in enumerate(first.records) if isinstance(record, SegmentRequested) and record.rung == 2]
     entries = first.entries[: second[-1] + 1]
-    new = Asked(8, 0, 2, 0, 0, False, derive_seed(0, "train", 8, 0))
+    new = SegmentRequested(8, 0, 2, 0, 0, False, derive_seed(0, "train", 8, 0))
     entries.append(Entry(new, entries[-1].time, 0))
     search = simulate(scenario, factor=2, slots=2, entries=entries, limits=Limits(max_trials=9)).run()
     assert all(trial.ended for trial in search.trials)
@@ -278,9 +278,11 @@ def test_a_trial_that_ended_itself_holds_its_place_and_trains_no_more() -> None:
     assert came[0, 2] == [best.number]
     assert best.ended == "completed"
     assert best.epochs == best.trained == 1
-    assert sum(isinstance(record, Started) and record.trial == best.number for record in search.records) == 1
-    told = [record.outcome for record in search.records if isinstance(record, Told) and record.trial == best.number]
-    assert told == ["finished"] * 3
+    assert sum(isinstance(record, SegmentStarted) and record.trial == best.number for record in search.records) == 1
+    told = [
+        record.outcome for record in search.records if isinstance(record, ResultTold) and record.trial == best.number
+    ]
+    assert told == ["stopped_by_callback"] * 3
     assert [len(came[0, rung]) for rung in range(3)] == [9, 3, 1]
 
 

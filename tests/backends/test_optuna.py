@@ -17,7 +17,7 @@ from search.backends.samplers import SAMPLERS, Axis
 from search.errors import OptionError
 from search.scheduler.controller import Limits
 from search.space.domain import Condition, Domain, Parameter
-from search.study.records import Asked, EpochDone, Judged, Told, Valued
+from search.study.records import EpochDone, Judged, ParameterSet, ResultTold, SegmentRequested
 from search.study.trial import Objective
 from search.testing import BackEndContract, Scenario, Simulation
 from search.testing.backends import FEW, by_noise, few, in_order, seconds
@@ -114,7 +114,9 @@ def test_samplers_learn(sampler: str, pruner: str) -> None:
 
 def test_a_joint_draw_covers_a_trial_that_begins_with_a_fixed_value() -> None:
     search = simulate(Scenario(two, bowl), "qmc", limits=Limits(max_trials=6)).run()
-    kept = [record for record in search.records if isinstance(record, Valued) and record.attributes.get("relative")]
+    kept = [
+        record for record in search.records if isinstance(record, ParameterSet) and record.attributes.get("relative")
+    ]
     assert [record.parameter.name for record in kept] == ["x"] * 5  # the first trial shows what the space is
     assert all(len(record.attributes["relative"]) == 2 for record in kept)
 
@@ -128,7 +130,7 @@ def test_a_grid_is_gone_through_cell_by_cell() -> None:
     search = simulate(Scenario(ask, by_noise), "grid", limits=Limits()).run()
     assert len(search.trials) == len({in_order(trial.params) for trial in search.trials}) == 27
     # Without the grid, what is left over would be drawn value by value: then 27 draws in a row do not all fit.
-    cells = [record for record in search.records if isinstance(record, Valued) and "trial" in record.attributes]
+    cells = [record for record in search.records if isinstance(record, ParameterSet) and "trial" in record.attributes]
     assert [record.attributes["trial"]["grid_id"] for record in cells] == list(range(27))
     assert all(record.value == search.trials[record.trial].params[record.parameter.name] for record in cells)
 
@@ -169,9 +171,9 @@ def test_a_pruner_stops_at_the_end_of_an_epoch(spec: str) -> None:
     assert bool(stopped) == (spec != "none")
     stops = {r.trial: r.epoch for r in search.records if isinstance(r, Judged) and r.stop}
     assert {trial.number: trial.epochs for trial in stopped} == stops
-    told = {record.trial: record.outcome for record in search.records if isinstance(record, Told)}
+    told = {record.trial: record.outcome for record in search.records if isinstance(record, ResultTold)}
     assert all(told[trial.number] == ("stopped" if trial in stopped else "reached") for trial in search.trials)
-    judged = {record.judged for record in search.records if isinstance(record, Asked)}
+    judged = {record.judged for record in search.records if isinstance(record, SegmentRequested)}
     assert judged == {spec != "none"}
     whole = [trial.params["x"] for trial in search.trials if trial.ended == "completed"]
     if stopped and "wilcoxon" not in spec:
@@ -208,11 +210,11 @@ def test_hyperband_and_asha_take_the_searchs_factor() -> None:
 def test_a_failed_trial_is_told_as_the_worst(direction: Any, worst: float) -> None:
     back_end = Optuna(Objective("loss", direction), 0, max_epochs=3)
     for trial, outcome in enumerate(["failed", "reached", "stopped"]):
-        back_end.apply(Asked(trial, 0, 3, None, None, True, 0))
-        back_end.apply(Valued(trial, Parameter("x", Domain("float", 0.0, 1.0)), 0.5))
+        back_end.apply(SegmentRequested(trial, 0, 3, None, None, True, 0))
+        back_end.apply(ParameterSet(trial, Parameter("x", Domain("float", 0.0, 1.0)), 0.5))
         back_end.apply(EpochDone(trial, 0, 1, {"loss": 0.25}, 1.0))
         back_end.apply(EpochDone(trial, 0, 1, {"loss": 99.0}, 1.0))  # trained again: the first stands
-        assert back_end.apply(Told(trial, 1, None if outcome == "failed" else 0.25, outcome)) == (trial,)  # type: ignore[arg-type]
+        assert back_end.apply(ResultTold(trial, 1, None if outcome == "failed" else 0.25, outcome)) == (trial,)  # type: ignore[arg-type]
     trials = back_end._draws.study.get_trials()
     assert [trial.value for trial in trials] == [worst, 0.25, 0.25]
     assert [trial.state for trial in trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED]
@@ -226,9 +228,9 @@ def test_of_other_eras_trials_it_learns_what_they_are() -> None:
     before = simulate(scenario, pruner="asha", limits=Limits(max_trials=20)).run()
     back_end = Optuna(Objective("val_loss", "min"), 0, max_epochs=9)
     back_end.learn(before.trials)
-    learnt = back_end._draws.study.get_trials()
-    assert len(learnt) == 20
-    for trial, theirs in zip(before.trials, learnt, strict=True):
+    imported = back_end._draws.study.get_trials()
+    assert len(imported) == 20
+    for trial, theirs in zip(before.trials, imported, strict=True):
         assert theirs.params.keys() == {"x (float linear)", "y (float linear)"}
         assert theirs.params["x (float linear)"] == trial.params["x"]
         assert theirs.value == (math.inf if trial.ended == "failed" else trial.objective)
@@ -347,6 +349,6 @@ def test_choices_may_change_where_the_user_accepted_it() -> None:
     ).run()
     back_end = Optuna(Objective("val_loss", "min"), 0)
     back_end.learn(before.trials)
-    back_end.apply(Asked(9, 0, 3, None, None, False, 0))
+    back_end.apply(SegmentRequested(9, 0, 3, None, None, False, 0))
     parameter = Parameter("a", Domain("choice", values=("x", "y", "z")))
-    back_end.apply(Valued(9, parameter, back_end.suggest(9, parameter).value))
+    back_end.apply(ParameterSet(9, parameter, back_end.suggest(9, parameter).value))

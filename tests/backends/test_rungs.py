@@ -20,7 +20,7 @@ from search.backends.rungs import RungModel
 from search.backends.samplers import SAMPLERS
 from search.scheduler.controller import Limits
 from search.space.domain import Domain, Parameter
-from search.study.records import Asked, EpochDone, Told, Valued
+from search.study.records import EpochDone, ParameterSet, ResultTold, SegmentRequested
 from search.study.study import Study, Trial
 from search.study.trial import Objective
 from search.testing import Scenario, Simulation
@@ -67,14 +67,14 @@ class ByHand:
     def train(self, *losses: float, told: Any = "reached", to: int | None = None) -> int:
         """A new trial whose epochs end with `losses`. `told` says how that ended, None that it goes on."""
         trial, self.trials = self.trials, self.trials + 1
-        self.model.apply(Asked(trial, 0, to or len(losses), 0, 0, False, 0))
+        self.model.apply(SegmentRequested(trial, 0, to or len(losses), 0, 0, False, 0))
         for parameter in (X, Y):
-            self.model.apply(Valued(trial, parameter, (trial + 1) / 100))
+            self.model.apply(ParameterSet(trial, parameter, (trial + 1) / 100))
         for epoch, loss in enumerate(losses, 1):
             self.model.apply(EpochDone(trial, 0, epoch, {"val_loss": loss}, 1.0))
         if told is not None:
             score = None if told == "failed" else self.model._objective.best(losses)
-            self.model.apply(Told(trial, len(losses), score, told))
+            self.model.apply(ResultTold(trial, len(losses), score, told))
         return trial
 
     def seen(self) -> list[tuple[str, float | None]]:
@@ -117,7 +117,7 @@ def test_what_a_sampler_sees_of_each_trial() -> None:
         hand.train(0.5, 0.5, 0.5)
     hand.train(0.2)  # waits for its promotion
     hand.train(0.3, told="failed", to=9)
-    hand.train(0.3, told="finished")  # by a callback of its own: that is what it has at 9 epochs, too
+    hand.train(0.3, told="stopped_by_callback")  # by a callback of its own: that is what it has at 9 epochs, too
     hand.train(0.1, told=None, to=9)
     hand.train(told=None, to=1)
     rest = [("FAIL", None), ("COMPLETE", math.inf), ("COMPLETE", 0.3), ("RUNNING", None), ("RUNNING", None)]
@@ -145,9 +145,9 @@ def test_an_epoch_that_is_trained_again_changes_nothing() -> None:
 def test_a_build_that_failed_half_way_takes_nothing_from_a_joint_space() -> None:
     hand = ByHand("gp:n_startup_trials=2") if importlib.util.find_spec("torch") else ByHand("cmaes")
     hand.train(0.5, 0.5, 0.5)
-    hand.model.apply(Asked(1, 0, 3, 0, 0, False, 0))
-    hand.model.apply(Valued(1, X, 0.5))
-    hand.model.apply(Told(1, 0, None, "failed"))
+    hand.model.apply(SegmentRequested(1, 0, 3, 0, 0, False, 0))
+    hand.model.apply(ParameterSet(1, X, 0.5))
+    hand.model.apply(ResultTold(1, 0, None, "failed"))
     shown = hand.model._draws._shown(hand.model._draws.study.get_trials())
     assert [trial.state for trial in shown] == [TrialState.COMPLETE, TrialState.FAIL]
 
@@ -166,8 +166,8 @@ def test_a_sampler_is_better_than_chance_after_the_same_epochs(sampler: str) -> 
         assert search.study.epochs == 500
         return statistics.median(regret(trial.params) for trial in search.trials[-20:])
 
-    learnt, random = ([drawn(name, seed) for seed in range(5)] for name in (sampler, "random"))
-    assert statistics.median(learnt) < 0.6 * statistics.median(random)
+    imported, random = ([drawn(name, seed) for seed in range(5)] for name in (sampler, "random"))
+    assert statistics.median(imported) < 0.6 * statistics.median(random)
 
 
 @pytest.mark.slow
@@ -175,10 +175,10 @@ def test_a_sampler_is_better_than_chance_after_the_same_epochs(sampler: str) -> 
 @pytest.mark.parametrize("make", [hyperband("gp"), optuna("gp", "none")], ids=["hyperband", "optuna"])
 def test_a_gaussian_process_uses_what_another_back_end_found(make: Callable[[Study], BackEnd]) -> None:
     def pick(study: Study) -> BackEnd:
-        return (optuna("random", "none") if study.eras[-1].backend == "first" else make)(study)
+        return (optuna("random", "none") if study.phases[-1].backend == "first" else make)(study)
 
-    begun = Simulation(BOWL, pick, era="first", limits=Limits(max_trials=20)).run()
-    search = begun.resume(era="second", limits=Limits(max_trials=len(begun.trials) + 4)).run()
+    begun = Simulation(BOWL, pick, phase="first", limits=Limits(max_trials=20)).run()
+    search = begun.resume(phase="second", limits=Limits(max_trials=len(begun.trials) + 4)).run()
     assert min(regret(trial.params) for trial in search.trials[-4:]) < 1e-3
     assert search.resume(len(begun.entries) + 20).run().history() == search.history()
 
@@ -190,7 +190,7 @@ def test_any_sampler_goes_with_hyperband_and_none_tries_a_configuration_twice(sa
     scenario = Scenario(few, by_noise, seconds=seconds)
     search = Simulation(scenario, hyperband(sampler), slots=3).run()
     assert sorted(in_order(trial.params) for trial in search.trials) == sorted(map(in_order, FEW))
-    assert search.resume(len(search.entries) // 2).run().finished == search.finished
+    assert search.resume(len(search.entries) // 2).run().end == search.end
 
 
 def test_nothing_that_draws_at_random_imports_optuna() -> None:
@@ -227,19 +227,19 @@ def test_what_one_back_end_found_the_next_one_uses(
     """Deterministic by its seeds: the next trials are better than those of a search that begins without knowledge."""
 
     def make(study: Study) -> BackEnd:
-        return (first if study.eras[-1].backend == "first" else second)(study)
+        return (first if study.phases[-1].backend == "first" else second)(study)
 
     def drawn(search: Simulation) -> float:
         return statistics.median(regret(trial.params) for trial in search.trials[-12:])
 
-    learnt, fresh = [], []
+    imported, fresh = [], []
     for seed in range(3):
-        begun = Simulation(BOWL, make, seed=seed, era="first", limits=Limits(max_trials=60)).run()
-        more = begun.resume(era="second", limits=Limits(max_trials=len(begun.trials) + 12)).run()
-        learnt.append(drawn(more))
-        fresh.append(drawn(Simulation(BOWL, make, seed=seed, era="second", limits=Limits(max_trials=12)).run()))
+        begun = Simulation(BOWL, make, seed=seed, phase="first", limits=Limits(max_trials=60)).run()
+        more = begun.resume(phase="second", limits=Limits(max_trials=len(begun.trials) + 12)).run()
+        imported.append(drawn(more))
+        fresh.append(drawn(Simulation(BOWL, make, seed=seed, phase="second", limits=Limits(max_trials=12)).run()))
         assert more.resume(len(begun.entries) + 20).run().history() == more.history()
-    assert statistics.median(learnt) < 0.7 * statistics.median(fresh)
+    assert statistics.median(imported) < 0.7 * statistics.median(fresh)
 
 
 def foreign(*losses: float, x: float = 0.5, y: float | None = 0.5, exhausted: bool = False, **state: Any) -> Trial:
@@ -283,14 +283,14 @@ def test_optuna_takes_a_foreign_trial_as_it_would_have_trained_it() -> None:
             foreign(0.5, failed=True),
         ]
     )
-    learnt = back_end._draws.study.get_trials()
-    assert [(trial.state.name, trial.value) for trial in learnt] == [
+    imported = back_end._draws.study.get_trials()
+    assert [(trial.state.name, trial.value) for trial in imported] == [
         ("COMPLETE", 0.3),
         ("PRUNED", 0.4),
         ("COMPLETE", 0.5),
         ("COMPLETE", math.inf),
     ]
-    assert learnt[0].intermediate_values == {1: 0.5, 2: 0.4, 3: 0.3}
+    assert imported[0].intermediate_values == {1: 0.5, 2: 0.4, 3: 0.3}
 
 
 def test_what_does_not_fit_the_space_is_not_learnt() -> None:

@@ -19,7 +19,19 @@ from search.display import live as progress
 from search.display.live import Pace, Size, budgets, frame, make
 from search.options import Options
 from search.space.domain import Domain, Parameter, Value
-from search.study.records import Asked, Began, Built, Ended, EpochDone, Era, Header, Started, Told, TrialEnded, Valued
+from search.study.records import (
+    BackendChanged,
+    Built,
+    EpochDone,
+    Header,
+    ParameterSet,
+    ResultTold,
+    SearchStarted,
+    SegmentEnded,
+    SegmentRequested,
+    SegmentStarted,
+    TrialEnded,
+)
 from search.study.study import Study
 from search.study.trial import State
 
@@ -42,8 +54,8 @@ class Story:
             1, "uid", "digits", 7, "val_accuracy", direction, "digits.py", "digest", (LR, UNITS, LAYERS), {}  # type: ignore[arg-type]
         )  # fmt: skip
         self.apply(header)
-        self.apply(Era(backend, {}))
-        self.apply(Began("box", 4321, told or {}))
+        self.apply(BackendChanged(backend, {}))
+        self.apply(SearchStarted("box", 4321, told or {}))
 
     def apply(self, record: object, at: float | None = None) -> None:
         self.now = self.now + 1 if at is None else at
@@ -54,15 +66,15 @@ class Story:
     ) -> None:
         """Ask for a trial, and start it in `slot`."""
         begun = self.study.trials.get(trial)
-        self.apply(Asked(trial, begun.epochs if begun else 0, to, bracket, rung, False, 100 + trial))
+        self.apply(SegmentRequested(trial, begun.epochs if begun else 0, to, bracket, rung, False, 100 + trial))
         if slot is not None:
-            self.apply(Started(trial, 0, 0, slot, 0, to))
+            self.apply(SegmentStarted(trial, 0, 0, slot, 0, to))
 
     def values(self, trial: int, **values: Value) -> None:
         for name, value in values.items():
             known = {parameter.name: parameter for parameter in (LR, UNITS, LAYERS)}
             parameter = known.get(name, Parameter(name, Domain("choice", values=(value, "other"))))
-            self.apply(Valued(trial, parameter, value))
+            self.apply(ParameterSet(trial, parameter, value))
         self.apply(Built(trial, 12345, "fit"))
 
     def epochs(self, trial: int, *objectives: float, seconds: float = 0.42, **logs: float) -> None:
@@ -73,14 +85,14 @@ class Story:
     def reach(self, trial: int, end: State | None = None) -> None:
         """The segment reached its last epoch; with `end`, the trial ends too."""
         found = self.study.trials[trial]
-        self.apply(Ended(trial, 0, "reached", found.epochs))
-        self.apply(Told(trial, found.epochs, found.objective, "reached"))
+        self.apply(SegmentEnded(trial, 0, "reached", found.epochs))
+        self.apply(ResultTold(trial, found.epochs, found.objective, "reached"))
         if end is not None:
             self.apply(TrialEnded(trial, end))
 
     def fail(self, trial: int, error: str) -> None:
-        self.apply(Ended(trial, 0, "failed", self.study.trials[trial].epochs, error))
-        self.apply(Told(trial, self.study.trials[trial].epochs, None, "failed"))
+        self.apply(SegmentEnded(trial, 0, "failed", self.study.trials[trial].epochs, error))
+        self.apply(ResultTold(trial, self.study.trials[trial].epochs, None, "failed"))
         self.apply(TrialEnded(trial, "failed"))
 
 
@@ -210,7 +222,7 @@ def test_hyperband_charges_what_was_granted() -> None:
 
 def test_hyperband_counts_its_own_era() -> None:
     story = typical()
-    story.apply(Era("hyperband", {"max_epochs": 9}))
+    story.apply(BackendChanged("hyperband", {"max_epochs": 9}))
     assert budgets(story.study, Options(), story.now)[0].done == 0
     story.ask(6, 3)
     story.epochs(6, 0.5)
@@ -221,7 +233,7 @@ def test_an_exhausted_trial_has_used_up_its_rung() -> None:
     story = Story()
     story.ask(0, 9)
     story.epochs(0, 0.5, 0.6)
-    story.apply(Ended(0, 0, "finished", 2))
+    story.apply(SegmentEnded(0, 0, "stopped_by_callback", 2))
     assert budgets(story.study, Options(), story.now)[0].done == 9
 
 

@@ -17,7 +17,7 @@ from tests.test_progress import LR, UNITS, Story, typical
 from search.display import tables
 from search.messages import Probed
 from search.space.domain import Condition, Domain, Parameter
-from search.study.records import Ended, Finished, Told, TrialEnded
+from search.study.records import ResultTold, SearchEnded, SegmentEnded, TrialEnded
 from search.study.study import Study
 
 
@@ -206,7 +206,7 @@ def test_what_users_write_is_never_markup_nor_a_command() -> None:
     story.ask(0, 3)
     story.values(0, **{"[bold]x[/bold]": "[red]y\x1b[2J\n"})
     story.epochs(0, 0.5, **{"[link]m": 1.0})
-    story.apply(Ended(0, 0, "lost", 1, "[/nope] \x1b[31mgone\r\n"))
+    story.apply(SegmentEnded(0, 0, "lost", 1, "[/nope] \x1b[31mgone\r\n"))
     study = story.study
     text = "\n".join(
         [
@@ -249,16 +249,16 @@ def test_the_status_of_a_study_whose_process_is_gone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("finished", "line"),
+    ("stopped_by_callback", "line"),
     [
-        (Finished("the back end is done", True, 0), "digits: done, the back end is done"),
+        (SearchEnded("the back end is done", True, 0), "digits: done, the back end is done"),
         (
-            Finished("stopped by the user", False, 130),
+            SearchEnded("stopped by the user", False, 130),
             "digits: ended, stopped by the user; `search resume digits` goes on",
         ),
     ],
 )
-def test_the_status_of_a_study_that_ended(finished: Finished, line: str) -> None:
+def test_the_status_of_a_study_that_ended(finished: SearchEnded, line: str) -> None:
     story = typical()
     story.apply(finished)
     assert tables.status_lines(story.study, False, story.now)[0] == line
@@ -356,11 +356,11 @@ def test_a_long_sparkline_has_its_width() -> None:
 
 def test_a_retried_trial_has_no_error() -> None:
     story = typical()
-    story.apply(Ended(4, 0, "lost", 3, "the process died"))
+    story.apply(SegmentEnded(4, 0, "lost", 3, "the process died"))
     lines = rendered(tables.show_trial(story.study, story.study.trials[4], "", "", alive=True))
     assert "error: the process died" in lines
     assert "worker: not running, 1 segment, 1.3s of training" in lines
-    story.apply(Told(4, 9, 0.61, "reached"))
+    story.apply(ResultTold(4, 9, 0.61, "reached"))
     assert "error" not in "\n".join(rendered(tables.show_trial(story.study, story.study.trials[4], "", "", alive=True)))
 
 
@@ -376,7 +376,7 @@ def probed(*parameters: Parameter) -> Probed:
         metrics=("loss", "accuracy", "val_loss", "val_accuracy"),
         compiled_metrics=("accuracy",),
         directions={"accuracy": "max"},
-        parameter_count=12345,
+        weight_count=12345,
         summary="dense  Dense  (None, 10)",
         batch_size=32,
         samples=(1347, None),

@@ -25,7 +25,7 @@ from search.messages import Lost, Probe, Probed, ProbeFailed, Segment
 from search.space.file import SpaceRef
 from search.study import journal
 from search.study.paths import StudyPaths
-from search.study.records import Ended, Started
+from search.study.records import SegmentEnded, SegmentStarted
 from search.study.trial import Objective
 
 COMMAND = [sys.executable, "-c", "import sys; from search.cli import main; sys.exit(main(sys.argv[1:]))"]
@@ -63,7 +63,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_goes_on(space: Path, undistur
     study = search.run(space, study="killed", **OPTIONS)
     assert (study.paths.trial(1).folder / "killed").exists()
     assert history(study) == undisturbed
-    lost = [entry.record for entry in journal.read(study.paths.journal) if isinstance(entry.record, Ended)]
+    lost = [entry.record for entry in journal.read(study.paths.journal) if isinstance(entry.record, SegmentEnded)]
     assert [record.error for record in lost if record.outcome == "lost"] == [
         "its process was ended by SIGKILL, out of memory?"
     ]
@@ -82,7 +82,9 @@ def test_a_trial_that_always_kills_its_worker_fails_and_the_others_go_on(space: 
 def ends(study: Any, trial: int) -> list[tuple[str, str | None]]:
     """How the segments of a trial ended."""
     found = [entry.record for entry in journal.read(study.paths.journal)]
-    return [(record.outcome, record.error) for record in found if isinstance(record, Ended) and record.trial == trial]
+    return [
+        (record.outcome, record.error) for record in found if isinstance(record, SegmentEnded) and record.trial == trial
+    ]
 
 
 @pytest.mark.slow
@@ -121,11 +123,11 @@ def test_a_trial_that_ran_out_of_memory_is_tried_again_in_a_new_process_with_not
     beside: list[set[int]] = []
     for entry in journal.read(study.paths.journal):
         match entry.record:
-            case Started(trial=number):
+            case SegmentStarted(trial=number):
                 running.add(number)
                 if 1 in running:
                     beside.append(set(running))
-            case Ended(trial=number, outcome=outcome):
+            case SegmentEnded(trial=number, outcome=outcome):
                 running.discard(number)
                 if outcome == "no_memory":
                     beside.clear()
@@ -302,7 +304,7 @@ def ended(executor: LocalExecutor, slots: set[int]) -> dict[int, str]:
     def handle(slot: int, message: Any) -> None:
         if type(message).__name__ == "Lost":
             outcomes[slot] = "lost"
-        if isinstance(message, Ended):
+        if isinstance(message, SegmentEnded):
             outcomes[slot] = message.outcome
 
     deadline = time.monotonic() + 60

@@ -12,7 +12,7 @@ from places import SLOW
 import search
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
-from search.driver.retention import Cleaner
+from search.driver.retention import Retention
 from search.scheduler.controller import Limits
 from search.study.paths import StudyPaths
 from search.study.study import Study
@@ -54,7 +54,7 @@ def test_after_any_record_the_best_and_all_that_may_go_on_are_there(make: Any, s
     limits = Limits(max_trials=25, executions=2 if seed == 2 else 1)
     entries = Simulation(scenario, make, seed=seed, slots=3, limits=limits).run().entries
     study, paths = Study(), StudyPaths(tmp_path)
-    cleaner = Cleaner(study, paths, KEEP)
+    cleaner = Retention(study, paths, KEEP)
     deleted = False
     for entry in entries:
         study.apply(entry.record, entry.time)
@@ -87,7 +87,7 @@ def test_another_process_finds_what_is_left_to_delete(tmp_path: Path) -> None:
         files.folder.mkdir(parents=True)
         for path in (files.checkpoint(0), files.best(0), files.log, files.folder / ".best-0.npz.1234.tmp"):
             path.touch()
-    Cleaner(study, paths, KEEP).flushed()
+    Retention(study, paths, KEEP).flushed()
     assert not list(tmp_path.glob("trials/*/checkpoint-*"))
     assert not list(tmp_path.glob("trials/*/.*"))
     assert len(list(tmp_path.glob("trials/*/best-*"))) == KEEP

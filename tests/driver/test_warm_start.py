@@ -22,7 +22,7 @@ from search.errors import OptionError, StudyError
 from search.options import Options, resolve
 from search.scheduler.controller import Limits
 from search.study.journal import Entry, Journal, format_line, parse_line
-from search.study.records import Learnt
+from search.study.records import TrialImported
 from search.study.study import Study
 from search.study.trial import Objective
 from search.testing import Scenario, Simulation
@@ -77,7 +77,7 @@ def options(runs: Path, **given: Any) -> Options:
     return resolve({"runs": str(runs), "sampler": "tpe", "warm_start": "simulated", **given}, {})
 
 
-def learnt(runs: Path, own: Study | None = None, objective: Objective = MIN, **given: Any) -> list[Learnt]:
+def imported(runs: Path, own: Study | None = None, objective: Objective = MIN, **given: Any) -> list[TrialImported]:
     return warm_start.records(options(runs, **given), objective, own)
 
 
@@ -85,36 +85,36 @@ def learnt(runs: Path, own: Study | None = None, objective: Objective = MIN, **g
 
 
 def test_each_trial_is_one_record(source: Path) -> None:
-    records = learnt(source)
+    records = imported(source)
     there = Simulation(BOWL, random, seed=9, limits=Limits(max_trials=30)).run()
     assert [record.number for record in records] == list(range(30))
     for record, trial in zip(records, there.trials, strict=True):
         assert (record.params, record.parameters) == (trial.params, tuple(trial.parameters))
         assert record.curve == tuple(epoch.logs["val_loss"] for epoch in trial.curve)
-        assert (record.state, record.finished) == (trial.ended, trial.exhausted)
+        assert (record.state, record.stopped_by_callback) == (trial.ended, trial.exhausted)
         assert parse_line(format_line(record, 1.0)) == (record, 1.0)
     assert {record.state for record in records} == {"completed", "failed"}
-    assert any(record.finished for record in records)
+    assert any(record.stopped_by_callback for record in records)
 
 
 def test_a_study_is_named_or_a_folder(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert learnt(source) == learnt(source / "elsewhere", warm_start=str(source / "simulated"))
+    assert imported(source) == imported(source / "elsewhere", warm_start=str(source / "simulated"))
     monkeypatch.chdir(source)
-    assert learnt(source) == learnt(source / "elsewhere", warm_start="./simulated")
+    assert imported(source) == imported(source / "elsewhere", warm_start="./simulated")
 
 
 def test_each_trial_is_learnt_once(source: Path) -> None:
-    records = learnt(source)
-    begun = Simulation(BOWL, tpe, learnt=records[:20], limits=Limits(max_trials=2)).run()
+    records = imported(source)
+    begun = Simulation(BOWL, tpe, imported=records[:20], limits=Limits(max_trials=2)).run()
     assert begun.study.header is not None
     begun.study.header = dataclasses.replace(begun.study.header, uid="another")
-    assert learnt(source, begun.study) == records[20:]
+    assert imported(source, begun.study) == records[20:]
 
 
 def test_they_are_none_of_the_studys_own_trials(source: Path) -> None:
-    search = Simulation(BOWL, tpe, learnt=learnt(source), limits=Limits(max_trials=3)).run()
+    search = Simulation(BOWL, tpe, imported=imported(source), limits=Limits(max_trials=3)).run()
     assert [trial.number for trial in search.trials] == [0, 1, 2]
-    assert len(search.study.learnt) == 30
+    assert len(search.study.imported) == 30
     assert search.study.best in search.trials
     assert search.study.epochs == sum(trial.epochs for trial in search.trials)
 
@@ -122,14 +122,14 @@ def test_they_are_none_of_the_studys_own_trials(source: Path) -> None:
 @pytest.mark.parametrize("make", [tpe, hyperband_tpe])
 def test_they_are_used_and_a_resume_needs_the_other_study_no_more(make: Callable[[Study], Any], source: Path) -> None:
     """Deterministic by its seeds."""
-    records = learnt(source)
+    records = imported(source)
 
     def drawn(search: Simulation) -> float:
         return statistics.median(regret(trial.params) for trial in search.trials)
 
     warm, cold = [], []
     for seed in range(3):
-        with_it = Simulation(BOWL, make, seed=seed, learnt=records, limits=Limits(max_trials=12)).run()
+        with_it = Simulation(BOWL, make, seed=seed, imported=records, limits=Limits(max_trials=12)).run()
         warm.append(drawn(with_it))
         cold.append(drawn(Simulation(BOWL, make, seed=seed, limits=Limits(max_trials=12)).run()))
         for kept in range(40, len(with_it.entries), 30):
@@ -141,18 +141,18 @@ def test_they_are_used_and_a_resume_needs_the_other_study_no_more(make: Callable
 
 
 def test_what_is_learnt_later_and_what_an_era_begins_with_is_the_same(source: Path) -> None:
-    records = learnt(source)
-    first = Simulation(BOWL, tpe, learnt=records, limits=Limits(max_trials=4)).run()
-    begun = Simulation(BOWL, random, era="random", limits=Limits(max_trials=0)).run()
+    records = imported(source)
+    first = Simulation(BOWL, tpe, imported=records, limits=Limits(max_trials=4)).run()
+    begun = Simulation(BOWL, random, phase="random", limits=Limits(max_trials=0)).run()
     entries = [*begun.entries, *(Entry(record, begun.entries[-1].time, 0) for record in records)]
     later = Simulation(BOWL, tpe, entries=entries, limits=Limits(max_trials=4)).run()
     assert [trial.params for trial in later.trials] == [trial.params for trial in first.trials]
 
 
 def test_mlflow_is_told_of_the_source(source: Path) -> None:
-    records = learnt(source)
+    records = imported(source)
     projection = Projection()
-    begun = Simulation(BOWL, tpe, learnt=records, limits=Limits(max_trials=1)).run()
+    begun = Simulation(BOWL, tpe, imported=records, limits=Limits(max_trials=1)).run()
     tags: dict[str, str] = {}
     for entry in begun.entries:
         for run, change in projection.take(entry):
@@ -173,7 +173,7 @@ def test_mlflow_is_told_of_the_source(source: Path) -> None:
 )
 def test_what_cannot_be_learnt_is_explained(given: Any, objective: Objective, words: Any, source: Path) -> None:
     with pytest.raises((OptionError, StudyError)) as caught:
-        learnt(source, objective=objective, **given)
+        imported(source, objective=objective, **given)
     message = str(caught.value)
     assert message.startswith("--warm-start")
     assert "\n" not in message
@@ -207,7 +207,7 @@ def test_a_study_goes_on_with_another_back_end(first: Any, second: Any, space: P
     assert run("run", space, "--study", "t", *RUN, "--seed", 1, "--max-trials", 5, *first) == 0
     assert run("resume", "t", "--workers", 1, "--no-progress", "--max-trials", 8, *second) == 0
     found = search.load_study("t")
-    assert [trial.era for trial in found.trials] == [0] * 5 + [1] * 3
+    assert [trial.phase for trial in found.trials] == [0] * 5 + [1] * 3
     assert all(trial.ended for trial in found.trials)
     # With nothing learnt there would be too few trials for a joint draw.
     assert any(entry["attributes"].get("relative") for entry in journaled("t") if entry["kind"] == "valued")
@@ -230,16 +230,16 @@ def test_a_warm_start_and_what_is_tried_first(space: Path, tmp_path: Path, capfd
     assert [trial.params["units"] for trial in found.trials][:2] == [3, 4]
     assert found.trials[1].params["learning_rate"] == 0.01
     assert len(found.trials) == 3
-    assert len(found.study.learnt) == 4
+    assert len(found.study.imported) == 4
     # The same command again, when the other study is gone.
     shutil.rmtree(Path("runs", "old"))
     assert run("run", space, "--study", "new", *RUN, "--max-trials", 4, *more, *given, "--resume") == 0
     assert run("resume", "new", "--workers", 1, "--no-progress", "--max-trials", 5) == 0
     later = search.load_study("new")
     assert [trial.params for trial in later.trials[:3]] == [trial.params for trial in found.trials]
-    assert len(later.study.eras) == 1
-    assert len(later.study.learnt) == 4
-    assert len([trial for trial in later.trials if trial.given]) == 2
+    assert len(later.study.phases) == 1
+    assert len(later.study.imported) == 4
+    assert len([trial for trial in later.trials if trial.initial_values]) == 2
     assert run("run", space, "--study", "third", *RUN, "--try-first", '{"unitz": 3}') == 2
     assert run("run", space, "--study", "third", *RUN, "--warm-start", "gone", "--sampler", "tpe") == 2
     assert run("run", space, "--study", "third", *RUN, "--warm-start", "new") == 2
@@ -268,7 +268,7 @@ def test_a_changed_space_begins_an_era_where_its_parameters_have_changed(space: 
     space.write_text(text.replace('"units", 2, 8', '"units", 20, 21'))
     assert run("resume", "t", *again, 5) == 0
     found = search.load_study("t")
-    assert [trial.era for trial in found.trials] == [0, 0, 0, 1, 1]
+    assert [trial.phase for trial in found.trials] == [0, 0, 0, 1, 1]
     assert sorted(trial.params["units"] for trial in found.trials[3:]) == [20, 21]
     records = [entry["kind"] for entry in journaled("t")]
     assert records.count("space_changed") == 2

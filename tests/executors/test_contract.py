@@ -157,7 +157,7 @@ class Script:
 
 def shape(message: Message) -> tuple[Any, ...]:
     """What does not depend on how well the model learns."""
-    names = ("trial", "execution", "parameters", "epoch", "finished", "outcome")
+    names = ("trial", "execution", "parameters", "epoch", "stopped_by_callback", "outcome")
     asked = getattr(message, "parameter", None)
     return (type(message).__name__, asked and asked.name, *(getattr(message, name, None) for name in names))
 

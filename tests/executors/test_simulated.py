@@ -19,7 +19,16 @@ from search.scheduler.controller import Controller, Limits
 from search.space.file import SpaceRef
 from search.study.journal import Journal, read
 from search.study.paths import StudyPaths
-from search.study.records import FORMAT, Began, Built, Checkpointed, Ended, EpochDone, Era, Header
+from search.study.records import (
+    FORMAT,
+    BackendChanged,
+    Built,
+    Checkpointed,
+    EpochDone,
+    Header,
+    SearchStarted,
+    SegmentEnded,
+)
 from search.study.study import Study, load
 from search.study.trial import Objective
 from search.testing import Conversation
@@ -107,7 +116,7 @@ def search(
         say=lambda _: None,
         now=executor.now,
     )
-    driver.run([*([header, Era("hyperband", {})] if first else []), Began("here", 0, {})])
+    driver.run([*([header, BackendChanged("hyperband", {})] if first else []), SearchStarted("here", 0, {})])
     return study
 
 
@@ -128,8 +137,8 @@ def cut_after(journalings: int) -> Callable[[], None]:
 def test_a_study_is_searched_by_the_real_driver(tmp_path: Path) -> None:
     executor = SimulatedExecutor(ROUGH, 10, began=1000.0)
     study = search(tmp_path, executor, max_epochs=27)
-    assert study.finished is not None
-    assert study.finished.complete
+    assert study.end is not None
+    assert study.end.complete
     assert len(study.trials) == brackets.plan(27).trials
     assert all(trial.ended and not trial.open for trial in study.trials.values())
     assert {trial.ended for trial in study.trials.values()} == {"completed", "stopped", "failed"}
@@ -152,8 +161,8 @@ def test_a_study_that_was_cut_goes_on_as_if_nothing_had_happened(tmp_path: Path,
         search(tmp_path / "cut", SimulatedExecutor(scenario, disk=disk), cut_after(journalings))
     resumed = search(tmp_path / "cut", SimulatedExecutor(scenario, disk=disk, began=2e9))
     assert history(resumed) == history(whole)
-    assert resumed.finished is not None
-    assert resumed.finished.complete
+    assert resumed.end is not None
+    assert resumed.end.complete
 
 
 def test_where_the_disk_is_gone_the_epochs_are_trained_again(tmp_path: Path) -> None:
@@ -352,7 +361,7 @@ def test_recorded_curves_are_said_as_they_were_recorded() -> None:
 
 def test_where_a_recorded_curve_ends_so_does_the_training() -> None:
     talk = Conversation(SimulatedExecutor(recorded(units, CURVES))).run(segment(values={"units": 2}, to_epoch=9))
-    assert (talk.end.outcome, talk.end.epoch) == ("finished", 2)
+    assert (talk.end.outcome, talk.end.epoch) == ("stopped_by_callback", 2)
 
 
 def test_what_was_not_recorded_is_an_error_of_who_asks() -> None:
@@ -374,5 +383,5 @@ def test_a_surrogate_is_called_once_for_each_configuration() -> None:
         talk = Conversation(executor).run(segment(trial, values={"x": 0.5 + trial}, to_epoch=52))
     assert called == [{"x": 0.5}, {"x": 1.5}]
     assert isinstance(talk.said[0], Built)
-    assert isinstance(talk.said[-1], Ended)
+    assert isinstance(talk.said[-1], SegmentEnded)
     assert all(type(message.logs["val_loss"]) is float for message in epochs(talk))

@@ -11,25 +11,25 @@ from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
 from search.messages import Answer, Interrupt, Lost, Question, Verdict
 from search.scheduler.controller import Controller, Limits
-from search.scheduler.events import FromWorker, Kill, Reaction, Start, StopRequested, Tick
+from search.scheduler.events import FromWorker, Kill, Reaction, StartSegment, StopRequested, Tick
 from search.space.domain import Domain, Parameter
 from search.study.journal import Entry
 from search.study.records import (
     FORMAT,
-    Asked,
-    Began,
+    BackendChanged,
     Built,
     Checkpointed,
-    Ended,
     EpochDone,
-    Era,
-    Finished,
     Header,
+    ParameterSet,
+    ResultTold,
+    SearchEnded,
+    SearchStarted,
+    SegmentEnded,
+    SegmentRequested,
+    SegmentStarted,
     SpaceChanged,
-    Started,
-    Told,
     TrialEnded,
-    Valued,
 )
 from search.study.study import Study
 from search.testing import Scenario, Simulation
@@ -58,8 +58,8 @@ class ByHand:
 
     def begin(self, *records: Any) -> Reaction:
         """Begin a process, with `records` before its own, by default those of a new study."""
-        given = records or (() if self.entries else (HEADER, Era("optuna", {})))
-        return self._keep(self.controller.begin([*given, Began("", 0, {})], self.now))
+        given = records or (() if self.entries else (HEADER, BackendChanged("optuna", {})))
+        return self._keep(self.controller.begin([*given, SearchStarted("", 0, {})], self.now))
 
     def say(self, message: Any, slot: int = 0) -> Reaction:
         return self._keep(self.controller.handle(FromWorker(slot, message), self.now))
@@ -88,7 +88,7 @@ class ByHand:
         for epoch in epochs:
             self.say(EpochDone(trial, 0, epoch, {"loss": loss - epoch / 1000}, 1.0), slot)
         self.say(Checkpointed(trial, 0, epochs[-1], epochs[-1]), slot)
-        return self.say(Ended(trial, 0, "reached", epochs[-1]), slot)
+        return self.say(SegmentEnded(trial, 0, "reached", epochs[-1]), slot)
 
 
 def kinds(records: Any) -> list[str]:
@@ -109,13 +109,13 @@ def test_a_trial_from_its_question_to_its_end() -> None:
     hand.say(Built(0, 7, "fit"))
     ended = hand.train()
     assert kinds(ended.records) == ["Ended", "Told", "TrialEnded", "Finished"]
-    assert ended.records[1] == Told(0, 3, 0.497, "reached")
+    assert ended.records[1] == ResultTold(0, 3, 0.497, "reached")
     assert ended.records[2] == TrialEnded(0, "completed")
-    assert ended.finished == ended.records[3]
-    assert ended.finished.complete
-    assert ended.finished.exit_code == 0
+    assert ended.end == ended.records[3]
+    assert ended.end.complete
+    assert ended.end.exit_code == 0
     trial = hand.study.trials[0]
-    assert (trial.objective, trial.best_epoch, trial.parameter_count) == (0.497, 3, 7)
+    assert (trial.objective, trial.best_epoch, trial.weight_count) == (0.497, 3, 7)
 
 
 def test_what_is_said_by_a_slot_that_runs_nothing_is_not_heard() -> None:
@@ -162,9 +162,9 @@ def test_progress_renews_the_retries_and_a_success_forgets_the_error() -> None:
         hand.say(EpochDone(0, 0, epoch, {"loss": 0.5}, 1.0))
         hand.say(Checkpointed(0, 0, epoch, epoch))
         again = hand.say(Lost("killed"))
-        assert again.instructions == [(0, Start(0, 0, 3, False))]
+        assert again.instructions == [(0, StartSegment(0, 0, 3, False))]
     ended = hand.train(epochs=(3,))
-    assert ended.finished is not None
+    assert ended.end is not None
     assert hand.study.trials[0].ended == "completed"
     assert hand.study.trials[0].error is None
 
@@ -176,12 +176,12 @@ def test_a_lost_process_whose_work_was_done_has_lost_nothing() -> None:
     for epoch in (1, 2, 3):
         hand.say(EpochDone(0, 0, epoch, {"loss": 0.5}, 1.0))
     hand.say(Checkpointed(0, 0, 3, 1))
-    assert Told(0, 3, 0.5, "reached") in hand.say(Lost("killed")).records
+    assert ResultTold(0, 3, 0.5, "reached") in hand.say(Lost("killed")).records
 
 
 def starts(reaction: Reaction) -> list[tuple[int, int]]:
     """(slot, trial) of the segments that are started."""
-    return [(slot, word.trial) for slot, word in reaction.instructions if isinstance(word, Start)]
+    return [(slot, word.trial) for slot, word in reaction.instructions if isinstance(word, StartSegment)]
 
 
 def test_a_trial_that_ran_out_of_memory_is_tried_again_alone_on_its_device() -> None:
@@ -189,7 +189,7 @@ def test_a_trial_that_ran_out_of_memory_is_tried_again_alone_on_its_device() -> 
     hand.begin()
     for slot in range(3):
         hand.build(slot, slot)
-    out = hand.say(Ended(0, 0, "no_memory", 0, "out of memory: 3 GiB"), 0)
+    out = hand.say(SegmentEnded(0, 0, "no_memory", 0, "out of memory: 3 GiB"), 0)
     assert starts(out) == []  # beside it a trial runs
     assert starts(hand.train(2, slot=2)) == [(2, 3)]  # a new trial on the other GPU
     assert starts(hand.train(1, slot=1)) in ([(0, 0)], [(1, 0)])
@@ -206,8 +206,8 @@ def test_a_trial_that_runs_out_of_memory_alone_has_failed() -> None:
     hand = ByHand()
     hand.begin()
     hand.build()
-    assert starts(hand.say(Ended(0, 0, "no_memory", 0, "out of memory: 3 GiB"))) == [(0, 0)]
-    assert starts(hand.say(Ended(0, 0, "no_memory", 0, "out of memory: 3 GiB"))) == [(0, 1)]
+    assert starts(hand.say(SegmentEnded(0, 0, "no_memory", 0, "out of memory: 3 GiB"))) == [(0, 0)]
+    assert starts(hand.say(SegmentEnded(0, 0, "no_memory", 0, "out of memory: 3 GiB"))) == [(0, 1)]
     trial = hand.study.trials[0]
     assert (trial.state, trial.error) == ("failed", "out of memory: 3 GiB")
 
@@ -217,7 +217,7 @@ def test_alone_is_alone_after_a_resume_too() -> None:
     hand.begin()
     hand.build(0, 0)
     hand.build(1, 1)
-    hand.say(Ended(0, 0, "no_memory", 0, "out of memory"), 0)
+    hand.say(SegmentEnded(0, 0, "no_memory", 0, "out of memory"), 0)
     again = hand.again()
     assert starts(again.begin()) == [(0, 0)]
     again.build(0, 0)
@@ -229,12 +229,12 @@ def test_a_full_disk_ends_the_search_and_no_trial() -> None:
     hand.begin()
     hand.build(0, 0)
     hand.build(1, 1)
-    full = hand.say(Ended(0, 0, "no_space", 0, "the disk is full: No space left on device"), 0)
+    full = hand.say(SegmentEnded(0, 0, "no_space", 0, "the disk is full: No space left on device"), 0)
     assert full.instructions == [(1, Interrupt())]
-    ended = hand.say(Ended(1, 0, "interrupted", 1), 1)
-    assert ended.finished is not None
-    assert ended.finished.exit_code == 2
-    assert "make room on the disk, and resume" in ended.finished.reason
+    ended = hand.say(SegmentEnded(1, 0, "interrupted", 1), 1)
+    assert ended.end is not None
+    assert ended.end.exit_code == 2
+    assert "make room on the disk, and resume" in ended.end.reason
     assert [trial.state for trial in hand.study.trials.values()] == ["paused", "paused"]
     assert sorted(trial for _, trial in starts(hand.again().begin())) == [0, 1]
 
@@ -254,8 +254,8 @@ def test_a_trial_that_has_had_its_time_ends_with_its_epoch_and_keeps_its_best() 
     assert hand.handle(Tick()).instructions == []  # it has ten seconds
     hand.say(EpochDone(0, 0, 2, {"loss": 0.4}, 1.0))
     hand.say(Checkpointed(0, 0, 2, 2))
-    ended = hand.say(Ended(0, 0, "interrupted", 2))
-    assert [r for r in ended.records if isinstance(r, Told)] == [Told(0, 2, 0.4, "finished")]
+    ended = hand.say(SegmentEnded(0, 0, "interrupted", 2))
+    assert [r for r in ended.records if isinstance(r, ResultTold)] == [ResultTold(0, 2, 0.4, "stopped_by_callback")]
     trial = hand.study.trials[0]
     assert (trial.state, trial.objective) == ("stopped", 0.4)
     assert trial.error == "it ran for longer than it may (--trial-timeout 60s)"
@@ -307,34 +307,34 @@ def test_the_time_of_a_trial_is_that_of_all_its_segments_and_no_more() -> None:
 def test_an_exception_is_not_tried_again() -> None:
     hand = ByHand(retries=5)
     hand.begin()
-    failed = hand.say(Ended(0, 0, "failed", 0, "ValueError: x"))
-    assert failed.records[1:3] == [Told(0, 0, None, "failed"), TrialEnded(0, "failed")]
-    assert failed.instructions == [(0, Start(1, 0, 3, False))]
+    failed = hand.say(SegmentEnded(0, 0, "failed", 0, "ValueError: x"))
+    assert failed.records[1:3] == [ResultTold(0, 0, None, "failed"), TrialEnded(0, "failed")]
+    assert failed.instructions == [(0, StartSegment(1, 0, 3, False))]
 
 
 @pytest.mark.parametrize("last", ["Ended", "Told"])
 def test_an_exception_is_not_tried_again_after_a_kill_either(last: str) -> None:
     hand = ByHand()
     hand.begin()
-    hand.say(Ended(0, 0, "failed", 0, "ValueError: x"))
+    hand.say(SegmentEnded(0, 0, "failed", 0, "ValueError: x"))
     kept = kinds(entry.record for entry in hand.entries).index(last) + 1
     hand.entries = hand.entries[:kept]
     later = hand.again()
     reaction = later.begin()
     assert TrialEnded(0, "failed") in reaction.records
     assert later.study.trials[0].ended == "failed"
-    assert [start.trial for _, start in reaction.instructions if isinstance(start, Start)] == [1]
+    assert [start.trial for _, start in reaction.instructions if isinstance(start, StartSegment)] == [1]
 
 
 def test_a_search_whose_first_trials_all_fail_is_given_up() -> None:
     hand = ByHand(max_consecutive_failures=3)
     hand.begin()
     for trial in range(3):
-        last = hand.say(Ended(trial, 0, "failed", 0, f"ValueError: {trial}"))
-    assert last.finished is not None
-    assert last.finished.exit_code == 1
-    assert not last.finished.complete
-    assert "3 of 3" in last.finished.reason
+        last = hand.say(SegmentEnded(trial, 0, "failed", 0, f"ValueError: {trial}"))
+    assert last.end is not None
+    assert last.end.exit_code == 1
+    assert not last.end.complete
+    assert "3 of 3" in last.end.reason
 
 
 def line(hp: Any) -> None:
@@ -347,7 +347,7 @@ def test_failures_after_a_success_do_not_end_a_search() -> None:
     hand.build()
     hand.train()
     for trial in range(1, 12):
-        assert hand.say(Ended(trial, 0, "failed", 0, f"ValueError: {trial}")).finished is None
+        assert hand.say(SegmentEnded(trial, 0, "failed", 0, f"ValueError: {trial}")).end is None
 
 
 @pytest.mark.parametrize(("good", "given_up"), [(1, True), (2, True), (3, False)])
@@ -358,11 +358,11 @@ def test_one_error_that_keeps_nine_in_ten_from_success_ends_a_search(good: int, 
         hand.build(trial)
         hand.train(trial)
     for trial in range(good, 20):
-        last = hand.say(Ended(trial, 0, "failed", 0, "OSError: no space left"))
-        assert (last.finished is not None) == (given_up and trial == 19)
+        last = hand.say(SegmentEnded(trial, 0, "failed", 0, "OSError: no space left"))
+        assert (last.end is not None) == (given_up and trial == 19)
     if given_up:
-        assert last.finished is not None
-        assert "no space left" in last.finished.reason
+        assert last.end is not None
+        assert "no space left" in last.end.reason
 
 
 def test_trials_that_wait_for_a_promotion_have_not_failed() -> None:
@@ -372,8 +372,8 @@ def test_trials_that_wait_for_a_promotion_have_not_failed() -> None:
         lambda study: Hyperband(study.objective, 0, max_epochs=81),
         max_epochs=81,
     ).run()
-    assert search.finished is not None
-    assert search.finished.complete
+    assert search.end is not None
+    assert search.end.complete
     assert sum(trial.ended == "failed" for trial in search.trials) > 25
 
 
@@ -384,7 +384,7 @@ def test_a_domain_that_changes_between_trials_ends_the_search_and_names_both() -
     hand = ByHand()
     hand.begin()
     hand.say(Question(0, Parameter("act", Domain("choice", values=("relu", "tanh")))))
-    hand.say(Ended(0, 0, "failed", 0, "x"))
+    hand.say(SegmentEnded(0, 0, "failed", 0, "x"))
     reaction = hand.say(Question(1, Parameter("act", Domain("choice", values=("relu", "gelu")))))
     (_, answer), (_, interrupt) = reaction.instructions
     assert isinstance(answer, Answer)
@@ -393,18 +393,18 @@ def test_a_domain_that_changes_between_trials_ends_the_search_and_names_both() -
     assert "['relu', 'tanh']" in answer.error
     assert "['relu', 'gelu']" in answer.error
     assert isinstance(interrupt, Interrupt)
-    ended = hand.say(Ended(1, 0, "failed", 0, answer.error))
-    assert ended.finished is not None
-    assert ended.finished.exit_code == 2
+    ended = hand.say(SegmentEnded(1, 0, "failed", 0, answer.error))
+    assert ended.end is not None
+    assert ended.end.exit_code == 2
 
 
 def test_a_numeric_range_may_change() -> None:
     hand = ByHand()
     hand.begin()
     hand.say(Question(0, Parameter("units", Domain("int", 1, 10))))
-    hand.say(Ended(0, 0, "failed", 0, "x"))
+    hand.say(SegmentEnded(0, 0, "failed", 0, "x"))
     reaction = hand.say(Question(1, Parameter("units", Domain("int", 50, 60))))
-    assert isinstance(reaction.records[0], Valued)
+    assert isinstance(reaction.records[0], ParameterSet)
     assert 50 <= reaction.records[0].value <= 60  # type: ignore[operator]
 
 
@@ -412,7 +412,7 @@ def test_a_domain_may_change_where_the_user_accepted_it() -> None:
     hand = ByHand()
     hand.begin()
     hand.say(Question(0, Parameter("act", Domain("choice", values=("relu", "tanh")))))
-    hand.say(Ended(0, 0, "failed", 0, "x"))
+    hand.say(SegmentEnded(0, 0, "failed", 0, "x"))
     now = Parameter("act", Domain("choice", values=("relu", "gelu")))
     later = hand.again()
     later.begin(SpaceChanged("new", (now,)))
@@ -430,11 +430,11 @@ def test_an_objective_that_the_logs_lack_ends_the_search_and_lists_what_they_hol
     hand.build()
     reaction = hand.say(EpochDone(0, 0, 1, {"accuracy": 0.5, "val_accuracy": 0.5}, 1.0))
     assert any(isinstance(word, Interrupt) for _, word in reaction.instructions)
-    last = hand.say(Ended(0, 0, "interrupted", 1))
-    assert last.finished is not None
-    assert last.finished.exit_code == 2
-    assert "'loss'" in last.finished.reason
-    assert "accuracy, val_accuracy" in last.finished.reason
+    last = hand.say(SegmentEnded(0, 0, "interrupted", 1))
+    assert last.end is not None
+    assert last.end.exit_code == 2
+    assert "'loss'" in last.end.reason
+    assert "accuracy, val_accuracy" in last.end.reason
 
 
 def test_a_trial_without_a_finite_objective_has_failed() -> None:
@@ -443,8 +443,8 @@ def test_a_trial_without_a_finite_objective_has_failed() -> None:
     hand.build()
     last = hand.train(loss=float("nan"))
     assert TrialEnded(0, "failed") in last.records
-    assert last.finished is not None
-    assert last.finished.exit_code == 1
+    assert last.end is not None
+    assert last.end.exit_code == 1
 
 
 def test_the_best_epoch_counts() -> None:
@@ -454,7 +454,7 @@ def test_the_best_epoch_counts() -> None:
     for epoch, loss in enumerate([0.5, 0.2, 0.9], 1):
         hand.say(EpochDone(0, 0, epoch, {"loss": loss}, 1.0))
     hand.say(Checkpointed(0, 0, 3, 2))
-    assert Told(0, 3, 0.2, "reached") in hand.say(Ended(0, 0, "reached", 3)).records
+    assert ResultTold(0, 3, 0.2, "reached") in hand.say(SegmentEnded(0, 0, "reached", 3)).records
     assert hand.study.trials[0].best_epoch == 2
 
 
@@ -486,8 +486,8 @@ def test_a_stop_is_journaled_before_it_is_said_and_ends_the_trial() -> None:
     assert kinds(reaction.records) == ["EpochDone", "Judged"]
     assert reaction.instructions == [(0, Verdict(True))]
     hand.say(Checkpointed(1, 0, 1, 1))
-    ended = hand.say(Ended(1, 0, "stopped", 1))
-    assert ended.records[1:3] == [Told(1, 1, 0.9, "stopped"), TrialEnded(1, "stopped")]
+    ended = hand.say(SegmentEnded(1, 0, "stopped", 1))
+    assert ended.records[1:3] == [ResultTold(1, 1, 0.9, "stopped"), TrialEnded(1, "stopped")]
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -499,33 +499,33 @@ def test_a_trial_killed_at_its_verdict_gets_the_same_one(lost: int) -> None:
     later = hand.again()
     reaction = later.begin()
     if lost:
-        assert reaction.instructions == [(0, Start(1, 0, 3, True))]
+        assert reaction.instructions == [(0, StartSegment(1, 0, 3, True))]
         again = later.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
         assert again.instructions == [(0, Verdict(True))]
     else:
-        assert Told(1, 1, 0.9, "stopped") in reaction.records
+        assert ResultTold(1, 1, 0.9, "stopped") in reaction.records
 
 
 def test_a_trial_that_ended_itself_where_it_was_to_stop_was_stopped() -> None:
     """Whatever the journal has of it: a kill must not change what is told."""
     hand = judged()
     hand.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
-    hand.say(Checkpointed(1, 0, 1, 1, finished=True))
-    ended = hand.say(Ended(1, 0, "finished", 1))
-    assert ended.records[1:3] == [Told(1, 1, 0.9, "stopped"), TrialEnded(1, "stopped")]
+    hand.say(Checkpointed(1, 0, 1, 1, stopped_by_callback=True))
+    ended = hand.say(SegmentEnded(1, 0, "stopped_by_callback", 1))
+    assert ended.records[1:3] == [ResultTold(1, 1, 0.9, "stopped"), TrialEnded(1, "stopped")]
 
 
 def test_the_epoch_that_the_budget_made_the_last_is_judged_too() -> None:
     hand = ByHand(judged=True, max_total_epochs=4)
     hand.begin()
     hand.build()
-    assert hand.train(loss=0.1).instructions == [(0, Start(1, 0, 1, True))]
+    assert hand.train(loss=0.1).instructions == [(0, StartSegment(1, 0, 1, True))]
     hand.build(1)
     reaction = hand.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
     assert kinds(reaction.records) == ["EpochDone", "Judged"]
     assert reaction.instructions == []  # nobody waits for it
     hand.say(Checkpointed(1, 0, 1, 1))
-    assert Told(1, 1, 0.9, "stopped") in hand.say(Ended(1, 0, "reached", 1)).records
+    assert ResultTold(1, 1, 0.9, "stopped") in hand.say(SegmentEnded(1, 0, "reached", 1)).records
 
 
 # Stops and budgets ----------------------------------------------------------------------------------------------------
@@ -537,20 +537,20 @@ def test_a_stop_interrupts_what_runs_and_waits_for_it() -> None:
     hand.build(0, 0)
     stop = hand.handle(StopRequested())
     assert stop.instructions == [(0, Interrupt()), (1, Interrupt())]
-    assert stop.finished is None
+    assert stop.end is None
     assert hand.handle(StopRequested()).instructions == []
-    assert hand.say(Ended(1, 0, "interrupted", 0), slot=1).finished is None
+    assert hand.say(SegmentEnded(1, 0, "interrupted", 0), slot=1).end is None
     hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
     hand.say(Checkpointed(0, 0, 1, 1))
-    last = hand.say(Ended(0, 0, "interrupted", 1))
-    assert last.finished is not None
-    assert last.finished.exit_code == 130
-    assert not last.finished.complete
+    last = hand.say(SegmentEnded(0, 0, "interrupted", 1))
+    assert last.end is not None
+    assert last.end.exit_code == 130
+    assert not last.end.complete
     assert all(trial.state == "paused" for trial in hand.study.trials.values())
     later = hand.again()
     reaction = later.begin()
-    assert {start.trial for _, start in reaction.instructions if isinstance(start, Start)} == {0, 1}
-    assert [r.from_epoch for r in reaction.records if isinstance(r, Started)] == [1, 0]
+    assert {start.trial for _, start in reaction.instructions if isinstance(start, StartSegment)} == {0, 1}
+    assert [r.from_epoch for r in reaction.records if isinstance(r, SegmentStarted)] == [1, 0]
 
 
 def test_the_time_of_all_runs_counts_and_that_between_them_does_not() -> None:
@@ -558,7 +558,7 @@ def test_the_time_of_all_runs_counts_and_that_between_them_does_not() -> None:
     hand.begin()
     hand.build()
     hand.now += 30
-    assert hand.handle(Tick()).finished is None
+    assert hand.handle(Tick()).end is None
     hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))  # killed after this: it ran for 30 s
     later = hand.again()
     later.begin()
@@ -566,7 +566,7 @@ def test_the_time_of_all_runs_counts_and_that_between_them_does_not() -> None:
     assert later.handle(Tick()).instructions == []
     later.now += 1
     assert later.handle(Tick()).instructions == [(0, Interrupt())]
-    assert later.say(Ended(0, 0, "interrupted", 1)).finished is not None
+    assert later.say(SegmentEnded(0, 0, "interrupted", 1)).end is not None
     assert later.study.seconds() == 50
 
 
@@ -574,15 +574,15 @@ def test_the_time_of_all_runs_counts_and_that_between_them_does_not() -> None:
 def test_a_target_ends_the_search(direction: Any, target: float, reached: float) -> None:
     hand = ByHand(target=target)
     header = Header(FORMAT, "0", "study", 0, "loss", direction, "", "", (X,), {})
-    hand.begin(header, Era("optuna", {}))
+    hand.begin(header, BackendChanged("optuna", {}))
     hand.build()
     short = target - 0.01 if direction == "max" else target + 0.01
     assert hand.say(EpochDone(0, 0, 1, {"loss": short}, 1.0)).instructions == []
     assert hand.say(EpochDone(0, 0, 2, {"loss": reached}, 1.0)).instructions == [(0, Interrupt())]
-    last = hand.say(Ended(0, 0, "interrupted", 2))
-    assert last.finished is not None
-    assert last.finished.complete
-    assert last.finished.exit_code == 0
+    last = hand.say(SegmentEnded(0, 0, "interrupted", 2))
+    assert last.end is not None
+    assert last.end.complete
+    assert last.end.exit_code == 0
 
 
 def test_the_last_segment_is_cut_to_the_budget_and_goes_on_with_a_larger_one() -> None:
@@ -590,35 +590,35 @@ def test_the_last_segment_is_cut_to_the_budget_and_goes_on_with_a_larger_one() -
     hand.begin()
     hand.build()
     second = hand.train()
-    assert second.instructions == [(0, Start(1, 0, 2, False))]
+    assert second.instructions == [(0, StartSegment(1, 0, 2, False))]
     hand.build(1)
     last = hand.train(1, (1, 2))
-    assert last.finished is not None
-    assert last.finished.complete
+    assert last.end is not None
+    assert last.end.complete
     assert hand.study.trials[1].state == "paused"
     later = hand.again(max_total_epochs=7)
     reaction = later.begin()
-    assert reaction.instructions == [(0, Start(1, 0, 3, False))]
+    assert reaction.instructions == [(0, StartSegment(1, 0, 3, False))]
     third = later.train(1, (3,))
-    assert third.instructions == [(0, Start(2, 0, 1, False))]
+    assert third.instructions == [(0, StartSegment(2, 0, 1, False))]
 
 
 def test_epochs_that_run_are_reserved() -> None:
     hand = ByHand(slots=3, max_total_epochs=5)
     starts = [start for _, start in hand.begin().instructions]
-    assert starts == [Start(0, 0, 3, False), Start(1, 0, 2, False)]
+    assert starts == [StartSegment(0, 0, 3, False), StartSegment(1, 0, 2, False)]
     hand.build(0, 0)
     # What a trial does not use is there for another.
-    more = hand.say(Ended(0, 0, "failed", 0, "x"), slot=0)
-    assert [start for _, start in more.instructions] == [Start(2, 0, 3, False)]
+    more = hand.say(SegmentEnded(0, 0, "failed", 0, "x"), slot=0)
+    assert [start for _, start in more.instructions] == [StartSegment(2, 0, 3, False)]
 
 
 def test_a_stop_from_outside_has_its_reason() -> None:
     hand = ByHand()
     hand.begin()
     hand._keep(hand.controller.stop("the disk is full", hand.now))
-    last = hand.say(Ended(0, 0, "interrupted", 0))
-    assert last.finished == Finished("the disk is full", complete=False, exit_code=2)
+    last = hand.say(SegmentEnded(0, 0, "interrupted", 0))
+    assert last.end == SearchEnded("the disk is full", complete=False, exit_code=2)
 
 
 # Eras -----------------------------------------------------------------------------------------------------------------
@@ -628,22 +628,24 @@ def test_another_back_end_begins_an_era_and_what_was_open_ends() -> None:
     scenario = Scenario(line, lambda params, epoch: noise(params, epoch))
 
     def make(study: Study) -> Any:
-        return (Optuna if study.eras[-1].backend == "optuna" else Hyperband)(study.objective, study.seed, max_epochs=9)
+        return (Optuna if study.phases[-1].backend == "optuna" else Hyperband)(
+            study.objective, study.seed, max_epochs=9
+        )
 
-    first = Simulation(scenario, make, era="hyperband", slots=2).run(stop_after=40)
+    first = Simulation(scenario, make, phase="hyperband", slots=2).run(stop_after=40)
     states = [trial.state for trial in first.trials]
     assert "paused" in states
     for cut in (0, 1, 2, 3, 4):
-        second = first.resume(era="optuna", limits=Limits(max_trials=len(first.trials) + 5)).run()
+        second = first.resume(phase="optuna", limits=Limits(max_trials=len(first.trials) + 5)).run()
         kept = len(first.entries) + 2 + cut  # among the records that end the first era's trials
         third = second.resume(kept).run()
         for search in (second, third):
             assert len(search.trials) == len(first.trials) + 5
             for trial, state in zip(search.trials, states, strict=False):
                 assert trial.ended == ("stopped" if state == "paused" else state)
-                assert trial.era == 0
-            assert all(trial.era == 1 for trial in search.trials[len(states) :])
-        asked = {r.trial for r in second.records[len(first.entries) :] if isinstance(r, Asked)}
+                assert trial.phase == 0
+            assert all(trial.phase == 1 for trial in search.trials[len(states) :])
+        asked = {r.trial for r in second.records[len(first.entries) :] if isinstance(r, SegmentRequested)}
         assert asked.isdisjoint(range(len(first.trials)))
 
 
@@ -651,10 +653,10 @@ def test_a_budget_of_trials_counts_those_of_all_eras() -> None:
     scenario = Scenario(line, lambda params, epoch: noise(params, epoch))
     search = Simulation(scenario, lambda s: Hyperband(s.objective, s.seed, max_epochs=9), limits=Limits(max_trials=4))
     search.run()
-    later = search.resume(era="another").run()
+    later = search.resume(phase="another").run()
     assert len(later.trials) == 4
-    assert later.finished is not None
-    assert later.finished.complete
+    assert later.end is not None
+    assert later.end.complete
 
 
 # Order ----------------------------------------------------------------------------------------------------------------
@@ -665,7 +667,7 @@ def test_slots_wait_for_a_build_rather_than_draw_what_is_being_built() -> None:
     parameter = Parameter("kind", domain, "a")
     header = Header(FORMAT, "0", "study", 0, "loss", "min", "", "", (parameter,), {})
     hand = ByHand(slots=3)
-    hand.begin(header, Era("optuna", {}))
+    hand.begin(header, BackendChanged("optuna", {}))
     assert len(hand.study.trials) == 2
     hand.say(Question(0, parameter), 0)
     first = hand.study.trials[0].params["kind"]
@@ -698,7 +700,7 @@ def test_a_build_puts_only_those_questions_again_that_waited_for_it() -> None:
         slots=120,
         limits=Limits(max_trials=120),
     ).run()
-    valued = sum(isinstance(record, Valued) for record in search.records)
+    valued = sum(isinstance(record, ParameterSet) for record in search.records)
     # The kit asks each question twice.
     assert drawn / 2 < 2 * valued
 
@@ -709,8 +711,8 @@ def test_after_a_kill_those_go_first_for_whom_others_wait() -> None:
     count = Parameter("count", Domain("int", 1, 9), 1)
     header = Header(FORMAT, "0", "study", 0, "loss", "min", "", "", (kind, count), {})
     hand = ByHand(slots=2)
-    hand.begin(header, Era("optuna", {}))
+    hand.begin(header, BackendChanged("optuna", {}))
     hand.say(Question(1, kind), 1)
     hand.say(Question(1, count), 1)
     later = hand.again(slots=1)
-    assert [start.trial for _, start in later.begin().instructions if isinstance(start, Start)] == [1]
+    assert [start.trial for _, start in later.begin().instructions if isinstance(start, StartSegment)] == [1]

@@ -17,12 +17,12 @@ from search.options import configurations
 from search.scheduler.controller import Limits
 from search.scheduler.initial import value_of
 from search.space.domain import Condition, Domain, Parameter, Value
-from search.study.records import Asked
+from search.study.records import SegmentRequested
 from search.study.study import Study
 from search.testing import Scenario, Simulation
 from search.testing.backends import by_noise, seconds
 
-Given = Mapping[str, Value]
+InitialConfigurations = Mapping[str, Value]
 
 
 def layered(hp: Any) -> None:
@@ -45,7 +45,7 @@ def tpe(study: Study) -> BackEnd:
     return Optuna(study.objective, study.seed, max_epochs=9, sampler="tpe:n_startup_trials=2", pruner="none")
 
 
-def simulate(*given: Given, make: Callable[[Study], BackEnd] = hyperband, **options: Any) -> Simulation:
+def simulate(*given: InitialConfigurations, make: Callable[[Study], BackEnd] = hyperband, **options: Any) -> Simulation:
     options.setdefault("limits", Limits(max_trials=6))
     return Simulation(options.pop("scenario", LAYERED), make, try_first=given, **options)
 
@@ -56,7 +56,7 @@ def test_they_come_before_anything_else_and_the_rest_is_drawn(make: Callable[[St
     given = [{"rate": 0.25, "layers": 3, "units_2": 9}, {"optimizer": "sgd", "momentum": 0.5}, {"rate": 1}]
     search = simulate(*given, make=make, slots=slots).run()
     trials = search.trials
-    assert [trial.given for trial in trials] == [*given, {}, {}, {}]
+    assert [trial.initial_values for trial in trials] == [*given, {}, {}, {}]
     for trial, wanted in zip(trials, given, strict=False):
         assert wanted.items() <= trial.params.items()
         assert trial.params == LAYERED.used(trial.params)
@@ -91,7 +91,7 @@ def test_a_resumed_search_tries_each_once(make: Callable[[Study], BackEnd]) -> N
 def test_a_resume_tries_what_is_new() -> None:
     search = simulate({"rate": 0.25}, limits=Limits(max_trials=3)).run()
     more = search.resume(try_first=[{"rate": 0.5}, {"rate": 0.25}], limits=Limits(max_trials=6)).run()
-    assert [trial.given for trial in more.trials] == [{"rate": 0.25}, {}, {}, {"rate": 0.5}, {}, {}]
+    assert [trial.initial_values for trial in more.trials] == [{"rate": 0.25}, {}, {}, {"rate": 0.5}, {}, {}]
 
 
 def test_what_was_tried_already_is_drawn_anew() -> None:
@@ -105,7 +105,7 @@ def test_what_was_tried_already_is_drawn_anew() -> None:
 
 def test_they_count_as_trials() -> None:
     search = simulate({"rate": 0.1}, {"rate": 0.2}, {"rate": 0.3}, limits=Limits(max_trials=2)).run()
-    assert [record.given for record in search.records if isinstance(record, Asked) and record.rung == 0] == [
+    assert [record.initial_values for record in search.records if isinstance(record, SegmentRequested) and record.rung == 0] == [
         {"rate": 0.1},
         {"rate": 0.2},
     ]
@@ -162,10 +162,10 @@ def test_what_is_no_configuration_is_explained(value: Any, words: tuple[str, ...
     assert all(word in message for word in words), message
 
 
-def probe(scenario: Scenario) -> Callable[[Given], Probed | ProbeFailed]:
+def probe(scenario: Scenario) -> Callable[[InitialConfigurations], Probed | ProbeFailed]:
     """What a worker answers that builds with some values, and defaults for the rest."""
 
-    def build(given: Given) -> Probed | ProbeFailed:
+    def build(given: InitialConfigurations) -> Probed | ProbeFailed:
         values: dict[str, Value] = dict(given)
         found = []
         used: dict[str, Value] = {}
@@ -179,7 +179,7 @@ def probe(scenario: Scenario) -> Callable[[Given], Probed | ProbeFailed]:
     return build
 
 
-def check(*given: Given, scenario: Scenario = LAYERED) -> None:
+def check(*given: InitialConfigurations, scenario: Scenario = LAYERED) -> None:
     check_try_first(given, scenario.parameters(), probe(scenario))
 
 
@@ -199,7 +199,9 @@ def test_what_the_probe_did_not_meet_is_looked_for() -> None:
         ({"layers": 3, "units_2": 13}, ("cannot be built", "space.py:7: ValueError: unlucky")),
     ],
 )
-def test_what_cannot_be_tried_is_said_before_anything_is_written(given: Given, words: tuple[str, ...]) -> None:
+def test_what_cannot_be_tried_is_said_before_anything_is_written(
+    given: InitialConfigurations, words: tuple[str, ...]
+) -> None:
     with pytest.raises(OptionError) as caught:
         check(given)
     message = str(caught.value)
@@ -212,7 +214,7 @@ def test_a_name_may_belong_to_a_branch_that_is_not_entered() -> None:
     momentum = Parameter("momentum", Domain("float", 0.0, 0.9), 0.0, (Condition("optimizer", ("sgd",)),))
     optimizer = Parameter("optimizer", Domain("choice", values=("sgd", "adam")), "sgd")
 
-    def again(given: Given) -> Probed:
+    def again(given: InitialConfigurations) -> Probed:
         return Probed("", (), (optimizer,), {}, (), (), {}, 0, "", 32, (1, 1), "fit", {})
 
     check_try_first([{"optimizer": "adam", "momentum": 0.5}, {"nesterov": True}], (optimizer, momentum), again)

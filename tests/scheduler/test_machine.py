@@ -39,21 +39,21 @@ from search.scheduler.controller import Controller, Limits
 from search.study import journal
 from search.study.journal import Entry, format_line
 from search.study.records import (
-    Asked,
-    Began,
+    BackendChanged,
     Built,
     Checkpointed,
-    Ended,
     EpochDone,
-    Era,
-    Finished,
     Header,
     Judged,
+    ParameterSet,
     Record,
-    Started,
-    Told,
+    ResultTold,
+    SearchEnded,
+    SearchStarted,
+    SegmentEnded,
+    SegmentRequested,
+    SegmentStarted,
     TrialEnded,
-    Valued,
 )
 from search.study.study import Study, fold
 from search.study.trial import Objective, derive_seed
@@ -166,7 +166,7 @@ class Known:
     """A trial, as the journal has it."""
 
     number: int
-    era: int
+    phase: int
     executions: int = 1
     to_epoch: int = 0
     place: tuple[int, int] | None = None
@@ -228,7 +228,7 @@ class Ledger:
         self.limits = Limits()
         self.count = 0
         self.epochs = 0
-        self.finished: Finished | None = None
+        self.finished: SearchEnded | None = None
         self._finite = finite
         self._seed = 0
         self._era = -1
@@ -244,15 +244,15 @@ class Ledger:
     def take(self, record: Record, time: float) -> None:
         assert time >= self._last, "time goes backwards"
         if self.finished is not None:
-            assert isinstance(record, (Era, Began)), "something happened after the end"
+            assert isinstance(record, (BackendChanged, SearchStarted)), "something happened after the end"
         previous, self._last = self._last, time
         match record:
             case Header():
                 assert not self.trials
                 self.objective, self._seed = Objective(record.objective, record.direction), record.seed
-            case Era():
+            case BackendChanged():
                 self._era_of(record)
-            case Began():
+            case SearchStarted():
                 if self._began_at is not None:
                     self._before += previous - self._began_at
                 self._began_at, self.finished = time, None
@@ -262,13 +262,13 @@ class Ledger:
                 self.slots.clear()
                 for trial in self.trials.values():
                     trial.slot = None
-            case Asked():
+            case SegmentRequested():
                 self._asked(record)
-            case Valued():
+            case ParameterSet():
                 params = self.trials[record.trial].params
                 assert record.parameter.name not in params, "a value changed"
                 params[record.parameter.name] = record.value
-            case Started():
+            case SegmentStarted():
                 self._started(record, time)
             case Built():
                 self._built(self.trials[record.trial])
@@ -284,17 +284,17 @@ class Ledger:
                 assert trial.slot is not None
                 assert record.epoch <= len(trial.curves[record.execution]), "a checkpoint of what was never said"
                 trial.saved[record.execution] = record.epoch
-                trial.exhausted |= {record.execution} if record.finished else set()
-            case Ended():
+                trial.exhausted |= {record.execution} if record.stopped_by_callback else set()
+            case SegmentEnded():
                 self._ended(record)
-            case Told():
+            case ResultTold():
                 self._told(record)
             case TrialEnded():
                 self._trial_ended(record)
-            case Finished():
+            case SearchEnded():
                 self._finished(record, time)
 
-    def _era_of(self, record: Era) -> None:
+    def _era_of(self, record: BackendChanged) -> None:
         assert record.backend != self._era_name, "an era began for nothing"
         self._era += 1
         self._era_name = record.backend
@@ -305,7 +305,7 @@ class Ledger:
             factor, iterations = map(int, option.split("x"))
             self._plan, self._iterations = brackets.plan(self._max_epochs, factor), iterations
 
-    def _asked(self, record: Asked) -> None:
+    def _asked(self, record: SegmentRequested) -> None:
         assert 0 < record.to_epoch <= self._max_epochs
         assert record.executions == self.limits.executions
         trial = self.trials.get(record.trial)
@@ -315,9 +315,9 @@ class Ledger:
             assert record.from_epoch == 0
             assert not enough, "more trials than max_trials"
             assert record.seed == derive_seed(self._seed, "train", record.trial, 0)
-            if record.given:
-                assert repr(record.given) not in self._given, "what the user wants tried was tried twice"
-                self._given.append(repr(record.given))
+            if record.initial_values:
+                assert repr(record.initial_values) not in self._given, "what the user wants tried was tried twice"
+                self._given.append(repr(record.initial_values))
             trial = self.trials[record.trial] = Known(record.trial, self._era)
         else:
             assert not trial.open, "asked for while it is open"
@@ -325,7 +325,7 @@ class Ledger:
             assert trial.ended is None, "a trial that had ended goes on"
             assert not trial.failed, "a failed trial goes on"
             assert not trial.stopped, "a stopped trial goes on"
-            assert trial.era == self._era, "a trial of an earlier back end goes on"
+            assert trial.phase == self._era, "a trial of an earlier back end goes on"
             assert record.from_epoch == trial.to_epoch < record.to_epoch
         place = None
         if self._plan is not None:
@@ -388,7 +388,7 @@ class Ledger:
 
     # Training -------------------------------------------------------------------------------------------------------
 
-    def _started(self, record: Started, time: float) -> None:
+    def _started(self, record: SegmentStarted, time: float) -> None:
         trial = self.trials[record.trial]
         assert record.slot < self.count
         assert record.slot not in self.slots, "a slot runs two"
@@ -397,7 +397,7 @@ class Ledger:
         assert trial.ended is None
         assert not trial.failed
         assert not trial.stopped, "a stopped trial is trained"
-        assert trial.era == self._era
+        assert trial.phase == self._era
         assert trial.lost <= self.limits.retries, "a trial is tried more often than it may be"
         assert record.execution < trial.executions
         assert record.execution not in trial.exhausted, "what had ended itself is trained on"
@@ -438,7 +438,7 @@ class Ledger:
         limit = self.limits.max_total_epochs
         assert limit is None or self.epochs <= limit, "more epochs than max_total_epochs"
 
-    def _ended(self, record: Ended) -> None:
+    def _ended(self, record: SegmentEnded) -> None:
         trial = self.trials[record.trial]
         assert trial.slot is not None
         assert record.execution == trial.training
@@ -446,12 +446,12 @@ class Ledger:
         trial.slot = None
         trial.lost += record.outcome == "lost"
         trial.failed |= record.outcome == "failed"
-        if record.outcome == "finished":
+        if record.outcome == "stopped_by_callback":
             trial.exhausted.add(record.execution)
         if record.outcome == "reached":
             trial.saved[record.execution] = max(trial.saved.get(record.execution, 0), record.epoch)
 
-    def _told(self, record: Told) -> None:
+    def _told(self, record: ResultTold) -> None:
         trial = self.trials[record.trial]
         assert trial.open
         assert trial.slot is None
@@ -462,7 +462,7 @@ class Ledger:
         elif trial.stopped:
             expected = "stopped"
         elif trial.is_exhausted:
-            expected = "finished"
+            expected = "stopped_by_callback"
         elif trial.fulfilled:
             expected = "reached"
         else:
@@ -482,7 +482,7 @@ class Ledger:
         trial = self.trials[record.trial]
         assert trial.ended is None, "a trial ended twice"
         assert trial.slot is None
-        assert not trial.open or trial.era < self._era, "a trial ended before its suggestion did"
+        assert not trial.open or trial.phase < self._era, "a trial ended before its suggestion did"
         if trial.failed:
             assert record.state == "failed"
         elif not trial.stopped and (trial.is_exhausted or len(trial.curves[0]) >= self._max_epochs):
@@ -500,7 +500,7 @@ class Ledger:
         ]
         return self.objective.best(score for score in scores if score is not None)
 
-    def _finished(self, record: Finished, time: float) -> None:
+    def _finished(self, record: SearchEnded, time: float) -> None:
         self.finished = record
         assert self._began_at is not None
         self._before, self._began_at = self._before + time - self._began_at, None
@@ -564,7 +564,7 @@ class Process:
 
 def make(study: Study) -> BackEnd:
     """The back end that an era's name tells of."""
-    name, epochs, option = study.eras[-1].backend.split(":", 2)
+    name, epochs, option = study.phases[-1].backend.split(":", 2)
     if name == "optuna":
         return Optuna(study.objective, study.seed, max_epochs=int(epochs), sampler="random", pruner=option)
     factor, iterations = map(int, option.split("x"))
@@ -600,7 +600,7 @@ limits = st.builds(
     target=rarely(st.integers(1, 12).map(lambda tenths: tenths / 10)),
     retries=st.integers(0, 2),
     executions=st.sampled_from([1, 1, 1, 2]),
-    harvest=st.integers(0, 2),
+    evaluate_best=st.integers(0, 2),
     test=st.booleans(),
 )
 slot_counts = st.integers(1, 5)
@@ -634,7 +634,7 @@ class Search(RuleBasedStateMachine):
         drifts=st.booleans(),
         first=st.integers(0, 2),
         slots=slot_counts,
-        given=limits,
+        initial_values=limits,
         latency=st.integers(0, 8),
     )
     def begin(
@@ -721,7 +721,7 @@ class Search(RuleBasedStateMachine):
                 self.disk.lose(pick, count)
 
     @precondition(lambda self: self.process is None)
-    @rule(slots=st.none() | slot_counts, given=st.none() | limits, backend=rarely(rarely(backends)))
+    @rule(slots=st.none() | slot_counts, initial_values=st.none() | limits, backend=rarely(rarely(backends)))
     def resume(self, slots: int | None, given: Limits | None, backend: str | None) -> None:
         changes = {"slots": slots, "limits": given, "era": backend}
         self.arguments |= {name: value for name, value in changes.items() if value is not None}
@@ -782,7 +782,7 @@ class Search(RuleBasedStateMachine):
         process.go_on(words)
         self.read()
         if process.over:
-            finished = process.search.finished
+            finished = process.search.end
             assert finished is not None
             assert finished == self.ledger.finished
             assert process.search.executor.busy == 0
@@ -797,7 +797,7 @@ class Search(RuleBasedStateMachine):
         entries = self.process.search.entries
         for entry in entries[len(self.lines) :]:
             if self.stopped_at is not None and len(self.lines) >= self.stopped_at:
-                assert not isinstance(entry.record, (Started, Asked)), "a start after the user's stop"
+                assert not isinstance(entry.record, (SegmentStarted, SegmentRequested)), "a start after the user's stop"
             line = format_line(entry.record, entry.time)
             self.lines.append(line)
             self.parsed.append(Entry(*journal.parse_line(line), 0))
@@ -830,7 +830,7 @@ class Search(RuleBasedStateMachine):
         live, again = search.study, Study()
         made: list[BackEnd] = []
 
-        def remake(_: Era) -> BackEnd:
+        def remake(_: BackendChanged) -> BackEnd:
             made.append(make(again))
             return made[-1]
 
@@ -852,7 +852,7 @@ class Search(RuleBasedStateMachine):
         for new in (True, False):
             assert one.ask(new=new) == other.ask(new=new)
         for trial in live.trials.values():
-            if not trial.open or trial.era < live.era:
+            if not trial.open or trial.phase < live.phase:
                 continue
             parameter = search.scenario.question(trial.params)
             if parameter is not None:
@@ -868,7 +868,7 @@ class Search(RuleBasedStateMachine):
         if self.process is not None:
             self.end(0, 0)
         self.arguments["limits"] = Limits(
-            max_trials=len(self.ledger.trials) + 2, max_consecutive_failures=forever, harvest=1, test=True
+            max_trials=len(self.ledger.trials) + 2, max_consecutive_failures=forever, evaluate_best=1, test=True
         )
         self.start()
         if self.process is not None:

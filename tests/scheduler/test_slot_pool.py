@@ -8,22 +8,22 @@ import pytest
 
 from search.devices.gpus import Gpu
 from search.devices.slots import make_slots, sharing
-from search.scheduler.affinity import Homes
-from search.scheduler.slot_pool import Slots
+from search.scheduler.affinity import Affinity
+from search.scheduler.slot_pool import SlotPool
 
 TWO_GPUS = [{2}, {3}, {0}, {1}]
 """Two shares of each of two GPUs: slots 0 and 2, 1 and 3."""
 
 
 def test_slots_are_taken_in_order_until_there_are_none() -> None:
-    slots = Slots(TWO_GPUS)
+    slots = SlotPool(TWO_GPUS)
     assert [slots.take() for _ in range(5)] == [0, 1, 2, 3, None]
     slots.release(2)
     assert slots.take() == 2
 
 
 def test_nothing_is_done_beside_one_that_is_alone() -> None:
-    slots = Slots(TWO_GPUS)
+    slots = SlotPool(TWO_GPUS)
     assert slots.take(alone=True) is not None
     others = [slots.take() for _ in range(3)]
     assert sorted(slot for slot in others if slot is not None) in ([0, 2], [1, 3])
@@ -31,7 +31,7 @@ def test_nothing_is_done_beside_one_that_is_alone() -> None:
 
 
 def test_a_device_is_cleared_for_one_that_waits() -> None:
-    slots = Slots(TWO_GPUS)
+    slots = SlotPool(TWO_GPUS)
     for _ in range(4):
         slots.take()
     assert slots.take(alone=True) is None
@@ -47,7 +47,7 @@ def test_a_device_is_cleared_for_one_that_waits() -> None:
 
 
 def test_a_device_that_nobody_waits_for_is_used_again() -> None:
-    slots = Slots(TWO_GPUS)
+    slots = SlotPool(TWO_GPUS)
     for _ in range(4):
         slots.take()
     assert slots.take(alone=True) is None
@@ -64,7 +64,7 @@ def test_at_random_nobody_is_disturbed_and_everybody_gets_a_slot() -> None:
         sharing = [
             {other for other in range(count) if (other - slot) % devices_ == 0} - {slot} for slot in range(count)
         ]
-        slots, taken, waiting = Slots(sharing), dict[int, bool](), 0
+        slots, taken, waiting = SlotPool(sharing), dict[int, bool](), 0
         for _ in range(60):
             waiting += rng.random() < 0.2
             while waiting and (slot := slots.take(alone=True)) is not None:
@@ -100,7 +100,7 @@ def test_what_shares_a_device_is_known() -> None:
 
 
 def test_a_free_slot_that_is_wanted_is_swapped_for() -> None:
-    slots = Slots([(), (), (3,), (2,)])
+    slots = SlotPool([(), (), (3,), (2,)])
     assert slots.swap(taken(slots), 1) == 1
     assert slots.swap(taken(slots), 1) == 0
     assert slots.swap(taken(slots), None) == 2
@@ -108,7 +108,7 @@ def test_a_free_slot_that_is_wanted_is_swapped_for() -> None:
     assert slots.take() is None
 
 
-def taken(slots: Slots) -> int:
+def taken(slots: SlotPool) -> int:
     slot = slots.take()
     assert slot is not None
     return slot
@@ -116,17 +116,17 @@ def taken(slots: Slots) -> int:
 
 def test_trials_are_at_home_where_they_were_trained_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.scheduler.affinity.MOST", 2)
-    homes = Homes()
-    homes.settle(0, 0)
-    homes.settle(1, 0)
-    homes.settle(0, 1)
-    assert (homes.of(0), homes.of(1), homes.of(2)) == (1, 0, None)
-    homes.settle(2, 0)
-    homes.settle(3, 0)
-    assert (homes.trials(0), homes.trials(1), homes.trials(2)) == ((2, 3), (0,), ())
-    assert [homes.wait(3), homes.wait(3)] == [True, False]
-    homes.settle(3, 0)
-    assert homes.wait(3)
-    homes.leave(2)
-    homes.leave(2)
-    assert homes.trials(0) == (3,)
+    affinity = Affinity()
+    affinity.settle(0, 0)
+    affinity.settle(1, 0)
+    affinity.settle(0, 1)
+    assert (affinity.of(0), affinity.of(1), affinity.of(2)) == (1, 0, None)
+    affinity.settle(2, 0)
+    affinity.settle(3, 0)
+    assert (affinity.trials(0), affinity.trials(1), affinity.trials(2)) == ((2, 3), (0,), ())
+    assert [affinity.wait(3), affinity.wait(3)] == [True, False]
+    affinity.settle(3, 0)
+    assert affinity.wait(3)
+    affinity.leave(2)
+    affinity.leave(2)
+    assert affinity.trials(0) == (3,)

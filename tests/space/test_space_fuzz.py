@@ -19,7 +19,7 @@ from search.errors import SpaceError
 from search.messages import Answer, Message, Probe, ProbeFailed, Question, Segment
 from search.space import file as spaces
 from search.space.file import SpaceRef
-from search.study.records import Ended
+from search.study.records import SegmentEnded
 from search.study.trial import Objective
 
 EXAMPLES = int(os.environ.get("SEARCH_EXAMPLES", "0"))
@@ -216,12 +216,12 @@ def segment_of(path: Path) -> str | None:
     from search.worker.segment import run_segment
 
     training.forget()
-    ends: list[Ended] = []
+    ends: list[SegmentEnded] = []
 
     def hear(message: Message) -> None:
         if isinstance(message, Question):
             channel.put(Answer(message.parameter.default))
-        elif isinstance(message, Ended):
+        elif isinstance(message, SegmentEnded):
             ends.append(message)
 
     channel = DirectChannel(hear)

@@ -15,7 +15,7 @@ from search import cli
 from search.errors import JournalError
 from search.study import formats, journal
 from search.study.journal import Journal, format_line, read
-from search.study.records import FORMAT, Asked, Began, EpochDone, Header
+from search.study.records import FORMAT, EpochDone, Header, SearchStarted, SegmentRequested
 from search.study.study import load
 
 FORMATS = Path(__file__).parent / "formats"
@@ -53,9 +53,9 @@ def test_every_older_format_has_an_upgrade_and_a_journal_to_show_it() -> None:
 
 def test_what_format_1_did_not_say_was_so() -> None:
     records = [entry.record for entry in read(FORMATS / "1" / "older" / "journal.jsonl")]
-    assert [record.executions for record in records if isinstance(record, Asked)] == [1, 1, 1, 1]
+    assert [record.executions for record in records if isinstance(record, SegmentRequested)] == [1, 1, 1, 1]
     assert [record.trained for record in records if isinstance(record, EpochDone)] == [1, 1, 1, 1]
-    (began,) = [record for record in records if isinstance(record, Began)]
+    (began,) = [record for record in records if isinstance(record, SearchStarted)]
     assert began.versions == {}
 
 
@@ -117,7 +117,7 @@ def test_a_study_that_a_newer_version_began_or_went_on_with_is_refused(
 def test_whoever_follows_a_journal_may_begin_anywhere(older: Path) -> None:
     path = older / "journal.jsonl"
     with path.open("ab") as file:
-        file.write(format_line(Began("host", 1, {}, {"keras": "4"}), 1.0))
+        file.write(format_line(SearchStarted("host", 1, {}, {"keras": "4"}), 1.0))
     entries = list(read(path))
     for i, entry in enumerate(entries):
         assert list(read(path, entry.end)) == entries[i + 1 :]
@@ -133,7 +133,9 @@ def test_libraries_that_have_changed_are_named_and_journaled(older: Path, capfd:
     assert isinstance(header, Header)
     versions = {**header.versions, "keras": "3.9.0", "tensorflow": "2.19.0", "torch": "2.4.0", "gone": "1"}
     records = [replace(header, versions=versions), *(entry.record for entry in others)]
-    records = [replace(record, versions=versions) if isinstance(record, Began) else record for record in records]
+    records = [
+        replace(record, versions=versions) if isinstance(record, SearchStarted) else record for record in records
+    ]
     path.write_bytes(b"".join(format_line(record, 1.0) for record in records))
     with pytest.warns(UserWarning, match=r"keras 3\.9\.0 \(now .*, tensorflow 2\.19\.0 \(now ") as warned:
         search.get_best_models("older", 2)
@@ -144,7 +146,7 @@ def test_libraries_that_have_changed_are_named_and_journaled(older: Path, capfd:
     assert "tensorflow 2.19.0 (now " in line
     assert "torch" not in line  # does not compute here
     assert "gone" not in line
-    began = [entry.record for entry in journal.read(path) if isinstance(entry.record, Began)][-1]
+    began = [entry.record for entry in journal.read(path) if isinstance(entry.record, SearchStarted)][-1]
     assert began.versions["keras"] != "3.9.0"
     assert cli.main(["resume", "older", *AGAIN, "--max-total-epochs", "6"]) == 0
     assert "it last ran with" not in capfd.readouterr().err

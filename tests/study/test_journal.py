@@ -30,24 +30,24 @@ PARAMETERS = (
 EVERY_KIND: list[records.Record] = [
     Header(FORMAT, "f00", "digits", 0, "val_loss", "min", "/a/b.py", "d", PARAMETERS, {"keras": "3"}, ("loss",), "me"),
     records.SpaceChanged("d2", PARAMETERS),
-    records.Era("optuna", {"sampler": "tpe", "factor": 3}),
-    records.Learnt("f01", "other", 2, PARAMETERS[:1], {"rate": 0.01}, (0.5, 0.25), "completed", finished=True),
-    records.Began("host", 1234, {"workers": None, "timeout": 1.5}),
-    records.Asked(3, 1, 9, 2, None, True, 17, given={"x": 0.1, "y": True, "z": None}),
-    records.Valued(3, PARAMETERS[1], 3, {"relative": {"x": 0.1}, "trial": {"a": [1, 2]}}),
-    records.Valued(3, PARAMETERS[2], None),
-    records.Started(3, 0, 1, 2, 0, 9),
+    records.BackendChanged("optuna", {"sampler": "tpe", "factor": 3}),
+    records.TrialImported("f01", "other", 2, PARAMETERS[:1], {"rate": 0.01}, (0.5, 0.25), "completed", stopped_by_callback=True),
+    records.SearchStarted("host", 1234, {"workers": None, "timeout": 1.5}),
+    records.SegmentRequested(3, 1, 9, 2, None, True, 17, initial_values={"x": 0.1, "y": True, "z": None}),
+    records.ParameterSet(3, PARAMETERS[1], 3, {"relative": {"x": 0.1}, "trial": {"a": [1, 2]}}),
+    records.ParameterSet(3, PARAMETERS[2], None),
+    records.SegmentStarted(3, 0, 1, 2, 0, 9),
     records.Built(3, 12345, "fused"),
     records.EpochDone(3, 0, 1, {"loss": 0.1 + 0.2, "val_loss": 5e-324}, 0.5),
     records.Judged(3, 1, True, {"completed_rung_0": 0.25}),
-    records.Checkpointed(3, 0, 1, None, finished=True),
-    records.Ended(3, 0, "failed", 1, 'ValueError: „ünïcode", \u2028 \ud800 and\na new line'),
-    records.Told(3, 1, None, "failed"),
+    records.Checkpointed(3, 0, 1, None, stopped_by_callback=True),
+    records.SegmentEnded(3, 0, "failed", 1, 'ValueError: „ünïcode", \u2028 \ud800 and\na new line'),
+    records.ResultTold(3, 1, None, "failed"),
     TrialEnded(3, "failed"),
     records.Tested(3, 0, 1, {"loss": 0.5}),
     records.Exported(3, 0, 1, {"inputs": [{"name": None, "dtype": "float32", "shape": [-1, 4]}]}, ("keras==3.15.1",)),
-    records.Finished("done", complete=True, exit_code=0),
-    records.Expired(3, "it ran for longer than --trial-timeout 60s"),
+    records.SearchEnded("done", complete=True, exit_code=0),
+    records.TimedOut(3, "it ran for longer than --trial-timeout 60s"),
 ]
 
 
@@ -311,7 +311,7 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def test_any_text_survives() -> None:
     for text in ("\n", "\r\n", "\x00", "\u2028", '"crc":"', ',"crc":"00000000"}', "\ud83d", "😀"):
-        record = records.Ended(0, 0, "failed", 0, text)
+        record = records.SegmentEnded(0, 0, "failed", 0, text)
         line = format_line(record, 1.0)
         assert line.count(b"\n") == 1
         assert parse_line(line)[0] == record

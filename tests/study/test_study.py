@@ -13,20 +13,20 @@ from search.space.domain import Domain, Parameter
 from search.study.journal import Entry, Journal
 from search.study.records import (
     FORMAT,
-    Asked,
-    Began,
+    BackendChanged,
     Built,
     Checkpointed,
-    Ended,
     EpochDone,
-    Era,
-    Finished,
     Header,
+    ParameterSet,
     Record,
-    Started,
-    Told,
+    ResultTold,
+    SearchEnded,
+    SearchStarted,
+    SegmentEnded,
+    SegmentRequested,
+    SegmentStarted,
     TrialEnded,
-    Valued,
 )
 from search.study.study import Study, fold, load
 from search.testing import Simulation
@@ -40,7 +40,7 @@ def study_of(*records: Record, times: Any = None) -> Study:
 
 
 def trial_of(number: int, *curve: float, end: Any = None) -> list[Record]:
-    records: list[Record] = [Asked(number, 0, 9, 1, 0, False, 42), Started(number, 0, 0, 3, 0, 9)]
+    records: list[Record] = [SegmentRequested(number, 0, 9, 1, 0, False, 42), SegmentStarted(number, 0, 0, 3, 0, 9)]
     records += [EpochDone(number, 0, epoch, {"acc": value}, 2.0) for epoch, value in enumerate(curve, 1)]
     return [*records, *([TrialEnded(number, end)] if end else [])]
 
@@ -49,27 +49,27 @@ def test_a_trial_is_what_its_records_say() -> None:
     parameter = Parameter("x", Domain("int", 1, 9))
     study = study_of(
         HEADER,
-        Era("optuna", {}),
-        Began("", 0, {}),
+        BackendChanged("optuna", {}),
+        SearchStarted("", 0, {}),
         *trial_of(0, 0.5, 0.9, 0.7),
-        Valued(0, parameter, 4),
+        ParameterSet(0, parameter, 4),
         Built(0, 1000, "fused"),
         Checkpointed(0, 0, 2, 2),
     )
     trial = study.trials[0]
     assert (trial.objective, trial.best_epoch, trial.epochs, trial.trained) == (0.9, 2, 3, 3)
     assert (trial.params, trial.parameters) == ({"x": 4}, [parameter])
-    assert (trial.parameter_count, trial.runner) == (1000, "fused")
-    assert (trial.state, trial.slot, trial.seed, trial.bracket, trial.era) == ("running", 3, 42, 1, 0)
+    assert (trial.weight_count, trial.runner) == (1000, "fused")
+    assert (trial.state, trial.slot, trial.seed, trial.bracket, trial.phase) == ("running", 3, 42, 1, 0)
     assert (trial.best.checkpoint, trial.best.saved_epoch, trial.seconds) == (2, 2, 6.0)
     assert (study.name, study.seed, study.epochs, study.best) == ("digits", 7, 3, trial)
 
 
 def test_states() -> None:
-    begun = [HEADER, Began("", 0, {}), *trial_of(0, 0.5)]
+    begun = [HEADER, SearchStarted("", 0, {}), *trial_of(0, 0.5)]
     assert study_of(*begun).trials[0].state == "running"
-    assert study_of(*begun, Ended(0, 0, "interrupted", 1)).trials[0].state == "paused"
-    assert study_of(*begun, Began("", 0, {})).trials[0].state == "paused"
+    assert study_of(*begun, SegmentEnded(0, 0, "interrupted", 1)).trials[0].state == "paused"
+    assert study_of(*begun, SearchStarted("", 0, {})).trials[0].state == "paused"
     assert study_of(*begun, TrialEnded(0, "stopped")).trials[0].state == "stopped"
 
 
@@ -104,7 +104,14 @@ def test_the_best_is_the_first_of_the_ranking_at_every_record(direction: Any) ->
 
 
 def test_seconds_are_those_of_living_processes() -> None:
-    records = [HEADER, Began("", 0, {}), *trial_of(0, 0.5), Began("", 0, {}), Finished("", True, 0), Began("", 0, {})]
+    records = [
+        HEADER,
+        SearchStarted("", 0, {}),
+        *trial_of(0, 0.5),
+        SearchStarted("", 0, {}),
+        SearchEnded("", True, 0),
+        SearchStarted("", 0, {}),
+    ]
     times = [0.0, 10.0, 11.0, 12.0, 20.0, 100.0, 105.0, 200.0]
     assert study_of(*records[:5], times=times[:5]).seconds() == 10
     assert study_of(*records[:5], times=times[:5]).seconds(40.0) == 30
@@ -114,12 +121,12 @@ def test_seconds_are_those_of_living_processes() -> None:
 
 
 def test_a_success_forgets_errors_of_lost_processes() -> None:
-    lost = [HEADER, *trial_of(0, 0.5), Ended(0, 0, "lost", 1, "killed")]
+    lost = [HEADER, *trial_of(0, 0.5), SegmentEnded(0, 0, "lost", 1, "killed")]
     assert study_of(*lost).trials[0].error == "killed"
     assert study_of(*lost).trials[0].lost == 1
     assert study_of(*lost, EpochDone(0, 0, 2, {"acc": 0.1}, 1.0)).trials[0].lost == 0
-    assert study_of(*lost, Told(0, 1, 0.5, "reached")).trials[0].error is None
-    assert study_of(*lost, Told(0, 1, None, "failed")).trials[0].error == "killed"
+    assert study_of(*lost, ResultTold(0, 1, 0.5, "reached")).trials[0].error is None
+    assert study_of(*lost, ResultTold(0, 1, None, "failed")).trials[0].error == "killed"
 
 
 def test_a_journal_is_loaded(tmp_path: Path) -> None:

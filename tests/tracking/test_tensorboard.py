@@ -25,7 +25,7 @@ from search.space.domain import Domain, Parameter
 from search.study import records
 from search.study.journal import Entry, read_all
 from search.study.paths import StudyPaths
-from search.study.records import Began, Built, EpochDone, Record, TrialEnded, Valued
+from search.study.records import Built, EpochDone, ParameterSet, Record, SearchStarted, TrialEnded
 from search.tracking.tensorboard import TensorBoardLog, _info, _union, _value
 
 # Else its readers import TensorFlow.
@@ -129,7 +129,7 @@ def test_what_a_build_with_defaults_did_not_ask_for_is_listed_in_a_folder_of_its
     before = [path.name for path in tmp_path.glob("space.*")]
     deep = Parameter("units_2", Domain("int", 1, 4))
     head, *rest = asked(1)
-    log.take([head, Valued(1, deep, 2), *rest, EpochDone(1, 0, 1, {"lr": 0.1, "val_accuracy": 0.5}, 0.1)], 2000.0)
+    log.take([head, ParameterSet(1, deep, 2), *rest, EpochDone(1, 0, 1, {"lr": 0.1, "val_accuracy": 0.5}, 0.1)], 2000.0)
     log.flushed()
     (after,) = (path.name for path in tmp_path.glob("space.*"))
     assert [after] != before
@@ -181,7 +181,7 @@ def test_executions_are_runs_in_one_group_each_with_its_own_best(tmp_path: Path)
 
 def test_a_fit_of_the_users_may_ask_once_the_model_stands(tmp_path: Path) -> None:
     late = Parameter("batch", Domain("int", 1, 64))
-    written = [*asked(0)[:-1], Built(0, 1, "fit", own_fit=True), Valued(0, late, 32), *epochs(0, [0.5])]
+    written = [*asked(0)[:-1], Built(0, 1, "fit", own_fit=True), ParameterSet(0, late, 32), *epochs(0, [0.5])]
     follow(tmp_path, [*opening(), *written])
     assert Shown(tmp_path).values("0000") == {"units": 8, "relu": True, "batch": 32}
 
@@ -230,7 +230,7 @@ def test_a_tensorboard_that_is_running_meanwhile_has_each_epoch_once(tmp_path: P
 
 
 def test_an_epoch_that_is_trained_again_is_there_once(tmp_path: Path) -> None:
-    again = [Began("host", 43, {}), started(0, 0, 3), Built(0, 1234, "fused"), *epochs(0, [0.1, 0.2, 0.8])]
+    again = [SearchStarted("host", 43, {}), started(0, 0, 3), Built(0, 1234, "fused"), *epochs(0, [0.1, 0.2, 0.8])]
     written = [*asked(0, 0, 3), *epochs(0, [0.5, 0.6]), *again, *closed(0, 3, 3, 0.8), TrialEnded(0, "completed")]
     follow(tmp_path, [*opening(), *written])
     assert Shown(tmp_path).points("0000")["val_accuracy"] == [(1, 0.5), (2, 0.6), (3, 0.8)]

@@ -11,18 +11,18 @@ import pytest
 from places import FACTORIES
 
 from search.executors.inline import InlineExecutor
-from search.messages import Harvest, Harvested, Segment
+from search.messages import Evaluate, Evaluated, Segment
 from search.space.file import SpaceRef
 from search.study.trial import Objective
 from search.testing.executors import Conversation
-from search.worker.evaluate_best import bring_back
+from search.worker.evaluate_best import rebuild_model
 from search.worker.segment import load_space
 from tests.spaces.factories import Regressor, load_data
 
 REF = SpaceRef(str(FACTORIES))
 
 
-def harvest(folder: Path, values: dict[str, Any], model: Path | None = None) -> Harvested:
+def harvest(folder: Path, values: dict[str, Any], model: Path | None = None) -> Evaluated:
     """Train a trial, and bring in what is to be had of it."""
     options: dict[str, Any] = {"trial": 0, "execution": 0, "space": REF, "values": values, "seed": 3, "from_epoch": 0}
     trial = folder / "trial"
@@ -32,7 +32,7 @@ def harvest(folder: Path, values: dict[str, Any], model: Path | None = None) -> 
     said: list[Any] = []
     executor = InlineExecutor()
     target = None if model is None else str(model)
-    executor.start(0, Harvest(0, REF, values, str(trial / "best-0.npz"), str(trial), model=target))
+    executor.start(0, Evaluate(0, REF, values, str(trial / "best-0.npz"), str(trial), model=target))
     executor.poll(lambda slot, message: said.append(message), 0)
     return said[0]
 
@@ -49,7 +49,7 @@ def test_the_winner_is_written_with_what_serves_it(tmp_path: Path, kind: str) ->
         "outputs": [{"name": None, "dtype": "float32", "shape": [-1, 1]}],
     }
     assert any(line.startswith("keras==") for line in found.requirements)
-    model, _ = bring_back(load_space(REF), values, tmp_path / "trial" / "best-0.npz")
+    model, _ = rebuild_model(load_space(REF), values, tmp_path / "trial" / "best-0.npz")
     x, y = load_data()[2]
     assert found.logs["mae"] == pytest.approx(float(np.mean(np.abs(model.predict(x, verbose=0) - y))), rel=1e-5)
     if kind == "subclass":  # which has arguments, and no get_config
@@ -68,7 +68,7 @@ def test_what_the_users_code_raises_is_one_line(tmp_path: Path) -> None:
     executor = InlineExecutor()
     said: list[Any] = []
     lost = str(tmp_path / "no.npz")
-    executor.start(0, Harvest(0, REF, {"kind": "functional"}, lost, str(tmp_path / "trial")))
+    executor.start(0, Evaluate(0, REF, {"kind": "functional"}, lost, str(tmp_path / "trial")))
     executor.poll(lambda slot, message: said.append(message), 0)
     assert "no.npz is missing or damaged" in said[0].error
     assert "\n" not in said[0].error

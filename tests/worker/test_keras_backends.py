@@ -24,7 +24,7 @@ from search.executors.local import LocalExecutor, Zygote
 from search.messages import Interrupt, Segment, Verdict
 from search.space.file import SpaceRef
 from search.study import journal
-from search.study.records import Built, Ended, EpochDone
+from search.study.records import Built, EpochDone, SegmentEnded
 from search.study.trial import Objective
 from search.testing import Conversation
 
@@ -169,7 +169,7 @@ def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(whole: search.Stu
     assert stopped.study.epochs < whole.study.epochs
     resumed = place.run("disturbed", resume=True)
     assert not (place.folder / "kill").exists()
-    ends = [entry.record for entry in journal.read(stopped.paths.journal) if isinstance(entry.record, Ended)]
+    ends = [entry.record for entry in journal.read(stopped.paths.journal) if isinstance(entry.record, SegmentEnded)]
     assert [end.outcome for end in ends].count("lost") == 1
     assert history(resumed) == history(whole)
 

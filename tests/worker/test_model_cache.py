@@ -222,9 +222,9 @@ def test_what_is_not_the_same_training_is_built_anew(tmp_path: Path) -> None:
     other = {"units": 5, "rate": 0.1}
     worker.train(0, 2, 3, seed=8, values=other)
     assert worker.built == 3
-    worker.train(0, 3, 4, seed=8, values=other, hold=())  # for the last time
+    worker.train(0, 3, 4, seed=8, values=other, cached_trials=())  # for the last time
     assert worker.built == 3
-    worker.train(1, 0, 1, values=other, hold=(1,))
+    worker.train(1, 0, 1, values=other, cached_trials=(1,))
     assert worker.built == 4
     worker.train(0, 4, 5, seed=8, values=other)  # let go of
     assert worker.built == 5
@@ -252,7 +252,7 @@ def test_what_nobody_comes_back_to_is_not_held(tmp_path: Path) -> None:
     worker = Worker(tmp_path / "a", "plain", holds=True)
     training.forget()
     for trial in range(3):
-        worker.train(trial, 0, 1, hold=())
+        worker.train(trial, 0, 1, cached_trials=())
     assert len(held._held) == 0
     assert len(graphs._made) == 1
     training.forget()

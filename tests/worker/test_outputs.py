@@ -90,7 +90,7 @@ def test_each_trial_has_files_of_its_own(workplace: Path, capfd: pytest.CaptureF
             assert (folder / "best.weights.h5").exists()
             assert list((folder / "logs" / "train").iterdir())
             model = keras.models.load_model(folder / "kept" / f"{epochs}.keras")
-            assert model.count_params() == trial.parameter_count
+            assert model.count_params() == trial.weight_count
             assert np.isfinite(model.predict(np.zeros((1, 4)), verbose=0)).all()
     said = capfd.readouterr().err
     assert said.count("BackupAndRestore is left out") == 1

@@ -19,7 +19,7 @@ def study_json(study: Study, space: str) -> dict[str, Any]:
     """What retrieval needs to know of a study; `space` is the space file's name under `space/`."""
     header = study.header
     assert header is not None
-    options: Mapping[str, Any] = study.began.options if study.began else {}
+    options: Mapping[str, Any] = study.start.options if study.start else {}
     return {
         "format": header.format,
         "study": study.name,

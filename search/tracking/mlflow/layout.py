@@ -37,22 +37,22 @@ from typing import Any, NamedTuple
 
 from search.study.journal import Entry
 from search.study.records import (
-    Asked,
-    Began,
+    BackendChanged,
     Built,
     EpochDone,
-    Era,
     Exported,
-    Finished,
     Header,
-    Learnt,
+    ParameterSet,
     Record,
+    ResultTold,
+    SearchEnded,
+    SearchStarted,
+    SegmentRequested,
+    SegmentStarted,
     SpaceChanged,
-    Started,
     Tested,
-    Told,
     TrialEnded,
-    Valued,
+    TrialImported,
 )
 from search.study.study import Study, Trial
 
@@ -145,23 +145,23 @@ class Projection:
         """Take in one entry of the journal; what follows from it for which runs."""
         study, record = self.study, entry.record
         time = self._told = round(entry.time * 1000)
-        open_before = _open(study) if isinstance(record, Began) else []
+        open_before = _open(study) if isinstance(record, SearchStarted) else []
         study.apply(record, entry.time)
         if isinstance(record, Header):
             self._began = time
         elif isinstance(record, Exported):
             self.exported_at = time
         changes = [*_of_study(study, record, time), *_of_trial(study, record, time)]
-        if isinstance(record, Began | Finished):
-            left = open_before if isinstance(record, Began) else _open(study)
+        if isinstance(record, SearchStarted | SearchEnded):
+            left = open_before if isinstance(record, SearchStarted) else _open(study)
             changes += [(trial.number, _paused(time)) for trial in left]
         for _, change in changes:
             change.time = time
         return changes
 
     def abandoned(self) -> list[tuple[Run, Change]]:
-        """What would end the runs of a search whose process died without a `Finished`: when it last said a word."""
-        if self.study.began is None or self.study.finished is not None:
+        """What would end the runs of a search whose process died without a `SearchEnded`: when it last said a word."""
+        if self.study.start is None or self.study.end is not None:
             return []
         at = self._told
         parent = Change(status="FINISHED", tags={"search.state": "interrupted"}, time=at)
@@ -201,19 +201,19 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Ch
             yield PARENT, Change(status="RUNNING", params={"seed": str(record.seed)}, tags=_identity(record))
         case SpaceChanged():
             yield PARENT, Change(tags={"search.digest": record.digest})
-        case Era():
+        case BackendChanged():
             # Params cannot change: a later era's have its number before them.
-            prefix = f"era{study.era}/" if study.era else ""
+            prefix = f"era{study.phase}/" if study.phase else ""
             params = {key(f"{prefix}{name}"): text(value) for name, value in record.options.items()}
             params.pop("seed", None)
             yield PARENT, Change(params=params, tags={"search.backend": record.backend})
-        case Learnt():
+        case TrialImported():
             # By its unique tag the other study is found in MLflow, too.
-            sources = dict.fromkeys(uid for uid, _ in study.learnt)
+            sources = dict.fromkeys(uid for uid, _ in study.imported)
             yield PARENT, Change(tags={"search.warm_start": cut(" ".join(sources), _TAG)})
-        case Began():
+        case SearchStarted():
             yield PARENT, Change(status="RUNNING", tags={"search.state": "running"})
-        case Finished():
+        case SearchEnded():
             state = "completed" if record.complete else "interrupted"
             tags = {
                 "search.state": state,
@@ -255,26 +255,28 @@ def _best(study: Study, time: int) -> Change:
 
 def _of_trial(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Change]]:
     """What follows for a trial's run, once `record` has been applied."""
-    if not isinstance(record, Asked | Valued | Started | Built | EpochDone | Told | TrialEnded | Tested):
+    if not isinstance(
+        record, SegmentRequested | ParameterSet | SegmentStarted | Built | EpochDone | ResultTold | TrialEnded | Tested
+    ):
         return
     trial = study.trials[record.trial]
     change = Change()
     match record:
-        case Asked():
+        case SegmentRequested():
             change.status = "RUNNING"
             change.tags = _asked(study, trial)
-        case Valued():
+        case ParameterSet():
             change.params = _param(study, trial, record)
             values = json.dumps(trial.params, ensure_ascii=False)
             # Half a JSON object is of no use; `trial.json` has them all.
             change.tags = {"search.params": values} if len(values) <= _TAG else {}
-        case Started():
+        case SegmentStarted():
             change.status, change.tags = "RUNNING", {"search.state": trial.state}
         case Built():
-            change.tags = {"search.parameters": str(record.parameters), "search.runner": record.runner}
+            change.tags = {"search.parameters": str(record.weight_count), "search.runner": record.runner}
         case EpochDone():
             change = _epoch(trial, record, time)
-        case Told():
+        case ResultTold():
             change.status, change.tags = "FINISHED", {"search.state": trial.state}
         case TrialEnded():
             change.status = "FAILED" if record.state == "failed" else "FINISHED"
@@ -288,8 +290,8 @@ def _of_trial(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Ch
 
 def _asked(study: Study, trial: Trial) -> dict[str, str]:
     tags = {"search.state": trial.state, "search.seed": str(trial.seed)}
-    if 0 <= trial.era < len(study.eras):
-        tags["search.backend"] = study.eras[trial.era].backend
+    if 0 <= trial.phase < len(study.phases):
+        tags["search.backend"] = study.phases[trial.phase].backend
     if trial.bracket is not None:
         tags["search.bracket"] = str(trial.bracket)
     if trial.rung is not None:
@@ -297,7 +299,7 @@ def _asked(study: Study, trial: Trial) -> dict[str, str]:
     return tags
 
 
-def _param(study: Study, trial: Trial, record: Valued) -> dict[str, str]:
+def _param(study: Study, trial: Trial, record: ParameterSet) -> dict[str, str]:
     """A value, and beside what was sampled in log its logarithm: the axes of MLflow's charts are linear."""
     name, value = record.parameter.name, record.value
     params = {key(name): text(value)}

@@ -264,7 +264,7 @@ class Shipper:
         end."""
         study = self._projection.study
         used = {name for trial in study.trials.values() for name in trial.params}
-        if self._parameters == used and study.finished is None:
+        if self._parameters == used and study.end is None:
             return
         self._parameters = used
         text = view.state(study)

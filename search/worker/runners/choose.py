@@ -14,7 +14,7 @@ from search.worker.runners import distribution
 from search.worker.runners import graph_cache as graphs
 from search.worker.runners.fit import FitRunner, Plan, make_plan
 from search.worker.runners.fused import Framework, FusedRunner, Loops
-from search.worker.runners.model_key import Signature
+from search.worker.runners.model_key import ModelKey
 
 __all__ = ["Runner", "build", "choose"]
 
@@ -55,7 +55,7 @@ def choose(
     seed: int,
     callbacks: Sequence[Any],
     fuse: bool = True,
-    signature: Signature | None = None,
+    signature: ModelKey | None = None,
 ) -> Runner:
     """The runner for a compiled model; one that is not built yet is built for `data`.
 

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 from keras import layers, optimizers, regularizers
 
-__all__ = ["Freedom", "Scalar", "find"]
+__all__ = ["DynamicSizes", "Scalar", "find"]
 
 _WIDTH = {layers.Dense: "units", layers.Conv1D: "filters", layers.Conv2D: "filters"}
 """Layers that give their output its width (the size of its last dimension), and the attribute that says it."""
@@ -74,7 +74,7 @@ class Scalar:
 
 
 @dataclass(frozen=True, slots=True)
-class Freedom:
+class DynamicSizes:
     """What is open of a model.
 
     Attributes:
@@ -98,13 +98,13 @@ class Freedom:
         return tuple(None if free else size for size, free in zip(shape, is_open, strict=True))
 
 
-def find(model: Any) -> Freedom:
+def find(model: Any) -> DynamicSizes:
     """What is open of a model that is built and compiled, its optimizer built, too."""
     if tuple(int(part) for part in keras.__version__.split(".")[:2]) < _KERAS:
-        return Freedom()
+        return DynamicSizes()
     nodes = _nodes(model)
     widths = _open_widths(model, nodes)
-    return Freedom(
+    return DynamicSizes(
         sizes=dict(_open_sizes(model, nodes, widths)),
         widths=tuple(Scalar(layer, _WIDTH[type(layer)]) for layer in widths),
         scalars=(*_rates(model), *_penalties(model), *_decays(model)),

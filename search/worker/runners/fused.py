@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from search.worker.runners.dynamic_sizes import Freedom
+from search.worker.runners.dynamic_sizes import DynamicSizes
 from search.worker.runners.fit import Plan
-from search.worker.runners.model_key import Signature
+from search.worker.runners.model_key import ModelKey
 
 __all__ = ["Framework", "FusedRunner", "Graph", "Loops", "forget_copies", "has_own_steps", "logs_of", "on_device"]
 
@@ -33,7 +33,7 @@ class Loops(Protocol):
 class Graph(Protocol):
     """Compiled loops that no model owns."""
 
-    def loops(self, model: Any, plan: Plan, freedom: Freedom) -> Loops:
+    def loops(self, model: Any, plan: Plan, freedom: DynamicSizes) -> Loops:
         """They for a model with the same signature, and a plan with the same arrays."""
 
 
@@ -43,7 +43,7 @@ class Framework(Protocol):
     def loops(self, model: Any, plan: Plan) -> Loops:
         """The model's own."""
 
-    def graph(self, model: Any, plan: Plan, signature: Signature) -> Graph:
+    def graph(self, model: Any, plan: Plan, signature: ModelKey) -> Graph:
         """Loops for all models with the signature of this one. It may raise anything where they cannot be shared."""
 
 

@@ -15,10 +15,10 @@ import keras
 
 from search.worker.runners import distribution
 from search.worker.runners import model_key as signature
-from search.worker.runners.dynamic_sizes import Freedom, find
+from search.worker.runners.dynamic_sizes import DynamicSizes, find
 from search.worker.runners.fit import Plan
 from search.worker.runners.fused import Framework, Graph, Loops
-from search.worker.runners.model_key import Signature
+from search.worker.runners.model_key import ModelKey
 
 __all__ = ["drop_all", "loops", "sign", "size"]
 
@@ -43,7 +43,7 @@ _made: list[_Made] = []
 """What was used last comes last."""
 
 
-def sign(model: Any, callbacks: Sequence[Any]) -> Signature | None:
+def sign(model: Any, callbacks: Sequence[Any]) -> ModelKey | None:
     """The signature of a model that is built, compiled and not yet trained; None where it cannot be told.
 
     Args:
@@ -57,9 +57,9 @@ def sign(model: Any, callbacks: Sequence[Any]) -> Signature | None:
         return None
     # A compiler makes another program for each shape in any case.
     is_traced = keras.config.backend() == "tensorflow" and not model.jit_compile
-    freedom = find(model) if is_traced else Freedom()
+    freedom = find(model) if is_traced else DynamicSizes()
     word = signature.of_model(model, freedom)
-    return None if word is None else Signature(word, freedom)
+    return None if word is None else ModelKey(word, freedom)
 
 
 def size(model: Any) -> int:
@@ -67,7 +67,7 @@ def size(model: Any) -> int:
     return sum(math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
 
 
-def loops(framework: Framework, model: Any, plan: Plan, signed: Signature | None) -> Loops:
+def loops(framework: Framework, model: Any, plan: Plan, signed: ModelKey | None) -> Loops:
     """The loops of a model, by a graph that may have served others.
 
     Args:

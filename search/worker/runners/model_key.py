@@ -20,13 +20,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from search.worker.runners.dynamic_sizes import Freedom
+from search.worker.runners.dynamic_sizes import DynamicSizes
 
-__all__ = ["Signature", "of_callbacks", "of_model"]
+__all__ = ["ModelKey", "of_callbacks", "of_model"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Signature:
+class ModelKey:
     """What the graph of a model depends on.
 
     Attributes:
@@ -35,7 +35,7 @@ class Signature:
     """
 
     word: Hashable
-    freedom: Freedom
+    freedom: DynamicSizes
 
 
 _UNREAD = {
@@ -59,7 +59,7 @@ _FOLLOWING = {(keras.KerasTensor, "_shape"), (keras.InputSpec, "shape"), (keras.
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
-def of_model(model: Any, freedom: Freedom | None = None) -> Hashable | None:
+def of_model(model: Any, freedom: DynamicSizes | None = None) -> Hashable | None:
     """What a built and compiled model's graph depends on; None where that cannot be told.
 
     Models with the same signature have variables in the same order, of the same shapes but for what is open.
@@ -67,15 +67,15 @@ def of_model(model: Any, freedom: Freedom | None = None) -> Hashable | None:
     Args:
         freedom: what the graph leaves open; by default nothing.
     """
-    return _describe(model, freedom or Freedom())
+    return _describe(model, freedom or DynamicSizes())
 
 
 def of_callbacks(callbacks: Sequence[Any]) -> Hashable | None:
     """As `of_model`, of callbacks that have not met their model; None where they might know of one."""
-    return _describe(list(callbacks), Freedom())
+    return _describe(list(callbacks), DynamicSizes())
 
 
-def _describe(root: Any, freedom: Freedom) -> Hashable | None:
+def _describe(root: Any, freedom: DynamicSizes) -> Hashable | None:
     """All that `root` refers to, each object once, parts after what they are parts of; None where one is unknown."""
     is_open = freedom.attributes()
     said: list[Hashable] = []
@@ -98,7 +98,7 @@ def _describe(root: Any, freedom: Freedom) -> Hashable | None:
     return tuple(said)
 
 
-def _look(value: Any, freedom: Freedom, is_open: set[tuple[int, str]]) -> tuple[Hashable, list[Any]] | None:
+def _look(value: Any, freedom: DynamicSizes, is_open: set[tuple[int, str]]) -> tuple[Hashable, list[Any]] | None:
     """What is to be said of `value` itself, and what it refers to; None where it may be or do anything."""
     if isinstance(value, keras.Variable):
         word = "variable", freedom.shape(value), value.dtype, value.trainable, value.aggregation

@@ -21,7 +21,17 @@ from by_hand import FINISHED, asked, closed, epochs, failed, header, opening, sh
 from search.errors import Unavailable
 from search.study import records as facts
 from search.study.paths import StudyPaths, local_store
-from search.study.records import Began, Checkpointed, Ended, EpochDone, Era, Finished, Record, SpaceChanged, TrialEnded
+from search.study.records import (
+    BackendChanged,
+    Checkpointed,
+    EpochDone,
+    Record,
+    SearchEnded,
+    SearchStarted,
+    SegmentEnded,
+    SpaceChanged,
+    TrialEnded,
+)
 from search.tracking.mlflow import store, syncer
 from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.retrieve import download, find_study, ranked
@@ -49,12 +59,12 @@ def story() -> list[Record]:
         *failed(1),
         *whole(2, [0.7, 0.4]),
         *asked(0, 2, 4, 1), *epochs(0, [0.65], 2),
-        Began("host", 43, {"workers": 1}),
+        SearchStarted("host", 43, {"workers": 1}),
         started(0, 2, 4), *epochs(0, [0.65, 0.8], 2), *closed(0, 4, 4, 0.8), TrialEnded(0, "completed"),
-        *asked(3, 0, 2), *epochs(3, [0.3]), Ended(3, 0, "stopped", 1), TrialEnded(3, "stopped"),
-        *asked(4, 0, 3), *epochs(4, [0.55]), Checkpointed(4, 0, 1, 1), Ended(4, 0, "interrupted", 1),
+        *asked(3, 0, 2), *epochs(3, [0.3]), SegmentEnded(3, 0, "stopped", 1), TrialEnded(3, "stopped"),
+        *asked(4, 0, 3), *epochs(4, [0.55]), Checkpointed(4, 0, 1, 1), SegmentEnded(4, 0, "interrupted", 1),
         facts.Tested(0, 0, 4, {"accuracy": 0.75}),
-        Finished("interrupted", False, 130),
+        SearchEnded("interrupted", False, 130),
     ]  # fmt: skip
 
 
@@ -130,8 +140,8 @@ def test_the_space_travels_with_the_parent(write: Write, runs: Path) -> None:
 def test_values_that_mlflow_cannot_take_are_made_to_fit(write: Write, runs: Path) -> None:
     nan, inf = float("nan"), float("inf")
     logs = {"f1@5": 0.5, "a//b": 0.25, "loss": nan, "val_accuracy": inf}
-    long = Era("optuna", {"note": "x" * 7000, **{f"option{i}": i for i in range(230)}})
-    records = [header(), long, Began("h", 1, {}), *asked(0, 0, 3), EpochDone(0, 0, 1, logs, 0.1)]
+    long = BackendChanged("optuna", {"note": "x" * 7000, **{f"option{i}": i for i in range(230)}})
+    records = [header(), long, SearchStarted("h", 1, {}), *asked(0, 0, 3), EpochDone(0, 0, 1, logs, 0.1)]
     assert sync(write([*records, *epochs(0, [0.5], 1), FINISHED])) == []
     seen = shown(store.connect(address(runs)))
     assert len(seen["digits"]["params"]) == 232
@@ -148,7 +158,7 @@ def test_more_points_than_one_request_takes(write: Write, runs: Path) -> None:
 
 
 def test_a_later_era_keeps_its_options_apart(write: Write, runs: Path) -> None:
-    sync(write([*opening(), FINISHED, Era("optuna", {"factor": 4}), Began("h", 2, {}), FINISHED]))
+    sync(write([*opening(), FINISHED, BackendChanged("optuna", {"factor": 4}), SearchStarted("h", 2, {}), FINISHED]))
     parent = shown(store.connect(address(runs)))["digits"]
     assert parent["params"].items() >= {"factor": "3", "era1/factor": "4"}.items()
     assert parent["tags"]["search.backend"] == "optuna"
@@ -167,14 +177,14 @@ def test_a_run_is_running_while_its_trial_is_and_none_at_the_end(write: Write, r
 
     running = {"digits": "RUNNING", "trial-0000": "FINISHED", "trial-0001": "RUNNING", "trial-0002": "RUNNING"}
     assert status() == running
-    write([Finished("interrupted", False, 130)])
+    write([SearchEnded("interrupted", False, 130)])
     assert set(status().values()) == {"FINISHED"}
-    write([Began("host", 2, {}), started(1, 1, 3)])
+    write([SearchStarted("host", 2, {}), started(1, 1, 3)])
     assert status() == {**running, "trial-0002": "FINISHED"}
     # … killed, without a word.
-    write([Began("host", 3, {})])
+    write([SearchStarted("host", 3, {})])
     assert status() == {**dict.fromkeys(running, "FINISHED"), "digits": "RUNNING"}
-    write([Finished("no trial has an objective", True, 1)])
+    write([SearchEnded("no trial has an objective", True, 1)])
     assert status()["digits"] == "FAILED"
 
 
@@ -187,7 +197,7 @@ def test_what_a_killed_search_left_running_is_ended_by_a_later_sync(write: Write
         # They ended when the last word was heard of them, whenever it is that this is found out.
         assert {run["times"][1] for run in seen.values()} == {seen["trial-0000"]["points"]["loss"][-1][1]}
     assert seen["digits"]["tags"]["search.state"] == "interrupted"
-    write([Began("host", 3, {}), started(0, 1, 3)])
+    write([SearchStarted("host", 3, {}), started(0, 1, 3)])
     sync(paths)
     assert {run["status"] for run in shown(store.connect(address(runs))).values()} == {"RUNNING"}
 
@@ -395,7 +405,7 @@ def test_a_failed_best_trial_loses_its_place(write: Write) -> None:
     paths = write([*opening(), *whole(0, [0.1]), *asked(1, 0, 2), *epochs(1, [0.9]), Checkpointed(1, 0, 1, 1)])
     sync(paths, keep_models=1)
     assert list(held(paths)) == [1]
-    write([Ended(1, 0, "failed", 1, "loss is NaN"), TrialEnded(1, "failed")])
+    write([SegmentEnded(1, 0, "failed", 1, "loss is NaN"), TrialEnded(1, "failed")])
     sync(paths, keep_models=1)
     assert list(held(paths)) == [0]
     parent = shown(store.connect(address(paths.folder.parent)))["digits"]

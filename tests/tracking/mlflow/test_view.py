@@ -21,7 +21,16 @@ from by_hand import FINISHED, closed, epochs, header, started
 from search.space.domain import Domain, Parameter, Value
 from search.study import records as facts
 from search.study.paths import StudyPaths, local_store
-from search.study.records import Asked, Began, Built, Era, Header, Record, TrialEnded, Valued
+from search.study.records import (
+    BackendChanged,
+    Built,
+    Header,
+    ParameterSet,
+    Record,
+    SearchStarted,
+    SegmentRequested,
+    TrialEnded,
+)
 from search.study.study import Study
 from search.tracking.mlflow import store, ui, view
 from search.tracking.mlflow.position import Position
@@ -40,7 +49,7 @@ MIXED = Parameter("mixed", Domain("choice", values=(1, "many")))
 
 def trial(number: int, score: float, *values: tuple[Parameter, Value]) -> list[Record]:
     return [
-        Asked(number, 0, 2, 0, 0, False, number), *(Valued(number, *value) for value in values),
+        SegmentRequested(number, 0, 2, 0, 0, False, number), *(ParameterSet(number, *value) for value in values),
         started(number, 0, 2), Built(number, 9, "fused"), *epochs(number, [score / 2, score]),
         *closed(number, 2, 2, score), TrialEnded(number, "completed"),
     ]  # fmt: skip
@@ -50,7 +59,7 @@ def start(*parameters: Parameter) -> list[Record]:
     said = header()
     return [
         Header(**{**{name: getattr(said, name) for name in said.__slots__}, "parameters": parameters}),
-        Era("hyperband", {}), Began("host", 1, {}),
+        BackendChanged("hyperband", {}), SearchStarted("host", 1, {}),
     ]  # fmt: skip
 
 

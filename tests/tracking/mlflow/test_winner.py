@@ -24,7 +24,16 @@ from search.space.domain import Domain, Parameter
 from search.study import records as facts
 from search.study.journal import Journal
 from search.study.paths import StudyPaths, local_store
-from search.study.records import Asked, Began, Built, Era, Exported, Record, TrialEnded, Valued
+from search.study.records import (
+    BackendChanged,
+    Built,
+    Exported,
+    ParameterSet,
+    Record,
+    SearchStarted,
+    SegmentRequested,
+    TrialEnded,
+)
 from search.tracking.mlflow import loader, store
 from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.syncer import Syncer
@@ -66,10 +75,10 @@ def story(made: Path, kind: str, uid: str) -> list[Record]:
     """A study whose only trial is the winner of that kind."""
     said = json.loads((made / kind / "exported.json").read_text())
     source = "" if said["space"].endswith(".pkl") else f"/home/me/{said['space']}"
-    values = [Valued(0, Parameter(name, Domain("fixed", values=(v,))), v) for name, v in said["values"].items()]
+    values = [ParameterSet(0, Parameter(name, Domain("fixed", values=(v,))), v) for name, v in said["values"].items()]
     return [
         replace(header(kind, uid), source=source, versions={"keras": "3.15.0", "keras_backend": "tensorflow"}),
-        Era("hyperband", {}), Began("host", 1, {}), Asked(0, 0, 2, 0, 0, False, 1), *values, Built(0, 9, "fused"),
+        BackendChanged("hyperband", {}), SearchStarted("host", 1, {}), SegmentRequested(0, 0, 2, 0, 0, False, 1), *values, Built(0, 9, "fused"),
         *epochs(0, [0.5, 0.6]), *closed(0, 2, 2, 0.6), TrialEnded(0, "completed"),
         facts.Tested(0, 0, 2, {"loss": 0.5, "accuracy": 0.55}),
         exported(signature=said["signature"]), FINISHED,
@@ -83,7 +92,7 @@ def win(write: Write, made: Path) -> Callable[..., StudyPaths]:
     def win(records: list[Record] | None = None) -> StudyPaths:
         if records is None:
             tested = facts.Tested(0, 0, 2, {"accuracy": 0.55})
-            beginning = [header(), Era("hyperband", {}), Began("host", 1, {})]
+            beginning = [header(), BackendChanged("hyperband", {}), SearchStarted("host", 1, {})]
             records = [*beginning, *whole(0, [0.5, 0.7]), *whole(1, [0.6]), tested, exported(), FINISHED]
         paths = write(records)
         shutil.copyfile(made / "plain" / "model.keras", paths.model)
@@ -236,7 +245,7 @@ def test_the_winner_is_a_model_of_the_parent_run(win: Callable[..., StudyPaths],
 
 def test_test_results_are_metrics_of_the_trial_and_of_the_parent(win: Callable[..., StudyPaths], runs: Path) -> None:
     worse = facts.Tested(1, 0, 1, {"accuracy": 0.5, "loss": float("nan")})
-    paths = win([header(), Era("hyperband", {}), Began("h", 1, {}), *whole(0, [0.5, 0.7]), *whole(1, [0.6]), worse,
+    paths = win([header(), BackendChanged("hyperband", {}), SearchStarted("h", 1, {}), *whole(0, [0.5, 0.7]), *whole(1, [0.6]), worse,
                  facts.Tested(0, 0, 2, {"accuracy": 0.55}), FINISHED])  # fmt: skip
     sync(paths)
     client, position = store.connect(address(runs)), Position.load(paths.tracking)
@@ -260,12 +269,12 @@ def test_the_same_winner_is_shipped_once_and_a_better_one_is_another_version(
     paths = win()
     sync(paths)
     sync(paths)
-    win([Began("host", 2, {}), exported(), FINISHED])  # resumed, and nothing better was found
+    win([SearchStarted("host", 2, {}), exported(), FINISHED])  # resumed, and nothing better was found
     sync(paths)
     paths.tracking.unlink()
     sync(paths)
     assert shown(runs) == ONCE
-    win([Began("host", 3, {}), *whole(2, [0.9]), exported(2, 1), FINISHED])
+    win([SearchStarted("host", 3, {}), *whole(2, [0.9]), exported(2, 1), FINISHED])
     for forget in (False, True):
         if forget:
             paths.tracking.unlink()
@@ -304,7 +313,7 @@ def test_a_name_of_ones_own_is_registered_instead(win: Callable[..., StudyPaths]
 def test_an_older_search_does_not_take_the_alias_back(win: Callable[..., StudyPaths], write: Write, runs: Path) -> None:
     paths = win()
     sync(paths, register="shared")
-    beginning = [header("other", "f" * 16), Era("hyperband", {}), Began("h", 1, {})]
+    beginning = [header("other", "f" * 16), BackendChanged("hyperband", {}), SearchStarted("h", 1, {})]
     other = write([*beginning, *whole(0, [0.8, 0.9]), exported(), FINISHED], "other")
     shutil.copyfile(paths.model, other.model)
     sync(other, register="shared")
@@ -379,7 +388,7 @@ def test_a_store_without_a_registry_costs_one_warning(
         patch.setattr(store, "connect", lambda uri: NoRegistry(client, status))
         one = Syncer(paths, address(runs), warn=warnings.append)
         one.drain()
-        win([Began("host", 2, {}), *whole(2, [0.65]), FINISHED])
+        win([SearchStarted("host", 2, {}), *whole(2, [0.65]), FINISHED])
         one.drain()
     (warning,) = warnings
     assert "digits" in warning

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from search.errors import SpaceError
 from search.executors.inline import InlineExecutor
-from search.messages import Harvest, Harvested, Segment
+from search.messages import Evaluate, Evaluated, Segment
 from search.space.file import SpaceRef
 from search.study.records import Built
 from search.study.trial import Objective
@@ -149,10 +149,10 @@ def test_test_data_are_evaluated_on_the_best_weights(tmp_path: Path, kind: str) 
     executor = InlineExecutor()
     said: list[Any] = []
     weights = str(tmp_path / "trial-0" / "best-0.npz")
-    executor.start(0, Harvest(0, made.ref, {"units": 6}, weights, str(tmp_path / "trial-0")))
+    executor.start(0, Evaluate(0, made.ref, {"units": 6}, weights, str(tmp_path / "trial-0")))
     executor.poll(lambda slot, message: said.append(message), 0)
     (harvested,) = said
-    assert isinstance(harvested, Harvested)
+    assert isinstance(harvested, Evaluated)
     assert harvested.error is None
     assert harvested.logs is not None
     assert 0 < harvested.logs["loss"] < 100

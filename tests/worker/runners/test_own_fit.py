@@ -169,11 +169,11 @@ def test_what_it_returns_belongs_to_the_last_epoch(tmp_path: Path, fit: str, obj
 def test_its_own_number_of_epochs_ends_the_training(tmp_path: Path) -> None:
     own = Trial(tmp_path, OWN_EPOCHS)
     talk = own.train(0, 0, 9)
-    assert (talk.end.outcome, talk.end.epoch, len(talk.curve)) == ("finished", 3, 3)
+    assert (talk.end.outcome, talk.end.epoch, len(talk.curve)) == ("stopped_by_callback", 3, 3)
     # Cut by a rung, it goes on; what it has had in whole, it does not want again.
     assert own.train(1, 0, 2).end.outcome == "reached"
     rest = own.train(1, 2, 9)
-    assert (rest.end.outcome, rest.end.epoch) == ("finished", 3)
+    assert (rest.end.outcome, rest.end.epoch) == ("stopped_by_callback", 3)
     assert rest.curve == talk.curve[2:]
     assert own.train(2, 0, 3).end.outcome == "reached"
     assert own.train(2, 3, 9).kinds == ["Built", "Checkpointed", "Ended"]

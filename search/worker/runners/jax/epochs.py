@@ -17,10 +17,10 @@ import keras
 import numpy as np
 
 from search.worker.data.arrays import Split
-from search.worker.runners.dynamic_sizes import Freedom
+from search.worker.runners.dynamic_sizes import DynamicSizes
 from search.worker.runners.fit import Plan
 from search.worker.runners.fused import Loops, has_own_steps, logs_of, on_device
-from search.worker.runners.model_key import Signature
+from search.worker.runners.model_key import ModelKey
 
 __all__ = ["graph", "loops"]
 
@@ -35,7 +35,7 @@ def loops(model: Any, plan: Plan) -> Loops:
     return _Graph(model, plan).loops(model, plan)
 
 
-def graph(model: Any, plan: Plan, signature: Signature) -> _Graph:
+def graph(model: Any, plan: Plan, signature: ModelKey) -> _Graph:
     """See `search.worker.runners.fused.Framework`."""
     return _Graph(model, plan)
 
@@ -49,7 +49,7 @@ class _Graph:
         self.train: Epoch = make(model.train_step, own)
         self.validate: Epoch = make(model.test_step, own)
 
-    def loops(self, model: Any, plan: Plan, freedom: Freedom | None = None) -> Loops:
+    def loops(self, model: Any, plan: Plan, freedom: DynamicSizes | None = None) -> Loops:
         return _Loops(self, model, plan)
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from search.worker.data.arrays import Split
-from search.worker.runners.dynamic_sizes import Freedom
+from search.worker.runners.dynamic_sizes import DynamicSizes
 from search.worker.runners.fit import Plan
 from search.worker.runners.fused import Loops, has_own_steps, logs_of, on_device
-from search.worker.runners.model_key import Signature
+from search.worker.runners.model_key import ModelKey
 from search.worker.runners.tensorflow import graph_files as traced
 from search.worker.runners.tensorflow import grappler as rewriting
 from search.worker.runners.tensorflow import optimizer_updates as updates
@@ -31,7 +31,7 @@ def loops(model: Any, plan: Plan) -> Loops:
     return _Loops(plan, *_functions(model, plan))
 
 
-def graph(model: Any, plan: Plan, signature: Signature) -> _Graph:
+def graph(model: Any, plan: Plan, signature: ModelKey) -> _Graph:
     """See `search.worker.runners.fused.Framework`."""
     return _Graph(model, plan, signature)
 
@@ -71,12 +71,12 @@ class _Graph:
         ValueError: it captures more of the model than its variables.
     """
 
-    def __init__(self, model: Any, plan: Plan, signature: Signature) -> None:
+    def __init__(self, model: Any, plan: Plan, signature: ModelKey) -> None:
         # It needs Keras's insides. Where a version has others, each model has a graph of its own.
-        from search.worker.runners.tensorflow.placeholders import StandIns
+        from search.worker.runners.tensorflow.placeholders import Placeholders
 
         _create_variables(model, plan)
-        self._stand_ins = StandIns(model, signature.freedom)
+        self._stand_ins = Placeholders(model, signature.freedom)
         splits = {"train": plan.arrays}
         if isinstance(plan.validation, Split):
             splits["validate"] = plan.validation
@@ -89,7 +89,7 @@ class _Graph:
                 functions = traced.keep(word, _traced(model, plan), known)
         self._functions = functions
 
-    def loops(self, model: Any, plan: Plan, freedom: Freedom) -> Loops:
+    def loops(self, model: Any, plan: Plan, freedom: DynamicSizes) -> Loops:
         _create_variables(model, plan)
         train, validate = self._functions["train"], self._functions.get("validate")
         return _Loops(plan, train, validate, borrow=lambda: self._stand_ins.lend(model, freedom))

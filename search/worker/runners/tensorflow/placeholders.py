@@ -21,12 +21,12 @@ import tensorflow as tf
 from keras.src.backend.tensorflow import numpy as keras_numpy
 from keras.src.backend.tensorflow import random as keras_random
 
-from search.worker.runners.dynamic_sizes import Freedom, Scalar
+from search.worker.runners.dynamic_sizes import DynamicSizes, Scalar
 
-__all__ = ["StandIns"]
+__all__ = ["Placeholders"]
 
 
-class StandIns:
+class Placeholders:
     """Stand-ins for the variables and the open numbers of a model.
 
     Args:
@@ -34,7 +34,7 @@ class StandIns:
         freedom: what is open of it.
     """
 
-    def __init__(self, model: Any, freedom: Freedom) -> None:
+    def __init__(self, model: Any, freedom: DynamicSizes) -> None:
         self._variables = [
             tf.Variable(
                 variable.value,
@@ -56,7 +56,7 @@ class StandIns:
         return [variable.handle for variable in (*self._variables, *made)]
 
     @contextmanager
-    def in_place_of(self, model: Any, freedom: Freedom) -> Iterator[None]:
+    def in_place_of(self, model: Any, freedom: DynamicSizes) -> Iterator[None]:
         """Have all that is traced meet the stand-ins; at the end the model is as it was."""
         with ExitStack() as restored:
             for variable, stand_in in zip(_variables_of(model), self._variables, strict=True):
@@ -72,7 +72,7 @@ class StandIns:
             _replace(restored, keras_random, "dropout", _dropout)
             yield
 
-    def lend(self, model: Any, freedom: Freedom) -> None:
+    def lend(self, model: Any, freedom: DynamicSizes) -> None:
         """Make them a model's variables, with its values. The model that has them gets its own back, with theirs.
 
         Args:
@@ -102,7 +102,7 @@ class StandIns:
         _index(model.optimizer)
 
 
-_lenders: weakref.WeakKeyDictionary[Any, StandIns] = weakref.WeakKeyDictionary()
+_lenders: weakref.WeakKeyDictionary[Any, Placeholders] = weakref.WeakKeyDictionary()
 """Whose stand-ins a model has."""
 
 
