@@ -44,6 +44,7 @@ from search.study.journal import Journal, read_all
 from search.study.paths import StudyPaths
 from search.study.records import FORMAT, BackendChanged, Header, SearchStarted
 from search.study.study import Study
+from search.study.trial import Objective
 
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "hyperband": ("hyperband", {}),
@@ -152,7 +153,7 @@ def search(controller: Timed, scenario: Scenario, paths: StudyPaths, workers: in
         say=lambda _: None,
         now=executor.now,
     )
-    header = Header(FORMAT, "0", "study", 0, "val_loss", "min", "", "", scenario.parameters(), {})
+    header = Header(FORMAT, "0", "study", 0, (Objective("val_loss", "min"),), "", "", scenario.parameters(), {})
     driver.run([header, phase, SearchStarted("here", 0, {})])
 
 

@@ -23,6 +23,7 @@ from search.study.records import (
     SegmentStarted,
     TrialEnded,
 )
+from search.study.trial import Objective
 
 OLDER = "728d730b5ebd"
 """A schema of MLflow 1: without aliases, without logged models, with short values."""
@@ -33,7 +34,7 @@ RELU = Parameter("relu", Domain("boolean", values=(True, False)))
 
 def header(study: str = "digits", uid: str = "0123456789abcdef") -> Header:
     return Header(
-        FORMAT, uid, study, 7, "val_accuracy", "max", "/home/me/digits.py", "digest-1", (UNITS, RELU),
+        FORMAT, uid, study, 7, (Objective("val_accuracy", "max"),), "/home/me/digits.py", "digest-1", (UNITS, RELU),
         {"keras": "3.15.0", "keras_backend": "tensorflow"}, ("loss", "val_accuracy"), "me",
     )  # fmt: skip
 

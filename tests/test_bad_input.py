@@ -457,6 +457,11 @@ def test_a_space_file_that_has_changed(search: Run, study: Path, space: Path) ->
 
 def test_journals_that_cannot_be_read(search: Run, study: Path) -> None:
     journal = StudyPaths(study).journal
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for order in ([*lines[:3], *lines[4:]], [*lines[:3], lines[4], lines[3], *lines[5:]]):
+        journal.write_bytes(b"".join(order))
+        for command in ("trials", "status", "resume"):
+            refused(search, command, "t", words=("journal.jsonl, line 4 is damaged", "head -n 3"))
     journal.write_text("rubbish\nrubbish\n")
     for command in ("trials", "status", "resume"):
         refused(search, command, "t", words=("journal.jsonl, line 1 is damaged",))

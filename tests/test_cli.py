@@ -343,7 +343,7 @@ def test_looking_imports_no_framework(study: search.StudyResults) -> None:
 EVALUATE = """
 import json, sys, warnings
 import search
-from search import space
+from search.space import file as space
 from search.space.file import SpaceRef
 
 runs, store, exported, file = sys.argv[1:]

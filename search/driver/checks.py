@@ -36,7 +36,7 @@ def choose_objective(opts: Options, probed: Probed) -> Objective:
 
 def check_kept(header: Header, opts: Options, given: Mapping[str, Any]) -> Objective:
     """The objective of a resumed study. StudyError where another one, or another seed, is asked for."""
-    objective = Objective(header.objective, header.direction)
+    objective = header.objective
     wanted = (opts.objective or objective.name, opts.direction or objective.direction)
     if wanted != (objective.name, objective.direction):
         raise StudyError(

@@ -126,7 +126,7 @@ class Controller:
         self._backend: BackEnd | None = None
         self._explored = ExploredValues()
         self._explored_changed = False
-        self._domains: dict[str, Domain] = {}
+        self.domains: dict[str, Domain] = {}
         self.affinity = Affinity()
         self._slots = SlotPool([()] * slots if isinstance(slots, int) else slots)
         self._running: dict[int, StartSegment] = {}
@@ -139,7 +139,7 @@ class Controller:
         self._deferred: list[tuple[int, Question, Value]] = []
         self._stopping: SearchEnded | None = None
         self._over: set[int] = set()
-        self._failure_limit = FailureLimit()
+        self.failure_limit = FailureLimit()
         self._reaction = Reaction()
         self._now = 0.0
 
@@ -167,13 +167,13 @@ class Controller:
     def _note(self, record: Record, rebuild: bool) -> None:
         self._explored_changed |= self._explored.apply(record)
         self._initial.apply(record)
-        self._failure_limit.apply(record, self.study)
+        self.failure_limit.apply(record, self.study)
         match record:
             case Header() | SpaceChanged():
-                self._domains.clear()
+                self.domains.clear()
                 self._explored = ExploredValues(record.parameters, strangers=self.study.trials)
             case ParameterSet():
-                self._domains[record.parameter.key] = record.parameter.domain
+                self.domains[record.parameter.key] = record.parameter.domain
             case BackendChanged() if rebuild:
                 earlier = [trial for trial in self.study.trials.values() if trial.phase < self.study.phase]
                 self._backend = self._make_backend(record)
@@ -276,7 +276,7 @@ class Controller:
 
     def _question(self, slot: int, question: Question) -> None:
         parameter = question.parameter
-        before = self._domains.get(parameter.key, parameter.domain)
+        before = self.domains.get(parameter.key, parameter.domain)
         if not compatible(before, parameter.domain):
             error = (
                 f"parameter {parameter.key!r} changed its domain between trials, from {before} to {parameter.domain}: "
@@ -549,7 +549,7 @@ class Controller:
             and not self.study.objective.better(limits.target, best.objective)
         ):
             self._stop(f"the target of {limits.target:g} is reached", complete=True)
-        if reason := self._failure_limit.abort_reason(self.study, limits.max_consecutive_failures):
+        if reason := self.failure_limit.abort_reason(self.study, limits.max_consecutive_failures):
             self._stop(reason, complete=False, exit_code=1)
 
     def _check_times(self) -> None:

@@ -8,7 +8,6 @@ import ast
 import hashlib
 import importlib.util
 import inspect
-import pickle
 import re
 import sys
 import sysconfig
@@ -21,6 +20,7 @@ from typing import Any
 
 from search.errors import SearchError, SpaceError, nearest
 from search.space.domain import Parameter
+from search.space.old_names import Unpickler
 
 MODULE = "search_space"
 """The name the space file is imported under: a file called `keras.py` must not hide Keras."""
@@ -139,14 +139,14 @@ def load(ref: SpaceRef) -> Space:
     assert ref.pickle is not None
     pickled = Path(ref.pickle)
     with open(pickled, "rb") as file:
-        parts: dict[str, Any] = pickle.load(file)
+        parts: dict[str, Any] = Unpickler(file).load()
         behind = file.tell()
 
     def load_data() -> Any:
         # The data lie behind: who brings a model back need not read them.
         with open(pickled, "rb") as file:
             file.seek(behind)
-            return pickle.load(file)
+            return Unpickler(file).load()
 
     if (hypermodel := parts.pop("hypermodel", None)) is not None:
         parts |= of_hypermodel(hypermodel)

@@ -16,6 +16,9 @@ from search.study.records import FORMAT
 
 Json = dict[str, Any]
 
+CHAINED = 4
+"""The first format whose lines hold the checksum of the line before."""
+
 
 def _from_1(data: Json) -> Json:
     """Format 2: executions of a trial, a `fit` of the user's, the libraries of each run, samplers of Hyperband; kinds
@@ -42,7 +45,39 @@ def _from_2(data: Json) -> Json:
     return data
 
 
-UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1, _from_2)
+_KINDS_OF_3 = {
+    "era": "backend_changed",
+    "learnt": "trial_imported",
+    "began": "search_started",
+    "asked": "segment_requested",
+    "valued": "parameter_set",
+    "started": "segment_started",
+    "ended": "segment_ended",
+    "told": "result_told",
+    "expired": "timed_out",
+    "finished": "search_ended",
+}
+
+
+def _from_3(data: Json) -> Json:
+    """Format 4: kinds and fields by the field's words; a header's objectives as a list; `prev` in each line."""
+    kind = data["kind"]
+    data = {**data, "kind": _KINDS_OF_3.get(kind, kind)}
+    match kind:
+        case "header":
+            data["objectives"] = [[data.pop("objective"), data.pop("direction")]]
+        case "asked":
+            data["initial_values"] = data.pop("given", {})
+        case "built":
+            data["weight_count"] = data.pop("parameters")
+        case "learnt" | "checkpointed":
+            data["stopped_by_callback"] = data.pop("finished", False)
+        case "ended" | "told" if data["outcome"] == "finished":
+            data["outcome"] = "stopped_by_callback"
+    return data
+
+
+UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1, _from_2, _from_3)
 """`UPGRADES[n - 1]` makes a record of format n one of format n + 1, both as JSON objects."""
 
 

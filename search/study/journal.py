@@ -1,9 +1,13 @@
 """The journal: a study's facts as lines of JSON, appended by one process, read by any.
 
-A line is `{"kind": …, …, "v": <format>, "t": <seconds since the epoch>, "crc": "<CRC-32 of what stands before it>"}`.
-An append reaches the operating system at once, so a killed process loses nothing; the disk gets it in groups, at most
-`FLUSH_SECONDS` later, so a power failure loses no more than that. A torn last line (the writer died in it) is dropped;
-a damaged line within is an error that names it, as is a line that only a newer version can read.
+A line is a JSON object: `{"kind": …, …, "v": 4, "t": 1764370000.5, "prev": "89abcdef", "crc": "01234567"}`. `v` is the
+format, `t` the time in seconds since the epoch, `crc` the CRC-32 of the line up to there, and `prev` the `crc` of the
+line before (`FIRST` on the first line). So a line that was changed, lost, doubled or moved is found, and named in the
+error. Lines of formats 1 to 3 have no `prev`.
+
+An append reaches the operating system at once, so a killed process loses nothing. The disk gets the records in groups,
+at most `FLUSH_SECONDS` later, so a power failure loses no more than that. A torn last line is dropped: its writer died
+while it wrote. A line that only a newer version can read is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from search.errors import JournalError
 from search.study import formats
@@ -43,35 +47,65 @@ class Entry(NamedTuple):
     format: int = FORMAT
 
 
-def format_line(record: Record, time: float) -> bytes:
-    """The journal's line for `record`, its newline included."""
-    data = {**encode(record), "v": FORMAT, "t": round(time, 4)}
+FIRST = b"00000000"
+"""The `prev` of a journal's first line."""
+
+
+def format_line(record: Record, time: float, previous: bytes = FIRST) -> bytes:
+    """Return the journal's line for `record`, its newline included.
+
+    Args:
+        previous: `checksum_of` the line before.
+    """
+    data = {**encode(record), "v": FORMAT, "t": round(time, 4), "prev": previous.decode()}
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)[:-1]
-    # Half a surrogate pair, as in a file name that is no UTF-8, becomes what JSON escapes it to.
+    # Half a surrogate pair, as in a file name that is not UTF-8, becomes what JSON escapes it to.
     body = text.encode(errors="backslashreplace")
     return b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
 
 
+def format_lines(records: Iterable[Record], time: float, previous: bytes = FIRST) -> Iterator[bytes]:
+    """Yield the lines of `records`, of which the first follows a line with the checksum `previous`."""
+    for record in records:
+        line = format_line(record, time, previous)
+        previous = checksum_of(line)
+        yield line
+
+
 def parse_line(line: bytes) -> tuple[Record, float]:
-    """The record and time of a line. ValueError where the line is not whole."""
-    data = json.loads((_checked(line) + b"}").decode())
-    record, time, _ = _opened(data)
-    return record, time
+    """Return the record and the time of a line. ValueError if it is damaged."""
+    content = _decoded(json.loads((_checked(line) + b"}").decode()))
+    return content.record, content.time
 
 
 _TRAILER = len(b',"crc":"01234567"}\n')
+_CHECKSUM = slice(-len(b'01234567"}\n'), -len(b'"}\n'))
+
+
+def checksum_of(line: bytes) -> bytes:
+    """Return the checksum that stands at the end of `line`."""
+    return line[_CHECKSUM]
 
 
 def _checked(line: bytes) -> bytes:
-    """The line up to its checksum. ValueError where that does not match."""
+    """Return the line up to its checksum. ValueError if that does not match."""
     body = line[:-_TRAILER]
     if line[-_TRAILER:] != b',"crc":"%08x"}\n' % zlib.crc32(body):
         raise ValueError("the checksum does not match")
     return body
 
 
-def _opened(data: Any) -> tuple[Record, float, int]:
-    """A line's record, its time and the format it was written in, of what `_parsed` gives for it."""
+class _Content(NamedTuple):
+    """A decoded line; `previous` is None in a format that has no checksum of the line before."""
+
+    record: Record
+    time: float
+    format: int
+    previous: bytes | None
+
+
+def _decoded(data: Any) -> _Content:
+    """Decode a line's JSON object, or raise the exception that `_parsed` found in its place."""
     if type(data) is not dict:
         raise data
     format, time = data.pop("v", 1), data.pop("t")
@@ -79,11 +113,16 @@ def _opened(data: Any) -> tuple[Record, float, int]:
         raise ValueError(f"its format is {format!r}")
     if (type(time) is not float and type(time) is not int) or not isfinite(time):
         raise ValueError("it has no time")
-    if format == FORMAT:
-        return decode(data), time, format
     if formats.is_newer(format):
         raise _Newer(format)
-    return decode(formats.upgrade(data, format)), time, format
+    previous = None
+    if format >= formats.CHAINED:
+        previous = data.pop("prev", None)
+        if type(previous) is not str:
+            raise ValueError("it has no checksum of the line before")
+        previous = previous.encode()
+    record = decode(data if format == FORMAT else formats.upgrade(data, format))
+    return _Content(record, time, format, previous)
 
 
 class _Newer(ValueError):
@@ -97,18 +136,18 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, R
 
 
 def read(path: Path, offset: int = 0) -> Iterator[Entry]:
-    """The entries from byte `offset` on, up to the last whole line.
+    """Yield the entries from byte `offset` on, up to the last whole line.
 
     Raises:
-        JournalError: a line that is not the last one is damaged; or one that is whole was written by a newer version,
-            or cannot be understood.
+        JournalError: a line that is not the last one is damaged; a line was lost, doubled or moved; or a whole line was
+            written by a newer version, or cannot be understood.
     """
     try:
         file = path.open("rb")
     except OSError as error:
         raise JournalError(f"cannot read {path}: {error.strerror}") from None
     with file:
-        file.seek(offset)
+        previous = _last_checksum(file, offset)
         while lines := file.readlines(_CHUNK):
             bodies: list[bytes] = []
             damage: ValueError | None = None
@@ -119,18 +158,28 @@ def read(path: Path, offset: int = 0) -> Iterator[Entry]:
                 damage = error
             for data, line in zip(_parsed(bodies), lines, strict=False):
                 try:
-                    record, time, format = _opened(data)
+                    content = _decoded(data)
+                    if content.previous is not None and content.previous != previous:
+                        raise ValueError("it does not follow the line before it: a line was lost, doubled or moved")
                 except _Newer as newer:
                     raise JournalError(_newer(path, offset, newer.format)) from None
                 except _UNREADABLE as error:
                     raise JournalError(_damage(path, offset, error)) from None
                 offset += len(line)
-                yield Entry(record, time, offset, format)
+                previous = checksum_of(line)
+                yield Entry(content.record, content.time, offset, content.format)
             if damage is not None:
                 torn = lines[len(bodies)]
                 if len(bodies) == len(lines) - 1 and (not torn.endswith(b"\n") or not file.read(1)):
                     return  # its writer died, or is writing now
                 raise JournalError(_damage(path, offset, damage)) from None
+
+
+def _last_checksum(file: BinaryIO, offset: int) -> bytes:
+    """Return the checksum of the line that ends at `offset`, and leave `file` at `offset`."""
+    file.seek(max(0, offset - _TRAILER))
+    before = file.read(min(offset, _TRAILER))
+    return checksum_of(before) if before else FIRST
 
 
 _CHUNK = 1 << 13
@@ -220,6 +269,10 @@ class Journal:
         if known is None:
             known = read_all(path) if path.exists() else ()
         self._whole = known[-1].end if known else 0
+        self._last = FIRST
+        if self._whole:
+            with path.open("rb") as file:
+                self._last = _last_checksum(file, self._whole)
         # Unbuffered: what could not be written is not written later.
         self._file = path.open("ab", buffering=0)
         self._cut()
@@ -227,9 +280,10 @@ class Journal:
     def append(self, records: Iterable[Record], time: float | None = None) -> None:
         """Write `records` as one piece, as of `time` (now)."""
         now = self._now() if time is None else time
-        data = b"".join(format_line(record, now) for record in records)
-        if not data:
+        lines = list(format_lines(records, now, self._last))
+        if not lines:
             return
+        data = b"".join(lines)
         rest = memoryview(data)
         try:
             while rest:
@@ -239,6 +293,7 @@ class Journal:
                 self._cut()
             raise self._unwritten(error) from None
         self._whole += len(data)
+        self._last = checksum_of(data)
         if self._dirty_since is None:
             # By our own clock: the records' may be a simulation's.
             self._dirty_since = self._now()

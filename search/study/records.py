@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from search.space.domain import Parameter, Value
-from search.study.trial import Direction, State
+from search.study.trial import Objective, State
 
-FORMAT = 3
+FORMAT = 4
 """The format that is written. Every line of a journal names its own; see `search.study.formats`."""
 
 Outcome = Literal["reached", "stopped_by_callback", "stopped", "interrupted", "failed", "lost", "no_memory", "no_space"]
@@ -38,8 +38,7 @@ class Header:
     uid: str
     study: str
     seed: int
-    objective: str
-    direction: Direction
+    objectives: tuple[Objective, ...]
     source: str
     digest: str
     parameters: tuple[Parameter, ...]
@@ -47,6 +46,11 @@ class Header:
     metrics: tuple[str, ...] = ()
     user: str = ""
     replaces: str = ""
+
+    @property
+    def objective(self) -> Objective:
+        """The objective that trials are ranked by: the first."""
+        return self.objectives[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +275,26 @@ class SearchEnded:
 
 
 Record = (
-    Header | SpaceChanged | BackendChanged | TrialImported | SearchStarted | SegmentRequested | ParameterSet | SegmentStarted | Built | EpochDone | Judged | TimedOut
-    | Checkpointed | SegmentEnded | ResultTold | TrialEnded | Tested | Exported | SearchEnded
-)  # fmt: skip
+    Header
+    | SpaceChanged
+    | BackendChanged
+    | TrialImported
+    | SearchStarted
+    | SegmentRequested
+    | ParameterSet
+    | SegmentStarted
+    | Built
+    | EpochDone
+    | Judged
+    | TimedOut
+    | Checkpointed
+    | SegmentEnded
+    | ResultTold
+    | TrialEnded
+    | Tested
+    | Exported
+    | SearchEnded
+)
 
 _CLASSES: tuple[type[Any], ...] = Record.__args__
 _KIND: dict[type[Any], str] = {cls: re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower() for cls in _CLASSES}
@@ -313,6 +334,7 @@ def _types(data: Any) -> list[type[Any]]:
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "parameter": _parameter,
     "parameters": _parameters,
+    "objectives": lambda data: tuple(Objective(*item) for item in data),
     "metrics": tuple,
     "requirements": tuple,
     "curve": tuple,
@@ -321,6 +343,12 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 _DECODED: dict[type[Any], tuple[tuple[str, Callable[[Any], Any]], ...]] = {
     cls: tuple((name, _DECODERS[name]) for name in names if name in _DECODERS) for cls, names in _FIELDS.items()
 }
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, Parameter):
+        return item.to_json()
+    return (item.name, item.direction) if isinstance(item, Objective) else item
 
 
 def encode(record: Record) -> dict[str, Any]:
@@ -332,7 +360,7 @@ def encode(record: Record) -> dict[str, Any]:
         if isinstance(value, Parameter):
             value = value.to_json()
         elif isinstance(value, tuple):
-            value = [item.to_json() if isinstance(item, Parameter) else item for item in value]
+            value = [_plain(item) for item in value]
         elif name == "logs":
             # JSON has no NaN and no infinity: they go as strings.
             value = {key: number if math.isfinite(number) else str(number) for key, number in value.items()}

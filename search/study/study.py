@@ -331,7 +331,7 @@ class Study:
         match record:
             case Header():
                 self.header, self.digest, self.parameters = record, record.digest, record.parameters
-                self.objective = Objective(record.objective, record.direction)
+                self.objective = record.objective
             case SpaceChanged():
                 self.digest, self.parameters = record.digest, record.parameters
             case BackendChanged():

@@ -250,14 +250,14 @@ class BackEndContract:
             assert stopped.resume().run().history() == search.history()
 
     def test_it_learns_from_another_back_end(self) -> None:
-        listed = Simulation(ROUGH, lambda _: Walk(), phase="walk", limits=Limits(max_trials=8), slots=2)
+        listed = Simulation(ROUGH, lambda _: Walk(), backend="walk", limits=Limits(max_trials=8), slots=2)
         before = listed.run(stop_after=130)
         assert {trial.state for trial in before.trials} >= {"failed", "paused", "completed"}
         for cut in (0, 3, 11):
             taken = self.simulate(
                 ROUGH,
                 entries=before.entries[: len(before.entries) - cut],
-                phase="tested",
+                backend="tested",
                 trials=len(before.trials) + 6,
             )
             taken.run()

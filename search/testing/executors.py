@@ -161,7 +161,7 @@ class MessageContract:
 
     def test_a_segment_asks_trains_and_checkpoints(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         talk = Conversation(executor, VALUES).run(segment(values={}))
-        assert talk.kinds == [*["Question"] * 3, "Built", *["EpochDone"] * 3, "Checkpointed", "Ended"]
+        assert talk.kinds == [*["Question"] * 3, "Built", *["EpochDone"] * 3, "Checkpointed", "SegmentEnded"]
         assert [message.parameter.name for message in talk.said if isinstance(message, Question)] == list(VALUES)
         assert [message.epoch for message in talk.said if isinstance(message, EpochDone)] == [1, 2, 3]
         built = talk.said[3]
@@ -187,7 +187,7 @@ class MessageContract:
                     self._executor.send(0, Answer(None, "its domain has changed"))
 
         talk = Refusing(executor).run(segment(values={}))
-        assert talk.kinds == ["Question", "Ended"]
+        assert talk.kinds == ["Question", "SegmentEnded"]
         assert talk.end.outcome == "failed"
         assert talk.end.error is not None
         assert "its domain has changed" in talk.end.error
@@ -224,7 +224,7 @@ class MessageContract:
                     self._executor.send(0, Interrupt())
 
         talk = Silent(executor).run(segment(values={}))
-        assert talk.kinds == ["Question", "Ended"]
+        assert talk.kinds == ["Question", "SegmentEnded"]
         assert talk.end.outcome == "interrupted"
 
     def test_a_lost_segment_is_trained_again_from_its_checkpoint(
@@ -237,13 +237,13 @@ class MessageContract:
         assert [message.epoch for message in again.said if isinstance(message, EpochDone)] == [1, 2, 3, 4]
         known = Conversation(executor).run(segment(to_epoch=4, from_epoch=1))
         assert known.curve == again.curve[1:]
-        assert known.kinds == ["Built", *["EpochDone"] * 3, "Checkpointed", "Ended"]
+        assert known.kinds == ["Built", *["EpochDone"] * 3, "Checkpointed", "SegmentEnded"]
 
     def test_what_is_said_again_is_judged_again(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         Conversation(executor).run(segment(to_epoch=3))
         talk = Conversation(executor, react=lambda message: Verdict(message.epoch == 2))
         talk.run(segment(to_epoch=5, judged=True))
-        assert talk.kinds == ["Built", *["EpochDone"] * 3, "Checkpointed", "Ended"]
+        assert talk.kinds == ["Built", *["EpochDone"] * 3, "Checkpointed", "SegmentEnded"]
         assert (talk.end.outcome, talk.end.epoch) == ("stopped", 3)
 
     def test_a_killed_process_says_why_and_its_trial_goes_on(
@@ -276,12 +276,12 @@ class MessageContract:
     ) -> None:
         Conversation(executor).run(segment(to_epoch=2))
         talk = Conversation(executor).run(segment(to_epoch=1, **other))
-        assert talk.kinds == ["Built", "EpochDone", "Checkpointed", "Ended"]
+        assert talk.kinds == ["Built", "EpochDone", "Checkpointed", "SegmentEnded"]
 
     def test_each_execution_is_a_training_of_its_own(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         Conversation(executor).run(segment(to_epoch=3))
         talk = Conversation(executor).run(segment(to_epoch=2, execution=1, seed=8))
-        assert talk.kinds == ["Built", *["EpochDone"] * 2, "Checkpointed", "Ended"]
+        assert talk.kinds == ["Built", *["EpochDone"] * 2, "Checkpointed", "SegmentEnded"]
         of = [
             message.execution for message in talk.said if isinstance(message, (EpochDone, Checkpointed, SegmentEnded))
         ]
@@ -292,7 +292,7 @@ class MessageContract:
 
     def test_checkpoints_come_as_often_as_asked_for(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         talk = Conversation(executor).run(segment(to_epoch=3, checkpoint_every=0.0))
-        assert talk.kinds == ["Built", *["EpochDone", "Checkpointed"] * 3, "Ended"]
+        assert talk.kinds == ["Built", *["EpochDone", "Checkpointed"] * 3, "SegmentEnded"]
 
     def test_judged_segments_wait_for_verdicts(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         talk = Conversation(executor, react=lambda message: Verdict(message.epoch == 2))
@@ -307,7 +307,7 @@ class MessageContract:
 
     def test_an_exception_fails_the_trial(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         talk = Conversation(executor).run(segment(values={"kind": "raises"}))
-        assert talk.kinds == ["Ended"]
+        assert talk.kinds == ["SegmentEnded"]
         assert talk.end.outcome == "failed"
         assert talk.end.error is not None
         assert "no such layer" in talk.end.error
@@ -330,7 +330,7 @@ class MessageContract:
         assert talk.kinds[-2] == "Checkpointed"
         # Its driver may have died before it knew: asked again, the trial trains no more.
         again = Conversation(executor).run(segment(values={**VALUES, "kind": "ends"}, from_epoch=2, to_epoch=5))
-        assert again.kinds == ["Built", "Checkpointed", "Ended"]
+        assert again.kinds == ["Built", "Checkpointed", "SegmentEnded"]
         assert (again.end.outcome, again.end.epoch) == ("stopped_by_callback", 2)
 
     @pytest.mark.parametrize("kind", ["ends", "diverges"])

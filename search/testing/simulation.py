@@ -184,12 +184,12 @@ class Simulation:
         slots: how many workers there are.
         order: of the words of workers that speak at the same time.
         checkpoint_every: virtual seconds between checkpoints within a segment.
-        era: the back end's name; another one on `resume` begins a new era.
+        backend: the back end's name; another one on `resume` begins a new phase.
         entries: a journal to go on with.
         disk: the epoch of each trial's checkpoint; by default as journaled.
         checkpoints: what is on the disk, in the place of all that `disk` says: that of an earlier search's executor.
         try_first: configurations that the user wants tried first.
-        learnt: trials of other studies to begin with.
+        imported: trials of other studies to begin with.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class Simulation:
         limits: Limits = Limits(),  # noqa: B008  # frozen
         order: int = 0,
         checkpoint_every: float = 2.0,
-        phase: str = "tested",
+        backend: str = "tested",
         entries: Sequence[Entry] = (),
         disk: Mapping[int, int] | None = None,
         checkpoints: Disk | None = None,
@@ -213,10 +213,10 @@ class Simulation:
     ) -> None:
         self._arguments: dict[str, Any] = {"scenario": scenario, "make": make, "objective": objective, "seed": seed}
         self._arguments |= {"slots": slots, "max_epochs": max_epochs, "limits": limits, "order": order}
-        self._arguments |= {"checkpoint_every": checkpoint_every, "era": phase}
+        self._arguments |= {"checkpoint_every": checkpoint_every, "backend": backend}
         self.scenario = replace(scenario, metric=objective.name)
         self._arguments |= {"try_first": try_first}
-        self._learnt = list(imported)
+        self._imported = list(imported)
         self.entries = list(entries)
         self.study = Study()
         self.controller = Controller(
@@ -229,13 +229,9 @@ class Simulation:
         )
         self.controller.replay(self.entries)
         self.end: SearchEnded | None = None
-        self._objective, self._seed, self._max_epochs, self._era = (
-            objective,
-            seed,
-            max_epochs,
-            BackendChanged(phase, {}),
-        )
-        self._told = {**asdict(limits), "slots": slots}
+        self._objective, self._seed, self._max_epochs = objective, seed, max_epochs
+        self._backend = BackendChanged(backend, {})
+        self._options = {**asdict(limits), "slots": slots}
         began = self.entries[-1].time + 60 if self.entries else 1e9
         on_disk = self._disk(disk or {}) if checkpoints is None else checkpoints
         self.executor = _Observed(self.scenario, slots, began=began, disk=on_disk, order=order)
@@ -356,17 +352,16 @@ class Simulation:
                 uid="0",
                 study="simulated",
                 seed=self._seed,
-                objective=self._objective.name,
-                direction=self._objective.direction,
+                objectives=(self._objective,),
                 source="",
                 digest="",
                 parameters=parameters,
                 versions={},
             )
             records.append(header)
-        if not self.study.phases or self.study.phases[-1] != self._era:
-            records.append(self._era)
-        return [*records, *self._learnt, SearchStarted("simulated", 0, self._told)]
+        if not self.study.phases or self.study.phases[-1] != self._backend:
+            records.append(self._backend)
+        return [*records, *self._imported, SearchStarted("simulated", 0, self._options)]
 
     def _disk(self, ahead: Mapping[int, int]) -> Disk:
         """What the workers of the processes before have written; of the trials in `ahead`, up to that epoch."""

@@ -160,7 +160,7 @@ class TensorBoardLog:
                 run = self._begin(record.trial, record.execution, time)
                 return self._scalars(run, logs, record.epoch, time)
             case Header():
-                self._objective = Objective(record.objective, record.direction)
+                self._objective = record.objective
                 self._space.begin(record, time)
             case SpaceChanged():
                 self._space.add(record.parameters)
@@ -242,7 +242,7 @@ class _Space:
     def begin(self, header: Header, time: float) -> None:
         self._time = time
         self._study = {"name": header.study, "user": header.user, "time_created_secs": time}
-        self._metrics[OBJECTIVE] = f"best {header.objective}"
+        self._metrics[OBJECTIVE] = f"best {header.objective.name}"
         self.add(header.parameters)
         self.measure(header.metrics)
 

@@ -283,7 +283,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
     def _send_checkpointed(self) -> None:
         best = self._best[0] if self._best else None
         stopped_by_callback = self.outcome == "stopped_by_callback"
-        self._channel.send(Checkpointed(self._segment.trial, self._segment.execution, self.epoch, best, stopped_by_callback))
+        self._channel.send(
+            Checkpointed(self._segment.trial, self._segment.execution, self.epoch, best, stopped_by_callback)
+        )
 
 
 def _best_of(saved: checkpoint.Checkpoint) -> tuple[int, float] | None:

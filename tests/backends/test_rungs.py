@@ -177,8 +177,8 @@ def test_a_gaussian_process_uses_what_another_back_end_found(make: Callable[[Stu
     def pick(study: Study) -> BackEnd:
         return (optuna("random", "none") if study.phases[-1].backend == "first" else make)(study)
 
-    begun = Simulation(BOWL, pick, phase="first", limits=Limits(max_trials=20)).run()
-    search = begun.resume(phase="second", limits=Limits(max_trials=len(begun.trials) + 4)).run()
+    begun = Simulation(BOWL, pick, backend="first", limits=Limits(max_trials=20)).run()
+    search = begun.resume(backend="second", limits=Limits(max_trials=len(begun.trials) + 4)).run()
     assert min(regret(trial.params) for trial in search.trials[-4:]) < 1e-3
     assert search.resume(len(begun.entries) + 20).run().history() == search.history()
 
@@ -196,11 +196,11 @@ def test_any_sampler_goes_with_hyperband_and_none_tries_a_configuration_twice(sa
 def test_nothing_that_draws_at_random_imports_optuna() -> None:
     code = """
 import sys
-from search import backends
+from search.backends import registry
 from search.space.domain import Domain, Parameter
 from search.study.trial import Objective
 for sampler in ({}, {"sampler": "random"}):
-    made = backends.make("hyperband", {"max_epochs": 9, **sampler}, Objective("loss", "min"), 0)
+    made = registry.make("hyperband", {"max_epochs": 9, **sampler}, Objective("loss", "min"), 0)
     made.suggest(0, Parameter("x", Domain("float", 0.0, 1.0)))
     made.learn([])
 print(*sorted(set(sys.modules) & {"optuna", "numpy", "torch", "scipy"}))
@@ -234,10 +234,10 @@ def test_what_one_back_end_found_the_next_one_uses(
 
     imported, fresh = [], []
     for seed in range(3):
-        begun = Simulation(BOWL, make, seed=seed, phase="first", limits=Limits(max_trials=60)).run()
-        more = begun.resume(phase="second", limits=Limits(max_trials=len(begun.trials) + 12)).run()
+        begun = Simulation(BOWL, make, seed=seed, backend="first", limits=Limits(max_trials=60)).run()
+        more = begun.resume(backend="second", limits=Limits(max_trials=len(begun.trials) + 12)).run()
         imported.append(drawn(more))
-        fresh.append(drawn(Simulation(BOWL, make, seed=seed, phase="second", limits=Limits(max_trials=12)).run()))
+        fresh.append(drawn(Simulation(BOWL, make, seed=seed, backend="second", limits=Limits(max_trials=12)).run()))
         assert more.resume(len(begun.entries) + 20).run().history() == more.history()
     assert statistics.median(imported) < 0.7 * statistics.median(fresh)
 

@@ -33,7 +33,7 @@ from search.study.records import (
     TrialEnded,
 )
 from search.study.study import Study
-from search.study.trial import State
+from search.study.trial import Objective, State
 
 START = 1_000_000.0
 
@@ -51,7 +51,7 @@ class Story:
         self.study = Study()
         self.now = START
         header = Header(
-            1, "uid", "digits", 7, "val_accuracy", direction, "digits.py", "digest", (LR, UNITS, LAYERS), {}  # type: ignore[arg-type]
+            1, "uid", "digits", 7, (Objective("val_accuracy", direction),), "digits.py", "digest", (LR, UNITS, LAYERS), {}  # type: ignore[arg-type]
         )  # fmt: skip
         self.apply(header)
         self.apply(BackendChanged(backend, {}))

@@ -12,7 +12,7 @@ import math
 
 import pytest
 from rich.console import Console, RenderableType
-from tests.test_progress import LR, UNITS, Story, typical
+from test_live import LR, UNITS, Story, typical
 
 from search.display import tables
 from search.messages import Probed
@@ -249,7 +249,7 @@ def test_the_status_of_a_study_whose_process_is_gone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stopped_by_callback", "line"),
+    ("finished", "line"),
     [
         (SearchEnded("the back end is done", True, 0), "digits: done, the back end is done"),
         (

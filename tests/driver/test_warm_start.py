@@ -143,7 +143,7 @@ def test_they_are_used_and_a_resume_needs_the_other_study_no_more(make: Callable
 def test_what_is_learnt_later_and_what_an_era_begins_with_is_the_same(source: Path) -> None:
     records = imported(source)
     first = Simulation(BOWL, tpe, imported=records, limits=Limits(max_trials=4)).run()
-    begun = Simulation(BOWL, random, phase="random", limits=Limits(max_trials=0)).run()
+    begun = Simulation(BOWL, random, backend="random", limits=Limits(max_trials=0)).run()
     entries = [*begun.entries, *(Entry(record, begun.entries[-1].time, 0) for record in records)]
     later = Simulation(BOWL, tpe, entries=entries, limits=Limits(max_trials=4)).run()
     assert [trial.params for trial in later.trials] == [trial.params for trial in first.trials]

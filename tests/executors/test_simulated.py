@@ -103,7 +103,7 @@ def search(
     first = not paths.journal.exists()
     if not first:
         controller.replay(read(paths.journal))
-    header = Header(FORMAT, "0", "study", 7, "val_loss", "min", "", "", PLAIN.parameters(), {})
+    header = Header(FORMAT, "0", "study", 7, (Objective("val_loss", "min"),), "", "", PLAIN.parameters(), {})
     driver = Driver(
         controller,
         Journal(paths.journal),
@@ -207,7 +207,7 @@ def test_time_is_that_of_builds_epochs_and_words() -> None:
         ("EpochDone", 15.5),
         ("EpochDone", 35.5),
         ("Checkpointed", 35.5),
-        ("Ended", 35.5),
+        ("SegmentEnded", 35.5),
     ]
     assert [checkpoint.history[-1].seconds for checkpoint in executor.disk.values()] == [20.0]
 
@@ -242,7 +242,7 @@ def test_no_word_overtakes_another() -> None:
     """Latencies of 0 to 30 seconds, epochs of one: what was said first comes first, and so does what was told."""
     executor = SimulatedExecutor(PLAIN.disturbed(latency=lambda rng: 30 * rng.random() * (rng.random() < 0.5)))
     talk = Conversation(executor).run(segment(to_epoch=40, checkpoint_every=0.0))
-    assert talk.kinds == ["Built", *["EpochDone", "Checkpointed"] * 40, "Ended"]
+    assert talk.kinds == ["Built", *["EpochDone", "Checkpointed"] * 40, "SegmentEnded"]
     assert [message.epoch for message in epochs(talk)] == [*range(1, 41)]
 
 
@@ -274,7 +274,7 @@ def test_a_lost_process_leaves_its_checkpoint() -> None:
 def test_an_exception_ends_a_segment_where_it_began() -> None:
     executor = SimulatedExecutor(Scenario(ask, plain, fails=lambda run: 2))
     talk = Conversation(executor).run(segment())
-    assert talk.kinds == ["Built", "EpochDone", "Ended"]
+    assert talk.kinds == ["Built", "EpochDone", "SegmentEnded"]
     assert (talk.end.outcome, talk.end.epoch) == ("failed", 0)
 
 

@@ -32,11 +32,12 @@ from search.study.records import (
     TrialEnded,
 )
 from search.study.study import Study
+from search.study.trial import Objective
 from search.testing import Scenario, Simulation
 from search.testing.backends import noise
 
 X = Parameter("x", Domain("float", 0.0, 1.0))
-HEADER = Header(FORMAT, "0", "study", 0, "loss", "min", "", "", (X,), {})
+HEADER = Header(FORMAT, "0", "study", 0, (Objective("loss", "min"),), "", "", (X,), {})
 
 
 class ByHand:
@@ -100,15 +101,21 @@ def kinds(records: Any) -> list[str]:
 
 def test_a_trial_from_its_question_to_its_end() -> None:
     hand = ByHand(max_trials=1)
-    assert kinds(hand.begin().records) == ["Header", "Era", "Began", "Asked", "Started"]
+    assert kinds(hand.begin().records) == [
+        "Header",
+        "BackendChanged",
+        "SearchStarted",
+        "SegmentRequested",
+        "SegmentStarted",
+    ]
     asked = hand.say(Question(0, X))
-    assert kinds(asked.records) == ["Valued"]
+    assert kinds(asked.records) == ["ParameterSet"]
     value = asked.records[0].value  # type: ignore[union-attr]
     assert asked.instructions == [(0, Answer(value))]
     assert hand.study.trials[0].params == {"x": value}
     hand.say(Built(0, 7, "fit"))
     ended = hand.train()
-    assert kinds(ended.records) == ["Ended", "Told", "TrialEnded", "Finished"]
+    assert kinds(ended.records) == ["SegmentEnded", "ResultTold", "TrialEnded", "SearchEnded"]
     assert ended.records[1] == ResultTold(0, 3, 0.497, "reached")
     assert ended.records[2] == TrialEnded(0, "completed")
     assert ended.end == ended.records[3]
@@ -145,11 +152,11 @@ def test_a_lost_process_is_replaced_and_a_trial_that_keeps_losing_them_fails() -
     hand.build()
     for attempt in (1, 2):
         lost = hand.say(Lost("out of memory"))
-        assert kinds(lost.records) == ["Ended", "Started"]
+        assert kinds(lost.records) == ["SegmentEnded", "SegmentStarted"]
         assert lost.records[1].trial == 0  # type: ignore[union-attr]
         assert lost.records[1].attempt == attempt  # type: ignore[union-attr]
     lost = hand.say(Lost("out of memory"))
-    assert kinds(lost.records) == ["Ended", "Told", "TrialEnded", "Asked", "Started"]
+    assert kinds(lost.records) == ["SegmentEnded", "ResultTold", "TrialEnded", "SegmentRequested", "SegmentStarted"]
     assert lost.records[2] == TrialEnded(0, "failed")
     assert hand.study.trials[0].error == "out of memory"
 
@@ -249,7 +256,7 @@ def test_a_trial_that_has_had_its_time_ends_with_its_epoch_and_keeps_its_best() 
     hand.now += 1
     expired = hand.handle(Tick())
     assert expired.instructions == [(0, Interrupt())]
-    assert kinds(expired.records) == ["Expired"]
+    assert kinds(expired.records) == ["TimedOut"]
     hand.now += 9
     assert hand.handle(Tick()).instructions == []  # it has ten seconds
     hand.say(EpochDone(0, 0, 2, {"loss": 0.4}, 1.0))
@@ -312,7 +319,7 @@ def test_an_exception_is_not_tried_again() -> None:
     assert failed.instructions == [(0, StartSegment(1, 0, 3, False))]
 
 
-@pytest.mark.parametrize("last", ["Ended", "Told"])
+@pytest.mark.parametrize("last", ["SegmentEnded", "ResultTold"])
 def test_an_exception_is_not_tried_again_after_a_kill_either(last: str) -> None:
     hand = ByHand()
     hand.begin()
@@ -417,7 +424,7 @@ def test_a_domain_may_change_where_the_user_accepted_it() -> None:
     later = hand.again()
     later.begin(SpaceChanged("new", (now,)))
     reaction = later.say(Question(1, now))
-    assert kinds(reaction.records) == ["Valued"]
+    assert kinds(reaction.records) == ["ParameterSet"]
 
 
 # Objectives -----------------------------------------------------------------------------------------------------------
@@ -573,7 +580,7 @@ def test_the_time_of_all_runs_counts_and_that_between_them_does_not() -> None:
 @pytest.mark.parametrize(("direction", "target", "reached"), [("min", 0.5, 0.5), ("max", 0.5, 0.5), ("max", 0.5, 0.6)])
 def test_a_target_ends_the_search(direction: Any, target: float, reached: float) -> None:
     hand = ByHand(target=target)
-    header = Header(FORMAT, "0", "study", 0, "loss", direction, "", "", (X,), {})
+    header = Header(FORMAT, "0", "study", 0, (Objective("loss", direction),), "", "", (X,), {})
     hand.begin(header, BackendChanged("optuna", {}))
     hand.build()
     short = target - 0.01 if direction == "max" else target + 0.01
@@ -632,11 +639,11 @@ def test_another_back_end_begins_an_era_and_what_was_open_ends() -> None:
             study.objective, study.seed, max_epochs=9
         )
 
-    first = Simulation(scenario, make, phase="hyperband", slots=2).run(stop_after=40)
+    first = Simulation(scenario, make, backend="hyperband", slots=2).run(stop_after=40)
     states = [trial.state for trial in first.trials]
     assert "paused" in states
     for cut in (0, 1, 2, 3, 4):
-        second = first.resume(phase="optuna", limits=Limits(max_trials=len(first.trials) + 5)).run()
+        second = first.resume(backend="optuna", limits=Limits(max_trials=len(first.trials) + 5)).run()
         kept = len(first.entries) + 2 + cut  # among the records that end the first era's trials
         third = second.resume(kept).run()
         for search in (second, third):
@@ -653,7 +660,7 @@ def test_a_budget_of_trials_counts_those_of_all_eras() -> None:
     scenario = Scenario(line, lambda params, epoch: noise(params, epoch))
     search = Simulation(scenario, lambda s: Hyperband(s.objective, s.seed, max_epochs=9), limits=Limits(max_trials=4))
     search.run()
-    later = search.resume(phase="another").run()
+    later = search.resume(backend="another").run()
     assert len(later.trials) == 4
     assert later.end is not None
     assert later.end.complete
@@ -665,7 +672,7 @@ def test_a_budget_of_trials_counts_those_of_all_eras() -> None:
 def test_slots_wait_for_a_build_rather_than_draw_what_is_being_built() -> None:
     domain = Domain("choice", values=("a", "b"))
     parameter = Parameter("kind", domain, "a")
-    header = Header(FORMAT, "0", "study", 0, "loss", "min", "", "", (parameter,), {})
+    header = Header(FORMAT, "0", "study", 0, (Objective("loss", "min"),), "", "", (parameter,), {})
     hand = ByHand(slots=3)
     hand.begin(header, BackendChanged("optuna", {}))
     assert len(hand.study.trials) == 2
@@ -709,7 +716,7 @@ def test_after_a_kill_those_go_first_for_whom_others_wait() -> None:
     """With one slot, a trial that waits for another one's build would keep that from being built."""
     kind = Parameter("kind", Domain("choice", values=("a", "b")), "a")
     count = Parameter("count", Domain("int", 1, 9), 1)
-    header = Header(FORMAT, "0", "study", 0, "loss", "min", "", "", (kind, count), {})
+    header = Header(FORMAT, "0", "study", 0, (Objective("loss", "min"),), "", "", (kind, count), {})
     hand = ByHand(slots=2)
     hand.begin(header, BackendChanged("optuna", {}))
     hand.say(Question(1, kind), 1)

@@ -194,8 +194,8 @@ def test_random_trees_are_walked_once_each(seed: int, walkers: int) -> None:
             values.apply(Built(trial, 1, "fit"))
             tried.append(paths.pop(trial))
             continue
-        values = [value for value in range(parameter.domain.size or 0) if value not in values.explored(trial)]
-        value = rng.choice(values)
+        left = [value for value in range(parameter.domain.size or 0) if value not in values.explored(trial)]
+        value = rng.choice(left)
         if not values.follows(trial, value):
             answer(values, trial, (parameter, value))
             paths[trial] = (*paths[trial], value)

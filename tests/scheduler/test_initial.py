@@ -105,7 +105,9 @@ def test_what_was_tried_already_is_drawn_anew() -> None:
 
 def test_they_count_as_trials() -> None:
     search = simulate({"rate": 0.1}, {"rate": 0.2}, {"rate": 0.3}, limits=Limits(max_trials=2)).run()
-    assert [record.initial_values for record in search.records if isinstance(record, SegmentRequested) and record.rung == 0] == [
+    assert [
+        record.initial_values for record in search.records if isinstance(record, SegmentRequested) and record.rung == 0
+    ] == [
         {"rate": 0.1},
         {"rate": 0.2},
     ]

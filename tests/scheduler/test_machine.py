@@ -231,8 +231,8 @@ class Ledger:
         self.finished: SearchEnded | None = None
         self._finite = finite
         self._seed = 0
-        self._era = -1
-        self._era_name = ""
+        self._phase = -1
+        self._backend = ""
         self._max_epochs = 0
         self._plan: brackets.Plan | None = None
         self._iterations = 1
@@ -249,9 +249,9 @@ class Ledger:
         match record:
             case Header():
                 assert not self.trials
-                self.objective, self._seed = Objective(record.objective, record.direction), record.seed
+                self.objective, self._seed = Objective(record.objective, record.objective.direction), record.seed
             case BackendChanged():
-                self._era_of(record)
+                self._phase_of(record)
             case SearchStarted():
                 if self._began_at is not None:
                     self._before += previous - self._began_at
@@ -294,10 +294,10 @@ class Ledger:
             case SearchEnded():
                 self._finished(record, time)
 
-    def _era_of(self, record: BackendChanged) -> None:
-        assert record.backend != self._era_name, "an era began for nothing"
-        self._era += 1
-        self._era_name = record.backend
+    def _phase_of(self, record: BackendChanged) -> None:
+        assert record.backend != self._backend, "an era began for nothing"
+        self._phase += 1
+        self._backend = record.backend
         name, epochs, option = record.backend.split(":", 2)
         self._max_epochs, self._plan = int(epochs), None
         self.rungs.clear()
@@ -318,14 +318,14 @@ class Ledger:
             if record.initial_values:
                 assert repr(record.initial_values) not in self._given, "what the user wants tried was tried twice"
                 self._given.append(repr(record.initial_values))
-            trial = self.trials[record.trial] = Known(record.trial, self._era)
+            trial = self.trials[record.trial] = Known(record.trial, self._phase)
         else:
             assert not trial.open, "asked for while it is open"
             assert trial.slot is None
             assert trial.ended is None, "a trial that had ended goes on"
             assert not trial.failed, "a failed trial goes on"
             assert not trial.stopped, "a stopped trial goes on"
-            assert trial.phase == self._era, "a trial of an earlier back end goes on"
+            assert trial.phase == self._phase, "a trial of an earlier back end goes on"
             assert record.from_epoch == trial.to_epoch < record.to_epoch
         place = None
         if self._plan is not None:
@@ -397,7 +397,7 @@ class Ledger:
         assert trial.ended is None
         assert not trial.failed
         assert not trial.stopped, "a stopped trial is trained"
-        assert trial.phase == self._era
+        assert trial.phase == self._phase
         assert trial.lost <= self.limits.retries, "a trial is tried more often than it may be"
         assert record.execution < trial.executions
         assert record.execution not in trial.exhausted, "what had ended itself is trained on"
@@ -482,7 +482,7 @@ class Ledger:
         trial = self.trials[record.trial]
         assert trial.ended is None, "a trial ended twice"
         assert trial.slot is None
-        assert not trial.open or trial.phase < self._era, "a trial ended before its suggestion did"
+        assert not trial.open or trial.phase < self._phase, "a trial ended before its suggestion did"
         if trial.failed:
             assert record.state == "failed"
         elif not trial.stopped and (trial.is_exhausted or len(trial.curves[0]) >= self._max_epochs):
@@ -604,7 +604,7 @@ limits = st.builds(
     test=st.booleans(),
 )
 slot_counts = st.integers(1, 5)
-PARTS = ("_domains", "_failures")
+PARTS = ("domains", "failure_limit")
 """What of a controller is folded from records, beside its study and its back end."""
 
 
@@ -634,7 +634,7 @@ class Search(RuleBasedStateMachine):
         drifts=st.booleans(),
         first=st.integers(0, 2),
         slots=slot_counts,
-        initial_values=limits,
+        given=limits,
         latency=st.integers(0, 8),
     )
     def begin(
@@ -660,7 +660,7 @@ class Search(RuleBasedStateMachine):
             "try_first": FIRST[space][:first],
             "slots": slots,
             "limits": given,
-            "era": backend,
+            "backend": backend,
         }
         with self.watched():
             self.start()
@@ -721,9 +721,9 @@ class Search(RuleBasedStateMachine):
                 self.disk.lose(pick, count)
 
     @precondition(lambda self: self.process is None)
-    @rule(slots=st.none() | slot_counts, initial_values=st.none() | limits, backend=rarely(rarely(backends)))
+    @rule(slots=st.none() | slot_counts, given=st.none() | limits, backend=rarely(rarely(backends)))
     def resume(self, slots: int | None, given: Limits | None, backend: str | None) -> None:
-        changes = {"slots": slots, "limits": given, "era": backend}
+        changes = {"slots": slots, "limits": given, "backend": backend}
         self.arguments |= {name: value for name, value in changes.items() if value is not None}
         with self.watched():
             self.start()
@@ -766,7 +766,7 @@ class Search(RuleBasedStateMachine):
             entries=self.parsed,
             checkpoints=self.disk,
             order=self.processes,
-            max_epochs=int(self.arguments["era"].split(":")[1]),
+            max_epochs=int(self.arguments["backend"].split(":")[1]),
             **self.arguments,
         )
         self.process = Process(search)
@@ -798,7 +798,8 @@ class Search(RuleBasedStateMachine):
         for entry in entries[len(self.lines) :]:
             if self.stopped_at is not None and len(self.lines) >= self.stopped_at:
                 assert not isinstance(entry.record, (SegmentStarted, SegmentRequested)), "a start after the user's stop"
-            line = format_line(entry.record, entry.time)
+            previous = journal.checksum_of(self.lines[-1]) if self.lines else journal.FIRST
+            line = format_line(entry.record, entry.time, previous)
             self.lines.append(line)
             self.parsed.append(Entry(*journal.parse_line(line), 0))
             self.ledger.take(entry.record, entry.time)
@@ -880,16 +881,12 @@ class Search(RuleBasedStateMachine):
         assert self.process is None
 
 
-TIMES = ("_seconds_before", "_began_at", "_last_at")
-
-
 def assert_alike(one: Study, other: Study) -> None:
     """Whether two studies are the same in everything; times as far as a journal holds them."""
-    for name in vars(one).keys() - {"trials", *TIMES}:
-        if name != "best":
+    for name in vars(one).keys() - {"trials", "best"}:
+        if not name.startswith("_"):
             assert repr(getattr(one, name)) == repr(getattr(other, name)), name
-    for name in TIMES:
-        assert_close(getattr(one, name), getattr(other, name))
+    assert_close(one.seconds(), other.seconds())
     assert (one.best and one.best.number) == (other.best and other.best.number)
     assert list(one.trials) == list(other.trials)
     for a, b in zip(one.trials.values(), other.trials.values(), strict=True):

@@ -14,7 +14,7 @@ import search
 from search import cli
 from search.errors import JournalError
 from search.study import formats, journal
-from search.study.journal import Journal, format_line, read
+from search.study.journal import Journal, format_lines, read
 from search.study.records import FORMAT, EpochDone, Header, SearchStarted, SegmentRequested
 from search.study.study import load
 
@@ -116,8 +116,9 @@ def test_a_study_that_a_newer_version_began_or_went_on_with_is_refused(
 
 def test_whoever_follows_a_journal_may_begin_anywhere(older: Path) -> None:
     path = older / "journal.jsonl"
-    with path.open("ab") as file:
-        file.write(format_line(SearchStarted("host", 1, {}, {"keras": "4"}), 1.0))
+    journal = Journal(path)
+    journal.append([SearchStarted("host", 1, {}, {"keras": "4"})] * 2)
+    journal.close()
     entries = list(read(path))
     for i, entry in enumerate(entries):
         assert list(read(path, entry.end)) == entries[i + 1 :]
@@ -136,7 +137,7 @@ def test_libraries_that_have_changed_are_named_and_journaled(older: Path, capfd:
     records = [
         replace(record, versions=versions) if isinstance(record, SearchStarted) else record for record in records
     ]
-    path.write_bytes(b"".join(format_line(record, 1.0) for record in records))
+    path.write_bytes(b"".join(format_lines(records, 1.0)))
     with pytest.warns(UserWarning, match=r"keras 3\.9\.0 \(now .*, tensorflow 2\.19\.0 \(now ") as warned:
         search.get_best_models("older", 2)
     assert len(warned) == 1

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from search.errors import JournalError
 from search.space.domain import Condition, Domain, Parameter
 from search.study import journal, records
-from search.study.journal import Journal, format_line, parse_line, read
+from search.study.journal import FIRST, Journal, checksum_of, format_line, format_lines, parse_line, read
 from search.study.records import FORMAT, Header, TrialEnded
+from search.study.trial import Objective
 
 steady = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -28,10 +29,24 @@ PARAMETERS = (
 )
 
 EVERY_KIND: list[records.Record] = [
-    Header(FORMAT, "f00", "digits", 0, "val_loss", "min", "/a/b.py", "d", PARAMETERS, {"keras": "3"}, ("loss",), "me"),
+    Header(
+        FORMAT,
+        "f00",
+        "digits",
+        0,
+        (Objective("val_loss", "min"),),
+        "/a/b.py",
+        "d",
+        PARAMETERS,
+        {"keras": "3"},
+        ("loss",),
+        "me",
+    ),
     records.SpaceChanged("d2", PARAMETERS),
     records.BackendChanged("optuna", {"sampler": "tpe", "factor": 3}),
-    records.TrialImported("f01", "other", 2, PARAMETERS[:1], {"rate": 0.01}, (0.5, 0.25), "completed", stopped_by_callback=True),
+    records.TrialImported(
+        "f01", "other", 2, PARAMETERS[:1], {"rate": 0.01}, (0.5, 0.25), "completed", stopped_by_callback=True
+    ),
     records.SearchStarted("host", 1234, {"workers": None, "timeout": 1.5}),
     records.SegmentRequested(3, 1, 9, 2, None, True, 17, initial_values={"x": 0.1, "y": True, "z": None}),
     records.ParameterSet(3, PARAMETERS[1], 3, {"relative": {"x": 0.1}, "trial": {"a": [1, 2]}}),
@@ -131,6 +146,46 @@ def test_a_damaged_line_within_is_named(tmp_path: Path) -> None:
             Journal(path)
 
 
+@pytest.mark.parametrize(
+    ("order", "named"),
+    [
+        ([0, 2, 3], 2),  # lost
+        ([1, 2, 3], 1),  # the first lost
+        ([0, 1, 1, 2, 3], 3),  # doubled
+        ([0, 1, 2, 3, 3], 5),  # the last doubled
+        ([0, 2, 1, 3], 2),  # swapped
+    ],
+)
+def test_a_line_that_was_lost_doubled_or_moved_is_named(tmp_path: Path, order: list[int], named: int) -> None:
+    path = tmp_path / "j"
+    lines = write(path, *EVERY_KIND[:4])
+    path.write_bytes(b"".join(lines[number] for number in order))
+    for use in (lambda: list(read(path)), lambda: Journal(path)):
+        with pytest.raises(
+            JournalError, match=rf"line {named} is damaged \(it does not follow the line before it"
+        ) as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_reader_that_begins_within_checks_the_first_line_that_it_reads(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    lines = write(path, *EVERY_KIND[:4])
+    path.write_bytes(lines[0] + lines[1] + lines[3])
+    with pytest.raises(JournalError, match="line 3 is damaged"):
+        list(read(path, len(lines[0] + lines[1])))
+
+
+def test_another_writer_goes_on_with_the_chain(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    write(path, *EVERY_KIND[:2])
+    write(path, *EVERY_KIND[2:4])
+    again = Journal(path, known=list(read(path)))
+    again.append(EVERY_KIND[4:5])
+    again.close()
+    assert contents(path) == EVERY_KIND[:5]
+
+
 def line_of(body: dict[str, Any]) -> bytes:
     """A line with a checksum that holds."""
     text = json.dumps(body)[:-1].encode()
@@ -144,7 +199,7 @@ def line_of(body: dict[str, Any]) -> bytes:
         {"kind": "trial_ended", "t": 0},
         {"kind": "trial_ended", "trial": 0, "state": "failed", "colour": "red", "t": 0},
         {"kind": "trial_ended", "trial": 0, "state": "failed"},
-        {"kind": "valued", "trial": 0, "parameter": "x", "value": 1, "attributes": {}, "t": 0},
+        {"kind": "parameter_set", "trial": 0, "parameter": "x", "value": 1, "attributes": {}, "t": 0},
         {"kind": "epoch_done", "trial": 0, "execution": 0, "epoch": 1, "logs": [1], "seconds": 1, "t": 0},
         {"t": 0},
     ],
@@ -152,6 +207,7 @@ def line_of(body: dict[str, Any]) -> bytes:
 def test_a_record_of_another_version_is_refused_by_line(tmp_path: Path, body: dict[str, Any]) -> None:
     path = tmp_path / "j"
     lines = write(path, *EVERY_KIND[:2])
+    body = {**body, "v": FORMAT, "prev": checksum_of(lines[0]).decode()}
     path.write_bytes(lines[0] + line_of(body) + lines[1])
     with pytest.raises(JournalError, match="line 2 "):
         list(read(path))
@@ -161,7 +217,7 @@ def test_a_record_of_another_version_is_refused_by_line(tmp_path: Path, body: di
 @given(st.data())
 def test_whatever_is_in_the_file_it_is_read_or_refused(data: st.DataObject) -> None:
     path = Path(FOLDER) / "fuzzed.jsonl"
-    lines = [format_line(record, 1.0) for record in EVERY_KIND]
+    lines = list(format_lines(EVERY_KIND, 1.0))
     text = bytearray(b"".join(lines[: data.draw(st.integers(1, len(lines)))]))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(text)))
@@ -190,10 +246,11 @@ def test_whatever_is_in_the_file_it_is_read_or_refused(data: st.DataObject) -> N
     st.integers(0, 20),
 )
 def test_no_record_with_a_checksum_that_holds_breaks_the_reader(value: Any, record: Any, field: int) -> None:
-    body = {**records.encode(record), "t": 1.0}
+    body = {**records.encode(record), "v": FORMAT, "t": 1.0, "prev": FIRST.decode()}
     body[list(body)[field % len(body)]] = value
     path = Path(FOLDER) / "typed.jsonl"
-    path.write_bytes(line_of(body) + format_line(EVERY_KIND[0], 1.0))
+    first = line_of(body)
+    path.write_bytes(first + format_line(EVERY_KIND[0], 1.0, checksum_of(first)))
     with suppress(JournalError):
         assert len(contents(path)) == 2
 
@@ -207,7 +264,7 @@ def whole(line: bytes) -> bool:
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
     """A file that was a journal, or never was one."""
-    lines = [format_line(record, 1.0) for record in EVERY_KIND]
+    lines = list(format_lines(EVERY_KIND, 1.0))
     lines = lines[: draw(st.integers(1, len(lines)))]
     for _ in range(draw(st.integers(1, 3))):
         at, other = (draw(st.integers(0, len(lines) - 1)) for _ in range(2))
@@ -248,8 +305,10 @@ def test_each_line_is_read_or_named_and_only_the_last_is_dropped(content: bytes)
     path.write_bytes(content)
     lines = [line + b"\n" for line in content.split(b"\n")[:-1]] + [content.rpartition(b"\n")[2]]
     lines = [line for line in lines if line]
-    bad = next((number for number, line in enumerate(lines) if not whole(line)), None)
-    if bad is None or bad == len(lines) - 1:
+    before = [b"00000000", *(line[-11:-3] for line in lines)]
+    follows = [b'"prev":"' + last + b'"' in line for last, line in zip(before, lines, strict=False)]
+    bad = next((n for n, line in enumerate(lines) if not whole(line) or not follows[n]), None)
+    if bad is None or (bad == len(lines) - 1 and not whole(lines[bad])):
         assert contents(path) == [parse_line(line)[0] for line in lines[:bad]]
         return
     with pytest.raises(JournalError) as caught:

@@ -29,10 +29,11 @@ from search.study.records import (
     TrialEnded,
 )
 from search.study.study import Study, fold, load
+from search.study.trial import Objective
 from search.testing import Simulation
 from search.testing.backends import ROUGH
 
-HEADER = Header(FORMAT, "f00", "digits", 7, "acc", "max", "", "d", (), {})
+HEADER = Header(FORMAT, "f00", "digits", 7, (Objective("acc", "max"),), "", "d", (), {})
 
 
 def study_of(*records: Record, times: Any = None) -> Study:

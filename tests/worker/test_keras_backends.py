@@ -238,7 +238,7 @@ def test_a_worker_computes_with_its_slots_threads(place: Place) -> None:
 ELSEWHERE = """
 import json, sys
 import search
-from search import space
+from search.space import file as space
 from search.space.file import SpaceRef
 
 folder, = sys.argv[1:]

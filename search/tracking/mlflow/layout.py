@@ -236,8 +236,8 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Ch
 def _identity(header: Header) -> dict[str, str]:
     return {
         "search.seed": str(header.seed),
-        "search.objective": header.objective,
-        "search.direction": header.direction,
+        "search.objective": header.objective.name,
+        "search.direction": header.objective.direction,
         "search.digest": header.digest,
         **({"search.replaces": header.replaces} if header.replaces else {}),
         **{f"search.version.{name}": str(version) for name, version in header.versions.items()},

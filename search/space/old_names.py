@@ -1,0 +1,98 @@
+"""The names by which pickles of older versions call what has moved since.
+
+Pickles of factories and data stand in studies and in MLflow, and name modules of ours. A module that moves again gets
+another line here; no line is ever taken out.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["MOVED", "Unpickler"]
+
+MOVED: Mapping[str, str] = {
+    "search.backends": "search.backends.registry",
+    "search.brackets": "search.backends.brackets",
+    "search.budget": "search.scheduler.budget",
+    "search.checks": "search.driver.checks",
+    "search.cleaning": "search.driver.retention",
+    "search.compiling": "search.space.compiled",
+    "search.controller": "search.scheduler.controller",
+    "search.devices": "search.devices.slots",
+    "search.domain": "search.space.domain",
+    "search.driver": "search.driver.loop",
+    "search.events": "search.scheduler.events",
+    "search.executors": "search.executors.selection",
+    "search.export": "search.results.export",
+    "search.failures": "search.scheduler.failure_limit",
+    "search.formats": "search.study.formats",
+    "search.given": "search.scheduler.initial",
+    "search.harvest": "search.scheduler.final_evaluation",
+    "search.homes": "search.scheduler.affinity",
+    "search.journal": "search.study.journal",
+    "search.launch": "search.driver.launch",
+    "search.lock": "search.study.lock",
+    "search.novelty": "search.scheduler.deduplication",
+    "search.opening": "search.driver.study_handle",
+    "search.paths": "search.study.paths",
+    "search.patience": "search.scheduler.timeouts",
+    "search.pickling": "search.space.pickling",
+    "search.progress": "search.display.live",
+    "search.python": "search.api",
+    "search.records": "search.study.records",
+    "search.results": "search.results.study_results",
+    "search.slots": "search.scheduler.slot_pool",
+    "search.space": "search.space.file",
+    "search.study": "search.study.study",
+    "search.tables": "search.display.tables",
+    "search.tracking.admission": "search.tracking.mlflow.admission",
+    "search.tracking.database": "search.tracking.mlflow.database",
+    "search.tracking.files": "search.tracking.mlflow.files",
+    "search.tracking.layout": "search.tracking.mlflow.layout",
+    "search.tracking.loader": "search.tracking.mlflow.loader",
+    "search.tracking.model": "search.tracking.mlflow.model",
+    "search.tracking.position": "search.tracking.mlflow.position",
+    "search.tracking.retrieve": "search.tracking.mlflow.retrieve",
+    "search.tracking.shipper": "search.tracking.mlflow.shipper",
+    "search.tracking.store": "search.tracking.mlflow.store",
+    "search.tracking.syncer": "search.tracking.mlflow.syncer",
+    "search.tracking.ui": "search.tracking.mlflow.ui",
+    "search.tracking.view": "search.tracking.mlflow.view",
+    "search.tracking.winner": "search.tracking.mlflow.winner",
+    "search.trial": "search.study.trial",
+    "search.tuners": "search.compat.keras_tuner",
+    "search.warm_start": "search.driver.warm_start",
+    "search.worker.data": "search.worker.data.arrays",
+    "search.worker.distribution": "search.worker.runners.distribution",
+    "search.worker.fit": "search.worker.runners.fit",
+    "search.worker.freedom": "search.worker.runners.dynamic_sizes",
+    "search.worker.fused": "search.worker.runners.fused",
+    "search.worker.fused_jax": "search.worker.runners.jax.epochs",
+    "search.worker.fused_tensorflow": "search.worker.runners.tensorflow.epochs",
+    "search.worker.graphs": "search.worker.runners.graph_cache",
+    "search.worker.harvest": "search.worker.evaluate_best",
+    "search.worker.held": "search.worker.model_cache",
+    "search.worker.own_fit": "search.worker.runners.own_fit",
+    "search.worker.rewriting": "search.worker.runners.tensorflow.grappler",
+    "search.worker.runner": "search.worker.runners.choose",
+    "search.worker.session": "search.worker.keras_session",
+    "search.worker.shared": "search.worker.data.shared",
+    "search.worker.shortage": "search.worker.failures",
+    "search.worker.signature": "search.worker.runners.model_key",
+    "search.worker.stand_ins": "search.worker.runners.tensorflow.placeholders",
+    "search.worker.streams": "search.worker.data.streams",
+    "search.worker.traced": "search.worker.runners.tensorflow.graph_files",
+    "search.worker.training": "search.worker.segment",
+    "search.worker.updates": "search.worker.runners.tensorflow.optimizer_updates",
+}
+"""The module of today for each module of an older version."""
+
+
+class Unpickler(pickle.Unpickler):
+    """An unpickler that finds what older versions have pickled."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the object called `name` in `module`, or in the module that took its place."""
+        return super().find_class(MOVED.get(module, module), name)
