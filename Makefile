@@ -1,7 +1,7 @@
-# `make demo` and `make test` set up what they need. PYTHON chooses the interpreter that .venv is made of.
+# `make demo` and `make test` set up their environment. PYTHON chooses the interpreter for .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# A file's tests share what it takes seconds to set up.
+# The tests of a file run in one process, so they share fixtures that take seconds to set up.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 KILLS ?= 200
 SEED ?= 0

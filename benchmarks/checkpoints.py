@@ -1,13 +1,13 @@
-"""What a checkpoint costs, by the size of the model.
+"""The cost of a checkpoint, by the size of the model.
 
     python benchmarks/checkpoints.py [--folder DIR]
 
-A checkpoint holds the weights and Adam's two moments of each; beside it go the best epoch's weights, where there is a
-new best one. Training waits while both are written and flushed to the disk of `--folder`.
+A checkpoint holds the weights, and Adam's two moments of each weight. If there is a new best epoch, its weights are
+saved beside the checkpoint. Training waits while both files are written and flushed to the disk of `--folder`.
 
-- capture: the state is copied from the device.
-- write: both files are written and flushed.
-- of the time: what a checkpoint every 30 seconds costs, and one every 5.
+- capture: copying the state from the device.
+- write: writing and flushing both files.
+- of the time: the share of the time that checkpoints take, with one every 30 seconds, and with one every 5.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REPEATS = 7
 
 
 def model_of(width: int) -> keras.Model:
-    """Three layers of `width` units."""
+    """Return a model of three layers with `width` units each."""
     model = keras.Sequential([keras.Input((width,)), *(keras.layers.Dense(width) for _ in range(3))])
     model.compile("adam", "mse")
     model.optimizer.build(model.trainable_variables)
@@ -38,16 +38,16 @@ def model_of(width: int) -> keras.Model:
 
 
 def measure(model: keras.Model, folder: Path) -> tuple[float, float, float]:
-    """Median seconds of a capture and of the writing; MB on disk."""
+    """Return the median seconds of a capture and of the writing, and the MB on disk."""
     captures, writes = [], []
     paths = folder / "checkpoint-0.npz", folder / "best-0.npz"
     history = [{"epoch": epoch, "logs": {"loss": 0.1, "val_loss": 0.2}, "seconds": 1.0} for epoch in range(1, 28)]
     for _ in range(REPEATS):
         began = time.perf_counter()
-        state, best = checkpoint.capture(model, ()), checkpoint.snapshot(model)
+        state, best = checkpoint.capture_state(model, ()), checkpoint.copy_weights(model)
         captured = time.perf_counter()
         checkpoint.save_weights(paths[1], best, 27, 0.2)
-        checkpoint.save(paths[0], state, owner={}, history=history, best_epoch=27, best_value=0.2)
+        checkpoint.save_checkpoint(paths[0], state, owner={}, history=history, best_epoch=27, best_value=0.2)
         captures.append(captured - began)
         writes.append(time.perf_counter() - captured)
     return statistics.median(captures), statistics.median(writes), sum(path.stat().st_size for path in paths) / 1e6

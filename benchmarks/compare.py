@@ -1,30 +1,33 @@
-"""The same search by search and by others, on the same spaces: seconds, epochs, objectives, memory.
+"""The same search by search and by other tools, on the same spaces: seconds, epochs, objectives, memory.
 
     pip install '.[bench]'        # with .[bench,jax] for --keras-backend jax
     python benchmarks/compare.py [--space mlp,cnn] [--max-epochs 9,27] [--seeds 3] [--workers 2]
         [--contenders ours,keras-tuner,optuna,ray,fit,fit-onednn,arithmetic] [--keras-backend tensorflow] [--gpu]
         [--json FILE]
 
-Each run is a process of its own, on processors only unless `--gpu` is given; contenders take turns, so that a noisy
-machine does to all what it does to one. Prints a table for every space and max_epochs, of medians over the seeds:
+Each run is a process of its own, on processors only unless `--gpu` is given. Contenders take turns, so a noisy machine
+slows all of them alike. The benchmark prints a table of medians over the seeds for every space and max_epochs:
 
 - command: the whole process, from its start to its end;
-- imports: up to the begin of the search: of the framework, the space, the data; ours has been probed by then, and Ray
-  has been started;
-- search: its least and most, too;
-- trials: KerasTuner counts a promotion as another one;
-- ms/epoch: of the search, by the clock: two workers make it half as long;
+- imports: the time before the search: imports of the framework, the space and the data; for ours, the probe; for Ray,
+  its start;
+- search: the median; with several seeds also the shortest and the longest;
+- trials: KerasTuner counts a promotion as another trial;
+- ms/epoch: time of the search by the clock for each epoch: two workers halve it;
 - best: the best val_accuracy of any epoch;
-- peak memory: of all processes together, what they share counted once.
+- peak memory: of all processes together, with shared memory counted once.
 
 The spaces are in `spaces/`, the contenders in `contenders/`: Hyperband of ours and of KerasTuner, Optuna for as many
-epochs as ours took, Ray Tune for as many trials. Three train the trials of ours: `fit`, one after another by plain
-`model.fit`; `fit-onednn`, the same with `TF_ENABLE_ONEDNN_OPTS=1`, which our workers have by default; and `arithmetic`,
-by our fused epochs with nothing around them, in such workers. What those spend on arithmetic alone, shared evenly among
-the workers, is a row of its own: no search of these trials can be faster. Where the variable is set already, it holds
-for all contenders.
+epochs as ours took, and Ray Tune for as many trials. Three contenders train the trials of ours:
 
-Each run's figures go to `--json` when it ends, a line each.
+- `fit`, one after another by plain `model.fit`;
+- `fit-onednn`, the same with `TF_ENABLE_ONEDNN_OPTS=1`, which our workers have by default;
+- `arithmetic`, by our fused epochs with no framework around them, in such workers. Their time for arithmetic alone,
+  shared evenly among the workers, is a row of its own: no search of these trials can be faster.
+
+If `TF_ENABLE_ONEDNN_OPTS` is set already, its value holds for all contenders.
+
+Each run adds a line with its figures to `--json` when it ends.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ HERE = Path(__file__).parent
 TIMEOUT_SECONDS = 30 * 60.0
 
 MAX_EPOCHS = {"mlp": (9, 27), "cnn": (9, 27), "large": (3,)}
-"""The spaces, and what they are searched with by default."""
+"""The default max_epochs of each space."""
 
 CONTENDERS = {
     "ours": ("ours.py", "search, {workers} workers"),
@@ -62,14 +65,15 @@ CONTENDERS = {
     "fit-onednn": ("plain_fit.py", "same trials, plain `model.fit` with oneDNN, 1 process"),
     "arithmetic": ("arithmetic.py", "same trials, fused, no framework, {workers} processes"),
 }
-"""Of each its program, and how the tables call it."""
+"""The program of each contender, and its label in the tables."""
 
 NEED_OURS = {"optuna", "ray", "fit", "fit-onednn", "arithmetic"}
+"""Contenders that need the trials of ours."""
 
 PACKAGES = ("keras", "keras_tuner", "optuna", "ray", "mlflow")
 
 WITH_ONEDNN = {"fit-onednn", "arithmetic"}
-"""Those that have what our workers set by themselves."""
+"""Contenders that run with oneDNN, as our workers do."""
 
 NONE = "-"
 
@@ -77,18 +81,18 @@ Row = dict[str, Any]
 
 
 def environment(contender: str, folder: str, given: argparse.Namespace) -> dict[str, str]:
-    """What a contender finds.
+    """Return the environment variables of a contender.
 
     Args:
-        folder: for temporary files.
+        folder: a folder for temporary files.
     """
-    # Where several processes share a GPU, none may take all its memory.
+    # If several processes share a GPU, none may take all its memory.
     device = (
         {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
         if given.gpu
         else {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     )
-    # Installed packages have their bytecode; a checkout is to have it, too.
+    # Installed packages have bytecode files, so a checkout must be able to write them, too.
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
         **({"TF_ENABLE_ONEDNN_OPTS": "1"} if contender in WITH_ONEDNN else {}),
@@ -102,8 +106,8 @@ def environment(contender: str, folder: str, given: argparse.Namespace) -> dict[
 
 
 def measure(contender: str, space: str, max_epochs: int, seed: int, trials: Path, given: argparse.Namespace) -> Row:
-    """One run. `error` says why there are no figures."""
-    # A name that leaves room: Ray keeps sockets here, whose paths must be short.
+    """Run a contender once, and return its figures, or `error`, which says why there are none."""
+    # The folder's name is short because Ray keeps sockets here, whose paths must be short.
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         program = HERE / "contenders" / CONTENDERS[contender][0]
         task = {
@@ -140,7 +144,7 @@ def measure(contender: str, space: str, max_epochs: int, seed: int, trials: Path
 
 
 def compare(space: str, max_epochs: int, given: argparse.Namespace, keep: Callable[[Row], None]) -> list[Row]:
-    """All contenders with all seeds, in turn."""
+    """Run all contenders with all seeds, in turn, and return their rows."""
     rows = []
     first = [name for name in given.contenders if name == "ours"]
     others = [name for name in given.contenders if name != "ours"]
@@ -172,7 +176,7 @@ COLUMNS = (
 
 
 def table(rows: list[Row], given: argparse.Namespace) -> str:
-    """The rows of a space and a max_epochs, in Markdown."""
+    """Return the table for the rows of a space and a max_epochs, in Markdown."""
     by_name = {name: [row for row in rows if row["contender"] == name] for name in given.contenders}
     ours = [row for row in by_name.get("ours", []) if "error" not in row]
     lines = [COLUMNS, ("---",) * len(COLUMNS)]
@@ -193,10 +197,10 @@ def table(rows: list[Row], given: argparse.Namespace) -> str:
 
 
 def figures(runs: list[Row], ours: list[Row], whole: bool = True) -> tuple[str, ...]:
-    """A line's figures.
+    """Return the figures of a line.
 
     Args:
-        whole: whether the runs were commands, and not a part of what one did.
+        whole: if the runs were whole commands, not a part of one.
     """
     if not runs:
         return (NONE,) * (len(COLUMNS) - 1)
@@ -223,12 +227,12 @@ def median(runs: list[Row], name: str) -> float:
 
 
 def heading(given: argparse.Namespace) -> str:
-    """Where and with what this was measured."""
+    """Return a line that names the machine, the versions and the command of this measurement."""
     packages = importlib.metadata.packages_distributions()
     versions = []
     for name in (*PACKAGES, given.keras_backend):
         if name not in packages:
-            continue  # whose contender is not asked for
+            continue  # not installed, so its contender does not run
         # TensorFlow is distributed under several names.
         found = [name] if name in packages[name] else packages[name]
         versions.append(f"{found[0]} {importlib.metadata.version(found[0])}")
@@ -250,7 +254,7 @@ def processor() -> str:
 
 
 def names(known: Any) -> Callable[[str], list[str]]:
-    """Reads names with commas between."""
+    """Return a reader of comma-separated names, each of which must be in `known`."""
 
     def read(text: str) -> list[str]:
         given = text.split(",")
@@ -263,7 +267,7 @@ def names(known: Any) -> Callable[[str], list[str]]:
 
 
 def numbers(text: str) -> list[int]:
-    """Reads numbers with commas between."""
+    """Return the numbers in a comma-separated list."""
     return [int(number) for number in text.split(",")]
 
 

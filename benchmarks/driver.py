@@ -1,15 +1,15 @@
-"""What a search costs beside its training: many trials of one epoch, by the real driver and executors, with MLflow.
+"""The cost of a search beside its training: many trials of one epoch, by the real driver and executors, with MLflow.
 
     python benchmarks/driver.py [--trials 1000] [--executors inline local] [--workers 2] [--profile]
 
-The model is the smallest there is, and its graph the same for all trials. Prints a table; each search is a process of
-its own. All columns but the last are milliseconds for each trial:
+The model is the smallest possible, and its graph is the same for all trials. The benchmark prints a table; each search
+is a process of its own. All columns but the last are milliseconds for each trial:
 
-- wall: of the whole search, from the first decision to the last;
-- driver: what the driver's loop does between the words of its workers, by the clock: decisions, journal, files;
-- processor: of the driver's thread, and of that which ships to MLflow, which no worker waits for;
-- idle: from the end of a slot's segment to the beginning of its next, until it is handed to the worker (`local`);
-- synced: seconds after the search's end until MLflow knew everything.
+- wall: the whole search, from the first decision to the last;
+- driver: the driver's loop between the messages of its workers, by the clock: decisions, journal, files;
+- processor: processor time of the driver's thread, and of the thread that ships to MLflow, which no worker waits for;
+- idle: from the end of a slot's segment until the next segment is handed to the worker (`local`);
+- synced: seconds after the search's end until MLflow has everything.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from search.driver import loop as driver
+from search.driver.loop import Driver
 from search.executors.base import Handle
 from search.study.records import SegmentEnded
 
@@ -46,7 +46,12 @@ def build_model(hp):
 
 
 class Timed:
-    """An executor that knows how long the driver let it wait."""
+    """An executor that measures how long the driver waits for messages, and how long slots idle.
+
+    Attributes:
+        waited: seconds in `poll`, without those of the handler.
+        idle: seconds from a segment's end to the start of the next in the same slot, over all slots.
+    """
 
     def __init__(self, executor: Any) -> None:
         self._executor = executor
@@ -79,10 +84,10 @@ class Timed:
 
 
 def measure(executor: str, workers: int, trials: int, profile: bool) -> dict[str, float]:
-    """One search in this process."""
+    """Run a search in this process, and return its seconds by name."""
     found: dict[str, float] = {}
     profiler = cProfile.Profile()
-    run = driver.Driver._run
+    run = Driver._run
 
     def timed(self: Any, records: Any) -> None:
         self._executor = timer = Timed(self._executor)
@@ -95,7 +100,7 @@ def measure(executor: str, workers: int, trials: int, profile: bool) -> dict[str
         found.update(driver=found["wall"] - timer.waited, idle=timer.idle, waited=timer.waited)
         self._executor = timer._executor
 
-    driver.Driver._run = timed  # type: ignore[method-assign]
+    Driver._run = timed  # type: ignore[method-assign]
     follow = timed_syncer()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "space.py"
@@ -115,7 +120,10 @@ def measure(executor: str, workers: int, trials: int, profile: bool) -> dict[str
 
 
 def timed_syncer() -> dict[str, float]:
-    """Have the thread that ships to MLflow note its processor time, and the end of a search how long that took."""
+    """Patch the MLflow syncer, and return a dict that it fills.
+
+    `processor` becomes the processor time of the shipping thread, `after` the time that the search's end waits for it.
+    """
     from search.tracking.mlflow.syncer import Syncer
 
     found = {"processor": 0.0, "after": 0.0}

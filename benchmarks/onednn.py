@@ -1,10 +1,10 @@
-"""What oneDNN does for an epoch, by the kind of model: TensorFlow's own kernels against it, on one thread.
+"""The effect of oneDNN on an epoch, by the kind of model: TensorFlow's own kernels against oneDNN, on one thread.
 
     python benchmarks/onednn.py [--epochs 15] [--models cnn,lstm]
 
-TensorFlow reads once, when it is imported, whether to use oneDNN. So there are two processes for each model, which take
-turns, an epoch each: a noisy machine does to one what it does to the other. Seconds are of the processor; the first two
-epochs, of tracing and of warming up, do not count.
+TensorFlow decides once, when it is imported, if it uses oneDNN. So there are two processes for each model, which take
+turns, an epoch each: a noisy machine slows both alike. Times are processor times. The first two epochs, of tracing and
+of warming up, do not count.
 """
 
 from __future__ import annotations
@@ -109,18 +109,18 @@ MODELS: dict[str, Callable[[], tuple[Any, list[Any]]]] = {
     "text cnn": text_cnn,
     "attention": attention,
 }
-"""Of each its inputs, and the layers between these and the output."""
+"""For each model, its inputs and the layers between the inputs and the output."""
 
 
 def train(name: str) -> None:
-    """Train an epoch whenever a line comes, and say how long it took."""
+    """Train an epoch for each line of standard input, and print its seconds."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     import keras
     import numpy as np
     import tensorflow as tf
 
-    from search.worker.data import arrays as datas
-    from search.worker.runners import choose as runner
+    from search.worker.data.arrays import prepare_data
+    from search.worker.runners.choose import choose_runner
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -142,7 +142,7 @@ def train(name: str) -> None:
             print(json.dumps(time.process_time() - self.began), flush=True)
 
     turns = Turns()
-    fused = runner.choose(model, datas.prepare((split, None)), {"batch_size": 32}, 0, [turns])
+    fused = choose_runner(model, prepare_data((split, None)), {"batch_size": 32}, 0, [turns])
     assert fused.name == "fused", fused.name
     fused.run(0, sys.maxsize, [turns])
 
@@ -163,7 +163,7 @@ def start(name: str, onednn: str) -> subprocess.Popen[str]:
 
 
 def take_turn(process: subprocess.Popen[str]) -> float:
-    """Seconds of an epoch."""
+    """Have `process` train an epoch, and return its seconds."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("\n")

@@ -1,4 +1,4 @@
-"""A process and all that it starts: its time, its memory, its end."""
+"""A process with its descendants: its run time, its memory, its end."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 import psutil
 
 LOOK_SECONDS = 0.5
-"""Between two looks at the memory, at least."""
+"""The shortest time between two measurements of the memory."""
 
 LOOK_SHARE = 0.04
-"""Of a core's time, at most, goes to looking: to count shared pages takes tens of milliseconds."""
+"""The largest share of a core's time for measurements: counting shared pages takes tens of milliseconds."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """How a command went.
+    """The result of a command.
 
     Attributes:
         seconds: from its start to its end.
-        memory: the most that all its processes had at one time, in MiB.
-        code: its exit code; None where it took too long.
-        output, errors: what it printed.
+        memory: the most memory that all its processes had at one time, in MiB.
+        code: its exit code; None if it took too long.
+        output, errors: its standard output and its standard error.
     """
 
     seconds: float
@@ -37,11 +37,11 @@ class Ran:
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], folder: Path, timeout: float) -> Ran:
-    """Run a command to its end, and end what it leaves behind.
+    """Run a command to its end, and end the processes that it leaves behind.
 
     Args:
-        folder: for what it prints.
-        timeout: seconds after which it is ended.
+        folder: a folder for the command's output.
+        timeout: seconds after which the command is ended.
     """
     output, errors = folder / "stdout", folder / "stderr"
     with output.open("w") as out, errors.open("w") as err:
@@ -64,10 +64,10 @@ def run(command: Sequence[str], environment: Mapping[str, str], folder: Path, ti
 
 
 class Tree:
-    """A process and its descendants, those included that have lost their parents since they were seen.
+    """A process and its descendants, including those that have lost their parents since a `look` found them.
 
     Attributes:
-        most: the most bytes that all had together whenever one looked.
+        most: the most bytes that all processes had together at any `look`.
     """
 
     def __init__(self, pid: int) -> None:
@@ -90,11 +90,11 @@ class Tree:
 
 
 def memory(process: psutil.Process) -> int:
-    """Bytes, of shared pages a share; 0 where the process is gone."""
+    """Return the bytes of a process, with its share of shared pages; 0 if the process is gone."""
     try:
         return int(process.memory_full_info().pss)
     except psutil.NoSuchProcess:
         return 0
     except (psutil.AccessDenied, AttributeError):
-        # Another user's, or a system that does not count shares.
+        # It is another user's process, or the system does not count shares.
         return int(process.memory_info().rss)

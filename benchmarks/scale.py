@@ -1,18 +1,18 @@
-"""How fast a search is decided: many trials on many simulated workers, by the real driver, with a real journal.
+"""The speed of a search's decisions: many trials on many simulated workers, by the real driver, with a real journal.
 
     python benchmarks/scale.py [--trials 1000 --workers 100] [--searches hyperband optuna-random optuna-tpe]
 
-Nothing is trained: see `search.executors.simulated`. What is left is what the driver's process does between the words
-of its workers. Prints a table; each search is a process of its own.
+Nothing is trained: see `search.executors.simulated`. Only the work of the driver's process between the messages of its
+workers remains. The benchmark prints a table; each search is a process of its own.
 
-- words: what workers said, each an event that the controller decides on;
-- words/s: over the whole search by the clock: controller, back end, journal, and the simulated workers themselves;
-- mean, 99.9 %, slowest: of a decision (`Controller.handle`), without the pauses of Python's garbage collector, the
-  longest of which has its own column;
+- messages: the number of messages from workers, each an event that the controller decides on;
+- messages/s: over the whole search by the clock: controller, back end, journal, and the simulated workers themselves;
+- mean, 99.9 %, slowest: seconds of a decision (`Controller.handle`), without the pauses of Python's garbage collector;
+  the longest pause has its own column;
 - peak: resident memory of the process;
-- fold: to read the journal and to have controller and back end where they were, as a resume does.
+- fold: reading the journal and bringing controller and back end to their last state, as a resume does.
 
-All times but words/s are the processor's, so that what else the machine does is no part of them.
+All times but messages/s are processor times, so other work of the machine is no part of them.
 
 A search repeats to the last record, so it is run `--repeats` times, and the best time of each decision counts.
 """
@@ -31,14 +31,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from search.backends import brackets
-from search.backends import registry as backends
 from search.backends.base import BackEnd
+from search.backends.brackets import plan_brackets
+from search.backends.registry import make_backend
 from search.driver.loop import Driver
 from search.executors.simulated import Hp, Run, Scenario, SimulatedExecutor
 from search.options import Options
-from search.scheduler.controller import Controller, Limits
+from search.scheduler.controller import Controller
 from search.scheduler.events import Event, FromWorker, Reaction
+from search.scheduler.limits import Limits
 from search.space.file import SpaceRef
 from search.study.journal import Journal, read_all
 from search.study.paths import StudyPaths
@@ -55,7 +56,7 @@ MAX_EPOCHS = 81
 
 
 def ask(hp: Hp) -> None:
-    """A space as they are: eight parameters, some of them conditional."""
+    """Ask for the values of a typical space: eight parameters, some of them conditional."""
     layers = hp.Int("layers", 1, 3)
     for layer in range(layers):
         hp.Int(f"units_{layer}", 16, 512, sampling="log")
@@ -67,7 +68,7 @@ def ask(hp: Hp) -> None:
 
 
 def finite(hp: Hp) -> None:
-    """A space without a continuum, in which no configuration may be tried twice: 49,152 of them."""
+    """Ask for the values of a finite space of 49,152 configurations, none of which may be tried twice."""
     hp.Choice("optimizer", ["adam", "sgd", "rmsprop"])
     for layer in range(3):
         hp.Int(f"units_{layer}", 32, 512, step=32)
@@ -84,7 +85,7 @@ SPACES = {"mixed": ask, "finite": finite}
 
 
 class Pauses:
-    """How long Python's garbage collector has stopped everything."""
+    """The pauses of Python's garbage collector, in seconds of processor time: their total, and the longest."""
 
     def __init__(self) -> None:
         self.total = self.longest = self._began = 0.0
@@ -103,7 +104,7 @@ PAUSES = Pauses()
 
 
 class Timed(Controller):
-    """A controller that notes how long it took to decide."""
+    """A controller that notes the seconds of each decision on a worker's message."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -118,28 +119,34 @@ class Timed(Controller):
 
 
 class Unseen:
-    """The view of a search that nobody looks at."""
+    """A view that shows nothing."""
 
     def update(self, now: float) -> None:
         pass
 
+    def say(self, line: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
 
 def controller_of(name: str, trials: int, workers: int) -> Timed:
-    """A controller of a new study that ends after `trials` trials."""
+    """Return the controller of a new study that ends after `trials` trials."""
     backend, options = SEARCHES[name]
-    plan = brackets.plan(MAX_EPOCHS)
-    iterations = {"iterations": -(-trials // plan.trials)} if backend == "hyperband" else {}
+    plan = plan_brackets(MAX_EPOCHS)
+    iterations = {"iterations": -(-trials // plan.trial_count)} if backend == "hyperband" else {}
     study = Study()
 
     def make(_: BackendChanged) -> BackEnd:
         everything = {"max_epochs": MAX_EPOCHS, "factor": 3, **options, **iterations}
-        return backends.make(backend, everything, study.objective, study.seed, study.parameters)
+        return make_backend(backend, everything, study.objective, study.seed, study.parameters)
 
     return Timed(study, make, Limits(max_trials=trials), workers, MAX_EPOCHS)
 
 
 def search(controller: Timed, scenario: Scenario, paths: StudyPaths, workers: int, phase: BackendChanged) -> None:
-    """Search to the end."""
+    """Run the search to its end."""
     executor = SimulatedExecutor(scenario, workers)
     driver = Driver(
         controller,
@@ -148,9 +155,7 @@ def search(controller: Timed, scenario: Scenario, paths: StudyPaths, workers: in
         SpaceRef(),
         paths,
         Options(),
-        news=lambda: None,
         view=Unseen(),
-        say=lambda _: None,
         now=executor.now,
     )
     header = Header(FORMAT, "0", "study", 0, (Objective("val_loss", "min"),), "", "", scenario.parameters(), {})
@@ -158,7 +163,7 @@ def search(controller: Timed, scenario: Scenario, paths: StudyPaths, workers: in
 
 
 def measure(name: str, space: str, trials: int, workers: int) -> dict[str, Any]:
-    """One search, and the fold of its journal."""
+    """Run one search, fold its journal, and return the figures of both."""
     scenario = Scenario(SPACES[space], value).disturbed(
         noise=lambda rng: rng.gauss(0, 0.02), pace=lambda rng: rng.lognormvariate(0, 0.3), failing=0.0005
     )
@@ -187,12 +192,12 @@ def measure(name: str, space: str, trials: int, workers: int) -> dict[str, Any]:
 
 
 def resident() -> float:
-    """The most memory that this process has had, in MB."""
+    """Return the most memory that this process has had, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def row(name: str, runs: list[dict[str, Any]]) -> str:
-    """A line of the table: of each figure, the best of the repeats."""
+    """Return a line of the table, with the best of the repeats for each figure."""
     best = {key: min(run[key] for run in runs) for key in runs[0] if key != "decisions"}
     decisions = sorted(map(min, zip(*(run["decisions"] for run in runs), strict=True)))
     count = len(decisions)
@@ -225,8 +230,9 @@ def main() -> None:
         print(json.dumps(measure(given.one, given.space, given.trials, given.workers)))
         return
     print(f"{given.trials} trials on {given.workers} workers, space {given.space}, max_epochs {MAX_EPOCHS}\n")
-    units = "trials | epochs | words | words/s | mean, ms | 99.9 %, ms | slowest, ms | longest pause, ms | peak, MB"
-    print(f"| search | {units} | journal, MB | fold, s |")
+    counts = "trials | epochs | messages | messages/s"
+    times = "mean, ms | 99.9 %, ms | slowest, ms | longest pause, ms"
+    print(f"| search | {counts} | {times} | peak, MB | journal, MB | fold, s |")
     print(f"| ---{' | ---' * 11} |", flush=True)
     command = [sys.executable, __file__, "--trials", str(given.trials), "--workers", str(given.workers)]
     for name in given.searches:

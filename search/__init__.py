@@ -20,21 +20,25 @@ if TYPE_CHECKING:
     from keras_tuner import Objective as Objective
 
     from search.api import run as run
+    from search.backends.base import BackEnd as BackEnd
     from search.compat import keras_tuner as tuners
     from search.compat.keras_tuner import BayesianOptimization as BayesianOptimization
     from search.compat.keras_tuner import GridSearch as GridSearch
     from search.compat.keras_tuner import Hyperband as Hyperband
     from search.compat.keras_tuner import RandomSearch as RandomSearch
     from search.errors import SearchError as SearchError
+    from search.executors.base import Executor as Executor
     from search.results.study_results import StudyResults as StudyResults
     from search.results.study_results import get_best_models as get_best_models
     from search.results.study_results import load_study as load_study
     from search.space.compiled import compiled as compiled
     from search.worker.segment import trial_dir as trial_dir
 
-# Looked up when they are used: `import search` costs nothing, and only what trains imports Keras.
+# Each name is imported on first use: `import search` costs nothing, and only training imports Keras.
 _EXPORTS = {
+    "BackEnd": "search.backends.base",
     "BayesianOptimization": "search.compat.keras_tuner",
+    "Executor": "search.executors.base",
     "GridSearch": "search.compat.keras_tuner",
     "HyperModel": "keras_tuner",
     "HyperParameters": "keras_tuner",
@@ -52,7 +56,9 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "BackEnd",
     "BayesianOptimization",
+    "Executor",
     "GridSearch",
     "HyperModel",
     "HyperParameters",

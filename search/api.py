@@ -1,4 +1,4 @@
-"""`search.run`: a search begun from Python."""
+"""The function `search.run`, which runs a search from Python."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from search.driver import launch
+from search.driver.loop import View
+from search.driver.source import Source
 from search.errors import NoResult, OptionError, SpaceError
+from search.options import Options
 from search.results.study_results import StudyResults
-from search.space.file import kind
+from search.space.file import describe_type
+from search.study.study import Study
 
 
 def run(
@@ -33,29 +37,34 @@ def run(
     Args:
         space: the path of a space file, a function that takes `hp` and returns a Keras model, or a
             `keras_tuner.HyperModel`.
-        data: with a factory: (train, validation[, test]), as `load_data` of a space file returns them.
-        compile_model, fit_options, callbacks, fit: with a factory: as in a space file.
-        resume: go on with the study where it exists.
-        overwrite: begin anew where it exists; what it holds is deleted.
-        accept_changes: go on though the space file has changed since the study began.
-        take_over: go on though a process of another machine has not ended in order; it is known to be dead.
-        progress: show how the search goes, on stderr.
-        options: as on the command line, with underscores: `backend="optuna"`, `max_epochs=27`, `study="digits"`, …
+        data: (train, validation[, test]), as `load_data` of a space file returns them; only with a factory.
+        compile_model, fit_options, callbacks, fit: functions as in a space file; only with a factory.
+        resume: go on with the study if it exists.
+        overwrite: delete the study if it exists, and begin anew.
+        accept_changes: go on although the space file has changed since the study began.
+        take_over: go on although a process on another machine has not ended in order; the caller knows that it is
+            dead.
+        progress: show the progress of the search on stderr.
+        options: options of the command line, with underscores: `backend="optuna"`, `max_epochs=27`, `study="digits"`,
+            …; `search.options.Options` lists them with their defaults.
+
+    Returns:
+        The results of the study.
 
     Raises:
-        UserError: the input is wrong; the message says what, where and what to do.
+        UserError: the input is wrong; the message says what is wrong, where, and what to do.
         NoResult: no trial has an objective.
         KeyboardInterrupt: the search was stopped; it goes on with `resume=True`.
     """
     parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks, "fit": fit}
-    result = launch.run(
+    result = launch.run_search(
         _source(space, data, parts),
         options,
         resume=resume,
         overwrite=overwrite,
         accept_changes=accept_changes,
         take_over=take_over,
-        make_view=_make_view(progress),
+        make_view=_view_maker(progress),
         say=lambda line: print(line, file=sys.stderr),
     )
     end = result.end
@@ -65,10 +74,10 @@ def run(
         raise KeyboardInterrupt(end.reason)
     if end.exit_code == 1:
         raise NoResult(end.reason)
-    return StudyResults(result.paths)
+    return StudyResults(result.paths, result.study)
 
 
-def _source(space: object, data: Any, parts: dict[str, Any]) -> launch.Source:
+def _source(space: object, data: Any, parts: dict[str, Any]) -> Source:
     hypermodel = not isinstance(space, type) and callable(getattr(space, "build", None))
     if callable(space) or hypermodel:
         if data is None:
@@ -76,17 +85,19 @@ def _source(space: object, data: Any, parts: dict[str, Any]) -> launch.Source:
         if hypermodel and parts["fit"] is not None:
             raise OptionError("search.run was given a hypermodel and fit: the hypermodel's own is used, leave fit out")
         factory = {"hypermodel": space} if hypermodel else {"build_model": space}
-        return launch.Source(parts={**parts, **factory, "data": data})
+        return Source(parts={**parts, **factory, "data": data})
     if not isinstance(space, (str, Path)):
         raise OptionError(
-            f"search.run was given {kind(space)}: give a space file's path, a function of hp, or a HyperModel"
+            f"search.run was given {describe_type(space)}: give a space file's path, a function of hp, or a HyperModel"
         )
     if data is not None or any(part is not None for part in parts.values()):
         raise OptionError(f"search.run was given {space} and parts of a space: they belong into the file")
-    return launch.Source(path=Path(space))
+    return Source(path=Path(space))
 
 
-class _Silent:
+class _MessageView:
+    """A view that shows messages only."""
+
     def update(self, now: float) -> None:
         pass
 
@@ -97,15 +108,15 @@ class _Silent:
         pass
 
 
-def _make_view(progress: bool) -> launch.MakeView:
-    def make(study: Any, opts: Any, labels: tuple[str, ...]) -> launch.View:
+def _view_maker(progress: bool) -> launch.MakeView:
+    def make(study: Study, options: Options, labels: tuple[str, ...]) -> View:
         if not progress:
-            return _Silent()
+            return _MessageView()
         from rich.console import Console
 
-        from search.display import live as views
+        from search.display.live import make_view
 
         console = Console(stderr=True, highlight=False)
-        return views.make(study, opts, labels, live=console.is_terminal, console=console)
+        return make_view(study, options, labels, live=console.is_terminal, console=console)
 
     return make

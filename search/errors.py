@@ -1,4 +1,4 @@
-"""The exceptions a user can meet, and nothing else.
+"""The exceptions that a user can meet, and nothing else.
 
     SearchError                     base of them all
     ├── UserError                   the input is wrong: one clear line, exit code 2
@@ -6,7 +6,7 @@
     │   ├── OptionError             … in an option of the command line, of `search_options` or of `search.run`
     │   ├── StudyError              … about a study: it exists, it does not, its space has changed
     │   └── TrackingRefused         the tracking server says no (401, 403)
-    ├── JournalError                a journal cannot be read, or is held by another process
+    ├── JournalError                a journal cannot be read or written, or another process writes it
     ├── NoResult                    the search has no trial with an objective, exit code 1
     └── Unavailable                 something outside is out of reach for now: warn and go on
 
@@ -41,7 +41,7 @@ class UserError(SearchError):
 
 
 class SpaceError(UserError):
-    """Something is wrong in the space file."""
+    """The space file, or the factory and data in its place, has an error."""
 
 
 class OptionError(UserError):
@@ -49,7 +49,7 @@ class OptionError(UserError):
 
 
 class StudyError(UserError):
-    """A study exists where none may, or none where one must, or it does not fit the space file."""
+    """A study exists already, does not exist, or does not fit the space file or the options."""
 
 
 class TrackingRefused(UserError):
@@ -65,10 +65,10 @@ class NoResult(SearchError):
 
 
 class Unavailable(SearchError):
-    """A service is out of reach for now; what could not be done now can be done later."""
+    """A service is out of reach for now; the work can be done later."""
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the candidate nearest to `word`, or "" where none is near."""
+    """Return " Did you mean 'x'?" for the candidate nearest to `word`, or "" if none is near."""
     matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
     return f" Did you mean '{matches[0]}'?" if matches else ""

@@ -1,7 +1,7 @@
-"""What a driver and its workers say to each other. Everything here crosses process boundaries by pickle, and nothing
-here survives one: what must last is a record.
+"""The messages between a driver and its workers. They cross process boundaries as pickles and are never stored.
 
-A worker answers with records where it states facts (`Built`, `EpochDone`, `Checkpointed`, `SegmentEnded`); the rest is here.
+A worker reports facts as records (`Built`, `EpochDone`, `Checkpointed`, `SegmentEnded`), which the journal keeps. All
+other messages are defined here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from search.study.trial import Direction, Objective
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Run the user's file, build once with default values, train one step, and say what there is.
+    """Run the user's space file, build one model with default values, train one step, and report what was found.
 
-    Large arrays are put into the folder `share`, for other workers to map.
+    Attributes:
+        share: the folder to write large arrays to, for other workers to map; None to share nothing.
+        values: values to use in place of defaults, by name.
     """
 
     space: SpaceRef
@@ -35,15 +37,15 @@ class Segment:
     """Train `trial` from the end of epoch `from_epoch` to the end of `to_epoch`.
 
     Attributes:
-        values: the hyperparameters drawn so far, by name; what else the factory asks for is a `Question`.
+        values: the hyperparameters drawn so far, by name. The worker sends a `Question` for each further one.
         seed: the training seed of (trial, execution).
-        folder: the trial's own folder; the only place a worker writes to.
-        judged: wait for a `Verdict` after every epoch but the last.
+        folder: the trial's own folder, the only place a worker writes to.
+        judged: whether the worker waits for a `Verdict` after every epoch but the last.
         checkpoint_every: seconds between checkpoints within a segment.
         fuse: whether the fused runner may be used.
-        run_eagerly: whether the model is run step by step, without a compiled graph, for debugging.
-        data: where the probe has put the arrays, for all workers to share.
-        hold: trials whose trainings this worker may be asked to go on with, if it has had them.
+        run_eagerly: whether the model runs step by step, without a compiled graph, for debugging.
+        data: the folder in which the probe has put the arrays that all workers share, or None.
+        cached_trials: trials whose models stay cached in this worker, as it may be asked to train them further.
     """
 
     trial: int
@@ -65,7 +67,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The value of the parameter that was asked for; with `error`, there is none and the trial fails."""
+    """The value of the parameter that was asked for. If `error` is set, there is no value and the trial fails."""
 
     value: Value
     error: str | None = None
@@ -73,7 +75,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """May the trial train on after the epoch it reported?"""
+    """The decision whether a trial stops after the epoch that it reported."""
 
     stop: bool
 
@@ -85,9 +87,13 @@ class Interrupt:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Build `trial`'s model with the weights in the file `weights`.
+    """Build `trial`'s model with the weights in the file `weights`, for the final evaluation.
 
-    Then, as asked: evaluate it on the space's test data; write it to `model`, a `.keras` file.
+    Attributes:
+        folder: the trial's own folder.
+        test: whether to evaluate the model on the space's test data.
+        model: the `.keras` file to write the model to, or None.
+        data: as in `Segment`.
     """
 
     trial: int
@@ -110,7 +116,7 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The factory asks for `parameter`; the worker waits for an `Answer`."""
+    """The request for a value of `parameter`, made by the factory. The worker waits for an `Answer`."""
 
     trial: int
     parameter: Parameter
@@ -118,25 +124,27 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What a probe found.
+    """The findings of a probe.
 
     Attributes:
-        digest: of the space file and the local modules it imports; of a factory's parameters.
+        digest: the digest of the space file and the local modules it imports; for a factory, of its parameters.
         files: those files, as (path relative to the space file's folder, absolute path).
-        parameters: those that a build with default values asks for, in order.
+        parameters: the parameters that a build with default values asks for, in order.
         options: the file's `search_options`.
-        metrics: names in an epoch's logs, those of validation included.
+        metrics: the names in an epoch's logs, those of validation included.
         compiled_metrics: the metrics that the model was compiled with, without `loss` and `val_`.
-        directions: the direction of each metric, where it is known.
-        parameter_count: scalars in the model's weights.
+        directions: the direction of each metric whose direction is known.
+        weight_count: scalars in the model's weights.
         summary: the model's layers, as text.
-        batch_size: of training.
-        samples: of training and validation, where they can be counted; None for validation that there is not.
-        batched: for which of the two `samples` are batches: the data come in batches of their own.
+        batch_size: samples in a training batch.
+        samples: the numbers of training and validation samples; None if unknown, or if there is no validation.
+        runner: the name of the runner that would train the model.
+        versions: the versions of Python, of libraries and of Keras's backend, by name.
+        batched: whether each of the two `samples` counts batches, as the data come in batches.
         tested: whether there are test data.
-        own_fit: whether the space has a `fit` of its own.
-        extra_logs: whether callbacks, or a `fit`, may put into the logs what the compiled metrics do not.
-        shared: whether arrays were put into the folder that the probe was given.
+        own_fit: whether the space has its own `fit`.
+        extra_logs: whether callbacks or the space's `fit` may add to the logs of the compiled metrics.
+        shared: whether arrays were written to the probe's `share` folder.
     """
 
     digest: str
@@ -161,7 +169,7 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class ProbeFailed:
-    """The space file cannot be used; `message` is one line for the user, `traceback` goes to the log."""
+    """The reason why a space cannot be used: `message` is one line for the user, `traceback` goes to the log."""
 
     message: str
     traceback: str
@@ -169,9 +177,12 @@ class ProbeFailed:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What a harvest gave: each part None where it was not asked for, or could not be had, as `error` says.
+    """The result of an `Evaluate`. A part is None if it was not asked for, or if it failed with `error`.
 
-    `signature` and `requirements` are as in `records.Exported`.
+    Attributes:
+        logs: the metrics on the test data.
+        signature, requirements: as in `records.Exported`.
+        error: one line for the user, or None.
     """
 
     trial: int
@@ -183,7 +194,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that the user should know once, whichever trial meets it first."""
+    """A text that the user should see once, whichever trial reports it first."""
 
     trial: int
     text: str
@@ -191,12 +202,12 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A sign of life: the worker's process has not stopped."""
+    """A sign of life from the worker's process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The process of a slot died; said by the executor, in the place of the segment's `SegmentEnded`."""
+    """The death of a slot's process. The executor sends this in place of the segment's `SegmentEnded`."""
 
     reason: str
 

@@ -1,7 +1,7 @@
 """The options of a search: their names, defaults, meanings and limits, in one place.
 
-They come from the command line or `search.run` (which win), from the space file's `search_options`, and from defaults.
-What a resumed study is not told again, it takes from its journal.
+The command line and `search.run` win over a resumed study's journal, the journal over the space file's
+`search_options`, and the file over the defaults.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.backends import brackets
-from search.backends.registry import NAMES as BACKENDS
-from search.backends.registry import OPTIONS as BACKEND_OPTIONS
-from search.backends.registry import SAMPLERS as DEFAULT_SAMPLERS
+from search.backends.brackets import HyperbandPlan, plan_brackets
+from search.backends.registry import BACKEND_OPTIONS, BACKENDS, DEFAULT_SAMPLERS
 from search.errors import OptionError, nearest
 from search.space.domain import Value
+from search.study.study import Study
 from search.study.trial import Objective
+from search.study.versions import KERAS_BACKENDS
 
 EXECUTORS = ("local", "inline")
-KERAS_BACKENDS = ("tensorflow", "jax", "torch")
 LARGEST_SEED = 2**31 - 1
 
 
@@ -35,68 +34,84 @@ def _option(default: Any, help: str, **metadata: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a search is told. The field's metadata holds its help and its limits (`low`, `choices`)."""
+    """The options of one search.
+
+    The metadata of a field holds its help, and optionally:
+
+        low, high, choices: the values that it takes; `above` excludes `low` itself.
+        time: its value is a time, in seconds.
+        many: it may be given several times.
+        backend: it belongs to this back end only.
+    """
 
     study: str | None = _option(None, "the study's name; by default the space file's")
-    backend: str = _option("hyperband", "what decides what to try, and how long", choices=BACKENDS)
-    objective: str | None = _option(None, "the metric to compare, as an epoch's logs name it: val_accuracy")
-    direction: str | None = _option(None, "whether more or less of it is better", choices=("min", "max"))
-    max_epochs: int = _option(27, "the most epochs that one trial gets", low=1)
-    max_trials: int | None = _option(None, "stop when so many configurations were tried", low=1)
-    max_total_epochs: int | None = _option(None, "stop when so many epochs were trained, over all trials", low=1)
+    backend: str = _option(
+        "hyperband", "the back end: it decides what to try, and how long to train it", choices=BACKENDS
+    )
+    objective: str | None = _option(None, "the metric to compare, as an epoch's logs name it, such as val_accuracy")
+    direction: str | None = _option(None, "minimize or maximize the objective", choices=("min", "max"))
+    max_epochs: int = _option(27, "the most epochs for one trial", low=1)
+    max_trials: int | None = _option(None, "stop after this many configurations", low=1)
+    max_total_epochs: int | None = _option(None, "stop after this many epochs over all trials", low=1)
     timeout: float | None = _option(None, "stop after this time over all resumes, such as 90s, 30m or 2h", time=True)
-    factor: int = _option(3, "of Hyperband and successive halving: one trial in so many goes on", low=2)
+    factor: int = _option(3, "Hyperband and successive halving promote one trial in this many", low=2)
     iterations: int = _option(1, "how often to run Hyperband's whole plan", low=1, backend="hyperband")
     sampler: str | None = _option(
-        None, "what draws values, one of Optuna's as name or name:key=value,…; by default tpe, hyperband's is random"
+        None, "the Optuna sampler, as name or name:key=value,…; by default tpe; random with hyperband"
     )
-    pruner: str = _option("hyperband", "of Optuna: name or name:key=value,…", backend="optuna")
+    pruner: str = _option("hyperband", "the Optuna pruner, as name or name:key=value,…", backend="optuna")
     try_first: tuple[Mapping[str, Value], ...] = _option(
-        (), 'what to try before anything is drawn: JSON such as {"lr": 0.01}, or a .json file; repeatable', many=True
+        (), 'configurations to try first: JSON such as {"lr": 0.01}, or a .json file; repeatable', many=True
     )
-    warm_start: str | None = _option(None, "learn from the trials of this study, by its name or its folder")
-    executor: str = _option("local", "where trials run: worker processes, or this process", choices=EXECUTORS)
-    workers: int | None = _option(None, "how many trials run at once; by default as the machine allows", low=1)
-    gpus: str = _option("auto", "auto, none, or GPUs by number or UUID: 0,1")
-    gpus_per_trial: float = _option(1.0, "GPUs for each trial; 0.5 lets two share one", low=0, above=True)
+    warm_start: str | None = _option(None, "learn from the trials of this study, given by its name or its folder")
+    executor: str = _option(
+        "local", "where trials run: local in worker processes, inline in this process", choices=EXECUTORS
+    )
+    workers: int | None = _option(None, "how many trials run at once; by default as many as the machine allows", low=1)
+    gpus: str = _option("auto", "the GPUs to use: auto, none, or numbers or UUIDs such as 0,1")
+    gpus_per_trial: float = _option(1.0, "the GPUs for each trial; 0.5 lets two trials share one", low=0, above=True)
     logical_devices: int = _option(
-        1, "cut the processor into so many devices for each trial: --gpus-per-trial without GPUs", low=1, high=64
+        1, "split the processor into this many devices for each trial: --gpus-per-trial without GPUs", low=1, high=64
     )
-    executions_per_trial: int = _option(1, "how often to train each trial; the objective is the mean", low=1)
-    target: float | None = _option(None, "stop when the objective is as good as this")
-    seed: int | None = _option(None, "makes a search with one worker repeatable; 0 is a seed", low=0, high=LARGEST_SEED)
-    runs: str = _option("runs", "the folder that studies live in")
-    tracking_uri: str | None = _option(None, "an MLflow server; by default the store in the runs folder")
+    executions_per_trial: int = _option(1, "how often to train each trial; its objective is the mean", low=1)
+    target: float | None = _option(None, "stop when the objective reaches this value")
+    seed: int | None = _option(
+        None, "a seed, 0 included, makes a search with one worker repeatable", low=0, high=LARGEST_SEED
+    )
+    runs: str = _option("runs", "the folder that holds the studies")
+    tracking_uri: str | None = _option(None, "the MLflow server; by default the store in the runs folder")
     experiment: str | None = _option(None, "the MLflow experiment's name; by default the study's")
     register: str | None = _option(None, "the name to register the best model under; by default only in a local store")
     keep_models: int = _option(3, "how many of the best trials keep their weights in MLflow", low=1)
-    tensorboard: bool = _option(False, "write a log for TensorBoard, whose HParams page compares the trials")
-    trial_timeout: float | None = _option(None, "the most time that one trial may run, such as 30m", time=True)
+    tensorboard: bool = _option(False, "write a log for TensorBoard; its HParams page compares the trials")
+    trial_timeout: float | None = _option(None, "the longest time that one trial may run, such as 30m", time=True)
     heartbeat_timeout: float = _option(
-        300.0, "replace a worker that gives no sign of life for so long", low=5, time=True
+        300.0, "replace a worker that gives no sign of life for this long", low=5, time=True
     )
-    retries: int = _option(1, "how often to take up a trial whose process died", low=0)
-    max_consecutive_failures: int = _option(5, "give up when so many failed before any succeeded", low=1)
-    checkpoint_every: float = _option(30.0, "seconds between checkpoints within a trial's training", low=0)
-    keras_backend: str | None = _option(None, "tensorflow, jax or torch", choices=KERAS_BACKENDS)
-    run_eagerly: bool = _option(False, "train step by step, uncompiled, where prints and breakpoints are reached")
-    fuse: bool = _option(True, "train whole epochs as one compiled loop where that gives the same results")
+    retries: int = _option(1, "how often to continue a trial whose process died", low=0)
+    max_consecutive_failures: int = _option(
+        5, "give up when this many trials have failed and none has succeeded", low=1
+    )
+    checkpoint_every: float = _option(30.0, "the seconds between checkpoints while a trial trains", low=0)
+    keras_backend: str | None = _option(None, "the back end of Keras", choices=KERAS_BACKENDS)
+    run_eagerly: bool = _option(False, "train step by step without compilation, for prints and breakpoints")
+    fuse: bool = _option(True, "train whole epochs as one compiled loop if the results are the same")
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     def backend_options(self) -> dict[str, Any]:
-        """Those that make the back end what it is: a study resumed with others begins a new era."""
+        """Return the options that define the back end: a study resumed with other ones begins a new back end phase."""
         options = {name: getattr(self, name) for name in BACKEND_OPTIONS[self.backend]}
         return {**options, "sampler": self.sampler or DEFAULT_SAMPLERS[self.backend]}
 
     @property
-    def plan(self) -> brackets.Plan:
-        return brackets.plan(self.max_epochs, self.factor)
+    def plan(self) -> HyperbandPlan:
+        return plan_brackets(self.max_epochs, self.factor)
 
     @property
     def total_epochs(self) -> int | None:
-        """The epochs after which the search ends. Optuna has no end of its own: it gets what Hyperband would take."""
+        """The epochs after which the search ends. Optuna has no end of its own: it gets those of Hyperband's plan."""
         if self.max_total_epochs is not None or self.backend != "optuna":
             return self.max_total_epochs
         if self.max_trials is not None or self.timeout is not None or self.target is not None:
@@ -105,75 +120,80 @@ class Options:
 
 
 _MODEL_NAME = re.compile(r"(?!\s|\.\.|\.$)[^/:@'\"`\x00-\x1f]{1,200}(?<!\s)")
-"""What MLflow can register, and find again by `models:/NAME@champion`."""
+"""Names that MLflow can register, and find again by `models:/NAME@champion`."""
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Options)}
-SESSION = ("study", "runs")
-"""Options that say which study is meant, and are no part of its journal's options."""
-EARLY = (*SESSION, "keras_backend")
+LOCATION = ("study", "runs")
+"""Options that name the study, and are not journaled with it."""
+EARLY = (*LOCATION, "keras_backend")
 """Options that must be known before the space file is run."""
 
 
-def resolve(
+def resolve_options(
     given: Mapping[str, Any],
     file: Mapping[str, Any] | None = None,
     before: Mapping[str, Any] | None = None,
     where: str = "search_options",
 ) -> Options:
-    """The options to run with: `given` over `before` (a resumed study's) over `file` (the space file's) over defaults.
+    """Return the options to run with: `given` wins over `before`, `before` over `file`, and `file` over the defaults.
 
     Args:
-        given: what the command line or the caller says; None means not said.
-        file: None while the space file has not been run: it may yet name another back end.
-        where: how messages name the space file.
+        given: options of the command line or the caller; None means not given.
+        file: options of the space file; None before the file is run, as it may name another back end.
+        before: journaled options of the resumed study.
+        where: the name of the space file in messages.
 
     Raises:
-        OptionError: an unknown name, a value that cannot be used, or options that exclude each other.
+        OptionError: a name is unknown, a value cannot be used, or options exclude each other.
     """
-    said = {name: value for name, value in given.items() if value is not None}
-    known = {name: value for name, value in (before or {}).items() if name in FIELDS} | said
+    given = {name: value for name, value in given.items() if value is not None}
+    known = {name: value for name, value in (before or {}).items() if name in FIELDS} | given
     merged = {**(file or {}), **known}
     checked = {}
     for name, value in merged.items():
-        with located(None if name in known else where):
+        with error_prefix(None if name in known else where):
             if name not in FIELDS:
                 raise OptionError(f"unknown option {name!r}.{nearest(str(name), FIELDS) or ' See search run --help'}")
             if value is not None:
-                checked[name] = check(name, value)
+                checked[name] = check_option(name, value)
     options = Options(**checked)
-    for name in said:
+    for name in given:
         only = FIELDS[name].metadata.get("backend")
         if only and only != options.backend and (file is not None or "backend" in known):
-            raise OptionError(f"{flag(name)} goes with --backend {only}, and this search uses {options.backend}")
+            raise OptionError(f"{option_flag(name)} goes with --backend {only}, and this search uses {options.backend}")
     return options
 
 
 @contextmanager
-def located(where: str | None) -> Iterator[None]:
-    """Begin the message of an OptionError raised within by `where` the option was given."""
+def error_prefix(where: str | None) -> Iterator[None]:
+    """Put `where`, the place of the option, before the message of an OptionError raised in the block."""
     try:
         yield
     except OptionError as error:
         raise OptionError(f"{where}: {error}" if where else str(error)) from None
 
 
-def flag(name: str) -> str:
-    """The option's name on the command line; of a flag, what says the contrary of its default."""
+def option_flag(name: str) -> str:
+    """Return the option's flag on the command line: `--max-epochs`, or `--no-fuse` for a switch that is on."""
     return ("--no-" if FIELDS[name].default is True else "--") + name.replace("_", "-")
 
 
-def check(name: str, value: Any) -> Any:
-    """`value` as the option `name` has it. OptionError where it cannot be used."""
+def check_option(name: str, value: Any) -> Any:
+    """Return a value of the option `name`, converted to the option's type.
+
+    Raises:
+        OptionError: the value cannot be used.
+    """
     field_ = FIELDS[name]
     kind = str(field_.type)
     if field_.metadata.get("time"):
-        value = seconds(value, flag(name))
+        value = parse_seconds(value, option_flag(name))
         if value < (low := field_.metadata.get("low", 0)):
-            raise OptionError(f"{flag(name)} is {value:g} seconds: it must be at least {low}")
+            raise OptionError(f"{option_flag(name)} is {value:g} seconds: it must be at least {low}")
     elif name == "try_first":
-        value = configurations(value)
+        value = parse_configurations(value)
     elif kind.startswith(("int", "float")):
-        value = _number(name, value, whole=kind.startswith("int"))
+        value = _check_number(name, value, whole=kind.startswith("int"))
     elif kind.startswith("bool"):
         if not isinstance(value, bool):
             raise OptionError(f"{name} is {value!r}: give True or False")
@@ -183,39 +203,46 @@ def check(name: str, value: Any) -> Any:
         raise OptionError(f"--register {value!r} cannot be a model's name: give one without '/', ':', '@' and quotes")
     choices = field_.metadata.get("choices")
     if choices and value not in choices:
-        raise OptionError(f"{flag(name)} {value!r} is not known: use {', '.join(choices)}.{nearest(value, choices)}")
+        raise OptionError(
+            f"{option_flag(name)} {value!r} is not known: use {', '.join(choices)}.{nearest(value, choices)}"
+        )
     return value
 
 
-def _number(name: str, value: Any, *, whole: bool) -> int | float:
+def _check_number(name: str, value: Any, *, whole: bool) -> int | float:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number) or (whole and number != int(number)):
-        raise OptionError(f"{flag(name)} is {value!r}: give a {'whole ' if whole else ''}number")
+        raise OptionError(f"{option_flag(name)} is {value!r}: give a {'whole ' if whole else ''}number")
     metadata = FIELDS[name].metadata
     low, high = metadata.get("low", -math.inf), metadata.get("high", math.inf)
     if number < low or (metadata.get("above") and number == low) or number > high:
         limits = f"more than {low}" if metadata.get("above") else f"at least {low}"
         if high != math.inf:
             limits += f" and at most {high}"
-        raise OptionError(f"{flag(name)} is {value}: it must be {limits}")
+        raise OptionError(f"{option_flag(name)} is {value}: it must be {limits}")
     return int(number) if whole else number
 
 
-def configurations(value: Any) -> tuple[dict[str, Value], ...]:
-    """Configurations to try: dicts of values by name, JSON text of one or of a list of them, or paths of such files.
+def parse_configurations(value: Any) -> tuple[dict[str, Value], ...]:
+    """Return the configurations of `--try-first`.
 
-    OptionError for anything else.
+    Args:
+        value: one or several of: a dict of values by name, JSON text of a dict or of a list of dicts, the path of a
+            file with such JSON.
+
+    Raises:
+        OptionError: anything else.
     """
     found: list[dict[str, Value]] = []
     for item in value if isinstance(value, (list, tuple)) else [value]:
         parsed = _read_json(item) if isinstance(item, (str, Path)) else item
-        for given in parsed if isinstance(parsed, list) else [parsed]:
-            if not isinstance(given, Mapping) or not given:
-                raise OptionError(f'--try-first is {given!r}: give values by name, such as {{"lr": 0.01}}')
-            found.append({name: _plain(name, entry) for name, entry in given.items()})
+        for values in parsed if isinstance(parsed, list) else [parsed]:
+            if not isinstance(values, Mapping) or not values:
+                raise OptionError(f'--try-first is {values!r}: give values by name, such as {{"lr": 0.01}}')
+            found.append({name: _plain_value(name, entry) for name, entry in values.items()})
     return tuple(found)
 
 
@@ -232,7 +259,7 @@ def _read_json(text: str | Path) -> Any:
         raise OptionError(f'{where} is not JSON ({error}): write it as {{"lr": 0.01}}') from None
 
 
-def _plain(name: Any, value: Any) -> Value:
+def _plain_value(name: Any, value: Any) -> Value:
     value = value.item() if hasattr(value, "item") else value
     finite = not isinstance(value, float) or math.isfinite(value)
     if not isinstance(name, str) or not isinstance(value, (int, float, str, bool, type(None))) or not finite:
@@ -243,8 +270,16 @@ def _plain(name: Any, value: Any) -> Value:
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def seconds(value: Any, flag: str) -> float:
-    """A time as seconds: a number, or text such as `90s`, `30m`, `2h`, `1h30m`. OptionError for anything else."""
+def parse_seconds(value: Any, flag: str) -> float:
+    """Return a time in seconds.
+
+    Args:
+        value: a number of seconds, or text such as `90s`, `30m`, `2h`, `1h30m`.
+        flag: the name of the option in messages.
+
+    Raises:
+        OptionError: the time cannot be read, or is not positive.
+    """
     text = str(value).strip().lower().replace(" ", "")
     parts = re.findall(r"(\d+(?:\.\d+)?)(min|[smhd]?)", text)
     if isinstance(value, bool) or not parts or "".join(number + unit for number, unit in parts) != text:
@@ -255,7 +290,7 @@ def seconds(value: Any, flag: str) -> float:
     return total
 
 
-def choose_objective(
+def objective_for_metrics(
     options: Options,
     metrics: tuple[str, ...],
     compiled: tuple[str, ...],
@@ -265,17 +300,22 @@ def choose_objective(
     extra: bool = False,
     own_fit: bool = False,
 ) -> Objective:
-    """The objective of a search, what was asked for, else `val_<metric>` where the model
-    compiles exactly one metric whose direction is known, else `val_loss`. Where these are not in the logs of a `fit` of
-    the user's, `default_objective`, as KerasTuner calls what such a `fit` returns, and less of it is better.
+    """Return the objective of a search for a model with these metrics.
+
+    The objective is the option's. By default it is `val_<metric>` if the model compiles exactly one metric whose
+    direction is known, else `val_loss`. If the logs of the user's own `fit` lack that name, the objective is
+    `default_objective`, KerasTuner's name for the value that such a `fit` returns, and by default minimized.
 
     Args:
-        metrics: the names in an epoch's logs, as the probe saw them; none where only a `fit` of the user's knows.
+        metrics: the names in an epoch's logs, as the probe saw them; none if only the user's own `fit` knows them.
         compiled: the compiled metrics, without `loss`.
-        directions: `min` or `max` for those metrics (without `val_`) where it is known.
+        directions: `min` or `max` by name, without `val_`, for the metrics with a known direction.
         validated: whether `load_data` returns validation data.
-        extra: whether callbacks or a `fit` of the user's may add to the logs; the first epoch will show.
-        own_fit: whether there is such a `fit`.
+        extra: whether callbacks or the user's own `fit` may add to the logs; the first epoch will show.
+        own_fit: whether the space has a `fit` of its own.
+
+    Raises:
+        OptionError: the objective is not in the logs, lacks validation data, or has no known direction.
     """
     name = options.objective
     if name is None:
@@ -297,3 +337,8 @@ def choose_objective(
     if direction is None:
         raise OptionError(f"whether more or less of {name!r} is better is not known: say --direction max or min")
     return Objective(name, "max" if direction == "max" else "min")
+
+
+def last_options(study: Study) -> Options:
+    """Return the options of the last run of `study`."""
+    return resolve_options({}, before=study.start.options if study.start is not None else {})

@@ -1,4 +1,4 @@
-"""The old name of `search.compat.keras_tuner`, for scripts that import it."""
+"""An alias of `search.compat.keras_tuner`, for scripts that import it by this name."""
 
 import sys
 

@@ -1,5 +1,7 @@
-"""A layer with weights and a loss of its own: features are drawn to their class's centre, which is learned, too. How
-much that counts is a hyperparameter, which a callback lowers during training.
+"""A layer with weights and a loss of its own.
+
+The loss draws features to the centre of their class; the centres are learned, too. The weight of this loss is a
+hyperparameter, which a callback lowers during training.
 
 search run spaces/center_loss.py
 """
@@ -16,17 +18,17 @@ def load_data():
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.data))
     x, y = (digits.data[order] / 16).astype("float32"), digits.target[order].astype("int32")
-    # Both outputs are compared with the class.
+    # The true class is the target of both outputs.
     parts = [(x[part], {"digit": y[part], "distances": y[part]}) for part in (slice(400), slice(400, 1000))]
     return tuple(parts)
 
 
 @keras.saving.register_keras_serializable("center_loss")
 class Centres(layers.Layer):
-    """The features' squared distances to every class's centre.
+    """The squared distances of the features to the centre of every class.
 
-    The loss weight is a variable of the layer: it can change while training runs, it lies in the trial's checkpoints
-    with all the others, and what TensorFlow or JAX have compiled reads it anew.
+    The loss weight is a variable of the layer. So it can change while training runs, the trial's checkpoints contain
+    it, and the compiled training step reads its present value.
     """
 
     def __init__(self, classes, loss_weight, **options):
@@ -43,7 +45,7 @@ class Centres(layers.Layer):
         return ops.sum((features[:, None] - self.centres) ** 2, axis=-1)
 
     def loss(self, y_true, distances):
-        """The weighted distance to the centre of the true class."""
+        """Return the weighted distance to the centre of the true class, one value for each sample."""
         own = ops.one_hot(ops.reshape(ops.cast(y_true, "int32"), (-1,)), self.classes)
         return self.loss_weight * ops.sum(own * distances, axis=-1)
 
@@ -52,7 +54,10 @@ class Centres(layers.Layer):
 
 
 class Lower(keras.callbacks.Callback):
-    """Keeps only a part of the loss weight each epoch. A function of the epoch's number is right after any pause."""
+    """A callback that multiplies the loss weight by `kept` after each epoch.
+
+    The weight is a function of the epoch's number, so it is also right after the trial was paused.
+    """
 
     def __init__(self, kept):
         super().__init__()
@@ -63,7 +68,7 @@ class Lower(keras.callbacks.Callback):
         centres.loss_weight.assign(centres.initial * self.kept**epoch)
 
     def on_epoch_end(self, epoch, logs=None):
-        logs["loss_weight"] = float(self.model.get_layer("distances").loss_weight)  # a curve in MLflow
+        logs["loss_weight"] = float(self.model.get_layer("distances").loss_weight)  # shown as a curve in MLflow
 
 
 def callbacks(hp):

@@ -1,5 +1,6 @@
-"""An objective that is no tensor operation: the F1 score by scikit-learn of whole predictions, which a callback adds to
-each epoch's logs. Warm-up and schedule of the learning rate are hyperparameters.
+"""An objective that plain Python computes: the F1 score by scikit-learn.
+
+A callback adds the score to each epoch's logs. The learning rate's warm-up and schedule are hyperparameters.
 
 search run spaces/custom_metric.py
 """
@@ -15,10 +16,10 @@ from sklearn.metrics import f1_score
 SIDE, TRAINING = 8, 1200
 
 
-# The callback asks for the data, too: once a process is enough.
+# The callback needs the data, too: cached, they are loaded once in each process.
 @functools.cache
 def load_data():
-    """Is it an eight? One in ten is, so that accuracy would say little."""
+    """Return images labelled 1 for an eight and 0 otherwise. One in ten is an eight, so accuracy would say little."""
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.data))
     x = digits.images[order].astype("float32")
@@ -32,7 +33,10 @@ def score(model):
 
 
 class F1(keras.callbacks.Callback):
-    """Anything that Python can compute may stand here. The search looks at the logs when all callbacks have."""
+    """A callback that adds `val_f1` to the logs. The search reads the logs after all callbacks have run.
+
+    Any Python code may compute such a value.
+    """
 
     def on_epoch_end(self, epoch, logs=None):
         logs["val_f1"] = score(self.model)
@@ -44,7 +48,7 @@ def callbacks(hp):
 
 @keras.saving.register_keras_serializable("custom_metric")
 class Halves(layers.Layer):
-    """One input, two outputs: an image's upper and lower half."""
+    """A layer with one input and two outputs: the upper and the lower half of each image."""
 
     def call(self, images):
         middle = images.shape[1] // 2
@@ -53,12 +57,12 @@ class Halves(layers.Layer):
 
 @keras.saving.register_keras_serializable("custom_metric")
 class Noise(layers.Layer):
-    """Random in training, nothing at all when it is over."""
+    """Random noise during training, and none at inference."""
 
     def __init__(self, stddev, **options):
         super().__init__(**options)
         self.stddev = stddev
-        # The generator's state belongs to the model's: a trial that goes on draws what it would have drawn.
+        # The generator's state is part of the model: a resumed trial draws the numbers that it would have drawn.
         self.generator = keras.random.SeedGenerator()
 
     def call(self, x, training=False):
@@ -70,7 +74,7 @@ class Noise(layers.Layer):
 
 def build_model(hp):
     images = keras.Input((SIDE, SIDE))
-    x = layers.Lambda(lambda images: images / 16)(images)  # any operation that has no weights
+    x = layers.Lambda(lambda images: images / 16)(images)  # Lambda: any operation without weights
     x = Noise(hp.Float("noise", 0.0, 0.3))(x)
     units = hp.Int("units", 8, 64, sampling="log")
     halves = [layers.Dense(units, activation="relu")(layers.Flatten()(half)) for half in Halves()(x)]
@@ -81,7 +85,7 @@ def build_model(hp):
 
 @keras.saving.register_keras_serializable("custom_metric")
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """From nearly nothing up to another schedule in so many steps."""
+    """A linear warm-up from nearly 0 to another schedule, over `steps` steps."""
 
     def __init__(self, schedule, steps):
         self.schedule, self.steps = schedule, steps
@@ -103,14 +107,14 @@ def batch_size(hp):
 
 
 def compile_model(hp, model):
-    epoch = -(-TRAINING // batch_size(hp))  # in steps, as the optimizer counts
+    epoch = -(-TRAINING // batch_size(hp))  # in steps: the optimizer counts steps, not epochs
     rate = hp.Float("learning_rate", 1e-3, 3e-2, sampling="log")
     kind = hp.Choice("schedule", ["cosine", "exponential"])
     with hp.conditional_scope("schedule", [kind]):
         if kind == "cosine":
             schedule = keras.optimizers.schedules.CosineDecay(rate, hp.Int("cosine_epochs", 5, 20) * epoch)
         else:
-            # 1 keeps the rate as it is.
+            # A factor of 1 keeps the rate constant.
             kept = hp.Float("kept_each_epoch", 0.7, 1.0)
             schedule = keras.optimizers.schedules.ExponentialDecay(rate, epoch, kept)
     warm_up = hp.Int("warm_up_epochs", 0, 3)
@@ -123,5 +127,6 @@ def fit_options(hp):
     return {"batch_size": batch_size(hp)}
 
 
-# What only a callback knows needs a direction. A trial's best epoch, and the weights that are kept, are those by it.
+# An objective that only a callback computes needs a direction. It decides a trial's best epoch, and so which weights
+# are kept.
 search_options = {"objective": "val_f1", "direction": "max", "max_epochs": 9}

@@ -1,5 +1,7 @@
-"""A training step of one's own, on TensorFlow or JAX: sharpness-aware minimization (Foret et al. 2021) goes down where
-the loss is worst nearby. With a layer that adds a loss, and a metric that only the step knows.
+"""A training step of your own, on TensorFlow or JAX: sharpness-aware minimization (Foret et al. 2021).
+
+The step descends along the gradient at the worst point nearby. The file also shows a layer that adds a loss, and a
+metric that only the step updates.
 
 search run spaces/custom_train_step.py
 search run spaces/custom_train_step.py --study sharp-jax --keras-backend jax
@@ -16,13 +18,13 @@ def load_data():
     rng = np.random.default_rng(0)
     order = rng.permutation(len(digits.data))
     x, y = (digits.data[order] / 16).astype("float32"), digits.target[order].astype("int32")
-    noisy = np.where(rng.random(800) < 0.2, rng.integers(10, size=800), y[:800])  # a wide minimum resists wrong labels
+    noisy = np.where(rng.random(800) < 0.2, rng.integers(10, size=800), y[:800])  # wrong labels: wide minima resist
     return (x[:800], noisy.astype("int32")), (x[800:], y[800:])
 
 
 @keras.saving.register_keras_serializable("custom_train_step")
 class Decorrelate(layers.Layer):
-    """Passes its input on, and adds to the loss what its columns have in common."""
+    """An identity layer that adds the squared covariances between its columns to the loss."""
 
     def __init__(self, rate, **options):
         super().__init__(**options)
@@ -39,16 +41,16 @@ class Decorrelate(layers.Layer):
 
 
 class SharpnessAware(keras.Model):
-    """What both versions share: how far the worst place nearby is, and what is measured."""
+    """The shared part of both versions: the step to the worst point within `radius`, and the metrics."""
 
-    radius = 0.0  # set by who compiles the model
+    radius = 0.0  # set by compile_model
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self.sharpness = keras.metrics.Mean(name="sharpness")  # found by Keras, reset at each epoch
+        self.sharpness = keras.metrics.Mean(name="sharpness")  # Keras finds it and resets it at each epoch
 
     def uphill(self, gradients):
-        """The way to the worst place nearby, a step for each variable."""
+        """Return the step to the worst point nearby for each variable: `radius` times the gradient's direction."""
         norm = ops.sqrt(sum(ops.sum(gradient**2) for gradient in gradients))
         return [self.radius * gradient / (norm + 1e-12) for gradient in gradients]
 
@@ -82,14 +84,14 @@ class OnTensorFlow(SharpnessAware):
 
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
-            # With the losses that layers have added.
+            # This includes the losses that layers have added.
             loss = self.compute_loss(x, y, y_pred, sample_weight)
         return loss, y_pred, tape.gradient(loss, self.trainable_variables)
 
 
 class OnJax(SharpnessAware):
     def train_step(self, state, data):
-        """JAX's functions have no side effects: all variables' values come in and go out."""
+        """Return the logs and the new state. JAX functions have no side effects, so values come in and go out."""
         import jax
 
         variables, others, optimizer, metrics = state

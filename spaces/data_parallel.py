@@ -1,4 +1,4 @@
-"""One trial on several devices: each has a copy of the model and takes its part of every batch.
+"""One trial on several devices: each device has a copy of the model and takes its part of every batch.
 
 search run spaces/data_parallel.py --gpus-per-trial 2
 search run spaces/data_parallel.py --logical-devices 2     # the same without GPUs
@@ -19,7 +19,7 @@ def load_data():
 
 
 def build_model(hp):
-    # Nothing here knows of devices: that is said on the command line, and the same file runs on one.
+    # Nothing here depends on the devices. The command line sets their number, and the same file runs on one device.
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
@@ -33,13 +33,13 @@ def build_model(hp):
 
 
 def batch_size(hp):
-    # Of all devices together, so that results do not depend on how many there are: a multiple of their number.
+    # The batch size of all devices together, so results do not depend on their number. Use multiples of that number.
     return hp.Choice("batch_size", [64, 128, 256])
 
 
 def compile_model(hp, model):
-    # The larger the batch, the longer the step (Goyal et al., 2017, arXiv:1706.02677): then what is found for one batch
-    # size holds for the others, too.
+    # The learning rate grows with the batch (Goyal et al., 2017, arXiv:1706.02677). So a `learning_rate` that suits one
+    # batch size suits the others, too.
     rate = hp.Float("learning_rate", 3e-4, 1e-2, sampling="log") * batch_size(hp) / 64
     model.compile(keras.optimizers.Adam(rate), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 

@@ -1,4 +1,4 @@
-"""Handwritten digits (scikit-learn's, 1,797 images of 8 × 8): a multilayer perceptron by the functional API.
+"""A multilayer perceptron, built with the functional API, for scikit-learn's digits (1,797 images of 8 × 8).
 
 search run spaces/digits.py
 """
@@ -19,7 +19,7 @@ def load_data():
 
 
 def mlp(units=(128,), activation="relu", batch_norm=False, dropout=0.2):
-    """The factory, of values with sensible defaults: `mlp()` is a model, here or wherever else one is needed."""
+    """Return the model. Its plain arguments have sensible defaults, so `mlp()` also works outside a search."""
     inputs = keras.Input((64,))
     x = inputs
     for width in units:
@@ -32,7 +32,7 @@ def mlp(units=(128,), activation="relu", batch_norm=False, dropout=0.2):
 
 
 def build_model(hp):
-    # All that knows of a search: which values to try.
+    # The search needs only this thin function around the factory: it says which values to try.
     return mlp(
         units=[hp.Int(f"units_{i}", 16, 256, sampling="log") for i in range(hp.Int("layers", 1, 3))],
         activation=hp.Choice("activation", ["relu", "tanh"]),

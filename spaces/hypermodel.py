@@ -1,4 +1,4 @@
-"""A `keras_tuner.HyperModel` that comes with KerasTuner, on small images. (One with a `fit`: `hypermodel_fit.py`.)
+"""A `keras_tuner.HyperModel` that comes with KerasTuner, on small images. (With a `fit`: `hypermodel_fit.py`.)
 
 search run spaces/hypermodel.py
 """
@@ -16,8 +16,11 @@ def load_data():
 
 
 class SmallXception(HyperXception):
-    """`HyperXception(input_shape=(8, 8, 1), classes=10)` would run as it is, for as long as an Xception takes. Here a
-    few of its hyperparameters are fixed before it asks for them: its own call finds the value that is there."""
+    """An Xception that is small enough for an example.
+
+    `HyperXception(input_shape=(8, 8, 1), classes=10)` would also run unchanged, but for as long as an Xception takes.
+    Here some of its hyperparameters are fixed first. When `HyperXception` asks for them, it gets the fixed value.
+    """
 
     def build(self, hp):
         hp.Fixed("activation", "selu")

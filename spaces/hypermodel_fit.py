@@ -1,4 +1,4 @@
-"""A `keras_tuner.HyperModel` with a `fit` of its own, as KerasTuner's guide writes them: it runs unchanged.
+"""A `keras_tuner.HyperModel` with a `fit` of its own, written as in KerasTuner's guide. It runs unchanged.
 
 search run spaces/hypermodel_fit.py
 """
@@ -27,7 +27,7 @@ class Digits(keras_tuner.HyperModel):
         return model
 
     def fit(self, hp, model, x, y, **kwargs):
-        """Hyperparameters of the training: whether it sees each image moved sideways, too, and in what batches."""
+        """Train with two more hyperparameters: copies of each image moved sideways, and the batch size."""
         if hp.Boolean("moved_copies"):
             x = np.concatenate([x, np.roll(x, 1, axis=2), np.roll(x, -1, axis=2)])
             y = np.tile(y, 3)

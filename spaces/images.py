@@ -1,4 +1,4 @@
-"""Images of any size: cropped, rescaled and classified within one model, compared by the area under the ROC curve.
+"""Images of any size, cropped, rescaled and classified within one model. The objective is the area under the ROC curve.
 
 search run spaces/images.py
 """
@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 28, 32
 
 
 def draw(samples, seed):
-    """Colour images of a disc (0) or a cross (1) on noise, somewhere near the middle."""
+    """Return colour images and labels: a disc (0) or a cross (1) near the middle, on noise."""
     rng = np.random.default_rng(seed)
     x = rng.normal(120, 30, (samples, HEIGHT, WIDTH, 3))
     y = rng.integers(2, size=samples)
@@ -26,12 +26,12 @@ def draw(samples, seed):
 
 
 def load_data():
-    # The third is the test set: evaluated once, for the best trials at the end.
+    # The third part is the test set. It is evaluated once, for the best trials at the end.
     return draw(800, seed=0), draw(300, seed=1), draw(300, seed=2)
 
 
 def build_model(hp):
-    # Height and width stay open: what the model crops is its own affair, and whoever serves it sends what there is.
+    # Height and width are not fixed: the model crops images itself, so a caller may send images of any size.
     inputs = keras.Input((None, None, 3))
     size = hp.Choice("crop", [16, 20, 24])
     x = layers.CenterCrop(size, size)(inputs)
@@ -41,7 +41,7 @@ def build_model(hp):
         x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
         x = layers.MaxPooling2D()(x)
         filters *= 2
-    # Pooled over the whole image, feature maps of any size make a vector.
+    # Pooling over the whole image turns feature maps of any size into a vector.
     x = layers.GlobalMaxPooling2D()(x) if hp.Boolean("max_pooling") else layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(hp.Float("dropout", 0.0, 0.5))(x)
     outputs = layers.Dense(1, activation="sigmoid")(x)
@@ -49,7 +49,7 @@ def build_model(hp):
     model.compile(
         optimizer=keras.optimizers.Adam(hp.Float("learning_rate", 1e-3, 3e-2, sampling="log")),
         loss="binary_crossentropy",
-        # With names: an epoch's logs call them val_precision, val_recall and val_auc.
+        # The names appear in an epoch's logs as val_precision, val_recall and val_auc.
         metrics=[
             keras.metrics.Precision(name="precision"),
             keras.metrics.Recall(name="recall"),
@@ -59,5 +59,5 @@ def build_model(hp):
     return model
 
 
-# Of several metrics, one is the objective: `--objective val_recall` compares by another.
+# With several metrics, name the objective. `--objective val_recall` chooses another one.
 search_options = {"objective": "val_auc", "max_epochs": 9}

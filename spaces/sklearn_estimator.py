@@ -1,5 +1,7 @@
-"""From a search to scikit-learn: one factory, not compiled, compiled in two ways; cross-validated in a pipeline for the
-objective; and the best configuration as the estimator of a pipeline.
+"""From a search to scikit-learn.
+
+One factory builds the model, which is compiled in two ways. Cross-validation of a pipeline gives the objective. The
+best configuration becomes the estimator of a pipeline.
 
 search run spaces/sklearn_estimator.py        the search
 python spaces/sklearn_estimator.py            the search, then a classifier and a regressor with what it found
@@ -30,13 +32,13 @@ def adam(hp):
     return keras.optimizers.Adam(hp.Float("learning_rate", 1e-3, 1e-1, sampling="log"))
 
 
-# What `mlp` takes, these take, too: `regressor(hp, features=10, outputs=1, activation=None)`.
+# Both take the arguments of `mlp`: `regressor(hp, features=10, outputs=1, activation=None)`.
 build_model = classifier = search.compiled(mlp, optimizer=adam, loss="categorical_crossentropy", metrics=["accuracy"])
 regressor = search.compiled(mlp, optimizer=adam, loss="mse")
 
 
 def pipeline(hp, regression=False):
-    """An estimator for scikit-learn. Its wrappers call the factory with the data, of which it takes the shape."""
+    """Return an estimator for scikit-learn. Keras's wrapper calls `build` with the data, which give the shapes."""
 
     def build(X, y):
         if regression:
@@ -48,7 +50,10 @@ def pipeline(hp, regression=False):
 
 
 def fit_arguments(estimator, **arguments):
-    """Arguments of `model.fit`, as a pipeline takes them. (A wrapper's own `fit_kwargs` are lost when it is cloned.)"""
+    """Return arguments of `model.fit` with the names that a pipeline needs.
+
+    (The wrapper also has `fit_kwargs`, but loses them when it is cloned.)
+    """
     return {f"{estimator.steps[-1][0]}__{name}": value for name, value in arguments.items()}
 
 
@@ -56,7 +61,7 @@ def load_data():
     x, y = load_breast_cancer(return_X_y=True)
     x, x_held, y, y_held = train_test_split(x, y, test_size=0.25, random_state=0, stratify=y)
     scaler = StandardScaler().fit(x)
-    # One column a class: what SKLearnClassifier makes of labels.
+    # One column for each class: SKLearnClassifier encodes labels in the same way.
     y, y_held = keras.utils.to_categorical(y), keras.utils.to_categorical(y_held)
     return (scaler.transform(x), y), (scaler.transform(x_held), y_held)
 
@@ -66,9 +71,9 @@ def fit(hp, model, train, validation, *, epochs, **kwargs):
     estimator = pipeline(hp)
     arguments = fit_arguments(estimator, epochs=epochs, verbose=0)
     scores = cross_val_score(estimator, x, y.argmax(axis=1), cv=3, params=arguments)
-    # The model itself is trained as any other, so that the search keeps its weights.
+    # The model itself is trained like any other, so that the search keeps its weights.
     model.fit(x, y, validation_data=validation, epochs=epochs, **kwargs)
-    # Of the epochs that the model was trained for by now, the last one gets the objective.
+    # The objective is recorded for the last epoch that was trained.
     return {"cv_accuracy": scores.mean(), "cv_std": scores.std()}
 
 

@@ -1,5 +1,6 @@
-"""Topics of sentences by convolution over pre-trained word vectors: the factory builds, `compile_model` decides how the
-model is trained: with which optimizer, and whether the vectors are trained, too.
+"""Topics of sentences, by convolution over pre-trained word vectors.
+
+The factory builds the model. `compile_model` chooses the optimizer, and whether to train the vectors, too.
 
 search run spaces/text_cnn.py
 """
@@ -9,12 +10,15 @@ import numpy as np
 from keras import layers
 
 TOPICS, WORDS_EACH, FILLERS = 6, 60, 240
-WORDS = 1 + FILLERS + TOPICS * WORDS_EACH  # 0 pads
+WORDS = 1 + FILLERS + TOPICS * WORDS_EACH  # 0 is padding
 DIMENSIONS, LENGTH = 24, 30
 
 
 def pretrained_vectors():
-    """A row a word: words of one topic lie together. In their place read those of word2vec, GloVe or fastText."""
+    """Return a vector for each word; words of one topic are close together.
+
+    Read the vectors of word2vec, GloVe or fastText here.
+    """
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(WORDS, DIMENSIONS))
     vectors[1 + FILLERS :] += np.repeat(rng.normal(size=(TOPICS, DIMENSIONS)), WORDS_EACH, axis=0)
@@ -23,7 +27,10 @@ def pretrained_vectors():
 
 
 def sentences(samples, seed):
-    """Words by number. Most say nothing; two to five belong to each of a sentence's topics, of which it has up to 3."""
+    """Return sentences as word numbers, and their topics.
+
+    A sentence has up to 3 topics, each with two to five words of it. All other words are fillers.
+    """
     rng = np.random.default_rng(seed)
     x = rng.integers(1, 1 + FILLERS, size=(samples, LENGTH))
     y = np.zeros((samples, TOPICS), "float32")
@@ -41,22 +48,22 @@ def load_data():
 
 
 def build_model(hp):
-    """Says nothing of the training: the same factory serves any."""
+    """Return the model. Nothing here concerns training, so any training can use this factory."""
     words = keras.Input((None,), dtype="int32")
     x = layers.Embedding(WORDS, DIMENSIONS, weights=pretrained_vectors(), name="vectors")(words)
     x = layers.SpatialDropout1D(hp.Float("dropout", 0.0, 0.5))(x)
     filters, kernel = hp.Int("filters", 8, 64, sampling="log"), hp.Int("kernel", 1, 5)
     x = layers.Conv1D(filters, kernel, padding="same", activation="relu")(x)
     x = layers.GlobalMaxPooling1D()(x)
-    # A sentence may have several topics: a sigmoid for each, in place of one softmax.
+    # A sentence may have several topics, so each topic has a sigmoid; a softmax would allow only one.
     return keras.Model(words, layers.Dense(TOPICS, activation="sigmoid")(x))
 
 
 def compile_model(hp, model):
-    # What is frozen is decided before compiling.
+    # Layers must be frozen before the model is compiled.
     model.get_layer("vectors").trainable = not hp.Boolean("freeze_vectors")
     name = hp.Choice("optimizer", ["adam", "rmsprop", "sgd"])
-    # Each optimizer's options are asked for, and known to the sampler, only where it is chosen.
+    # An optimizer's options are drawn, and shown to the sampler, only if this optimizer is chosen.
     with hp.conditional_scope("optimizer", [name]):
         if name == "sgd":
             rate, momentum = hp.Float("sgd_rate", 1e-2, 1.0, sampling="log"), hp.Float("momentum", 0.0, 0.95)
@@ -67,5 +74,5 @@ def compile_model(hp, model):
     model.compile(optimizer, "binary_crossentropy", metrics=[keras.metrics.AUC(multi_label=True, name="auc")])
 
 
-# The only metric that is compiled, and it is known that more of it is better: the objective is val_auc.
+# The objective is val_auc: auc is the only compiled metric, and it is known that more of it is better.
 search_options = {"max_epochs": 9}

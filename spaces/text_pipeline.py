@@ -1,5 +1,6 @@
-"""Raw text: `TextVectorization` in the `tf.data` pipeline or within the model, as a hyperparameter; at the end a model
-that takes strings is exported, wherever the best one had its vectorization.
+"""Raw text: a hyperparameter puts `TextVectorization` into the `tf.data` pipeline or into the model.
+
+At the end a model that takes strings is exported, for either place of the vectorization.
 
 search run spaces/text_pipeline.py        the search
 python spaces/text_pipeline.py            the search, then the export to reviews.keras
@@ -19,7 +20,7 @@ LENGTH = 24
 
 
 def reviews(samples, seed):
-    """Three remarks each, some of them negated; what most of them say is the label."""
+    """Return reviews of three remarks each, some negated. The label is the opinion of most of the remarks."""
     rng = np.random.default_rng(seed)
     texts, labels = [], []
     for _ in range(samples):
@@ -34,7 +35,10 @@ def reviews(samples, seed):
 
 
 def vectorizer(hp):
-    """Texts to numbers. It learns its vocabulary from the training texts alone, and the same one each time."""
+    """Return the layer that turns texts into numbers.
+
+    Its vocabulary comes from the training texts alone, and is the same each time.
+    """
     layer = layers.TextVectorization(
         max_tokens=hp.Choice("max_tokens", [100, 400]),
         ngrams=hp.Choice("ngrams", [1, 2]),
@@ -78,14 +82,14 @@ def build_model(hp):
 
 
 def end_to_end(hp, model):
-    """`model`, taking strings."""
+    """Return a model that takes strings: `model` itself, or `model` behind the vectorizer."""
     if within_model(hp):
         return model
     texts = keras.Input((), dtype="string")
     return keras.Model(texts, model(vectorizer(hp)(texts)))
 
 
-# Text is TensorFlow's: the layer runs in its graphs only.
+# The vectorization layer runs only in TensorFlow's graphs.
 search_options = {"max_epochs": 9, "keras_backend": "tensorflow"}
 
 

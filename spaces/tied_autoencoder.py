@@ -1,5 +1,7 @@
-"""Reuse: an autoencoder that fills gaps in sentences, in which one matrix is embedding and output, one layer is called
-several times, and a model is a layer. Below, what can be made of its parts when it is trained.
+"""Reuse of layers, weights and models: an autoencoder that fills gaps in sentences.
+
+One matrix is both embedding and output, one layer is called several times, and a model serves as a layer. The functions
+at the end build new models from parts of the trained one.
 
 search run spaces/tied_autoencoder.py && python spaces/tied_autoencoder.py
 """
@@ -12,7 +14,7 @@ WORDS, PHRASES, LENGTH = 60, 30, 12  # word 0 is a gap
 
 
 def sentences(samples, seed):
-    """Three phrases of four words each, in which one word of four is missing; and the same without the gaps."""
+    """Return sentences of three phrases of four words each, with a quarter of the words missing; and without gaps."""
     phrases = np.random.default_rng(0).integers(1, WORDS, size=(PHRASES, 4))
     rng = np.random.default_rng(seed)
     whole = phrases[rng.integers(PHRASES, size=(samples, LENGTH // 4))].reshape(samples, LENGTH).astype("int32")
@@ -25,7 +27,7 @@ def load_data():
 
 @keras.saving.register_keras_serializable("tied_autoencoder")
 class Tied(layers.Layer):
-    """One matrix, two uses: called with words it gives their vectors, in reverse it scores every word for vectors."""
+    """One matrix with two uses: it turns words into vectors, and with `reverse` vectors into a score for each word."""
 
     def __init__(self, words, size, **options):
         super().__init__(**options)
@@ -42,7 +44,7 @@ class Tied(layers.Layer):
 
 
 def make_decoder(code, size):
-    """A model of its own, which the autoencoder takes for a layer."""
+    """Return the decoder: a model of its own, which the autoencoder uses as a layer."""
     inputs = keras.Input((code,))
     x = layers.Dense(LENGTH * size, activation="relu")(inputs)
     return keras.Model(inputs, layers.Reshape((LENGTH, size))(layers.Dense(LENGTH * size)(x)), name="decoder")
@@ -54,7 +56,7 @@ def build_model(hp):
     words = keras.Input((LENGTH,), dtype="int32")
     x = layers.Flatten(name="flat")(tied(words))
     x = layers.Dense(code, name="narrow")(x)
-    # Made once and called several times, a layer has the same weights each time.
+    # A layer that is made once and called several times has the same weights in each call.
     step = layers.Dense(code, activation="relu", name="step")
     for _ in range(hp.Int("steps", 0, 3)):
         x = layers.Add()([x, step(x)])
@@ -72,29 +74,32 @@ def build_model(hp):
 search_options = {"objective": "val_accuracy", "max_epochs": 9}
 
 
-# With a trained model: what shares its weights with it, and what does not ---------------------------------------------
+# New models from a trained one: most share its weights, clones do not -------------------------------------------------
 
 
 def head(model):
-    """Features from a middle layer; shares the weights."""
+    """Return a model that gives the features of a middle layer. It shares the weights."""
     return keras.Model(model.input, model.get_layer("code").output)
 
 
 def tail(model):
-    """The model cut in the middle: from the code on. Keras follows the graph back to any tensor; shares the weights."""
+    """Return the second half of the model, from the code on. It shares the weights.
+
+    Keras can start a model at any tensor of the graph.
+    """
     return keras.Model(model.get_layer("code").output, model.output)
 
 
 def describe_digits(model):
-    """The tail on new inputs: images of digits come in, sentences go out; only what is new is trained."""
-    told = clone(tail(model))  # to freeze layers that are shared would freeze them in the autoencoder, too
+    """Return a model that turns images of digits into sentences: a new layer before a frozen tail."""
+    told = clone(tail(model))  # freezing shared layers would freeze them in the autoencoder, too
     told.trainable = False
     images = keras.Input((64,))
     return keras.Model(images, told(layers.Dense(told.input_shape[-1], name="translated")(images)))
 
 
 def clone(model, weights=True):
-    """The same architecture with variables of its own, as new, or as trained so far."""
+    """Return the same architecture with variables of its own: a copy of the trained values, or initial ones."""
     cloned = keras.models.clone_model(model)
     if weights:
         cloned.set_weights(model.get_weights())
@@ -102,12 +107,12 @@ def clone(model, weights=True):
 
 
 def with_replaced(model, name, make):
-    """The model with `make(layer)` in place of one layer; the others are the very same, and share their weights."""
+    """Return the model with `make(layer)` in place of the layer `name`. The other layers are shared, with weights."""
     return keras.models.clone_model(model, clone_function=lambda layer: make(layer) if layer.name == name else layer)
 
 
 def with_inserted(model, name, new):
-    """The model with the layer `new` after the one called `name`; shares the weights of all others."""
+    """Return the model with the layer `new` after the layer `name`. All other layers are shared, with weights."""
 
     def call(layer, *args, **options):
         x = layer(*args, **options)

@@ -1,5 +1,6 @@
-"""Transfer: a body from `keras.applications` without its top, a head of our own; first the body is frozen, then a
-callback frees it and compiles again with a lower rate.
+"""Transfer learning: a body from `keras.applications` without its top, and a new head.
+
+The body is frozen first. Then a callback unfreezes it and compiles again with a lower learning rate.
 
 search run spaces/transfer.py
 """
@@ -8,13 +9,13 @@ import keras
 import numpy as np
 from keras import layers
 
-CLASSES = 3  # 2 makes it binary: one sigmoid in place of a softmax
+CLASSES = 3  # with 2 the model is binary: one sigmoid instead of a softmax
 SIZE = 32
-WEIGHTS = None  # random, which needs no network; with one, "imagenet" is what you want
+WEIGHTS = None  # random weights, which need no download; use "imagenet" for real work
 
 
 def textures(samples, seed):
-    """Stripes on noise: their direction tells the class, their width and colours do not."""
+    """Return images of stripes on noise. The direction of the stripes is the class; width and colours vary."""
     rng = np.random.default_rng(seed)
     y = rng.integers(CLASSES, size=samples)
     rows, columns = np.mgrid[:SIZE, :SIZE] / SIZE
@@ -37,12 +38,12 @@ def build_model(hp):
     network = keras.applications.MobileNet(
         input_shape=(SIZE, SIZE, 3), alpha=0.25, include_top=False, weights=WEIGHTS, name="mobilenet"
     )
-    # How much of it is of use is a question, too: the first layers see edges, the last ones see cats.
+    # The depth of the body is a hyperparameter, too: the first layers detect edges, the last ones detect cats.
     last = network.get_layer(hp.Choice("last_layer", ["conv_pw_2_relu", "conv_pw_3_relu"]))
     body = keras.Model(network.input, last.output, name="body")
     body.trainable = False
     x = layers.Flatten()(body(x))
-    # Random bodies give features of any size; this makes them one.
+    # The features of a random body have any norm; this layer makes the norm 1.
     x = layers.UnitNormalization()(x)
     x = layers.Dense(hp.Int("units", 16, 128, sampling="log"), activation="relu")(x)
     x = layers.Dropout(hp.Float("dropout", 0.0, 0.5))(x)
@@ -60,7 +61,7 @@ def compile_model(hp, model):
 
 
 class FineTune(keras.callbacks.Callback):
-    """Trains the body, too, after `epochs` epochs. A trial that goes on later, goes on with what is trained by then."""
+    """A callback that trains the body, too, after `epochs` epochs. A resumed trial trains the same layers."""
 
     def __init__(self, epochs, rate):
         super().__init__()
@@ -71,7 +72,7 @@ class FineTune(keras.callbacks.Callback):
             body = self.model.get_layer("body")
             body.trainable = True
             for layer in body.layers:
-                # What batch normalization knows of the images that the body was trained on stays.
+                # Batch normalization keeps the statistics of the images that the body was trained on.
                 if isinstance(layer, layers.BatchNormalization):
                     layer.trainable = False
             compile_with(self.model, self.rate)

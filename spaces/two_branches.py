@@ -1,5 +1,6 @@
-"""Two LSTM branches, merged: whether two scans show the same digit, and how much both make together. Whether the
-branches share their weights is a hyperparameter.
+"""Two merged LSTM branches: do two scans show the same digit, and what is the sum of both?
+
+A hyperparameter decides if the branches share their weights.
 
 search run spaces/two_branches.py
 """
@@ -13,13 +14,13 @@ ROWS, COLUMNS = 8, 8
 
 
 def scans(images, rng):
-    """Images whose scanner stopped after five to eight rows: what is missing is zeros."""
+    """Return images whose scanner stopped after five to eight rows. The missing rows are zeros."""
     ends = rng.integers(5, ROWS + 1, size=len(images))
     return (images * (np.arange(ROWS) < ends[:, None])[:, :, None]).astype("float32")
 
 
 def pairs(images, digits, samples, seed):
-    """Pairs of scans, every second of the same digit; inputs and targets by the names that the model gives them."""
+    """Return pairs of scans, every second one of the same digit. Inputs and targets have the model's names."""
     rng = np.random.default_rng(seed)
     left = rng.integers(len(images), size=samples)
     right = rng.integers(len(images), size=samples)
@@ -38,7 +39,7 @@ def load_data():
 
 
 def encoder(hp, name):
-    """A branch, itself a model: rows in, a vector out. The LSTM skips the rows that Masking finds missing."""
+    """Return a branch: a model that turns rows into a vector. The LSTM skips the rows that Masking marks as missing."""
     branch = [
         keras.Input((ROWS, COLUMNS)),
         layers.Masking(0.0),
@@ -48,13 +49,13 @@ def encoder(hp, name):
 
 
 def build_model(hp):
-    # Every layer that has weights has a name: by that it is found again in any other configuration.
+    # Every layer with weights has a name, by which `copy_weights` finds it in any other configuration.
     left, right = (keras.Input((ROWS, COLUMNS), name=name) for name in ("left", "right"))
     encode_left = encode_right = encoder(hp, "encoder")
     if not hp.Boolean("shared"):
         encode_right = encoder(hp, "encoder_right")
     encoded = [encode_left(left), encode_right(right)]
-    # Any operation is a layer, if Lambda holds it.
+    # Lambda turns any operation into a layer.
     far = layers.Lambda(lambda both: ops.abs(both[0] - both[1]), name="far")(encoded)
     x = layers.Concatenate(name="merged")([*encoded, far])
     x = layers.Dense(hp.Int("hidden", 16, 128, sampling="log"), activation="relu", name="hidden")(x)
@@ -63,7 +64,7 @@ def build_model(hp):
     model = keras.Model([left, right], [same, total])
     model.compile(
         optimizer=keras.optimizers.Adam(hp.Float("learning_rate", 1e-3, 3e-2, sampling="log")),
-        # By name, or as lists in the order of the outputs.
+        # Losses and metrics are given by name, or as lists in the order of the outputs.
         loss={"same": "binary_crossentropy", "sum": "mse"},
         loss_weights={"same": 1.0, "sum": hp.Float("sum_weight", 1e-3, 1.0, sampling="log")},
         metrics={"same": ["accuracy"], "sum": ["mae"]},
@@ -82,12 +83,12 @@ search_options = {"objective": "val_same_accuracy", "max_epochs": 9}
 
 
 def middle(model):
-    """What both branches make of their scans: the same model, looked at before it merges."""
+    """Return a model that gives the vectors of both branches. It shares the weights."""
     return keras.Model(model.inputs, model.get_layer("far").input)
 
 
 def copy_weights(source, target):
-    """Give the layers of another configuration the weights of those that have their name and shapes; say which."""
+    """Copy weights to the layers of `target` that have the same name and shapes in `source`. Return their names."""
     copied = []
     for layer in target.layers:
         known = next((known for known in source.layers if known.name == layer.name), None)
@@ -107,7 +108,7 @@ if __name__ == "__main__":
     x, y = load_data()[1]
     left, right = middle(model).predict(x, verbose=0)
     print("left and right, in the middle:", left.shape, right.shape)
-    # By list it is the same as by name.
+    # A list of inputs does the same as inputs by name.
     same, _ = model.predict([x["left"], x["right"]], verbose=0)
     print("accuracy:", np.mean((same > 0.5) == y["same"]))
     hp = keras_tuner.HyperParameters()

@@ -1,16 +1,20 @@
-"""What all tests share: a quiet framework on one thread, and one zygote for all that train."""
+"""Shared settings and fixtures: a quiet framework on one thread, and one zygote for all tests that train."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from search.worker.process import set_environment
 
-# Before any test imports the framework.
+if TYPE_CHECKING:
+    from commands import Command
+
+# These must be set before any test imports the framework.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -19,10 +23,12 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 set_environment()
 
+pytest.register_assert_rewrite("commands")
+
 
 @pytest.fixture(scope="session")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    """A zygote: importing the framework takes seconds, a fork of who has it milliseconds."""
+    """Yield a zygote: importing the framework takes seconds, forking a process that has it milliseconds."""
     from search.executors.local import Zygote
 
     made = Zygote(tmp_path_factory.mktemp("zygote") / "zygote.log", None)
@@ -32,7 +38,22 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 
 @pytest.fixture
 def workplace(zygote: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, where searches share the zygote."""
+    """Return an empty folder, made current, in which searches share the zygote."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("search.executors.selection.shared_zygote", zygote)
     return tmp_path
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Return a function that runs a command in this process."""
+    from commands import Outcome
+
+    from search import cli
+
+    def run(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        code = cli.main([str(argument) for argument in arguments])
+        return Outcome(code, *capfd.readouterr())
+
+    return run

@@ -1,13 +1,13 @@
-"""Random kills, for real: of drivers, workers and zygotes, while a search trains; in the end it must be the search that
-nobody disturbed, to the last digit.
+"""Random kills of drivers, workers and zygotes while a search trains.
 
     python tests/kills.py --kills 200 --seed 0
 
-A study is searched, its processes killed on the way and the search resumed, until it is done; then the next, with
-another back end, until there were as many kills as asked for. Where a kill falls follows from (seed, study, process):
-most at the n-th record of the journal (before, within or after its line), of MLflow's batches or of a worker's
-checkpoints, so that they repeat with one worker; some at a time, as they come in life. Each process's are printed, so
-that a failure can be repeated:
+A study is searched, its processes are killed, and the search is resumed until it has ended. Then its results must be
+those of an undisturbed search, to 1e-6. The next study has another back end, and so on, until there were enough kills.
+
+The kills of a process follow from (seed, study, process). Most fall at the n-th record of the journal (before, within
+or after its line), at the n-th batch for MLflow, or at a worker's n-th checkpoint, so with one worker they repeat. The
+others fall at a time, as in practice. The kills of each process are printed, so that a failure can be repeated:
 
     python tests/kills.py --seed 0 --study 3
 """
@@ -44,31 +44,37 @@ BACKENDS = (
     ("optuna-tpe", ["--backend", "optuna", "--sampler", "tpe", "--pruner", "median:n_startup_trials=2"]),
     ("optuna-random", ["--backend", "optuna", "--sampler", "random", "--max-total-epochs", "30"]),
 )
-FATAL = ("driver before", "driver within", "driver after", "driver at", "batch before", "batch after")
-OTHERS = ("worker", "worker at", "zygote", "checkpoint write", "checkpoint rename")
+DRIVER_KILLS = ("driver before", "driver within", "driver after", "driver at", "batch before", "batch after")
+OTHER_KILLS = ("worker", "worker at", "zygote", "checkpoint write", "checkpoint rename")
 
 
 @dataclass(frozen=True)
 class Kill:
-    """What is killed, and when: at the n-th record, batch or checkpoint of its process, or after `n` seconds."""
+    """One kill.
+
+    Attributes:
+        what: one of `DRIVER_KILLS` or `OTHER_KILLS`: the process, and the event at which it is killed.
+        n: the number of the record, batch or checkpoint; seconds for "driver at" and "worker at".
+    """
 
     what: str
     n: float
 
 
-def draw(rng: random.Random) -> list[Kill]:
-    """The kills of one driver process: some that it survives, and, mostly, one that it does not."""
+def draw_kills(rng: random.Random) -> list[Kill]:
+    """Draw the kills of one driver process: some that the driver survives, and mostly one of the driver itself."""
     kills = []
     for _ in range(rng.randint(0, 4)):
-        what = rng.choice(OTHERS)
-        kills.append(Kill(what, instant(what, rng)))
+        what = rng.choice(OTHER_KILLS)
+        kills.append(Kill(what, draw_number(what, rng)))
     if rng.random() < 0.6 or not kills:
-        what = rng.choice(FATAL)
-        kills.append(Kill(what, instant(what, rng)))
+        what = rng.choice(DRIVER_KILLS)
+        kills.append(Kill(what, draw_number(what, rng)))
     return kills
 
 
-def instant(what: str, rng: random.Random) -> float:
+def draw_number(what: str, rng: random.Random) -> float:
+    """Draw the `n` of a kill."""
     if what.endswith(" at"):
         return round(rng.uniform(0.0, 20.0), 3)
     return rng.randint(1, {"batch": 10, "checkpoint": 20}.get(what.split()[0], 150))
@@ -77,13 +83,13 @@ def instant(what: str, rng: random.Random) -> float:
 # In the driver's process ----------------------------------------------------------------------------------------------
 
 
-def be_killed(kills: Sequence[Kill]) -> None:
-    """Arrange for the kills of this process. Each leaves a line in `killed` as it falls."""
+def arrange_kills(kills: Sequence[Kill]) -> None:
+    """Arrange the kills of this driver process. Each kill adds a line to the file `killed`."""
     from search.executors.local import LocalExecutor
-    from search.study.journal import Journal
+    from search.study.journal import Entry, Journal
 
     executors: list[LocalExecutor] = []
-    make, append = LocalExecutor.__init__, Journal.append
+    initialize, append = LocalExecutor.__init__, Journal.append
     count = 0
 
     def note(kill: Kill) -> None:
@@ -94,8 +100,8 @@ def be_killed(kills: Sequence[Kill]) -> None:
         note(kill)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def strike(kill: Kill) -> None:
-        """Kill one of the others."""
+    def kill_other(kill: Kill) -> None:
+        """Kill the zygote or a worker."""
         pids = executors[0].pids() if executors else {}
         if kill.what == "zygote":
             note(kill)
@@ -104,12 +110,13 @@ def be_killed(kills: Sequence[Kill]) -> None:
             note(kill)
             os.kill(pids[min(pids)], signal.SIGKILL)
 
-    def making(self: LocalExecutor, *arguments: Any, **options: Any) -> None:
-        make(self, *arguments, **options)
+    def initialize_and_note(self: LocalExecutor, *arguments: Any, **options: Any) -> None:
+        initialize(self, *arguments, **options)
         executors.append(self)
 
-    def appending(self: Journal, records: Any, time: float | None = None) -> None:
+    def append_and_kill(self: Journal, records: Any, time: float | None = None) -> list[Entry]:
         nonlocal count
+        entries = []
         for record in records:
             count += 1
             due = [kill for kill in kills if kill.n == count]
@@ -120,20 +127,22 @@ def be_killed(kills: Sequence[Kill]) -> None:
                     from search.study.journal import format_line
 
                     line = format_line(record, time or 0.0)
-                    os.write(self._file.fileno(), line[: random.Random(count).randrange(1, len(line))])
+                    with open(self.path, "ab", buffering=0) as file:
+                        file.write(line[: random.Random(count).randrange(1, len(line))])
                     die(kill)
-            append(self, [record], time)
+            entries += append(self, [record], time)
             for kill in due:
                 if kill.what == "driver after":
                     die(kill)
                 elif kill.what in ("worker", "zygote"):
-                    strike(kill)
+                    kill_other(kill)
+        return entries
 
-    LocalExecutor.__init__ = making  # type: ignore[method-assign]
-    Journal.append = appending  # type: ignore[method-assign]
+    LocalExecutor.__init__ = initialize_and_note  # type: ignore[method-assign]
+    Journal.append = append_and_kill  # type: ignore[method-assign]
     for kill in kills:
         if kill.what.endswith(" at"):
-            timer = threading.Timer(kill.n, die if kill.what == "driver at" else strike, [kill])
+            timer = threading.Timer(kill.n, die if kill.what == "driver at" else kill_other, [kill])
             timer.daemon = True
             timer.start()
         elif kill.what.startswith("checkpoint"):
@@ -146,12 +155,12 @@ def be_killed(kills: Sequence[Kill]) -> None:
 def _die_in_batches(kills: Sequence[Kill], die: Any) -> None:
     from search.tracking.mlflow import store
 
-    store.prepare()
+    store.configure_mlflow()
     from mlflow import MlflowClient
 
     log_batch, count = MlflowClient.log_batch, 0
 
-    def logging(*arguments: Any, **options: Any) -> Any:
+    def log_and_die(*arguments: Any, **options: Any) -> Any:
         nonlocal count
         count += 1
         for kill in kills:
@@ -163,14 +172,14 @@ def _die_in_batches(kills: Sequence[Kill], die: Any) -> None:
                 die(kill)
         return result
 
-    MlflowClient.log_batch = logging
+    MlflowClient.log_batch = log_and_die
 
 
-# Around it ------------------------------------------------------------------------------------------------------------
+# Studies --------------------------------------------------------------------------------------------------------------
 
 
 def history(study: Study) -> list[Any]:
-    """All that must be the same, whatever happened on the way."""
+    """Return all facts of a study that kills must not change."""
     return [
         (
             trial.number,
@@ -183,9 +192,9 @@ def history(study: Study) -> list[Any]:
     ]
 
 
-def command(folder: Path, arguments: Sequence[str], kills: Sequence[Kill]) -> int:
-    """`search` with `arguments` in `folder`, as a process in which the kills fall. Its exit code."""
-    code = "import sys; from kills import *; sys.exit(process())"
+def run_command(folder: Path, arguments: Sequence[str], kills: Sequence[Kill]) -> int:
+    """Run `search` with `arguments` in `folder`, in a process with `kills`, and return its exit code."""
+    code = "import sys; from kills import *; sys.exit(run_driver())"
     environment = {
         **os.environ,
         "KILLS": json.dumps([asdict(kill) for kill in kills]),
@@ -203,61 +212,62 @@ def command(folder: Path, arguments: Sequence[str], kills: Sequence[Kill]) -> in
     return done.returncode
 
 
-def search(folder: Path, backend: Sequence[str], kills: Sequence[Kill], workers: int = 1) -> int:
-    """One process of a study in `folder`, which is begun or goes on. Its exit code."""
+def run_search(folder: Path, backend: Sequence[str], kills: Sequence[Kill], workers: int = 1) -> int:
+    """Begin or resume the study in `folder` in one process with `kills`, and return its exit code."""
     arguments = ["run", "stateful.py", "--study", "study", "--seed", "0", "--resume", "--no-progress"]
-    # A trial that is killed again and again has done nothing wrong.
+    # Many retries: a trial whose worker is killed several times must not fail.
     arguments += ["--workers", str(workers), "--retries", "1000", *backend]
-    return command(folder, arguments, kills)
+    return run_command(folder, arguments, kills)
 
 
-def process() -> int:
-    """The driver's process."""
+def run_driver() -> int:
+    """Run the command line of this process with the kills in the environment variable KILLS."""
     from search.cli import main
 
-    be_killed([Kill(**kill) for kill in json.loads(os.environ["KILLS"])])
+    arrange_kills([Kill(**kill) for kill in json.loads(os.environ["KILLS"])])
     return main(sys.argv[1:])
 
 
-def disturbed(folder: Path, backend: Sequence[str], seed: object, workers: int = 1) -> int:
-    """Search in `folder` to the end, killing. How many kills there were."""
+def search_with_kills(folder: Path, backend: Sequence[str], seed: object, workers: int = 1) -> int:
+    """Search in `folder` to the end, with kills, and return the number of kills."""
     shutil.copy(STATEFUL, folder)
     for number in range(1000):
-        kills = draw(random.Random(f"{seed}/{number}"))
-        code = search(folder, backend, kills, workers)
+        kills = draw_kills(random.Random(f"{seed}/{number}"))
+        code = run_search(folder, backend, kills, workers)
         print(
             f"    process {number}: exit {code}, {', '.join(f'{kill.what} {kill.n:g}' for kill in kills)}", flush=True
         )
         if code == 0:
-            fallen = (folder / "killed").read_text().splitlines() if (folder / "killed").exists() else []
-            return len(fallen) + len(list(folder.glob("died-*")))
+            noted = (folder / "killed").read_text().splitlines() if (folder / "killed").exists() else []
+            return len(noted) + len(list(folder.glob("died-*")))
         assert code == -signal.SIGKILL, f"exit {code}: see {folder / 'output.txt'}"
-    raise AssertionError("it comes to no end")
+    raise AssertionError("the search does not end")
 
 
-def undisturbed(folder: Path, backend: Sequence[str], workers: int = 1) -> Study:
+def search_undisturbed(folder: Path, backend: Sequence[str], workers: int = 1) -> Study:
+    """Search in `folder` without kills, and return the study."""
     shutil.copy(STATEFUL, folder)
-    assert search(folder, backend, (), workers) == 0, (folder / "output.txt").read_text()[-3000:]
+    assert run_search(folder, backend, (), workers) == 0, (folder / "output.txt").read_text()[-3000:]
     return StudyResults(StudyPaths.of(folder / "runs", "study")).study
 
 
-def check(folder: Path, before: Study) -> Study:
-    """That what was disturbed is what was not, in the journal and in MLflow. Returns it."""
+def check_study(folder: Path, undisturbed: Study) -> Study:
+    """Assert that the study in `folder` equals the undisturbed one, also in MLflow, and return it."""
     paths = StudyPaths.of(folder / "runs", "study")
     study = StudyResults(paths).study
     check_repeats(paths)
-    assert_same(history(study), history(before))
+    assert_same(history(study), history(undisturbed))
     assert study.end is not None
     assert study.end.complete
     check_mlflow(folder, study)
     for trial in study.trials.values():
         left = list(paths.trial(trial.number).folder.glob("checkpoint-*"))
-        assert trial.ended is None or not left, f"nobody wants {left}"
+        assert trial.ended is None or not left, f"the trial has ended, and its checkpoints are left: {left}"
     return study
 
 
 def assert_same(found: Any, expected: Any) -> None:
-    """Equal, numbers to 1e-6."""
+    """Assert that `found` equals `expected`, with numbers to 1e-6."""
     if isinstance(expected, float) and isinstance(found, float):
         assert math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-6), (found, expected)
     elif isinstance(expected, dict):
@@ -273,22 +283,22 @@ def assert_same(found: Any, expected: Any) -> None:
 
 
 def check_repeats(paths: StudyPaths) -> None:
-    """That no epoch was trained again once a checkpoint was known to hold it."""
-    known: dict[tuple[int, int], set[int]] = {}
-    held: dict[tuple[int, int], int] = {}
+    """Assert that no epoch was trained again after the record of a checkpoint that includes it."""
+    reported: dict[tuple[int, int], set[int]] = {}
+    checkpointed: dict[tuple[int, int], int] = {}
     for entry in read(paths.journal):
         record = entry.record
         if isinstance(record, EpochDone):
-            epochs = known.setdefault((record.trial, record.execution), set())
+            epochs = reported.setdefault((record.trial, record.execution), set())
             if record.epoch in epochs:
-                assert record.epoch > held.get((record.trial, record.execution), 0), f"trained again: {record}"
+                assert record.epoch > checkpointed.get((record.trial, record.execution), 0), f"trained again: {record}"
             epochs.add(record.epoch)
         elif isinstance(record, Checkpointed):
-            held[record.trial, record.execution] = record.epoch
+            checkpointed[record.trial, record.execution] = record.epoch
 
 
 def check_mlflow(folder: Path, study: Study) -> None:
-    """That MLflow has each trial once, each epoch's point once, and nothing that runs."""
+    """Assert that MLflow has each trial once, each epoch's point once, and no running run."""
     from search.tracking.mlflow import store
 
     client = store.connect(store.resolve_uri(None, folder / "runs"), create=False)
@@ -306,24 +316,34 @@ def check_mlflow(folder: Path, study: Study) -> None:
         assert [point.step for point in sorted(points, key=lambda point: point.step)] == [e.epoch for e in trial.curve]
 
 
-def studies(kills: int, seed: int, only: int | None, folder: Path) -> Iterator[tuple[str, int]]:
-    """Search and kill until there were `kills`, with each back end at least once: (back end, kills) of each study."""
-    before: dict[str, Study] = {}
+def search_studies(kills: int, seed: int, only: int | None, folder: Path) -> Iterator[tuple[str, int]]:
+    """Search studies until there were `kills`, with each back end at least once, and check each.
+
+    Args:
+        kills: the least number of kills, in all studies together.
+        seed: of the kills.
+        only: the number of the one study to search; None searches from number 0 on.
+        folder: an empty folder.
+
+    Yields:
+        (back end, number of kills) of each study.
+    """
+    undisturbed: dict[str, Study] = {}
     total, number = 0, only or 0
     while total < kills or (only is None and number < len(BACKENDS)):
         name, backend = BACKENDS[number % len(BACKENDS)]
         print(f"study {number}: {name}", flush=True)
-        if name not in before:
+        if name not in undisturbed:
             (folder / name).mkdir()
-            before[name] = undisturbed(folder / name, backend)
+            undisturbed[name] = search_undisturbed(folder / name, backend)
         place = folder / f"study-{number}"
         place.mkdir()
-        fallen = disturbed(place, backend, f"{seed}/{number}")
-        study = check(place, before[name])
-        print(f"    {fallen} kills, {study.trained - study.epochs} of {study.epochs} epochs trained again", flush=True)
+        count = search_with_kills(place, backend, f"{seed}/{number}")
+        study = check_study(place, undisturbed[name])
+        print(f"    {count} kills, {study.trained - study.epochs} of {study.epochs} epochs trained again", flush=True)
         shutil.rmtree(place)
-        total += fallen
-        yield name, fallen
+        total += count
+        yield name, count
         number += 1
         if only is not None:
             return
@@ -334,11 +354,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--study", type=int, help="the number of the one study to search")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="search-kills-"))
-    fallen = sum(count for _, count in studies(given.kills, given.seed, given.study, folder))
-    print(f"{fallen} kills in {time.monotonic() - began:.0f} s, and nothing was lost")
+    total = sum(count for _, count in search_studies(arguments.kills, arguments.seed, arguments.study, folder))
+    print(f"{total} kills in {time.monotonic() - began:.0f} s, and nothing was lost")
     shutil.rmtree(folder)
 
 

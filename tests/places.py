@@ -1,4 +1,4 @@
-"""The files that tests of several packages use."""
+"""Paths that tests of several packages use."""
 
 from pathlib import Path
 

@@ -1,13 +1,13 @@
-"""The ready spaces: each searched by each back end, killed and resumed, its best model brought back from MLflow alone.
+"""The ready spaces: each is searched by each back end, killed and resumed, and its best model rebuilt from MLflow.
 
     python tests/ready.py [--spaces digits images] [--backends optuna] [--ways kill]
 
-- kill: the driver is killed at a record of the journal and the search resumed; it must be the one that nobody
-  disturbed, to 1e-6.
-- reload: in another process, with a copy of the MLflow store and of nothing else, the best model must give what was
+- kill: the driver is killed at a record of the journal, and the search is resumed. It must equal an undisturbed search,
+  to 1e-6.
+- reload: another process has only a copy of the MLflow store. There the best model must give the metrics that were
   logged for its best epoch.
 
-The budget is as small as shows that: three trials of up to three epochs.
+The budget is small: three trials of up to three epochs.
 """
 
 from __future__ import annotations
@@ -38,45 +38,46 @@ BACKENDS = {
     "hyperband": ["--backend", "hyperband"],
     "optuna": ["--backend", "optuna", "--pruner", "median:n_startup_trials=1"],
 }
-MORE = {"data_parallel": ["--logical-devices", "2"]}
-"""What a space is for, where a flag says it."""
+FLAGS = {"data_parallel": ["--logical-devices", "2"]}
+"""Flags that a space needs to show its subject."""
 
 
-def search(folder: Path, space: str, backend: str, *struck: kills.Kill) -> int:
-    """Begin the search of a space in `folder`, or go on with it. Its exit code."""
-    words = ["run", str(SPACES / f"{space}.py"), "--study", "study", "--resume", "--no-progress"]
-    words += ["--max-epochs", "3", "--max-trials", "3", "--workers", "1", "--seed", "0"]
-    return kills.command(folder, [*words, *BACKENDS[backend], *MORE.get(space, [])], struck)
+def run_search(folder: Path, space: str, backend: str, *driver_kills: kills.Kill) -> int:
+    """Begin or resume the search of a space in `folder`, and return the exit code."""
+    command = ["run", str(SPACES / f"{space}.py"), "--study", "study", "--resume", "--no-progress"]
+    command += ["--max-epochs", "3", "--max-trials", "3", "--workers", "1", "--seed", "0"]
+    return kills.run_command(folder, [*command, *BACKENDS[backend], *FLAGS.get(space, [])], driver_kills)
 
 
-def study_in(folder: Path) -> Study:
+def read_study(folder: Path) -> Study:
     return StudyResults(StudyPaths.of(folder / "runs", "study")).study
 
 
-def output_of(folder: Path) -> str:
+def read_output(folder: Path) -> str:
     return (folder / "output.txt").read_text()[-3000:]
 
 
 def kill(folder: Path, space: str, backend: str) -> None:
-    """Kill the driver once, resume, and compare with a search that was left alone."""
-    alone, struck = folder / "alone", folder / "struck"
-    alone.mkdir()
-    struck.mkdir()
-    assert search(alone, space, backend) == 0, output_of(alone)
-    # After the first records of a trial, before the last ones of the search.
+    """Kill the driver once, resume, and compare with an undisturbed search."""
+    undisturbed, killed = folder / "undisturbed", folder / "killed"
+    undisturbed.mkdir()
+    killed.mkdir()
+    assert run_search(undisturbed, space, backend) == 0, read_output(undisturbed)
+    # The record is after the first ones of a trial, and before the last ones of the search.
     record = random.Random(f"{space}/{backend}").randint(12, 30)
-    assert search(struck, space, backend, kills.Kill("driver after", record)) == -signal.SIGKILL, output_of(struck)
-    assert search(struck, space, backend) == 0, output_of(struck)
-    found = study_in(struck)
-    kills.assert_same(kills.history(found), kills.history(study_in(alone)))
-    kills.check_repeats(StudyPaths.of(struck / "runs", "study"))
-    kills.check_mlflow(struck, found)
+    exit_code = run_search(killed, space, backend, kills.Kill("driver after", record))
+    assert exit_code == -signal.SIGKILL, read_output(killed)
+    assert run_search(killed, space, backend) == 0, read_output(killed)
+    study = read_study(killed)
+    kills.assert_same(kills.history(study), kills.history(read_study(undisturbed)))
+    kills.check_repeats(StudyPaths.of(killed / "runs", "study"))
+    kills.check_mlflow(killed, study)
 
 
 def reload(folder: Path, space: str, backend: str) -> None:
-    """Search, and compare what the best model gives elsewhere with the logs."""
-    assert search(folder, space, backend) == 0, output_of(folder)
-    study = study_in(folder)
+    """Search, rebuild the best model in another process, and compare its metrics with the logged ones."""
+    assert run_search(folder, space, backend) == 0, read_output(folder)
+    study = read_study(folder)
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
     for name in ("mlflow.db", "mlartifacts"):
@@ -88,9 +89,9 @@ def reload(folder: Path, space: str, backend: str) -> None:
     record = best.best.find(best.best_epoch)
     assert record is not None
     logged = {name: value for name, value in record.logs.items() if name.startswith("val_")}
-    words = [sys.executable, __file__, "--bring-back", json.dumps(dict(best.params)), str(SPACES / f"{space}.py")]
+    command = [sys.executable, __file__, "--evaluate", json.dumps(dict(best.params)), str(SPACES / f"{space}.py")]
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
-    done = subprocess.run(words, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     compared = found.keys() & logged.keys()
@@ -99,27 +100,31 @@ def reload(folder: Path, space: str, backend: str) -> None:
         assert abs(found[name] - logged[name]) <= 1e-5 * max(1, abs(logged[name])), (name, found, logged)
 
 
-def rebuild_model(values: dict[str, Any], path: Path) -> dict[str, float]:
-    """What the best model in the MLflow store here gives for the validation data of a space."""
+def evaluate_best(values: dict[str, Any], path: Path) -> dict[str, float]:
+    """Return the validation metrics of the best model in the MLflow store of the working folder.
+
+    Args:
+        values: the best trial's hyperparameters.
+        path: the space file, for its data, batch size and score.
+    """
     import keras_tuner
 
     import search
-    from search.space import file as spaces
-    from search.space.file import SpaceRef
+    from search.space.file import SPACE_MODULE, SpaceRef, read_space
 
     (model,) = search.get_best_models("study", tracking_uri=f"sqlite:///{Path.cwd()}/mlflow.db")
-    loaded = spaces.load(SpaceRef(path=str(path)))
+    space = read_space(SpaceRef(path=str(path)))
     hp = keras_tuner.HyperParameters()
     hp.values = values
-    _, validation, *_ = loaded.load_data(hp) if loaded.data_takes_hp else loaded.load_data()
+    _, validation, *_ = space.load_data(hp) if space.data_takes_hp else space.load_data()
     arrays = isinstance(validation, tuple)
-    # Keras's mean over batches of a single output's loss does not weigh the last, smaller one.
-    given = loaded.fit_options(hp) if loaded.fit_options else {}
-    batch_size = {"batch_size": given.get("batch_size", 32)} if arrays else {}
+    # Keras's mean loss of a single output does not weigh batches by size, so the batch size counts.
+    fit_options = space.fit_options(hp) if space.fit_options else {}
+    batch_size = {"batch_size": fit_options.get("batch_size", 32)} if arrays else {}
     found = model.evaluate(*(validation if arrays else [validation]), return_dict=True, verbose=0, **batch_size)
-    score = getattr(sys.modules[spaces.MODULE], "score", None)
+    score = getattr(sys.modules[SPACE_MODULE], "score", None)
     if score is not None:
-        found[str(loaded.options["objective"]).removeprefix("val_")] = score(model)
+        found[str(space.options["objective"]).removeprefix("val_")] = score(model)
     return {f"val_{name}": float(value) for name, value in found.items()}
 
 
@@ -131,24 +136,25 @@ def main() -> None:
     parser.add_argument("--spaces", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--bring-back", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.rebuild_model:
-        print(json.dumps(rebuild_model(json.loads(given.rebuild_model[0]), Path(given.rebuild_model[1]))))
+    parser.add_argument("--evaluate", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.evaluate:
+        values, path = arguments.evaluate
+        print(json.dumps(evaluate_best(json.loads(values), Path(path))))
         return
     failed = 0
-    for space in given.spaces:
-        for backend in given.backends:
-            for way in given.ways:
+    for space in arguments.spaces:
+        for backend in arguments.backends:
+            for way in arguments.ways:
                 folder, began = Path(tempfile.mkdtemp(prefix="search-ready-")), time.monotonic()
-                said = "as it should be"
+                outcome = "passed"
                 try:
                     WAYS[way](folder, space, backend)
                     shutil.rmtree(folder)
                 except AssertionError as error:
                     failed += 1
-                    said = f"FAILED, see {folder}: {error}"
-                print(f"{space:18} {backend:10} {way:7} {time.monotonic() - began:4.0f} s  {said}", flush=True)
+                    outcome = f"FAILED, see {folder}: {error}"
+                print(f"{space:18} {backend:10} {way:7} {time.monotonic() - began:4.0f} s  {outcome}", flush=True)
     sys.exit(failed > 0)
 
 

@@ -1,64 +1,40 @@
-"""Wrong input: exit code 2, one line that says what, where and what to do, and nothing written but a log."""
+"""Tests of wrong input: exit code 2, a line that says what is wrong, where, and what to do, and no file but a log."""
 
 from __future__ import annotations
 
-import http.server
 import os
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from commands import Command, assert_refused
 from places import TINY
 
 from search import cli
-from search.driver import launch
 from search.study.lock import Lock
 from search.study.paths import StudyPaths
 
 TEXT = TINY.read_text()
 SHORT = ("--study", "t", "--max-epochs", "1", "--max-trials", "1", "--workers", "1", "--no-progress")
 
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture
-def search(workplace: Path, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in the workplace."""
-
-    def run(*arguments: object) -> Said:
-        capfd.readouterr()
-        code = cli.main([str(argument) for argument in arguments])
-        return Said(code, *capfd.readouterr())
-
-    return run
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.fixture
 def space(workplace: Path) -> Path:
-    """A space file that can be searched."""
+    """Return a space file without errors."""
     return write(workplace, TEXT)
 
 
 @pytest.fixture
-def study(search: Run, space: Path) -> Path:
-    """A finished study, `t`, of that space file."""
-    assert search("run", space, *SHORT).code == 0
+def study(command: Command, space: Path) -> Path:
+    """Return the folder of a finished study, `t`, of that space file."""
+    assert command("run", space, *SHORT).code == 0
     return space.parent / "runs" / "t"
 
 
 @pytest.fixture(scope="module")
 def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished study, `t`, for what is refused before anything is changed."""
+    """Return a folder with a finished study, `t`, for tests that change nothing."""
     folder = tmp_path_factory.mktemp("searched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("search.executors.selection.shared_zygote", zygote)
@@ -74,33 +50,9 @@ def write(folder: Path, text: str, name: str = "space.py") -> Path:
 
 
 def edited(old: str, new: str) -> str:
-    """The tiny space with one thing wrong."""
+    """Return the tiny space with one replacement."""
     assert TEXT.count(old) == 1
     return TEXT.replace(old, new)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but logs and caches."""
-    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.suffix != ".log"}
-
-
-def refused(search: Run, *arguments: object, words: tuple[str, ...]) -> str:
-    """Run a command that must be refused. Returns its line."""
-    before = contents(Path.cwd())
-    said = search(*arguments)
-    assert said.code == 2
-    assert said.out == ""
-    assert said.err.endswith("\n")
-    line = said.err.removesuffix("\n")
-    assert "\n" not in line
-    assert line.startswith("search: ")
-    for word in words:
-        assert word in line
-    for ugly in ("Traceback", "╭", "\x1b", "{{"):
-        assert ugly not in line
-    assert contents(Path.cwd()) == before
-    return line
 
 
 # The space file -------------------------------------------------------------------------------------------------------
@@ -110,19 +62,19 @@ LONG = '"a first line\\n  a second\\n" + "and on " * 500'
 RAISES = f"raise RuntimeError({LONG})  # here"
 
 FILES = {
-    # What Python cannot read.
+    # Files that Python cannot read.
     "syntax": (TEXT + "\ndef broken(:  # here\n", ("space.py:{here}: invalid syntax", "correct")),
     "null bytes": (TEXT + "\0", ("space.py is not a Python file", "null bytes")),
     "binary": (b"\x7fELF\xff\xfe\x00\x01", ("space.py",)),
     "empty": ("", ("space.py: there is no build_model", "add a function build_model")),
-    # What raises as it is imported.
+    # Files that raise when they are imported.
     "import error": ("import no_such_module  # here\n" + TEXT, ("space.py:{here}: ModuleNotFoundError", "no_such_mod")),
     "name error": (TEXT + "\nmissing  # here\n", ("space.py:{here}: NameError: name 'missing'", "search.log")),
     "exit": ("import sys\n\nsys.exit(3)  # here\n", ("space.py:{here}: sys.exit(3) was called",)),
     "exit quietly": ("import sys\n\nsys.exit()  # here\n", ("space.py:{here}: sys.exit() was called",)),
     "process ended": ("import os\n\nos._exit(3)\n", ("ended its process", "exit code 3", "search.log")),
     "process killed": ("import os\n\nos.kill(os.getpid(), 11)\n", ("ended its process", "SIGSEGV", "search.log")),
-    # What is not there, or cannot be called.
+    # Parts that are missing, or cannot be called.
     "no build_model": (edited("def build_model", "def build_modle"), ("no build_model", "Did you mean 'build_modle'?")),
     "no load_data": (edited("def load_data", "def laod_data"), ("no load_data", "Did you mean 'laod_data'?")),
     "no hp": (edited("build_model(hp)", "build_model()"), ("space.py: build_model", "def build_model(hp)")),
@@ -134,7 +86,7 @@ FILES = {
     "load_data's arguments": (edited("load_data()", "load_data(path)"), ("space.py: load_data", "def load_data()")),
     "compile_model": (TEXT + "\ndef compile_model(hp): ...\n", ("space.py: compile_model", "(hp, model)")),
     "options": (TEXT + "\nsearch_options = ['max_epochs']\n", ("space.py: search_options is a list", "dict")),
-    # What returns something else.
+    # Functions with a wrong result.
     "no model": (edited("    return model\n", ""), ("space.py: build_model returned None", "return a keras.Model")),
     "text": (edited("return model", "return 'model'"), ("space.py: build_model returned a str",)),
     "asks for nothing": (
@@ -169,7 +121,7 @@ FILES = {
         TEXT + "\ndef callbacks(hp):\n    return [keras.callbacks.EarlyStopping]\n",
         ("callbacks returned a list with <class", "EarlyStopping", "return a list of Keras callbacks"),
     ),
-    # What raises when it is called.
+    # Functions that raise when they are called.
     "load_data raises": (
         edited("    x = ", f"    {RAISES}\n    x = "),
         ("space.py:{here}: RuntimeError: a first line a",),
@@ -257,28 +209,30 @@ FILES = {
 
 
 @pytest.mark.parametrize(("text", "words"), FILES.values(), ids=FILES)
-def test_space_file(search: Run, workplace: Path, text: str | bytes, words: tuple[str, ...]) -> None:
+def test_a_wrong_space_file_is_refused(
+    command: Command, workplace: Path, text: str | bytes, words: tuple[str, ...]
+) -> None:
     content = text if isinstance(text, bytes) else text.encode()
     (workplace / "space.py").write_bytes(content)
     lines = content.split(b"\n")
     here = next((number for number, line in enumerate(lines, 1) if b"# here" in line), 0)
-    line = refused(
-        search, "run", "space.py", "--workers", 1, "--no-progress", words=tuple(w.format(here=here) for w in words)
+    line = assert_refused(
+        command, "run", "space.py", "--workers", 1, "--no-progress", words=tuple(w.format(here=here) for w in words)
     )
     assert len(line) < 1000
     assert not list(workplace.rglob("journal.jsonl")) + list(workplace.rglob("mlflow.db"))
 
 
 @pytest.mark.parametrize("text", ["x = 1\nraise ValueError('bad')  # here\n", "x = 1\ny = (  # here\n"])
-def test_a_module_beside_the_space_file(search: Run, workplace: Path, text: str) -> None:
+def test_an_error_in_a_module_beside_the_space_file_is_located(command: Command, workplace: Path, text: str) -> None:
     write(workplace, text, "beside.py")
     write(workplace, "import beside\n" + TEXT)
-    refused(search, "run", "space.py", *SHORT, words=("beside.py:2: ",))
+    assert_refused(command, "run", "space.py", *SHORT, words=("beside.py:2: ",))
 
 
-def test_what_a_file_prints_goes_to_the_log(search: Run, workplace: Path) -> None:
+def test_the_output_of_a_space_file_goes_to_the_log(command: Command, workplace: Path) -> None:
     write(workplace, "print('noise ' * 9999)\nimport os\nos.system('echo more of it')\n" + RAISES)
-    refused(search, "run", "space.py", *SHORT, words=("RuntimeError",))
+    assert_refused(command, "run", "space.py", *SHORT, words=("RuntimeError",))
     log = (workplace / "runs" / "t" / "search.log").read_text()
     assert "noise noise" in log
     assert "more of it" in log
@@ -295,9 +249,9 @@ def test_what_a_file_prints_goes_to_the_log(search: Run, workplace: Path) -> Non
         (".", (". is a folder: give the space file in it",)),
     ],
 )
-def test_no_space_file(search: Run, space: Path, path: str, words: tuple[str, ...]) -> None:
-    refused(search, "run", path, *SHORT, words=words)
-    refused(search, "check", path, words=words)
+def test_a_missing_space_file_is_refused(command: Command, space: Path, path: str, words: tuple[str, ...]) -> None:
+    assert_refused(command, "run", path, *SHORT, words=words)
+    assert_refused(command, "check", path, words=words)
 
 
 # Options --------------------------------------------------------------------------------------------------------------
@@ -350,22 +304,28 @@ def test_no_space_file(search: Run, space: Path, path: str, words: tuple[str, ..
         ("more", ("unexpected extra argument", "more", "search run --help")),
     ],
 )
-def test_option(search: Run, space: Path, arguments: str, words: tuple[str, ...]) -> None:
-    refused(search, "run", "space.py", *SHORT, *arguments.split(), words=words)
+def test_a_wrong_option_is_refused(command: Command, space: Path, arguments: str, words: tuple[str, ...]) -> None:
+    assert_refused(command, "run", "space.py", *SHORT, *arguments.split(), words=words)
 
 
-def test_a_name_that_no_folder_may_have(search: Run, workplace: Path) -> None:
+def test_a_file_name_that_cannot_name_a_study_is_refused(command: Command, workplace: Path) -> None:
     write(workplace, TEXT, "my space.py")
-    refused(search, "run", "my space.py", words=("study name 'my space'", "give --study"))
+    assert_refused(command, "run", "my space.py", words=("study name 'my space'", "give --study"))
 
 
-def test_keras_backend_that_is_not_installed(search: Run, space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_keras_back_end_is_refused(command: Command, space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    refused(search, "run", "space.py", *SHORT, "--keras-backend", "jax", words=("jax is not installed", "pip install"))
+    assert_refused(
+        command, "run", "space.py", *SHORT, "--keras-backend", "jax", words=("jax is not installed", "pip install")
+    )
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    refused(search, "run", "space.py", *SHORT, words=("KERAS_BACKEND=torch: torch is not installed", "pip install"))
+    assert_refused(
+        command, "run", "space.py", *SHORT, words=("KERAS_BACKEND=torch: torch is not installed", "pip install")
+    )
     monkeypatch.setenv("KERAS_BACKEND", "openvino")
-    refused(search, "run", "space.py", *SHORT, words=("KERAS_BACKEND=openvino: a search trains with tensorflow, jax",))
+    assert_refused(
+        command, "run", "space.py", *SHORT, words=("KERAS_BACKEND=openvino: a search trains with tensorflow, jax",)
+    )
 
 
 @pytest.mark.parametrize(
@@ -389,16 +349,16 @@ def test_keras_backend_that_is_not_installed(search: Run, space: Path, monkeypat
         ("--versio", ("No such option: --versio", "--version")),
     ],
 )
-def test_command(search: Run, workplace: Path, arguments: str, words: tuple[str, ...]) -> None:
-    refused(search, *arguments.split(), words=words)
+def test_a_wrong_command_is_refused(command: Command, workplace: Path, arguments: str, words: tuple[str, ...]) -> None:
+    assert_refused(command, *arguments.split(), words=words)
 
 
 @pytest.mark.parametrize("name", ["syntax", "no hp", "not compiled", "load_data raises", "no validation", "sampler"])
-def test_check_says_what_run_says(search: Run, workplace: Path, name: str) -> None:
+def test_check_refuses_with_the_words_of_run(command: Command, workplace: Path, name: str) -> None:
     text, words = FILES[name]
     write(workplace, str(text))
     here = next((number for number, line in enumerate(str(text).split("\n"), 1) if "# here" in line), 0)
-    refused(search, "check", "space.py", words=tuple(word.format(here=here) for word in words))
+    assert_refused(command, "check", "space.py", words=tuple(word.format(here=here) for word in words))
     assert not (workplace / "runs").exists()
 
 
@@ -423,119 +383,48 @@ def test_check_says_what_run_says(search: Run, workplace: Path, name: str) -> No
         ("resume t --pruner median", ("--pruner goes with --backend optuna",)),
     ],
 )
-def test_study(
-    search: Run, searched: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, words: tuple[str, ...]
+def test_a_wrong_request_for_a_study_is_refused(
+    command: Command, searched: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, words: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(searched)
-    refused(search, *arguments.split(), words=words)
+    assert_refused(command, *arguments.split(), words=words)
 
 
-def test_a_study_that_another_process_runs(search: Run, study: Path) -> None:
+def test_a_study_that_another_process_runs_is_refused(command: Command, study: Path) -> None:
     lock = Lock(StudyPaths(study).lock)
     try:
         words = ("study 't' is being run by process", str(os.getpid()), "stop")
-        refused(search, "resume", "t", "--no-progress", words=words)
-        refused(search, "run", "space.py", "--study", "t", "--resume", words=words)
-        refused(search, "run", "space.py", "--study", "t", "--overwrite", words=words)
+        assert_refused(command, "resume", "t", "--no-progress", words=words)
+        assert_refused(command, "run", "space.py", "--study", "t", "--resume", words=words)
+        assert_refused(command, "run", "space.py", "--study", "t", "--overwrite", words=words)
     finally:
         lock.release()
 
 
-def test_a_space_file_that_has_changed(search: Run, study: Path, space: Path) -> None:
+def test_a_changed_space_file_is_refused_until_accepted(command: Command, study: Path, space: Path) -> None:
     again = ("--workers", 1, "--no-progress")
     space.write_text(edited('"units", 2, 8', '"units", 2, 16').replace('"relu"', 'hp.Choice("act", ["relu", "tanh"])'))
     words = ("space.py has changed since study 't' began", "act is new", "units was Int(2..8) and is Int(2..16)")
-    refused(search, "resume", "t", *again, words=(*words, "--accept-changes", "--overwrite", "--study"))
-    refused(search, "run", "space.py", "--study", "t", "--resume", *again, words=words)
-    assert search("resume", "t", "--accept-changes", *again).code == 0
-    assert search("resume", "t", *again).code == 0
+    assert_refused(command, "resume", "t", *again, words=(*words, "--accept-changes", "--overwrite", "--study"))
+    assert_refused(command, "run", "space.py", "--study", "t", "--resume", *again, words=words)
+    assert command("resume", "t", "--accept-changes", *again).code == 0
+    assert command("resume", "t", *again).code == 0
     space.write_text(space.read_text() + "# a remark\n")
-    refused(search, "resume", "t", *again, words=("its parameters are the same, its code", "--accept-changes"))
+    assert_refused(command, "resume", "t", *again, words=("its parameters are the same, its code", "--accept-changes"))
     space.write_text(edited('hp.Int("units", 2, 8)', "3"))
-    refused(search, "resume", "t", *again, words=("units is gone", "act is gone"))
+    assert_refused(command, "resume", "t", *again, words=("units is gone", "act is gone"))
 
 
-def test_journals_that_cannot_be_read(search: Run, study: Path) -> None:
+def test_damaged_journals_are_refused(command: Command, study: Path) -> None:
     journal = StudyPaths(study).journal
     lines = journal.read_bytes().splitlines(keepends=True)
     for order in ([*lines[:3], *lines[4:]], [*lines[:3], lines[4], lines[3], *lines[5:]]):
         journal.write_bytes(b"".join(order))
-        for command in ("trials", "status", "resume"):
-            refused(search, command, "t", words=("journal.jsonl, line 4 is damaged", "head -n 3"))
+        for name in ("trials", "status", "resume"):
+            assert_refused(command, name, "t", words=("journal.jsonl, line 4 is damaged", "head -n 3"))
     journal.write_text("rubbish\nrubbish\n")
-    for command in ("trials", "status", "resume"):
-        refused(search, command, "t", words=("journal.jsonl, line 1 is damaged",))
+    for name in ("trials", "status", "resume"):
+        assert_refused(command, name, "t", words=("journal.jsonl, line 1 is damaged",))
     journal.write_text("")
-    refused(search, "resume", "t", words=("study 't' has not begun", "search run"))
-    refused(search, "trials", "t", words=("journal.jsonl is empty", "delete its folder"))
-
-
-# Tracking servers -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server() -> Iterator[type[http.server.BaseHTTPRequestHandler]]:
-    """A server that answers everything with `status`, at `address`."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        status = 401
-        address = ""
-
-        def do_GET(self) -> None:
-            self.send_response(self.status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_POST = do_GET
-
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        Handler.address = f"127.0.0.1:{running.server_port}"
-        yield Handler
-        running.shutdown()
-
-
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_server_that_refuses(search: Run, space: Path, server: type, status: int) -> None:
-    server.status = status
-    address = f"http://me:secret@{server.address}"
-    words = (f"http://***@{server.address} refuses these credentials ({status})", "MLFLOW_TRACKING_TOKEN")
-    line = refused(search, "run", "space.py", *SHORT, "--tracking-uri", address, words=words)
-    assert "secret" not in line
-
-
-def test_a_server_named_by_the_environment_or_the_file(
-    search: Run, workplace: Path, server: type, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(workplace, TEXT)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{server.address}")
-    refused(search, "run", "space.py", *SHORT, words=("refuses these credentials (401)",))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    write(workplace, TEXT + f"\nsearch_options = dict(tracking_uri='http://{server.address}')\n")
-    refused(search, "run", "space.py", *SHORT, words=("refuses these credentials (401)",))
-
-
-def test_what_answers_is_not_mlflow(search: Run, space: Path, server: type) -> None:
-    server.status = 404
-    address = f"http://{server.address}"
-    refused(search, "run", "space.py", *SHORT, "--tracking-uri", address, words=("no MLflow tracking server at", "404"))
-
-
-def test_a_server_out_of_reach_is_a_warning(
-    search: Run, space: Path, server: type, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launch, "SYNC_SECONDS", 0.5)
-    server.status = 503
-    said = search("run", "space.py", *SHORT, "--tracking-uri", f"http://me:secret@{server.address}")
-    assert said.code == 0
-    assert said.err.count("is out of reach") == 1
-    assert "search sync t" in said.err
-    runs = space.parent / "runs"
-    assert not (runs / "mlflow.db").exists()
-    # Passwords are never written down.
-    assert "secret" not in said.err
-    assert not any(b"secret" in content for content in contents(runs).values())
-    assert search("sync", "t", "--tracking-uri", "sqlite:///later.db").code == 0
-    assert (space.parent / "later.db").exists()
+    assert_refused(command, "resume", "t", words=("study 't' has not begun", "search run"))
+    assert_refused(command, "trials", "t", words=("journal.jsonl is empty", "delete its folder"))

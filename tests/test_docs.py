@@ -1,4 +1,4 @@
-"""What the README shows works, word for word."""
+"""Tests of the README: its examples, commands and options work as written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> dict[str, set[str]]:
-    """Every command of `search`, and its flags."""
+    """Return the flags of every command of `search`, by its name."""
     group = typer.main.get_command(cli.app)
     return {
         name: {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
@@ -36,7 +36,7 @@ def commands() -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A folder with the README's files, in which the first of them was searched; and what that printed."""
+    """Yield a folder with the README's files, in which the first one was searched, and the output of that search."""
     folder = tmp_path_factory.mktemp("readme")
     for block in blocks("python"):
         if named := re.match(r"# (\w+\.py)\n", block):
@@ -48,12 +48,12 @@ def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         with redirect_stderr(io.StringIO()) as printed:
             assert cli.main(["run", "space.py", "--max-epochs", "3", "--workers", "1", "--seed", "0"]) == 0
         yield folder, printed.getvalue()
-        # A block has set it for this process and those that it starts.
+        # A block of the README has set it, for this process and its children.
         mlflow.set_tracking_uri(None)
         os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
-def test_the_first_search_says_what_the_readme_shows(searched: tuple[Path, str]) -> None:
+def test_the_first_search_prints_the_objective_of_the_readme(searched: tuple[Path, str]) -> None:
     assert "objective val_accuracy, max, as nothing else was asked for" in searched[1]
     assert cli.main(["best", "space"]) == 0
 
@@ -77,13 +77,13 @@ def test_every_other_block_of_the_readme_runs(searched: tuple[Path, str]) -> Non
     assert len(scope["study"].trials) > 0
 
 
-def test_every_command_and_flag_that_the_readme_names_is_there() -> None:
+def test_every_command_and_flag_of_the_readme_exists() -> None:
     known = commands()
     flags = set().union(*known.values())
     assert set(re.findall(r"`search ([a-z]+)", README)) - set(known) == set()
     assert set(re.findall(r"^search ([a-z]+)", README, re.MULTILINE)) - set(known) == set()
-    ours = re.sub(r"`python [^`]*`", "", README)  # not those of benchmarks
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)) - {"--constraint", "--help", "--seeds", "--logdir"}
+    text = re.sub(r"`python [^`]*`", "", README)  # without the options of benchmarks
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--constraint", "--help", "--seeds", "--logdir"}
     assert named - flags == set()
     assert len(named) > 20
 
@@ -98,7 +98,7 @@ def test_every_command_is_in_the_readme() -> None:
     assert [name for name in commands() if f"search {name}" not in README] == []
 
 
-def test_every_exported_name_is_there_and_in_the_readme() -> None:
+def test_every_exported_name_exists_and_is_in_the_readme() -> None:
     for name in search.__all__:
         assert getattr(search, name) is not None
     public = [name for name in search.__all__ if name.islower() and not name.startswith("__")]
@@ -107,7 +107,7 @@ def test_every_exported_name_is_there_and_in_the_readme() -> None:
         search.nothing  # noqa: B018
 
 
-def test_the_versions_that_were_tested_satisfy_what_is_required() -> None:
+def test_the_pinned_versions_satisfy_the_requirements() -> None:
     import tomllib
 
     from packaging.requirements import Requirement

@@ -1,4 +1,4 @@
-"""Imports go one way, and what must be quick imports little."""
+"""Imports go one way between packages, and modules that must load quickly import no framework."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ TOP_MODULES = 8
 """The most modules at the top of the package, `__init__` included."""
 
 PUBLIC = {"search", "search.testing", "search.compat"}
-"""The packages whose `__init__` may name more than the package's subject."""
+"""The packages whose `__init__` may hold more than a docstring."""
 
-QUICK = [
+LIGHT = [
     "search.cli",
     "search.driver.loop",
     "search.driver.launch",
@@ -48,7 +48,10 @@ QUICK = [
     "search.study.study",
     "search.executors.simulated",
 ]
+"""Modules that run where no trial is trained: they load none of `HEAVY`."""
+
 HEAVY = {"keras", "tensorflow", "keras_tuner", "jax", "torch", "mlflow", "pandas", "optuna", "ray", "tensorboard"}
+"""Packages that take long to import."""
 
 MODULES = {
     ".".join(["search", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): path
@@ -72,7 +75,11 @@ def layer(package: str) -> int:
 
 
 def imports(path: Path, *, everywhere: bool) -> Iterator[tuple[str, int]]:
-    """(module, line) of what a file imports; with `everywhere` within functions too. Not what only types need."""
+    """Yield (module, line) of each import in a file, except imports for type checking.
+
+    Args:
+        everywhere: include imports within functions.
+    """
 
     def walk(node: ast.AST) -> Iterator[ast.AST]:
         for child in ast.iter_child_nodes(node):
@@ -92,14 +99,14 @@ def imports(path: Path, *, everywhere: bool) -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_imports_only_go_up_the_list(module: str) -> None:
+def test_a_module_imports_only_lower_layers(module: str) -> None:
     own = package(module)
     for imported, line in imports(MODULES[module], everywhere=False):
         if imported.partition(".")[0] == "search" and imported != "search" and package(imported) != own:
             assert layer(package(imported)) < layer(own), f"{MODULES[module]}:{line} imports {imported}"
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_imports_have_no_cycle() -> None:
     direct = {
         module: {name for name, _ in imports(path, everywhere=False) if name in MODULES and name != "search"}
         for module, path in MODULES.items()
@@ -117,27 +124,27 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         visit(module, ())
 
 
-def test_few_modules_are_at_the_top() -> None:
+def test_the_top_of_the_package_holds_few_modules() -> None:
     assert len([*ROOT.glob("*.py")]) <= TOP_MODULES
 
 
-def test_only_public_packages_have_names_of_their_own() -> None:
+def test_only_public_packages_hold_more_than_a_docstring() -> None:
     for path in ROOT.rglob("__init__.py"):
         name = ".".join(["search", *path.parent.relative_to(ROOT).parts])
         if name not in PUBLIC:
             statements = ast.parse(path.read_text()).body
             assert len(statements) == 1, f"{path} holds more than a docstring"
-            assert ast.get_docstring(ast.parse(path.read_text())), f"{path} does not say what the package answers"
+            assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
 
 
-@pytest.mark.parametrize("module", QUICK)
-def test_no_framework_is_imported_where_the_search_is_run(module: str) -> None:
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_import_nothing_heavy_at_their_top(module: str) -> None:
     for imported, line in imports(MODULES[module], everywhere=False):
         assert imported.partition(".")[0] not in HEAVY, f"{MODULES[module]}:{line} imports {imported}"
 
 
-def test_outside_of_workers_nothing_ever_imports_a_framework() -> None:
-    """Not in a function either, but for retrieval, which gives models, and what is sent along with one."""
+def test_only_workers_and_retrieval_import_a_framework() -> None:
+    """Functions are included. The exceptions return models, or travel with a model."""
     frameworks = {"keras", "tensorflow", "keras_tuner", "jax", "torch"}
     excepted = (
         "search.worker",
@@ -156,21 +163,23 @@ def test_outside_of_workers_nothing_ever_imports_a_framework() -> None:
             assert not found, f"{module} imports a framework"
 
 
-def test_what_is_sent_along_with_a_model_imports_nothing_of_search() -> None:
+def test_the_loader_that_travels_with_a_model_imports_nothing_of_search() -> None:
     for name, _ in imports(MODULES["search.tracking.mlflow.loader"], everywhere=True):
         assert name.partition(".")[0] != "search"
 
 
-@pytest.mark.parametrize("module", ["search", *QUICK])
-def test_what_must_be_quick_loads_nothing_heavy(module: str) -> None:
+@pytest.mark.parametrize("module", ["search", *LIGHT])
+def test_light_modules_load_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted(set(sys.modules) & {HEAVY!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
 
-def test_every_export_is_there() -> None:
+def test_every_export_exists() -> None:
+    assert {"BackEnd", "Executor"} <= set(search.__all__)
+    assert dir(search) == sorted(search.__all__)
     for name in search.__all__:
-        if name != "trial_dir":  # of a worker: it comes with Keras
+        if name != "trial_dir":  # it comes with a worker's modules, and so with Keras
             assert getattr(search, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = search.nothing

@@ -1,13 +1,17 @@
-"""How far from the limit: the trials of `ours` by the same fused epochs, with nothing around them.
+"""The lower limit: the trials of `ours` by the same fused epochs, with no framework around them.
 
-After the imports as many processes are forked as there are workers, and take trials from a queue, those with the most
+After the imports, one process is forked for each worker. The processes take trials from a queue, those with the most
 epochs first. Each trial is built, traced and trained for itself, without interruption: there are no promotions,
 checkpoints or messages, and no graph serves two trials.
 
-Seconds of a trial are told apart: `build`, of the model; `trace`, the first epoch's but for those of a steady one; and
-`steady`, those of a steady epoch times its epochs: the arithmetic alone. A trial with too few epochs to know how long a
-steady one takes is trained a few more, which count neither in the search nor, as they are said to be `beside` it, in
-the command.
+The seconds of a trial have three parts:
+
+- `build`: building the model;
+- `trace`: the first epoch, less a steady epoch;
+- `steady`: a steady epoch times the number of epochs: the arithmetic alone.
+
+If a trial has too few epochs to measure a steady one, it is trained for a few more. These count neither in the search
+nor in the command: their time is reported as `beside` the search.
 """
 
 from __future__ import annotations
@@ -27,9 +31,9 @@ import keras
 
 from search.devices.gpus import find_gpus
 from search.devices.slots import Slot, apply_slot, available_cpus, core_ids, make_slots
-from search.worker.data import arrays as datas
+from search.worker.data.arrays import prepare_data
 from search.worker.keras_session import session
-from search.worker.runners import choose as runner
+from search.worker.runners.choose import choose_runner
 
 if keras.config.backend() == "tensorflow":
     import search.worker.runners.tensorflow.epochs
@@ -37,15 +41,19 @@ else:
     import search.worker.runners.jax.epochs  # noqa: F401
 
 STEADY = 3
-"""Epochs after the first, at least, whose median is a steady epoch's time."""
+"""The least number of epochs after the first; their median is the time of a steady epoch."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of a trial, when it ended, and in which process it was trained.
+    """The measurements of a trial, in seconds.
 
     Attributes:
-        more: of the epochs that it did not have in the search.
+        process: the id of the process that trained it.
+        build, trace, steady: the parts of its time.
+        more: time of the additional epochs, which it did not have in the search.
+        ended: when it ended, by `time.time`.
+        best: its best objective.
     """
 
     process: int
@@ -58,7 +66,7 @@ class Times:
 
 
 class Clock(keras.callbacks.Callback):
-    """Notes how long each epoch takes, and the best objective."""
+    """A callback that notes the seconds of each epoch, and the best objective."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +83,7 @@ class Clock(keras.callbacks.Callback):
 
 
 def take_place(slots: SimpleQueue[Slot]) -> None:
-    """Give a process of the pool its cores and threads, as a worker of `ours` has them."""
+    """Give this process of the pool its cores and threads, as a worker of `ours` has them."""
     slot = slots.get()
     apply_slot(slot)
     common.limit_threads(slot.threads)
@@ -83,10 +91,10 @@ def take_place(slots: SimpleQueue[Slot]) -> None:
 
 def train(trial: common.Trained) -> Times:
     began = time.perf_counter()
-    hp, clock = common.InitialConfigurations(trial.values), Clock()
+    hp, clock = common.RecordedHp(trial.values), Clock()
     with session(trial.seed):
         model = space.build_model(hp)
-        fused = runner.choose(model, data, space.fit_options(hp), trial.seed, [clock])
+        fused = choose_runner(model, data, space.fit_options(hp), trial.seed, [clock])
         assert fused.name == "fused", fused.name
         build = time.perf_counter() - began
         fused.run(0, trial.epochs, [clock])
@@ -108,7 +116,7 @@ def train(trial: common.Trained) -> Times:
 
 
 def last_end(trials: list[Times]) -> float:
-    """When the last process ended, had each trained only the epochs of the search."""
+    """Return the time at which the last process would have ended without the additional epochs."""
     ended: dict[int, float] = defaultdict(float)
     more: dict[int, float] = defaultdict(float)
     for times in trials:
@@ -120,7 +128,7 @@ def last_end(trials: list[Times]) -> float:
 
 task = common.task()
 space = common.load_space(task.space)
-data = datas.prepare(space.load_data())
+data = prepare_data(space.load_data())
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""What the contenders share: their task, the space, threads, and how they say what came of it.
+"""Shared code of the contenders: their task, the space, threads, and the report of the result.
 
 A contender is a program that does one search in a process of its own, and prints a line of JSON at its end. Import this
-module first: from then on its time counts.
+module first: its import starts the clock.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from typing import Any
 BEGAN = time.time()
 
 OBJECTIVE = "val_accuracy"
-"""Of every space, to be maximised; a trial's is the best over its epochs."""
+"""The objective of every space, which is maximised. A trial's objective is the best over its epochs."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What to search.
+    """The search that a contender is to do.
 
     Attributes:
         space: the space file.
-        workers: how many trials may run at once.
-        trials: a file for the trials of `ours`, which others train again, or take their budget from.
-        folder: a place for temporary files.
-        gpu: whether to train on the first GPU.
+        max_epochs: the most epochs of one trial.
+        seed: the seed of the search.
+        workers: the number of trials that may run at once.
+        trials: a file for the trials of `ours`. Other contenders train them again, or take their budget from them.
+        folder: a folder for temporary files.
+        gpu: if True, train on the first GPU.
     """
 
     space: Path
@@ -46,7 +48,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trial of `ours`: its hyperparameters, how long it was trained in all, and its training seed."""
+    """A trial of `ours`: its hyperparameters, its number of epochs, and its training seed."""
 
     values: dict[str, Any]
     epochs: int
@@ -54,7 +56,7 @@ class Trained:
 
 
 def task() -> Task:
-    """The task that the command line gives."""
+    """Return the task that the command line gives."""
     parser = argparse.ArgumentParser()
     for name in ("space", "trials", "folder"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -66,7 +68,7 @@ def task() -> Task:
 
 @functools.cache
 def load_space(path: Path) -> ModuleType:
-    """The space file as a module, run once a process."""
+    """Return the space file as a module. It is run once in each process."""
     spec = importlib.util.spec_from_file_location("space", path)
     assert spec is not None
     assert spec.loader is not None
@@ -75,8 +77,8 @@ def load_space(path: Path) -> ModuleType:
     return module
 
 
-class InitialConfigurations:
-    """An `hp` that answers with values that were drawn elsewhere."""
+class RecordedHp:
+    """An `hp` that answers with the values of a trial that was drawn elsewhere."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values
@@ -96,8 +98,10 @@ def read_trials(path: Path) -> list[Trained]:
 
 
 def limit_threads(count: int) -> None:
-    """Have the framework compute with so many threads, as several processes share the cores; before its runtime
-    starts."""
+    """Limit the framework to `count` threads, as several processes share the cores.
+
+    Call it before the framework's runtime starts.
+    """
     import keras
 
     if keras.config.backend() == "tensorflow":
@@ -113,10 +117,10 @@ def say(*, began: float, ended: float, trials: int, epochs: int, best: float, **
     """Print the result.
 
     Args:
-        began, ended: of the search, by `time.time`; what came before are imports.
-        trials, epochs: how many were trained.
-        best: the best objective that an epoch had.
-        more: what only this contender measures, seconds by name.
+        began, ended: when the search began and ended, by `time.time`. The time before `began` counts as imports.
+        trials, epochs: the numbers of trials and epochs that were trained.
+        best: the best objective of any epoch.
+        more: seconds by name that only this contender measures.
     """
     result = {"imports": began - BEGAN, "search": ended - began, "trials": trials, "epochs": epochs, "best": best}
     print(json.dumps({**result, **more}), flush=True)

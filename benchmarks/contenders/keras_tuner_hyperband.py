@@ -1,4 +1,4 @@
-"""KerasTuner's Hyperband, in one process. What it promotes it counts as another trial."""
+"""KerasTuner's Hyperband, in one process. It counts a promoted trial as another trial."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import keras_tuner
 
 
 class Count(keras.callbacks.Callback):
-    """Counts epochs over all trials, each of which is given a copy."""
+    """A callback that counts epochs over all trials, though KerasTuner copies it for each trial."""
 
     epochs = 0
 
@@ -39,7 +39,7 @@ def main() -> None:
         objective=common.OBJECTIVE,
         max_epochs=task.max_epochs,
         factor=3,
-        seed=task.seed + 1,  # 0 would be a random one
+        seed=task.seed + 1,  # KerasTuner takes 0 for no seed
         directory=task.folder,
         project_name="search",
     )

@@ -1,7 +1,7 @@
 """Optuna's TPE sampler and Hyperband pruner, until as many epochs were trained as by `ours`.
 
-As many processes as there are workers share a study in a journal file, as Optuna's documentation recommends; each
-imports Keras. The search begins when the first of them is ready.
+One process for each worker shares the study in a journal file, as Optuna's documentation recommends. Each process
+imports Keras. The search begins when the first process is ready.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from search.devices import slots as devices
+from search.devices.slots import available_cpus
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -25,7 +25,7 @@ STUDY = "study"
 
 
 class Suggested:
-    """An `hp` that asks an Optuna trial."""
+    """An `hp` whose values an Optuna trial suggests."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self._trial = trial
@@ -60,7 +60,7 @@ budget: Budget
 
 
 def begin(epochs: int, trained: Synchronized[int]) -> None:
-    """Begin a process of the pool: a shared counter can be handed over only now."""
+    """Set the budget of this process of the pool. A shared counter can be handed over only when a process starts."""
     global budget
     budget = Budget(epochs, trained)
 
@@ -70,7 +70,7 @@ def connect(task: common.Task) -> JournalStorage:
 
 
 def work(task: common.Task, worker: int, threads: int) -> float:
-    """Search until the budget is spent. Returns when the process was ready for it."""
+    """Search until the budget is spent. Return the time at which the process was ready to search."""
     import keras
 
     common.limit_threads(threads)
@@ -79,7 +79,10 @@ def work(task: common.Task, worker: int, threads: int) -> float:
     train, validation = space.load_data()
 
     class Report(keras.callbacks.Callback):
-        """Optuna's own callback raises within an epoch, so that the other callbacks never hear of the end."""
+        """A callback that reports to Optuna, and stops a pruned trial at the epoch's end.
+
+        Optuna's own callback raises within an epoch, so the other callbacks never hear of the end.
+        """
 
         def __init__(self, trial: optuna.Trial) -> None:
             super().__init__()
@@ -110,7 +113,7 @@ def work(task: common.Task, worker: int, threads: int) -> float:
     study = optuna.load_study(
         study_name=STUDY,
         storage=connect(task),
-        # With one seed all processes would draw the same first trials.
+        # With the same seed, all processes would draw the same first trials.
         sampler=optuna.samplers.TPESampler(seed=task.seed * task.workers + worker),
         pruner=optuna.pruners.HyperbandPruner(1, task.max_epochs, 3),
     )
@@ -125,7 +128,7 @@ def main() -> None:
     study = optuna.create_study(study_name=STUDY, storage=connect(task), direction="maximize")
     context = multiprocessing.get_context("spawn")
     epochs, trained = sum(trial.epochs for trial in common.read_trials(task.trials)), context.Value("i", 0)
-    threads = max(1, int(devices.available_cpus()) // task.workers)
+    threads = max(1, int(available_cpus()) // task.workers)
     with ProcessPoolExecutor(task.workers, context, begin, (epochs, trained)) as pool:
         ready = [pool.submit(work, task, worker, threads) for worker in range(task.workers)]
         began = min(future.result() for future in ready)

@@ -1,7 +1,7 @@
-"""search: Hyperband on worker processes, with MLflow, checkpoints and all else that is there by default.
+"""search: Hyperband on worker processes, with MLflow, checkpoints and all other defaults.
 
-Its search begins where its journal does: the framework is imported by then, and the space was probed. To the end belong
-the evaluation of the best trials, and the winner's file.
+The search begins with the first trial: by then the framework is imported and the space has been probed. The search's
+time includes the evaluation of the best trials and the winner's file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The trials of `ours`, one after the other, each a `model.fit` for all the epochs that it had there; nothing else."""
+"""The trials of `ours`, one after the other, each by one plain `model.fit` for all its epochs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main() -> None:
     for trial in trials:
         keras.utils.clear_session()
         keras.utils.set_random_seed(trial.seed)
-        hp = common.InitialConfigurations(trial.values)
+        hp = common.RecordedHp(trial.values)
         history = space.build_model(hp).fit(
             *train, validation_data=validation, epochs=trial.epochs, verbose=0, **space.fit_options(hp)
         )

@@ -1,6 +1,6 @@
-"""Ray Tune's ASHA, with as many samples as `ours` had trials, each on one core; actors, and so Keras, are kept.
+"""Ray Tune's ASHA, with as many samples as `ours` had trials, each on one core. Actors, and so Keras, are reused.
 
-To its imports belongs the start of Ray itself; its actors import Keras during the search.
+The imports include the start of Ray itself. The actors import Keras during the search.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SPACES = {
         "lr": tune.loguniform(1e-4, 1e-2),
     },
 }
-"""The spaces in Ray's words, which have no conditions."""
+"""The spaces in Ray's notation, which has no conditional parameters."""
 
 
 def trainable(config: dict[str, Any], task: common.Task) -> None:
@@ -46,7 +46,7 @@ def trainable(config: dict[str, Any], task: common.Task) -> None:
 
     common.limit_threads(1)
     keras.backend.clear_session()
-    space, hp = common.load_space(task.space), common.InitialConfigurations(config)
+    space, hp = common.load_space(task.space), common.RecordedHp(config)
     train, validation = space.load_data()
 
     class Report(keras.callbacks.Callback):

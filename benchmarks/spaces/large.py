@@ -1,4 +1,4 @@
-"""A wider convolutional network on noisy digits of 32 × 32: all but a few per cent of an epoch is arithmetic."""
+"""A wider convolutional network on noisy digits of 32 × 32: arithmetic is all but a few per cent of an epoch."""
 
 import keras
 import numpy as np

@@ -1,1 +1,1 @@
-"""What is tried next, and how long it is trained."""
+"""Back ends, which choose the trials of a search and the epochs to train them for."""

@@ -1,15 +1,4 @@
-"""The protocol between a search and what decides it.
-
-A back end is pure: no clock, no files, no processes, no random state. It has three *questions*, which change nothing
-that shows, and one method that takes in facts:
-
-- `ask`: what to train next, and how far;
-- `suggest`: the value of a hyperparameter that a trial's factory asks for now;
-- `judge`: whether a trial may go on after the epoch it just reported;
-- `apply`: a journal record. All state is the fold of records, so a replay is the same calls without the questions.
-
-`learn` takes in trials that another back end, study or era has trained.
-"""
+"""The protocol between a search and its back end, and functions that back ends share."""
 
 from __future__ import annotations
 
@@ -23,48 +12,150 @@ from search.study.records import Record
 from search.study.study import Trial
 from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait, derive_seed
 
-LEARNERS = ("tpe", "gp", "cmaes")
+LEARNING_SAMPLERS = ("tpe", "gp", "cmaes")
 """The samplers that learn from trials that they did not draw."""
 
-ATTEMPTS = 16
-"""How often a sampler may repeat itself before a value is drawn at random from those left."""
+DRAW_ATTEMPTS = 16
+"""Draws that a sampler gets for a new value, before one of the values left is drawn at random."""
 
 
 class BackEnd(Protocol):
-    """Decides what to try and how far to train it. The contract kit is `search.testing.BackEndContract`."""
+    """The part of a search that chooses the trials, and the epochs to train them for.
+
+    A back end is pure: it has no clock, no files, no processes and no random state. The controller asks it three
+    *queries*, `ask`, `suggest` and `judge`. A query changes nothing that a later query or `apply` depends on: asked
+    twice, it gives the same answer. All state is the fold of the records given to `apply`. So a resume rebuilds the
+    state from the journal, by the same `apply` calls without the queries. Randomness comes from `derive_seed`, with
+    the study's seed and the trial's number as labels.
+
+    A *phase* is the time in which one back end, with the same options and parameters, is in charge of a study. A back
+    end sees the records of its own phase. Trials of earlier phases, and trials imported from other studies, come
+    through `learn`.
+
+    `search.testing.BackEndContract` tests all of this. Subclass it, and return your back end from its `make`.
+
+    Attributes:
+        name: of the back end, as journals and messages call it.
+
+    Example:
+        Random search, which trains every trial for nine epochs::
+
+            class RandomSearch:
+                name = "random-search"
+
+                def __init__(self, objective: Objective, seed: int) -> None:
+                    self._seed = seed
+                    self._open: set[int] = set()
+
+                def ask(self, *, new: bool) -> Suggestion | Wait | Done:
+                    if new:
+                        return Suggestion(trial=None, from_epoch=0, to_epoch=9)
+                    return Wait() if self._open else Done()
+
+                def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
+                    return draw_uniformly(self._seed, trial, parameter, explored)
+
+                def judge(self, trial: int, epoch: int) -> Decision:
+                    return Decision()
+
+                def apply(self, record: Record) -> Sequence[int]:
+                    match record:
+                        case SegmentRequested():
+                            self._open.add(record.trial)
+                        case ResultTold() if record.trial in self._open:
+                            self._open.discard(record.trial)
+                            return [record.trial]
+                    return []
+
+                def learn(self, trials: Sequence[Trial]) -> None:
+                    pass
+
+        The calls for its first trial, whose model has one parameter, `units`, in order::
+
+            ask(new=True)                                            # Suggestion(None, 0, 9): a new trial
+            apply(SegmentRequested(trial=0, to_epoch=9, ...))        # the controller has numbered it
+            apply(SegmentStarted(trial=0, slot=2, ...))
+            suggest(0, units)                                        # Draw(48): the model factory asks for `units`
+            apply(ParameterSet(trial=0, parameter=units, value=48))
+            apply(Built(trial=0, ...))
+            apply(EpochDone(trial=0, epoch=1, logs={"val_loss": 0.71}, ...))
+            judge(0, 1)                                              # only if the suggestion says `judged=True`
+            ...                                                      # epochs 2 to 9, and checkpoints
+            apply(SegmentEnded(trial=0, outcome="reached", ...))
+            apply(ResultTold(trial=0, epoch=9, score=0.42, outcome="reached"))  # returns [0]: no more epochs for it
+            apply(TrialEnded(trial=0, state="completed"))
+
+        With several workers, the calls for several trials interleave.
+    """
 
     name: str
 
     def ask(self, *, new: bool) -> Suggestion | Wait | Done:
-        """What to train next. With `new` false there are no new trials to be had: the space or the budget is spent."""
+        """Return the next training, or why there is none.
 
-    def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
-        """A value of `parameter` for `trial`, none of `explored` (below which there is nothing new left to try)."""
+        The controller asks whenever a slot is free. It numbers a new trial, and journals the suggestion as
+        `SegmentRequested`.
 
-    def judge(self, trial: int, epoch: int) -> Decision:
-        """May `trial` go on after `epoch` (1-based)? Asked after that epoch was applied, if its suggestion says so."""
-
-    def apply(self, record: Record) -> Sequence[int]:
-        """Take in a record; of trials this back end did not ask for it wants nothing.
+        Args:
+            new: whether a new trial may be suggested. False if the budget of trials is spent or every configuration
+                of the space was tried.
 
         Returns:
-            The trials that it will never ask for again, as of this record. One that failed is among them at once.
+            A `Suggestion` to train a new trial (`trial=None`, from epoch 0), or to train further a trial whose last
+            suggestion was fulfilled. `Wait` if the next suggestion depends on trials that are being trained. `Done` if
+            there is nothing left to train.
+        """
+
+    def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
+        """Return a value of `parameter` for `trial`, at the moment the model factory asks for it.
+
+        Args:
+            trial: its number.
+            parameter: name, domain, default and conditions. The domain has two values or more.
+            explored: values below which every configuration was tried; none of them may be returned. They never
+                cover the whole domain.
+
+        Returns:
+            The value, of the domain's own type. Its `attributes`, a JSON object, come back in the `ParameterSet`
+            record: through them a back end remembers its choices in this query.
+        """
+
+    def judge(self, trial: int, epoch: int) -> Decision:
+        """Return whether `trial` stops after `epoch` (1-based).
+
+        The controller asks after the epoch's `EpochDone` was applied, only if the suggestion said `judged=True`, and
+        not at the suggestion's last epoch. The worker waits for the answer. A decision that stops the trial, or has
+        attributes, comes back as a `Judged` record.
+        """
+
+    def apply(self, record: Record) -> Sequence[int]:
+        """Take in a journal record. Ignore records of trials that this back end did not ask for.
+
+        Returns:
+            The trials for which this back end will never suggest training again, as of this record. Each is named
+            once. A trial whose `ResultTold` says `failed` is among them at once.
         """
 
     def learn(self, trials: Sequence[Trial]) -> None:
-        """Take in trials that were trained elsewhere or before, when an era begins or later."""
+        """Take in trials of earlier phases and trials imported from other studies.
+
+        Called when a phase begins, before any query, and again for each trial imported later. None of these trials may
+        be suggested. An imported trial has its number from the other study, so two trials may have the same number.
+        `values_in_space` gives a trial's values in the present space.
+        """
 
 
-def draw_untaken(
+def draw_unexplored(
     draw: Callable[[int], Value], domain: Domain, explored: Collection[Value], rng: Callable[[], random.Random]
 ) -> Value:
-    """The first of `draw(0)`, `draw(1)`, … that is not `explored`; after `ATTEMPTS`, one of those left, at random.
+    """Return the first of `draw(0)`, `draw(1)`, … that is not in `explored`.
 
-    `explored` holds values of a finite domain, and not all of them.
+    After `DRAW_ATTEMPTS` draws, return one of the values left, drawn with `rng()`. `explored` holds values of a finite
+    domain, and not all of them.
     """
     if not explored:
         return draw(0)
-    for attempt in range(ATTEMPTS):
+    for attempt in range(DRAW_ATTEMPTS):
         value = draw(attempt)
         if value not in explored:
             return value
@@ -74,27 +165,34 @@ def draw_untaken(
 
 
 def draw_uniformly(seed: int, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
-    """A value at random, a function of (study seed, trial, parameter)."""
+    """Return a value at random, uniform on the domain's scale; a function of (study seed, trial, parameter)."""
 
     def rng(attempt: int) -> random.Random:
         return random.Random(derive_seed(seed, "draw", trial, parameter.key, attempt))
 
     domain = parameter.domain
-    return Draw(draw_untaken(lambda n: domain.at(rng(n).random()), domain, explored, lambda: rng(-1)))
+    return Draw(draw_unexplored(lambda n: domain.at(rng(n).random()), domain, explored, lambda: rng(-1)))
 
 
-def learns(sampler: str) -> bool:
-    """Whether the sampler of this spec learns from trials that it did not draw."""
-    return sampler.partition(":")[0] in LEARNERS
+def sampler_learns(spec: str) -> bool:
+    """Return whether the sampler `spec` (`name` or `name:key=value,…`) learns from trials that it did not draw."""
+    return spec.partition(":")[0] in LEARNING_SAMPLERS
 
 
-def fitting(trial: Trial, parameters: Sequence[Parameter]) -> list[tuple[Parameter, Value]] | None:
-    """What a trial of another era or study says about a space whose probe was asked for `parameters`.
+def values_in_space(trial: Trial, parameters: Sequence[Parameter]) -> list[tuple[Parameter, Value]] | None:
+    """Return a trial's values in the present space, for a back end that learns from it.
 
-    Its values, each with the parameter as it is now; one that the probe did not meet may be asked for under conditions,
-    and stays as it was. None where there is nothing to learn: the trial has neither a score nor failed, nothing of it
-    is in the space, or it has a value that the space no longer holds: what came of that says nothing of what is left.
-    A trial may lack parameters that are new; which samplers can use it then is theirs to know.
+    Args:
+        trial: of an earlier phase or another study.
+        parameters: those that the probe of the present space saw.
+
+    Returns:
+        The values of parameters with more than one value, each with the parameter as it is now. A parameter that the
+        probe did not see may be asked for under conditions, and stays as it was. A trial may lack parameters that are
+        new: not every sampler can use such a trial.
+
+        None if there is nothing to learn: the trial has neither a score nor failed, none of its parameters is in the
+        space, or one of its values has left the space. Such a trial's result says nothing of the values that remain.
     """
     if trial.objective is None and not trial.failed:
         return None
@@ -111,7 +209,7 @@ def fitting(trial: Trial, parameters: Sequence[Parameter]) -> list[tuple[Paramet
 
 
 def running_best(trial: Trial, objective: Objective) -> list[float | None]:
-    """The best value of `trial` so far after each of its epochs; None before the first finite one."""
+    """Return the best value of `trial` so far after each of its epochs; None before the first finite value."""
     best: float | None = None
     found: list[float | None] = []
     for epoch in trial.curve:

@@ -1,9 +1,9 @@
-"""Hyperband's plan as data, in integers (Li et al. 2018, "Hyperband: A Novel Bandit-Based Approach to Hyperparameter
-Optimization", JMLR 18, algorithm 1), with the sizes of `keras_tuner.oracles.HyperbandOracle`.
+"""Hyperband's brackets as data, in integers (Li et al. 2018, "Hyperband: A Novel Bandit-Based Approach to
+Hyperparameter Optimization", JMLR 18, algorithm 1), with the sizes of `keras_tuner.oracles.HyperbandOracle`.
 
 With R = `max_epochs` and η = `factor`, s_max is the largest s with η^s ≤ R. Bracket s, s_max ≥ s ≥ 0, has s + 1 rungs;
 rung i trains ⌈c · η^(s-i) / (s+1)⌉ trials to ⌈R / η^(s-i)⌉ epochs, where c = 1 + ⌈log_η R⌉. (The paper has s_max + 1
-for c, which is the same where R is a power of η.) No logarithm is taken: `floor(log(243) / log(3))` is 4, and wrong.
+for c, which is the same if R is a power of η.) No logarithm is taken: `floor(log(243) / log(3))` is 4, and wrong.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """`size` trials meet here, each trained to the end of epoch `epochs`."""
+    """A rung, at which `size` trials are compared, each trained to the end of epoch `epochs`."""
 
     size: int
     epochs: int
@@ -27,7 +27,7 @@ class Bracket:
 
     @property
     def total_epochs(self) -> int:
-        """Epochs trained in this bracket, a promoted trial charged only for those after its last rung."""
+        """Epochs trained in this bracket. A promoted trial counts only the epochs after its last rung."""
         before = 0
         total = 0
         for rung in self.rungs:
@@ -37,17 +37,19 @@ class Bracket:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class HyperbandPlan:
     """One iteration of Hyperband: its brackets, the most aggressive first."""
 
     brackets: tuple[Bracket, ...]
 
     @property
     def total_epochs(self) -> int:
+        """Epochs trained in all brackets."""
         return sum(bracket.total_epochs for bracket in self.brackets)
 
     @property
-    def trials(self) -> int:
+    def trial_count(self) -> int:
+        """Trials that begin in all brackets."""
         return sum(bracket.rungs[0].size for bracket in self.brackets)
 
 
@@ -55,15 +57,23 @@ def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def plan(max_epochs: int, factor: int = 3) -> Plan:
-    """The plan for `max_epochs` ≥ 1 and an integer `factor` ≥ 2."""
+def plan_brackets(max_epochs: int, factor: int = 3) -> HyperbandPlan:
+    """Return the plan of one iteration.
+
+    Args:
+        max_epochs: R, the most epochs that one trial gets; at least 1.
+        factor: η, an integer of at least 2.
+
+    Raises:
+        ValueError: one of them is too small.
+    """
     if max_epochs < 1 or factor < 2:
         raise ValueError(f"need max_epochs ≥ 1 and factor ≥ 2, not {max_epochs} and {factor}")
     s_max = 0
     while factor ** (s_max + 1) <= max_epochs:
         s_max += 1
     c = 1 + s_max + (factor**s_max < max_epochs)
-    return Plan(
+    return HyperbandPlan(
         tuple(
             Bracket(
                 tuple(

@@ -1,8 +1,10 @@
-"""Any Optuna sampler with any Optuna pruner.
+"""Any Optuna sampler (Akiba et al. 2019, "Optuna: A Next-generation Hyperparameter Optimization Framework", KDD) with
+any Optuna pruner.
 
-What samplers draw is in `search.backends.samplers`; here is a trial's life. What pruners keep in trial attributes
-(successive halving its rungs) travels with the decision, so the journal has it. A failed trial is told as complete with
-the worst value there is: infinity ranks last with every sampler. A pruned one is told as pruned.
+`search.backends.lazy_sampler` draws values; this module leads a trial through its life. What a pruner keeps in trial
+attributes (successive halving: its rungs) travels with the decision, and so through the journal. A failed trial is told
+to Optuna as complete with the worst value there is: infinity ranks last with every sampler. A trial that the pruner
+stopped is told as pruned.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import optuna
 from optuna.pruners import BasePruner, NopPruner
 from optuna.trial import FrozenTrial, TrialState
 
-from search.backends.base import fitting, running_best
-from search.backends.samplers import Draws, SamplerMaker, make, parse
+from search.backends.base import running_best, values_in_space
+from search.backends.lazy_sampler import LazySampler
+from search.backends.samplers import SamplerFactory, instantiate, parse_spec
 from search.space.domain import Parameter, Value
 from search.study.records import EpochDone, Judged, ParameterSet, Record, ResultTold, SegmentRequested
 from search.study.study import Trial
@@ -23,18 +26,18 @@ from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
 
 
 class _HyperbandPruner(optuna.pruners.HyperbandPruner):
-    """Optuna's, which computes the bracket of every trial anew at each decision: here once."""
+    """Optuna's pruner, which computes every trial's bracket again at each decision; here each is computed once."""
 
     @cached_property
-    def _known(self) -> dict[int, int]:
+    def _bracket_of(self) -> dict[int, int]:
         return {}
 
     def _get_bracket_id(self, study: optuna.study.Study, trial: FrozenTrial) -> int:
-        bracket = self._known.get(trial.number)
+        bracket = self._bracket_of.get(trial.number)
         if bracket is None:
             bracket = super()._get_bracket_id(study, trial)
             if self._pruners:  # before its first decision it has no brackets
-                self._known[trial.number] = bracket
+                self._bracket_of[trial.number] = bracket
         return bracket
 
 
@@ -47,18 +50,31 @@ PRUNERS: dict[str, type[BasePruner]] = {
     "threshold": optuna.pruners.ThresholdPruner,
     "wilcoxon": optuna.pruners.WilcoxonPruner,
 }
+"""The pruners by name.
+
+"asha": Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", MLSys, algorithm 2. "hyperband": Li et
+al. 2018, JMLR 18, algorithm 1. "median": the median stopping rule of Golovin et al. 2017, "Google Vizier", KDD."""
 
 
 def make_pruner(spec: str, max_epochs: int, factor: int) -> BasePruner:
-    """The pruner that `spec` names; Hyperband and successive halving get `max_epochs` and `factor` unless told."""
-    name, arguments = parse(spec, PRUNERS, "--pruner")
+    """Return the pruner that `spec` names.
+
+    Args:
+        spec: `name` or `name:key=value,…`, names as in `PRUNERS`.
+        max_epochs: Hyperband's `max_resource`, unless `spec` gives one.
+        factor: the `reduction_factor` of Hyperband and successive halving, unless `spec` gives one.
+
+    Raises:
+        OptionError: the pruner is not known, or does not take these arguments.
+    """
+    name, arguments = parse_spec(spec, PRUNERS, "--pruner")
     if name == "hyperband":
         arguments = {"min_resource": 1, "max_resource": max_epochs, "reduction_factor": factor} | arguments
     elif name == "asha":
         arguments = {"min_resource": 1, "reduction_factor": factor} | arguments
     elif name == "percentile":
         arguments = {"percentile": 25.0} | arguments
-    pruner: BasePruner = make("--pruner", spec, PRUNERS[name], arguments)
+    pruner: BasePruner = instantiate("--pruner", spec, PRUNERS[name], arguments)
     return pruner
 
 
@@ -66,12 +82,16 @@ class Optuna:
     """The `optuna` back end.
 
     Args:
-        objective: what is compared.
+        objective: the metric to compare.
         seed: of the study.
         max_epochs: the most epochs that one trial gets.
         factor: the reduction factor of the Hyperband and successive halving pruners.
         sampler, pruner: `name` or `name:key=value,…`, names as in `samplers.SAMPLERS` and `PRUNERS`.
         parameters: those that the probe saw.
+
+    Attributes:
+        sampler: draws the values, and keeps the trials as Optuna knows them.
+        pruner: judges the trials.
 
     Raises:
         OptionError: the sampler or pruner is not known, or does not take these arguments.
@@ -90,35 +110,39 @@ class Optuna:
         pruner: str = "hyperband",
         parameters: Sequence[Parameter] = (),
     ) -> None:
+        self.pruner = make_pruner(pruner, max_epochs, factor)
+        self.sampler = LazySampler(objective, seed, SamplerFactory(sampler, seed, parameters), pruner=self.pruner)
         self._objective = objective
         self._max_epochs = max_epochs
         self._parameters = parameters
-        self._pruner = make_pruner(pruner, max_epochs, factor)
-        self._draws = Draws(objective, seed, SamplerMaker(sampler, seed, parameters), pruner=self._pruner)
-        # Optuna's Hyperband makes its brackets when it is asked first, and takes all trials for one bracket's before.
-        self._pruner.prune(self._draws.study, optuna.trial.create_trial(value=0.0))
+        # Optuna's Hyperband makes its brackets at its first decision, and puts all trials into one bracket before it.
+        self.pruner.prune(self.sampler.study, optuna.trial.create_trial(value=0.0))
         self._running: set[int] = set()
 
-    # Questions ------------------------------------------------------------------------------------------------------
+    # Queries --------------------------------------------------------------------------------------------------------
 
     def ask(self, *, new: bool) -> Suggestion | Wait | Done:
+        """Return a new trial, to be trained for `max_epochs` unless the pruner stops it."""
         if new:
-            return Suggestion(None, 0, self._max_epochs, judged=not isinstance(self._pruner, NopPruner))
+            return Suggestion(None, 0, self._max_epochs, judged=not isinstance(self.pruner, NopPruner))
         return Wait() if self._running else Done()
 
     def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
-        return self._draws.draw(trial, parameter, explored)
+        """Return a value from the sampler."""
+        return self.sampler.draw(trial, parameter, explored)
 
     def judge(self, trial: int, epoch: int) -> Decision:
-        with self._draws.noting(trial) as noted:
-            stop = self._pruner.prune(self._draws.study, self._draws.frozen(trial))
-        return Decision(bool(stop), noted["trial"])
+        """Return the pruner's decision, with the trial attributes that it would have written."""
+        with self.sampler.captured_attributes(trial) as captured:
+            stop = self.pruner.prune(self.sampler.study, self.sampler.frozen_trial(trial))
+        return Decision(bool(stop), captured["trial"])
 
     # Facts ----------------------------------------------------------------------------------------------------------
 
     def apply(self, record: Record) -> Sequence[int]:
+        """Tell Optuna of values, epochs, decisions and results."""
         if isinstance(record, SegmentRequested):
-            self._draws.begin(record.trial)
+            self.sampler.begin_trial(record.trial)
             self._running.add(record.trial)
             return ()
         trial = getattr(record, "trial", None)
@@ -126,40 +150,44 @@ class Optuna:
             return ()
         match record:
             case ParameterSet():
-                self._draws.valued(record)
-            case EpochDone(execution=0):  # pruners judge the first
-                self._epoch(record)
+                self.sampler.set_value(record)
+            case EpochDone(execution=0):  # pruners judge the first execution
+                self._note_epoch(record)
             case Judged():
-                self._draws.set_attributes(trial, record.attributes)
+                self.sampler.set_attributes(trial, record.attributes)
             case ResultTold():
-                self._told(record)
+                self._note_result(record)
                 return (trial,)
         return ()
 
-    def _epoch(self, record: EpochDone) -> None:
+    def _note_epoch(self, record: EpochDone) -> None:
         value = record.logs.get(self._objective.name)
         if value is not None:
-            self._draws.storage.note_epoch(self._draws.number(record.trial), record.epoch, value)
+            self.sampler.storage.note_epoch(self.sampler.storage_number(record.trial), record.epoch, value)
 
-    def _told(self, record: ResultTold) -> None:
+    def _note_result(self, record: ResultTold) -> None:
         state = TrialState.PRUNED if record.outcome == "stopped" else TrialState.COMPLETE
         score = self._objective.worst if record.score is None else record.score
-        self._draws.storage.set_trial_state_values(self._draws.number(record.trial), state, [score])
+        self.sampler.storage.set_trial_state_values(self.sampler.storage_number(record.trial), state, [score])
         self._running.discard(record.trial)
         if record.outcome != "failed":
-            self._draws.succeeded(record.trial)
+            self.sampler.note_success(record.trial)
 
     def learn(self, trials: Sequence[Trial]) -> None:
-        """A trial that was trained for `max_epochs`, or ended by a callback of its own, is told as complete with its
-        best value up to there; one that was trained for less as pruned there, with its curve; a failed one as worst."""
+        """Import trials as Optuna would have seen them here.
+
+        A trial that was trained for `max_epochs`, or ended by a callback of its own, is complete with its best value up
+        to there. A trial that was trained for less is pruned there, with its curve. A failed one is complete with the
+        worst value.
+        """
         for trial in trials:
-            values = fitting(trial, self._parameters)
+            values = values_in_space(trial, self._parameters)
             if values is None:
                 continue
             best = [self._objective.worst] if trial.failed else running_best(trial, self._objective)
             complete = trial.failed or trial.exhausted or trial.epochs >= self._max_epochs
             known = [epoch.logs.get(self._objective.name) for epoch in trial.curve[: self._max_epochs]]
-            self._draws.add(
+            self.sampler.import_trial(
                 values,
                 state=TrialState.COMPLETE if complete else TrialState.PRUNED,
                 value=best[: self._max_epochs][-1],

@@ -1,4 +1,4 @@
-"""What decides a search: `hyperband`, `optuna`. `make` is the one place that knows them by name."""
+"""The back ends by name: `hyperband` and `optuna`. Only `make_backend` knows their classes."""
 
 from __future__ import annotations
 
@@ -9,27 +9,38 @@ from search.backends.base import BackEnd
 from search.space.domain import Parameter
 from search.study.trial import Objective
 
-NAMES = ("hyperband", "optuna")
+BACKENDS = ("hyperband", "optuna")
 
-OPTIONS: dict[str, tuple[str, ...]] = {
+BACKEND_OPTIONS: dict[str, tuple[str, ...]] = {
     "hyperband": ("max_epochs", "factor", "iterations", "sampler"),
     "optuna": ("max_epochs", "factor", "sampler", "pruner"),
 }
-"""The options that make a back end what it is; a study that is resumed with others begins a new era."""
+"""The options of each back end. A study that is resumed with other values of them begins a new phase."""
 
-SAMPLERS = {"hyperband": "random", "optuna": "tpe"}
-"""The sampler of a back end that was told none."""
+DEFAULT_SAMPLERS = {"hyperband": "random", "optuna": "tpe"}
+"""The sampler of each back end, if the user names none."""
 
 
-def make(
+def make_backend(
     name: str, options: Mapping[str, Any], objective: Objective, seed: int, parameters: Sequence[Parameter] = ()
 ) -> BackEnd:
-    """The back end `name` with `options` as in `OPTIONS`. OptionError where one of them cannot be used."""
+    """Return a new back end.
+
+    Args:
+        name: one of `BACKENDS`.
+        options: values of its `BACKEND_OPTIONS`.
+        objective: the metric to compare.
+        seed: of the study.
+        parameters: those that the probe saw.
+
+    Raises:
+        OptionError: an option cannot be used.
+    """
     if name == "hyperband":
         from search.backends.hyperband import Hyperband
 
         return Hyperband(objective, seed, parameters=parameters, **options)
-    # Optuna costs 0.3 s to import: only who uses it pays.
+    # Optuna takes 0.3 s to import: this is paid only if it is used.
     from search.backends.optuna import Optuna
 
     return Optuna(objective, seed, parameters=parameters, **options)

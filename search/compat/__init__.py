@@ -1,1 +1,1 @@
-"""How scripts for other tools run here."""
+"""Interfaces of other tools, so that their scripts run here."""

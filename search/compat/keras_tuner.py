@@ -1,7 +1,7 @@
-"""KerasTuner's tuners: scripts that were written for it run with `import search as kerastuner`.
+"""KerasTuner's tuners: scripts written for KerasTuner run with `import search as kerastuner`.
 
-A thin layer over `search.run` and `StudyResults`: a tuner's arguments become options of a search, and `tuner.search`
-takes what `Model.fit` takes. What cannot be honoured is refused.
+The tuners are a thin layer over `search.run` and `StudyResults`. A tuner's arguments become options of a search, and
+`tuner.search` takes the arguments of `Model.fit`. Unsupported arguments are refused.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from search import options as opts
 from search.api import run
 from search.errors import OptionError, StudyError, UserError, nearest
-from search.options import FIELDS
+from search.options import FIELDS, resolve_options
 from search.results.study_results import StudyResults, load_study, print_parameters
-from search.space.file import kind, of_hypermodel
+from search.space.file import describe_type, hypermodel_parts
 from search.study.paths import StudyPaths
 
 __all__ = ["BayesianOptimization", "GridSearch", "Hyperband", "RandomSearch", "Tuner"]
 
-OWN_END = 1000
-"""Epochs of a trial whose `fit` is the hypermodel's own, and says itself how many it wants."""
+OWN_FIT_MAX_EPOCHS = 1000
+"""The `max_epochs` of a search whose hypermodel has a `fit` of its own, if `search` is called without epochs."""
 
 _REFUSED = {
-    "max_model_size": "raise an exception in build_model where a model is too large, and that trial fails",
+    "max_model_size": "raise an exception in build_model if a model is too large, and that trial fails",
     "distribution_strategy": "gpus_per_trial=2 gives two GPUs to each trial",
-    "tuner_id": "trials run in worker processes, workers=4 has four of them",
+    "tuner_id": "trials run in worker processes, and workers=4 starts four",
     "logger": "`search ui` shows the search while it runs",
-    "alpha": "it is of KerasTuner's Gaussian process, and values are drawn by Optuna's TPE",
-    "beta": "it is of KerasTuner's Gaussian process, and values are drawn by Optuna's TPE",
+    "alpha": "it belongs to KerasTuner's Gaussian process, and values are drawn by Optuna's TPE",
+    "beta": "it belongs to KerasTuner's Gaussian process, and values are drawn by Optuna's TPE",
 }
+"""KerasTuner's arguments that are refused, each with the advice in the error message."""
+
 _MAPPED = {
     "study",
     "runs",
@@ -48,6 +49,8 @@ _MAPPED = {
     "retries",
     "max_consecutive_failures",
 }
+"""Options of `search.run` that a tuner sets from arguments with KerasTuner's names."""
+
 _OPTIONS = [name for name in FIELDS if name not in _MAPPED]
 
 _FIT = (
@@ -58,36 +61,37 @@ _FIT = (
     "validation_batch_size",
     "validation_freq",
 )
+"""The other arguments of `Model.fit` that `Tuner.search` takes; a hypermodel's own `fit` may take more."""
 
 
 class Tuner:
-    """What all tuners have in common.
+    """The base class of the tuners.
 
     Args:
         hypermodel: a function that takes `hp` and returns a compiled model, or a `HyperModel`.
         objective: a metric's name, or a `search.Objective`; by default as `search.run` chooses it.
-        options: what the kind of tuner makes of a search.
-        max_trials: how many configurations to try.
+        options: options of `search.run` that make up this kind of tuner.
+        max_trials: the number of configurations to try.
         seed: makes a search with one worker repeatable.
-        hyperparameters: a `HyperParameters`: what it holds takes the place of what the hypermodel asks for by the same
-            names.
-        tune_new_entries: whether what is not in `hyperparameters` is searched; else it has its default.
-        allow_new_entries: whether the hypermodel may ask for what is not in `hyperparameters`.
-        max_retries_per_trial: how often to take up a trial whose process died.
-        max_consecutive_failed_trials: give up when so many failed before any succeeded.
-        executions_per_trial: how often to train each trial.
-        directory, project_name: the folder that studies live in, by default `runs`, and the study's name.
-        overwrite: begin anew where the project exists; else the search goes on.
-        optimizer, loss, metrics: take the place of what the hypermodel compiled its model with.
+        hyperparameters: a `HyperParameters`. Its entries replace the hypermodel's parameters of the same names.
+        tune_new_entries: whether parameters that are not in `hyperparameters` are searched; else they get their
+            defaults.
+        allow_new_entries: whether the hypermodel may have parameters that are not in `hyperparameters`.
+        max_retries_per_trial: the number of times that a trial is continued after its process died.
+        max_consecutive_failed_trials: the search is aborted if so many trials failed before any succeeded.
+        executions_per_trial: the number of times that each trial is trained.
+        directory, project_name: the folder of all studies, by default `runs`, and the study's name.
+        overwrite: begin anew if the project exists; else the search goes on.
+        optimizer, loss, metrics: replace those that the hypermodel compiled its model with.
         accept_changes, take_over: as in `search.run`.
         others: options of `search.run`: `workers`, `gpus`, `timeout`, `tracking_uri`, …
 
     Raises:
-        OptionError: an argument is not known, or cannot be honoured.
+        OptionError: an argument is unknown or unsupported.
     """
 
-    epochs_are_given = True
-    """Whether `search` is told a trial's epochs."""
+    search_sets_epochs = True
+    """Whether `search` takes the epochs of a trial."""
 
     def __init__(
         self,
@@ -132,14 +136,14 @@ class Tuner:
         self.hypermodel = hypermodel if hasattr(hypermodel, "build") else _Function(hypermodel)
         self._factory = hypermodel
         if hyperparameters is not None or not (tune_new_entries and allow_new_entries):
-            self._factory = _declaring(hypermodel, hyperparameters, tune_new_entries, allow_new_entries)
-        given = {"optimizer": optimizer, "loss": loss, "metrics": metrics}
-        self._compiled = {name: value for name, value in given.items() if value is not None}
+            self._factory = _with_hyperparameters(hypermodel, hyperparameters, tune_new_entries, allow_new_entries)
+        compile_arguments = {"optimizer": optimizer, "loss": loss, "metrics": metrics}
+        self._compile_arguments = {name: value for name, value in compile_arguments.items() if value is not None}
         self._overwrite = overwrite
         self._accept_changes, self._take_over = accept_changes, take_over
         self._results: StudyResults | None = None
-        with _spoken():
-            opts.resolve(self.options, {})
+        with _errors_in_tuner_terms():
+            resolve_options(self.options, {})
             self._paths = StudyPaths.of(self.directory, self.project_name)
 
     def _check(self, hypermodel: Any, others: Mapping[str, Any]) -> None:
@@ -147,7 +151,7 @@ class Tuner:
         if hasattr(self, "run_trial"):
             raise OptionError(f"{name} has a run_trial, which is not called: give a HyperModel with a fit of its own")
         if hypermodel is None or not (callable(hypermodel) or hasattr(hypermodel, "build")):
-            raise OptionError(f"{name} was given {kind(hypermodel)}: give a function of hp, or a HyperModel")
+            raise OptionError(f"{name} was given {describe_type(hypermodel)}: give a function of hp, or a HyperModel")
         for argument, value in others.items():
             if argument in _REFUSED and value is not None:
                 raise OptionError(f"{name} was given {argument}: leave it out, {_REFUSED[argument]}")
@@ -161,11 +165,11 @@ class Tuner:
 
     @property
     def results(self) -> StudyResults:
-        """The study, with all that it found. StudyError where it has not been searched."""
+        """The study and its results. StudyError if there has been no search."""
         if self._results is None:
             if self._overwrite:
                 raise StudyError(f"{self.project_name} is to be overwritten: call the tuner's search before")
-            with _spoken():
+            with _errors_in_tuner_terms():
                 self._results = load_study(self.project_name, self.directory)
         return self._results
 
@@ -184,39 +188,43 @@ class Tuner:
         sample_weight: Any = None,
         **fit_options: Any,
     ) -> None:
-        """Search, or go on where the project exists. Takes what `Model.fit` takes.
+        """Search, or go on if the project exists. Takes the arguments of `Model.fit`.
 
         Args:
+            x, y: inputs and targets, as in `Model.fit`; or `x` alone, a dataset of batches.
+            batch_size: as in `Model.fit`.
             epochs: of each trial, 1 by default; Hyperband decides them itself.
             verbose: 0 shows no progress.
-            callbacks: copied for every trial, with all that they hold.
-            validation_split: the last part of the arrays.
+            callbacks: deep-copied for every trial.
+            validation_split: the fraction of the samples that validate, the last ones; not for datasets.
+            validation_data: as in `Model.fit`; takes precedence over `validation_split`.
+            sample_weight: as in `Model.fit`.
             fit_options: other arguments of `Model.fit`, or of the hypermodel's own `fit`.
 
         Raises:
-            UserError: the input is wrong; the message says what, where and what to do.
+            UserError: the input is wrong; the message says what is wrong, where, and what to do.
             NoResult: no trial has an objective.
-            KeyboardInterrupt: the search was stopped; the same call goes on with it.
+            KeyboardInterrupt: the search was stopped; the same call resumes it.
         """
-        own_fit = hasattr(self._factory, "build") and "fit" in of_hypermodel(self._factory)
+        own_fit = hasattr(self._factory, "build") and "fit" in hypermodel_parts(self._factory)
         for name in fit_options:
             if name not in _FIT and not own_fit:
-                raise OptionError(f"search does not take {name!r}: leave it out.{nearest(name, _known_to_fit())}")
+                raise OptionError(f"search does not take {name!r}: leave it out.{nearest(name, _search_arguments())}")
         if x is None:
             raise OptionError("search was given no data: give x and y, or a dataset, as Model.fit takes them")
         fit_options = {"batch_size": batch_size, **fit_options}
         factory, options = self._factory, dict(self.options)
-        if self.epochs_are_given:
+        if self.search_sets_epochs:
             options["max_epochs"] = epochs or 1
             if own_fit and epochs is None:
-                factory, options["max_epochs"] = _fitting(factory), OWN_END
-        with _spoken():
+                factory, options["max_epochs"] = _with_default_epochs(factory), OWN_FIT_MAX_EPOCHS
+        with _errors_in_tuner_terms():
             self._results = run(
                 factory,
-                _data(x, y, sample_weight, validation_data, validation_split),
-                compile_model=_compiling(self._compiled) if self._compiled else None,
-                fit_options=_giving({name: value for name, value in fit_options.items() if value is not None}),
-                callbacks=_copying(callbacks) if callbacks else None,
+                _train_and_validation(x, y, sample_weight, validation_data, validation_split),
+                compile_model=_make_compile_model(self._compile_arguments) if self._compile_arguments else None,
+                fit_options=_make_fit_options({name: v for name, v in fit_options.items() if v is not None}),
+                callbacks=_make_callbacks(callbacks) if callbacks else None,
                 resume=not self._overwrite,
                 overwrite=self._overwrite,
                 progress=verbose != 0,
@@ -230,14 +238,14 @@ class Tuner:
         """Read the study again."""
         self._results = None
 
-    # What it found --------------------------------------------------------------------------------------------------
+    # Results --------------------------------------------------------------------------------------------------------
 
     def get_best_models(self, num_models: int = 1) -> list[Any]:
-        """The best trials' models with the weights of their best epochs, best first."""
+        """Return the best trials' models with the weights of their best epochs, best first."""
         return self.results.get_best_models(num_models)
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[Any]:
-        """The best trials' `HyperParameters`, best first: `tuner.hypermodel.build` takes them."""
+        """Return the best trials' `HyperParameters`, best first: `tuner.hypermodel.build` takes them."""
         from search.worker.hp import LazyHyperParameters
 
         return [LazyHyperParameters(values=values) for values in self.results.get_best_hyperparameters(num_trials)]
@@ -247,7 +255,7 @@ class Tuner:
         self.results.results_summary(num_trials)
 
     def search_space_summary(self, extended: bool = False) -> None:
-        """Print the hyperparameters. Where nothing has been searched yet, a model is built for that."""
+        """Print the hyperparameters. Builds a model if this tuner has no results yet."""
         if self._results is not None:
             self._results.search_space_summary()
             return
@@ -259,9 +267,9 @@ class Tuner:
 
 
 class Hyperband(Tuner):
-    """Hyperband, as `search.run` has it: `max_epochs` is the most that one trial gets."""
+    """The back end `hyperband` of `search.run`: `max_epochs` is the largest number of epochs of one trial."""
 
-    epochs_are_given = False
+    search_sets_epochs = False
 
     def __init__(
         self,
@@ -274,12 +282,17 @@ class Hyperband(Tuner):
     ) -> None:
         if not hyperband_iterations or hyperband_iterations == math.inf:
             raise OptionError("hyperband_iterations has no end: give a number, or end the search with timeout='8h'")
-        plan = {"max_epochs": max_epochs, "factor": factor, "iterations": hyperband_iterations}
-        super().__init__(hypermodel, objective, {"backend": "hyperband", **plan}, **arguments)
+        options = {
+            "backend": "hyperband",
+            "max_epochs": max_epochs,
+            "factor": factor,
+            "iterations": hyperband_iterations,
+        }
+        super().__init__(hypermodel, objective, options, **arguments)
 
 
 class RandomSearch(Tuner):
-    """Values at random."""
+    """Random search."""
 
     def __init__(
         self, hypermodel: Any = None, objective: Any = None, max_trials: int | None = 10, **arguments: Any
@@ -288,7 +301,11 @@ class RandomSearch(Tuner):
 
 
 class BayesianOptimization(Tuner):
-    """Values by Optuna's TPE, which handles conditional spaces. Its Gaussian process, `sampler="gp"`, needs PyTorch."""
+    """Search by Optuna's TPE, which handles conditional spaces. Its Gaussian process, `sampler="gp"`, needs PyTorch.
+
+    Args:
+        num_initial_points: the number of random trials before the first one by TPE; Optuna's default if None.
+    """
 
     def __init__(
         self,
@@ -303,7 +320,7 @@ class BayesianOptimization(Tuner):
 
 
 class GridSearch(Tuner):
-    """All combinations. Floats need a step."""
+    """Grid search: all combinations. Floats need a step."""
 
     def __init__(
         self, hypermodel: Any = None, objective: Any = None, max_trials: int | None = None, **arguments: Any
@@ -314,7 +331,7 @@ class GridSearch(Tuner):
 
 
 class _Function:
-    """What `tuner.hypermodel` is where a function was given."""
+    """The hypermodel `tuner.hypermodel` of a function."""
 
     def __init__(self, build: Callable[[Any], Any]) -> None:
         self.build = build
@@ -333,11 +350,11 @@ def _objective(objective: Any) -> dict[str, Any]:
     if isinstance(objective, list) or hasattr(objective, "objectives"):
         raise OptionError("there are several objectives: give one, such as a metric that weighs them")
     if not hasattr(objective, "name") or not hasattr(objective, "direction"):
-        raise OptionError(f"objective is {kind(objective)}: give a metric's name, or a search.Objective")
+        raise OptionError(f"objective is {describe_type(objective)}: give a metric's name, or a search.Objective")
     return {"objective": objective.name, "direction": objective.direction}
 
 
-_SPOKEN = {
+_ARGUMENT_NAMES = {
     "study": "project_name",
     "runs": "directory",
     "overwrite": "overwrite=True",
@@ -347,29 +364,30 @@ _SPOKEN = {
     "retries": "max_retries_per_trial",
     "iterations": "hyperband_iterations",
 }
+"""The tuner's argument for each flag whose name it does not have."""
 
 
 @contextmanager
-def _spoken() -> Iterator[None]:
-    """Have errors name a tuner's arguments, and not flags."""
+def _errors_in_tuner_terms() -> Iterator[None]:
+    """Replace flags in error messages by the tuner's arguments."""
     try:
         yield
     except UserError as error:
         text = re.sub(
-            r"--([a-z]+(?:-[a-z]+)*)", lambda flag: _SPOKEN.get(flag[1], flag[1].replace("-", "_")), str(error)
+            r"--([a-z]+(?:-[a-z]+)*)", lambda flag: _ARGUMENT_NAMES.get(flag[1], flag[1].replace("-", "_")), str(error)
         )
         raise type(error)(text) from error
 
 
-def _known_to_fit() -> list[str]:
+def _search_arguments() -> list[str]:
     return [name for name in inspect.signature(Tuner.search).parameters if name != "self"] + list(_FIT)
 
 
 # Data -----------------------------------------------------------------------------------------------------------------
 
 
-def _data(x: Any, y: Any, sample_weight: Any, validation: Any, split: float) -> tuple[Any, Any]:
-    """(train, validation), as `load_data` of a space file returns them."""
+def _train_and_validation(x: Any, y: Any, sample_weight: Any, validation: Any, split: float) -> tuple[Any, Any]:
+    """Return (train, validation), like a space file's `load_data`."""
     arrays = y is not None or sample_weight is not None or isinstance(x, (dict, list, tuple)) or _is_array(x)
     train = x
     if arrays:
@@ -379,87 +397,91 @@ def _data(x: Any, y: Any, sample_weight: Any, validation: Any, split: float) -> 
         return train, tuple(validation) if isinstance(validation, list) else validation
     if not arrays:
         raise OptionError("validation_split needs arrays: give validation_data")
-    samples = _samples(x)
+    samples = _count_samples(x)
     at = math.floor(samples * (1.0 - split))
     if not 0 < at < samples:
         raise OptionError(f"validation_split={split} leaves nothing to train or to validate on: give another")
-    return _part(train, slice(at)), _part(train, slice(at, None))
+    return _take_samples(train, slice(at)), _take_samples(train, slice(at, None))
 
 
 def _is_array(value: Any) -> bool:
     return hasattr(value, "__array__")
 
 
-def _samples(value: Any) -> int:
+def _count_samples(value: Any) -> int:
     while isinstance(value, (dict, list, tuple)) and len(value):
         value = next(iter(value.values() if isinstance(value, dict) else value))
     return len(value)
 
 
-def _part(value: Any, where: slice) -> Any:
+def _take_samples(value: Any, samples: slice) -> Any:
     if isinstance(value, dict):
-        return {name: _part(item, where) for name, item in value.items()}
+        return {name: _take_samples(item, samples) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_part(item, where) for item in value)
-    return value if value is None else getattr(value, "iloc", value)[where]
+        return type(value)(_take_samples(item, samples) for item in value)
+    return value if value is None else getattr(value, "iloc", value)[samples]
 
 
 # Parts of a space -----------------------------------------------------------------------------------------------------
 
-# These return functions that cloudpickle sends by value: a model is served where search is not installed.
+# The functions returned here are pickled by value, so they must not use this package: a model may be served where
+# `search` is not installed. Pickles of `declare_and_build` call `hp.declare`, which keeps its name and arguments.
 
 
-def _giving(options: dict[str, Any]) -> Callable[[Any], Any]:
+def _make_fit_options(options: dict[str, Any]) -> Callable[[Any], Any]:
     return lambda hp: options
 
 
-def _copying(callbacks: Any) -> Callable[[Any], Any]:
+def _make_callbacks(callbacks: Any) -> Callable[[Any], Any]:
     return lambda hp: copy.deepcopy(callbacks)
 
 
-def _compiling(arguments: dict[str, Any]) -> Callable[[Any, Any], Any]:
+def _make_compile_model(arguments: dict[str, Any]) -> Callable[[Any, Any], Any]:
     def compile_model(hp: Any, model: Any) -> None:
         import keras
 
-        given = {name: keras.saving.serialize_keras_object(value) for name, value in arguments.items()}
-        model.compile_from_config({**model.get_compile_config(), **given})
+        replaced = {name: keras.saving.serialize_keras_object(value) for name, value in arguments.items()}
+        model.compile_from_config({**model.get_compile_config(), **replaced})
 
     return compile_model
 
 
-def _declaring(hypermodel: Any, given: Any, tune_new: bool, allow_new: bool) -> Any:
-    """The hypermodel, with what it is asked for taken from `given` first."""
-    if given is not None and not hasattr(given, "space"):
-        raise OptionError(f"hyperparameters is {kind(given)}: give a search.HyperParameters")
-    if given is None:
+def _with_hyperparameters(hypermodel: Any, hyperparameters: Any, tune_new: bool, allow_new: bool) -> Any:
+    """Return the hypermodel, with `hyperparameters` in place of its own parameters of the same names."""
+    if hyperparameters is not None and not hasattr(hyperparameters, "space"):
+        raise OptionError(f"hyperparameters is {describe_type(hyperparameters)}: give a search.HyperParameters")
+    if hyperparameters is None:
         import keras_tuner
 
-        given = keras_tuner.HyperParameters()
+        hyperparameters = keras_tuner.HyperParameters()
     build = getattr(hypermodel, "build", hypermodel)
 
     @functools.wraps(build)
-    def declared(hp: Any) -> Any:
-        hp.declare(given, tune_new=tune_new, allow_new=allow_new)
+    def declare_and_build(hp: Any) -> Any:
+        hp.declare(hyperparameters, tune_new=tune_new, allow_new=allow_new)
         return build(hp)
 
     if build is hypermodel:
-        return declared
+        return declare_and_build
     changed = copy.copy(hypermodel)
-    changed.build = declared
+    changed.build = declare_and_build
     return changed
 
 
-def _fitting(hypermodel: Any) -> Any:
-    """The hypermodel, whose `fit` is told of one epoch, as `Model.fit` has it, where it does not say how many."""
+def _with_default_epochs(hypermodel: Any) -> Any:
+    """Return the hypermodel with a `fit` that ignores the search's epochs.
+
+    A `fit` without a parameter `epochs` of its own is called with one epoch, the default of `Model.fit`.
+    """
     fit = hypermodel.fit
     has_default = "epochs" in inspect.signature(fit).parameters
 
     @functools.wraps(fit)
-    def fitting(*args: Any, **kwargs: Any) -> Any:
+    def fit_with_default_epochs(*args: Any, **kwargs: Any) -> Any:
         if kwargs.pop("epochs", None) is not None and not has_default:
             kwargs["epochs"] = 1
         return fit(*args, **kwargs)
 
     changed = copy.copy(hypermodel)
-    changed.fit = fitting
+    changed.fit = fit_with_default_epochs
     return changed

@@ -1,1 +1,1 @@
-"""The GPUs and cores of this machine, and how they are cut into slots."""
+"""The GPUs and cores of this machine, and their division into slots."""

@@ -1,4 +1,4 @@
-"""The GPUs of this machine: which there are, which are visible, and which the user chose."""
+"""The GPUs of this machine: those found, those visible, and those chosen by the user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from search.errors import OptionError
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU as the driver numbers it: the `index` that `nvidia-smi` shows, its `memory` in bytes."""
+    """A GPU.
+
+    Attributes:
+        index: the driver's number, as `nvidia-smi` shows it.
+        uuid: the driver's identifier, "GPU-…".
+        name: the model, such as "NVIDIA H200".
+        memory: in bytes; 0 if the driver does not tell.
+    """
 
     index: int
     uuid: str
@@ -26,9 +33,13 @@ class Gpu:
 
 
 def find_gpus(environ: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs of this machine, in the driver's order, without those that CUDA_VISIBLE_DEVICES hides.
+    """Return the visible NVIDIA GPUs of this machine.
 
-    Asks the driver through `nvidia-ml-py` where it is installed, else through `nvidia-smi`. No driver, no GPUs.
+    Asks the driver through `nvidia-ml-py` if that is installed, else through `nvidia-smi`. Without a driver there are
+    no GPUs.
+
+    Args:
+        environ: the environment variables, of which CUDA_VISIBLE_DEVICES counts: see `visible_gpus`.
     """
     found = _ask_nvml()
     if found is None:
@@ -37,7 +48,7 @@ def find_gpus(environ: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
 
 
 def _ask_nvml() -> tuple[Gpu, ...] | None:
-    """The GPUs that NVML knows; None where it cannot be asked."""
+    """Return the GPUs that NVML lists; None if NVML cannot be asked."""
     try:
         import pynvml
     except ImportError:
@@ -47,16 +58,16 @@ def _ask_nvml() -> tuple[Gpu, ...] | None:
     except pynvml.NVMLError:
         return None
     try:
-        return tuple(_describe(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
+        return tuple(_query_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
     except pynvml.NVMLError:
         return None
     finally:
         pynvml.nvmlShutdown()
 
 
-def _describe(nvml: Any, index: int) -> Gpu:
+def _query_gpu(nvml: Any, index: int) -> Gpu:
     def text(value: str | bytes) -> str:
-        # Old versions of nvidia-ml-py give bytes.
+        # Old versions of nvidia-ml-py return bytes.
         return value.decode() if isinstance(value, bytes) else value
 
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -77,19 +88,23 @@ def _ask_smi() -> tuple[Gpu, ...]:
 
 
 def parse_smi(output: str) -> Iterator[Gpu]:
-    """Read the lines "index, uuid, memory in MiB, name" of `nvidia-smi`."""
+    """Yield the GPUs in the output of `nvidia-smi`: lines of "index, uuid, memory in MiB, name"."""
     for line in output.splitlines():
         fields = [field.strip() for field in line.split(",", 3)]
         if len(fields) == 4 and fields[0].isdecimal():
             index, uuid, memory, name = fields
-            # Some GPUs share the machine's memory and say "[N/A]".
+            # GPUs that share the machine's memory show "[N/A]".
             yield Gpu(int(index), uuid, name, int(memory) * 2**20 if memory.isdecimal() else 0)
 
 
 def visible_gpus(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
-    """Those of `gpus` that a CUDA_VISIBLE_DEVICES of `visible` shows, in its order; all of them where it is None.
+    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves visible, in its order.
 
-    As in CUDA, the first entry that is no GPU hides itself and all that follow it.
+    As in CUDA, the first entry that is no GPU ends the list.
+
+    Args:
+        gpus: all GPUs.
+        visible: the value of CUDA_VISIBLE_DEVICES; None, if it is not set, leaves all GPUs visible.
     """
     if visible is None:
         return tuple(gpus)
@@ -104,7 +119,7 @@ def visible_gpus(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
 
 
 def _match(gpus: Sequence[Gpu], token: str) -> Gpu | None:
-    """The GPU of this index, or of the one UUID that begins so."""
+    """Return the GPU whose index is `token`, or the only one whose UUID begins with it; None if there is none."""
     token = token.strip()
     if token.isdecimal():
         matches = [gpu for gpu in gpus if gpu.index == int(token)]
@@ -114,9 +129,15 @@ def _match(gpus: Sequence[Gpu], token: str) -> Gpu | None:
 
 
 def choose_gpus(found: Sequence[Gpu], request: str) -> tuple[Gpu, ...]:
-    """Those of the GPUs `found` that `--gpus` asks for: `auto` (all), `none`, or indices and UUIDs with commas between.
+    """Return the GPUs that the option `--gpus` selects.
 
-    A UUID may be cut short where what is left is unique. OptionError for a GPU that was not found.
+    Args:
+        found: the GPUs to choose from.
+        request: `auto` (all), `none`, or indices and UUIDs separated by commas. A UUID may be cut short if the rest is
+            unique.
+
+    Raises:
+        OptionError: a GPU was not found.
     """
     if request.strip().lower() == "auto":
         return tuple(found)

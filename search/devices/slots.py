@@ -1,7 +1,7 @@
-"""Finds the machine's GPUs and processor cores, and cuts them into slots: one worker's place each.
+"""Slots: shares of a machine's GPUs and processor cores, one for each worker.
 
-Decisions are pure functions. Only `available_cpus`, `core_ids` and `find_gpus` look at the machine, and only
-`apply_slot` changes anything.
+`make_slots` is a pure function. Only `core_ids` and `available_cpus` look at the machine, and only `apply_slot` changes
+anything.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from search.devices.gpus import Gpu
 from search.errors import OptionError
 
 MAX_CPU_SLOTS = 8
-"""The most slots that `--workers auto` makes of a machine without a GPU."""
+"""The largest number of slots that `--workers auto` makes of a machine without a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One worker's place.
+    """The share of a machine that one worker uses.
 
     Attributes:
         index: 0, 1, … within the machine.
-        gpus: the UUIDs of its GPUs; empty for a slot of processor cores alone.
-        cores: the ids of the processor cores it may run on.
-        threads: how many threads a worker should compute with, at least 1.
-        label: what people call it, "GPU 0" or "CPU 0-3".
-        logical: into how many devices the processor is cut, where there are no GPUs.
+        gpus: the UUIDs of the GPUs; empty for a slot of processor cores alone.
+        cores: the ids of the processor cores that the worker may run on.
+        threads: the number of threads for computing, at least 1.
+        label: the name for users, "GPU 0" or "CPU 0-3".
+        logical: the number of devices that the processor is cut into; 1 if there are GPUs.
     """
 
     index: int
@@ -43,16 +43,16 @@ class Slot:
 
     @property
     def devices(self) -> int:
-        """Over how many devices a trial is spread."""
+        """The number of devices that a trial is spread over."""
         return len(self.gpus) or self.logical
 
     def environment(self) -> dict[str, str]:
-        """The environment variables that the worker must have before its framework's runtime starts."""
+        """Return the environment variables that must be set before the framework's runtime starts."""
         if not self.gpus:
             return {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
         return {
             "CUDA_VISIBLE_DEVICES": ",".join(self.gpus),
-            # Both frameworks take the whole GPU's memory otherwise, also where the slot is a share of it.
+            # Otherwise TensorFlow and JAX reserve the whole GPU's memory, even if the slot is a share of the GPU.
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         }
@@ -62,22 +62,26 @@ class Slot:
 
 
 def core_ids() -> tuple[int, ...]:
-    """The ids of the processor cores that this process may run on."""
+    """Return the ids of the processor cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
 
 def available_cpus(root: str | Path = "/") -> float:
-    """How many processors this process may keep busy: its cores, or the quota of its control groups if that is less.
+    """Return the number of processors that this process may keep busy.
 
-    A container of half a processor gives 0.5. `root` is where `proc` and `sys` are found.
+    It is the number of cores, or the quota of the process's control groups if that is less. A container of half a
+    processor gives 0.5.
+
+    Args:
+        root: the folder that contains `proc` and `sys`.
     """
     return min([float(len(core_ids())), *_cgroup_limits(Path(root))])
 
 
 def _cgroup_limits(root: Path) -> Iterator[float]:
-    """The processor quotas of this process's control groups and of all that contain them, versions 1 and 2."""
+    """Yield the processor quotas of this process's control groups and their ancestors, in versions 1 and 2."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -95,8 +99,8 @@ def _cgroup_limits(root: Path) -> Iterator[float]:
 
 
 def _with_ancestors(mounts: Sequence[Path], path: str) -> Iterator[Path]:
-    # Inside a container the path may be the host's, while the mount is the container's own group: then only the mount
-    # itself exists. A path that begins with ".." leads out of the namespace, where nothing can be seen.
+    # Inside a container the path may be the host's, while the mount is the container's own group. Then only the mount
+    # itself exists. A path that begins with ".." leads out of the namespace, and nothing there is visible.
     relative = PurePosixPath(path.strip("/"))
     for mount in mounts:
         if ".." not in relative.parts:
@@ -121,7 +125,7 @@ def _quota_v1(folder: Path) -> Iterator[float]:
             yield quota / period
 
 
-# The decisions --------------------------------------------------------------------------------------------------------
+# Slots ----------------------------------------------------------------------------------------------------------------
 
 
 def make_slots(
@@ -132,19 +136,23 @@ def make_slots(
     gpus_per_trial: float = 1,
     logical_devices: int = 1,
 ) -> tuple[Slot, ...]:
-    """Cut a machine into slots.
+    """Return the slots of a machine.
+
+    Each GPU gets one slot before any gets a second. GPUs that do not fill a slot stay unused, the last ones first: see
+    `unused_gpus`.
 
     Args:
-        gpus: the GPUs to use; none makes slots of processor cores alone.
-        cpus: processors that may be kept busy, as `available_cpus` says.
-        core_ids: the cores to share out, as `core_ids` says.
-        workers: how many slots; None makes as many as there are shares of GPUs, or one for each processor, up to 8.
+        gpus: the GPUs to use; if empty, the slots have processor cores alone.
+        cpus: the number of processors that may be kept busy, from `available_cpus`.
+        core_ids: the cores to share out, from the function `core_ids`.
+        workers: the number of slots; None makes one for each share of a GPU, or, without GPUs, one for each processor,
+            up to `MAX_CPU_SLOTS`.
         gpus_per_trial: a whole number of GPUs for each slot, or the share of one GPU: 0.5 puts two slots on every GPU,
-            0.3 three. Without GPUs, shares mean nothing.
-        logical_devices: into how many devices a slot of processor cores alone is cut.
+            0.3 three. Ignored without GPUs if it is a share.
+        logical_devices: the number of devices that a slot of processor cores alone is cut into.
 
-    Slots are spread over all GPUs before any GPU gets a second one. GPUs that do not fill a slot are left unused, the
-    last ones first: see `unused_gpus`. OptionError for numbers that do not fit the machine.
+    Raises:
+        OptionError: the numbers do not fit the machine.
     """
     if workers is not None and workers < 1:
         raise OptionError(f"--workers {workers}: give at least 1, or auto")
@@ -169,8 +177,11 @@ def make_slots(
     return tuple(slots)
 
 
-def sharing(slots: Sequence[Slot]) -> tuple[frozenset[int], ...]:
-    """For each slot, the others that share its device's memory: a GPU's, or without GPUs the machine's."""
+def slots_sharing_memory(slots: Sequence[Slot]) -> tuple[frozenset[int], ...]:
+    """Return for each slot the indices of the others that share its device's memory.
+
+    The device is a GPU, or, without GPUs, the machine.
+    """
     return tuple(
         frozenset(
             other.index
@@ -182,25 +193,25 @@ def sharing(slots: Sequence[Slot]) -> tuple[frozenset[int], ...]:
 
 
 def unused_gpus(gpus: Sequence[Gpu], slots: Sequence[Slot]) -> tuple[Gpu, ...]:
-    """Those of `gpus` that are in none of `slots`: more GPUs than workers, or too few left to fill a slot."""
+    """Return the GPUs in no slot: there are fewer workers than GPUs, or too few GPUs left to fill a slot."""
     used = {uuid for slot in slots for uuid in slot.gpus}
     return tuple(gpu for gpu in gpus if gpu.uuid not in used)
 
 
 def apply_slot(slot: Slot) -> None:
-    """Move this process into `slot`: its environment, and the cores it may run on where the system can say so.
+    """Set this process's environment for `slot`, and bind the process to the slot's cores if the system allows it.
 
-    To be called before the framework's runtime starts; later it has no effect on that.
+    Call it before the framework's runtime starts: the runtime reads the environment only then.
     """
     os.environ.update(slot.environment())
     if slot.cores and hasattr(os, "sched_setaffinity"):
-        # The machine may have taken a core away since the slots were made; then any core will do.
+        # The system may have removed a core since the slots were made; then any core will do.
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, slot.cores)
 
 
 def _places(gpus: Sequence[Gpu], per_trial: float) -> list[tuple[tuple[str, ...], str]]:
-    """The GPUs and the label of every slot that `gpus` have room for, in the order in which they are filled."""
+    """Return the GPUs and the label of every slot that fits on `gpus`, in the order in which slots are made."""
     if not (math.isfinite(per_trial) and per_trial > 0):
         raise OptionError(f"--gpus-per-trial {per_trial:g}: give a number above 0")
     if per_trial < 1:
@@ -224,16 +235,16 @@ def _places(gpus: Sequence[Gpu], per_trial: float) -> list[tuple[tuple[str, ...]
 
 
 def _share_for(workers: int, gpus: int) -> str:
-    """The largest `--gpus-per-trial`, as a user would type it, that makes room for `workers` slots on `gpus` GPUs."""
+    """Return the largest `--gpus-per-trial` that fits `workers` slots on `gpus` GPUs, as a user would type it."""
     if workers <= gpus:
         return str(gpus // workers)
-    # Rounded down, so that the shares fit.
+    # Round down, so that the shares fit.
     share = 1 / math.ceil(workers / gpus)
     return f"{math.floor(share * 1000) / 1000:g}" if share >= 0.001 else f"{share:g}"
 
 
 def _share_cores(core_ids: Sequence[int], count: int) -> list[tuple[int, ...]]:
-    """Share cores out over `count` slots: whole ones, neighbours together; with too few, slots share them in turn."""
+    """Return the cores of each of `count` slots: neighbours stay together, and too few cores are shared in turn."""
     if len(core_ids) < count:
         return [(core_ids[index % len(core_ids)],) if core_ids else () for index in range(count)]
     bounds = [len(core_ids) * index // count for index in range(count + 1)]
@@ -241,7 +252,7 @@ def _share_cores(core_ids: Sequence[int], count: int) -> list[tuple[int, ...]]:
 
 
 def _ranges(cores: Sequence[int]) -> str:
-    """Core ids as people write them: "0-3,8"."""
+    """Return core ids as ranges: "0-3,8"."""
     runs: list[list[int]] = []
     for core in cores:
         if runs and core == runs[-1][-1] + 1:

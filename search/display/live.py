@@ -1,7 +1,7 @@
-"""What a search shows of itself while it runs: a live view in a terminal, plain lines elsewhere.
+"""The display of a running search: a live view in a terminal, plain lines elsewhere.
 
-A view only reads a `Study`; whatever it shows is derived when it is drawn. All but `make` and the two views is pure,
-and gets the time as an argument (seconds since the epoch).
+A view only reads a `Study`, and derives everything from it when it draws. All functions but `make_view` are pure and
+get the time as an argument, in seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
@@ -23,9 +23,12 @@ from search.space.domain import Value
 from search.study.study import Study, Trial
 from search.study.trial import State
 
+if TYPE_CHECKING:
+    from search.driver.loop import View
+
 REDRAW_SECONDS = 0.25
 LINE_SECONDS = 10.0
-NONE = "–"  # noqa: RUF001  # what stands where there is no value
+NONE = "–"  # noqa: RUF001  # the placeholder for a missing value
 SMALLEST_BAR = 10
 
 STATES: tuple[State, ...] = ("running", "paused", "completed", "stopped", "failed")
@@ -34,7 +37,7 @@ STATES: tuple[State, ...] = ("running", "paused", "completed", "stopped", "faile
 
 
 def format_seconds(seconds: float | None) -> str:
-    """A time in its two largest units: 0.42s, 12s, 3m 05s, 2h 04m, 1d 03h."""
+    """Return a time in its two largest units: 0.42s, 12s, 3m 05s, 2h 04m, 1d 03h."""
     if seconds is None or not math.isfinite(seconds):
         return NONE
     if seconds < 9.95:
@@ -50,14 +53,14 @@ def format_seconds(seconds: float | None) -> str:
 
 
 def format_value(value: Value) -> str:
-    """A value on one line: numbers with 4 significant digits, integers as they are."""
+    """Return `value` on one line: floats with 4 significant digits, integers in full."""
     if isinstance(value, float):
         return f"{value:.0f}" if 9999.5 <= abs(value) < 1e7 else f"{value:.4g}"
-    return plain(str(value))
+    return printable(str(value))
 
 
 def format_objective(value: float | None) -> str:
-    """An objective, with zeros at its end so that a column of them is easy to compare: 0.9500."""
+    """Return an objective with trailing zeros, so that a column of them is easy to compare: 0.9500."""
     if value is None:
         return NONE
     text = format_value(float(value))
@@ -65,38 +68,38 @@ def format_objective(value: float | None) -> str:
 
 
 def format_params(params: Mapping[str, Value], width: int | None = None) -> str:
-    """Hyperparameters as `lr=0.003 units=64`; those that do not fit in `width` cells give way to an ellipsis."""
-    items = [f"{plain(name)}={format_value(value)}" for name, value in params.items()]
+    """Return hyperparameters as `lr=0.003 units=64`; an ellipsis replaces those that exceed `width` cells."""
+    items = [f"{printable(name)}={format_value(value)}" for name, value in params.items()]
     text = " ".join(items)
     if width is None or cell_len(text) <= width:
         return text
-    # A value that is cut short would read as another value, so whole items go; only the first is cut, at its end.
+    # A truncated value would read as another value. So whole items go; only the first one is truncated.
     for kept in range(len(items) - 1, 0, -1):
         text = " ".join([*items[:kept], "…"])
         if cell_len(text) <= width:
             return text
-    return cut(items[0], width)
+    return truncate(items[0], width)
 
 
-def plain(text: str) -> str:
-    """`text` on one line, without what a terminal would take for a command."""
+def printable(text: str) -> str:
+    """Return `text` on one line, without the characters that a terminal takes for commands."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
-def cut(text: str, width: int) -> str:
-    """`text` in at most `width` cells, with an ellipsis where something is missing."""
+def truncate(text: str, width: int) -> str:
+    """Return `text` in at most `width` cells; an ellipsis replaces the rest."""
     if cell_len(text) <= width:
         return text
     return set_cell_size(text, width - 1) + "…" if width > 0 else ""
 
 
-def counted(number: float, noun: str) -> str:
-    """`1 epoch`, `2 epochs`."""
+def pluralize(number: float, noun: str) -> str:
+    """Return a number with its noun: `1 epoch`, `2 epochs`."""
     return f"{number:.0f} {noun}{'' if number == 1 else 's'}"
 
 
-def telling(trial: Trial) -> dict[str, Value]:
-    """The hyperparameters of `trial` that could have had another value."""
+def variable_params(trial: Trial) -> dict[str, Value]:
+    """Return the hyperparameters of `trial` that could have had another value."""
     constant = {parameter.name for parameter in trial.parameters if parameter.domain.size == 1}
     return {name: value for name, value in trial.params.items() if name not in constant}
 
@@ -105,8 +108,12 @@ def telling(trial: Trial) -> dict[str, Value]:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """One of the limits that end a search: `done` of `total`, in epochs, trials or seconds."""
+class BudgetProgress:
+    """The progress towards one limit of a search: `done` of `total`.
+
+    Attributes:
+        unit: `epochs`, `trials` or `seconds`.
+    """
 
     unit: str
     done: float
@@ -122,25 +129,25 @@ class Budget:
         return f"{self.done:.0f}/{self.total:.0f} {self.unit}"
 
 
-def budgets(study: Study, options: Options, now: float) -> tuple[Budget, ...]:
-    """All limits of a search, the one that its back end or its user set in epochs first."""
-    found: list[Budget] = []
+def budget_progress(study: Study, options: Options, now: float) -> tuple[BudgetProgress, ...]:
+    """Return the progress towards each limit of a search; limits in epochs come first."""
+    found: list[BudgetProgress] = []
     trials = study.trials.values()
     if options.backend == "hyperband":
-        granted = sum(_granted(trial) for trial in trials if trial.phase == study.phase)
+        charged = sum(_charged_epochs(trial) for trial in trials if trial.phase == study.phase)
         planned = options.plan.total_epochs * options.iterations * options.executions_per_trial
-        found.append(Budget("epochs", granted, planned))
+        found.append(BudgetProgress("epochs", charged, planned))
     if options.total_epochs is not None:
-        found.append(Budget("epochs", study.epochs, options.total_epochs))
+        found.append(BudgetProgress("epochs", study.epochs, options.total_epochs))
     if options.max_trials is not None:
-        found.append(Budget("trials", sum(trial.ended is not None for trial in trials), options.max_trials))
+        found.append(BudgetProgress("trials", sum(trial.ended is not None for trial in trials), options.max_trials))
     if options.timeout is not None:
-        found.append(Budget("seconds", study.seconds(now), options.timeout))
+        found.append(BudgetProgress("seconds", study.seconds(now), options.timeout))
     return tuple(found)
 
 
-def _granted(trial: Trial) -> int:
-    """The epochs of Hyperband's plan that `trial` has used up: one that ended early takes all that it was given."""
+def _charged_epochs(trial: Trial) -> int:
+    """Return the epochs of Hyperband's plan that `trial` has used up; if it ended early, all that it was granted."""
     if trial.open and not trial.exhausted:
         return sum(min(execution.epochs, trial.to_epoch) for execution in trial.executions)
     return trial.to_epoch * trial.planned
@@ -148,22 +155,22 @@ def _granted(trial: Trial) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Where the budgets stood at the time `at`, when measuring began; what the time left is estimated from."""
+    """The budgets at the time `at`, when measuring began. The remaining time is estimated from the progress since."""
 
     at: float
-    budgets: tuple[Budget, ...]
+    budgets: tuple[BudgetProgress, ...]
 
-    def soonest(self, current: Sequence[Budget], now: float) -> tuple[Budget | None, float | None]:
-        """The budget that will end the search first, and the seconds until then, where they can be told."""
+    def soonest(self, current: Sequence[BudgetProgress], now: float) -> tuple[BudgetProgress | None, float | None]:
+        """Return the budget that will end the search first, and the seconds until then, None if unknown."""
         left = [self._left(budget, before, now) for budget, before in zip(current, self.budgets, strict=True)]
         known = [(seconds, i) for i, seconds in enumerate(left) if seconds is not None]
-        # Before the first epochs, only a timeout can be told, which says little.
+        # Before the first epoch, only a timeout is known, and that says little.
         if not known or (len(known) < len(left) and current[known[0][1]].unit == "seconds"):
             return (current[0] if current else None), None
         seconds, i = min(known)
         return current[i], seconds
 
-    def _left(self, budget: Budget, before: Budget, now: float) -> float | None:
+    def _left(self, budget: BudgetProgress, before: BudgetProgress, now: float) -> float | None:
         left = max(0.0, budget.total - budget.done)
         if budget.unit == "seconds":
             return left
@@ -172,106 +179,107 @@ class Pace:
 
 
 def describe_plan(options: Options) -> str:
-    """What will be done, in one line."""
+    """Describe in one line what the search will do."""
     limits = []
     if options.max_trials is not None:
-        limits.append(counted(options.max_trials, "trial"))
+        limits.append(pluralize(options.max_trials, "trial"))
     if options.timeout is not None:
         limits.append(format_seconds(options.timeout).removesuffix(" 00s").removesuffix(" 00m"))
     target = None if options.target is None else f"when the objective is {format_value(options.target)}"
     if options.backend == "hyperband":
         return _describe_hyperband(options, limits, target)
-    return _describe_free(options, limits, target)
+    return _describe_endless(options, limits, target)
 
 
 def _describe_hyperband(options: Options, limits: list[str], target: str | None) -> str:
     plan, times = options.plan, options.iterations
-    what = f"{counted(plan.trials * times, 'trial')}, {counted(plan.total_epochs * times, 'epoch')}"
-    brackets = counted(len(plan.brackets), "bracket")
+    amount = f"{pluralize(plan.trial_count * times, 'trial')}, {pluralize(plan.total_epochs * times, 'epoch')}"
+    brackets = pluralize(len(plan.brackets), "bracket")
     if options.max_total_epochs is not None:
-        limits.insert(0, counted(options.max_total_epochs, "epoch"))
+        limits.insert(0, pluralize(options.max_total_epochs, "epoch"))
     ends = [f"after {' or '.join(limits)}"] if limits else []
     ends += [target] if target else []
     sampler = f", {options.sampler} sampler" if options.sampler else ""
     return (
-        f"hyperband{sampler}, max_epochs {options.max_epochs}, factor {options.factor}: {what} in "
+        f"hyperband{sampler}, max_epochs {options.max_epochs}, factor {options.factor}: {amount} in "
         f"{f'{times} × ' if times > 1 else ''}{brackets}"  # noqa: RUF001
         f"{'; ends earlier ' + ' or '.join(ends) if ends else ''}"
     )
 
 
-def _describe_free(options: Options, limits: list[str], target: str | None) -> str:
-    """Of a back end that has no end of its own."""
+def _describe_endless(options: Options, limits: list[str], target: str | None) -> str:
+    """Describe a search whose back end has no end of its own."""
     name = options.backend
     if name == "optuna":
         pruner = "no pruner" if options.pruner == "none" else f"{options.pruner} pruner"
         name += f", {options.backend_options()['sampler']} sampler, {pruner}"
     if options.total_epochs is not None:
-        limits.insert(0, counted(options.total_epochs, "epoch"))
-    what = [f"up to {' or '.join(limits)}"] if limits else []
+        limits.insert(0, pluralize(options.total_epochs, "epoch"))
+    parts = [f"up to {' or '.join(limits)}"] if limits else []
     epochs_only = options.total_epochs is not None and len(limits) == 1
-    what.append(f"{options.max_epochs if epochs_only else counted(options.max_epochs, 'epoch')} a trial")
-    return f"{name}: {', '.join(what)}{f'; ends {target}' if target else ''}"
+    parts.append(f"{options.max_epochs if epochs_only else pluralize(options.max_epochs, 'epoch')} a trial")
+    return f"{name}: {', '.join(parts)}{f'; ends {target}' if target else ''}"
 
 
 # Lines ----------------------------------------------------------------------------------------------------------------
 
 
 def header_line(study: Study) -> str:
+    """Return the study's name, back end, objective and seed on one line."""
     backend = study.phases[-1].backend if study.phases else "no back end"
     objective = study.objective
-    return f"{study.name} · {backend} · {objective.direction} {plain(objective.name)} · seed {study.seed}"
+    return f"{study.name} · {backend} · {objective.direction} {printable(objective.name)} · seed {study.seed}"
 
 
 def best_line(study: Study, width: int | None = None) -> str:
-    """The best so far: `best val_accuracy 0.9722 · trial 12 · epoch 9 · lr=0.003 units=64`; "" where there is none."""
+    """Return the best trial, "" if there is none: `best val_accuracy 0.9722 · trial 12 · epoch 9 · lr=0.003`."""
     trial = study.best
     if trial is None:
         return ""
     line = (
-        f"best {plain(study.objective.name)} {format_objective(trial.objective)} · trial {trial.number} · "
+        f"best {printable(study.objective.name)} {format_objective(trial.objective)} · trial {trial.number} · "
         f"epoch {trial.best_epoch}"
     )
-    params = format_params(telling(trial), None if width is None else max(0, width - cell_len(line) - 3))
+    params = format_params(variable_params(trial), None if width is None else max(0, width - cell_len(line) - 3))
     return f"{line} · {params}" if params else line
 
 
 def shown_state(trial: Trial, alive: bool) -> State:
-    """The state of `trial`; what ran when its study's process died is paused."""
+    """Return the state of `trial`; a running trial is paused if its study's process has died."""
     return "paused" if trial.state == "running" and not alive else trial.state
 
 
 def counts_line(study: Study, alive: bool = True) -> str:
-    """How many trials there are, by state: `14 trials: 2 running, 12 stopped`."""
+    """Return the number of trials by state: `14 trials: 2 running, 12 stopped`."""
     counts = Counter(shown_state(trial, alive) for trial in study.trials.values())
     states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-    total = counted(len(study.trials), "trial")
+    total = pluralize(len(study.trials), "trial")
     return f"{total}: {states}" if states else total
 
 
 def progress_line(study: Study, options: Options, pace: Pace, now: float) -> str:
-    """One line that says how far the search is."""
-    budget, left = pace.soonest(budgets(study, options, now), now)
-    parts = [_amount(study, budget), counts_line(study)]
+    """Return the progress of the search in one line."""
+    budget, left = pace.soonest(budget_progress(study, options, now), now)
+    parts = [_format_amount(study, budget), counts_line(study)]
     if study.best is not None:
         parts.append(f"best {format_objective(study.best.objective)}")
-    return " · ".join([*parts, _time(study, left, now, timed=budget is not None and budget.unit == "seconds")])
+    return " · ".join([*parts, _format_time(study, left, now, timed=budget is not None and budget.unit == "seconds")])
 
 
-def _amount(study: Study, budget: Budget | None) -> str:
-    return counted(study.epochs, "epoch") if budget is None else str(budget)
+def _format_amount(study: Study, budget: BudgetProgress | None) -> str:
+    return pluralize(study.epochs, "epoch") if budget is None else str(budget)
 
 
-def _time(study: Study, left: float | None, now: float, *, timed: bool = False) -> str:
-    """The time that has passed, unless the budget says it, and what is left."""
+def _format_time(study: Study, left: float | None, now: float, *, timed: bool = False) -> str:
+    """Return the elapsed time, unless the budget shows it, and the remaining time."""
     parts = [] if timed else [format_seconds(int(study.seconds(now)))]
     if left is not None:
-        parts.append(f"{format_seconds(math.ceil(left)) if timed else 'about ' + _roughly(left)} left")
+        parts.append(f"{format_seconds(math.ceil(left)) if timed else 'about ' + _format_estimate(left)} left")
     return ", ".join(parts)
 
 
-def _roughly(seconds: float) -> str:
-    """An estimate, no more exact than it is."""
+def _format_estimate(seconds: float) -> str:
+    """Return an estimated time, rounded to the precision that it has."""
     unit = 1 if seconds < 60 else 10 if seconds < 600 else 60
     return format_seconds(math.ceil(seconds / unit) * unit).removesuffix(" 00s")
 
@@ -280,23 +288,25 @@ def _roughly(seconds: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """Of the terminal, in cells."""
+class TerminalSize:
+    """The size of a terminal, in cells."""
 
     width: int
     height: int
 
 
-def frame(study: Study, options: Options, slot_labels: Sequence[str], pace: Pace, now: float, size: Size) -> list[Text]:
-    """The live area's lines, none wider than the terminal, fewer than it has rows."""
-    width = size.width - 1  # a full line makes some terminals begin a new one
+def render_live_area(
+    study: Study, options: Options, slot_labels: Sequence[str], pace: Pace, now: float, size: TerminalSize
+) -> list[Text]:
+    """Return the lines of the live area: narrower than the terminal, and fewer than its rows."""
+    width = size.width - 1  # a full line makes some terminals begin another one
     header = header_line(study)
     if options.target is not None:
         header += f" · target {format_value(options.target)}"
     below = [Text(best_line(study, width) or "best: none yet", "green" if study.best else "dim")]
     below.append(Text(counts_line(study)))
     below.append(_bar(study, options, pace, now, width))
-    slots = _slots(study, slot_labels, width, size.height - len(below) - 2)
+    slots = _slot_lines(study, slot_labels, width, size.height - len(below) - 2)
     lines = [Text(header, "bold"), *slots, *below]
     for line in lines:
         line.no_wrap = True
@@ -305,10 +315,10 @@ def frame(study: Study, options: Options, slot_labels: Sequence[str], pace: Pace
 
 
 def _bar(study: Study, options: Options, pace: Pace, now: float, width: int) -> Text:
-    budget, left = pace.soonest(budgets(study, options, now), now)
+    budget, left = pace.soonest(budget_progress(study, options, now), now)
     timed = budget is not None and budget.unit == "seconds"
-    words = [_amount(study, budget), _time(study, left, now, timed=timed)]
-    text = " · ".join(word for word in words if word)
+    texts = [_format_amount(study, budget), _format_time(study, left, now, timed=timed)]
+    text = " · ".join(filter(None, texts))
     length = min(40, width - cell_len(text) - 2)
     if budget is None or length < SMALLEST_BAR:
         return Text(text)
@@ -320,8 +330,8 @@ HEADINGS = ("slot", "trial", "rung", "epoch", "now", "best", "s/epoch", "hyperpa
 TEXT_COLUMNS = ("slot", "rung", "hyperparameters")
 
 
-def _slots(study: Study, slot_labels: Sequence[str], width: int, height: int) -> list[Text]:
-    """A line for each slot, under a heading, in at most `height` lines."""
+def _slot_lines(study: Study, slot_labels: Sequence[str], width: int, height: int) -> list[Text]:
+    """Return a heading and a line for each slot, in at most `height` lines."""
     running = {trial.slot: trial for trial in study.trials.values() if trial.state == "running"}
     slots = list(range(len(slot_labels)))
     left_out = 0
@@ -329,16 +339,16 @@ def _slots(study: Study, slot_labels: Sequence[str], width: int, height: int) ->
         slots.sort(key=lambda slot: slot not in running)
         left_out = len(slots) - max(0, height - 2)
         slots = sorted(slots[: max(0, height - 2)])
-    rows = [_cells(study, running.get(slot), slot_labels[slot]) for slot in slots]
-    lines = _aligned(rows, width) if rows else []
+    rows = [_slot_cells(study, running.get(slot), slot_labels[slot]) for slot in slots]
+    lines = _align_rows(rows, width) if rows else []
     if left_out and height > 0:
-        lines.append(Text(f"… and {counted(left_out, 'more slot')}, {len(running)} running in all", "dim"))
+        lines.append(Text(f"… and {pluralize(left_out, 'more slot')}, {len(running)} running in all", "dim"))
     return lines
 
 
-def _cells(study: Study, trial: Trial | None, label: str) -> tuple[list[str], Mapping[str, Value]]:
-    """The cells of a slot's line, the last one without its hyperparameters, and these."""
-    label = cut(plain(label), 14)
+def _slot_cells(study: Study, trial: Trial | None, label: str) -> tuple[list[str], Mapping[str, Value]]:
+    """Return the cells of a slot's line, and the hyperparameters, which replace the last cell if there are any."""
+    label = truncate(printable(label), 14)
     if trial is None:
         return [label, NONE, "", "", "", "", "", "free"], {}
     rung = "" if trial.bracket is None else f"b{trial.bracket} r{trial.rung}"
@@ -346,31 +356,33 @@ def _cells(study: Study, trial: Trial | None, label: str) -> tuple[list[str], Ma
     curve = trial.executions[number].curve if number < len(trial.executions) else []
     current = curve[-1].logs.get(study.objective.name) if curve else None
     recent = curve[-3:]
-    pace = _digits(sum(epoch.seconds for epoch in recent) / len(recent)) if recent else NONE
+    pace = _format_pace(sum(epoch.seconds for epoch in recent) / len(recent)) if recent else NONE
     epoch = f"{curve[-1].epoch if curve else 0}/{trial.to_epoch}"
     if trial.planned > 1:
         rung = f"{rung} e{number}".strip()
     values = [format_objective(current), format_objective(trial.objective)]
-    return [label, str(trial.number), rung, epoch, *values, pace, "" if trial.built else "building"], telling(trial)
+    cells = [label, str(trial.number), rung, epoch, *values, pace, "" if trial.built else "building"]
+    return cells, variable_params(trial)
 
 
-def _digits(seconds: float) -> str:
+def _format_pace(seconds: float) -> str:
+    """Return the seconds per epoch with two or three digits."""
     return f"{seconds:.2g}" if seconds < 0.1 else f"{seconds:.{2 if seconds < 10 else 1 if seconds < 100 else 0}f}"
 
 
-def _aligned(rows: Sequence[tuple[list[str], Mapping[str, Value]]], width: int) -> list[Text]:
-    """`rows` under their headings; a column that is empty in all of them is left out."""
+def _align_rows(rows: Sequence[tuple[list[str], Mapping[str, Value]]], width: int) -> list[Text]:
+    """Return a heading and a line for each of `rows`, without the columns that are empty in all rows."""
     columns = [i for i in range(len(HEADINGS)) if i == len(HEADINGS) - 1 or any(row[0][i] for row in rows)]
     widths = {i: max(cell_len(HEADINGS[i]), *(cell_len(cells[i]) for cells, _ in rows)) for i in columns[:-1]}
     room = max(0, width - sum(wide + 2 for wide in widths.values()))
-    lines = [Text(_joined(HEADINGS, widths, cut(HEADINGS[-1], room)), "dim")]
+    lines = [Text(_join_cells(HEADINGS, widths, truncate(HEADINGS[-1], room)), "dim")]
     for cells, params in rows:
         last = format_params(params, room) or cells[-1]
-        lines.append(Text(_joined(cells, widths, last), "dim" if last == "free" else ""))
+        lines.append(Text(_join_cells(cells, widths, last), "dim" if last == "free" else ""))
     return lines
 
 
-def _joined(cells: Sequence[str], widths: Mapping[int, int], last: str) -> str:
+def _join_cells(cells: Sequence[str], widths: Mapping[int, int], last: str) -> str:
     padded = []
     for i, wide in widths.items():
         space = " " * (wide - cell_len(cells[i]))
@@ -381,43 +393,30 @@ def _joined(cells: Sequence[str], widths: Mapping[int, int], last: str) -> str:
 # Views ----------------------------------------------------------------------------------------------------------------
 
 
-class View(Protocol):
-    """What the driver drives."""
-
-    def update(self, now: float) -> None:
-        """Show how things stand at `now`, if it is due. Cheap where it is not."""
-
-    def say(self, line: str) -> None:
-        """Show a line that stays."""
-
-    def close(self) -> None:
-        """Show no more. May be called twice; `say` still works."""
-
-
-def make(study: Study, options: Options, slot_labels: Sequence[str], *, live: bool, console: Console) -> View:
-    """The view of a search: live if it is wanted and `console` is a terminal that can do it."""
+def make_view(study: Study, options: Options, slot_labels: Sequence[str], *, live: bool, console: Console) -> View:
+    """Return the view of a search: a live one if `live` is set and `console` is a terminal that supports it."""
     if live and console.is_terminal and not console.is_dumb_terminal:
         return LiveView(study, options, slot_labels, console)
     return PlainView(study, options, console)
 
 
 class PlainView:
-    """A line for every new best, and one now and then that says how far the search is."""
+    """A view of plain lines: one for every new best trial, and at most every `LINE_SECONDS` one for progress."""
 
     def __init__(self, study: Study, options: Options, console: Console) -> None:
         self._study = study
         self._options = options
         self._console = console
-        self._best = _best_value(study)
+        self._best = _best_objective(study)
         self._pace: Pace | None = None
         self._said_at = -math.inf
         self._said = ""
 
     def update(self, now: float) -> None:
         if self._pace is None:
-            self._pace = Pace(now, budgets(self._study, self._options, now))
+            self._pace = Pace(now, budget_progress(self._study, self._options, now))
             self._said_at = now
-        best = _best_value(self._study)
+        best = _best_objective(self._study)
         if best is not None and self._study.objective.better(best, self._best):
             self.say(best_line(self._study))
         self._best = best
@@ -430,14 +429,14 @@ class PlainView:
             self.say(progress_line(self._study, self._options, self._pace, now))
 
     def say(self, line: str) -> None:
-        _print(self._console, line)
+        _print_line(self._console, line)
 
     def close(self) -> None:
         pass
 
 
 class LiveView:
-    """The live area at the foot of a terminal, redrawn by `update` alone: no thread reads a study as it changes."""
+    """The live area at the foot of a terminal. Only `update` redraws it, so no thread reads a study as it changes."""
 
     def __init__(self, study: Study, options: Options, slot_labels: Sequence[str], console: Console) -> None:
         self._study = study
@@ -456,9 +455,9 @@ class LiveView:
             return
         self._drawn_at = now
         if self._pace is None:
-            self._pace = Pace(now, budgets(self._study, self._options, now))
+            self._pace = Pace(now, budget_progress(self._study, self._options, now))
         if self._live is None:
-            # What goes to a file or a pipe must not end up on the terminal.
+            # Output to a file or a pipe must not end up on the terminal.
             self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=sys.stdout.isatty())
             self._live.start()
         self._draw(self._labels)
@@ -466,27 +465,27 @@ class LiveView:
     def _draw(self, labels: Sequence[str]) -> None:
         assert self._live is not None
         assert self._pace is not None
-        size = Size(self._console.width, self._console.height)
-        lines = frame(self._study, self._options, labels, self._pace, self._now, size)
+        size = TerminalSize(self._console.width, self._console.height)
+        lines = render_live_area(self._study, self._options, labels, self._pace, self._now, size)
         self._live.update(Group(*lines), refresh=True)
 
     def say(self, line: str) -> None:
-        _print(self._console, line)
+        _print_line(self._console, line)
 
     def close(self) -> None:
         if self._live is not None and not self._closed:
             self._closed = True
             try:
-                self._draw(())  # nothing runs any more
+                self._draw(())  # no slot runs any more
             finally:
                 self._live.stop()
         self._closed = True
 
 
-def _best_value(study: Study) -> float | None:
+def _best_objective(study: Study) -> float | None:
     return None if study.best is None else study.best.objective
 
 
-def _print(console: Console, line: str) -> None:
-    # Lines are not wrapped, so that they can be copied, and searched for in a log.
+def _print_line(console: Console, line: str) -> None:
+    # Lines are not wrapped: a user can copy them, and search for them in a log.
     console.print(Text(line), soft_wrap=True)

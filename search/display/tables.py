@@ -1,6 +1,6 @@
-"""What the commands print of a study: tables and lines for people, objects and CSV for programs. All of it is pure.
+"""The output of the commands that look at a study: tables and lines for people, objects and CSV for programs.
 
-`alive` says whether a process runs the study; where none does, a trial that was in flight is paused.
+All functions are pure. `alive` says if a process runs the study; otherwise its running trials count as paused.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from search.devices.slots import Slot, unused_gpus
 from search.display.live import (
     NONE,
     best_line,
-    budgets,
-    counted,
+    budget_progress,
     counts_line,
-    cut,
     format_objective,
     format_params,
     format_seconds,
     format_value,
     header_line,
-    plain,
+    pluralize,
+    printable,
     shown_state,
-    telling,
+    truncate,
+    variable_params,
 )
 from search.messages import Probed
 from search.options import FIELDS, Options
@@ -50,57 +50,60 @@ SPARKS = "▁▂▃▄▅▆▇█"
 # For programs ---------------------------------------------------------------------------------------------------------
 
 
-def trial_json(trial: Trial, study: Study, run_id: str | None, *, alive: bool) -> dict[str, Any]:
-    """A trial as `search trials --json` has it: standard JSON, where a number that is not finite is a string."""
+def trial_fields(trial: Trial, study: Study, run_id: str | None, *, alive: bool) -> dict[str, Any]:
+    """Return a trial's entry in `search trials --json`.
+
+    The entry is standard JSON: numbers that are not finite become strings.
+    """
     return {
         "trial": trial.number,
         "state": shown_state(trial, alive),
         "epochs": trial.epochs,
         "objective": trial.objective,
         "best_epoch": trial.best_epoch,
-        "params": {name: _standard(value) for name, value in trial.params.items()},
-        "error": None if trial.error is None else plain(trial.error),
+        "params": {name: _json_value(value) for name, value in trial.params.items()},
+        "error": None if trial.error is None else printable(trial.error),
         "seed": trial.seed,
         "mlflow_run_id": run_id,
         "trained": trial.trained,
-        "executions": [_standard(execution.objective) for execution in trial.executions],
+        "executions": [_json_value(execution.objective) for execution in trial.executions],
         "objective_std": trial.spread,
         "test": None if trial.tested is None else dict(trial.tested.logs),
         "bracket": trial.bracket,
         "rung": trial.rung,
         "runner": trial.runner,
-        "seconds": _standard(round(trial.seconds, 3)),
+        "seconds": _json_value(round(trial.seconds, 3)),
         "parameters": trial.weight_count,
         "backend": study.phases[trial.phase].backend if 0 <= trial.phase < len(study.phases) else None,
     }
 
 
-def _standard(value: Value) -> Value:
+def _json_value(value: Value) -> Value:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def trials_csv(study: Study, trials: Iterable[Trial], run_ids: Mapping[int, str], *, alive: bool) -> str:
-    """The trials as CSV: the keys of `trial_json`, then a column `params_<name>` for each hyperparameter."""
+    """Return trials as CSV: the keys of `trial_fields`, then a column `params_<name>` for each hyperparameter."""
     trials = list(trials)
     names = parameter_names(study, trials)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    # An empty study's columns are those of any other.
-    keys = [key for key in trial_json(Trial(0, 0, -1), study, None, alive=alive) if key != "params"]
+    # An empty study has the same columns as any other.
+    keys = [key for key in trial_fields(Trial(0, 0, -1), study, None, alive=alive) if key != "params"]
     writer.writerow([*keys, *(f"params_{name}" for name in names)])
     for trial in trials:
-        row = trial_json(trial, study, run_ids.get(trial.number), alive=alive)
+        row = trial_fields(trial, study, run_ids.get(trial.number), alive=alive)
         values = (_csv_value(row["params"][name]) if name in row["params"] else None for name in names)
         writer.writerow([*(row[key] for key in keys), *values])
     return out.getvalue()
 
 
 def _csv_value(value: Value) -> Value:
-    return "None" if value is None else value  # what is empty was not used
+    return "None" if value is None else value  # an empty cell means that the trial did not use it
 
 
 def parameter_names(study: Study, trials: Iterable[Trial]) -> list[str]:
-    """The names of the hyperparameters that `trials` used, in the order of the space, then as they came up."""
+    """Return the hyperparameters that `trials` used: those of the space in its order, then others as they appeared."""
     used = {name: None for trial in trials for name in trial.params}
     known = {parameter.name: None for parameter in study.parameters if parameter.name in used}
     return list(known | used)
@@ -111,7 +114,7 @@ def parameter_names(study: Study, trials: Iterable[Trial]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A heading and its cells, one a row; `left` aligns text."""
+    """A heading and one cell for each row; `left` aligns to the left, for text."""
 
     heading: str
     cells: Sequence[str]
@@ -124,7 +127,12 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table of the `fixed` columns and then the `wide` ones where they fit, else what `narrow(room)` puts there."""
+    """A table of the `fixed` columns, then the `wide` ones if they fit, else those of `narrow(room)`.
+
+    Attributes:
+        narrow: returns the columns for `room` cells.
+        styles: one of Rich's styles for each row, or none.
+    """
 
     fixed: Sequence[Column]
     wide: Sequence[Column]
@@ -147,23 +155,23 @@ class Grid:
 def _params_grid(
     study: Study, trials: Sequence[Trial], fixed: Sequence[Column], styles: Sequence[str] = (), *, constants: bool
 ) -> Grid:
-    """`fixed`, then a column for each hyperparameter, or one for all of them where there are too many."""
-    shown = [dict(trial.params) if constants else telling(trial) for trial in trials]
+    """Return the `fixed` columns and one for each hyperparameter, or a single one for all if they do not fit."""
+    shown = [dict(trial.params) if constants else variable_params(trial) for trial in trials]
     names = [name for name in parameter_names(study, trials) if any(name in params for params in shown)]
     wide = [
-        Column(plain(name), [format_value(params[name]) if name in params else "" for params in shown], left=True)
+        Column(printable(name), [format_value(params[name]) if name in params else "" for params in shown], left=True)
         for name in names
     ]
 
     def narrow(room: int) -> list[Column]:
-        heading = cut("hyperparameters", room)
+        heading = truncate("hyperparameters", room)
         return [Column(heading, [format_params(params, room) for params in shown], left=True)]
 
     return Grid(fixed, wide, narrow, styles)
 
 
 def trials_table(study: Study, trials: Sequence[Trial], alive: bool) -> RenderableType:
-    """A line for each of `trials`, in the order they have: `search trials` by number, `search best` the best first."""
+    """Return a table of `trials` in the given order: `search trials` sorts by number."""
     trials = list(trials)
     if not trials:
         return Text("no trials")
@@ -171,7 +179,7 @@ def trials_table(study: Study, trials: Sequence[Trial], alive: bool) -> Renderab
         Column("trial", [str(trial.number) for trial in trials]),
         Column("state", [shown_state(trial, alive) for trial in trials], left=True),
         Column("epochs", [str(trial.epochs) for trial in trials]),
-        Column(plain(study.objective.name), [format_objective(trial.objective) for trial in trials]),
+        Column(printable(study.objective.name), [format_objective(trial.objective) for trial in trials]),
         Column("best epoch", [_or_none(trial.best_epoch) for trial in trials]),
     ]
     styles = ["red" if trial.ended == "failed" else "" for trial in trials]
@@ -183,7 +191,7 @@ def trials_table(study: Study, trials: Sequence[Trial], alive: bool) -> Renderab
 
 
 def leaderboard(study: Study, count: int) -> RenderableType:
-    """The best `count` trials, the best first."""
+    """Return a table of the best `count` trials, best first."""
     ranked = study.ranked()
     if not ranked:
         return Text("no trial has an objective")
@@ -191,7 +199,7 @@ def leaderboard(study: Study, count: int) -> RenderableType:
     fixed = [
         Column("rank", [str(i + 1) for i in range(len(trials))]),
         Column("trial", [str(trial.number) for trial in trials]),
-        Column(plain(study.objective.name), [format_objective(trial.objective) for trial in trials]),
+        Column(printable(study.objective.name), [format_objective(trial.objective) for trial in trials]),
         Column("best epoch", [_or_none(trial.best_epoch) for trial in trials]),
         Column("epochs", [str(trial.epochs) for trial in trials]),
         Column("time", [format_seconds(trial.seconds) for trial in trials]),
@@ -206,14 +214,14 @@ def _or_none(value: int | None) -> str:
 # One study ------------------------------------------------------------------------------------------------------------
 
 
-def status_json(study: Study, *, alive: bool, now: float) -> dict[str, Any]:
-    """How a study fares, as `search status --json` has it."""
+def status_fields(study: Study, *, alive: bool, now: float) -> dict[str, Any]:
+    """Return a study's entry in `search status --json`."""
     best = study.best
     return {
         "study": study.name,
         "alive": alive,
         "complete": study.end is not None and study.end.complete and not alive,
-        "reason": None if study.end is None or alive else plain(study.end.reason),
+        "reason": None if study.end is None or alive else printable(study.end.reason),
         "backend": study.phases[-1].backend if study.phases else None,
         "objective": study.objective.name,
         "direction": study.objective.direction,
@@ -228,14 +236,15 @@ def status_json(study: Study, *, alive: bool, now: float) -> dict[str, Any]:
 
 
 def status_lines(study: Study, alive: bool, now: float) -> list[str]:
-    """How a study fares; the first line is enough for a list of studies."""
-    epochs = next((budget for budget in budgets(study, _options(study), now) if budget.unit == "epochs"), None)
+    """Return the lines of `search status` for a study."""
+    budgets = budget_progress(study, _last_options(study), now)
+    epochs = next((budget for budget in budgets if budget.unit == "epochs"), None)
     repeats = study.trained - study.epochs
-    work = [str(epochs) if epochs else counted(study.epochs, "epoch")]
-    work += [f"{counted(repeats, 'epoch')} trained again after crashes"] if repeats else []
+    work = [str(epochs) if epochs else pluralize(study.epochs, "epoch")]
+    work += [f"{pluralize(repeats, 'epoch')} trained again after crashes"] if repeats else []
     work.append(format_seconds(int(study.seconds(now if alive else None))))
     lines = [
-        f"{study.name}: {_condition(study, alive)}",
+        f"{study.name}: {_describe_status(study, alive)}",
         header_line(study).removeprefix(f"{study.name} · "),
         counts_line(study, alive),
         ", ".join(work),
@@ -243,41 +252,41 @@ def status_lines(study: Study, alive: bool, now: float) -> list[str]:
     ]
     failed = [trial for trial in study.trials.values() if trial.ended == "failed"]
     if failed:
-        lines.append(f"last failure: trial {failed[-1].number}: {plain(failed[-1].error or 'unknown')}")
+        lines.append(f"last failure: trial {failed[-1].number}: {printable(failed[-1].error or 'unknown')}")
     return lines
 
 
-def _options(study: Study) -> Options:
-    """What the process that ran the study last was told; the defaults where it was not said."""
-    told = study.start.options if study.start is not None else {}
-    return Options(**{name: value for name, value in told.items() if name in FIELDS})
+def _last_options(study: Study) -> Options:
+    """Return the options of the last run, unchecked: a value of a later version must not hide the status."""
+    journaled = study.start.options if study.start is not None else {}
+    return Options(**{name: value for name, value in journaled.items() if name in FIELDS})
 
 
-def _condition(study: Study, alive: bool) -> str:
+def _describe_status(study: Study, alive: bool) -> str:
     resume = f"`search resume {study.name}` goes on"
     if alive:
         return f"running, process {study.start.pid} on {study.start.host}" if study.start else "starting"
     if study.end is None:
         return f"its process is gone; {resume}"
     if study.end.complete:
-        return f"done, {plain(study.end.reason)}"
-    return f"ended, {plain(study.end.reason)}; {resume}"
+        return f"done, {printable(study.end.reason)}"
+    return f"ended, {printable(study.end.reason)}; {resume}"
 
 
 # One trial ------------------------------------------------------------------------------------------------------------
 
 
-def show_trial(study: Study, trial: Trial, traceback: str, log_tail: str, *, alive: bool) -> RenderableType:
-    """All about a trial: its values, curve, worker, error, traceback and the end of its log."""
+def trial_details(study: Study, trial: Trial, traceback: str, log_tail: str, *, alive: bool) -> RenderableType:
+    """Return the details of a trial: its values, curve, worker, error, traceback and the end of its log."""
     first, *facts = _trial_lines(study, trial, alive)
     parts: list[RenderableType] = [Text(first, "bold"), *map(Text, facts)]
     if trial.params:
-        parts += [Text(), _values(trial)]
+        parts += [Text(), _values_grid(trial)]
     if trial.best.curve:
-        parts += [Text(), Text(f"{plain(study.objective.name)}  {sparkline(_objectives(study, trial))}")]
-        parts.append(_curve(study, trial))
+        parts += [Text(), Text(f"{printable(study.objective.name)}  {sparkline(_objective_curve(study, trial))}")]
+        parts.append(_curve_grid(study, trial))
     if trial.error is not None:
-        parts += [Text(), Text(f"error: {plain(trial.error)}", "red")]
+        parts += [Text(), Text(f"error: {printable(trial.error)}", "red")]
     for heading, text in (("traceback", traceback), ("end of the log", log_tail)):
         if text.strip():
             parts += [Text(), Text(heading, "bold"), Text.from_ansi(text.rstrip())]
@@ -286,14 +295,16 @@ def show_trial(study: Study, trial: Trial, traceback: str, log_tail: str, *, ali
 
 def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
     state = shown_state(trial, alive)
-    lines = [f"trial {trial.number} of {study.name}: {state}, {trial.epochs} of {counted(trial.to_epoch, 'epoch')}"]
+    lines = [f"trial {trial.number} of {study.name}: {state}, {trial.epochs} of {pluralize(trial.to_epoch, 'epoch')}"]
     if trial.objective is not None:
-        lines.append(f"{plain(study.objective.name)} {format_objective(trial.objective)} at epoch {trial.best_epoch}")
+        lines.append(
+            f"{printable(study.objective.name)} {format_objective(trial.objective)} at epoch {trial.best_epoch}"
+        )
     if trial.planned > 1:
         lines.append(_executions_line(trial))
     if trial.tested is not None:
         lines.append(
-            f"test data: {', '.join(f'{plain(k)} {format_objective(v)}' for k, v in trial.tested.logs.items())}"
+            f"test data: {', '.join(f'{printable(k)} {format_objective(v)}' for k, v in trial.tested.logs.items())}"
         )
     if trial.bracket is not None:
         lines.append(f"bracket {trial.bracket}, rung {_or_none(trial.rung)}")
@@ -302,8 +313,8 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
     where = f"running in slot {trial.slot}" if state == "running" else "not running"
     repeats = trial.trained - sum(execution.epochs for execution in trial.executions)
     lines.append(
-        f"worker: {where}, {counted(trial.segments, 'segment')}, {format_seconds(trial.seconds)} of training"
-        + (f", {counted(repeats, 'epoch')} trained again after crashes" if repeats else "")
+        f"worker: {where}, {pluralize(trial.segments, 'segment')}, {format_seconds(trial.seconds)} of training"
+        + (f", {pluralize(repeats, 'epoch')} trained again after crashes" if repeats else "")
     )
     lines.append(f"seed {trial.seed}")
     return lines
@@ -316,37 +327,36 @@ def _executions_line(trial: Trial) -> str:
     return f"executions {len(trial.executions)} of {trial.planned}: {values}{spread}{best}"
 
 
-def _values(trial: Trial) -> Grid:
+def _values_grid(trial: Trial) -> Grid:
     domains = {parameter.name: str(parameter.domain) for parameter in trial.parameters}
-    names = Column("hyperparameter", [plain(name) for name in trial.params], left=True)
-    values = Column("value", [_exact(value) for value in trial.params.values()], left=True)
-
-    asked = [plain(domains.get(name, "")) for name in trial.params]
+    names = Column("hyperparameter", [printable(name) for name in trial.params], left=True)
+    values = Column("value", [_format_exactly(value) for value in trial.params.values()], left=True)
+    shown = [printable(domains.get(name, "")) for name in trial.params]
 
     def narrow(room: int) -> list[Column]:
-        return [Column(cut("domain", room), [cut(text, room) for text in asked], left=True)]
+        return [Column(truncate("domain", room), [truncate(text, room) for text in shown], left=True)]
 
-    return Grid([names, values], [Column("domain", asked, left=True)], narrow)
-
-
-def _exact(value: Value) -> str:
-    """A value to the last digit: it may be typed in again."""
-    return repr(value) if isinstance(value, float) else plain(str(value))
+    return Grid([names, values], [Column("domain", shown, left=True)], narrow)
 
 
-def _objectives(study: Study, trial: Trial) -> list[float]:
+def _format_exactly(value: Value) -> str:
+    """Return `value` to the last digit, so that a user can type it in again."""
+    return repr(value) if isinstance(value, float) else printable(str(value))
+
+
+def _objective_curve(study: Study, trial: Trial) -> list[float]:
     return [epoch.logs.get(study.objective.name, math.nan) for epoch in trial.best.curve]
 
 
 def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
-    """`values` as a line of blocks, the lowest for the least; a gap where one is not finite."""
+    """Return `values` as a line of blocks, the lowest for the smallest; a space for one that is not finite."""
     if len(values) > width:
         values = [values[i * (len(values) - 1) // max(1, width - 1)] for i in range(width)]
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return " " * len(values)
     low, high = min(finite), max(finite)
-    # Halved, so that the distance of two huge numbers is one, too.
+    # Halved: the distance of two huge numbers overflows.
     span = high / 2 - low / 2
 
     def block(value: float) -> str:
@@ -357,14 +367,14 @@ def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
     return "".join(map(block, values))
 
 
-def _curve(study: Study, trial: Trial) -> Grid:
-    """Epochs of the curve, some of them where they are many: the first, the best and the last are always there."""
+def _curve_grid(study: Study, trial: Trial) -> Grid:
+    """Return at most `CURVE_ROWS` epochs of the curve, always with the first, the best and the last."""
     curve = trial.best.curve
     best = next((i for i, epoch in enumerate(curve) if epoch.epoch == trial.best_epoch), None)
-    epochs = [curve[i] for i in _sampled(len(curve), best)]
+    epochs = [curve[i] for i in _sample_rows(len(curve), best)]
     logged = {name: None for epoch in epochs for name in epoch.logs}
     names = sorted(logged, key=lambda name: name != study.objective.name)
-    metrics = [Column(plain(name), [_logged(epoch, name) for epoch in epochs]) for name in names]
+    metrics = [Column(printable(name), [_format_logged(epoch, name) for epoch in epochs]) for name in names]
     marks = [f"{'*' if epoch.epoch == trial.best_epoch else ''}{epoch.epoch}" for epoch in epochs]
     fixed = [Column("epoch", marks), Column("time", [format_seconds(epoch.seconds) for epoch in epochs])]
 
@@ -380,11 +390,12 @@ def _curve(study: Study, trial: Trial) -> Grid:
     return Grid(fixed, metrics, narrow, ["green" if "*" in mark else "" for mark in marks])
 
 
-def _logged(epoch: EpochDone, name: str) -> str:
+def _format_logged(epoch: EpochDone, name: str) -> str:
     return format_objective(epoch.logs[name]) if name in epoch.logs else ""
 
 
-def _sampled(count: int, best: int | None) -> list[int]:
+def _sample_rows(count: int, best: int | None) -> list[int]:
+    """Return the indices of the epochs to show, out of `count`, evenly spaced and with `best`."""
     if count <= CURVE_ROWS:
         return list(range(count))
     rows = CURVE_ROWS - 1
@@ -395,8 +406,8 @@ def _sampled(count: int, best: int | None) -> list[int]:
 # A space --------------------------------------------------------------------------------------------------------------
 
 
-def show_space(probed: Probed) -> RenderableType:
-    """What `search check` found: the hyperparameters of a build with default values, and its model."""
+def space_details(probed: Probed) -> RenderableType:
+    """Return the findings of `search check`: the hyperparameters of a build with default values, and its model."""
     parts: list[RenderableType] = []
     if probed.parameters:
         parts.append(parameters_table(probed.parameters))
@@ -409,36 +420,36 @@ def show_space(probed: Probed) -> RenderableType:
     size = "" if probed.batched[0] else f"; batch size {probed.batch_size}"
     parts += [
         Text(),
-        *_summary(probed.summary),
+        *_summary_lines(probed.summary),
         Text(f"model: {probed.weight_count:,} weights, runner {probed.runner}"),
         Text(f"samples: {training} for training, {validation} for validation{size}"),
-        Text(f"metrics: {', '.join(map(plain, probed.metrics))}"),
+        Text(f"metrics: {', '.join(map(printable, probed.metrics))}"),
     ]
     return Group(*parts)
 
 
-def _summary(summary: str) -> list[RenderableType]:
+def _summary_lines(summary: str) -> list[RenderableType]:
     return [Text.from_ansi(summary.rstrip()), Text()] if summary.strip() else []
 
 
 def parameters_table(parameters: Sequence[Parameter]) -> Grid:
-    """A line for each hyperparameter: its default, its domain, and where it is active."""
+    """Return a table of hyperparameters: their defaults, their domains, and the conditions that activate them."""
     fixed = [
-        Column("hyperparameter", [plain(parameter.name) for parameter in parameters], left=True),
+        Column("hyperparameter", [printable(parameter.name) for parameter in parameters], left=True),
         Column("default", [format_value(parameter.default) for parameter in parameters], left=True),
     ]
-    domains = [plain(str(parameter.domain)) for parameter in parameters]
-    conditions = [plain(" and ".join(map(str, parameter.conditions))) for parameter in parameters]
+    domains = [printable(str(parameter.domain)) for parameter in parameters]
+    conditions = [printable(" and ".join(map(str, parameter.conditions))) for parameter in parameters]
     wide = [Column("domain", domains, left=True)]
     if any(conditions):
         wide.append(Column("where", conditions, left=True))
 
     def narrow(room: int) -> list[Column]:
         cells = [
-            cut(f"{domain} where {condition}" if condition else domain, room)
+            truncate(f"{domain} where {condition}" if condition else domain, room)
             for domain, condition in zip(domains, conditions, strict=True)
         ]
-        return [Column(cut("domain", room), cells, left=True)]
+        return [Column(truncate("domain", room), cells, left=True)]
 
     return Grid(fixed, wide, narrow)
 
@@ -446,8 +457,8 @@ def parameters_table(parameters: Sequence[Parameter]) -> Grid:
 # The machine ----------------------------------------------------------------------------------------------------------
 
 
-def show_devices(found: Sequence[Gpu], slots: Sequence[Slot], cpus: float) -> RenderableType:
-    """What `search devices` prints: the GPUs, the processors, and the slots they make."""
+def devices_table(found: Sequence[Gpu], slots: Sequence[Slot], cpus: float) -> RenderableType:
+    """Return the output of `search devices`: the GPUs, the number of processors, and the slots."""
     lines = [Text(f"GPU {gpu}, {gpu.memory / 2**30:.0f} GiB") for gpu in found] or [Text("no GPU")]
     idle = unused_gpus(found, slots)
     parts: list[RenderableType] = [*lines, Text(f"{cpus:g} processors"), Text()]

@@ -1,4 +1,4 @@
-"""What is checked before a study is begun or resumed, beyond what each option is by itself."""
+"""Checks before a study is begun or resumed, beyond the checks of single options."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from search import options
-from search.backends import registry as backends
 from search.backends.base import BackEnd
+from search.backends.registry import make_backend
 from search.errors import OptionError, SearchError, StudyError, nearest
 from search.messages import Probed, ProbeFailed
 from search.options import Options
 from search.space.domain import Domain, Parameter, Value
-from search.study.journal import Entry
 from search.study.records import FORMAT, EpochDone, Header, ParameterSet, SegmentRequested
-from search.study.study import Study
 from search.study.trial import Objective, Suggestion
+from search.study.versions import changed_versions
 
 
-def choose_objective(opts: Options, probed: Probed) -> Objective:
-    """The objective of a search of what was probed; see `search.options.choose_objective`."""
-    return options.choose_objective(
+def objective_of(opts: Options, probed: Probed) -> Objective:
+    """Return the objective of a new study; see `search.options.objective_for_metrics`."""
+    return options.objective_for_metrics(
         opts,
         probed.metrics,
         probed.compiled_metrics,
@@ -34,8 +33,12 @@ def choose_objective(opts: Options, probed: Probed) -> Objective:
     )
 
 
-def check_kept(header: Header, opts: Options, given: Mapping[str, Any]) -> Objective:
-    """The objective of a resumed study. StudyError where another one, or another seed, is asked for."""
+def kept_objective(header: Header, opts: Options, given: Mapping[str, Any]) -> Objective:
+    """Return the objective of a resumed study. StudyError if the user asks for another one, or for another seed.
+
+    Args:
+        given: the options that the user gave for this run.
+    """
     objective = header.objective
     wanted = (opts.objective or objective.name, opts.direction or objective.direction)
     if wanted != (objective.name, objective.direction):
@@ -51,8 +54,10 @@ def check_kept(header: Header, opts: Options, given: Mapping[str, Any]) -> Objec
 
 
 def check_keras(opts: Options, probed: Probed, devices: int = 1) -> None:
-    """Raise OptionError where Keras runs on another back end than was asked for, or cannot spread a trial over so many
-    `devices`."""
+    """Raise OptionError if Keras runs on another back end than the user asked for.
+
+    Also if that back end cannot spread a trial over so many `devices`.
+    """
     runs_on = probed.versions["keras_backend"]
     if opts.keras_backend not in (None, runs_on):
         raise OptionError(
@@ -67,12 +72,12 @@ def check_keras(opts: Options, probed: Probed, devices: int = 1) -> None:
 
 
 def check_tensorboard(opts: Options) -> None:
-    """Raise OptionError where a log for TensorBoard could not be written."""
+    """Raise OptionError if a log for TensorBoard could not be written."""
     if not opts.tensorboard:
         return
     try:
         from search.tracking.tensorboard import TensorBoardLog  # noqa: F401
-    except Exception as error:  # protobuf raises what it likes where versions do not fit
+    except Exception as error:  # protobuf raises many kinds if versions do not fit
         raise OptionError(
             f"--tensorboard needs the package tensorboard ({type(error).__name__}: {error}): "
             "pip install 'keras-search[tensorboard]'"
@@ -80,25 +85,29 @@ def check_tensorboard(opts: Options) -> None:
 
 
 def check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None) -> None:
-    """Raise OptionError where the back end would not take its options."""
+    """Raise OptionError if the back end does not accept its options.
+
+    Args:
+        parameters: those of the probe; None before there is one.
+    """
     if parameters is None and opts.backend_options()["sampler"].partition(":")[0] == "grid":
-        return  # wants to see the parameters first
-    backend = backends.make(opts.backend, opts.backend_options(), Objective("loss", "min"), 0, parameters or ())
+        return  # a grid needs the parameters
+    backend = make_backend(opts.backend, opts.backend_options(), Objective("loss", "min"), 0, parameters or ())
     try:
         _rehearse(backend, parameters or (Parameter("any", Domain("int", 0, 1)),))
     except SearchError:
         raise
     except Exception as error:
-        told = ", ".join(f"{options.flag(name)} {value}" for name, value in opts.backend_options().items())
+        given = ", ".join(f"{options.option_flag(name)} {value}" for name, value in opts.backend_options().items())
         raise OptionError(
-            f"--backend {opts.backend} cannot be used with {told} ({type(error).__name__}: {error}): check the values"
+            f"--backend {opts.backend} cannot be used with {given} ({type(error).__name__}: {error}): check the values"
         ) from error
 
 
 def _rehearse(backend: BackEnd, parameters: tuple[Parameter, ...]) -> None:
-    """A trial of one epoch, in words only: what is wrong with a sampler's arguments shows when it is first asked."""
+    """Play a trial of one epoch: wrong arguments of a sampler show at its first question."""
     suggestion = backend.ask(new=True)
-    assert isinstance(suggestion, Suggestion), "a new back end has something to try"
+    assert isinstance(suggestion, Suggestion), "a new back end has something to suggest"
     first, last, judged = suggestion.from_epoch, suggestion.to_epoch, suggestion.judged
     backend.apply(SegmentRequested(0, first, last, suggestion.bracket, suggestion.rung, judged, seed=0))
     for parameter in parameters:
@@ -110,22 +119,23 @@ def _rehearse(backend: BackEnd, parameters: tuple[Parameter, ...]) -> None:
 
 
 def check_try_first(
-    given: Sequence[Mapping[str, Value]],
+    configurations: Sequence[Mapping[str, Value]],
     parameters: Sequence[Parameter],
     probe: Callable[[Mapping[str, Value]], Probed | ProbeFailed],
 ) -> None:
-    """Raise OptionError where a configuration that is to be tried first cannot be, as far as that can be known.
+    """Raise OptionError if a configuration of `--try-first` cannot be tried, as far as that can be known.
 
-    A name that a build with defaults did not ask for may be asked for with these values: `probe` builds with them. If
-    it is not, it may belong to a branch that these values do not enter, where the space is known to have branches.
+    A build with these values may ask for a name that a build with defaults did not ask for, so `probe` builds with
+    them. A name that is still unknown may belong to a branch that these values do not enter, if the space has branches.
 
     Args:
-        given: the configurations.
-        parameters: what a build with defaults asked for.
+        configurations: values by name.
+        parameters: those that a build with defaults asks for.
+        probe: builds with the values that it is given.
     """
     default = {parameter.key: parameter for parameter in parameters}
     known = dict(default)
-    for values in given:
+    for values in configurations:
         _check_values(values, known)
         if values.keys() <= {parameter.name for parameter in known.values()}:
             continue
@@ -151,7 +161,7 @@ def _check_values(values: Mapping[str, Value], known: Mapping[str, Parameter]) -
 
 
 def make_folder(folder: Path) -> None:
-    """Make a study's folder. OptionError where nothing can be written there."""
+    """Make a study's folder. OptionError if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-{os.getpid()}"
@@ -163,8 +173,8 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
-def differences(before: tuple[Parameter, ...], now: tuple[Parameter, ...]) -> str:
-    """Which parameters differ, in words."""
+def describe_differences(before: tuple[Parameter, ...], now: tuple[Parameter, ...]) -> str:
+    """Return the differences between the parameters, in words."""
     old = {parameter.key: parameter for parameter in before}
     new = {parameter.key: parameter for parameter in now}
     found = [f"{key} is gone" for key in old if key not in new]
@@ -177,34 +187,24 @@ def differences(before: tuple[Parameter, ...], now: tuple[Parameter, ...]) -> st
     return "; ".join(found) or "its parameters are the same, its code or a module beside it is not"
 
 
-def updates(before: Sequence[Entry], study: Study, versions: Mapping[str, str]) -> list[str]:
-    """What is not as it was when the study last ran, as lines for people: the journal's format, the libraries.
+def describe_updates(format: int, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return lines for people about changes since the study last ran: the journal's format, the libraries.
 
     Args:
-        before: the journal so far.
-        study: its fold.
-        versions: the libraries that a worker has found now.
+        format: of the journal's last line.
+        before: the libraries of the last process.
+        now: the libraries that a worker has found now.
     """
     lines = []
-    if before[-1].format < FORMAT:
+    if format < FORMAT:
         lines.append(
-            f"its journal was written in format {before[-1].format} and goes on in format {FORMAT}: older versions of "
+            f"its journal was written in format {format} and goes on in format {FORMAT}: older versions of "
             "search can no longer read it"
         )
-    changed = changed_versions(study.versions, versions)
+    changed = changed_versions(before, now)
     if changed:
         lines.append(
             f"it last ran with {changed}: it goes on, but its draws and curves need no longer be those of a search "
             "that was never interrupted"
         )
     return lines
-
-
-def changed_versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """The libraries whose versions differ, as "keras 3.14.0 (now 3.15.1)"; without frameworks that do not compute."""
-    idle = set(options.KERAS_BACKENDS) - {now.get("keras_backend")} | {"keras_backend"}
-    return ", ".join(
-        f"{name} {version} (now {now[name]})"
-        for name, version in before.items()
-        if name not in idle and name in now and now[name] != version
-    )

@@ -1,79 +1,57 @@
-"""From what the user typed to a running driver: check everything, and only then write anything."""
+"""The way from the user's options to a running driver: check everything, and only then write anything."""
 
 from __future__ import annotations
 
-import ast
 import shutil
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from search import options
-from search.backends import registry as backends
+from search.backends import registry
 from search.devices.gpus import find_gpus
-from search.devices.slots import Slot, sharing
+from search.devices.slots import Slot, slots_sharing_memory
 from search.driver import checks, warm_start
-from search.driver.loop import Driver, Follower
+from search.driver.loop import Driver, Follower, View
 from search.driver.retention import Retention
+from search.driver.source import Source
 from search.driver.study_handle import StudyHandle
-from search.errors import OptionError, SearchError, SpaceError, StudyError, nearest
-from search.executors import selection as executors
+from search.errors import OptionError, SearchError, SpaceError, StudyError
+from search.executors import selection
 from search.executors.base import Executor
 from search.messages import Probe, Probed, ProbeFailed
 from search.options import Options
-from search.scheduler.controller import Controller, Limits
-from search.space import file as space
+from search.scheduler.controller import Controller
+from search.scheduler.limits import Limits
 from search.space.file import SpaceRef
 from search.study.journal import Journal
 from search.study.lock import Lock
-from search.study.paths import StudyPaths, check_study_name, compiled, studies
+from search.study.paths import StudyPaths, check_study_name, compiled_programs, find_study
 from search.study.records import Record, SearchEnded
 from search.study.study import Study
 from search.study.trial import Objective
 from search.tracking.mlflow.admission import Admission
 
 SYNC_SECONDS = 60.0
-"""How long the end of a search waits for MLflow."""
-
-
-class View(Protocol):
-    """How a search is shown; see `search.display.live`."""
-
-    def update(self, now: float) -> None: ...
-    def say(self, line: str) -> None: ...
-    def close(self) -> None: ...
-
+"""Seconds that the end of a search waits for MLflow."""
 
 MakeView = Callable[[Study, Options, tuple[str, ...]], View]
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What is searched: a space file, or the parts of a space given from Python."""
-
-    path: Path | None = None
-    parts: Mapping[str, Any] | None = None
-
-    @property
-    def label(self) -> str:
-        return str(self.path) if self.path else "the factory"
-
-    def default_name(self) -> str:
-        if self.path is not None:
-            return self.path.stem
-        assert self.parts is not None
-        factory = self.parts.get("build_model") or type(self.parts["hypermodel"])
-        return getattr(factory, "__name__", "study").strip("_<>") or "study"
+"""A function that makes the view of a study; the last argument labels the slots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a search ended."""
+    """The end of a search.
+
+    Attributes:
+        paths, study: the study's files, and the study.
+        end: how the search ended.
+        synced: MLflow has everything.
+    """
 
     paths: StudyPaths
     study: Study
@@ -84,7 +62,7 @@ class Result:
 # Commands -------------------------------------------------------------------------------------------------------------
 
 
-def run(
+def run_search(
     source: Source,
     given: Mapping[str, Any],
     *,
@@ -92,38 +70,38 @@ def run(
     overwrite: bool = False,
     accept_changes: bool = False,
     take_over: bool = False,
-    opened: StudyHandle | None = None,
+    handle: StudyHandle | None = None,
     make_view: MakeView,
     say: Callable[[str], None],
 ) -> Result:
-    """Search `source` with the options `given`; see `search.options`.
+    """Search `source`.
 
     Args:
-        resume: go on with the study where it exists.
-        overwrite: begin anew where it exists; what it holds is deleted.
-        accept_changes: go on though the space file is not what it was.
-        take_over: go on though a process of another machine has not ended in order.
-        opened: the study, where its journal has been read already.
+        given: the options that the user gave, by name; see `search.options`.
+        resume: go on with the study if it exists.
+        overwrite: begin anew if it exists; its files are deleted.
+        accept_changes: go on even if the space file has changed.
+        take_over: go on even if a process of another machine has not ended in order.
+        handle: the study, if its journal has been read already.
         make_view: makes the view, once the study is known.
         say: prints one line.
 
     Raises:
-        UserError: the input is wrong; nothing was written but a log.
+        UserError: the input is wrong. Nothing was written but a log.
     """
     if resume and overwrite:
         raise OptionError("--resume and --overwrite exclude each other: give one of them")
-    early = _early(source)
-    first = options.resolve({**early, **{name: value for name, value in given.items() if value is not None}})
+    early = source.early_options()
+    first = options.resolve_options({**early, **{name: value for name, value in given.items() if value is not None}})
     name = check_study_name(first.study or source.default_name())
-    study_paths = StudyPaths.of(first.runs, name)
-    if opened is None:
-        opened = StudyHandle(study_paths, anew=overwrite)
-    if opened.exists and not resume:
+    if handle is None:
+        handle = StudyHandle(StudyPaths.of(first.runs, name), overwrite=overwrite)
+    if handle.exists and not resume:
         raise StudyError(
             f"study {name!r} exists in {first.runs}: go on with --resume, begin anew with --overwrite, or give another "
             "name with --study"
         )
-    kept = opened.options.get("keras_backend")
+    kept = handle.options.get("keras_backend")
     backend = given.get("keras_backend") or kept or early.get("keras_backend")
     if kept is not None and backend != kept:
         raise StudyError(
@@ -131,10 +109,10 @@ def run(
             "bit; begin another with --study"
         )
     given = {**given, "study": name, "runs": first.runs, "keras_backend": backend}
-    return _Launch(source, given, opened, accept_changes, take_over, overwrite, make_view, say).run()
+    return _Launch(source, given, handle, accept_changes, take_over, overwrite, make_view, say).run()
 
 
-def resume(
+def resume_search(
     name: str,
     given: Mapping[str, Any],
     *,
@@ -143,79 +121,63 @@ def resume(
     make_view: MakeView,
     say: Callable[[str], None],
 ) -> Result:
-    """Go on with the study `name`, with its own options where `given` does not say otherwise.
+    """Go on with the study `name`. It keeps its own options except those in `given`.
 
     Raises:
         StudyError: there is no such study.
     """
-    paths = find(name, given.get("runs") or "runs")
-    opened = StudyHandle(paths)
-    if not opened.exists:
+    paths = find_study(name, given.get("runs") or "runs")
+    handle = StudyHandle(paths)
+    if not handle.exists:
         raise StudyError(f"study {name!r} has not begun, {paths.journal} is empty: begin it with search run SPACE.py")
-    header = opened.header
+    header = handle.header
     source = Source(path=Path(header.source)) if header.source else Source(parts={})
     if source.path is not None and not source.path.exists():
         copy = paths.space / source.path.name
         say(f"{source.path} is no more: going on with the study's copy of it, {copy}")
         source = Source(path=copy)
-    given = {**given, "study": name}
-    return run(
+    return run_search(
         source,
-        given,
+        {**given, "study": name},
         resume=True,
         accept_changes=accept_changes,
         take_over=take_over,
-        opened=opened,
+        handle=handle,
         make_view=make_view,
         say=say,
     )
 
 
-def check(source: Source, keras_backend: str | None = None) -> Probed:
-    """Probe `source` on the CPU, and write nothing. SpaceError where it cannot be searched."""
-    given = {"keras_backend": keras_backend or _early(source).get("keras_backend"), "gpus": "none", "workers": 1}
-    opts = options.resolve(given)
+def check_space(source: Source, keras_backend: str | None = None) -> Probed:
+    """Probe `source` on the processor, and write nothing. SpaceError if it cannot be searched."""
+    given = {"keras_backend": keras_backend or source.early_options().get("keras_backend")}
+    given |= {"gpus": "none", "workers": 1}
+    opts = options.resolve_options(given)
     with tempfile.TemporaryDirectory(prefix="search-") as folder, ExitStack() as stack:
-        executor = executors.make(opts, (), Path(folder) / "search.log")
+        executor = selection.make_executor(opts, (), Path(folder) / "search.log")
         stack.callback(executor.close)
         assert source.path is not None
         probed = executor.probe(Probe(SpaceRef(path=str(source.path.absolute()))))
     if isinstance(probed, ProbeFailed):
         raise SpaceError(probed.message)
-    opts = options.resolve(given, probed.options, where=source.label)
-    with options.located(source.label):
+    opts = options.resolve_options(given, probed.options, where=source.label)
+    with options.error_prefix(source.label):
         checks.check_backend(opts, probed.parameters)
-        checks.choose_objective(opts, probed)
+        checks.objective_of(opts, probed)
     return probed
-
-
-def options_of(current: Study) -> Options:
-    """The options that a study was last run with."""
-    said = current.start.options if current.start is not None else {}
-    return options.resolve({}, before=said)
-
-
-def find(name: str, runs: str | Path) -> StudyPaths:
-    """The paths of an existing study. StudyError where there is none."""
-    paths = StudyPaths.of(runs, name)
-    if not paths.journal.exists():
-        known = studies(runs)
-        there = f"there are {', '.join(known[:20])}" if known else f"there is none in {Path(runs).absolute()}"
-        raise StudyError(f"no study {name!r}: {there}.{nearest(name, known)} Another folder is given with --runs")
-    return paths
 
 
 # Launching ------------------------------------------------------------------------------------------------------------
 
 
 class _Launch:
-    """One process's run of a study, from checked words to the end."""
+    """One process's run of a study, from checked options to the end."""
 
     def __init__(
         self,
         source: Source,
         given: Mapping[str, Any],
-        opened: StudyHandle,
+        handle: StudyHandle,
         accept_changes: bool,
         take_over: bool,
         overwrite: bool,
@@ -224,8 +186,8 @@ class _Launch:
     ) -> None:
         self._source = source
         self._given = given
-        self._opened = opened
-        self._paths = opened.paths
+        self._handle = handle
+        self._paths = handle.paths
         self._accept_changes = accept_changes
         self._take_over = take_over
         self._overwrite = overwrite
@@ -233,78 +195,84 @@ class _Launch:
         self._say = say
 
     def run(self) -> Result:
-        opts = options.resolve(self._given, before=self._opened.options)
+        opts = options.resolve_options(self._given, before=self._handle.options)
         checks.check_backend(opts)
         checks.check_tensorboard(opts)
         gpus = find_gpus()
-        executors.slots_of(opts, gpus)  # a GPU that is not there is said at once
+        selection.slots_of(opts, gpus)  # a missing GPU is reported at once
         checks.make_folder(self._paths.folder)
         with ExitStack() as stack:
             lock = Lock(self._paths.lock, take_over=self._take_over)
-            stack.callback(self._leave, lock)
+            stack.callback(self._unlock, lock)
             self._read_again()
             admission = Admission(opts)
-            executor = executors.make(opts, gpus, self._paths.log, compiled(opts.runs))
+            executor = selection.make_executor(opts, gpus, self._paths.log, compiled_programs(opts.runs))
             stack.callback(executor.close)
-            ref = self._reference(stack)
+            ref = self._space_ref(stack)
             shutil.rmtree(self._paths.data, ignore_errors=True)
             stack.callback(shutil.rmtree, self._paths.data, ignore_errors=True)
             probed = executor.probe(Probe(ref, str(self._paths.data) if executor.slots > 1 else None))
             if isinstance(probed, ProbeFailed):
-                raise SpaceError(probed.message + _logged(self._paths, probed.traceback))
-            opts = options.resolve(self._given, probed.options, self._opened.options, self._source.label)
-            with options.located(self._source.label):
-                checks.check_backend(opts, probed.parameters)
-                checks.check_tensorboard(opts)
-                slots = executors.slots_of(opts, gpus)
-                checks.check_keras(opts, probed, slots[0].devices)
-                if self._opened.exists:
-                    objective = checks.check_kept(self._opened.header, opts, self._given)
-                else:
-                    objective = checks.choose_objective(opts, probed)
-                if self._is_new("try_first"):
-                    checks.check_try_first(
-                        opts.try_first, probed.parameters, lambda values: executor.probe(Probe(ref, values=values))
-                    )
-                own = self._opened.study if self._opened.exists else None
-                imported = warm_start.records(opts, objective, own) if self._is_new("warm_start") else []
+                raise SpaceError(probed.message + _log(self._paths, probed.traceback))
+            opts = options.resolve_options(self._given, probed.options, self._handle.options, self._source.label)
+            with options.error_prefix(self._source.label):
+                slots = selection.slots_of(opts, gpus)
+                objective = self._check(opts, probed, slots, ref, executor)
+                imported = warm_start.import_trials(opts, objective, self._handle) if self._is_new("warm_start") else []
             if hasattr(executor, "set_slots"):
                 executor.set_slots(slots)
-            changes = self._opened.changes(probed, accepted=self._accept_changes, label=self._source.label)
+            change = self._handle.change_of_space(probed, accepted=self._accept_changes, label=self._source.label)
             uri = admission.result(opts)
             self._announce(opts, objective, slots, probed)
             if imported:
-                self._say(warm_start.describe(str(opts.warm_start), imported, probed.parameters))
-            records = self._opened.records(opts, objective, probed, changes, imported, self._source.path)
+                self._say(warm_start.describe_import(str(opts.warm_start), imported, probed.parameters))
+            records = self._handle.first_records(opts, objective, probed, change, imported, self._source.path)
             self._write_space(probed)
             if ref.pickle is not None:
                 ref = SpaceRef(pickle=str(self._paths.pickle))
             return self._search(opts, probed, ref, executor, slots, records, uri)
 
-    def _read_again(self) -> None:
-        """Read the journal with the lock held, where another process has written it until now."""
-        if self._overwrite or self._opened.is_current:
-            return
-        opened = StudyHandle(self._paths)
-        if opened.exists != self._opened.exists:
-            raise StudyError(f"study {self._paths.folder.name!r} was begun by another process: go on with --resume")
-        self._opened = opened
+    def _check(
+        self, opts: Options, probed: Probed, slots: tuple[Slot, ...], ref: SpaceRef, executor: Executor
+    ) -> Objective:
+        """Check the options against the probed space. Return the study's objective."""
+        checks.check_backend(opts, probed.parameters)
+        checks.check_tensorboard(opts)
+        checks.check_keras(opts, probed, slots[0].devices)
+        if self._handle.exists:
+            objective = checks.kept_objective(self._handle.header, opts, self._given)
+        else:
+            objective = checks.objective_of(opts, probed)
+        if self._is_new("try_first"):
+            checks.check_try_first(
+                opts.try_first, probed.parameters, lambda values: executor.probe(Probe(ref, values=values))
+            )
+        return objective
 
-    def _leave(self, lock: Lock) -> None:
+    def _read_again(self) -> None:
+        """Read the journal with the lock held, if another process has written to it since."""
+        if self._overwrite or self._handle.is_current:
+            return
+        handle = StudyHandle(self._paths)
+        if handle.exists != self._handle.exists:
+            raise StudyError(f"study {self._handle.name!r} was begun by another process: go on with --resume")
+        self._handle = handle
+
+    def _unlock(self, lock: Lock) -> None:
         if not self._paths.journal.exists():
             self._paths.lock.unlink(missing_ok=True)
         lock.release()
 
-    def _reference(self, stack: ExitStack) -> SpaceRef:
-        """Where the probe finds the user's code; a factory's pickle is the study's own once it has been checked."""
+    def _space_ref(self, stack: ExitStack) -> SpaceRef:
+        """Return the place of the user's code for the probe. A new pickle becomes the study's own after the checks."""
         if self._source.path is not None:
             return SpaceRef(path=str(self._source.path.absolute()))
         if self._source.parts:
             stack.callback(self._new_pickle.unlink, missing_ok=True)
-            self._new_pickle.write_bytes(_pickled(self._source.parts))
+            self._new_pickle.write_bytes(self._source.pickled())
             return SpaceRef(pickle=str(self._new_pickle))
         if not self._paths.pickle.exists():
-            raise StudyError(f"study {self._paths.folder.name!r} has lost its factory, {self._paths.pickle}")
+            raise StudyError(f"study {self._handle.name!r} has lost its factory, {self._paths.pickle}")
         return SpaceRef(pickle=str(self._paths.pickle))
 
     @property
@@ -312,25 +280,26 @@ class _Launch:
         return self._paths.folder / f"{self._paths.pickle.name}.new"
 
     def _is_new(self, name: str) -> bool:
-        """Whether an option was said for this run, and is not what an earlier one was told."""
-        return not self._opened.exists or self._given.get(name) is not None
+        """Return whether the user gave option `name` for this process, not for an earlier one."""
+        return not self._handle.exists or self._given.get(name) is not None
 
     def _announce(self, opts: Options, objective: Objective, slots: tuple[Slot, ...], probed: Probed) -> None:
-        """Say what will be done, before it is."""
-        from search.display import live as progress
+        """Print the plan before it is carried out."""
+        from search.display import live
 
-        chosen = "" if opts.objective or self._opened.exists else ", as nothing else was asked for"
-        self._say(f"study {self._paths.folder.name} in {self._paths.folder}")
-        if self._opened.exists:
-            for line in checks.updates(self._opened.entries, self._opened.study, probed.versions):
+        handle = self._handle
+        chosen = "" if opts.objective or handle.exists else ", as nothing else was asked for"
+        self._say(f"study {handle.name} in {self._paths.folder}")
+        if handle.exists:
+            for line in checks.describe_updates(handle.entries[-1].format, handle.versions, probed.versions):
                 self._say(line)
         self._say(f"objective {objective.name}, {objective.direction}{chosen}")
-        self._say(f"{progress.describe_plan(opts)}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")
+        self._say(f"{live.describe_plan(opts)}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")
 
     def _write_space(self, probed: Probed) -> None:
-        """Begin the study's folder: the space file and its local modules, as searched."""
-        if not self._opened.exists:
-            # The journal goes last: killed in between, it is still there to be overwritten.
+        """Write the study's copy of the searched code: space file and local modules, or the factory's pickle."""
+        if not self._handle.exists:
+            # The journal is deleted last: after a kill in between, it is still there to be overwritten.
             for folder in (self._paths.trials, self._paths.tensorboard):
                 if folder.exists():
                     shutil.rmtree(folder)
@@ -360,20 +329,20 @@ class _Launch:
     ) -> Result:
         from search.tracking.mlflow.syncer import Syncer
 
-        current = Study()
+        study = Study()
         controller = Controller(
-            current,
-            lambda phase: backends.make(
-                phase.backend, phase.options, current.objective, current.seed, current.parameters
+            study,
+            lambda phase: registry.make_backend(
+                phase.backend, phase.options, study.objective, study.seed, study.parameters
             ),
             _limits(opts, probed),
-            sharing(slots),
+            slots_sharing_memory(slots),
             opts.max_epochs,
             opts.try_first,
         )
-        controller.replay(self._opened.entries)
-        view = self._make_view(current, opts, tuple(slot.label for slot in slots))
-        journal = Journal(self._paths.journal, known=self._opened.entries)
+        controller.replay(self._handle.entries)  # the one fold of the journal
+        view = self._make_view(study, opts, tuple(slot.label for slot in slots))
+        journal = Journal(self._paths.journal, known=self._handle.entries)
         syncer = Syncer(
             self._paths,
             uri,
@@ -382,11 +351,11 @@ class _Launch:
             register=opts.register,
             warn=view.say,
         )
-        followers: list[Follower] = [Retention(current, self._paths, opts.keep_models)]
+        followers: list[Follower] = [Retention(study, self._paths, opts.keep_models), syncer]
         if opts.tensorboard:
             from search.tracking.tensorboard import TensorBoardLog
 
-            followers.append(TensorBoardLog(self._paths.tensorboard, self._opened.entries, view.say))
+            followers.append(TensorBoardLog(self._paths.tensorboard, self._handle.entries, view.say))
         driver = Driver(
             controller,
             journal,
@@ -396,9 +365,7 @@ class _Launch:
             opts,
             followers=followers,
             data=str(self._paths.data) if probed.shared else None,
-            news=syncer.wake,
             view=view,
-            say=view.say,
         )
         try:
             syncer.start()
@@ -409,49 +376,11 @@ class _Launch:
                 raise
             raise SearchError(
                 f"the search broke ({type(error).__name__}: {error}): nothing journaled is lost, and a resume may get "
-                f"past it" + _logged(self._paths, traceback.format_exc())
+                f"past it" + _log(self._paths, traceback.format_exc())
             ) from error
         finally:
             view.close()
-        return Result(self._paths, current, end, syncer.finish(SYNC_SECONDS))
-
-
-# Parts ----------------------------------------------------------------------------------------------------------------
-
-
-def _early(source: Source) -> dict[str, Any]:
-    """What the space file says of options that must be known before it is run, read without running it."""
-    written = space.written_options(space.parse(source.path)) if source.path else {}
-    early = {}
-    for name in options.EARLY:
-        if name not in written:
-            continue
-        node = written[name]
-        with options.located(f"{source.path}:{node.lineno}"):
-            if not isinstance(node, ast.Constant):
-                raise OptionError(f"{name} must be known before the file is run: write its value here, as text")
-            if node.value is not None:
-                early[name] = options.check(name, node.value)
-    return early
-
-
-def _pickled(parts: Mapping[str, Any]) -> bytes:
-    import cloudpickle
-
-    from search.space import pickling
-
-    factory = {name: part for name, part in parts.items() if name != "data"}
-    # What it is made of travels along: where it comes back, the user's modules may not be.
-    for module in {getattr(part, "__module__", None) for part in factory.values()}:
-        if module in sys.modules and space.is_own(sys.modules[module]):
-            cloudpickle.register_pickle_by_value(sys.modules[module])
-    try:
-        return pickling.dumps(factory) + pickling.dumps(parts["data"])
-    except Exception as error:
-        raise SpaceError(
-            f"the factory cannot be sent to a worker ({type(error).__name__}: {error}): make what it uses inside of "
-            "it, or write a space file"
-        ) from error
+        return Result(self._paths, study, end, syncer.finish(SYNC_SECONDS))
 
 
 def _limits(opts: Options, probed: Probed) -> Limits:
@@ -469,8 +398,8 @@ def _limits(opts: Options, probed: Probed) -> Limits:
     )
 
 
-def _logged(paths: StudyPaths, traceback: str) -> str:
-    """Keep a traceback of the user's code in the log. Returns where it is, in words."""
+def _log(paths: StudyPaths, traceback: str) -> str:
+    """Write a traceback to the study's log. Return words that say where it is."""
     if not traceback:
         return ""
     with suppress(OSError), paths.log.open("a") as file:

@@ -1,6 +1,6 @@
-"""The loop of a running search: hand events to the controller, journal what it decides, then act.
+"""The loop of a running search: hand an event to the controller, journal its decisions, then act on them.
 
-This is the only process that writes the journal, and it never imports Keras.
+Only this process writes the journal. It never imports Keras.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from search.scheduler.events import (
     Tick,
 )
 from search.space.file import SpaceRef
-from search.study.journal import Journal
+from search.study.journal import Entry, Journal
 from search.study.paths import StudyPaths
 from search.study.records import Record, SearchEnded, SegmentEnded, TimedOut
 
@@ -35,40 +35,48 @@ POLL_SECONDS = 0.1
 VIEW_SECONDS = 0.1
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends a search in order: Ctrl-C, a cluster that takes its machine back, a terminal that is closed."""
+"""Signals that end a search in order: Ctrl-C, a cluster that takes its machine back, a terminal that is closed."""
 
-SAID: Mapping[str, str] = {"failed": "failed", "lost": "lost", "no_memory": "stopped", "no_space": "stopped"}
-"""How a segment ended of whose end the user is told, in a word."""
+ANNOUNCED: Mapping[str, str] = {"failed": "failed", "lost": "lost", "no_memory": "stopped", "no_space": "stopped"}
+"""The outcomes of segments that the user is told, with the word for each."""
 
 
-class Watcher(Protocol):
-    """What the driver tells of every step: a view, a tracker."""
+class View(Protocol):
+    """The display of a running search; `search.display.live` has one for terminals and one of plain lines."""
 
-    def update(self, now: float) -> None: ...
+    def update(self, now: float) -> None:
+        """Show the state at `now` if a redraw is due. Cheap otherwise."""
+
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+
+    def close(self) -> None:
+        """Stop redrawing. May be called twice; `say` still works."""
 
 
 class Follower(Protocol):
-    """What acts on every record: `take` is called when it was journaled and applied, `flushed` when the disk has it."""
+    """A part that is told of every record."""
 
-    def take(self, records: Iterable[Record], time: float) -> None: ...
-    def flushed(self) -> None: ...
+    def take(self, entries: Sequence[Entry]) -> None:
+        """Take in entries that were just journaled and applied to the study. Must be quick, and must not raise."""
+
+    def flushed(self) -> None:
+        """Act on the entries taken in so far, which the disk has now."""
 
 
 class Driver:
-    """Runs one study until its controller is finished.
+    """The loop of one study, until its controller ends the search.
 
     Args:
-        controller: decides; its study has been rebuilt from the journal.
-        journal: open, with its lock held.
-        executor: where segments run.
-        space: the user's code, as workers find it.
-        paths, options: of the study.
-        followers: are given every record, and told when the disk has them.
+        controller: the decisions; its study has been rebuilt from the journal.
+        journal: open for writing, with its lock held.
+        executor: runs the segments.
+        space: the place where workers find the user's code.
+        paths, options: the study's.
+        followers: are given every journal entry, and told when the disk has the entries.
         data: the folder of the arrays that workers share, if any.
-        news: called after records were journaled.
-        view: updated about ten times a second.
-        say: prints one line that stays.
-        now: the clock, seconds since the epoch.
+        view: the display; updated about ten times a second.
+        now: the clock, in seconds since the epoch.
     """
 
     def __init__(
@@ -82,9 +90,7 @@ class Driver:
         *,
         followers: Sequence[Follower] = (),
         data: str | None = None,
-        news: Callable[[], None],
-        view: Watcher,
-        say: Callable[[str], None],
+        view: View,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._controller = controller
@@ -95,25 +101,24 @@ class Driver:
         self._options = options
         self._followers = followers
         self._data = data
-        self._news = news
         self._view = view
-        self._say = say
+        self._say = view.say
         self._clock = now
         self._noticed: set[str] = set()
-        self._finished: SearchEnded | None = None
+        self._end: SearchEnded | None = None
         self._interrupts = 0
         self._viewed = 0.0
 
     def run(self, records: Iterable[Record]) -> SearchEnded:
-        """Begin with `records`, and search until the end.
+        """Begin with `records`, and search until the end. Return how the search ended.
 
         Raises:
-            KeyboardInterrupt: at the second Ctrl-C; everything journaled so far stands.
-            JournalError: the journal cannot be written; so does it.
+            KeyboardInterrupt: at the second Ctrl-C. Everything journaled so far is kept.
+            JournalError: the journal cannot be written. Everything journaled so far is kept.
         """
-        # Only a main thread may handle signals: in another one, the caller stops the search by other means.
+        # Only a main thread may handle signals. In another thread the caller stops the search by other means.
         main = threading.current_thread() is threading.main_thread()
-        # Who ignores one, as `nohup` does, goes on ignoring it.
+        # A signal that is ignored, as under `nohup`, stays ignored.
         numbers = [number for number in STOPS if main and signal.getsignal(number) is not signal.SIG_IGN]
         previous = {number: signal.signal(number, self._interrupt) for number in numbers}
         try:
@@ -121,20 +126,20 @@ class Driver:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            self._executor.close(now=self._finished is None)
+            self._executor.close(now=self._end is None)
             self._journal.close()
-        assert self._finished is not None
+        assert self._end is not None
         self._flushed()
-        return self._finished
+        return self._end
 
     def _now(self) -> float:
-        # As the journal has it, so that what is replayed is what was lived.
+        # The journal's precision: a replay then sees the same times as the live search.
         return round(self._clock(), 4)
 
     def _run(self, records: Iterable[Record]) -> None:
         now = self._now()
         self._act(self._controller.begin(records, now), now)
-        while self._finished is None:
+        while self._end is None:
             self._executor.poll(self._receive, POLL_SECONDS)
             self._handle(Tick())
             if self._journal.flush(only_if_due=True):
@@ -152,7 +157,7 @@ class Driver:
         self._say("stopping when the running epochs end; once more stops at once, and loses nothing journaled")
 
     def stop(self) -> None:
-        """Have the search end when the running epochs do, as the first Ctrl-C does."""
+        """End the search at the end of the running epochs, as the first Ctrl-C does."""
         self._interrupts = max(1, self._interrupts)
 
     def _receive(self, slot: int, message: Message) -> None:
@@ -166,7 +171,7 @@ class Driver:
         self._handle(FromWorker(slot, message))  # type: ignore[arg-type]  # a probe's answer never comes here
 
     def _handle(self, event: Event) -> None:
-        if self._finished is not None:
+        if self._end is not None:
             return
         now = self._now()
         if self._interrupts:
@@ -177,10 +182,9 @@ class Driver:
 
     def _act(self, reaction: Reaction, now: float) -> None:
         if reaction.records:
-            self._journal.append(reaction.records, now)
+            entries = self._journal.append(reaction.records, now)
             for follower in self._followers:
-                follower.take(reaction.records, now)
-            self._news()
+                follower.take(entries)
             self._announce(reaction.records)
         for slot, instruction in reaction.instructions:
             if isinstance(instruction, StartSegment):
@@ -192,12 +196,12 @@ class Driver:
             else:
                 self._executor.send(slot, instruction)
         if reaction.end is not None:
-            self._finished = reaction.end
+            self._end = reaction.end
 
     def _announce(self, records: Iterable[Record]) -> None:
         for record in records:
-            if isinstance(record, SegmentEnded) and record.outcome in SAID:
-                self._say(f"trial {record.trial} {SAID[record.outcome]}: {record.error}")
+            if isinstance(record, SegmentEnded) and record.outcome in ANNOUNCED:
+                self._say(f"trial {record.trial} {ANNOUNCED[record.outcome]}: {record.error}")
             elif isinstance(record, TimedOut):
                 self._say(f"trial {record.trial} ends: {record.reason}")
 
@@ -218,7 +222,7 @@ class Driver:
             fuse=self._options.fuse,
             run_eagerly=self._options.run_eagerly,
             data=self._data,
-            cached_trials=self._controller.affinity.trials(slot),
+            cached_trials=self._controller.affinity.trials_of(slot),
         )
 
     def _evaluation(self, evaluation: StartEvaluation) -> Evaluate:

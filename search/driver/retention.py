@@ -1,30 +1,31 @@
-"""What a study keeps on disk: the checkpoints of trials that may go on, and the weights of the best.
+"""Retention: a study keeps the checkpoints of trials that may go on, and the weights of the best trials.
 
-A trial's checkpoint goes when the trial has ended, its best weights when enough trials that have ended are better: what
-has ended does not change any more, so no ranking can ever bring it back.
+A trial's checkpoint is deleted when the trial has ended. Its best weights are deleted when enough ended trials are
+better. An ended trial does not change any more, so no later ranking can bring it back.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from search.study.journal import Entry
 from search.study.paths import StudyPaths
-from search.study.records import Record, TrialEnded
+from search.study.records import TrialEnded
 from search.study.study import Study, Trial
 
 __all__ = ["Retention"]
 
 
 class Retention:
-    """Deletes what no one can want any more.
+    """A follower that deletes the files that nobody can need any more.
 
     Args:
-        study: followed, not changed.
-        paths: its files.
-        keep: of how many of the best trials the weights stay.
+        study: the study; not changed here.
+        paths: the study's files.
+        keep: the number of best trials whose weights stay.
     """
 
     def __init__(self, study: Study, paths: StudyPaths, keep: int) -> None:
@@ -35,24 +36,24 @@ class Retention:
         self._doomed: list[Path] = []
         for trial in study.trials.values():
             if trial.ended is not None:
-                self._take(trial)
-        # What a killed worker was writing.
+                self._note(trial)
+        # Files that a killed worker was writing.
         self._doomed += paths.trials.glob("*/.*.tmp")
 
-    def take(self, records: Iterable[Record], time: float) -> None:
-        """Take in new records, which the study has taken in already."""
-        for record in records:
-            if isinstance(record, TrialEnded):
-                self._take(self._study.trials[record.trial])
+    def take(self, entries: Sequence[Entry]) -> None:
+        """Note the files of trials that ended. The study has applied the entries already."""
+        for entry in entries:
+            if isinstance(entry.record, TrialEnded):
+                self._note(self._study.trials[entry.record.trial])
 
     def flushed(self) -> None:
-        """Delete. Not before the disk has the records taken in: without them, the trials would go on."""
+        """Delete the noted files. Before the disk has the records, a power failure would let the trials go on."""
         for path in self._doomed:
             with suppress(OSError):
                 path.unlink()
         self._doomed.clear()
 
-    def _take(self, trial: Trial) -> None:
+    def _note(self, trial: Trial) -> None:
         files = self._paths.trial(trial.number)
         executions = range(len(trial.executions))
         self._doomed += [files.checkpoint(number) for number in executions]
@@ -60,7 +61,7 @@ class Retention:
             self._doomed += [files.best(number) for number in executions]
             return
         self._doomed += [files.best(number) for number in executions if number != trial.best_execution]
-        # As `Study.ranked` has it; the worst first.
+        # The order of `Study.ranked`, the worst first.
         heapq.heappush(self._best, (-self._study.objective.cost(trial.objective), -trial.number, trial.best_execution))
         if len(self._best) > self._keep:
             _, number, execution = heapq.heappop(self._best)

@@ -1,4 +1,7 @@
-"""A study as a process finds it, and the records that its run of it begins with."""
+"""The study that a process begins or resumes, and the first records of the process.
+
+The journal is read once. Its fold is left to the controller, which replays it: here only single records are looked up.
+"""
 
 from __future__ import annotations
 
@@ -8,117 +11,157 @@ import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from search import options
 from search.driver import checks
 from search.errors import SearchError, StudyError
 from search.messages import Probed
 from search.options import Options
-from search.study import journal, study
+from search.space.domain import Parameter
+from search.study import journal
 from search.study.journal import Entry
 from search.study.paths import StudyPaths
 from search.study.records import FORMAT, BackendChanged, Header, Record, SearchStarted, SpaceChanged, TrialImported
-from search.study.study import Study
 from search.study.trial import Objective
 
 __all__ = ["StudyHandle"]
 
+R = TypeVar("R", bound=Record)
+
 
 class StudyHandle:
-    """A study's place, and what its journal says where it has one.
+    """The files of a study, and its journal if it has one.
 
     Args:
-        paths: its files.
-        anew: not to read the journal: it is to be overwritten, and may be damaged.
+        paths: the study's files.
+        overwrite: do not read the journal. It is to be replaced, and may be damaged.
+
+    Attributes:
+        entries: the journal so far; empty for a new study.
 
     Raises:
         JournalError: the journal cannot be read.
     """
 
-    def __init__(self, paths: StudyPaths, *, anew: bool = False) -> None:
+    def __init__(self, paths: StudyPaths, *, overwrite: bool = False) -> None:
         self.paths = paths
         self._seen = _stamp(paths.journal)
-        self.entries: Sequence[Entry] = [] if anew or self._seen is None else journal.read_all(paths.journal)
+        self.entries: Sequence[Entry] = [] if overwrite or self._seen is None else journal.read_all(paths.journal)
 
     @property
     def is_current(self) -> bool:
-        """Whether the journal is as it was read."""
+        """True if the journal has not changed since it was read."""
         return _stamp(self.paths.journal) == self._seen
 
     @property
     def exists(self) -> bool:
+        """True if the study has begun."""
         return bool(self.entries)
 
-    @cached_property
-    def study(self) -> Study:
-        """The fold of the journal; not to be changed."""
-        return study.fold(self.entries)
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.paths.folder.name
 
     @property
     def header(self) -> Header:
+        """The first record of a study that exists."""
         header = self.entries[0].record
         assert isinstance(header, Header)
         return header
 
-    @cached_property
+    @property
     def options(self) -> Mapping[str, Any]:
-        """What the last process was told."""
-        said = [entry.record.options for entry in self.entries if isinstance(entry.record, SearchStarted)]
-        return said[-1] if said else {}
+        """The options of the last process, by name; empty if there was none."""
+        start = self._last(SearchStarted)
+        return start.options if start is not None else {}
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The libraries of the last process, by name."""
+        start = self._last(SearchStarted)
+        return (start.versions if start is not None else {}) or self.header.versions
+
+    @property
+    def space(self) -> Header | SpaceChanged:
+        """The record with the digest and the parameters of the space as it was last searched."""
+        return self._last(SpaceChanged) or self.header
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters of the space as it was last searched."""
+        return self.space.parameters
+
+    @property
+    def imported(self) -> frozenset[tuple[str, int]]:
+        """The imported trials, as (uid of their study, number there)."""
+        records = (entry.record for entry in self.entries)
+        return frozenset((r.source, r.number) for r in records if isinstance(r, TrialImported))
+
+    def _last(self, kind: type[R]) -> R | None:
+        return next((entry.record for entry in reversed(self.entries) if isinstance(entry.record, kind)), None)
 
     # The first records of a process ---------------------------------------------------------------------------------
 
-    def changes(self, probed: Probed, *, accepted: bool, label: str) -> SpaceChanged | None:
-        """What to journal where the space file, called `label`, is not what it was. StudyError where that is not
-        accepted."""
-        if not self.exists or self.study.digest == probed.digest:
+    def change_of_space(self, probed: Probed, *, accepted: bool, label: str) -> SpaceChanged | None:
+        """Return the record to journal if the space file has changed, else None.
+
+        Args:
+            probed: the space as it is now.
+            accepted: the user accepts a change.
+            label: the name of the space file in messages.
+
+        Raises:
+            StudyError: the space file has changed, and the user has not accepted that.
+        """
+        if not self.exists or self.space.digest == probed.digest:
             return None
         if not accepted:
-            differences = checks.differences(self.study.parameters, probed.parameters)
+            differences = checks.describe_differences(self.parameters, probed.parameters)
             raise StudyError(
-                f"{label} has changed since study {self.study.name!r} began: {differences}. Go on with it with "
+                f"{label} has changed since study {self.name!r} began: {differences}. Go on with it with "
                 "--accept-changes, begin anew with --overwrite, or give another name with --study"
             )
         return SpaceChanged(probed.digest, probed.parameters)
 
-    def records(
+    def first_records(
         self,
         opts: Options,
         objective: Objective,
         probed: Probed,
-        changes: SpaceChanged | None,
+        change: SpaceChanged | None,
         imported: Sequence[TrialImported],
         space: Path | None,
     ) -> list[Record]:
-        """The first records of this process.
+        """Return the records that this process begins with.
 
         Args:
-            changes, learnt: what is to be among them.
-            space: the space file, where it is not a factory that is searched.
+            change: the change of the space, if any.
+            imported: trials of another study to learn from.
+            space: the space file; None if a factory is searched.
         """
         records: list[Record] = []
-        said = {name: value for name, value in opts.to_json().items() if name not in options.SESSION}
-        said["keras_backend"] = probed.versions["keras_backend"]
-        said["tracking_uri"] = _without_password(opts.tracking_uri)
+        kept = {name: value for name, value in opts.to_json().items() if name not in options.LOCATION}
+        kept["keras_backend"] = probed.versions["keras_backend"]
+        kept["tracking_uri"] = _without_password(opts.tracking_uri)
         if not self.exists:
             records.append(self._header(opts, objective, probed, space))
-        elif changes is not None:
-            records.append(changes)
-        phase = BackendChanged(opts.backend, opts.backend_options())
-        # A sampler made for other parameters is of no use; what is new of the code alone is no reason to begin anew.
-        other_parameters = changes is not None and self.study.parameters != probed.parameters
-        if not self.exists or not self.study.phases or self.study.phases[-1] != phase or other_parameters:
-            records.append(phase)
-        return [*records, *imported, SearchStarted(socket.gethostname(), os.getpid(), said, probed.versions)]
+        elif change is not None:
+            records.append(change)
+        backend = BackendChanged(opts.backend, opts.backend_options())
+        # A sampler for other parameters is of no use. New code alone is no reason to begin a new phase.
+        other_parameters = change is not None and self.parameters != probed.parameters
+        if other_parameters or self._last(BackendChanged) != backend:
+            records.append(backend)
+        return [*records, *imported, SearchStarted(socket.gethostname(), os.getpid(), kept, probed.versions)]
 
     def _header(self, opts: Options, objective: Objective, probed: Probed, space: Path | None) -> Header:
         return Header(
             format=FORMAT,
             uid=secrets.token_hex(8),
-            study=self.paths.folder.name,
+            study=self.name,
             seed=opts.seed if opts.seed is not None else secrets.randbelow(options.LARGEST_SEED),
             objectives=(objective,),
             source=str(space.absolute()) if space is not None else "",
@@ -132,7 +175,7 @@ class StudyHandle:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes with a file; None where there is none."""
+    """Return numbers that change when the file changes; None if there is no file."""
     try:
         stat = path.stat()
     except OSError:
@@ -141,14 +184,14 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def _without_password(uri: str | None) -> str | None:
-    """An address as it may be written down: a resume takes the credentials from the environment, or is told again."""
+    """Return an address as it may be written down. A resume takes the credentials from the environment or the user."""
     from search.tracking.mlflow import store
 
     return uri and store.redact(uri).replace("://***@", "://")
 
 
 def _uid_of(paths: StudyPaths) -> str:
-    """The uid of the study whose journal is at `paths`, as far as it can be read; "" where there is none."""
+    """Return the uid of the study whose journal is at `paths`; "" if there is none, or it cannot be read."""
     with suppress(SearchError, StopIteration):
         first = next(journal.read(paths.journal)).record
         return first.uid if isinstance(first, Header) else ""

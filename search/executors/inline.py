@@ -1,4 +1,4 @@
-"""The `inline` executor: one slot, in this process and thread, so that a debugger can step into the user's code."""
+"""The `inline` executor: one slot in this process and thread, so that a debugger can step into the user's code."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from search.messages import Answer, Evaluate, Interrupt, Message, Probe, Probed,
 
 
 class InlineExecutor:
-    """Runs a segment or a harvest within `poll`, start to end."""
+    """Runs a whole segment or final evaluation within one call of `poll`."""
 
     slots = 1
 
     def __init__(self) -> None:
-        from search.worker import segment as training
         from search.worker.channel import DirectChannel
+        from search.worker.segment import clear_caches
 
-        # An earlier search in this process may have loaded what has changed since.
-        training.forget()
+        # An earlier search in this process may have loaded files that have changed since.
+        clear_caches()
         self._work: Segment | Evaluate | None = None
         self._handle: Handle | None = None
-        self._channel = DirectChannel(self._say)
+        self._channel = DirectChannel(self._deliver)
 
     def probe(self, probe: Probe) -> Probed | ProbeFailed:
         from search.worker.probe import run_probe
@@ -27,7 +27,7 @@ class InlineExecutor:
         return run_probe(probe)
 
     def start(self, slot: int, work: Segment | Evaluate) -> None:
-        assert self._work is None, "the slot is taken"
+        assert self._work is None, "the slot is busy"
         self._work = work
         self._channel.begin()
 
@@ -46,16 +46,16 @@ class InlineExecutor:
             return
         self._handle = handle
         if isinstance(work, Evaluate):
-            self._say(run_evaluation(work))
+            self._deliver(run_evaluation(work))
         else:
             run_segment(work, self._channel)
 
     def close(self, *, now: bool = False) -> None:
-        from search.worker import segment as training
+        from search.worker.segment import clear_caches
 
         self._work = None
-        training.forget()  # the process goes on, and needs none of it
+        clear_caches()  # the process goes on without them
 
-    def _say(self, message: Message) -> None:
+    def _deliver(self, message: Message) -> None:
         assert self._handle is not None
         self._handle(0, message)

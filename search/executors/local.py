@@ -1,7 +1,7 @@
-"""The `local` executor: one long-lived worker process a slot, forked from a zygote that has imported the framework.
+"""The `local` executor: one long-lived worker process per slot, forked from a zygote that has imported the framework.
 
-A worker that dies, or whose memory has grown, is replaced by another fork, in milliseconds. A zygote that dies is
-replaced too; its workers live on.
+A worker that dies, or whose memory has grown, is replaced by a new fork within milliseconds. A zygote that dies is
+replaced too, and its workers live on.
 """
 
 from __future__ import annotations
@@ -43,26 +43,34 @@ from search.study.records import SegmentEnded
 from search.worker import zygote
 
 GROWTH_BYTES = 1 << 30
-"""A worker that has grown by more than this since its first segment is replaced: each trial leaves 7 to 14 MB."""
+"""Growth in bytes since its first segment after which a worker is replaced: each trial leaves 7 to 14 MB behind."""
 
-HEARTBEAT_SECONDS = 300.0
-"""A worker of which nothing is heard for so long hangs. Python code that keeps all threads from running is heard of
-when it is done: to unpickle gigabytes takes minutes."""
+HEARTBEAT_TIMEOUT = 300.0
+"""Seconds without any message after which a worker counts as hung.
+
+Python code may block all threads of a worker, and so its signs of life: to unpickle gigabytes takes minutes.
+"""
 
 STALL_SECONDS = 1.0
-"""Time between two polls that counts at most: a driver that was itself stopped has heard of nobody."""
+"""Seconds between two polls that count as silence, beyond the poll's timeout, at most.
+
+A driver that was itself suspended has received no messages.
+"""
 
 PROBES = 3
-"""How often to probe where somebody else kills the worker, such as a machine without memory left."""
+"""Attempts to probe, at most, if the worker is killed from outside, as by a machine that runs out of memory."""
 
 START_SECONDS = 120.0
+"""Seconds for the zygote to import the framework and to answer."""
+
 LEAVE_SECONDS = 3.0
+"""Seconds for the zygote to end by itself."""
 
 
 class Zygote:
-    """The driver's end of the zygote. The framework is being imported when the constructor returns.
+    """The driver's end of the zygote, which still imports the framework when the constructor returns.
 
-    The rest as for `LocalExecutor`.
+    The arguments are as for `LocalExecutor`.
     """
 
     def __init__(self, log: Path, keras_backend: str | None, compiled: Path | None = None) -> None:
@@ -71,10 +79,10 @@ class Zygote:
         environment = dict(os.environ)
         if keras_backend is not None:
             environment["KERAS_BACKEND"] = keras_backend
-        # It finds modules where this process does: a notebook's factory may name some that are only there.
+        # The zygote has this process's module path: a notebook's factory may import modules from it.
         path = [str(Path(entry).absolute()) for entry in sys.path]
         code = f"import sys; sys.path[:] = {path!r}; from search.worker import zygote; "
-        code += f"zygote.main({theirs.fileno()}, {str(log)!r}, {compiled and str(compiled)!r})"
+        code += f"zygote.run_zygote({theirs.fileno()}, {str(log)!r}, {compiled and str(compiled)!r})"
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", code],
             pass_fds=[theirs.fileno()],
@@ -93,7 +101,7 @@ class Zygote:
 
     @property
     def ready(self) -> bool:
-        """Whether it has ever been ready to fork."""
+        """Whether the zygote has reported that it can fork."""
         return self._ready
 
     @property
@@ -101,21 +109,21 @@ class Zygote:
         return self._process.poll() is None
 
     def fork(self, slot: Slot, log: Path) -> tuple[int, Connection]:
-        """A new worker: its process id and our end of its pipe. SearchError where the zygote cannot."""
+        """Fork a worker, and return its process id and our end of its pipe. SearchError if the zygote cannot."""
         ours, theirs = Pipe()
         try:
-            self._receive_until(zygote.Ready)
+            self._receive_until(zygote.ZygoteReady)
             zygote.send(self._socket, zygote.Fork(slot, str(log)), (theirs.fileno(),))
             forked = self._receive_until(zygote.Forked)
         except (OSError, EOFError) as error:
-            raise SearchError(f"workers cannot be started: {self._why(error)}; see {self._log}") from None
+            raise SearchError(f"workers cannot be started: {self._reason(error)}; see {self._log}") from None
         finally:
             theirs.close()
         assert isinstance(forked, zygote.Forked)
         return forked.pid, ours
 
-    def _why(self, error: Exception) -> str:
-        """Why it does not answer: where it ended the last line of its log, as a traceback says there what is wrong."""
+    def _reason(self, error: Exception) -> str:
+        """Return why the zygote does not answer: if it ended, the last line of its log, where a traceback ends."""
         try:
             code = self._process.wait(1)
         except subprocess.TimeoutExpired:
@@ -126,19 +134,19 @@ class Zygote:
         return f"exit code {code}"
 
     def _receive_until(self, kind: type[object]) -> object:
-        if kind is zygote.Ready and self._ready:
+        if kind is zygote.ZygoteReady and self._ready:
             return None
         while True:
             value, _ = zygote.receive(self._socket)
             if isinstance(value, zygote.Died):
                 self._died[value.pid] = value.status
-            if isinstance(value, zygote.Ready):
+            if isinstance(value, zygote.ZygoteReady):
                 self._ready = True
             if isinstance(value, kind):
                 return value
 
     def status_of(self, pid: int, timeout: float = 2.0) -> int | None:
-        """How the worker `pid` ended, as `os.waitpid` has it; None where the zygote does not say in time."""
+        """Return the `os.waitpid` status of the worker `pid`; None if the zygote does not report it in time."""
         self._socket.settimeout(timeout)
         try:
             while pid not in self._died:
@@ -154,7 +162,7 @@ class Zygote:
     def close(self) -> None:
         self._socket.close()
         try:
-            # One that is still importing has no workers to see to.
+            # A zygote that still imports has no workers to end.
             self._process.wait(LEAVE_SECONDS if self._ready else 0)
         except subprocess.TimeoutExpired:
             self._process.kill()
@@ -165,12 +173,14 @@ class _Worker:
     """A worker process.
 
     Attributes:
-        used: it has had a segment.
-        baseline: its memory after the first, in bytes: that loads the data and starts the framework's runtime, on a GPU
-            some gigabytes, which is no growth.
-        heard: when it was last heard of, by the executor's own clock.
-        killed: why it was ended by the driver.
-        spent: it ran out of memory: what it holds of it may be of no use to the next segment.
+        zygote: the zygote that forked it.
+        busy: whether it runs something.
+        used: whether it has run a segment.
+        baseline: its memory in bytes after the first segment, which loads the data and starts the framework's runtime.
+            On a GPU these take some gigabytes, which are no growth.
+        last_message: the time of its last message, by the executor's own clock.
+        killed: the reason for which the driver killed it, or None.
+        out_of_memory: whether its last segment ran out of memory. The memory it holds may be of no use to the next.
     """
 
     pid: int
@@ -180,12 +190,12 @@ class _Worker:
     busy: bool = False
     used: bool = False
     baseline: int | None = None
-    heard: float = 0.0
+    last_message: float = 0.0
     killed: str | None = None
-    spent: bool = False
+    out_of_memory: bool = False
 
     def kill(self) -> None:
-        """End it, and the processes that it has made."""
+        """Kill the process and the processes that it started."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except OSError:
@@ -193,7 +203,7 @@ class _Worker:
                 os.kill(self.pid, signal.SIGKILL)
 
     def memory(self) -> int:
-        """Resident bytes; 0 where the process is gone."""
+        """Return the resident memory in bytes; 0 if the process is gone."""
         if self.process is None:
             return 0
         with suppress(psutil.Error):
@@ -202,16 +212,16 @@ class _Worker:
 
 
 class LocalExecutor:
-    """Worker processes on this machine.
+    """An executor with worker processes on this machine.
 
     Args:
-        slots: as `search.devices.slots.make_slots` cuts them.
-        log: where the zygote and idle workers write what they print.
+        slots: the slots, as `search.devices.slots.make_slots` returns them.
+        log: the file for the output of the zygote and of idle workers.
         keras_backend: `tensorflow`, `jax` or `torch`; None for Keras's own choice.
-        compiled: where JAX keeps what it compiles; by default in a folder that goes with the zygote.
+        compiled: the folder in which JAX keeps compiled programs; by default one that is deleted with the zygote.
         growth: bytes by which a worker may grow before it is replaced, between segments.
-        heartbeat: seconds after which a worker of which nothing is heard is taken for hung, and ended.
-        zygote: one to share; it is left alive at the end. By default the executor has its own.
+        heartbeat: seconds without a message after which a worker counts as hung and is killed.
+        zygote: a zygote to share, which stays alive at the end. By default the executor has its own.
     """
 
     def __init__(
@@ -221,7 +231,7 @@ class LocalExecutor:
         keras_backend: str | None = None,
         compiled: Path | None = None,
         growth: int = GROWTH_BYTES,
-        heartbeat: float = HEARTBEAT_SECONDS,
+        heartbeat: float = HEARTBEAT_TIMEOUT,
         zygote: Zygote | None = None,
     ) -> None:
         self._slots = tuple(slots)
@@ -232,7 +242,7 @@ class LocalExecutor:
         self._heartbeat = heartbeat
         self._clock = 0.0
         self._polled = time.monotonic()
-        self._shared = zygote
+        self._shared_zygote = zygote
         self._zygote = zygote or Zygote(log, keras_backend, compiled)
         self._workers: dict[int, _Worker] = {}
 
@@ -241,14 +251,14 @@ class LocalExecutor:
         return len(self._slots)
 
     def set_slots(self, slots: Sequence[Slot]) -> None:
-        """Cut the machine anew, while nothing runs. A worker whose slot is as before stays, with all that it has."""
+        """Replace the slots while nothing runs. A worker whose slot is unchanged stays."""
         for slot in list(self._workers):
             if slot >= len(slots) or slots[slot] != self._slots[slot]:
                 self._retire(slot)
         self._slots = tuple(slots)
 
     def pids(self) -> dict[int, int]:
-        """The process ids of the workers, by slot."""
+        """Return the process ids of the workers, by slot."""
         return {slot: worker.pid for slot, worker in self._workers.items()}
 
     @property
@@ -276,16 +286,16 @@ class LocalExecutor:
         if worker.used and worker.baseline is None:
             worker.baseline = worker.memory()
         grown = worker.baseline is not None and worker.memory() - worker.baseline > self._growth
-        if grown or worker.spent:
+        if grown or worker.out_of_memory:
             self._retire(slot)
             worker = self._worker(slot)
         worker.busy = worker.used = True
-        worker.heard = self._clock
-        self._tell(worker, work)
+        worker.last_message = self._clock
+        self._send(worker, work)
 
     def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
         if slot in self._workers:
-            self._tell(self._workers[slot], command)
+            self._send(self._workers[slot], command)
 
     def kill(self, slot: int, reason: str) -> None:
         worker = self._workers.get(slot)
@@ -305,29 +315,29 @@ class LocalExecutor:
         self._clock += min(now - self._polled, timeout + STALL_SECONDS)
         self._polled = now
         for slot, worker in self._workers.items():
-            if worker.busy and worker.killed is None and self._clock - worker.heard > self._heartbeat:
-                self.kill(slot, f"nothing was heard of its process for {self._heartbeat:g} s: it hung?")
+            if worker.busy and worker.killed is None and self._clock - worker.last_message > self._heartbeat:
+                self.kill(slot, f"its process sent no sign of life for {self._heartbeat:g} s: did it hang?")
 
     def close(self, *, now: bool = False) -> None:
         for worker in self._workers.values():
             if now or worker.busy:
                 worker.kill()
             else:
-                self._tell(worker, Shutdown())
+                self._send(worker, Shutdown())
             worker.connection.close()
         self._workers.clear()
-        if self._zygote is not self._shared:
+        if self._zygote is not self._shared_zygote:
             self._zygote.close()
 
     def _worker(self, slot: int) -> _Worker:
-        """The slot's worker, forked if there is none."""
+        """Return the slot's worker, which is forked if there is none."""
         if slot not in self._workers:
             try:
                 pid, connection = self._zygote.fork(self._slots[slot], self._log)
             except SearchError:
                 if self._zygote.alive or not self._zygote.ready:
                     raise
-                # It has worked before, and died: make another one, once.
+                # The zygote has worked before and died: replace it, once.
                 self._zygote = Zygote(self._log, self._keras_backend, self._compiled)
                 pid, connection = self._zygote.fork(self._slots[slot], self._log)
             process = None
@@ -336,22 +346,23 @@ class LocalExecutor:
             self._workers[slot] = _Worker(pid, connection, self._zygote, process)
         return self._workers[slot]
 
-    def _tell(self, worker: _Worker, command: Command) -> None:
-        # A worker that has died is noticed where it is read.
+    def _send(self, worker: _Worker, command: Command) -> None:
+        # If the worker has died, `_read` notices.
         with suppress(OSError):
             worker.connection.send(command)
 
     def _read(self, slot: int, connection: Connection, handle: Handle) -> None:
-        """Hand over what one worker has said so far."""
+        """Pass one worker's messages so far to `handle`."""
         try:
             while connection.poll():
                 message: Message = connection.recv()
-                self._workers[slot].heard = self._clock
+                self._workers[slot].last_message = self._clock
                 if isinstance(message, Heartbeat):
                     continue
                 if isinstance(message, (SegmentEnded, Evaluated)):
                     self._workers[slot].busy = False
-                    self._workers[slot].spent = isinstance(message, SegmentEnded) and message.outcome == "no_memory"
+                    no_memory = isinstance(message, SegmentEnded) and message.outcome == "no_memory"
+                    self._workers[slot].out_of_memory = no_memory
                 handle(slot, message)
                 worker = self._workers.get(slot)
                 if worker is None or worker.connection is not connection:
@@ -363,7 +374,7 @@ class LocalExecutor:
                 handle(slot, Lost(reason))
 
     def _discard(self, slot: int) -> str:
-        """Forget a worker that has died. Returns how it died, in words."""
+        """Remove a worker that has died, and return how it died as text."""
         worker = self._workers.pop(slot)
         worker.connection.close()
         status = worker.zygote.status_of(worker.pid)
@@ -380,5 +391,5 @@ class LocalExecutor:
 
     def _retire(self, slot: int) -> None:
         worker = self._workers.pop(slot)
-        self._tell(worker, Shutdown())
+        self._send(worker, Shutdown())
         worker.connection.close()

@@ -1,7 +1,7 @@
-"""What happens in a simulated worker in the place of a user's space file and its training; see
-`search.executors.simulated`.
+"""Scenarios: the behaviour of simulated workers, in place of a user's space file and its training.
 
-A scenario is made of functions, and everything it does follows from their arguments, so that any search repeats.
+A scenario consists of functions. Its behaviour depends only on their arguments, so that every search can be repeated.
+`search.executors.simulated` runs it.
 """
 
 from __future__ import annotations
@@ -14,70 +14,76 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from search.space.domain import Condition, Domain, Parameter, Sampling, Value
+from search.space.domain import Condition, Domain, Parameter, Value
+from search.space.hyperparameters import QuestionMethods
 from search.study.trial import derive_seed
 
 __all__ = ["Distribution", "Hp", "Params", "Run", "Scenario", "recorded"]
 
 Params = Mapping[str, Value]
 Distribution = Callable[[random.Random], float]
-"""A number drawn with a generator: `lambda rng: rng.lognormvariate(0, 0.3)`."""
+"""A function that draws a number with a generator: `lambda rng: rng.lognormvariate(0, 0.3)`."""
 
-CURVES_KEPT = 2**14
+MAX_CURVES = 2**14
+"""Recorded curves to keep in memory, at most."""
 
 
 class _Unanswered(Exception):
+    """The end of a factory's call at a parameter without a value."""
+
     def __init__(self, parameter: Parameter) -> None:
         self.parameter = parameter
 
 
-class Hp:
-    """A stand-in for the `hp` of a factory. What lacks a value ends the call; with the answer, it is made again."""
+_DOMAINS: Mapping[str, Callable[..., Domain]] = {
+    "Int": lambda min_value, max_value, step=None, sampling="linear": Domain(
+        "int", min_value, max_value, step, sampling
+    ),
+    "Float": lambda min_value, max_value, step=None, sampling="linear": Domain(
+        "float", min_value, max_value, step, sampling
+    ),
+    "Choice": lambda values, ordered=False: Domain("choice", values=tuple(values), ordered=ordered),
+    "Boolean": lambda: Domain("boolean", values=(True, False)),
+    "Fixed": lambda value: Domain("fixed", values=(value,)),
+}
+"""The domain by the arguments of each question method, which are KerasTuner's without defaults and parents."""
+
+
+class Hp(QuestionMethods):
+    """The `hp` of a scenario's factory. A parameter without a value ends the call, which is repeated with the answer.
+
+    Attributes:
+        used: the values that the factory has asked for, by name.
+    """
 
     def __init__(self, values: Params) -> None:
         self.used: dict[str, Value] = {}
         self._values = values
         self._conditions: list[Condition] = []
 
-    def Int(self, name: str, low: int, high: int, step: int | None = None, sampling: Sampling = "linear") -> Any:
-        return self._value(name, Domain("int", low, high, step, sampling))
-
-    def Float(
-        self, name: str, low: float, high: float, step: float | None = None, sampling: Sampling = "linear"
-    ) -> Any:
-        return self._value(name, Domain("float", low, high, step, sampling))
-
-    def Choice(self, name: str, values: Sequence[Value], ordered: bool = False) -> Any:
-        return self._value(name, Domain("choice", values=tuple(values), ordered=ordered))
-
-    def Boolean(self, name: str) -> Any:
-        return self._value(name, Domain("boolean", values=(True, False)))
-
-    def Fixed(self, name: str, value: Value) -> Any:
-        return self._value(name, Domain("fixed", values=(value,)))
-
     @contextmanager
     def when(self, name: str, *values: Value) -> Iterator[None]:
-        """What is asked for here is active only where the parameter `name` has one of `values`; else it is None."""
+        """Make the parameters asked for within active only if the parameter `name` has one of `values`, else None."""
         self._conditions.append(Condition(name, values))
         yield
         self._conditions.pop()
 
-    def _value(self, name: str, domain: Domain) -> Value:
+    def _answer_question(self, kind: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
         if not all(self.used.get(condition.name) in condition.values for condition in self._conditions):
             return None
         if name not in self._values:
+            domain = _DOMAINS[kind](*args, **kwargs)
             raise _Unanswered(Parameter(name, domain, domain.at(0.0), tuple(self._conditions)))
         self.used[name] = self._values[name]
         return self.used[name]
 
 
 class Run(dict[str, Value]):
-    """The values of one execution of a trial, by name; and whose they are, for what is not to follow from the values.
+    """The values of one execution of a trial, by name, with the execution's numbers and seed.
 
     Attributes:
-        trial, execution: whose values they are.
-        seed: of the training; it follows from (study seed, trial, execution).
+        trial, execution: the numbers of the trial and of its execution.
+        seed: the training seed, which follows from (study seed, trial, execution).
     """
 
     __slots__ = ("execution", "seed", "trial")
@@ -89,7 +95,7 @@ class Run(dict[str, Value]):
         self.seed = seed
 
     def random(self, *labels: int | str) -> random.Random:
-        """A generator that follows from the training seed and `labels`: an epoch, what is drawn."""
+        """Return a generator seeded by the training seed and `labels`, such as an epoch and the purpose of the draw."""
         return random.Random(derive_seed(self.seed, *labels))
 
 
@@ -107,22 +113,23 @@ def _zero(*_: Any) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What happens in the place of a user's space file and its training.
+    """The behaviour of simulated trials, in place of a user's space file and its training.
 
-    The functions are given the values as a `Run`: a dict that also knows trial, execution and training seed. Epochs
-    are counted from 1, times are virtual seconds.
+    The functions get the values as a `Run`, a dict that also has the trial, the execution and the training seed. Epochs
+    are counted from 1, and times are virtual seconds.
 
     Attributes:
-        ask: the factory. An exception of its own fails the trial.
-        value: the objective of (values, epoch).
+        ask: the factory. If it raises an exception, the trial fails.
+        value: the objective, by (values, epoch).
         fails: the epoch in which a trial with these values raises an exception, 0 for its build; None for never.
-        finishes: the epoch after which a callback of the user's ends the training.
-        dies: the epoch in which the worker's process is lost, 0 for the build, by (trial, how often it was started).
-        seconds: how long an epoch takes.
-        pace: what `seconds` is multiplied by in (values, epoch).
-        build: how long a build takes, its questions apart.
-        latency: how long the n-th word of (values, n) is on its way, be it of the worker or to it. With 0, a worker
-            goes on when it was heard.
+        finishes: the epoch after which a user's callback ends the training; None for never.
+        dies: the epoch in which the worker's process dies, 0 for the build, by (trial, number of starts); None for
+            never.
+        seconds: the duration of an epoch.
+        pace: a factor for `seconds`, by (values, epoch).
+        build: the duration of a build without its questions.
+        latency: the travel time of a worker's n-th message in either direction, by (values, n). If it is 0, a worker
+            continues as soon as the driver has its message.
         size: scalars in the model's weights.
         metric: the objective's name in an epoch's logs.
     """
@@ -140,7 +147,7 @@ class Scenario:
     metric: str = "val_loss"
 
     def question(self, values: Params) -> Parameter | None:
-        """What the factory asks for next; None when it is built."""
+        """Return the parameter that the factory asks for next; None if it has all values."""
         try:
             self.ask(Hp(values))
         except _Unanswered as unanswered:
@@ -148,13 +155,13 @@ class Scenario:
         return None
 
     def used(self, values: Params) -> dict[str, Value]:
-        """Those of `values` that the factory asks for."""
+        """Return those of `values` that the factory asks for."""
         hp = Hp(values)
         self.ask(hp)
         return hp.used
 
     def parameters(self, values: Params | None = None) -> tuple[Parameter, ...]:
-        """What a probe sees: the questions of a build with `values`, and defaults for the others."""
+        """Return the parameters that a probe finds: those of a build with `values`, and defaults for the others."""
         known = dict(values or {})
         found = []
         while (parameter := self.question(known)) is not None:
@@ -173,17 +180,17 @@ class Scenario:
         dying: float = 0.0,
         seed: int = 0,
     ) -> Scenario:
-        """This scenario, with what differs from one training to the next drawn from distributions.
+        """Return this scenario with random noise, durations and failures.
 
-        A draw follows from `seed`, the training seed (so from study, trial, execution), the epoch, and what is drawn.
+        A draw depends on `seed`, the training seed (so on study, trial and execution), the epoch and its purpose.
 
         Args:
-            noise: is added to the objective of each epoch.
-            pace: multiplies the seconds of each epoch: stragglers.
-            build, latency: in the place of the scenario's own.
-            failing: the probability that a build, or an epoch, raises an exception.
-            dying: the probability that a build, or an epoch, loses its process; drawn anew when it is started again.
-            seed: with another one, the same search is disturbed in another way.
+            noise: a term added to the objective of each epoch.
+            pace: a factor for the seconds of each epoch, which makes stragglers.
+            build, latency: replacements of the scenario's own.
+            failing: the probability that a build or an epoch raises an exception.
+            dying: the probability that the process dies in a build or an epoch, drawn anew at each start.
+            seed: the seed of the draws.
         """
         value = self.value
         changes: dict[str, Any] = {}
@@ -194,7 +201,7 @@ class Scenario:
         if build is not None:
             changes["build"] = lambda run: build(run.random(seed, "build"))
         if latency is not None:
-            changes["latency"] = lambda run, word: latency(run.random(seed, "latency", word))
+            changes["latency"] = lambda run, number: latency(run.random(seed, "latency", number))
         if failing > 0:
             changes["fails"] = lambda run: _first(failing, run.random(seed, "fails"))
         if dying > 0:
@@ -205,7 +212,7 @@ class Scenario:
 
 
 def _first(probability: float, rng: random.Random) -> int:
-    """How many happen before the first of events of `probability`: of the geometric distribution."""
+    """Draw from the geometric distribution: the number of chances before the first event of `probability`."""
     return int(math.log1p(-rng.random()) / math.log1p(-probability)) if probability < 1 else 0
 
 
@@ -213,30 +220,29 @@ Curves = Mapping[frozenset[tuple[str, Value]], Sequence[float]] | Callable[[Para
 
 
 def recorded(ask: Callable[[Hp], object], curves: Curves, **others: Any) -> Scenario:
-    """A scenario of recorded learning curves, or of a surrogate that was fitted to some.
+    """Return a scenario of recorded learning curves, or of a surrogate that was fitted to some.
+
+    The search raises ValueError if it comes to a configuration that has no curve.
 
     Args:
-        ask: the factory: it asks for what tells one configuration from another.
+        ask: the factory, which asks for the parameters of a configuration.
         curves: the objectives of a configuration, epoch 1 first: by `frozenset(configuration.items())`, or a function
-            of the configuration, which is called once for each. Where a curve ends, its training does, as if a
-            callback had ended it.
-        others: as in `Scenario`: `seconds`, `metric`, …
-
-    Raises:
-        ValueError: when the search comes to a configuration that has no curve.
+            of the configuration, which is called once for each. The end of a curve ends the training, as a callback
+            would.
+        others: other arguments of `Scenario`, such as `seconds` and `metric`.
     """
 
-    @functools.lru_cache(CURVES_KEPT)
-    def of(items: frozenset[tuple[str, Value]]) -> Sequence[float]:
+    @functools.lru_cache(MAX_CURVES)
+    def curve_of(items: frozenset[tuple[str, Value]]) -> Sequence[float]:
         curve = curves(dict(items)) if callable(curves) else curves.get(items, ())
         if len(curve) == 0:
-            raise ValueError(f"no curve was recorded for {dict(items)}: let `ask` ask for what was recorded")
+            raise ValueError(f"no curve was recorded for {dict(items)}: let `ask` ask for the recorded parameters")
         return curve
 
     def value(run: Run, epoch: int) -> float:
-        return float(of(frozenset(run.items()))[epoch - 1])
+        return float(curve_of(frozenset(run.items()))[epoch - 1])
 
     def finishes(run: Run) -> int:
-        return len(of(frozenset(run.items())))
+        return len(curve_of(frozenset(run.items())))
 
     return Scenario(ask, value, **{"finishes": finishes, **others})

@@ -1,6 +1,6 @@
-"""Where segments run: `local` worker processes, or `inline`. `make` is the one place that knows them by name.
+"""The choice of an executor by the options: `local` worker processes, or `inline`.
 
-`simulated`, which trains nothing, is reached from Python only: `search.executors.simulated.SimulatedExecutor`.
+The third executor, `search.executors.simulated.SimulatedExecutor`, trains nothing and has no option.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from search.devices.gpus import Gpu, choose_gpus
 from search.devices.slots import Slot, available_cpus, core_ids, make_slots
 from search.errors import OptionError
 from search.executors.base import Executor
-from search.options import KERAS_BACKENDS, Options
+from search.options import Options
+from search.study.versions import KERAS_BACKENDS
 
 if TYPE_CHECKING:
     from search.executors.local import Zygote
 
 shared_zygote: Zygote | None = None
-"""Where many searches run in one process, one after the other: a zygote that they share."""
+"""The zygote of all searches that run one after the other in this process; None if each has its own."""
 
 
 def slots_of(opts: Options, gpus: tuple[Gpu, ...]) -> tuple[Slot, ...]:
-    """The slots that `opts` make of this machine, whose GPUs are `gpus`. OptionError where they cannot be."""
+    """Return the slots that `opts` ask for on this machine, which has `gpus`. OptionError if that is impossible."""
     chosen = choose_gpus(gpus, opts.gpus)
     if opts.executor == "inline" and max(opts.gpus_per_trial if chosen else 1, opts.logical_devices) > 1:
         raise OptionError("a trial is spread over several devices by a worker process: leave --executor inline out")
@@ -33,7 +34,7 @@ def slots_of(opts: Options, gpus: tuple[Gpu, ...]) -> tuple[Slot, ...]:
 
 
 def check_installed(keras_backend: str | None) -> None:
-    """Raise OptionError where Keras would not find its back end: the one given, else that of the environment."""
+    """Raise OptionError if Keras's backend is not installed: `keras_backend`, or else that of the environment."""
     name = keras_backend or os.environ.get("KERAS_BACKEND") or "tensorflow"
     where = f"--keras-backend {name}" if keras_backend else f"KERAS_BACKEND={name}"
     if name not in KERAS_BACKENDS:
@@ -42,12 +43,12 @@ def check_installed(keras_backend: str | None) -> None:
         raise OptionError(f"{where}: {name} is not installed: pip install {name}, or use another")
 
 
-def make(opts: Options, gpus: tuple[Gpu, ...], log: Path, compiled: Path | None = None) -> Executor:
-    """The executor that `opts` ask for.
+def make_executor(opts: Options, gpus: tuple[Gpu, ...], log: Path, compiled: Path | None = None) -> Executor:
+    """Return the executor that `opts` ask for.
 
     Args:
-        log: where what its processes print goes.
-        compiled: where worker processes keep what they compile; by default in a folder that goes with them.
+        log: the file for the output of its processes.
+        compiled: the folder in which worker processes keep compiled programs; by default a temporary one.
     """
     check_installed(opts.keras_backend)
     if opts.executor == "inline":

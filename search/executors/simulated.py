@@ -1,11 +1,11 @@
-"""The `simulated` executor: no training, no processes, and a clock that jumps from one word to the next.
+"""The `simulated` executor: no training, no processes, and a clock that jumps from one message to the next.
 
-A whole search, driver and journal included, runs as fast as its decisions are made:
+A whole search, including driver and journal, runs as fast as its decisions are made:
 
     executor = SimulatedExecutor(Scenario(ask, value), slots=100)
     Driver(controller, journal, executor, …, now=executor.now).run(records)
 
-What a worker does is told by a `Scenario`; how it talks is what `search.worker.segment` does, message for message.
+A `Scenario` says what happens in a worker. The worker sends the messages of `search.worker.segment`, one for one.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from search.messages import (
     Segment,
     Verdict,
 )
-from search.space import file as spaces
 from search.space.domain import Value
+from search.space.file import describe_error
 from search.study.records import Built, Checkpointed, EpochDone, Outcome, SegmentEnded
 from search.worker.channel import Interrupted
 
-__all__ = ["Checkpoint", "Disk", "Hp", "Run", "Scenario", "SimulatedExecutor", "recorded"]
+__all__ = ["Disk", "Hp", "Run", "Scenario", "SimulatedCheckpoint", "SimulatedExecutor", "recorded"]
 
 # A worker -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """The state of one execution of a trial, safe on a simulated disk.
+class SimulatedCheckpoint:
+    """The state of one execution of a trial on a simulated disk.
 
     Attributes:
         history: its epochs so far.
         best: (epoch, value) of the best of them.
-        stopped_by_callback: a callback of the user's has ended the training.
-        owner: (training seed, values) of who wrote it: nobody else restores it. None where anyone may.
+        stopped_by_callback: whether a user's callback has ended the training.
+        owner: the (training seed, values) of the training that may restore it; None if any may.
     """
 
     history: tuple[EpochDone, ...]
@@ -61,33 +61,40 @@ class Checkpoint:
     owner: tuple[int, dict[str, Value]] | None = None
 
 
-Disk = dict[tuple[str, int], Checkpoint]
+Disk = dict[tuple[str, int], SimulatedCheckpoint]
 """Checkpoints by (trial folder, execution)."""
 
-Heard = Answer | Verdict | Interrupt
-Said = Question | Built | EpochDone | Checkpointed | SegmentEnded | Evaluated | Lost
-Talk = Generator[Said | float | None, Heard | None, None]
-LAST = (SegmentEnded, Evaluated, Lost)
+ToWorker = Answer | Verdict | Interrupt
+FromWorker = Question | Built | EpochDone | Checkpointed | SegmentEnded | Evaluated | Lost
+Activity = Generator[FromWorker | float | None, ToWorker | None, None]
+"""A worker's activity: it yields messages to send, seconds that pass, and None to wait for a message."""
+
+LAST_MESSAGES = (SegmentEnded, Evaluated, Lost)
 RUNNER = "simulated"
 
 
 class _Failed(Exception):
-    """The user's code has raised an exception; its text is what is said of it."""
+    """An exception of the user's code, with its text."""
 
 
 class _Died(Exception):
-    """The process is lost."""
+    """The death of the worker's process."""
 
 
 def epoch_done(scenario: Scenario, run: Run, epoch: int) -> EpochDone:
-    """The record of an epoch."""
+    """Return the record of an epoch."""
     logs = {scenario.metric: scenario.value(run, epoch)}
     seconds = max(0.0, float(scenario.seconds(run) * scenario.pace(run, epoch)))
     return EpochDone(run.trial, run.execution, epoch, logs, seconds)
 
 
-class _Training:
-    """A segment. `talk` yields what the worker says, seconds that pass, and None where it waits for a word."""
+class _SimulatedSegment:
+    """The simulation of a segment.
+
+    Args:
+        attempt: how often the trial was started, this time included.
+        now: the clock.
+    """
 
     def __init__(
         self, segment: Segment, scenario: Scenario, disk: Disk, attempt: int, now: Callable[[], float]
@@ -111,7 +118,7 @@ class _Training:
     def _epoch(self) -> int:
         return len(self._history)
 
-    def talk(self) -> Talk:
+    def act(self) -> Activity:
         segment = self._segment
         epoch, outcome, error = segment.from_epoch, self._outcome, None
         try:
@@ -126,20 +133,20 @@ class _Training:
             return
         yield SegmentEnded(segment.trial, segment.execution, outcome, epoch, error)
 
-    def _train(self) -> Talk:
+    def _train(self) -> Activity:
         yield from self._build()
         yield Built(self._segment.trial, self.scenario.size(self.run), RUNNER)
         yield from self._restore()
         while self._epoch < self._segment.to_epoch and self._outcome == "reached":
             yield from self._train_epoch()
 
-    def _build(self) -> Talk:
+    def _build(self) -> Activity:
         scenario, run = self.scenario, self.run
         while True:
             try:
                 question = scenario.question(run)
             except Exception as error:
-                raise _Failed(spaces.describe(error)) from None
+                raise _Failed(describe_error(error)) from None
             if question is None:
                 break
             yield Question(self._segment.trial, question)
@@ -157,8 +164,8 @@ class _Training:
             raise _Failed("ValueError: the model cannot be built")
         self._saved = self._now()
 
-    def _restore(self) -> Talk:
-        """Go on from the checkpoint, where there is one; say again what the journal has missed."""
+    def _restore(self) -> Activity:
+        """Continue from the checkpoint if there is one, and report the epochs that the journal has missed."""
         segment = self._segment
         saved = self._disk.get((segment.folder, segment.execution))
         if saved is None or saved.owner not in (None, self._owner()):
@@ -168,11 +175,11 @@ class _Training:
             self._outcome = "stopped_by_callback"
         for record in saved.history[segment.from_epoch :]:
             yield record
-            if (yield from self._judged_to_stop(record.epoch)):
+            if (yield from self._wait_for_stop(record.epoch)):
                 self._outcome = "stopped"
         yield self._checkpointed()
 
-    def _train_epoch(self) -> Talk:
+    def _train_epoch(self) -> Activity:
         epoch = self._epoch + 1
         record = epoch_done(self.scenario, self.run, epoch)
         yield record.seconds
@@ -186,7 +193,7 @@ class _Training:
             return
         self._note_best(record)
         yield record
-        stopped = yield from self._judged_to_stop(epoch)
+        stopped = yield from self._wait_for_stop(epoch)
         if self._finishes is not None and epoch >= self._finishes:
             self._outcome = "stopped_by_callback"
         elif stopped:
@@ -212,7 +219,7 @@ class _Training:
 
     def _save(self) -> Checkpointed:
         history, stopped_by_callback = tuple(self._history), self._outcome == "stopped_by_callback"
-        self._disk[self._segment.folder, self._segment.execution] = Checkpoint(
+        self._disk[self._segment.folder, self._segment.execution] = SimulatedCheckpoint(
             history, self._best, stopped_by_callback, self._owner()
         )
         self._saved = self._now()
@@ -226,8 +233,8 @@ class _Training:
     def _owner(self) -> tuple[int, dict[str, Value]]:
         return self._segment.seed, dict(self.run)
 
-    def _judged_to_stop(self, epoch: int) -> Generator[None, Heard | None, bool]:
-        """The verdict on `epoch`, where one is due."""
+    def _wait_for_stop(self, epoch: int) -> Generator[None, ToWorker | None, bool]:
+        """Wait for a verdict on `epoch` if one is due, and return whether the trial is to stop."""
         if not self._segment.judged or epoch >= self._segment.to_epoch:
             return False
         try:
@@ -236,15 +243,15 @@ class _Training:
             return False
         return isinstance(verdict, Verdict) and verdict.stop
 
-    def _receive(self) -> Generator[None, Heard | None, Heard | None]:
-        word = yield None
-        if isinstance(word, Interrupt):
+    def _receive(self) -> Generator[None, ToWorker | None, ToWorker | None]:
+        message = yield None
+        if isinstance(message, Interrupt):
             raise Interrupted
-        return word
+        return message
 
 
-class _Evaluating:
-    """A work: there are no test data, and no models; it takes no time."""
+class _SimulatedEvaluation:
+    """The simulation of a final evaluation, which has no test data and no model, and takes no time."""
 
     interrupted = False
 
@@ -252,7 +259,7 @@ class _Evaluating:
         self.run = Run(work.values, work.trial)
         self.scenario = scenario
 
-    def talk(self) -> Talk:
+    def act(self) -> Activity:
         yield Evaluated(self.run.trial)
 
 
@@ -261,53 +268,55 @@ class _Evaluating:
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    """A slot's worker: its training, and the words that are on their way, of which none overtakes another.
+    """A slot's worker: its work, and the messages in transit, which never overtake each other.
 
     Attributes:
-        said, told: words that the driver, or the worker, will hear; `inbox`: those that have reached the worker.
-        said_by, told_by: when the last of them arrives.
-        words: how many there were.
-        waits: for a word.
-        pauses: until the driver has heard what it said.
-        dead: its process was lost; what it has said may still be on its way.
+        sent: messages in transit to the driver.
+        commands: messages in transit to the worker.
+        inbox: messages that have reached the worker.
+        sent_until, commands_until: the arrival time of the last of `sent` and of `commands`.
+        message_count: the number of messages so far, in both directions.
+        waiting: whether the worker waits for a message.
+        paused: whether the worker waits until the driver has its message.
+        dead: whether its process has died; its messages may still be in transit.
     """
 
     slot: int
-    training: _Training | _Evaluating
-    talk: Talk
-    said: deque[Said] = field(default_factory=deque)
-    told: deque[Heard] = field(default_factory=deque)
-    inbox: deque[Heard] = field(default_factory=deque)
-    said_by: float = 0.0
-    told_by: float = 0.0
-    words: int = 0
-    waits: bool = False
-    pauses: bool = False
+    work: _SimulatedSegment | _SimulatedEvaluation
+    activity: Activity
+    sent: deque[FromWorker] = field(default_factory=deque)
+    commands: deque[ToWorker] = field(default_factory=deque)
+    inbox: deque[ToWorker] = field(default_factory=deque)
+    sent_until: float = 0.0
+    commands_until: float = 0.0
+    message_count: int = 0
+    waiting: bool = False
+    paused: bool = False
     dead: bool = False
 
     def latency(self) -> float:
-        """Of the next word."""
-        self.words += 1
-        return self.training.scenario.latency(self.training.run, self.words)
+        """Return the travel time of the next message."""
+        self.message_count += 1
+        return self.work.scenario.latency(self.work.run, self.message_count)
 
 
 _Step = Callable[[_Worker, Handle], bool]
-"""What happens to a worker at some time; True where the driver has heard a word."""
+"""A step in a worker's life, which returns whether the driver has received a message."""
 
 
 class SimulatedExecutor:
-    """Simulated workers, and a virtual clock: `now`, which is to be the driver's clock.
+    """An executor with simulated workers and a virtual clock `now`, which must be the driver's clock, too.
 
-    A poll hands over one word, and sets the clock to the time it arrives.
+    A poll delivers one message and sets the clock to its arrival.
 
     Args:
-        scenario: what happens in the place of training.
-        slots: how many workers there are.
-        began: what the clock shows at first, in seconds.
-        disk: what workers find there: that of the executor of the search that is resumed.
-        order: a seed: which of the words comes first that arrive at the same time.
-        leap: whether a poll waits for the next word however far that is, as waiting costs nothing; False for no longer
-            than it is told to, so that its caller may act in between.
+        scenario: the behaviour of the workers.
+        slots: the number of workers.
+        began: the clock's first time, in seconds.
+        disk: the workers' checkpoints; to resume a search, the disk of its executor.
+        order: a seed for the order of messages that arrive at the same time.
+        leap: whether a poll waits for the next message however late it is, as waiting costs nothing. If False, it waits
+            no longer than its timeout, so that the caller may act in between.
     """
 
     def __init__(
@@ -337,23 +346,23 @@ class SimulatedExecutor:
 
     @property
     def busy(self) -> int:
-        """How many segments run."""
+        """Number of segments and evaluations that run."""
         return len(self._workers)
 
     @property
     def silent(self) -> bool:
-        """Whether no worker will say anything until it is told something."""
+        """Whether no worker will send a message until it receives one."""
         return not self._events
 
     def now(self) -> float:
-        """The virtual time, in seconds."""
+        """Return the virtual time in seconds."""
         return self._now
 
     def probe(self, probe: Probe) -> Probed | ProbeFailed:
         try:
             parameters = self._scenario.parameters(probe.values)
         except Exception as error:
-            return ProbeFailed(spaces.describe(error), traceback.format_exc())
+            return ProbeFailed(describe_error(error), traceback.format_exc())
         defaults = Run({parameter.name: parameter.default for parameter in parameters} | dict(probe.values))
         return Probed(
             digest="",
@@ -372,44 +381,44 @@ class SimulatedExecutor:
         )
 
     def start(self, slot: int, work: Segment | Evaluate) -> None:
-        assert slot not in self._workers, "the slot is taken"
+        assert slot not in self._workers, "the slot is busy"
         assert 0 <= slot < self._slots, "there is no such slot"
-        training: _Training | _Evaluating
+        simulated: _SimulatedSegment | _SimulatedEvaluation
         if isinstance(work, Evaluate):
-            training = _Evaluating(work, self._scenario)
+            simulated = _SimulatedEvaluation(work, self._scenario)
         else:
             self._attempts[work.folder] += 1
-            training = _Training(work, self._scenario, self.disk, self._attempts[work.folder], self.now)
-        worker = self._workers[slot] = _Worker(slot, training, training.talk())
-        self._schedule(self._now + worker.latency(), self._go_on, worker)
+            simulated = _SimulatedSegment(work, self._scenario, self.disk, self._attempts[work.folder], self.now)
+        worker = self._workers[slot] = _Worker(slot, simulated, simulated.act())
+        self._schedule(self._now + worker.latency(), self._advance, worker)
 
     def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
         worker = self._workers.get(slot)
         if worker is None:
             return
-        worker.told_by = max(worker.told_by, self._now + worker.latency())
-        if worker.told_by <= self._now:
-            self._tell(worker, command)
+        worker.commands_until = max(worker.commands_until, self._now + worker.latency())
+        if worker.commands_until <= self._now:
+            self._deliver_to_worker(worker, command)
         else:
-            worker.told.append(command)
-            self._schedule(worker.told_by, self._be_told, worker)
+            worker.commands.append(command)
+            self._schedule(worker.commands_until, self._command_arrives, worker)
 
-    def kill(self, slot: int, reason: str = "its process was killed", *, unheard: bool = False) -> None:
-        """The process of the worker in `slot` is lost now, if it has anything left to do.
+    def kill(self, slot: int, reason: str = "its process was killed", *, lose_messages: bool = False) -> None:
+        """Kill the process of the worker in `slot` now, if it has anything left to do.
 
         Args:
-            unheard: the words that are on their way are lost with it, as that of a checkpoint written just before.
+            lose_messages: whether the messages in transit are lost with it, as that of a checkpoint just written.
         """
         worker = self._workers.get(slot)
-        if worker is None or worker.dead or (worker.said and isinstance(worker.said[-1], LAST)):
+        if worker is None or worker.dead or (worker.sent and isinstance(worker.sent[-1], LAST_MESSAGES)):
             return
         worker.dead = True
-        worker.told.clear()
-        if unheard:
-            worker.said.clear()
-        worker.said.append(Lost(reason))
-        worker.said_by = self._now if unheard else max(worker.said_by, self._now)
-        self._schedule(worker.said_by, self._be_heard, worker)
+        worker.commands.clear()
+        if lose_messages:
+            worker.sent.clear()
+        worker.sent.append(Lost(reason))
+        worker.sent_until = self._now if lose_messages else max(worker.sent_until, self._now)
+        self._schedule(worker.sent_until, self._message_arrives, worker)
 
     def poll(self, handle: Handle, timeout: float) -> None:
         until = self._now + timeout
@@ -427,55 +436,54 @@ class SimulatedExecutor:
         event = max(at, self._now), self._random.random(), next(self._numbers), step, worker
         heapq.heappush(self._events, event)
 
-    def _go_on(self, worker: _Worker, handle: Handle, word: Heard | None = None) -> bool:
-        """A worker goes on: until time passes, or it waits for a word, or what it has said is heard at once."""
+    def _advance(self, worker: _Worker, handle: Handle, received: ToWorker | None = None) -> bool:
+        """Run a worker until time passes, it waits for a message, or its own message arrives at once."""
         while not worker.dead:
-            step = worker.talk.send(word)
-            word = None
+            step = worker.activity.send(received)
+            received = None
             if step is None:
                 if not worker.inbox:
-                    worker.waits = True
+                    worker.waiting = True
                     return False
-                word = worker.inbox.popleft()
+                received = worker.inbox.popleft()
             elif isinstance(step, float):
-                self._schedule(self._now + step, self._go_on, worker)
+                self._schedule(self._now + step, self._advance, worker)
                 return False
             else:
-                worker.said.append(step)
-                worker.said_by = max(worker.said_by, self._now + worker.latency())
-                self._schedule(worker.said_by, self._be_heard, worker)
-                worker.pauses = worker.said_by <= self._now
-                if worker.pauses or isinstance(step, LAST):
+                worker.sent.append(step)
+                worker.sent_until = max(worker.sent_until, self._now + worker.latency())
+                self._schedule(worker.sent_until, self._message_arrives, worker)
+                worker.paused = worker.sent_until <= self._now
+                if worker.paused or isinstance(step, LAST_MESSAGES):
                     return False
         return False
 
-    def _tell(self, worker: _Worker, word: Heard) -> None:
-        worker.training.interrupted |= isinstance(word, Interrupt)
-        worker.inbox.append(word)
-        if worker.waits:
-            worker.waits = False
+    def _deliver_to_worker(self, worker: _Worker, command: ToWorker) -> None:
+        worker.work.interrupted |= isinstance(command, Interrupt)
+        worker.inbox.append(command)
+        if worker.waiting:
+            worker.waiting = False
             self._schedule(self._now, self._wake, worker)
 
     def _wake(self, worker: _Worker, handle: Handle) -> bool:
-        """A worker has the word that it waited for."""
-        return not worker.dead and self._go_on(worker, handle, worker.inbox.popleft())
+        """Continue a worker with the message that it waited for."""
+        return not worker.dead and self._advance(worker, handle, worker.inbox.popleft())
 
-    def _be_told(self, worker: _Worker, handle: Handle) -> bool:
-        """A word reaches a worker."""
-        if worker.told:
-            self._tell(worker, worker.told.popleft())
+    def _command_arrives(self, worker: _Worker, handle: Handle) -> bool:
+        if worker.commands:
+            self._deliver_to_worker(worker, worker.commands.popleft())
         return False
 
-    def _be_heard(self, worker: _Worker, handle: Handle) -> bool:
-        """A worker's word reaches the driver. After its last one the slot is free."""
-        if not worker.said:
+    def _message_arrives(self, worker: _Worker, handle: Handle) -> bool:
+        """Deliver a worker's message to the driver. After the last message the slot is free."""
+        if not worker.sent:
             return False  # lost with its process
-        message = worker.said.popleft()
-        if isinstance(message, LAST):
+        message = worker.sent.popleft()
+        if isinstance(message, LAST_MESSAGES):
             del self._workers[worker.slot]
         handle(worker.slot, message)
-        # Where a word took its time, the next one may arrive at the same moment: it was not heard by then.
-        if worker.pauses and not worker.said and not isinstance(message, LAST):
-            worker.pauses = False
-            self._go_on(worker, handle)
+        # With latencies, more messages may arrive at this moment: the worker continues after the last of them.
+        if worker.paused and not worker.sent and not isinstance(message, LAST_MESSAGES):
+            worker.paused = False
+            self._advance(worker, handle)
         return True

@@ -1,4 +1,4 @@
-"""Writes a trial's trained model to a file, for programs that know nothing of search.
+"""Exports: a trial's trained model as a file for programs that know nothing of search.
 
 keras        one `.keras` file: architecture, weights, compilation
 weights      one `.weights.h5` file, for a model that code has built
@@ -24,21 +24,21 @@ from search.results.study_results import StudyResults
 from search.study.study import Trial
 
 ENDINGS = {"keras": ".keras", "weights": ".weights.h5", "onnx": ".onnx", "savedmodel": ""}
-"""The formats, and how a path must end for each. A path without an ending is a folder, and a SavedModel."""
+"""The ending of a path for each format. A path without an ending is a folder, and becomes a SavedModel."""
 
 _ONNX_PACKAGES = ("onnx", "tf2onnx")
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Which trial's model to write where, with everything checked that can be before the framework is imported.
+    """A checked plan to write a trial's model. The checks need no framework.
 
     Attributes:
-        trial: the trial whose model it is; its weights are those of its best epoch.
+        trial: the trial, whose weights are those of its best epoch.
         to: the file, or the SavedModel's folder.
         format: one of `ENDINGS`.
-        keras_backend: what Keras should run on: SavedModel and ONNX are made by TensorFlow, whatever trained the
-            weights; the others by the study's own.
+        keras_backend: the Keras back end to write with. TensorFlow writes SavedModel and ONNX, whatever trained the
+            weights; the study's own back end writes the others.
     """
 
     study: StudyResults
@@ -48,7 +48,7 @@ class Export:
     keras_backend: str
 
 
-def plan(
+def plan_export(
     study: StudyResults,
     rank: int,
     to: Path,
@@ -57,15 +57,15 @@ def plan(
     keras_backend: str | None = None,
     force: bool = False,
 ) -> Export:
-    """What exporting the model of the trial at `rank` (1 is the best) to `to` will take.
+    """Check an export of the trial at `rank` (1 is the best) to `to`, and return its plan.
 
     Args:
-        format: one of `ENDINGS`; by default the path's ending says it.
-        keras_backend: to make it with; see `Export`.
-        force: replace what is at `to`: a file, or a folder that holds a SavedModel.
+        format: one of `ENDINGS`; by default it follows from the path's ending.
+        keras_backend: the Keras back end to write with; see `Export`.
+        force: replace a file, or a folder with a SavedModel, at `to`.
 
     Raises:
-        OptionError: a path or a rank that cannot be used, or a package that is not installed.
+        OptionError: the path or the rank cannot be used, or a package is not installed.
         NoResult: no trial has an objective.
     """
     chosen = _format_of(to, format)
@@ -89,14 +89,14 @@ def plan(
     return Export(study, ranked[rank - 1], to, chosen, keras_backend)
 
 
-def write(model: Any, to: Path, format: str) -> str:
-    """Write a built model to `to`, all of it or nothing; what was there is replaced.
+def write_export(model: Any, to: Path, format: str) -> str:
+    """Write a built model to `to`, whole or not at all. A file or SavedModel there is replaced.
 
     Args:
-        format: one of `ENDINGS`, as `to` must end.
+        format: one of `ENDINGS`, whose ending `to` has.
 
     Returns:
-        What it takes to load it beside Keras, in words; "" where that is nothing.
+        Words that say what loading needs beside Keras, or "".
 
     Raises:
         OptionError: the model cannot be expressed in the format.
@@ -119,21 +119,21 @@ def write(model: Any, to: Path, format: str) -> str:
         shutil.rmtree(folder, ignore_errors=True)
     if format == "weights":
         return "load them into a model built with the trial's hyperparameters"
-    return _needs(_config(to)) if format == "keras" else ""
+    return loading_needs(_config(to)) if format == "keras" else ""
 
 
 def _save(model: Any, to: Path, format: str) -> None:
     match format:
         case "keras":
             if model.compiled and not model.optimizer.built:
-                model.optimizer.build(model.trainable_variables)  # or whoever loads it is warned that it was not
+                model.optimizer.build(model.trainable_variables)  # else Keras warns when the file is loaded
             model.save(to)
         case "weights":
             model.save_weights(to)
         case "savedmodel":
             model.export(to, format="tf_saved_model", verbose=False)
         case "onnx":
-            # Keras wants to have seen a call. A symbolic one computes nothing; a subclass was built by one.
+            # Keras needs an earlier call. A symbolic one computes nothing; a subclass was built by a call.
             if inputs := getattr(model, "inputs", None):
                 model(inputs[0] if len(inputs) == 1 else model.input)
             model.export(to, format="onnx", verbose=False)
@@ -170,17 +170,17 @@ def _check_place(to: Path, format: str, force: bool) -> None:
         raise OptionError(f"--to {to}: it is a folder: give a file's name")
 
 
-# What loading it takes ------------------------------------------------------------------------------------------------
+# Loading --------------------------------------------------------------------------------------------------------------
 
 
 def _config(path: Path) -> Any:
-    """A `.keras` file's configuration."""
+    """Return a `.keras` file's configuration."""
     with zipfile.ZipFile(path) as file:
         return json.loads(file.read("config.json"))
 
 
-def _needs(config: Any) -> str:
-    """What `keras.models.load_model` needs for a configuration beyond Keras itself, in words."""
+def loading_needs(config: Any) -> str:
+    """Return words that say what `keras.models.load_model` needs beyond Keras itself; "" if nothing."""
     found = list(dict.fromkeys(_foreign(config)))
     names = [name for name in found if name not in _CODE]
     needs = [f"custom_objects that have {', '.join(names)}"] if names else []
@@ -195,7 +195,7 @@ _CODE = {
 
 
 def _foreign(config: Any) -> Iterator[str]:
-    """The names of what a configuration refers to and Keras does not have, or a key of `_CODE`."""
+    """Yield the names in a configuration that Keras does not have, and keys of `_CODE`."""
     if isinstance(config, dict):
         module, name = str(config.get("module") or ""), str(config.get("class_name"))
         if name == "__lambda__":
@@ -215,7 +215,7 @@ def _foreign(config: Any) -> Iterator[str]:
 
 
 def _is_of_keras(function: str) -> bool:
-    """Whether Keras finds a function of its own by this name."""
+    """Return whether Keras has a function of this name."""
     import keras
 
     kinds = (keras.activations, keras.losses, keras.metrics, keras.initializers, keras.regularizers, keras.constraints)

@@ -1,8 +1,8 @@
-"""What a search found: best trials, their hyperparameters, their trained models; from `runs/`, or from MLflow alone.
+"""The results of a search: best trials, hyperparameters and trained models, from `runs/` or from MLflow alone.
 
-A model comes back by calling the factory again with the trial's values and loading the weights of its best epoch. That
-runs the study's code: from this machine it is trusted, from a server it is run only with `trust_code=True`, or in the
-shape of a space file of the caller's own.
+A model comes back in two steps: the factory is called again with the trial's values, and the weights of the best epoch
+are loaded. That runs the study's code. Code of this machine is trusted. Code of a server is run only with
+`trust_code=True`; else the caller gives a space file of their own.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.driver import checks
-from search.driver.launch import find
 from search.errors import NoResult, SpaceError, StudyError
 from search.space.domain import Parameter, Value
-from search.space.file import SpaceRef
-from search.study import study as studies
-from search.study.paths import StudyPaths
-from search.study.study import Trial
+from search.space.file import SpaceRef, describe_error, read_space
+from search.study.paths import StudyPaths, find_study
+from search.study.study import Study, Trial, read_study
 from search.study.trial import Objective
+from search.study.versions import changed_versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +33,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """Where a trial's model is: its hyperparameters, the file of its weights, and the epoch they should be of."""
+    """A trial's model on disk.
+
+    Attributes:
+        params: the hyperparameters, by name.
+        weights: the file of its weights.
+        epoch: the epoch that the weights should be of.
+    """
 
     trial: int
     params: Mapping[str, Value]
@@ -48,21 +52,24 @@ class StudyResults:
 
     Args:
         paths: the study's files.
+        study: the study, if it is known already; by default it is read from its journal.
 
     Raises:
         JournalError: the journal cannot be read.
     """
 
-    def __init__(self, paths: StudyPaths) -> None:
+    def __init__(self, paths: StudyPaths, study: Study | None = None) -> None:
         self.paths = paths
-        self.study = studies.load(paths.journal)
+        self.study = study if study is not None else read_study(paths.journal)
 
     @property
     def name(self) -> str:
+        """The study's name."""
         return self.study.name
 
     @property
     def objective(self) -> Objective:
+        """The metric that trials are compared by."""
         return self.study.objective
 
     @property
@@ -71,17 +78,17 @@ class StudyResults:
         return sorted(self.study.trials.values(), key=lambda trial: trial.number)
 
     def best_trials(self, num_trials: int | None = None) -> list[Trial]:
-        """The best trials, best first: those that have an objective and did not fail; all of them by default."""
+        """Return the trials that have an objective and did not fail, best first; at most `num_trials`."""
         return self.study.ranked()[:num_trials]
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[dict[str, Value]]:
-        """The hyperparameters of the best trials, best first. Fewer where there are fewer."""
+        """Return the hyperparameters of the best trials, best first; with a warning if there are fewer."""
         return [dict(trial.params) for trial in _at_most(self.best_trials(), num_trials, "trials")]
 
     def get_best_models(self, num_models: int = 1) -> list[Any]:
-        """The best trials' models with the weights of their best epochs, best first.
+        """Return the best trials' models with the weights of their best epochs, best first.
 
-        Fewer where fewer trials have an objective, with a warning that says so.
+        If fewer trials have weights, fewer models come back, with a warning.
 
         Raises:
             NoResult: no trial has an objective.
@@ -95,7 +102,7 @@ class StudyResults:
         return self.load_models(_at_most(found, num_models, "models"))
 
     def load_models(self, trials: Sequence[Trial]) -> list[Any]:
-        """The models of `trials`, each with the weights of its best epoch, which must be on disk."""
+        """Return the models of `trials`, each with the weights of its best epoch, which must be on disk."""
         return _build(self.space_ref, [self._model(trial) for trial in trials], self.study.versions)
 
     def _model(self, trial: Trial) -> _Model:
@@ -122,13 +129,13 @@ class StudyResults:
         _print(tables.leaderboard(self.study, num_trials))
 
     def search_space_summary(self) -> None:
-        """Print the hyperparameters: those that a build with default values asks for, and what trials came upon."""
+        """Print the hyperparameters that a build with default values asks for, and further ones that trials met."""
         seen = {parameter.key: parameter for trial in self.trials for parameter in trial.parameters}
         first = {parameter.key: parameter for parameter in self.study.parameters}
         print_parameters([*(first | seen).values()])
 
     def trials_dataframe(self) -> pd.DataFrame:
-        """A row a trial: its number, state, epochs, objective, best epoch, seconds, and a column a hyperparameter."""
+        """Return one row for each trial: number, state, epochs, objective, best epoch, seconds, and hyperparameters."""
         import pandas as pd
 
         rows = [
@@ -148,7 +155,7 @@ class StudyResults:
 
 
 def print_parameters(parameters: Sequence[Parameter]) -> None:
-    """Print hyperparameters: their defaults, their domains, and where they are active."""
+    """Print hyperparameters: their defaults, their domains, and the conditions under which they are active."""
     from search.display import tables
 
     _print(tables.parameters_table(parameters) if parameters else "no hyperparameters")
@@ -157,14 +164,14 @@ def print_parameters(parameters: Sequence[Parameter]) -> None:
 def _print(content: RenderableType) -> None:
     from rich.console import Console
 
-    # A file or a notebook is as wide as it must be.
+    # Outside a terminal, lines may be as long as they are.
     width = None if sys.stdout.isatty() else 1000
     Console(highlight=False, width=width).print(content, markup=False, soft_wrap=isinstance(content, str))
 
 
 def load_study(name: str, runs: str | Path = "runs") -> StudyResults:
-    """The study `name` in the folder `runs`. StudyError where there is none."""
-    return StudyResults(find(name, runs))
+    """Return the study `name` in the folder `runs`. StudyError if there is none."""
+    return StudyResults(find_study(name, runs))
 
 
 def get_best_models(
@@ -176,17 +183,18 @@ def get_best_models(
     space: str | Path | None = None,
     trust_code: bool = False,
 ) -> list[Any]:
-    """The best models of a study, best first, with the weights of their best epochs.
+    """Return the best models of a study, best first, with the weights of their best epochs.
 
-    From the folder `runs` where the study is there and no `tracking_uri` is given; else from MLflow alone, which holds
-    the weights of the best `keep_models` trials, the space file and the local modules it imported.
+    They come from the folder `runs` if the study is there and no `tracking_uri` is given. Else they come from MLflow
+    alone, which has the weights of the best `keep_models` trials, the space file and its local modules.
 
     Args:
         study: the study's name, or its uid.
-        num_models: how many; fewer come back, with a warning, where there are fewer.
-        tracking_uri: of MLflow; by default MLFLOW_TRACKING_URI, else the local store in `runs`.
+        num_models: the number of models; if there are fewer, a warning says so.
+        runs: the folder of the studies.
+        tracking_uri: MLflow's address; by default MLFLOW_TRACKING_URI, else the local store in `runs`.
         space: a space file of your own, to be used in place of the study's.
-        trust_code: whether to run the study's code though it comes from a server.
+        trust_code: run the study's code even if it comes from a server.
 
     Raises:
         StudyError: no such study, or code from a server that was not trusted.
@@ -197,25 +205,25 @@ def get_best_models(
         return StudyResults(paths).get_best_models(num_models)
     from search.tracking.mlflow import retrieve, store
 
-    found = retrieve.find_study(store.connect(store.resolve_uri(tracking_uri, runs), create=False), study)
+    found = retrieve.find_remote_study(store.connect(store.resolve_uri(tracking_uri, runs), create=False), study)
     if space is None and not (found.is_local or trust_code):
         raise StudyError(
             f"the code of study {study!r} comes from {found.uri}: pass trust_code=True to run it, or "
             "space='my_space.py' to use your own"
         )
-    held = [trial for trial in retrieve.ranked(found) if trial.model_epoch is not None]
-    if not held:
+    kept = [trial for trial in retrieve.rank_remote_trials(found) if trial.model_epoch is not None]
+    if not kept:
         raise NoResult(f"MLflow holds no model of study {study!r}: no trial has an objective")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="search-")))
-        # A factory's pickle travels as the space file does.
+        # MLflow has a factory's pickle in the place of a space file.
         code = Path(space) if space is not None else retrieve.download_space(found, folder / "space")
         ref = SpaceRef(pickle=str(code)) if code.suffix == ".pkl" else SpaceRef(path=str(code))
         chosen = []
-        for trial in _at_most(held, num_models, "models"):
-            weights, described = retrieve.download(found, trial, folder / f"trial-{trial.number}")
+        for trial in _at_most(kept, num_models, "models"):
+            weights, described = retrieve.download_weights(found, trial, folder / f"trial-{trial.number}")
             chosen.append(_Model(trial.number, described["params"], weights, trial.model_epoch))
-        return _build(ref, chosen, retrieve.description(found).get("versions", {}))
+        return _build(ref, chosen, retrieve.describe_remote_study(found).get("versions", {}))
 
 
 def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
@@ -231,35 +239,34 @@ def _build(ref: SpaceRef, chosen: Sequence[_Model], versions: Mapping[str, str])
     """Call the factory with each trial's values, and load its weights.
 
     Args:
-        versions: the libraries that the study ran with; a warning says where others may give other predictions.
+        versions: the libraries that the study ran with. A warning names those whose versions have changed.
     """
     _choose_keras(versions)
-    from search.space import file as spaces
     from search.worker.evaluate_best import rebuild_model
 
     if difference := _difference(versions):
         warnings.warn(difference, stacklevel=3)
     models = []
     try:
-        space = spaces.load(ref)
+        space = read_space(ref)
         for item in chosen:
-            model, held = rebuild_model(space, item.params, item.weights)
-            if held.epoch != item.epoch:
+            model, weights = rebuild_model(space, item.params, item.weights)
+            if weights.epoch != item.epoch:
                 # Its process was killed between the epoch's end and the next checkpoint.
                 warnings.warn(
-                    f"trial {item.trial}: the weights are of epoch {held.epoch} ({held.value:.4g}), the best was "
+                    f"trial {item.trial}: the weights are of epoch {weights.epoch} ({weights.value:.4g}), the best was "
                     f"{item.epoch}",
                     stacklevel=3,
                 )
             models.append(model)
     except (Exception, SystemExit) as error:
         path = Path(ref.path) if ref.path else None
-        raise SpaceError(spaces.describe(error, path, elsewhere=ref.label)) from error
+        raise SpaceError(describe_error(error, path, elsewhere=ref.label)) from error
     return models
 
 
 def _choose_keras(versions: Mapping[str, str]) -> None:
-    """Have Keras run on what the study ran on, where nobody has chosen in this process."""
+    """Choose the study's Keras back end, if this process has not chosen one."""
     backend = versions.get("keras_backend")
     chosen = "keras" in sys.modules or "KERAS_BACKEND" in os.environ
     if backend and not chosen and importlib.util.find_spec(backend) is not None:
@@ -267,10 +274,10 @@ def _choose_keras(versions: Mapping[str, str]) -> None:
 
 
 def _difference(versions: Mapping[str, str]) -> str:
-    """What this process computes with that the study did not, in words; "" where that is the same."""
+    """Return the difference between this process's libraries and the study's, in words; "" if there is none."""
     from search.worker import probe
 
-    now = probe.versions()
+    now = probe.installed_versions()
     backend = now["keras_backend"]
     if versions.get("keras_backend", backend) != backend:
         return (
@@ -278,5 +285,5 @@ def _difference(versions: Mapping[str, str]) -> str:
             "are the same, predictions may differ in their last digits"
         )
     computes = {name: versions[name] for name in ("keras", backend) if name in versions}
-    changed = checks.changed_versions(computes, now)
+    changed = changed_versions(computes, now)
     return f"the study last ran with {changed}: predictions may differ" if changed else ""

@@ -1,1 +1,1 @@
-"""What happens next: pure decisions, no clock, no files, no processes."""
+"""The pure decisions of a search: no clock, no files, no processes."""

@@ -1,7 +1,7 @@
-"""Where trials are at home: the slot whose worker trained one last may still hold its model, built and traced.
+"""Affinity of trials to slots: the worker that trained a trial last may have its model cached, built and traced.
 
-That is a guess that costs little when it is wrong: a worker that was replaced builds anew, with the same results. So a
-trial that goes on waits for a busy home, but only until some slot is free for the second time.
+Affinity is a guess, and a wrong one costs little: a worker that was replaced builds the model again, with the same
+results. So a trial waits for a busy slot once at most, until some slot is free for the second time.
 """
 
 from __future__ import annotations
@@ -10,43 +10,44 @@ from collections import OrderedDict
 
 __all__ = ["Affinity"]
 
-MOST = 32
-"""Trials at home in one slot: their models stay in its memory."""
+MAX_TRIALS = 32
+"""The most trials assigned to one slot: their models stay in its worker's memory."""
 
 
 class Affinity:
-    """The slots of trials that may be trained on."""
+    """The assigned slots of trials that may be trained further."""
 
     def __init__(self) -> None:
-        self._slot: dict[int, int] = {}
+        self._slot_of: dict[int, int] = {}
         self._trials: dict[int, OrderedDict[int, None]] = {}
         self._waited: set[int] = set()
 
-    def settle(self, trial: int, slot: int) -> None:
-        """`trial` is trained in `slot`. Where too many are at home there, the one that came first no longer is."""
-        self.leave(trial)
-        self._slot[trial] = slot
+    def assign(self, trial: int, slot: int) -> None:
+        """Assign `trial` to `slot`, where it is trained. Beyond `MAX_TRIALS`, the slot's oldest trial is released."""
+        self.release(trial)
+        self._slot_of[trial] = slot
         trials = self._trials.setdefault(slot, OrderedDict())
         trials[trial] = None
-        if len(trials) > MOST:
-            self.leave(next(iter(trials)))
+        if len(trials) > MAX_TRIALS:
+            self.release(next(iter(trials)))
 
-    def leave(self, trial: int) -> None:
-        """`trial` will not be trained on."""
+    def release(self, trial: int) -> None:
+        """Forget the slot of `trial`, which will not be trained further."""
         self._waited.discard(trial)
-        slot = self._slot.pop(trial, None)
+        slot = self._slot_of.pop(trial, None)
         if slot is not None:
             del self._trials[slot][trial]
 
-    def wait(self, trial: int) -> bool:
-        """Whether `trial` may wait for its home to be free: not if it has before."""
+    def may_wait(self, trial: int) -> bool:
+        """Return whether `trial` may wait for its slot. True once per assignment: asking uses it up."""
         may = trial not in self._waited
         self._waited.add(trial)
         return may
 
-    def of(self, trial: int) -> int | None:
-        return self._slot.get(trial)
+    def slot_of(self, trial: int) -> int | None:
+        """Return the slot of `trial`, None if it has none."""
+        return self._slot_of.get(trial)
 
-    def trials(self, slot: int) -> tuple[int, ...]:
-        """Those at home in `slot`."""
+    def trials_of(self, slot: int) -> tuple[int, ...]:
+        """Return the trials assigned to `slot`, the oldest first."""
         return tuple(self._trials.get(slot, ()))

@@ -1,54 +1,54 @@
-"""How many epochs a search may still begin."""
+"""The budget of epochs: how many a search may still begin."""
 
 from __future__ import annotations
 
 from search.scheduler.events import StartSegment
 from search.study.study import Study, Trial
 
-__all__ = ["Budget"]
+__all__ = ["EpochBudget"]
 
 
-class Budget:
-    """A study's epochs, trained ones and those that running segments may still train, against the most it may have.
+class EpochBudget:
+    """A study's epochs against the most that it may have: trained ones, and those reserved for running segments.
 
     Args:
-        study: whose trained epochs count.
-        most: epochs to train, over all trials and resumes; None for any number.
+        study: the study whose trained epochs count.
+        max_total_epochs: epochs to train, over all trials and resumes; None for any number.
     """
 
-    def __init__(self, study: Study, most: int | None) -> None:
-        self.most = most
+    def __init__(self, study: Study, max_total_epochs: int | None) -> None:
+        self.max_total_epochs = max_total_epochs
         self._study = study
         self._reserved: dict[int, int] = {}
         self._sum = 0
 
     def allows(self, trial: Trial | None) -> bool:
-        """Whether `trial`, None for a new one, may be started: to train again what was lost takes nothing."""
+        """Return whether `trial`, None for a new one, may be started. Training lost epochs again costs nothing."""
         left = self._left()
-        return left is None or left > 0 or (trial is not None and _untold(trial))
+        return left is None or left > 0 or (trial is not None and _has_unsaved_epochs(trial))
 
     def cut(self, epochs: int, to_epoch: int) -> int:
-        """How far a segment may go that begins after `epochs` and wants to get to `to_epoch`."""
+        """Return the last epoch that a segment after `epochs` may train, `to_epoch` at most."""
         left = self._left()
         return to_epoch if left is None else min(to_epoch, epochs + max(0, left))
 
     def reserve(self, slot: int, start: StartSegment) -> None:
-        """Note the epochs that the segment in `slot` may still train: when it begins, and after each of its epochs."""
+        """Reserve the epochs that the segment in `slot` may still train. Call at its start and after each epoch."""
         epochs = self._study.trials[start.trial].execution(start.execution).epochs
         self._set(slot, max(0, start.to_epoch - epochs))
 
     def release(self, slot: int) -> None:
-        """The segment in `slot` has ended."""
+        """Free the unused epochs of the segment in `slot`, which has ended."""
         self._set(slot, 0)
 
     def _left(self) -> int | None:
-        return None if self.most is None else self.most - self._study.epochs - self._sum
+        return None if self.max_total_epochs is None else self.max_total_epochs - self._study.epochs - self._sum
 
     def _set(self, slot: int, epochs: int) -> None:
         self._sum += epochs - self._reserved.get(slot, 0)
         self._reserved[slot] = epochs
 
 
-def _untold(trial: Trial) -> bool:
-    """Whether epochs are in the journal that no checkpoint holds: to train them again takes nothing of the budget."""
+def _has_unsaved_epochs(trial: Trial) -> bool:
+    """Return whether the journal has epochs that are in no checkpoint: the budget has paid for them already."""
     return any(execution.checkpoint < execution.epochs for execution in trial.executions)

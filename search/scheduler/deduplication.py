@@ -1,11 +1,13 @@
-"""Which configurations are new: a trie of the answers that factories were given.
+"""Deduplication: no configuration is tried twice, and a search knows when all were tried.
 
-A factory asks one question after the other, and which comes next may depend on the answers: so configurations are the
-paths of a tree that grows as it is walked. Whether a path is new is known only after its last question; a value is
-*explored* when everything below it was tried. A trial that follows another one, still being built, to where both have been
-given the same answers cannot know whether there is more below: it waits until the other one is built.
+A model factory asks one question after another, and the next question may depend on the answers. So configurations are
+the paths of a tree, which grows as trials answer questions. Only after the last question, when a trial's model is
+built, is it known where a path ends. A value is *explored* when every configuration below it was tried. If a trial has
+the same answers as another one that is not built yet, it is not known if more configurations are below. So it waits
+until the other one is built.
 
-A continuum never ends: a trial that was asked for one of its values is new, and leaves the tree.
+A continuous parameter never runs out of values: a trial that is asked for one has a new configuration, and leaves the
+tree.
 """
 
 from __future__ import annotations
@@ -19,7 +21,17 @@ from search.study.records import Built, ParameterSet, Record, SegmentRequested, 
 
 @dataclass(slots=True)
 class _Node:
-    """A place in the tree: the next question's domain, its answers so far, and the trials walking below."""
+    """A node of the tree: the trials that have the same answers so far.
+
+    Attributes:
+        parent: the node before the last answer, None for the root.
+        answer: the last answer.
+        domain: of the next question; None as long as no trial was asked it.
+        children: the nodes after the next question, by answer.
+        explored: answers to the next question below which every configuration was tried.
+        unbuilt: trials at or below this node whose model is not built yet.
+        exhausted: every configuration from here on was tried.
+    """
 
     parent: _Node | None = None
     answer: Value = None
@@ -30,18 +42,18 @@ class _Node:
     exhausted: bool = False
 
 
-class ExploredValues:
-    """Follows the journal.
+class ConfigurationTree:
+    """The configurations of a space that trials have reached. A fold of the journal.
 
     Args:
-        parameters: those of the probe; with them, it is known at once when nothing can ever repeat.
-        strangers: trials that began in another space, and are not followed.
+        parameters: those of the probe. With them, it is known at once if no configuration can ever repeat.
+        ignored: trials that began in another space.
     """
 
-    def __init__(self, parameters: Sequence[Parameter] = (), strangers: Iterable[int] = ()) -> None:
+    def __init__(self, parameters: Sequence[Parameter] = (), ignored: Iterable[int] = ()) -> None:
         self._root = _Node()
-        self._at: dict[int, _Node | None] = dict.fromkeys(strangers)
-        self._walking: set[int] = set()
+        self._node_of: dict[int, _Node | None] = dict.fromkeys(ignored)
+        self._unbuilt: set[int] = set()
         node = self._root
         for parameter in parameters:
             node.domain = parameter.domain
@@ -52,76 +64,82 @@ class ExploredValues:
 
     @property
     def exhausted(self) -> bool:
-        """Whether every configuration was tried."""
+        """True if every configuration was tried."""
         return self._root.exhausted
 
     @property
-    def claimed(self) -> bool:
-        """Whether those being built may well be all that is left: until one is, there is room for no other."""
-        return not self._endless and _open(self._root, len(self._walking) + 1) <= len(self._walking)
+    def may_be_exhausted(self) -> bool:
+        """True if the trials not built yet may take all configurations that are left.
 
-    def explored(self, trial: int) -> frozenset[Value]:
-        """The answers to `trial`'s next question below which everything was tried; never all of them."""
-        node = self._at.get(trial, self._root)
+        Until one of them is built, there is no room for another trial.
+        """
+        count = len(self._unbuilt)
+        return not self._endless and _count_left(self._root, count + 1) <= count
+
+    def explored_values(self, trial: int) -> frozenset[Value]:
+        """Return the explored answers to `trial`'s next question; never all of its domain."""
+        node = self._node_of.get(trial, self._root)
         return frozenset() if self._endless or node is None or node.exhausted else frozenset(node.explored)
 
-    def follows(self, trial: int, value: Value) -> bool:
-        """Whether another trial, still being built, was given the same answers as `trial`, `value` included."""
-        node = self._at.get(trial, self._root)
+    def must_wait(self, trial: int, value: Value) -> bool:
+        """Return whether another trial, not built yet, has the answers of `trial` with `value` as the next one."""
+        node = self._node_of.get(trial, self._root)
         if self._endless or node is None:
             return False
         child = node.children.get(value)
         return child is not None and bool(child.unbuilt - {trial})
 
     def apply(self, record: Record) -> bool:
-        """Take in a record. True where a trial ended its walk, so that others need no longer wait for it."""
+        """Take in a record. Return whether its trial has left the tree, so that others need not wait for it."""
         if self._endless:
             return False
-        if isinstance(record, SegmentRequested) and record.trial not in self._at:
-            self._at[record.trial] = self._root
-            self._walking.add(record.trial)
+        if isinstance(record, SegmentRequested) and record.trial not in self._node_of:
+            self._node_of[record.trial] = self._root
+            self._unbuilt.add(record.trial)
         if isinstance(record, ParameterSet):
-            return self._step(record.trial, record.parameter.domain, record.value)
+            return self._descend(record.trial, record.parameter.domain, record.value)
         if isinstance(record, Built):
-            return self._arrive(record.trial)
+            return self._end_path(record.trial)
         if isinstance(record, TrialEnded):
-            return self._arrive(record.trial, failed=record.state == "failed", built=False)
+            return self._end_path(record.trial, failed=record.state == "failed", built=False)
         return False
 
-    def _step(self, trial: int, domain: Domain, value: Value) -> bool:
-        node = self._at.setdefault(trial, self._root)
+    def _descend(self, trial: int, domain: Domain, value: Value) -> bool:
+        node = self._node_of.setdefault(trial, self._root)
         if node is None or (node.exhausted and node is not self._root):
             return False  # built already: a question of its training does not make it another configuration
         node.domain = domain
         if domain.size is None:
             self._leave(trial, node)
-            self._at[trial] = None
+            self._node_of[trial] = None
             return True
         child = node.children.get(value)
         if child is None:
             child = node.children[value] = _Node(node, value)
         child.unbuilt.add(trial)
-        self._at[trial] = child
+        self._node_of[trial] = child
         return False
 
-    def _arrive(self, trial: int, *, built: bool = True, failed: bool = False) -> bool:
-        node = self._at.get(trial)
+    def _end_path(self, trial: int, *, built: bool = True, failed: bool = False) -> bool:
+        node = self._node_of.get(trial)
         if node is None:
             return False
         self._leave(trial, node)
-        # What raised an exception while it was built does so again with the same answers, unless others got further:
-        # they were asked, and answered, more.
+        # A build that raised an exception raises it again with the same answers. If others got further with them, they
+        # were asked more questions, so this exception has another cause.
         if (built or (failed and node is not self._root and not node.children)) and not node.exhausted:
-            self._exhaust(node)
+            self._mark_exhausted(node)
         return True
 
     def _leave(self, trial: int, node: _Node | None) -> None:
-        self._walking.discard(trial)
+        """Take `trial` out of the nodes from `node` up to the root."""
+        self._unbuilt.discard(trial)
         while node is not None:
             node.unbuilt.discard(trial)
             node = node.parent
 
-    def _exhaust(self, node: _Node) -> None:
+    def _mark_exhausted(self, node: _Node) -> None:
+        """Mark `node`, and each node above it whose answers are now all explored."""
         node.exhausted = True
         parent = node.parent
         while parent is not None and parent.domain is not None:
@@ -134,8 +152,8 @@ class ExploredValues:
             node, parent = parent, parent.parent
 
 
-def _open(node: _Node, enough: int) -> int:
-    """At least so many configurations below `node` are untried or being built; counts no further than to `enough`."""
+def _count_left(node: _Node, enough: int) -> int:
+    """Return a lower bound of the configurations below `node` that are untried or not built yet, `enough` at most."""
     if node.exhausted:
         return 0
     if node.domain is None:
@@ -146,5 +164,5 @@ def _open(node: _Node, enough: int) -> int:
     for child in node.children.values():
         if found >= enough:
             break
-        found += _open(child, enough - found)
+        found += _count_left(child, enough - found)
     return min(found, enough)

@@ -1,4 +1,4 @@
-"""What a controller is told, and what it answers: an event in, records to journal and instructions to carry out."""
+"""The controller's input and output: events in; records to journal and instructions to carry out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from search.messages import Answer, Evaluated, Interrupt, Lost, Question, Verdict
 from search.study.records import Built, Checkpointed, EpochDone, Record, SearchEnded, SegmentEnded
 
-# What happens ---------------------------------------------------------------------------------------------------------
+# Events ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,15 @@ class FromWorker:
 
 Event = Tick | StopRequested | FromWorker
 
-# What to do about it --------------------------------------------------------------------------------------------------
+# Instructions ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class StartSegment:
-    """Start a segment: train `trial` from what it has to the end of epoch `to_epoch`."""
+    """Train an execution of a trial from its last checkpoint to the end of epoch `to_epoch`.
+
+    `judged` says that the worker waits for a verdict after every epoch but the last.
+    """
 
     trial: int
     execution: int
@@ -45,7 +48,7 @@ class StartSegment:
 
 @dataclass(frozen=True, slots=True)
 class StartEvaluation:
-    """Evaluate `trial`'s best model on the test data, with `test`, and write it to a file, with `export`."""
+    """Evaluate a trial's best model on the test data if `test`, and write it to a file if `export`."""
 
     trial: int
     test: bool
@@ -54,18 +57,24 @@ class StartEvaluation:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """End the process of a slot, whatever it does."""
+    """End the process of a slot, whatever it does. `reason` is a line for the user."""
 
     reason: str
 
 
 Instruction = tuple[int, StartSegment | StartEvaluation | Kill | Answer | Verdict | Interrupt]
-"""A slot, and what to do or say there."""
+"""A slot, and a command for it or for its worker."""
 
 
 @dataclass(slots=True)
 class Reaction:
-    """Records to journal first, instructions to carry out then; `finished` when the search is over."""
+    """The controller's decisions on an event.
+
+    Attributes:
+        records: to journal first.
+        instructions: to carry out after that, in this order.
+        end: the end of the search, None while it goes on.
+    """
 
     records: list[Record] = field(default_factory=list)
     instructions: list[Instruction] = field(default_factory=list)

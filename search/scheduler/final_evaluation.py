@@ -1,41 +1,82 @@
-"""The harvest: what is left to be had of the best trials when all training is over. Pure; workers carry it out."""
+"""The final evaluation: when all training is over, workers test the best trials and export the winner."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from search.messages import Evaluated
 from search.scheduler.events import StartEvaluation
+from search.scheduler.slot_pool import SlotPool
 from search.study.records import Exported, Record, Tested
 from search.study.study import Study
 
+__all__ = ["FinalEvaluation"]
 
-def plan(study: Study, count: int, *, test: bool) -> Iterator[StartEvaluation]:
-    """What to bring in of the best `count` trials, which an earlier process may have brought in already.
+
+class FinalEvaluation:
+    """The evaluations of a study's best trials: those to start, and those that run.
 
     Args:
-        test: whether there are test data.
+        study: the study, whose training is over at the first `start`.
+
+    Attributes:
+        running: by slot, the evaluation and when it began (seconds since the epoch).
     """
-    if not count:
-        return  # to rank many trials takes milliseconds
-    for place, trial in enumerate(study.ranked(count)):
-        best = (trial.number, trial.best_execution, trial.best.saved_epoch)
-        wants_test = test and _identity(trial.tested) != best
-        wants_export = place == 0 and _identity(study.exported) != best
-        if (wants_test or wants_export) and best[2] is not None:
-            yield StartEvaluation(trial.number, wants_test, wants_export)
+
+    def __init__(self, study: Study) -> None:
+        self.running: dict[int, tuple[StartEvaluation, float]] = {}
+        self._study = study
+        self._waiting: deque[StartEvaluation] | None = None
+
+    def start(self, count: int, slots: SlotPool, now: float, *, test: bool) -> list[tuple[int, StartEvaluation]]:
+        """Return (slot, evaluation) for as many waiting evaluations as there are free slots.
+
+        Args:
+            count: trials to test, the best ones; the best of them is exported.
+            slots: taken from here; the caller releases them.
+            now: seconds since the epoch.
+            test: whether there are test data.
+        """
+        if self._waiting is None:
+            self._waiting = deque(self._missing(count, test))
+        started = []
+        while self._waiting and (slot := slots.take()) is not None:
+            evaluation = self._waiting.popleft()
+            self.running[slot] = evaluation, now
+            started.append((slot, evaluation))
+        return started
+
+    def end(self, slot: int, message: object) -> list[Record]:
+        """Return the records of the results of the evaluation in `slot`, which has ended with `message`.
+
+        Without results, the worker's process died, or the user could wait no longer: a resume evaluates again.
+        """
+        evaluation, _ = self.running.pop(slot)
+        if not isinstance(message, Evaluated):
+            return []
+        trial = self._study.trials[evaluation.trial]
+        number, epoch = trial.best_execution, trial.best.saved_epoch
+        assert epoch is not None
+        records: list[Record] = []
+        if message.logs is not None:
+            records.append(Tested(trial.number, number, epoch, message.logs))
+        if message.signature is not None:
+            records.append(Exported(trial.number, number, epoch, message.signature, message.requirements))
+        return records
+
+    def _missing(self, count: int, test: bool) -> Iterator[StartEvaluation]:
+        """Yield the evaluations that no process has carried out yet."""
+        if not count:
+            return  # to rank many trials takes milliseconds
+        for place, trial in enumerate(self._study.ranked(count)):
+            best = (trial.number, trial.best_execution, trial.best.saved_epoch)
+            wants_test = test and _weights_of(trial.tested) != best
+            wants_export = place == 0 and _weights_of(self._study.exported) != best
+            if (wants_test or wants_export) and best[2] is not None:
+                yield StartEvaluation(trial.number, wants_test, wants_export)
 
 
-def records(study: Study, evaluation: StartEvaluation, evaluated: Evaluated) -> Iterator[Record]:
-    """What to journal of what a worker has brought in."""
-    trial = study.trials[evaluation.trial]
-    number, epoch = trial.best_execution, trial.best.saved_epoch
-    assert epoch is not None
-    if evaluated.logs is not None:
-        yield Tested(trial.number, number, epoch, evaluated.logs)
-    if evaluated.signature is not None:
-        yield Exported(trial.number, number, epoch, evaluated.signature, evaluated.requirements)
-
-
-def _identity(record: Tested | Exported | None) -> tuple[int, int, int] | None:
+def _weights_of(record: Tested | Exported | None) -> tuple[int, int, int] | None:
+    """Return whose weights `record` is about: (trial, execution, epoch)."""
     return None if record is None else (record.trial, record.execution, record.epoch)

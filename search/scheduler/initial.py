@@ -1,4 +1,4 @@
-"""Configurations that the user wants tried before any is drawn."""
+"""Initial configurations: those that the user wants tried first, before any is drawn."""
 
 from __future__ import annotations
 
@@ -10,34 +10,40 @@ from search.study.records import Record, SegmentRequested
 
 
 class InitialConfigurations:
-    """Follows the journal: a configuration is given to one trial, over all resumes.
+    """The initial configurations, of which each is tried by one trial, over all resumes. A fold of the journal.
 
     Args:
-        wanted: values by name, in the order of trying; what one lacks is drawn.
+        configurations: values by name, in the order of trying. A value that one lacks is drawn.
     """
 
-    def __init__(self, wanted: Sequence[Mapping[str, Value]] = ()) -> None:
-        self._wanted = wanted
+    def __init__(self, configurations: Sequence[Mapping[str, Value]] = ()) -> None:
+        self._configurations = configurations
         self._tried: set[str] = set()
 
     def apply(self, record: Record) -> None:
+        """Take in a record."""
         if isinstance(record, SegmentRequested) and record.initial_values:
-            self._tried.add(_text(record.initial_values))
+            self._tried.add(_to_text(record.initial_values))
 
     def next(self) -> Mapping[str, Value]:
-        """What is to be tried next; empty where all of it was."""
-        return next((values for values in self._wanted if _text(values) not in self._tried), {})
+        """Return the next configuration to try; empty if there is none."""
+        return next((values for values in self._configurations if _to_text(values) not in self._tried), {})
 
 
-def refusal(values: Mapping[str, Value], parameter: Parameter) -> str | None:
-    """Why a factory that asks for `parameter` cannot have its value of `values`, in one line; None where it can."""
+def domain_error(values: Mapping[str, Value], parameter: Parameter) -> str | None:
+    """Return a line that says why `parameter` cannot have its initial value; None if it can, or has none.
+
+    Args:
+        values: an initial configuration.
+        parameter: as a model factory asks for it.
+    """
     if parameter.name not in values or parameter.domain.contains(values[parameter.name]):
         return None
     return f"try_first gives {parameter.name} the value {values[parameter.name]!r}, and it takes {parameter.domain}"
 
 
-def value_of(values: Mapping[str, Value], parameter: Parameter) -> Value:
-    """The value of `values` as the domain has it: 1 for a float is 1.0, 0.6 the third step of 0.2."""
+def value_in_domain(values: Mapping[str, Value], parameter: Parameter) -> Value:
+    """Return the initial value of `parameter` as its domain has it: 1 for a float is 1.0, 0.6 the third step of 0.2."""
     value, domain = values[parameter.name], parameter.domain
     if domain.size is not None:
         return domain.value(domain.index(value))
@@ -45,6 +51,6 @@ def value_of(values: Mapping[str, Value], parameter: Parameter) -> Value:
     return float(value)
 
 
-def _text(values: Mapping[str, Value]) -> str:
-    """What tells two configurations apart: 1, 1.0 and true are three values."""
+def _to_text(values: Mapping[str, Value]) -> str:
+    """Return a text that differs for different configurations: 1, 1.0 and true are three values."""
     return json.dumps(values, sort_keys=True)

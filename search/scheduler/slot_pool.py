@@ -1,4 +1,7 @@
-"""Which slots are free, and for whom: a trial that ran out of memory gets its device to itself the next time."""
+"""The pool of slots: which are free, and for which trials.
+
+A trial that ran out of memory runs *alone* the next time: nothing else uses its device's memory meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -11,69 +14,74 @@ class SlotPool:
     """The slots of a search.
 
     Args:
-        sharing: for each slot, the others that take of the same memory: shares of one GPU.
+        sharing: for each slot, the other slots that use the same memory: shares of one GPU.
     """
 
     def __init__(self, sharing: Sequence[Collection[int]]) -> None:
         self._sharing = sharing
         self._free = list(range(len(sharing) - 1, -1, -1))
-        self._taken: dict[int, bool] = {}
+        self._alone: dict[int, bool] = {}
+        """For each slot in use, whether its trial runs alone."""
         self._clearing: int | None = None
 
     def take(self, *, alone: bool = False) -> int | None:
-        """A free slot; None where there is none for now.
+        """Take a free slot and return it; None if there is none for now.
 
         Args:
-            alone: one with whose memory nothing else is done for as long as it is taken. Where there is none, one is
-                cleared: what runs beside it ends, and nothing else is begun there, until this is asked again.
+            alone: take a slot whose memory nothing else uses for as long as it is taken. If there is none, one is
+                cleared: work beside it ends, and no other work begins there, until this is called again.
         """
         if alone:
             return self._take_alone()
-        if self._clearing is None and not any(self._taken.values()):
-            return self._give(self._free[-1]) if self._free else None
-        return next((self._give(slot) for slot in reversed(self._free) if not self._is_closed(slot)), None)
+        if self._clearing is None and not any(self._alone.values()):
+            return self._use(self._free[-1]) if self._free else None
+        return next((self._use(slot) for slot in reversed(self._free) if not self._is_reserved(slot)), None)
 
     def is_free(self, slot: int) -> bool:
+        """Return whether nothing runs in `slot`."""
         return slot in self._free
 
     def swap(self, slot: int, wanted: int | None) -> int:
-        """Give `slot`, taken just now, for the one that is `wanted`, if that is free. Returns the one taken then."""
-        if wanted not in self._free or self._is_closed(wanted):
+        """Exchange `slot`, taken just now, for the slot `wanted` if that can be had. Return the slot taken now."""
+        if wanted not in self._free or self._is_reserved(wanted):
             return slot
         self.release(slot)
-        return self._give(wanted)
+        return self._use(wanted)
 
     def release(self, slot: int) -> None:
-        """What ran in `slot` has ended."""
-        del self._taken[slot]
+        """Free `slot`, whose work has ended."""
+        del self._alone[slot]
         self._free.append(slot)
 
-    def reopen(self) -> None:
-        """Nobody waits for the slot that is being cleared."""
+    def stop_clearing(self) -> None:
+        """Open the slot that is being cleared to all work: no trial waits for it."""
         self._clearing = None
 
     def _take_alone(self) -> int | None:
         for slot in reversed(self._free):
-            if self._clearing in (None, slot) and not self._beside(slot):
+            if self._clearing in (None, slot) and not self._used_beside(slot):
                 self._clearing = None
-                return self._give(slot, alone=True)
+                return self._use(slot, alone=True)
         if self._clearing is None:
-            open_ = [slot for slot in range(len(self._sharing)) if not self._is_closed(slot)]
-            self._clearing = min(open_, key=lambda slot: len(self._beside(slot)) + (slot in self._taken), default=None)
+            candidates = [slot for slot in range(len(self._sharing)) if not self._is_reserved(slot)]
+            # The slot with the least work to wait for.
+            self._clearing = min(
+                candidates, key=lambda slot: len(self._used_beside(slot)) + (slot in self._alone), default=None
+            )
         return None
 
-    def _give(self, slot: int, *, alone: bool = False) -> int:
+    def _use(self, slot: int, *, alone: bool = False) -> int:
         self._free.remove(slot)
-        self._taken[slot] = alone
+        self._alone[slot] = alone
         return slot
 
-    def _beside(self, slot: int) -> list[int]:
-        """The taken slots that share memory with `slot`."""
-        return [other for other in self._sharing[slot] if other in self._taken]
+    def _used_beside(self, slot: int) -> list[int]:
+        """Return the slots in use that share memory with `slot`."""
+        return [other for other in self._sharing[slot] if other in self._alone]
 
-    def _is_closed(self, slot: int) -> bool:
-        """Whether `slot` is kept free for one that is to be alone beside it, or is."""
+    def _is_reserved(self, slot: int) -> bool:
+        """Return whether a trial runs alone in `slot` or beside it, or waits for it to be cleared."""
         clearing = self._clearing
         if clearing is not None and (slot == clearing or slot in self._sharing[clearing]):
             return True
-        return self._taken.get(slot, False) or any(self._taken.get(other, False) for other in self._sharing[slot])
+        return self._alone.get(slot, False) or any(self._alone.get(other, False) for other in self._sharing[slot])

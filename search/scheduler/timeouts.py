@@ -1,4 +1,4 @@
-"""How long a trial may run, and how long it may take to end when it should."""
+"""Time limits of trials: how long one may run, and how long it may then take to end."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from search.study.study import Trial
 __all__ = ["Timeouts"]
 
 GRACE_SECONDS = 10.0
-"""How long a trial that has had its time may take to end its epoch, where no epoch of its took longer."""
+"""The minimum grace period after a timeout, in seconds: the time in which a trial must end its epoch."""
 
 GRACE_EPOCHS = 3.0
-"""How often as long as its longest epoch, where that is more."""
+"""The grace period in multiples of the trial's longest epoch, if that is longer than `GRACE_SECONDS`."""
 
 CHECK_SECONDS = 0.5
-"""How often anybody needs to look."""
+"""The minimum time between two checks, in seconds."""
 
 
 class Timeouts:
-    """Until when what runs in each slot is waited for.
+    """The deadlines of the trials and evaluations that run in each slot. All times are in seconds since the epoch.
 
     Args:
         limit: seconds that one trial may run, over all its segments; None for any time.
@@ -27,36 +27,36 @@ class Timeouts:
 
     def __init__(self, limit: float | None) -> None:
         self.limit = limit
-        self._until: dict[int, float] = {}
-        self._looked = -math.inf
+        self._deadline: dict[int, float] = {}
+        self._checked_at = -math.inf
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time to look at the slots."""
-        if self.limit is None or 0 <= now - self._looked < CHECK_SECONDS:
+        """Return whether the slots are to be checked now; if so, the next check is due `CHECK_SECONDS` later."""
+        if self.limit is None or 0 <= now - self._checked_at < CHECK_SECONDS:
             return False
-        self._looked = now
+        self._checked_at = now
         return True
 
     def has_expired(self, slot: int, trial: Trial, now: float) -> bool:
-        """Whether the trial in `slot` has had its time, which is said once: from now on its end is waited for."""
-        if slot in self._until or self.limit is None or trial.running(now) < self.limit:
+        """Return whether the trial in `slot` has used up its time. True once, when its grace period begins."""
+        if slot in self._deadline or self.limit is None or trial.running(now) < self.limit:
             return False
         longest = max((epoch.seconds for execution in trial.executions for epoch in execution.curve), default=0.0)
-        self._until[slot] = now + max(GRACE_SECONDS, GRACE_EPOCHS * longest)
+        self._deadline[slot] = now + max(GRACE_SECONDS, GRACE_EPOCHS * longest)
         return True
 
-    def wait(self, slot: int, since: float) -> None:
-        """What began in `slot` at `since`, and is no trial, may take as long as one."""
+    def limit_evaluation(self, slot: int, since: float) -> None:
+        """Give an evaluation that began in `slot` at `since` as much time as a trial."""
         if self.limit is not None:
-            self._until.setdefault(slot, since + self.limit)
+            self._deadline.setdefault(slot, since + self.limit)
 
-    def is_over(self, slot: int, now: float) -> bool:
-        """Whether what runs in `slot` is waited for no longer, which is said once."""
-        if now < self._until.get(slot, math.inf):
+    def is_overdue(self, slot: int, now: float) -> bool:
+        """Return whether the deadline of `slot` has passed. True once."""
+        if now < self._deadline.get(slot, math.inf):
             return False
-        self._until[slot] = math.inf
+        self._deadline[slot] = math.inf
         return True
 
     def forget(self, slot: int) -> None:
-        """What ran in `slot` has ended."""
-        self._until.pop(slot, None)
+        """Drop the deadline of `slot`, whose work has ended."""
+        self._deadline.pop(slot, None)

@@ -1,1 +1,1 @@
-"""What a user may search, and how a space file is read."""
+"""The search space: domains, parameters, and the space files that the user writes."""

@@ -1,4 +1,7 @@
-"""`search.compiled`: a factory that does not compile, and how to compile what it builds, kept apart."""
+"""`search.compiled`: a `build_model` made of a factory without `compile`, and the arguments of `compile`.
+
+Pickles refer to `_name` and `_fresh` of this module: both keep their names and arguments.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,17 @@ from search.errors import SpaceError
 
 
 def compiled(build: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
-    """A `build_model` that builds by `build` and compiles with `arguments`.
+    """Return a `build_model` that calls `build` and compiles the model with `arguments`.
 
     Args:
-        build: takes `hp`, and whatever else the returned function is given; returns a Keras model.
-        arguments: those of `model.compile`: `optimizer`, `loss`, `metrics`, … Each is a value or a function of `hp`,
-            as are the items of its lists and dicts. Instances of optimizers and metrics are cloned at every call: Keras
-            refuses an optimizer that has seen another model. A loss has no state, and is used as it is.
+        build: `hp, *args, **kwargs` → a Keras model.
+        arguments: arguments of `model.compile`: `optimizer`, `loss`, `metrics`, … Each is a value or a function of
+            `hp`, as are the items of its lists and dicts. Instances of optimizers and metrics are cloned at every
+            call: Keras refuses an optimizer that has seen another model. A loss has no state and is used directly.
 
     Returns:
-        `hp, *args, **kwargs` → the compiled model.
-
-    Raises:
-        SpaceError: when it is called, for an instance that cannot be cloned.
+        `hp, *args, **kwargs` → the compiled model. The extra arguments go to `build`. It raises SpaceError if an
+        instance cannot be cloned, or `build` returns no model.
     """
 
     def build_model(hp: Any, *args: Any, **kwargs: Any) -> Any:
@@ -41,19 +42,19 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _fresh(value: Any, hp: Any, name: str) -> Any:
-    """What an argument is for `hp`."""
+    """Return the value of the compile argument `name` for `hp`, with new instances of Keras's classes."""
     if isinstance(value, dict):
         return {key: _fresh(item, hp, name) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_fresh(item, hp, name) for item in value)
     if _is_keras(value):
         return _clone(value, name)
-    # A loss or a metric may be a function, too: of y_true and y_pred.
+    # A function of two arguments is a loss or a metric, of y_true and y_pred.
     return value(hp) if callable(value) and not isinstance(value, type) and _takes_one(value) else value
 
 
 def _is_keras(value: Any) -> bool:
-    """Whether this is an instance of an optimizer, a loss or a metric."""
+    """Return whether `value` is an instance of an optimizer, a loss or a metric."""
     import keras
 
     return isinstance(value, (keras.optimizers.Optimizer, keras.losses.Loss, keras.metrics.Metric))
@@ -63,7 +64,7 @@ def _clone(value: Any, name: str) -> Any:
     import keras
 
     if isinstance(value, keras.losses.Loss):
-        return value  # not all of Keras's own tell their config everything: Huber its delta
+        return value  # a loss's config may be incomplete: Huber's lacks its delta
     try:
         return type(value).from_config(value.get_config())
     except Exception as error:

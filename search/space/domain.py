@@ -1,12 +1,12 @@
-"""Domains: the sets of values a hyperparameter may take, as plain records that import no framework.
+"""Domains: the sets of values that a hyperparameter may take, as plain records that import no framework.
 
-A domain answers in KerasTuner's terms: `at(u)` is the value at cumulative probability `u`, with KerasTuner's arithmetic
-to the last bit, so a search draws exactly the values that KerasTuner documents. `size`, `value(index)` and
-`index(value)` see the same domain as a list, where it has finitely many values.
+A domain works in KerasTuner's terms: `at(u)` is the value at cumulative probability `u`, with KerasTuner's arithmetic
+to the last bit. So a search draws exactly the values that KerasTuner documents. `size`, `value(index)` and
+`index(value)` treat a domain of finitely many values as a list.
 
-Where KerasTuner's code and its documentation disagree, the documentation wins: its rounding errors may leave the range
-by one unit in the last place (`Int` without a step: by 1), and they lose the last value of some stepped floats, the 1.0
-of `Float(0, 1, step=0.2)`.
+If KerasTuner's code and its documentation disagree, the documentation wins. The code's rounding errors may leave the
+range by one unit in the last place (`Int` without a step: by 1). They also lose the last value of some stepped floats,
+such as the 1.0 of `Float(0, 1, step=0.2)`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Value = int | float | str | bool | None
-"""A hyperparameter's value: what JSON can hold as a scalar."""
+"""A hyperparameter's value: any scalar of JSON."""
 
 Kind = Literal["int", "float", "choice", "boolean", "fixed"]
 Sampling = Literal["linear", "log", "reverse_log"]
@@ -28,12 +28,12 @@ class Domain:
     """The values of one hyperparameter.
 
     Attributes:
-        kind: `int`, `float`, `choice`, `boolean` or `fixed`, as the method of `hp` that asked for it.
+        kind: `int`, `float`, `choice`, `boolean` or `fixed`, after the method of `hp` that declares it.
         low, high: the range of an `int` or a `float`, both ends included.
-        step: distance (linear) or ratio (log, reverse_log) between neighbours; None where any value in range will do.
-            An `int` in linear sampling always has one: 1 where none is given.
-        sampling: how probability spreads over the range of an `int` or a `float`.
-        values: the choices of a `choice`, each once, `(True, False)` of a `boolean`, the one value of a `fixed`.
+        step: distance (linear) or ratio (log, reverse_log) between neighbours; None if any value in range will do.
+            An `int` in linear sampling always has one, by default 1.
+        sampling: the distribution of probability over the range of an `int` or a `float`.
+        values: the choices of a `choice`, each once; `(True, False)` for a `boolean`; the one value of a `fixed`.
         ordered: whether the choices have an order that a sampler may use.
     """
 
@@ -51,12 +51,12 @@ class Domain:
 
     @property
     def is_range(self) -> bool:
-        """Whether this is a numeric range, the only kind of domain that may change between trials."""
+        """True for a numeric range, the only kind of domain that may change between trials."""
         return self.kind in ("int", "float")
 
     @property
     def size(self) -> int | None:
-        """How many values there are; None for a continuum."""
+        """The number of values; None for a continuum."""
         if not self.is_range:
             return len(self.values)
         if self.step is not None:
@@ -66,7 +66,7 @@ class Domain:
         return 1 if self.low == self.high else None
 
     def value(self, index: int) -> Value:
-        """The value at `index`, 0 ≤ index < size, of a finite domain."""
+        """Return the value at `index`, 0 ≤ index < size, of a finite domain."""
         if not self.is_range:
             return self.values[index]
         if self.step is not None:
@@ -74,7 +74,11 @@ class Domain:
         return int(self.low) + index if self.kind == "int" else self.low
 
     def index(self, value: Value) -> int:
-        """The index of `value` in a finite domain: the inverse of `value`. ValueError where it is not one of them."""
+        """Return the index of `value` in a finite domain: the inverse of the method `value`.
+
+        Raises:
+            ValueError: the domain does not contain `value`.
+        """
         if not self.is_range:
             for index, candidate in enumerate(self.values):
                 if _same(candidate, value):
@@ -88,11 +92,10 @@ class Domain:
         return int(value) - int(self.low) if self.kind == "int" else 0
 
     def contains(self, value: Value) -> bool:
-        """Whether `value` may be given to a factory that asks for this domain.
+        """Return whether `value` is a valid value of this domain.
 
-        A whole number may stand for a float, a float never for an int, and True never for 1. Stepped floats are
-        compared with a tolerance, so that 0.6 is one of `Float(0, 1, step=0.2)`, whose third step is
-        0.6000000000000001.
+        A whole number may stand for a float, but a float never for an int, and True never for 1. Stepped floats are
+        compared with a tolerance: `Float(0, 1, step=0.2)` contains 0.6, although its third step is 0.6000000000000001.
         """
         if not self.is_range:
             return any(_same(candidate, value) for candidate in self.values)
@@ -108,7 +111,10 @@ class Domain:
         return math.isclose(nearest, value, rel_tol=1e-9, abs_tol=1e-9 * self.step)
 
     def at(self, u: float) -> Value:
-        """The value at cumulative probability `u`, 0 ≤ u < 1: KerasTuner's `prob_to_value`, kept within the range."""
+        """Return the value at cumulative probability `u`, 0 ≤ u < 1.
+
+        This is KerasTuner's `prob_to_value`, clamped to the range.
+        """
         if self.kind == "boolean":
             return u >= 0.5
         if not self.is_range or self.step is not None:
@@ -121,9 +127,12 @@ class Domain:
         return self._within(self._project(u, self.high))
 
     def unit(self, value: Value) -> float:
-        """A probability, 0 ≤ u ≤ 1, whose value is `value`: the inverse of `at`, in the middle of a discrete bucket.
+        """Return a cumulative probability, 0 ≤ u ≤ 1, of `value`: the inverse of `at`.
 
-        ValueError where a finite domain does not hold `value`.
+        For a discrete value it is the middle of the value's bucket.
+
+        Raises:
+            ValueError: a finite domain does not contain `value`.
         """
         if self.kind == "boolean":
             return 0.75 if value else 0.25
@@ -156,7 +165,7 @@ class Domain:
         return (value - self.low) / (high - self.low)
 
     def _reversed(self, value: float, high: float) -> float:
-        # Where `low` is lost beside `high`, the difference may be 0, which has no logarithm.
+        # If `low` is lost in rounding beside `high`, the difference may be 0, which has no logarithm.
         return max(high + self.low - value, self.low)
 
     def _steps(self) -> int:
@@ -179,7 +188,7 @@ class Domain:
         return self._within(int(value) if self.kind == "int" else value)
 
     def _nearest(self, value: float | int) -> int:
-        """The index of the step nearest to `value`, which lies in the range."""
+        """Return the index of the step nearest to `value`, which lies in the range."""
         assert self.step is not None
         if self.sampling == "linear":
             distance = value - self.low
@@ -201,7 +210,7 @@ class Domain:
         return f"{self.kind.capitalize()}({self.low:.12g}..{self.high:.12g}{step}{sampling})"
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that `from_json` reads back to an equal domain."""
+        """Return a JSON object, of which `from_json` makes an equal domain."""
         if self.is_range:
             return {"kind": self.kind, "low": self.low, "high": self.high, "step": self.step, "sampling": self.sampling}
         return {"kind": self.kind, "values": list(self.values), "ordered": self.ordered}
@@ -216,7 +225,7 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A parameter is active only where the parameter `name` has one of `values`."""
+    """The condition that the parameter `name` has one of `values`."""
 
     name: str
     values: tuple[Value, ...]
@@ -227,7 +236,14 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One question of a factory: a name, the conditions under which it is asked, its domain and default."""
+    """One hyperparameter of a factory.
+
+    Attributes:
+        name: as in the call of `hp`.
+        domain: the values that it may take.
+        default: a value of the domain.
+        conditions: the parameter is active only if all of them hold.
+    """
 
     name: str
     domain: Domain
@@ -236,7 +252,7 @@ class Parameter:
 
     @property
     def key(self) -> str:
-        """What identifies the parameter: its name *and* its conditions (KerasTuner allows one name under several)."""
+        """The identity of the parameter: its name *and* its conditions. KerasTuner allows a name under several."""
         if not self.conditions:
             return self.name
         return f"{self.name} [{' and '.join(map(str, self.conditions))}]"
@@ -257,12 +273,15 @@ class Parameter:
 
 
 def _same(candidate: Value, value: Value) -> bool:
-    """Whether a choice's `candidate` is `value`. True == 1 in Python, but a choice of [1, 2] does not hold True."""
+    """Return whether a choice's `candidate` is `value`.
+
+    True == 1 in Python, but a choice of [1, 2] does not contain True.
+    """
     return candidate == value and (
         type(candidate) is type(value) or (isinstance(candidate, float) and type(value) is int)
     )
 
 
 def compatible(before: Domain, now: Domain) -> bool:
-    """Whether a parameter may change its domain from `before` to `now` between trials: only numeric ranges may."""
+    """Return whether a parameter may change its domain from `before` to `now` between trials: only ranges may."""
     return before == now or (before.is_range and now.is_range)

@@ -1,5 +1,6 @@
-"""Space files: what the user writes, loaded and checked. Imports no framework; only a worker, or whoever asks for a
-trained model, runs the user's code.
+"""Space files: the user's code, loaded and checked.
+
+This module imports no framework. Only a worker runs the user's code, or a process that asks for a trained model.
 """
 
 from __future__ import annotations
@@ -22,39 +23,47 @@ from search.errors import SearchError, SpaceError, nearest
 from search.space.domain import Parameter
 from search.space.old_names import Unpickler
 
-MODULE = "search_space"
-"""The name the space file is imported under: a file called `keras.py` must not hide Keras."""
+SPACE_MODULE = "search_space"
+"""The module name of every space file: a file called `keras.py` must not hide Keras."""
 
-LONGEST = 400
-"""Characters of an exception's message that one line of ours holds."""
+MAX_MESSAGE_LENGTH = 400
+"""Characters of an exception's message that are shown."""
 
-_OWN = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[1]
+"""The folder of the package `search`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpaceRef:
-    """Where a worker finds the user's code: a file, or a cloudpickle of a factory and its data."""
+    """The place of the user's code: a file, or a cloudpickle of a factory and its data.
+
+    Attributes:
+        path: the space file.
+        pickle: the file with the cloudpickle. Exactly one of the two is given.
+    """
 
     path: str | None = None
     pickle: str | None = None
 
     @property
     def label(self) -> str:
+        """The name for messages."""
         return self.path or "the factory"
 
 
 @dataclass(frozen=True)
 class Space:
-    """The user's functions. Each may be called again and again, with another `hp` every time.
+    """The user's functions. Each may be called many times, with another `hp` every time.
 
     Attributes:
         build_model: `hp` → a Keras model, compiled or not.
-        load_data: → (train, validation[, test]); takes `hp` where `data_takes_hp`.
+        load_data: → (train, validation[, test]); takes no arguments, or `hp`.
         compile_model: `hp, model` → None, or the model; compiles it.
         fit_options: `hp` → keyword arguments of `model.fit`.
         callbacks: `hp` → a list of fresh Keras callbacks.
         fit: replaces `model.fit`: `hp, model, train, validation, **kwargs`, or as KerasTuner's `HyperModel.fit`.
         is_hypermodel: whether `fit` is a HyperModel's.
+        data_takes_hp: whether `load_data` takes `hp`.
         options: the file's `search_options`.
     """
 
@@ -69,11 +78,15 @@ class Space:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def fit_arguments(self, raw: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What `fit` is given of `raw`, which `load_data` returned: (positional, named) arguments."""
+        """Return the data arguments of `fit`, positional and named.
+
+        Args:
+            raw: the result of `load_data`.
+        """
         train, validation = raw[:2]
         if not self.is_hypermodel:
             return (train, validation), {}
-        # As `tuner.search(x, y, sample_weight=…, validation_data=…)`, or `tuner.search(dataset, …)`, hands them on.
+        # KerasTuner passes on the arguments of `tuner.search(x, y, sample_weight=…, validation_data=…)`.
         named = {} if validation is None else {"validation_data": validation}
         if not isinstance(train, tuple):
             return (train,), named
@@ -82,12 +95,18 @@ class Space:
         return tuple(train[:2]), named
 
 
-def parse(path: Path) -> ast.Module:
-    """The syntax tree of a space file. SpaceError where there is no such file or Python cannot read it."""
-    shown = visible(path)
+def parse_file(path: Path) -> ast.Module:
+    """Return the syntax tree of a space file.
+
+    Raises:
+        SpaceError: there is no such file, or Python cannot read it.
+    """
+    shown = escape_unprintable(path)
     try:
         if path.is_dir():
-            raise SpaceError(f"{shown} is a folder: give the space file in it, such as {visible(path / 'space.py')}")
+            raise SpaceError(
+                f"{shown} is a folder: give the space file in it, such as {escape_unprintable(path / 'space.py')}"
+            )
         source = path.read_bytes()
     except FileNotFoundError:
         near = nearest(path.stem, [found.stem for found in path.parent.glob("*.py")])
@@ -101,14 +120,14 @@ def parse(path: Path) -> ast.Module:
     except (RecursionError, MemoryError):
         raise SpaceError(f"{shown} is nested too deeply for Python: write it with fewer levels") from None
     except (SyntaxError, ValueError) as error:
-        line, text = getattr(error, "lineno", None), one_line(str(getattr(error, "msg", error)))
+        line, text = getattr(error, "lineno", None), as_one_line(str(getattr(error, "msg", error)))
         if line is None:
             raise SpaceError(f"{shown} is not a Python file ({text}): give one with Python source") from None
         raise SpaceError(f"{shown}:{line}: {text}: correct the file's syntax") from None
 
 
 def written_options(tree: ast.Module) -> dict[str, ast.expr]:
-    """The file's `search_options` as they are written: some must be known before the file can be run."""
+    """Return the expressions in the file's `search_options`: some options are needed before the file can be run."""
     found: dict[str, ast.expr] = {}
     for node in tree.body:
         if not (isinstance(node, (ast.Assign, ast.AnnAssign)) and "search_options" in _targets(node)):
@@ -126,54 +145,61 @@ def _targets(node: ast.Assign | ast.AnnAssign) -> list[str | None]:
     return [getattr(target, "id", None) for target in targets]
 
 
-def load(ref: SpaceRef) -> Space:
-    """Run the user's file, or unpickle the factory, and check that it has what a search needs.
+def read_space(ref: SpaceRef) -> Space:
+    """Run the user's file, or unpickle the factory, and check that it has all that a search needs.
 
-    What the user's code raises passes through: `describe` says where it did.
+    Exceptions of the user's code pass through; `describe_error` locates them.
 
     Raises:
-        SpaceError: what the file lacks.
+        SpaceError: the file lacks something, or a function has the wrong form.
     """
     if ref.path is not None:
-        return _from_module(_import(Path(ref.path)))
+        return _from_module(import_space_file(Path(ref.path)))
     assert ref.pickle is not None
     pickled = Path(ref.pickle)
     with open(pickled, "rb") as file:
         parts: dict[str, Any] = Unpickler(file).load()
-        behind = file.tell()
+        data_offset = file.tell()
 
     def load_data() -> Any:
-        # The data lie behind: who brings a model back need not read them.
+        # The data follow the factory: a process that only rebuilds a model need not read them.
         with open(pickled, "rb") as file:
-            file.seek(behind)
+            file.seek(data_offset)
             return Unpickler(file).load()
 
     if (hypermodel := parts.pop("hypermodel", None)) is not None:
-        parts |= of_hypermodel(hypermodel)
+        parts |= hypermodel_parts(hypermodel)
     return _checked(Space(load_data=load_data, **parts))
 
 
 _imported: tuple[Path, frozenset[str]] | None = None
-"""The folder of the last space file that was imported, and the modules that were there before."""
+"""The folder of the space file imported last, and the names of all modules imported before it."""
 
 
-def _import(path: Path) -> ModuleType:
-    _forget_last()
+def import_space_file(path: Path) -> ModuleType:
+    """Run a space file as the module `SPACE_MODULE`, with its folder first on `sys.path`.
+
+    The previous space file's folder and local modules are dropped before.
+    """
+    _forget_previous_file()
     global _imported
     folder = path.parent.absolute()
     _imported = folder, frozenset(sys.modules)
     sys.path.insert(0, str(folder))
-    spec = importlib.util.spec_from_file_location(MODULE, path)
+    spec = importlib.util.spec_from_file_location(SPACE_MODULE, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[MODULE] = module
+    sys.modules[SPACE_MODULE] = module
     spec.loader.exec_module(module)
     return module
 
 
-def _forget_last() -> None:
-    """Another space file may have modules of the same names beside it, or the same ones, changed since."""
+def _forget_previous_file() -> None:
+    """Remove the previous space file's folder from `sys.path`, and the modules imported from it.
+
+    The next file may have modules of the same names beside it, or the same modules, changed since.
+    """
     if _imported is None:
         return
     folder, before = _imported
@@ -197,7 +223,7 @@ def _from_module(module: ModuleType) -> Space:
             raise SpaceError("there are a hypermodel and a build_model: keep one of them")
         if parts["fit"] is not None:
             raise SpaceError("there are a hypermodel and a fit: the hypermodel's own fit is used, remove the other")
-        parts |= of_hypermodel(hypermodel)
+        parts |= hypermodel_parts(hypermodel)
     for name in ("build_model", "load_data"):
         if parts[name] is None:
             what = "takes hp and returns a keras.Model" if name == "build_model" else "returns (train, validation)"
@@ -205,17 +231,17 @@ def _from_module(module: ModuleType) -> Space:
             raise SpaceError(f"there is no {name}: add a function {name} that {what}.{near}")
     options = get("search_options") or {}
     if not isinstance(options, Mapping):
-        raise SpaceError(f"search_options is {kind(options)}: make it a dict of options")
+        raise SpaceError(f"search_options is {describe_type(options)}: make it a dict of options")
     return _checked(Space(**parts, options=dict(options)))
 
 
-def of_hypermodel(hypermodel: Any) -> dict[str, Any]:
-    """The parts of a Space that a `keras_tuner.HyperModel` gives."""
+def hypermodel_parts(hypermodel: Any) -> dict[str, Any]:
+    """Return the fields of a `Space` that come from a `keras_tuner.HyperModel`."""
     build, fit = getattr(hypermodel, "build", None), getattr(type(hypermodel), "fit", None)
     if isinstance(hypermodel, type) or not callable(build):
-        what = f"the class {hypermodel.__name__}" if isinstance(hypermodel, type) else kind(hypermodel)
+        what = f"the class {hypermodel.__name__}" if isinstance(hypermodel, type) else describe_type(hypermodel)
         raise SpaceError(f"hypermodel is {what}: make it an instance of a keras_tuner.HyperModel, with a build(hp)")
-    # KerasTuner's own `fit` only calls `model.fit`.
+    # KerasTuner's default `fit` only calls `model.fit`.
     own = fit is not None and not fit.__module__.startswith("keras_tuner")
     parts = {"build_model": build, "is_hypermodel": True}
     return {**parts, "fit": hypermodel.fit} if own else parts
@@ -227,20 +253,20 @@ def _checked(space: Space) -> Space:
         if function is None:
             continue
         if not callable(function):
-            raise SpaceError(f"{name} is {kind(function)}: make it a function")
+            raise SpaceError(f"{name} is {describe_type(function)}: make it a function")
         if not _takes(function, wanted):
             arguments = "hp, model" if wanted == 2 else "hp"
             raise SpaceError(f"{name} cannot be called with ({arguments}): write def {name}({arguments})")
     if space.fit is not None:
         if not callable(space.fit):
-            raise SpaceError(f"fit is {kind(space.fit)}: make it a function")
+            raise SpaceError(f"fit is {describe_type(space.fit)}: make it a function")
         if not space.is_hypermodel and not _takes(space.fit, 4, ("epochs", "initial_epoch", "callbacks", "verbose")):
             raise SpaceError(
                 "fit cannot be called with (hp, model, train, validation): write def fit(hp, model, train, "
                 "validation, **kwargs)"
             )
     if not callable(space.load_data):
-        raise SpaceError(f"load_data is {kind(space.load_data)}: make it a function")
+        raise SpaceError(f"load_data is {describe_type(space.load_data)}: make it a function")
     takes_hp = not _takes(space.load_data, 0) and next(iter(inspect.signature(space.load_data).parameters)) == "hp"
     if not _takes(space.load_data, 1 if takes_hp else 0):
         raise SpaceError("load_data wants arguments: write def load_data(), or def load_data(hp)")
@@ -248,7 +274,11 @@ def _checked(space: Space) -> Space:
 
 
 def _takes(function: Callable[..., Any], count: int, names: tuple[str, ...] = ()) -> bool:
-    """Whether `function` can be called with so many arguments, and those of `names` that it has by name."""
+    """Return whether `function` accepts `count` positional arguments.
+
+    Args:
+        names: keyword arguments, also passed if the function has parameters of these names.
+    """
     try:
         signature = inspect.signature(function)
         signature.bind(*range(count), **{name: None for name in names if name in signature.parameters})
@@ -259,61 +289,64 @@ def _takes(function: Callable[..., Any], count: int, names: tuple[str, ...] = ()
     return True
 
 
-# What went wrong in the user's code ----------------------------------------------------------------------------------
+# Errors in the user's code --------------------------------------------------------------------------------------------
 
 
-def describe(error: BaseException, path: Path | None = None, elsewhere: str | None = None) -> str:
-    """One line for an exception of the user's code: `file:line: Type: message`, the line innermost in their files.
+def describe_error(error: BaseException, path: Path | None = None, elsewhere: str | None = None) -> str:
+    """Return one line for an exception of the user's code: `file:line: Type: message`.
+
+    File and line are those of the innermost frame in the user's files.
 
     Args:
         path: the space file; None for a pickled factory.
-        elsewhere: what stands for file and line where the exception came through none of their files.
+        elsewhere: replaces file and line if the traceback has no frame in the user's files.
     """
-    where = _where(error, path.parent.absolute() if path is not None else None) or elsewhere
-    return f"{visible(where)}: {_what(error)}" if where else _what(error)
+    place = _place(error, path.parent.absolute() if path is not None else None) or elsewhere
+    return f"{escape_unprintable(place)}: {_summary(error)}" if place else _summary(error)
 
 
-def trace() -> str:
-    """The traceback of the exception that is being handled, as any file can hold it."""
+def format_traceback() -> str:
+    """Return the traceback of the exception being handled, in characters that UTF-8 can encode."""
     return traceback.format_exc().encode(errors="backslashreplace").decode()
 
 
-def one_line(text: str) -> str:
-    """`text` as one line of at most `LONGEST` characters, of which each can be seen."""
+def as_one_line(text: str) -> str:
+    """Return `text` as one line of printable characters, cut after `MAX_MESSAGE_LENGTH`."""
     text = " ".join(text.split())
-    text = f"{text[:LONGEST]}…" if len(text) > LONGEST else text
-    return visible(text)
+    text = f"{text[:MAX_MESSAGE_LENGTH]}…" if len(text) > MAX_MESSAGE_LENGTH else text
+    return escape_unprintable(text)
 
 
-def visible(text: object) -> str:
-    """`text` with all that cannot be seen escaped."""
+def escape_unprintable(text: object) -> str:
+    """Return `text` with unprintable characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def _what(error: BaseException) -> str:
+def _summary(error: BaseException) -> str:
     if isinstance(error, SystemExit):
-        code = "" if error.code is None else one_line(_said(lambda: repr(error.code)))
+        code = "" if error.code is None else as_one_line(_text_or_empty(lambda: repr(error.code)))
         return f"sys.exit({code}) was called: let the file's code return"
-    # Keras colours what it says, and adds all that a layer was called with; TensorFlow names nodes of its graph.
-    text = _said(lambda: str(error.msg or "") if isinstance(error, SyntaxError) else str(error))
+    # Keras colours its messages and appends a layer's call arguments; TensorFlow appends names of graph nodes.
+    text = _text_or_empty(lambda: str(error.msg or "") if isinstance(error, SyntaxError) else str(error))
     text = re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", text)
-    text, name = one_line(text.partition("Arguments received by ")[0]), one_line(type(error).__name__)
+    text, name = as_one_line(text.partition("Arguments received by ")[0]), as_one_line(type(error).__name__)
     if isinstance(error, SearchError):
         return text or name
     return f"{name}: {text}" if text else name
 
 
-def _said(say: Callable[[], str]) -> str:
-    """What an object of the user's says of itself; nothing where that raises an exception."""
+def _text_or_empty(make_text: Callable[[], str]) -> str:
+    """Return the text of a user's object, or an empty text if its `__str__` or `__repr__` raises."""
     try:
-        return say()
+        return make_text()
     except Exception:
         return ""
 
 
-def _where(error: BaseException, folder: Path | None) -> str | None:
+def _place(error: BaseException, folder: Path | None) -> str | None:
+    """Return `file:line` of the innermost frame of `error` in the user's files; None if there is none."""
     if isinstance(error, SyntaxError) and isinstance(error.filename, str) and error.lineno is not None:
-        # Code in a string has no file: then it is the line that has it compiled.
+        # Code in a string has no file: then the line that compiles the string counts.
         file = Path(error.filename)
         if _is_users(file, folder) and file.is_file():
             return f"{error.filename}:{error.lineno}"
@@ -326,21 +359,26 @@ def _where(error: BaseException, folder: Path | None) -> str | None:
 
 
 def _is_users(path: Path, folder: Path | None) -> bool:
-    """Whether a line of `path` is the user's: in a file beside the space file, or for a factory in any of their own."""
+    """Return whether `path` is a file of the user's.
+
+    Args:
+        folder: the space file's folder; the user's files lie in it. None for a pickled factory: then every file counts
+            that is not installed.
+    """
     if folder is not None:
         return _is_local(path, folder)
-    installed = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")} | {_OWN}
+    installed = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")} | {_PACKAGE}
     return path.is_absolute() and installed.isdisjoint(path.parents)
 
 
-def is_own(module: ModuleType) -> bool:
-    """Whether `module` is a file of the user's own, neither installed nor run as a program."""
+def is_users_module(module: ModuleType) -> bool:
+    """Return whether `module` is a file of the user's own, neither installed nor run as a program."""
     file = getattr(module, "__file__", None)
     return file is not None and module.__name__ != "__main__" and _is_users(Path(file).absolute(), None)
 
 
-def kind(value: Any) -> str:
-    """What `value` is, in words."""
+def describe_type(value: Any) -> str:
+    """Return the type of `value` for a message: "None", "a dict", "an int"."""
     name = type(value).__name__
     return "None" if value is None else f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
 
@@ -349,34 +387,34 @@ def kind(value: Any) -> str:
 
 
 def _is_local(path: Path, folder: Path) -> bool:
-    """Whether `path` is a file of the user's own beside the space file: not an installed package's, nor of search."""
+    """Return whether `path` lies in the space file's folder and is neither installed nor part of `search`."""
     try:
         relative = path.absolute().relative_to(folder)
     except ValueError:
         return False
     return (
-        _OWN not in path.absolute().parents
+        _PACKAGE not in path.absolute().parents
         and not any(part in ("site-packages", "dist-packages") or part.startswith(".") for part in relative.parts)
         and not any((parent / "pyvenv.cfg").exists() for parent in path.absolute().parents if folder in parent.parents)
     )
 
 
 def local_files(space_file: Path) -> tuple[tuple[str, str], ...]:
-    """The space file and the modules beside it that are imported by now: (path relative to its folder, path)."""
+    """Return the space file and the imported modules beside it, as pairs (path relative to its folder, path)."""
     folder = space_file.parent.absolute()
     found = {space_file.absolute()}
     for title, module in sys.modules.copy().items():
         name = getattr(module, "__file__", None)
         if title == "__main__" or not name or not name.endswith(".py"):
             continue
-        # Some of PyTorch's modules have the names of files that are nowhere.
+        # Some modules of PyTorch name files that do not exist.
         if _is_local(Path(name), folder) and Path(name).is_file():
             found.add(Path(name).absolute())
     return tuple((str(path.relative_to(folder)), str(path)) for path in sorted(found))
 
 
-def digest_of(files: tuple[tuple[str, str], ...]) -> str:
-    """A digest of the files' names and contents, 16 hexadecimal digits."""
+def digest_files(files: tuple[tuple[str, str], ...]) -> str:
+    """Return a digest of the files' names and contents, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, path in files:
         content = Path(path).read_bytes()
@@ -384,6 +422,9 @@ def digest_of(files: tuple[tuple[str, str], ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-def digest_of_parameters(parameters: tuple[Parameter, ...]) -> str:
-    """What stands for a digest of a pickled factory, which is not the same bytes twice."""
+def digest_parameters(parameters: tuple[Parameter, ...]) -> str:
+    """Return a digest of a factory's parameters, 16 hexadecimal digits.
+
+    It stands in for a digest of the pickled factory, whose bytes differ from one pickling to the next.
+    """
     return hashlib.sha256(repr(parameters).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""The names by which pickles of older versions call what has moved since.
+"""Old module names, so that pickles of older versions can be read.
 
-Pickles of factories and data stand in studies and in MLflow, and name modules of ours. A module that moves again gets
-another line here; no line is ever taken out.
+Studies and MLflow hold pickles of factories and data, which name modules of this package. A module that moves again
+gets another line here; no line is ever removed.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ MOVED: Mapping[str, str] = {
     "search.worker.training": "search.worker.segment",
     "search.worker.updates": "search.worker.runners.tensorflow.optimizer_updates",
 }
-"""The module of today for each module of an older version."""
+"""The present name of each module of an older version."""
 
 
 class Unpickler(pickle.Unpickler):
-    """An unpickler that finds what older versions have pickled."""
+    """An unpickler that reads pickles of older versions, too."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the object called `name` in `module`, or in the module that took its place."""
+        """Return the object called `name` in `module`, or in the module that replaced it."""
         return super().find_class(MOVED.get(module, module), name)

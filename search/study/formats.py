@@ -1,10 +1,11 @@
-"""The journal's formats: how records that an older version wrote become those of this one.
+"""The journal's formats: the steps that turn an older version's records into this version's.
 
-Every line of a journal names its own format (`v`; a line of format 1 does not), so a study may be begun in one format
-and go on in another, and whoever follows a journal may begin to read anywhere.
+Each line of a journal names its own format under `v` (a line of format 1 has none). So a study may begin in one format
+and go on in another, and a reader may begin anywhere.
 
-A change of `search.study.records` that another version would not understand, or would misunderstand, makes a new format: add
-1 to `records.FORMAT` and a function to `UPGRADES`, and keep a journal of the old format under `tests/formats/`.
+A change of `search.study.records` that another version would not understand, or would misunderstand, needs a new
+format. Add 1 to `records.FORMAT`, add a function to `UPGRADES`, and keep a journal of the old format in
+`tests/study/formats/`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ CHAINED = 4
 
 
 def _from_1(data: Json) -> Json:
-    """Format 2: executions of a trial, a `fit` of the user's, the libraries of each run, samplers of Hyperband; kinds
-    `imported`, `tested`, `exported`."""
+    """Upgrade to format 2: executions, a user's `fit`, the libraries of each run, samplers of Hyperband.
+
+    New kinds: `learnt`, `tested`, `exported`.
+    """
     match data["kind"]:
         case "era" if data["backend"] == "hyperband":
             return {**data, "options": {"sampler": "random", **data["options"]}}
         case "began":
             options = data["options"]
-            # Of Optuna then, though it was written down for Hyperband as well.
+            # Only Optuna had a sampler then, though the option was written down for Hyperband, too.
             sampler = None if options.get("backend") == "hyperband" else options.get("sampler")
             return {"versions": {}, **data, "options": {**options, "sampler": sampler}}
         case "asked":
@@ -41,7 +44,7 @@ def _from_1(data: Json) -> Json:
 
 
 def _from_2(data: Json) -> Json:
-    """Format 3: a segment's outcomes `no_memory` and `no_space`; kind `expired`."""
+    """Upgrade to format 3: a segment's outcomes `no_memory` and `no_space`; the kind `expired`."""
     return data
 
 
@@ -60,7 +63,7 @@ _KINDS_OF_3 = {
 
 
 def _from_3(data: Json) -> Json:
-    """Format 4: kinds and fields by the field's words; a header's objectives as a list; `prev` in each line."""
+    """Upgrade to format 4: new names of kinds and fields, a list of objectives, `prev` in each line."""
     kind = data["kind"]
     data = {**data, "kind": _KINDS_OF_3.get(kind, kind)}
     match kind:
@@ -78,16 +81,16 @@ def _from_3(data: Json) -> Json:
 
 
 UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1, _from_2, _from_3)
-"""`UPGRADES[n - 1]` makes a record of format n one of format n + 1, both as JSON objects."""
+"""`UPGRADES[n - 1]` turns a record of format n into one of format n + 1, both as JSON objects."""
 
 
 def upgrade(data: Json, format: int) -> Json:
-    """A record of `format`, 1 to `FORMAT`, as one of `FORMAT`."""
+    """Return a record of `format` (1 to `FORMAT`) as a record of `FORMAT`."""
     for step in UPGRADES[format - 1 :]:
         data = step(data)
     return data
 
 
 def is_newer(format: int) -> bool:
-    """Whether only a newer version of search can read `format`."""
+    """Return whether only a newer version of search can read `format`."""
     return format > FORMAT

@@ -35,10 +35,10 @@ class Entry(NamedTuple):
     """A line of a journal.
 
     Attributes:
-        record: as of the current format, whatever it was written in.
-        time: when it was written, seconds since the epoch.
-        end: the offset of the line after it, bytes.
-        format: the format that it was written in.
+        record: in the current format, also if the line is of an older one.
+        time: when the line was written, in seconds since the epoch.
+        end: the offset of the next line, in bytes.
+        format: the line's format.
     """
 
     record: Record
@@ -126,7 +126,7 @@ def _decoded(data: Any) -> _Content:
 
 
 class _Newer(ValueError):
-    """A line of a format that only a newer version can read."""
+    """Raised for a line of a format that only a newer version can read."""
 
     def __init__(self, format: int) -> None:
         self.format = format
@@ -183,11 +183,11 @@ def _last_checksum(file: BinaryIO, offset: int) -> bytes:
 
 
 _CHUNK = 1 << 13
-"""Bytes that are read, and parsed, at once: what json does for each call takes as long as for a line."""
+"""Bytes to read and parse at once: a call of json takes as long as one line."""
 
 
 def _parsed(bodies: Sequence[bytes]) -> Sequence[Any]:
-    """What each of the lines says, as JSON; an exception in the place of one that is none."""
+    """Return the JSON object of each line, or the exception that parsing it raised."""
     try:
         # From bytes, json would guess the encoding.
         data: list[Any] = json.loads((b"[" + b"},".join(bodies) + b"}]").decode()) if bodies else []
@@ -207,15 +207,17 @@ def _parsed_one(body: bytes) -> Any:
 
 
 def read_all(path: Path, offset: int = 0) -> list[Entry]:
-    """What `read` gives, faster for long journals."""
+    """Return the entries that `read` yields; faster for long journals."""
     with uncollected():
         return list(read(path, offset))
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Keep the garbage collector from running: of what a journal is folded into nothing is garbage, and the collector
-    would look at all of it again and again."""
+    """Keep the garbage collector from running.
+
+    A fold makes no garbage, and the collector would look at all its objects again and again.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -226,7 +228,7 @@ def uncollected() -> Iterator[None]:
 
 
 def _newer(path: Path, offset: int, format: int) -> str:
-    # A newer version that goes on with a study writes its own format after the older lines.
+    # A newer version that continues a study writes its own format after the older lines.
     return (
         f"{path}, line {_number(path, offset)} was written in format {format} by a newer version of search, this one "
         f"reads up to {FORMAT}: upgrade keras-search"
@@ -243,21 +245,21 @@ def _damage(path: Path, offset: int, error: Exception) -> str:
 
 
 def _number(path: Path, offset: int) -> int:
-    """The number of the line at `offset`, from 1."""
+    """Return the number of the line at `offset`, from 1."""
     with path.open("rb") as file:
         return file.read(offset).count(b"\n") + 1
 
 
 class Journal:
-    """The writer. `append` returns when the operating system has the records; `flush` when the disk has them.
+    """The writer. `append` returns when the operating system has the records, `flush` when the disk has them.
 
     Args:
-        path: the file; made where it does not exist, its torn tail cut off where it does.
-        now: the clock, seconds since the epoch.
-        known: its entries, where they have been read already.
+        path: the file. It is made if it does not exist; a torn tail is cut off.
+        now: the clock, in seconds since the epoch.
+        known: the file's entries, if they have been read already.
 
     Raises:
-        JournalError: in all methods, where the disk is full or cannot be written; what is in the file then is whole.
+        JournalError: by all methods, if the disk is full or cannot be written. The file then holds whole lines only.
     """
 
     def __init__(
@@ -273,16 +275,17 @@ class Journal:
         if self._whole:
             with path.open("rb") as file:
                 self._last = _last_checksum(file, self._whole)
-        # Unbuffered: what could not be written is not written later.
+        # Unbuffered: a failed write must not be repeated later.
         self._file = path.open("ab", buffering=0)
         self._cut()
 
-    def append(self, records: Iterable[Record], time: float | None = None) -> None:
-        """Write `records` as one piece, as of `time` (now)."""
+    def append(self, records: Iterable[Record], time: float | None = None) -> list[Entry]:
+        """Write `records` as one piece, as of `time` (now). Return their entries, as `read` would give them."""
         now = self._now() if time is None else time
+        records = tuple(records)
         lines = list(format_lines(records, now, self._last))
         if not lines:
-            return
+            return []
         data = b"".join(lines)
         rest = memoryview(data)
         try:
@@ -292,16 +295,23 @@ class Journal:
             with suppress(OSError):
                 self._cut()
             raise self._unwritten(error) from None
-        self._whole += len(data)
+        entries = []
+        for record, line in zip(records, lines, strict=True):
+            self._whole += len(line)
+            entries.append(Entry(record, round(now, 4), self._whole))
         self._last = checksum_of(data)
         if self._dirty_since is None:
-            # By our own clock: the records' may be a simulation's.
+            # By our own clock: the records may have a simulation's times.
             self._dirty_since = self._now()
         self.flush(only_if_due=True)
+        return entries
 
     def flush(self, *, only_if_due: bool = False) -> bool:
-        """Bring to the disk what was appended; with `only_if_due`, only where it has waited `FLUSH_SECONDS`. Whether
-        the disk has it all."""
+        """Bring the appended records to the disk. Return whether the disk has them all.
+
+        Args:
+            only_if_due: do nothing until the oldest of them has waited for `FLUSH_SECONDS`.
+        """
         if self._dirty_since is None:
             return True
         if only_if_due and 0 <= self._now() - self._dirty_since < FLUSH_SECONDS:
@@ -314,6 +324,7 @@ class Journal:
         return True
 
     def close(self) -> None:
+        """Flush and close the file. May be called twice."""
         if not self._file.closed:
             try:
                 self.flush()
@@ -321,7 +332,7 @@ class Journal:
                 self._file.close()
 
     def _cut(self) -> None:
-        """Cut off what is no whole line."""
+        """Cut off the part of a line at the end."""
         if os.fstat(self._file.fileno()).st_size > self._whole:
             self._file.truncate(self._whole)
 

@@ -1,9 +1,9 @@
-"""The right to write a study's journal, which one process has at a time.
+"""The lock on a study's journal, which one process holds at a time.
 
-The operating system keeps it (`flock`), and drops it with the process, however that ends. Where a file system is shared
-by several machines it may know of this one's processes only, so the lock's file says who has it, and a name that was
-never taken out of it counts: of a process of this machine it can be seen that it is gone, of another's only the user
-can say so.
+The operating system keeps the lock (`flock`) and drops it when the process ends, however that happens. On a shared file
+system `flock` may know only the processes of one machine. So the lock's file names its holder, and a holder takes its
+name out when it ends in order. A name that is still there counts: a process of this machine can be looked up, and only
+the user can say that a process of another machine is dead.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ from search.errors import JournalError
 
 __all__ = ["Lock", "is_held"]
 
-_PATIENCE = (0.05, 0.1, 0.15)
-"""Seconds between attempts: `is_held` takes the lock for a moment; only who holds it for longer runs the study."""
+_WAITS = (0.05, 0.1, 0.15)
+"""Seconds between attempts. `is_held` takes the lock for a moment; a process that holds it longer runs the study."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that has, or had, the lock; `started` tells it from a later one with its number."""
+    """A process that holds, or held, the lock.
+
+    Attributes:
+        started: its start in seconds since the epoch, which tells it from a later process with the same `pid`.
+    """
 
     host: str
     pid: int
@@ -39,15 +43,17 @@ class Holder:
 
     @classmethod
     def this(cls) -> Holder:
+        """Return this process."""
         return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
 
     @property
     def is_here(self) -> bool:
+        """True if it is a process of this machine."""
         return self.host == socket.gethostname()
 
     @property
     def is_alive(self) -> bool:
-        """Whether a process of this machine is running."""
+        """True if it is a process of this machine and running."""
         try:
             return abs(psutil.Process(self.pid).create_time() - self.started) < 2
         except psutil.Error:
@@ -58,14 +64,14 @@ class Holder:
 
 
 class Lock:
-    """The right to write a study's journal.
+    """The lock on a study's journal, held from construction to `release`.
 
     Args:
         path: the lock's file, in the study's folder.
-        take_over: take it from a process of another machine, which the user knows to be dead.
+        take_over: take the lock from a process of another machine, which the user knows to be dead.
 
     Raises:
-        JournalError: another process has it, or a process of another machine may have it.
+        JournalError: another process holds the lock, or a process of another machine may hold it.
     """
 
     def __init__(self, path: Path, *, take_over: bool = False) -> None:
@@ -88,7 +94,7 @@ class Lock:
                 raise JournalError(
                     f"study {name!r} is being run by {holder or 'another process'}: stop that process first"
                 )
-            # The lock of a machine that is gone, kept by a file server: another file has another lock.
+            # A file server may keep the lock of a machine that is gone. A new file has a new lock.
             path.unlink()
             self._file.close()
             self._file = path.open("a+")
@@ -101,6 +107,7 @@ class Lock:
             )
 
     def release(self) -> None:
+        """Drop the lock, and take this process's name out of the file."""
         if not self._file.closed:
             with suppress(OSError):
                 self._file.truncate(0)
@@ -108,7 +115,7 @@ class Lock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock at `path`, as far as this machine knows."""
+    """Return whether a living process holds the lock at `path`, as far as this machine knows."""
     try:
         file = path.open()
     except OSError:
@@ -122,22 +129,22 @@ def is_held(path: Path) -> bool:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Whether the lock on `file` could be had."""
-    for patience in (*_PATIENCE, None):
+    """Try to lock `file`. Return whether that succeeded."""
+    for wait in (*_WAITS, None):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if _is_unsupported(error):
                 return not _holds(_read(Path(file.name)))
-            if patience is not None:
-                time.sleep(patience)
+            if wait is not None:
+                time.sleep(wait)
         else:
             return True
     return False
 
 
 def _is_unsupported(error: OSError) -> bool:
-    """Whether the file system has no locks: then the file's word counts."""
+    """Return whether the file system has no locks: then the name in the file counts."""
     return error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -146,7 +153,7 @@ def _holds(holder: Holder | None) -> bool:
 
 
 def _read(path: Path) -> Holder | None:
-    """Who the file says has the lock."""
+    """Return the holder that the file names."""
     try:
         return Holder(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):

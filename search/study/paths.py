@@ -1,20 +1,20 @@
-"""Every file name under `runs/`, in one place.
+"""Every file name under `runs/`.
 
 runs/
 ├── mlflow.db, mlartifacts/        the local MLflow store
-├── .compiled/                     what JAX has compiled, for all studies; may be deleted
+├── .compiled/                     programs that JAX has compiled, for all studies; may be deleted
 └── <study>/
     ├── journal.jsonl              every fact, append-only
     ├── lock                       held by the driver that writes the journal
-    ├── tracking.json              how far MLflow has been told, and its run ids; can be made again
-    ├── search.log                 what the driver and the zygote had to say
+    ├── tracking.json              the position of MLflow in the journal, and its run ids; can be made again
+    ├── search.log                 the output of the driver and the zygote
     ├── model.keras                the winner, written at the end
-    ├── tensorboard/               TensorBoard's log, where it was asked for; can be made again
+    ├── tensorboard/               TensorBoard's log, if the user asked for it; can be made again
     ├── data/                      large arrays, while a search runs, for its workers to share
     ├── space/                     the space file and the local modules it imports, as searched
     └── trials/<number>/
-        ├── log.txt                what the factory, Keras and TensorFlow printed
-        ├── traceback.txt          of the trial's last failure
+        ├── log.txt                the output of the factory, Keras and TensorFlow
+        ├── traceback.txt          the traceback of the trial's last failure
         ├── checkpoint-<execution>.npz   the state after the last checkpointed epoch
         └── best-<execution>.npz         the weights of the best epoch
 """
@@ -25,13 +25,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.errors import OptionError
+from search.errors import OptionError, StudyError, nearest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def check_study_name(name: str) -> str:
-    """Return `name` if a study may be called so. OptionError where it could not be a folder's name everywhere."""
+    """Return `name`, or raise OptionError if it cannot be a folder's name on every system."""
     if not _NAME.fullmatch(name):
         raise OptionError(
             f"study name {name!r} cannot be used: give --study a name of letters, digits, '.', '_' and '-' "
@@ -42,6 +42,8 @@ def check_study_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TrialPaths:
+    """The files of one trial."""
+
     folder: Path
 
     @property
@@ -53,18 +55,23 @@ class TrialPaths:
         return self.folder / "traceback.txt"
 
     def checkpoint(self, execution: int) -> Path:
+        """Return the file with the state after the last checkpointed epoch."""
         return self.folder / f"checkpoint-{execution}.npz"
 
     def best(self, execution: int) -> Path:
+        """Return the file with the weights of the best epoch."""
         return self.folder / f"best-{execution}.npz"
 
 
 @dataclass(frozen=True, slots=True)
 class StudyPaths:
+    """The files of one study."""
+
     folder: Path
 
     @classmethod
     def of(cls, runs: str | Path, study: str) -> StudyPaths:
+        """Return the paths of `study` in the folder `runs`. OptionError if the name cannot be used."""
         return cls(Path(runs).absolute() / check_study_name(study))
 
     @property
@@ -108,24 +115,36 @@ class StudyPaths:
         return self.folder / "trials"
 
     def trial(self, number: int) -> TrialPaths:
+        """Return the files of trial `number`."""
         return TrialPaths(self.trials / f"{number:04d}")
 
 
 def local_store(runs: str | Path) -> Path:
-    """The local MLflow store's database."""
+    """Return the database of the local MLflow store."""
     return Path(runs).absolute() / "mlflow.db"
 
 
-def compiled(runs: str | Path) -> Path:
-    """What a framework has compiled and would have to again."""
-    return Path(runs).absolute() / ".compiled"
-
-
 def local_artifacts(runs: str | Path) -> Path:
+    """Return the artifact folder of the local MLflow store."""
     return Path(runs).absolute() / "mlartifacts"
 
 
-def studies(runs: str | Path) -> list[str]:
-    """The names of the studies under `runs`, the one written to last first."""
+def compiled_programs(runs: str | Path) -> Path:
+    """Return the folder of programs that a framework has compiled."""
+    return Path(runs).absolute() / ".compiled"
+
+
+def study_names(runs: str | Path) -> list[str]:
+    """Return the names of the studies in `runs`, the one written to last first."""
     found = Path(runs).absolute().glob("*/journal.jsonl")
     return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def find_study(name: str, runs: str | Path) -> StudyPaths:
+    """Return the paths of an existing study. StudyError if there is none of this name."""
+    paths = StudyPaths.of(runs, name)
+    if not paths.journal.exists():
+        known = study_names(runs)
+        there = f"there are {', '.join(known[:20])}" if known else f"there is none in {Path(runs).absolute()}"
+        raise StudyError(f"no study {name!r}: {there}.{nearest(name, known)} Another folder is given with --runs")
+    return paths

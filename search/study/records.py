@@ -1,8 +1,8 @@
 """The journal's records: every fact of a study, one small frozen class each.
 
-A study is the fold of its records (`search.study.study`), a back end's state the fold of those it cares for, MLflow a
-projection of them. `encode` and `decode` turn a record into a JSON object and back; a record's kind is the class's name
-in snake_case. Unknown fields are an error: what an older format lacks, `search.study.formats` adds.
+A study is the fold of its records (`search.study.study`), and so is a back end's state. MLflow is a projection of them.
+`encode` turns a record into a JSON object, and `decode` turns it back. A record's kind is the class's name in
+snake_case. Unknown and missing fields are errors; `search.study.formats` adds the fields that an older format lacks.
 """
 
 from __future__ import annotations
@@ -17,21 +17,28 @@ from search.space.domain import Parameter, Value
 from search.study.trial import Objective, State
 
 FORMAT = 4
-"""The format that is written. Every line of a journal names its own; see `search.study.formats`."""
+"""The format of the lines that are written. Each line names its own format; see `search.study.formats`."""
 
 Outcome = Literal["reached", "stopped_by_callback", "stopped", "interrupted", "failed", "lost", "no_memory", "no_space"]
-"""How a segment ended: `reached` its last epoch; `stopped_by_callback`: a callback of the user's ended the training; `stopped` by
-the back end; `interrupted` by the driver, to go on later; `failed` by an exception or a diverged loss; `lost` with its
-process; `no_memory`: the device had too little of it; `no_space`: the disk is full."""
+"""How a segment ended: `reached` its last epoch; `stopped_by_callback`: a callback of the user's ended the training;
+`stopped` by the back end; `interrupted` by the driver, to go on later; `failed` by an exception or a diverged loss;
+`lost` with its process; `no_memory`: the device has too little memory; `no_space`: the disk is full."""
 ResultOutcome = Literal["reached", "stopped_by_callback", "stopped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first record: what never changes over a study's life.
+    """The first record: the facts that never change.
 
-    `format` is the journal's format when it was begun, `versions` the libraries that were there then; `replaces` is the
-    uid of a study that this one overwrote.
+    Attributes:
+        format: the journal's format when it was begun.
+        objectives: the metrics that trials are compared by; one today.
+        source: the space file's path, "" for a factory given from Python.
+        digest: of the space file and the local modules that it imports.
+        parameters: those that a build with default values asks for.
+        versions: the libraries at the beginning, by name.
+        metrics: the names in an epoch's logs.
+        replaces: the uid of the study that this one overwrote, or "".
     """
 
     format: int
@@ -63,7 +70,10 @@ class SpaceChanged:
 
 @dataclass(frozen=True, slots=True)
 class BackendChanged:
-    """A back end takes over: only its own era is replayed to it, earlier ones it learns."""
+    """A back end takes over, and a phase begins.
+
+    A replay gives the back end the records of its own phase. From the trials of earlier phases it learns.
+    """
 
     backend: str
     options: Mapping[str, Any]
@@ -71,14 +81,14 @@ class BackendChanged:
 
 @dataclass(frozen=True, slots=True)
 class TrialImported:
-    """A trial of another study that back ends learn from; it is never one of this study's own.
+    """A trial of another study that back ends learn from. It never becomes a trial of this study.
 
     Attributes:
         source, study: the other study's uid and name.
-        number: the trial's there.
-        parameters, params: what it was asked for, and its values by name.
-        curve: the objective after each of its epochs, up to the first that has none.
-        state: what the trial was doing when it was read.
+        number: the trial's number there.
+        parameters, params: the hyperparameters that its factory asked for, and their values by name.
+        curve: the objective after each of its epochs, up to the first epoch without one.
+        state: the trial's state when it was read.
         stopped_by_callback: a callback of the user's ended its training.
     """
 
@@ -96,7 +106,9 @@ class TrialImported:
 class SearchStarted:
     """A process began to run the study.
 
-    `options` are all that it was told (budget, workers, …), `versions` the libraries that its workers found.
+    Attributes:
+        options: all options of the process, by name: budget, workers, …
+        versions: the libraries that its workers found.
     """
 
     host: str
@@ -109,8 +121,9 @@ class SearchStarted:
 class SegmentRequested:
     """The back end wants `trial` trained from `from_epoch` to `to_epoch`, in each of its executions.
 
-    `seed` is the training seed of execution 0, of which those of the others are derived. `given` holds the values that
-    the user wants tried, by name; what of the trial is not among them is drawn.
+    Attributes:
+        seed: the training seed of execution 0.
+        initial_values: the values that the user wants tried, by name. The other values are drawn.
     """
 
     trial: int
@@ -126,7 +139,11 @@ class SegmentRequested:
 
 @dataclass(frozen=True, slots=True)
 class ParameterSet:
-    """A hyperparameter of `trial` was given its value, for the trial's life."""
+    """A hyperparameter of `trial` has its value, for the trial's whole life.
+
+    Attributes:
+        attributes: data that the back end needs back after a restart.
+    """
 
     trial: int
     parameter: Parameter
@@ -148,9 +165,12 @@ class SegmentStarted:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The factory has asked its last question and the model stands: `parameters` counts its weights' scalars.
+    """The factory has asked its last question, and the model is built.
 
-    `own_fit` says that a `fit` of the user's trains it, which may give the objective at a segment's end only.
+    Attributes:
+        weight_count: scalars in the model's weights.
+        runner: the runner that trains the model.
+        own_fit: a `fit` of the user's trains the model. It may give the objective only at a segment's end.
     """
 
     trial: int
@@ -163,8 +183,10 @@ class Built:
 class EpochDone:
     """Epoch `epoch` (1-based) of `trial` ended with `logs`, after `seconds` of training and validation.
 
-    Where a `fit` of the user's cannot be looked into, one record stands for a segment, from the first epoch on:
-    `trained` is how many epochs it took.
+    If a user's `fit` does not show its epochs, one record stands for the whole segment, from the first epoch on.
+
+    Attributes:
+        trained: the epochs that the record stands for.
     """
 
     trial: int
@@ -177,7 +199,7 @@ class EpochDone:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The back end's decision on an epoch of `trial`; journaled where it stops the trial or has something to keep."""
+    """The back end's decision on an epoch of `trial`; journaled if it stops the trial or has attributes to keep."""
 
     trial: int
     epoch: int
@@ -187,7 +209,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """`trial` has had its time: it ends at its next epoch's end, and where there is none, with its process."""
+    """`trial` has used up its time. It ends with its running epoch; if that does not end, its process is killed."""
 
     trial: int
     reason: str
@@ -195,9 +217,10 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True)
 class Checkpointed:
-    """The state of `trial` after `epoch` is safe on disk; `best_epoch`'s weights too.
+    """The state of `trial` after `epoch` is on disk, and so are the weights of `best_epoch`.
 
-    `stopped_by_callback` says that a callback of the user's has ended the training there.
+    Attributes:
+        stopped_by_callback: a callback of the user's ended the training there.
     """
 
     trial: int
@@ -220,10 +243,11 @@ class SegmentEnded:
 
 @dataclass(frozen=True, slots=True)
 class ResultTold:
-    """What the back end was told of the suggestion it made for `trial`.
+    """The back end was told the result of its suggestion for `trial`.
 
-    `score` is the best objective so far, None for a failure. `stopped_by_callback` says that the trial has no more epochs to give:
-    a callback of the user's ended its training.
+    Attributes:
+        score: the best objective so far, None for a failure.
+        outcome: as in `Outcome`; after `stopped_by_callback` the trial has no more epochs.
     """
 
     trial: int
@@ -242,7 +266,7 @@ class TrialEnded:
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """The best weights of `trial`, those of `epoch`, gave `logs` on the test data, which no back end ever sees."""
+    """The best weights of `trial`, those of `epoch`, gave `logs` on the test data. No back end ever sees these."""
 
     trial: int
     execution: int
@@ -252,10 +276,12 @@ class Tested:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The winner stands in the study's folder as a `.keras` file: `trial` with its weights of `epoch`.
+    """The winner is in the study's folder as a `.keras` file: `trial` with its weights of `epoch`.
 
-    `signature` holds `inputs` and `outputs`, each a list of {"name": str | None, "dtype": str, "shape": [int]},
-    -1 for what is open, as the batch's size; `requirements` are the pinned packages that serve the model.
+    Attributes:
+        signature: `inputs` and `outputs`, each a list of {"name": str | None, "dtype": str, "shape": [int]}. A size of
+            -1 is dynamic, as the batch size is.
+        requirements: the pinned packages that serve the model.
     """
 
     trial: int
@@ -267,7 +293,13 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class SearchEnded:
-    """A process ended the search, in order: `reason` is a line for people, `complete` that nothing is left to do."""
+    """A process ended the search in order.
+
+    Attributes:
+        reason: one line for people.
+        complete: nothing is left to do.
+        exit_code: of the command; see `search.cli`.
+    """
 
     reason: str
     complete: bool
@@ -317,7 +349,7 @@ _known: dict[str, tuple[Any, list[type[Any]], Parameter]] = {}
 
 
 def _parameter(data: Any) -> Parameter:
-    """A parameter, of which each trial's lines tell again: one object for all."""
+    """Decode a parameter. Each trial's lines repeat it, so all of them share one object."""
     known = _known.get(data["name"])
     if known is not None and known[0] == data and known[1] == _types(data):
         return known[2]
@@ -327,7 +359,7 @@ def _parameter(data: Any) -> Parameter:
 
 
 def _types(data: Any) -> list[type[Any]]:
-    """What tells parameters apart that are equal in Python: 1, 1.0 and True."""
+    """Return the types of values that are equal in Python: 1, 1.0 and True."""
     return [type(value) for value in (data["default"], *data["domain"].get("values", ()))]
 
 
@@ -352,7 +384,7 @@ def _plain(item: Any) -> Any:
 
 
 def encode(record: Record) -> dict[str, Any]:
-    """The record as a JSON object, its kind under `kind`."""
+    """Return the record as a JSON object, with its kind under `kind`."""
     cls = type(record)
     data: dict[str, Any] = {"kind": _KIND[cls]}
     for name in _FIELDS[cls]:
@@ -362,18 +394,18 @@ def encode(record: Record) -> dict[str, Any]:
         elif isinstance(value, tuple):
             value = [_plain(item) for item in value]
         elif name == "logs":
-            # JSON has no NaN and no infinity: they go as strings.
+            # JSON has no NaN and no infinity: they become strings.
             value = {key: number if math.isfinite(number) else str(number) for key, number in value.items()}
         data[name] = value
     return data
 
 
 def decode(data: dict[str, Any]) -> Record:
-    """The record that `encode` made `data` of, which is used up.
+    """Return the record that `encode` turned into `data`. `data` is changed on the way.
 
     Raises:
-        KeyError: for an unknown kind.
-        TypeError: for an unknown field, or one that is missing.
+        KeyError: the kind is unknown.
+        TypeError: a field is unknown or missing.
     """
     cls = _BY_KIND[data.pop("kind")]
     for name, decoder in _DECODED[cls]:

@@ -1,7 +1,7 @@
 """A study: the fold of its journal.
 
-`Study.apply` is the only thing that changes a study or a trial. The driver applies each record as it journals it;
-whoever reads a journal applies the same records and has the same study.
+Only `Study.apply` changes a study or a trial. The driver applies each record when it journals the record. A reader of
+the journal applies the same records, and so has the same study.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from search.study.trial import Objective, State, derive_seed
 
 @dataclass(slots=True)
 class Execution:
-    """One training of a trial's model, with a seed of its own; most trials have one.
+    """One training of a trial's model, with a seed of its own. Most trials have one execution.
 
     Attributes:
-        curve: one record an epoch, or a segment of a `fit` that cannot be looked into; where an epoch was trained
-            twice, the first.
-        objective, best_epoch: the best value so far and its 1-based epoch; None where there is none.
+        curve: one record for each epoch, or for each segment of a user's `fit` that shows no epochs. If an epoch was
+            trained twice, the first record stays.
+        objective, best_epoch: the best value so far and its 1-based epoch; None before there is one.
         checkpoint: the last epoch whose state is on disk, 0 for none.
         saved_epoch: the epoch of the best weights on disk.
-        exhausted: a callback of the user's ended the training; there are no more epochs to be had.
+        exhausted: a callback of the user's ended the training, so there are no more epochs.
     """
 
     curve: list[EpochDone] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Execution:
         return self.curve[-1].epoch if self.curve else 0
 
     def find(self, epoch: int) -> EpochDone | None:
-        """The record of `epoch`, 1-based; None where there is none."""
+        """Return the record of `epoch` (1-based), or None if there is none."""
         if 0 < epoch <= len(self.curve) and self.curve[epoch - 1].epoch == epoch:
             return self.curve[epoch - 1]
         return next((record for record in self.curve if record.epoch == epoch), None)
@@ -78,23 +78,23 @@ class Trial:
     """One assignment of hyperparameters and its learning curve, as journaled so far.
 
     Attributes:
-        params: the values that were used, by name.
-        parameters: what was asked, in order.
-        era: the number of the back end's era that asked for it.
-        from_epoch, to_epoch: the last suggestion; `open` until the back end is told of its end.
-        slot: where a segment runs now, None where none does.
-        planned: how many executions it is to have.
-        executions: those begun.
+        params: the used values, by name.
+        parameters: the hyperparameters that the factory asked for, in order.
+        phase: the number of the back end phase that asked for the trial.
+        from_epoch, to_epoch: the last suggestion; `open` until the back end is told its result.
+        initial_values: the values that the user wants tried, by name.
+        slot: the slot of the running segment, or None.
+        planned: the number of executions that the trial shall have.
+        executions: the executions begun so far.
         trained: epochs actually trained, over all executions, repeats after crashes included.
-        objective: the mean of its executions' best values, from the time that all planned ones have one; None before.
-        failed: an exception or a diverged loss ended the training, or its process died too often.
-        lost: how often its process died, or ran out of memory, since it last made progress.
-        alone: it ran out of memory: it is trained with nothing beside it on its device.
-        expired: it has had its time, and ends where it is.
-        busy: seconds in which its ended segments ran.
-        stop_decided: the back end has decided that the trial stops where it is.
-        tested: what its best weights gave on the test data.
-        given: the values that the user wants tried, by name.
+        objective: the mean of the executions' best values; None until each planned execution has one.
+        failed: an exception or a diverged loss ended the training, or the trial's process died too often.
+        lost: how often the process died, or ran out of memory, since the trial last made progress.
+        alone: the trial ran out of memory, so nothing else runs beside it on its device.
+        timed_out: the trial has used up its time, and ends with the running epoch.
+        busy: seconds that its ended segments ran.
+        stop_decided: the back end has decided that the trial stops here.
+        tested: the result of its best weights on the test data.
     """
 
     number: int
@@ -122,7 +122,7 @@ class Trial:
     segments: int = 0
     lost: int = 0
     alone: bool = False
-    expired: bool = False
+    timed_out: bool = False
     busy: float = 0.0
     started_at: float | None = None
     stop_decided: bool = False
@@ -140,24 +140,24 @@ class Trial:
 
     @property
     def epochs(self) -> int:
-        """Epochs that the first execution was trained so far, each counted once."""
+        """Epochs of the first execution so far, each counted once."""
         return self.executions[0].epochs
 
     @property
     def exhausted(self) -> bool:
-        """Whether callbacks of the user's have ended the training of every execution."""
+        """True if callbacks of the user's have ended the training of every execution."""
         return len(self.executions) == self.planned and all(execution.exhausted for execution in self.executions)
 
     @property
     def unfinished(self) -> int | None:
-        """The execution that is to be trained next, for the last suggestion to be fulfilled; None where it is."""
+        """The execution to train next to fulfil the last suggestion; None if the suggestion is fulfilled."""
         for number, execution in enumerate(self.executions):
             if not execution.exhausted and execution.checkpoint < self.to_epoch:
                 return number
         return len(self.executions) if len(self.executions) < self.planned else None
 
     def execution(self, number: int) -> Execution:
-        """The execution `number`, begun here if it is new."""
+        """Return execution `number`; it begins here if it is new."""
         while len(self.executions) <= number:
             self.executions.append(Execution())
         return self.executions[number]
@@ -169,6 +169,7 @@ class Trial:
 
     @property
     def best_epoch(self) -> int | None:
+        """The 1-based epoch of the best value, or None."""
         return self.best.best_epoch
 
     @property
@@ -178,10 +179,10 @@ class Trial:
 
     @property
     def score(self) -> float | None:
-        """The mean of `values`; None where there are none."""
+        """The mean of `values`; None if there are none."""
         values = self.values
         if len(values) == 1:
-            return values[0]  # as nearly always, and twenty times as fast
+            return values[0]  # the usual case, twenty times as fast
         return statistics.fmean(values) if values else None
 
     @property
@@ -191,12 +192,13 @@ class Trial:
 
     @property
     def state(self) -> State:
+        """The state of the trial; see `State`."""
         if self.ended is not None:
             return self.ended
         return "running" if self.slot is not None else "paused"
 
     def running(self, now: float) -> float:
-        """Seconds that its segments have run, builds and waits included, up to `now`."""
+        """Return the seconds that segments of the trial ran up to `now`, builds and waits included."""
         return self.busy + (max(0.0, now - self.started_at) if self.started_at is not None else 0.0)
 
     @property
@@ -206,9 +208,19 @@ class Trial:
 
 
 class Study:
-    """What a journal says: its header, its trials, and how its processes fared.
+    """The header, the trials and the processes of one search, as its journal tells.
 
-    `imported` holds trials of other studies, by (uid, number) there: only back ends see them, to learn from them.
+    Attributes:
+        header: the journal's first record; None before it is applied.
+        digest, parameters: those of the space, as of its last change.
+        phases: the back ends that took over, in order, with their options.
+        trials: by number.
+        imported: trials of other studies, by (uid, number) there; only back ends see them, to learn from them.
+        start, end: the last process's; `end` is None while that process runs, or if it was killed.
+        epochs: epochs over all executions, each counted once.
+        trained: epochs actually trained, repeats after crashes included.
+        best: the best trial that did not fail, or None.
+        exported: the winner's file, or None.
     """
 
     def __init__(self) -> None:
@@ -233,24 +245,27 @@ class Study:
 
     @property
     def name(self) -> str:
+        """The study's name."""
         return self._header.study
 
     @property
     def uid(self) -> str:
+        """The study's unique id."""
         return self._header.uid
 
     @property
     def seed(self) -> int:
+        """The seed that all randomness of the study follows from."""
         return self._header.seed
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """The libraries of the last run, by name; "keras_backend" is among them."""
+        """The libraries of the last process by name; "keras_backend" is among them."""
         return (self.start.versions if self.start is not None else {}) or self._header.versions
 
     @property
     def phase(self) -> int:
-        """The number of the current era, -1 before the first."""
+        """The number of the current back end phase, -1 before the first."""
         return len(self.phases) - 1
 
     @property
@@ -260,18 +275,21 @@ class Study:
         return self.header
 
     def seconds(self, now: float | None = None) -> float:
-        """Seconds that the search has run, over all its processes; up to `now`, else to the last record."""
+        """Return the seconds that the search ran over all its processes, up to `now` or else to the last record."""
         if self._started_at is None:
             return self._seconds_before
         return self._seconds_before + max(0.0, (self._last_at if now is None else now) - self._started_at)
 
     def training_seed(self, trial: int, execution: int) -> int:
-        """The seed of a training."""
+        """Return the training seed of an execution of a trial."""
         return self.trials[trial].seed if execution == 0 else derive_seed(self.seed, "train", trial, execution)
 
     def ranked(self, count: int | None = None) -> list[Trial]:
-        """The best `count` trials (all) that have an objective and did not fail, best first; the older one first where
-        two are equal."""
+        """Return the trials that have an objective and did not fail, best first; of two equals the older one first.
+
+        Args:
+            count: the most trials to return; all by default.
+        """
         found = [trial for trial in self.trials.values() if trial.objective is not None and trial.ended != "failed"]
         return heapq.nsmallest(
             len(found) if count is None else count,
@@ -282,7 +300,7 @@ class Study:
     # The fold -------------------------------------------------------------------------------------------------------
 
     def apply(self, record: Record, time: float) -> None:
-        """Take in one record, written at `time`."""
+        """Apply one record, which was written at `time` (seconds since the epoch)."""
         previous, self._last_at = self._last_at, time
         match record:
             case EpochDone():
@@ -292,7 +310,7 @@ class Study:
                 trial.params[record.parameter.name] = record.value
                 trial.parameters.append(record.parameter)
             case SegmentRequested():
-                self._asked(record, time)
+                self._requested(record, time)
             case SegmentStarted():
                 trial = self.trials[record.trial]
                 trial.slot, trial.started_at = record.slot, time
@@ -310,9 +328,9 @@ class Study:
                 self._segment_ended(record, time)
             case TimedOut():
                 trial = self.trials[record.trial]
-                trial.expired, trial.error = True, record.reason
+                trial.timed_out, trial.error = True, record.reason
             case ResultTold():
-                self._told(record)
+                self._result_told(record)
             case TrialEnded():
                 trial = self.trials[record.trial]
                 trial.ended, trial.ended_at = record.state, time
@@ -325,9 +343,9 @@ class Study:
             case Exported():
                 self.exported = record
             case _:
-                self._process(record, time, previous)
+                self._apply_rare(record, time, previous)
 
-    def _process(self, record: Record, time: float, previous: float) -> None:
+    def _apply_rare(self, record: Record, time: float, previous: float) -> None:
         match record:
             case Header():
                 self.header, self.digest, self.parameters = record, record.digest, record.parameters
@@ -337,9 +355,9 @@ class Study:
             case BackendChanged():
                 self.phases.append(record)
             case TrialImported():
-                self.imported[record.source, record.number] = self._foreign(record)
+                self.imported[record.source, record.number] = self._imported(record)
             case SearchStarted():
-                # A process that was killed ran until its last record.
+                # A killed process ran until its last record.
                 self._seconds_before, self._started_at = self.seconds(previous), time
                 self.start, self.end = record, None
                 for trial in self.trials.values():
@@ -348,8 +366,8 @@ class Study:
                 self.end = record
                 self._seconds_before, self._started_at = self.seconds(), None
 
-    def _foreign(self, record: TrialImported) -> Trial:
-        """The trial of another study that `record` tells of."""
+    def _imported(self, record: TrialImported) -> Trial:
+        """Return the trial of another study that `record` describes."""
         trial = Trial(record.number, seed=0, phase=-1, params=dict(record.params), parameters=list(record.parameters))
         name = self.objective.name
         execution = trial.executions[0]
@@ -362,7 +380,7 @@ class Study:
         trial.failed = record.state == "failed"
         return trial
 
-    def _asked(self, record: SegmentRequested, time: float) -> None:
+    def _requested(self, record: SegmentRequested, time: float) -> None:
         trial = self.trials.get(record.trial)
         if trial is None:
             trial = self.trials[record.trial] = Trial(record.trial, record.seed, self.phase, began_at=time)
@@ -378,7 +396,7 @@ class Study:
         self.trained += record.trained
         execution = trial.execution(record.execution)
         if record.epoch <= execution.epochs:
-            return  # trained again after a crash: the first record stands
+            return  # trained again after a crash: the first record stays
         self.epochs += record.epoch - execution.epochs
         execution.curve.append(record)
         trial.lost = 0
@@ -394,7 +412,7 @@ class Study:
     def _scored(self, trial: Trial, score: float | None) -> None:
         before, trial.objective = trial.objective, score
         if self.best is trial and before is not None and self.objective.cost(score) > self.objective.cost(before):
-            self.best = self.ranked(1)[0]  # a mean over more executions than before may be worse
+            self.best = self.ranked(1)[0]  # a mean over more executions may be worse
         elif score is not None and (self.best is None or self.objective.better(score, self.best.objective)):
             self.best = trial
 
@@ -405,25 +423,25 @@ class Study:
         trial.alone |= record.outcome == "no_memory"
         execution = trial.execution(record.execution)
         if record.outcome == "reached":
-            # A segment leaves a checkpoint at its end, though the record of it may be lost.
+            # A segment leaves a checkpoint at its end, even if the record of that checkpoint was lost.
             execution.checkpoint = max(execution.checkpoint, record.epoch)
         execution.exhausted |= record.outcome == "stopped_by_callback"
         trial.failed |= record.outcome == "failed"
         if record.error is not None:
             trial.error = record.error
 
-    def _told(self, record: ResultTold) -> None:
+    def _result_told(self, record: ResultTold) -> None:
         trial = self.trials[record.trial]
         trial.open = False
         trial.failed |= record.outcome == "failed"
         if trial.objective is None and not trial.failed:
-            self._scored(trial, record.score)  # stopped before its other executions
-        if not trial.failed and not trial.expired:
-            trial.error = None  # a retry made good what had gone wrong
+            self._scored(trial, record.score)  # it stopped before its other executions
+        if not trial.failed and not trial.timed_out:
+            trial.error = None  # a retry succeeded
 
 
 def fold(entries: Iterable[journal.Entry]) -> Study:
-    """The study that `entries` tell of."""
+    """Return the study that `entries` describe."""
     study = Study()
     with journal.uncollected():
         for entry in entries:
@@ -431,8 +449,8 @@ def fold(entries: Iterable[journal.Entry]) -> Study:
     return study
 
 
-def load(path: Path) -> Study:
-    """The study whose journal is at `path`. JournalError where it cannot be read."""
+def read_study(path: Path) -> Study:
+    """Return the study whose journal is at `path`. JournalError if it cannot be read."""
     study = fold(journal.read(path))
     if study.header is None:
         raise JournalError(f"{path} is empty: delete its folder, and run the search again")

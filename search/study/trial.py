@@ -1,7 +1,7 @@
-"""The values that pass between the parts of a search: all frozen, all free of effects.
+"""The values that pass between the parts of a search. All are frozen, and none has side effects.
 
-A *trial* is one assignment of hyperparameters and its one learning curve; a *suggestion* is a back end's wish to train
-a trial up to some epoch; a *segment* is one uninterrupted stretch of that training, run by one worker.
+A *trial* is one assignment of hyperparameters and its one learning curve. A *suggestion* is a back end's request to
+train a trial up to some epoch. A *segment* is one uninterrupted stretch of that training, run by one worker.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from search.space.domain import Value
 
 Direction = Literal["min", "max"]
 State = Literal["running", "paused", "completed", "stopped", "failed"]
-"""What a trial is doing: `running` a segment is in flight; `paused` it may go on; `completed` it has had its full
-budget, or one of its own callbacks ended it; `stopped` its back end has no further use for it; `failed`."""
+"""The state of a trial. `running`: a worker trains it. `paused`: it may go on. `completed`: it had its full budget, or
+its own callbacks ended it. `stopped`: its back end has no further use for it. `failed`: it raised, diverged or died."""
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The metric that is compared, as the epoch's logs name it, and which way is better."""
+    """The metric that trials are compared by, under its name in an epoch's logs, and its better direction."""
 
     name: str
     direction: Direction
 
     def better(self, a: float, b: float | None) -> bool:
-        """Whether `a` beats `b`; everything beats None."""
+        """Return whether `a` beats `b`; everything beats None."""
         return b is None or (a > b if self.direction == "max" else a < b)
 
     def best(self, values: Iterable[float]) -> float | None:
-        """The best finite value, None where there is none."""
+        """Return the best finite value, or None if there is none."""
         finite = [value for value in values if math.isfinite(value)]
         if not finite:
             return None
@@ -40,10 +40,11 @@ class Objective:
 
     @property
     def worst(self) -> float:
+        """Infinity with the sign that no value can be worse than."""
         return -math.inf if self.direction == "max" else math.inf
 
     def cost(self, value: float | None) -> float:
-        """`value` as a number to minimise; infinity for None. A sort key: best first."""
+        """Return `value` as a number to minimise, infinity for None: a sort key that puts the best first."""
         if value is None or not math.isfinite(value):
             return math.inf
         return -value if self.direction == "max" else value
@@ -51,11 +52,12 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A back end's wish: train `trial` from the end of epoch `from_epoch` to the end of epoch `to_epoch`.
+    """A back end's request: train `trial` from the end of epoch `from_epoch` to the end of epoch `to_epoch`.
 
-    `trial` is None for a new one, which the controller numbers. `bracket` and `rung` say where in the back end's plan
-    this happens, if it has one. `judged` says that the back end judges every epoch before the next one may run, so the
-    worker waits for it.
+    Attributes:
+        trial: None for a new trial, which the controller numbers.
+        bracket, rung: the place in the back end's plan, if it has one.
+        judged: the back end judges each epoch before the next one may run, so the worker waits for it.
     """
 
     trial: int | None
@@ -68,17 +70,21 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do until something that runs has been told."""
+    """The back end's answer if it has nothing to suggest until a running trial has a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Nothing to do, ever."""
+    """The back end's answer if it will never suggest anything again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A value drawn for a parameter, and what the back end must remember to go on as if it had never stopped."""
+    """A value drawn for a parameter.
+
+    Attributes:
+        attributes: data that the back end needs back after a restart; journaled with the value.
+    """
 
     value: Value
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -86,14 +92,19 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A back end's judgement of an epoch: whether the trial stops here, and what the back end must remember."""
+    """A back end's judgement of an epoch.
+
+    Attributes:
+        stop: the trial ends here.
+        attributes: data that the back end needs back after a restart; journaled with the decision.
+    """
 
     stop: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def derive_seed(*labels: int | str | None) -> int:
-    """A seed in [0, 2³¹) derived from `labels`, so that no random state has to outlive a process.
+    """Return a seed in [0, 2³¹) derived from `labels`, so that no random state has to outlive a process.
 
     All randomness of a study comes from here: a draw from (study seed, "draw", trial, parameter), a training from
     (study seed, "train", trial, execution), an epoch's sample order from (training seed, "order", epoch).

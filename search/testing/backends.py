@@ -1,4 +1,4 @@
-"""The contract of a back end."""
+"""The contract of a back end, as tests to run on it, and the scenarios that they search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from search.backends.base import BackEnd
-from search.scheduler.controller import Limits
+from search.scheduler.limits import Limits
 from search.space.domain import Parameter
 from search.study.journal import Entry, format_line, parse_line
 from search.study.records import (
@@ -28,14 +28,14 @@ from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
 from search.testing.simulation import Hp, Params, Scenario, Simulation
 
 DECISIONS = (SegmentRequested, ParameterSet, Judged, ResultTold, TrialEnded, SearchEnded)
-"""The records that say what was decided; the others say what happened."""
+"""The records of decisions; all others are records of events."""
 
 
 # Scenarios ------------------------------------------------------------------------------------------------------------
 
 
-def conditional(hp: Hp) -> None:
-    """Every kind of parameter, some of them only under conditions."""
+def ask_conditional(hp: Hp) -> None:
+    """Ask for every kind of parameter, some of them only under conditions."""
     hp.Fixed("version", 1)
     hp.Int("layers", 1, 3)
     for index in range(3):
@@ -49,8 +49,8 @@ def conditional(hp: Hp) -> None:
     hp.Boolean("norm")
 
 
-def loss(params: Params, epoch: int) -> float:
-    """A learning curve to minimise, which depends on every value."""
+def smooth_loss(params: Params, epoch: int) -> float:
+    """Return the loss after `epoch`, which depends on every value and falls from epoch to epoch."""
     rate, layers = params["rate"], params["layers"]
     assert isinstance(rate, float)
     assert isinstance(layers, int)
@@ -59,29 +59,31 @@ def loss(params: Params, epoch: int) -> float:
 
 
 def noise(params: Params, *labels: int | str) -> float:
-    """A number in [0, 1) that is a function of the arguments."""
+    """Return a number in [0, 1) that is a function of the arguments."""
     return derive_seed(*labels, *(f"{name}={value!r}" for name, value in sorted(params.items()))) / 2**31
 
 
-def seconds(params: Params) -> float:
+def epoch_seconds(params: Params) -> float:
+    """Return the duration of an epoch, between 0.5 and 1.5 virtual seconds."""
     return 0.5 + noise(params, "seconds")
 
 
-SMOOTH = Scenario(conditional, loss, seconds=seconds)
+SMOOTH = Scenario(ask_conditional, smooth_loss, seconds=epoch_seconds)
+"""No trial fails, and no process is lost."""
 
 ROUGH = Scenario(
-    conditional,
-    lambda params, epoch: math.nan if noise(params, "nan", epoch) < 0.02 else loss(params, epoch),
+    ask_conditional,
+    lambda params, epoch: math.nan if noise(params, "nan", epoch) < 0.02 else smooth_loss(params, epoch),
     fails=lambda params: int(40 * noise(params, "fails")) if noise(params, "fails") < 0.2 else None,
     finishes=lambda params: 1 + int(20 * noise(params, "ends")) if noise(params, "ends") < 0.3 else None,
     dies=lambda trial, attempt: (trial + attempt) % 3 if (trial + attempt) % 5 == 0 else None,
-    seconds=seconds,
+    seconds=epoch_seconds,
 )
-"""A fifth of the trials raise an exception, some diverge, some end themselves, and one process in five is lost."""
+"""A fifth of the trials raise an exception, some diverge, callbacks end some, and one process in five is lost."""
 
 
-def few(hp: Hp) -> None:
-    """Seven configurations in branches of different depths."""
+def ask_finite(hp: Hp) -> None:
+    """Ask for one of seven configurations, in branches of different depths."""
     hp.Fixed("version", 1)
     kind = hp.Choice("kind", ["plain", "deep", "wide"])
     with hp.when("kind", "deep"):
@@ -91,7 +93,7 @@ def few(hp: Hp) -> None:
         hp.Float("ratio", 0.0, 1.0, step=1.0)
 
 
-FEW: list[Params] = [
+FINITE_CONFIGURATIONS: list[Params] = [
     {"version": 1, "kind": "plain"},
     {"version": 1, "kind": "deep", "layers": 1, "norm": False},
     {"version": 1, "kind": "deep", "layers": 1, "norm": True},
@@ -102,50 +104,70 @@ FEW: list[Params] = [
 ]
 
 
-def in_order(params: Params) -> str:
+def configuration_text(params: Params) -> str:
+    """Return a text that is the same for the same values in any order."""
     return repr(sorted(params.items()))
 
 
-def tried(search: Simulation) -> Counter[str]:
-    """How often each configuration was tried."""
-    return Counter(in_order(trial.params) for trial in search.trials)
+def count_configurations(search: Simulation) -> Counter[str]:
+    """Return how often each configuration was tried."""
+    return Counter(configuration_text(trial.params) for trial in search.trials)
 
 
-def by_noise(params: Params, epoch: int) -> float:
+def noise_loss(params: Params, epoch: int) -> float:
+    """Return a loss without any relation to the values."""
     return noise(params) + 1 / epoch
 
 
 class BackEndContract:
-    """What holds for any back end. Subclass it as `Test…`, and say how to make one.
+    """The tests that every back end must pass.
 
-    All of it is deterministic: what a random back end draws follows from its seed.
+    Subclass it with a name that begins with `Test`, and return a new back end from `make`::
+
+        class TestMine(BackEndContract):
+            def make(self, objective, seed, max_epochs, parameters):
+                return Mine(objective, seed, max_epochs=max_epochs)
+
+    The tests run whole searches in a simulation, in which nothing is trained. Every query is asked twice, and its
+    answers are checked (`simulation.CheckedBackEnd`). The tests show that every trial ends, that no configuration of a
+    finite space is tried twice, that budgets and seeds are kept, and that a search which is resumed after any record is
+    the same search. All of it is deterministic: the draws of a random back end follow from its seed.
+
+    Attributes:
+        trials: the most trials of a search, unless a test says otherwise. A slow back end may set less.
     """
 
     trials = 20
-    """How many trials the searches of this kit have at most."""
 
     def make(self, objective: Objective, seed: int, max_epochs: int, parameters: Sequence[Parameter]) -> BackEnd:
-        """The back end under test; for the subclass to say."""
+        """Return a new back end under test. Subclasses define this.
+
+        Args:
+            objective: the metric to compare, `val_loss`; a test may minimise or maximise it.
+            seed: of the study.
+            max_epochs: the most epochs that one trial may be trained for.
+            parameters: those that a build with default values asks for. Others follow under conditions.
+        """
         raise NotImplementedError
 
     def simulate(self, scenario: Scenario = SMOOTH, *, trials: int | None = None, **options: Any) -> Simulation:
-        """A search, not yet run, of at most `trials` trials unless `limits` say otherwise."""
+        """Return a search, not yet run, of at most `trials` trials unless `limits` are given in `options`."""
         max_epochs = options.setdefault("max_epochs", 9)
         options.setdefault("limits", Limits(max_trials=trials or self.trials))
 
-        def make(study: Study) -> BackEnd:
-            if study.phases[-1].backend == "walk":
-                return Walk()
+        def make_backend(study: Study) -> BackEnd:
+            if study.phases[-1].backend == "random":
+                return RandomSearch()
             return self.make(study.objective, study.seed, max_epochs, study.parameters)
 
-        return Simulation(scenario, make, **options)
+        return Simulation(scenario, make_backend, **options)
 
     # A search and its end -------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("slots", [1, 4])
     @pytest.mark.parametrize("scenario", [SMOOTH, ROUGH], ids=["smooth", "rough"])
     @pytest.mark.parametrize("direction", ["min", "max"])
-    def test_a_search_ends_and_every_trial_with_it(self, scenario: Scenario, slots: int, direction: Any) -> None:
+    def test_a_search_and_all_its_trials_end(self, scenario: Scenario, slots: int, direction: Any) -> None:
         search = self.simulate(scenario, slots=slots, objective=Objective("val_loss", direction)).run()
         assert search.end is not None
         assert search.end.complete
@@ -165,29 +187,29 @@ class BackEndContract:
         failed = [trial for trial in search.trials if trial.ended == "failed"]
         assert 0 < len(failed) < len(search.trials) / 2
         for trial in failed:
-            after = [r for r in search.records if isinstance(r, SegmentRequested) and r.trial == trial.number]
+            requested = [r for r in search.records if isinstance(r, SegmentRequested) and r.trial == trial.number]
             told = [r for r in search.records if isinstance(r, ResultTold) and r.trial == trial.number]
-            assert len(after) == len(told)
+            assert len(requested) == len(told)
             assert told[-1].outcome == "failed"
 
     @pytest.mark.parametrize("slots", [1, 4])
-    def test_only_what_is_active_is_drawn(self, slots: int) -> None:
+    def test_only_active_parameters_are_drawn(self, slots: int) -> None:
         search = self.simulate(slots=slots).run()
         for trial in search.trials:
             assert trial.params == search.scenario.used(trial.params)
             assert ("momentum" in trial.params) == (trial.params["optimizer"] == "sgd")
             assert isinstance(trial.params["norm"], bool)
-        # A sampler that learns may leave one of the three out.
+        # A sampler that learns may leave out one of the three.
         assert len({trial.params["optimizer"] for trial in search.trials}) > 1
 
-    def test_slots_are_used(self) -> None:
+    def test_slots_are_busy(self) -> None:
         search = self.simulate(slots=4).run()
         busy = sum(trial.seconds for trial in search.trials)
         assert busy > 0.4 * 4 * search.study.seconds()  # the last rungs leave some of them idle
 
     # Seeds ----------------------------------------------------------------------------------------------------------
 
-    def test_a_seed_makes_a_search(self) -> None:
+    def test_the_seed_determines_the_search(self) -> None:
         searches = [self.simulate(seed=seed, trials=8).run().history() for seed in (0, 0, 1, 2)]
         assert searches[0] == searches[1]
         params = [[trial[2] for trial in search] for search in searches[1:]]
@@ -195,16 +217,16 @@ class BackEndContract:
 
     def test_values_are_spread(self) -> None:
         params = [trial.params for trial in self.simulate().run().trials]
-        # Of a continuum, a value may be drawn again.
-        assert len({in_order(values) for values in params}) >= len(params) - 1
+        # A sampler may draw the same point of a continuum again.
+        assert len({configuration_text(values) for values in params}) >= len(params) - 1
         assert len({values["rate"] for values in params}) > len(params) / 4
 
     # Resuming -------------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("slots", [1, 3])
     def test_after_any_record_the_next_decision_is_the_same(self, slots: int) -> None:
-        """With several workers, whose words follow no fixed order, at least none is lost, and the search ends."""
-        search = self.simulate(ROUGH if slots > 1 else CALM, trials=6, slots=slots, seed=3).run()
+        """With several workers, the order of messages is not fixed: at least no trial is lost, and the search ends."""
+        search = self.simulate(ROUGH if slots > 1 else REPEATABLE, trials=6, slots=slots, seed=3).run()
         for kept in range(len(search.entries)):
             resumed = search.resume(kept)
             if slots > 1 and kept % 7 == 0:
@@ -212,27 +234,31 @@ class BackEndContract:
                 assert all(trial.ended and not trial.open for trial in resumed.trials), f"after record {kept}"
             elif slots == 1:
                 resumed.run(until=lambda record: isinstance(record, DECISIONS))
-                assert decision(resumed.records[kept:]) == decision(search.records[kept:]), f"after record {kept}"
+                assert first_decision(resumed.records[kept:]) == first_decision(search.records[kept:]), (
+                    f"after record {kept}"
+                )
 
-    def test_resumed_after_any_record_it_is_the_same_search(self) -> None:
-        search = self.simulate(CALM, trials=5, seed=4).run()
+    def test_a_search_resumed_after_any_record_is_the_same(self) -> None:
+        search = self.simulate(REPEATABLE, trials=5, seed=4).run()
         for kept in range(0, len(search.entries), 4):
             assert search.resume(kept).run().history() == search.history(), f"after record {kept}"
 
-    def test_what_it_wants_kept_survives_the_journal(self) -> None:
-        search = self.simulate(CALM, trials=6, seed=5).run()
+    def test_attributes_survive_the_journal(self) -> None:
+        search = self.simulate(REPEATABLE, trials=6, seed=5).run()
         lines = [format_line(entry.record, entry.time) for entry in search.entries]
         entries = [Entry(*parse_line(line), 0) for line in lines]
         assert [entry.record for entry in entries] == search.records
         for kept in range(5, len(entries), len(entries) // 5):
-            resumed = self.simulate(CALM, trials=6, seed=5, entries=entries[:kept]).run()
+            resumed = self.simulate(REPEATABLE, trials=6, seed=5, entries=entries[:kept]).run()
             assert resumed.history() == search.history()
 
     def test_a_checkpoint_may_be_ahead_of_the_journal(self) -> None:
-        search = self.simulate(CALM, trials=12, seed=4, checkpoint_every=100).run()
-        lasts = [i for i, record in enumerate(search.records) if isinstance(record, EpochDone) and is_last(search, i)]
-        assert lasts
-        for kept in lasts[:: max(1, len(lasts) // 6)]:
+        search = self.simulate(REPEATABLE, trials=12, seed=4, checkpoint_every=100).run()
+        last_epochs = [
+            i for i, record in enumerate(search.records) if isinstance(record, EpochDone) and is_last_epoch(search, i)
+        ]
+        assert last_epochs
+        for kept in last_epochs[:: max(1, len(last_epochs) // 6)]:
             record = search.records[kept]
             assert isinstance(record, EpochDone)
             for known in (kept, kept + 1):
@@ -240,39 +266,39 @@ class BackEndContract:
                 assert resumed.history() == search.history(), f"after record {known}"
                 assert resumed.study.trained == resumed.study.epochs, "an epoch was trained twice"
 
-    def test_stopped_by_the_user_and_resumed_it_is_the_same_search(self) -> None:
-        search = self.simulate(CALM, trials=5, seed=4).run()
-        for words in (0, 1, 5, 17, 40):
-            stopped = self.simulate(CALM, trials=5, seed=4).run(stop_after=words)
+    def test_a_search_stopped_by_the_user_and_resumed_is_the_same(self) -> None:
+        search = self.simulate(REPEATABLE, trials=5, seed=4).run()
+        for messages in (0, 1, 5, 17, 40):
+            stopped = self.simulate(REPEATABLE, trials=5, seed=4).run(stop_after=messages)
             assert stopped.end is not None
             assert stopped.end.exit_code == 130
             assert not stopped.end.complete
             assert stopped.resume().run().history() == search.history()
 
-    def test_it_learns_from_another_back_end(self) -> None:
-        listed = Simulation(ROUGH, lambda _: Walk(), backend="walk", limits=Limits(max_trials=8), slots=2)
-        before = listed.run(stop_after=130)
+    def test_a_new_phase_learns_from_another_back_end(self) -> None:
+        first = Simulation(ROUGH, lambda _: RandomSearch(), backend="random", limits=Limits(max_trials=8), slots=2)
+        before = first.run(stop_after=130)
         assert {trial.state for trial in before.trials} >= {"failed", "paused", "completed"}
         for cut in (0, 3, 11):
-            taken = self.simulate(
+            second = self.simulate(
                 ROUGH,
                 entries=before.entries[: len(before.entries) - cut],
                 backend="tested",
                 trials=len(before.trials) + 6,
             )
-            taken.run()
-            assert taken.end is not None
-            assert taken.end.complete
-            new = [trial for trial in taken.trials if trial.phase == 1]
+            second.run()
+            assert second.end is not None
+            assert second.end.complete
+            new = [trial for trial in second.trials if trial.phase == 1]
             assert len(new) >= 4
-            assert all(trial.ended is not None for trial in taken.trials)
-            kept = len(taken.entries) - 30
-            assert taken.resume(kept).run().history() == taken.history()
+            assert all(trial.ended is not None for trial in second.trials)
+            kept = len(second.entries) - 30
+            assert second.resume(kept).run().history() == second.history()
 
     # Budgets --------------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("slots", [1, 4])
-    def test_max_trials(self, slots: int) -> None:
+    def test_max_trials_are_tried_and_no_more(self, slots: int) -> None:
         search = self.simulate(slots=slots, trials=3).run()
         assert len(search.trials) == 3
         assert all(trial.ended for trial in search.trials)
@@ -281,7 +307,7 @@ class BackEndContract:
 
     @pytest.mark.parametrize("slots", [1, 4])
     @pytest.mark.parametrize("scenario", [SMOOTH, ROUGH], ids=["smooth", "rough"])
-    def test_max_total_epochs(self, scenario: Scenario, slots: int) -> None:
+    def test_max_total_epochs_are_trained_and_no_more(self, scenario: Scenario, slots: int) -> None:
         search = self.simulate(scenario, slots=slots, limits=Limits(max_total_epochs=25)).run()
         assert search.study.epochs == 25
         more = search.resume(limits=Limits(max_total_epochs=32)).run()
@@ -294,7 +320,7 @@ class BackEndContract:
             cut = self.simulate(limits=Limits(max_total_epochs=first)).run()
             assert cut.resume(limits=Limits(max_total_epochs=40)).run().history() == whole.history()
 
-    def test_timeout(self) -> None:
+    def test_a_timeout_ends_the_search(self) -> None:
         search = self.simulate(limits=Limits(timeout=20)).run()
         assert search.end is not None
         assert 20 <= search.study.seconds() < 22  # an epoch takes less than 1.5
@@ -303,7 +329,7 @@ class BackEndContract:
         assert 30 <= later.study.seconds() < 32
 
     @pytest.mark.parametrize("direction", ["min", "max"])
-    def test_target(self, direction: Any) -> None:
+    def test_a_target_ends_the_search(self, direction: Any) -> None:
         objective = Objective("val_loss", direction)
         best = self.simulate(objective=objective).run().study.best
         assert best is not None
@@ -319,53 +345,57 @@ class BackEndContract:
 
     @pytest.mark.parametrize("slots", [1, 4])
     @pytest.mark.parametrize("seed", [0, 1])
-    def test_no_configuration_is_tried_twice_and_all_are_tried(self, slots: int, seed: int) -> None:
-        search = self.simulate(Scenario(few, by_noise, seconds=seconds), slots=slots, seed=seed, trials=50).run()
-        assert tried(search) == Counter(map(in_order, FEW))
+    def test_each_configuration_is_tried_once(self, slots: int, seed: int) -> None:
+        search = self.simulate(
+            Scenario(ask_finite, noise_loss, seconds=epoch_seconds), slots=slots, seed=seed, trials=50
+        ).run()
+        assert count_configurations(search) == Counter(map(configuration_text, FINITE_CONFIGURATIONS))
         assert search.end is not None
         assert search.end.complete
         assert all(trial.ended for trial in search.trials)
 
     @pytest.mark.parametrize("slots", [1, 3])
     def test_a_finite_space_is_resumed_with_any_number_of_slots(self, slots: int) -> None:
-        search = self.simulate(Scenario(few, by_noise, seconds=seconds), slots=4, trials=50).run()
+        search = self.simulate(Scenario(ask_finite, noise_loss, seconds=epoch_seconds), slots=4, trials=50).run()
         for kept in range(0, len(search.entries), 5):
             resumed = search.resume(kept, slots=slots).run()
-            assert tried(resumed) == Counter(map(in_order, FEW)), f"after record {kept}"
+            assert count_configurations(resumed) == Counter(map(configuration_text, FINITE_CONFIGURATIONS)), (
+                f"after record {kept}"
+            )
 
     @pytest.mark.parametrize("slots", [1, 4])
-    def test_one_configuration_is_enough(self, slots: int) -> None:
-        search = self.simulate(Scenario(lambda hp: hp.Fixed("x", 1), by_noise), slots=slots).run()
+    def test_a_space_may_have_one_configuration(self, slots: int) -> None:
+        search = self.simulate(Scenario(lambda hp: hp.Fixed("x", 1), noise_loss), slots=slots).run()
         assert [trial.params for trial in search.trials] == [{"x": 1}]
 
 
-CALM = Scenario(
-    conditional,
-    loss,
+REPEATABLE = Scenario(
+    ask_conditional,
+    smooth_loss,
     fails=lambda params: 2 if noise(params, "fails") < 0.15 else None,
     finishes=lambda params: 3 if noise(params, "ends") < 0.2 else None,
-    seconds=seconds,
+    seconds=epoch_seconds,
 )
-"""What happens depends on the values alone, so that a killed search can be the same as one that was not."""
+"""All that happens depends on the values alone, so that a killed search can be the same as one that was not."""
 
 
-def decision(records: Sequence[Record]) -> Record | None:
-    """The first decision among `records`."""
+def first_decision(records: Sequence[Record]) -> Record | None:
+    """Return the first decision among `records`."""
     return next((record for record in records if isinstance(record, DECISIONS)), None)
 
 
-def is_last(search: Simulation, index: int) -> bool:
-    """Whether the epoch of record `index` was the last of its suggestion."""
+def is_last_epoch(search: Simulation, index: int) -> bool:
+    """Return whether the epoch of record `index` was the last of its suggestion."""
     record = search.records[index]
     assert isinstance(record, EpochDone)
-    asked = [r for r in search.records[:index] if isinstance(r, SegmentRequested) and r.trial == record.trial]
-    return record.epoch == asked[-1].to_epoch
+    requested = [r for r in search.records[:index] if isinstance(r, SegmentRequested) and r.trial == record.trial]
+    return record.epoch == requested[-1].to_epoch
 
 
-class Walk:
-    """A back end that draws at random and trains every trial for nine epochs; the least there is."""
+class RandomSearch:
+    """A minimal back end: it draws at random, and trains every trial for nine epochs."""
 
-    name = "walk"
+    name = "random"
 
     def __init__(self) -> None:
         self._running: set[int] = set()

@@ -1,6 +1,6 @@
-"""The contract of an executor: what its workers say, and what they leave on the disk where they really train.
+"""The contract kit of executors: the messages of workers, and the files of those that really train.
 
-The training is that of a model so small that an epoch takes milliseconds.
+The model is so small that an epoch takes milliseconds.
 """
 
 from __future__ import annotations
@@ -72,11 +72,15 @@ TIMEOUT = 60.0
 
 
 class Conversation:
-    """What the worker of slot 0 says in one segment, and what it is told.
+    """The messages of one segment in slot 0.
 
     Args:
-        values: answers by name; what is not among them is answered with its default.
-        react: given each epoch's record; what it returns is sent.
+        executor: the executor that runs the segment.
+        values: the answers by name; other questions are answered with the default.
+        react: called with each epoch's record. The message that it returns is sent to the worker.
+
+    Attributes:
+        messages: the worker's messages so far.
     """
 
     def __init__(
@@ -85,47 +89,54 @@ class Conversation:
         values: Mapping[str, Value] | None = None,
         react: Callable[[EpochDone], Verdict | Interrupt | None] = lambda _: None,
     ) -> None:
-        self.said: list[Message] = []
+        self.messages: list[Message] = []
         self._executor = executor
         self._values = dict(values or {})
         self._react = react
 
     def run(self, segment: Segment) -> Conversation:
-        """Have the segment, and wait for its last word."""
+        """Run the segment and wait for its last message."""
         self._executor.start(0, segment)
         deadline = time.monotonic() + TIMEOUT
-        while not self.said or not isinstance(self.said[-1], (SegmentEnded, Lost)):
-            assert time.monotonic() < deadline, f"no last word; so far: {self.said}"
-            self._executor.poll(self._hear, 0.1)
+        while not self.messages or not isinstance(self.messages[-1], (SegmentEnded, Lost)):
+            assert time.monotonic() < deadline, f"no last message; so far: {self.messages}"
+            self._executor.poll(self._receive, 0.1)
         return self
 
-    def _hear(self, slot: int, message: Message) -> None:
+    def answer(self, question: Question) -> Answer | Interrupt:
+        """Return the reply to a question. Subclasses may override it."""
+        parameter = question.parameter
+        return Answer(self._values.get(parameter.name, parameter.default))
+
+    def _receive(self, slot: int, message: Message) -> None:
         assert slot == 0
-        assert not (self.said and isinstance(self.said[-1], (SegmentEnded, Lost))), "a word after the last one"
-        self.said.append(message)
+        ended = self.messages and isinstance(self.messages[-1], (SegmentEnded, Lost))
+        assert not ended, "a message after the last one"
+        self.messages.append(message)
         if isinstance(message, Question):
-            parameter = message.parameter
-            self._executor.send(0, Answer(self._values.get(parameter.name, parameter.default)))
-        elif isinstance(message, EpochDone) and (word := self._react(message)) is not None:
-            self._executor.send(0, word)
+            self._executor.send(0, self.answer(message))
+        elif isinstance(message, EpochDone) and (reply := self._react(message)) is not None:
+            self._executor.send(0, reply)
 
     @property
     def kinds(self) -> list[str]:
-        return [type(message).__name__ for message in self.said]
+        """The class name of each message."""
+        return [type(message).__name__ for message in self.messages]
 
     @property
     def curve(self) -> list[dict[str, float]]:
         """The logs of each epoch."""
-        return [dict(message.logs) for message in self.said if isinstance(message, EpochDone)]
+        return [dict(message.logs) for message in self.messages if isinstance(message, EpochDone)]
 
     @property
     def end(self) -> SegmentEnded:
-        assert isinstance(self.said[-1], SegmentEnded), self.said[-1]
-        return self.said[-1]
+        """The last message, which must be `SegmentEnded`."""
+        assert isinstance(self.messages[-1], SegmentEnded), self.messages[-1]
+        return self.messages[-1]
 
 
 class MessageContract:
-    """What any executor says and hears, be its workers simulated. See `ExecutorContract`, which holds it."""
+    """The messages of any executor, simulated ones included. `ExecutorContract` adds the files."""
 
     @pytest.fixture
     def space(self, tmp_path: Path) -> SpaceRef:
@@ -134,7 +145,7 @@ class MessageContract:
 
     @pytest.fixture
     def segment(self, space: SpaceRef, tmp_path: Path) -> Callable[..., Segment]:
-        """Makes segments of trials, each with its folder."""
+        """Return a function that makes segments of trials, each with its own folder."""
 
         def make(trial: int = 0, to_epoch: int = 3, from_epoch: int = 0, **options: Any) -> Segment:
             return Segment(
@@ -152,7 +163,7 @@ class MessageContract:
 
         return make
 
-    def test_a_probe_says_what_there_is(self, executor: Executor, space: SpaceRef) -> None:
+    def test_a_probe_reports_the_space(self, executor: Executor, space: SpaceRef) -> None:
         probed = executor.probe(Probe(space))
         assert isinstance(probed, Probed), probed
         assert [parameter.name for parameter in probed.parameters] == ["kind", "units", "rate"]
@@ -160,39 +171,39 @@ class MessageContract:
         assert probed.weight_count == 2 * 4 + 2 + 2 + 1
 
     def test_a_segment_asks_trains_and_checkpoints(self, executor: Executor, segment: Callable[..., Segment]) -> None:
-        talk = Conversation(executor, VALUES).run(segment(values={}))
-        assert talk.kinds == [*["Question"] * 3, "Built", *["EpochDone"] * 3, "Checkpointed", "SegmentEnded"]
-        assert [message.parameter.name for message in talk.said if isinstance(message, Question)] == list(VALUES)
-        assert [message.epoch for message in talk.said if isinstance(message, EpochDone)] == [1, 2, 3]
-        built = talk.said[3]
+        conversation = Conversation(executor, VALUES).run(segment(values={}))
+        assert conversation.kinds == [*["Question"] * 3, "Built", *["EpochDone"] * 3, "Checkpointed", "SegmentEnded"]
+        assert [message.parameter.name for message in conversation.messages if isinstance(message, Question)] == list(
+            VALUES
+        )
+        assert [message.epoch for message in conversation.messages if isinstance(message, EpochDone)] == [1, 2, 3]
+        built = conversation.messages[3]
         assert isinstance(built, Built)
         assert built.weight_count == 5 * 4 + 5 + 5 + 1
-        checkpointed = talk.said[-2]
+        checkpointed = conversation.messages[-2]
         assert isinstance(checkpointed, Checkpointed)
-        losses = [logs["val_loss"] for logs in talk.curve]
+        losses = [logs["val_loss"] for logs in conversation.curve]
         assert (checkpointed.epoch, checkpointed.best_epoch) == (3, 1 + losses.index(min(losses)))
-        assert (talk.end.outcome, talk.end.epoch, talk.end.error) == ("reached", 3, None)
+        assert (conversation.end.outcome, conversation.end.epoch, conversation.end.error) == ("reached", 3, None)
 
-    def test_answers_that_are_known_are_not_asked_for(
-        self, executor: Executor, segment: Callable[..., Segment]
-    ) -> None:
-        talk = Conversation(executor, VALUES).run(segment(values={"kind": "sound", "rate": 0.01}, to_epoch=1))
-        assert [message.parameter.name for message in talk.said if isinstance(message, Question)] == ["units"]
+    def test_known_values_are_not_asked_for(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+        conversation = Conversation(executor, VALUES).run(segment(values={"kind": "sound", "rate": 0.01}, to_epoch=1))
+        assert [message.parameter.name for message in conversation.messages if isinstance(message, Question)] == [
+            "units"
+        ]
 
     def test_an_answer_may_be_an_error(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         class Refusing(Conversation):
-            def _hear(self, slot: int, message: Message) -> None:
-                self.said.append(message)
-                if isinstance(message, Question):
-                    self._executor.send(0, Answer(None, "its domain has changed"))
+            def answer(self, question: Question) -> Answer:
+                return Answer(None, "its domain has changed")
 
-        talk = Refusing(executor).run(segment(values={}))
-        assert talk.kinds == ["Question", "SegmentEnded"]
-        assert talk.end.outcome == "failed"
-        assert talk.end.error is not None
-        assert "its domain has changed" in talk.end.error
+        conversation = Refusing(executor).run(segment(values={}))
+        assert conversation.kinds == ["Question", "SegmentEnded"]
+        assert conversation.end.outcome == "failed"
+        assert conversation.end.error is not None
+        assert "its domain has changed" in conversation.end.error
 
-    def test_an_interrupted_trial_goes_on_as_if_nothing_had_happened(
+    def test_an_interrupted_trial_continues_with_the_same_results(
         self, executor: Executor, segment: Callable[..., Segment]
     ) -> None:
         whole = Conversation(executor).run(segment(trial=0, to_epoch=5))
@@ -208,45 +219,43 @@ class MessageContract:
         assert first.curve + second.curve == whole.curve
         assert len(whole.curve) == 5
 
-    def test_an_interrupt_ends_what_would_take_long(self, executor: Executor, segment: Callable[..., Segment]) -> None:
-        talk = Conversation(executor, react=lambda message: Interrupt() if message.epoch == 1 else None)
-        talk.run(segment(to_epoch=100_000))
-        assert talk.end.outcome == "interrupted"
-        assert talk.end.epoch == len(talk.curve) < 50_000
-        # It is forgotten when the next segment begins.
+    def test_an_interrupt_ends_a_long_segment(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+        conversation = Conversation(executor, react=lambda message: Interrupt() if message.epoch == 1 else None)
+        conversation.run(segment(to_epoch=100_000))
+        assert conversation.end.outcome == "interrupted"
+        assert conversation.end.epoch == len(conversation.curve) < 50_000
+        # The next segment starts uninterrupted.
         assert Conversation(executor).run(segment(trial=1, to_epoch=2)).end.outcome == "reached"
 
     def test_an_interrupt_ends_a_wait_for_an_answer(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         class Silent(Conversation):
-            def _hear(self, slot: int, message: Message) -> None:
-                self.said.append(message)
-                if isinstance(message, Question):
-                    self._executor.send(0, Interrupt())
+            def answer(self, question: Question) -> Interrupt:
+                return Interrupt()
 
-        talk = Silent(executor).run(segment(values={}))
-        assert talk.kinds == ["Question", "SegmentEnded"]
-        assert talk.end.outcome == "interrupted"
+        conversation = Silent(executor).run(segment(values={}))
+        assert conversation.kinds == ["Question", "SegmentEnded"]
+        assert conversation.end.outcome == "interrupted"
 
-    def test_a_lost_segment_is_trained_again_from_its_checkpoint(
+    def test_a_lost_segment_is_continued_from_its_checkpoint(
         self, executor: Executor, segment: Callable[..., Segment]
     ) -> None:
-        """The journal may know less than the disk: what it has missed is said again, and nothing is trained twice."""
+        """The journal may lack epochs of the checkpoint: these are reported again, and no epoch is trained twice."""
         first = Conversation(executor).run(segment(to_epoch=3))
         again = Conversation(executor).run(segment(to_epoch=4))
         assert again.curve[:3] == first.curve
-        assert [message.epoch for message in again.said if isinstance(message, EpochDone)] == [1, 2, 3, 4]
+        assert [message.epoch for message in again.messages if isinstance(message, EpochDone)] == [1, 2, 3, 4]
         known = Conversation(executor).run(segment(to_epoch=4, from_epoch=1))
         assert known.curve == again.curve[1:]
         assert known.kinds == ["Built", *["EpochDone"] * 3, "Checkpointed", "SegmentEnded"]
 
-    def test_what_is_said_again_is_judged_again(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+    def test_epochs_reported_again_are_judged_again(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         Conversation(executor).run(segment(to_epoch=3))
-        talk = Conversation(executor, react=lambda message: Verdict(message.epoch == 2))
-        talk.run(segment(to_epoch=5, judged=True))
-        assert talk.kinds == ["Built", *["EpochDone"] * 3, "Checkpointed", "SegmentEnded"]
-        assert (talk.end.outcome, talk.end.epoch) == ("stopped", 3)
+        conversation = Conversation(executor, react=lambda message: Verdict(message.epoch == 2))
+        conversation.run(segment(to_epoch=5, judged=True))
+        assert conversation.kinds == ["Built", *["EpochDone"] * 3, "Checkpointed", "SegmentEnded"]
+        assert (conversation.end.outcome, conversation.end.epoch) == ("stopped", 3)
 
-    def test_a_killed_process_says_why_and_its_trial_goes_on(
+    def test_a_killed_process_is_lost_with_the_reason_and_its_trial_continues(
         self, executor: Executor, segment: Callable[..., Segment]
     ) -> None:
         whole = Conversation(executor).run(segment(trial=0, to_epoch=4))
@@ -259,82 +268,84 @@ class MessageContract:
 
         killed = Conversation(executor, react=kill)
         killed.run(segment(trial=1, to_epoch=4, judged=True, checkpoint_every=0.0))
-        assert killed.said[-1] == Lost("it took too long")
+        assert killed.messages[-1] == Lost("it took too long")
         assert len(killed.curve) == 2
         again = Conversation(executor).run(segment(trial=1, to_epoch=4))
         assert again.curve == whole.curve
 
-    def test_without_its_checkpoint_a_trial_begins_anew(
+    def test_a_trial_without_its_checkpoint_starts_anew(
         self, executor: Executor, segment: Callable[..., Segment]
     ) -> None:
-        talk = Conversation(executor).run(segment(from_epoch=2, to_epoch=3))
-        assert [message.epoch for message in talk.said if isinstance(message, EpochDone)] == [1, 2, 3]
+        conversation = Conversation(executor).run(segment(from_epoch=2, to_epoch=3))
+        assert [message.epoch for message in conversation.messages if isinstance(message, EpochDone)] == [1, 2, 3]
 
     @pytest.mark.parametrize("other", [{"seed": 8}, {"values": {**VALUES, "rate": 0.02}}], ids=["seed", "values"])
-    def test_a_checkpoint_of_another_training_is_left_alone(
+    def test_a_checkpoint_of_another_training_is_not_restored(
         self, executor: Executor, segment: Callable[..., Segment], other: dict[str, Any]
     ) -> None:
         Conversation(executor).run(segment(to_epoch=2))
-        talk = Conversation(executor).run(segment(to_epoch=1, **other))
-        assert talk.kinds == ["Built", "EpochDone", "Checkpointed", "SegmentEnded"]
+        conversation = Conversation(executor).run(segment(to_epoch=1, **other))
+        assert conversation.kinds == ["Built", "EpochDone", "Checkpointed", "SegmentEnded"]
 
-    def test_each_execution_is_a_training_of_its_own(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+    def test_each_execution_is_a_separate_training(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         Conversation(executor).run(segment(to_epoch=3))
-        talk = Conversation(executor).run(segment(to_epoch=2, execution=1, seed=8))
-        assert talk.kinds == ["Built", *["EpochDone"] * 2, "Checkpointed", "SegmentEnded"]
-        of = [
-            message.execution for message in talk.said if isinstance(message, (EpochDone, Checkpointed, SegmentEnded))
-        ]
-        assert of == [1] * 4
+        conversation = Conversation(executor).run(segment(to_epoch=2, execution=1, seed=8))
+        assert conversation.kinds == ["Built", *["EpochDone"] * 2, "Checkpointed", "SegmentEnded"]
+        of_execution = (EpochDone, Checkpointed, SegmentEnded)
+        assert [message.execution for message in conversation.messages if isinstance(message, of_execution)] == [1] * 4
         for execution, seed, known in ((0, 7, 3), (1, 8, 2)):
             later = Conversation(executor).run(segment(from_epoch=known, to_epoch=4, execution=execution, seed=seed))
-            assert [message.epoch for message in later.said if isinstance(message, EpochDone)] == [*range(known + 1, 5)]
+            assert [message.epoch for message in later.messages if isinstance(message, EpochDone)] == [
+                *range(known + 1, 5)
+            ]
 
-    def test_checkpoints_come_as_often_as_asked_for(self, executor: Executor, segment: Callable[..., Segment]) -> None:
-        talk = Conversation(executor).run(segment(to_epoch=3, checkpoint_every=0.0))
-        assert talk.kinds == ["Built", *["EpochDone", "Checkpointed"] * 3, "SegmentEnded"]
+    def test_checkpoints_are_as_frequent_as_asked_for(
+        self, executor: Executor, segment: Callable[..., Segment]
+    ) -> None:
+        conversation = Conversation(executor).run(segment(to_epoch=3, checkpoint_every=0.0))
+        assert conversation.kinds == ["Built", *["EpochDone", "Checkpointed"] * 3, "SegmentEnded"]
 
     def test_judged_segments_wait_for_verdicts(self, executor: Executor, segment: Callable[..., Segment]) -> None:
-        talk = Conversation(executor, react=lambda message: Verdict(message.epoch == 2))
-        talk.run(segment(to_epoch=4, judged=True))
-        assert (talk.end.outcome, talk.end.epoch) == ("stopped", 2)
-        assert len(talk.curve) == 2
-        assert talk.kinds[-2] == "Checkpointed"
-        # Nobody waits for a verdict on the last epoch.
-        talk = Conversation(executor, react=lambda message: None if message.epoch == 2 else Verdict(False))
-        talk.run(segment(trial=1, to_epoch=2, judged=True))
-        assert talk.end.outcome == "reached"
+        conversation = Conversation(executor, react=lambda message: Verdict(message.epoch == 2))
+        conversation.run(segment(to_epoch=4, judged=True))
+        assert (conversation.end.outcome, conversation.end.epoch) == ("stopped", 2)
+        assert len(conversation.curve) == 2
+        assert conversation.kinds[-2] == "Checkpointed"
+        # The worker waits for no verdict on the last epoch.
+        conversation = Conversation(executor, react=lambda message: None if message.epoch == 2 else Verdict(False))
+        conversation.run(segment(trial=1, to_epoch=2, judged=True))
+        assert conversation.end.outcome == "reached"
 
     def test_an_exception_fails_the_trial(self, executor: Executor, segment: Callable[..., Segment]) -> None:
-        talk = Conversation(executor).run(segment(values={"kind": "raises"}))
-        assert talk.kinds == ["SegmentEnded"]
-        assert talk.end.outcome == "failed"
-        assert talk.end.error is not None
-        assert "no such layer" in talk.end.error
-        assert "\n" not in talk.end.error
+        conversation = Conversation(executor).run(segment(values={"kind": "raises"}))
+        assert conversation.kinds == ["SegmentEnded"]
+        assert conversation.end.outcome == "failed"
+        assert conversation.end.error is not None
+        assert "no such layer" in conversation.end.error
+        assert "\n" not in conversation.end.error
 
     @pytest.mark.parametrize("judged", [False, True])
-    def test_a_loss_that_is_no_number_fails_the_trial(
+    def test_a_loss_that_is_nan_fails_the_trial(
         self, executor: Executor, segment: Callable[..., Segment], judged: bool
     ) -> None:
-        talk = Conversation(executor, react=lambda _: Verdict(False) if judged else None)
-        talk.run(segment(values={**VALUES, "kind": "diverges"}, judged=judged))
-        assert talk.end.outcome == "failed"
-        assert talk.end.error is not None
-        assert "diverged" in talk.end.error
-        assert len(talk.curve) == 1
+        conversation = Conversation(executor, react=lambda _: Verdict(False) if judged else None)
+        conversation.run(segment(values={**VALUES, "kind": "diverges"}, judged=judged))
+        assert conversation.end.outcome == "failed"
+        assert conversation.end.error is not None
+        assert "diverged" in conversation.end.error
+        assert len(conversation.curve) == 1
 
     def test_a_callback_may_end_the_training(self, executor: Executor, segment: Callable[..., Segment]) -> None:
-        talk = Conversation(executor).run(segment(values={**VALUES, "kind": "ends"}, to_epoch=5))
-        assert (talk.end.outcome, talk.end.epoch) == ("stopped_by_callback", 2)
-        assert talk.kinds[-2] == "Checkpointed"
-        # Its driver may have died before it knew: asked again, the trial trains no more.
+        conversation = Conversation(executor).run(segment(values={**VALUES, "kind": "ends"}, to_epoch=5))
+        assert (conversation.end.outcome, conversation.end.epoch) == ("stopped_by_callback", 2)
+        assert conversation.kinds[-2] == "Checkpointed"
+        # The driver may have died before it received the message. The trial does not train again.
         again = Conversation(executor).run(segment(values={**VALUES, "kind": "ends"}, from_epoch=2, to_epoch=5))
         assert again.kinds == ["Built", "Checkpointed", "SegmentEnded"]
         assert (again.end.outcome, again.end.epoch) == ("stopped_by_callback", 2)
 
     @pytest.mark.parametrize("kind", ["ends", "diverges"])
-    def test_a_verdict_that_came_too_late_answers_nothing(
+    def test_a_late_verdict_is_no_answer_in_the_next_segment(
         self, executor: Executor, segment: Callable[..., Segment], kind: str
     ) -> None:
         first = Conversation(executor, react=lambda _: Verdict(False))
@@ -342,19 +353,21 @@ class MessageContract:
         assert first.end.outcome in ("stopped_by_callback", "failed")
         second = Conversation(executor, VALUES).run(segment(trial=1, values={}, to_epoch=1))
         assert second.end.outcome == "reached"
-        built = next(message for message in second.said if isinstance(message, Built))
+        built = next(message for message in second.messages if isinstance(message, Built))
         assert built.weight_count == 5 * 4 + 5 + 5 + 1
 
-    def test_a_slot_is_ready_after_the_last_word(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+    def test_a_slot_is_ready_after_the_last_message(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         for trial, kind in enumerate(["sound", "raises", "sound"]):
-            talk = Conversation(executor).run(segment(trial=trial, values={**VALUES, "kind": kind}, to_epoch=1))
-            assert talk.end.trial == trial
+            conversation = Conversation(executor).run(segment(trial=trial, values={**VALUES, "kind": kind}, to_epoch=1))
+            assert conversation.end.trial == trial
         assert executor.slots >= 1
 
 
 class ExecutorContract(MessageContract):
-    """What holds for any executor that trains. Subclass it as `Test…`, with a fixture `executor` that gives one, of any
-    scope."""
+    """The contract of any executor that trains.
+
+    Subclass it as `Test…`, with a fixture `executor` of any scope that returns the executor.
+    """
 
     def test_a_probe_reads_the_space_file(self, executor: Executor, space: SpaceRef) -> None:
         probed = executor.probe(Probe(space))
@@ -363,7 +376,7 @@ class ExecutorContract(MessageContract):
         assert set(probed.metrics) == {"loss", "val_loss"}
         assert probed.samples == (32, 8)
 
-    def test_a_probe_says_what_is_wrong(self, executor: Executor, tmp_path: Path) -> None:
+    def test_a_probe_names_the_error_and_its_line(self, executor: Executor, tmp_path: Path) -> None:
         broken = SPACE.replace("model = ", "model = undefined or ")
         (tmp_path / "broken.py").write_text(broken)
         probed = executor.probe(Probe(SpaceRef(str(tmp_path / "broken.py"))))
@@ -383,24 +396,24 @@ class ExecutorContract(MessageContract):
         assert paths.best(execution).exists()
         assert not paths.checkpoint(1 - execution).exists()
 
-    def test_a_damaged_checkpoint_is_said_and_the_trial_begins_anew(
+    def test_a_trial_with_a_damaged_checkpoint_starts_anew_with_a_notice(
         self, executor: Executor, segment: Callable[..., Segment], tmp_path: Path
     ) -> None:
         whole = Conversation(executor).run(segment(to_epoch=3))
         path = TrialPaths(tmp_path / "trial-0").checkpoint(0)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        talk = Conversation(executor).run(segment(from_epoch=2, to_epoch=3))
-        assert talk.curve == whole.curve
-        (text,) = {message.text for message in talk.said if isinstance(message, Notice)}
-        assert "trial 0 begins anew" in text
+        conversation = Conversation(executor).run(segment(from_epoch=2, to_epoch=3))
+        assert conversation.curve == whole.curve
+        (text,) = {message.text for message in conversation.messages if isinstance(message, Notice)}
+        assert "trial 0 starts anew" in text
         assert str(path) in text
-        assert talk.end.outcome == "reached"
+        assert conversation.end.outcome == "reached"
 
-    def test_an_exception_says_where_and_leaves_its_traceback(
+    def test_an_exception_is_reported_with_its_line_and_its_traceback_is_kept(
         self, executor: Executor, segment: Callable[..., Segment], tmp_path: Path
     ) -> None:
-        talk = Conversation(executor).run(segment(values={"kind": "raises"}))
-        assert talk.end.error is not None
+        conversation = Conversation(executor).run(segment(values={"kind": "raises"}))
+        assert conversation.end.error is not None
         line = 1 + SPACE.splitlines().index('        raise ValueError("no such layer")')
-        assert f"space.py:{line}" in talk.end.error
+        assert f"space.py:{line}" in conversation.end.error
         assert "Traceback" in TrialPaths(tmp_path / "trial-0").traceback.read_text()

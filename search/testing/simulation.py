@@ -1,7 +1,7 @@
-"""A search without training: the real controller and the real driver, simulated workers, a virtual clock.
+"""A search without training: the real controller and the real driver, with simulated workers and a virtual clock.
 
-Everything is a function of the arguments. A simulation may be taken up again after any of its records, as a search
-whose process was killed there.
+Everything is a function of the arguments. A simulation can be resumed after any of its records, like a search whose
+process was killed there.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from search.backends.base import BackEnd
 from search.driver.loop import Driver
 from search.executors.base import Handle
 from search.executors.scenario import Hp, Params, Run, Scenario
-from search.executors.simulated import Checkpoint, Disk, SimulatedExecutor, epoch_done
+from search.executors.simulated import Disk, SimulatedCheckpoint, SimulatedExecutor, epoch_done
 from search.messages import Answer, Evaluate, Interrupt, Message, Segment, Verdict
 from search.options import Options
-from search.scheduler.controller import Controller, Limits
+from search.scheduler.controller import Controller
+from search.scheduler.limits import Limits
 from search.space.domain import Parameter, Value
 from search.space.file import SpaceRef
 from search.study.journal import Entry, Journal
@@ -39,37 +40,43 @@ from search.study.records import (
 from search.study.study import Study, Trial
 from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
 
-__all__ = ["Checked", "Hp", "Params", "Scenario", "Simulation"]
+__all__ = ["CheckedBackEnd", "Hp", "Params", "Scenario", "Simulation"]
 
-PATIENCE = 2000
-"""Words of workers, none of which is news, after which a search hangs."""
+MAX_IDLE_MESSAGES = 2000
+"""Messages in a row without a new trial or epoch, after which a search counts as hanging."""
 
 PATHS = StudyPaths.of("nowhere", "simulated")
-"""Of a study that has no files."""
+"""The paths of a study without files."""
 
-# The laws that hold at every step -------------------------------------------------------------------------------------
+# Checks at every step -------------------------------------------------------------------------------------------------
 
 
-class Checked:
-    """A back end between the controller and the one under test: asks everything twice, and checks every answer."""
+class CheckedBackEnd:
+    """A wrapper of the back end under test, which asks every query twice and checks every answer.
+
+    Args:
+        inner: the back end under test.
+        study: the study that it decides for.
+        max_epochs: the most epochs that one trial gets.
+    """
 
     def __init__(self, inner: BackEnd, study: Study, max_epochs: int) -> None:
         self.name = inner.name
         self.inner = inner
         self._study = study
         self._max_epochs = max_epochs
-        self._closed: set[int] = set()
+        self._given_up: set[int] = set()
 
     def ask(self, *, new: bool) -> Suggestion | Wait | Done:
         answer = self.inner.ask(new=new)
-        assert answer == self.inner.ask(new=new), "a question changed something"
+        assert answer == self.inner.ask(new=new), "a query changed something"
         if isinstance(answer, Suggestion):
-            self._check(answer, new)
+            self._check_suggestion(answer, new)
         elif isinstance(answer, Wait):
             assert any(trial.open for trial in self._study.trials.values()), "it waits, and nothing runs"
         return answer
 
-    def _check(self, suggestion: Suggestion, new: bool) -> None:
+    def _check_suggestion(self, suggestion: Suggestion, new: bool) -> None:
         assert suggestion.from_epoch < suggestion.to_epoch <= self._max_epochs
         if suggestion.trial is None:
             assert new, "no new trials were to be had"
@@ -78,12 +85,12 @@ class Checked:
         trial = self._study.trials[suggestion.trial]
         assert not trial.open, f"trial {trial.number} is being trained already"
         assert trial.ended is None, f"trial {trial.number} has ended: {trial.ended}"
-        assert trial.number not in self._closed, f"trial {trial.number} was given up"
-        assert suggestion.from_epoch == trial.to_epoch, f"trial {trial.number} goes on where it was not"
+        assert trial.number not in self._given_up, f"trial {trial.number} was given up"
+        assert suggestion.from_epoch == trial.to_epoch, f"trial {trial.number} goes on from another epoch than its last"
 
     def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
         draw = self.inner.suggest(trial, parameter, explored)
-        assert draw == self.inner.suggest(trial, parameter, explored), "a question changed something"
+        assert draw == self.inner.suggest(trial, parameter, explored), "a query changed something"
         assert parameter.domain.contains(draw.value), f"{draw.value!r} is not in {parameter}"
         assert (parameter.domain.kind == "boolean") <= (type(draw.value) is bool)
         assert draw.value not in explored
@@ -91,16 +98,16 @@ class Checked:
 
     def judge(self, trial: int, epoch: int) -> Decision:
         decision = self.inner.judge(trial, epoch)
-        assert decision == self.inner.judge(trial, epoch), "a question changed something"
+        assert decision == self.inner.judge(trial, epoch), "a query changed something"
         return decision
 
     def apply(self, record: Record) -> Sequence[int]:
-        closed = self.inner.apply(record)
-        assert not self._closed & set(closed), "a trial was given up twice"
+        given_up = self.inner.apply(record)
+        assert not self._given_up & set(given_up), "a trial was given up twice"
         if isinstance(record, ResultTold) and record.outcome == "failed":
-            assert record.trial in closed, "a failed trial has no future"
-        self._closed |= set(closed)
-        return closed
+            assert record.trial in given_up, "a failed trial was not given up"
+        self._given_up |= set(given_up)
+        return given_up
 
     def learn(self, trials: Sequence[Trial]) -> None:
         self.inner.learn(trials)
@@ -113,15 +120,17 @@ class _Killed(Exception):
     """The search's process ends here."""
 
 
-class _InMemory(Journal):
+class _MemoryJournal(Journal):
     """A journal without a file."""
 
     def __init__(self, entries: list[Entry]) -> None:
         self.entries = entries
 
-    def append(self, records: Iterable[Record], time: float | None = None) -> None:
+    def append(self, records: Iterable[Record], time: float | None = None) -> list[Entry]:
         assert time is not None
-        self.entries += [Entry(record, time, 0) for record in records]
+        entries = [Entry(record, time, 0) for record in records]
+        self.entries += entries
+        return entries
 
     def flush(self, *, only_if_due: bool = False) -> bool:
         return True
@@ -130,19 +139,19 @@ class _InMemory(Journal):
         pass
 
 
-class _Observed(SimulatedExecutor):
-    """Simulated workers, before each of whose words `observe` is called, and who know what they may be told."""
+class _ObservedExecutor(SimulatedExecutor):
+    """Simulated workers that check what they are told. `observe` is called before each of their messages."""
 
     observe: Callable[[], None]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._work: dict[int, Segment | Evaluate] = {}
-        self._speaking: int | None = None
+        self._sender: int | None = None
 
     @property
     def segments(self) -> list[Segment]:
-        """Those that run."""
+        """The segments that run."""
         return [work for slot, work in self._work.items() if slot in self._workers and isinstance(work, Segment)]
 
     def start(self, slot: int, work: Segment | Evaluate) -> None:
@@ -152,50 +161,64 @@ class _Observed(SimulatedExecutor):
         self._work[slot] = work
 
     def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
-        # A stop may come with a worker's last word.
-        runs = slot in self._workers or (slot == self._speaking and isinstance(command, Interrupt))
-        assert runs, f"a word to slot {slot}, where nothing runs: {command}"
+        # The user's stop may come with a worker's last message.
+        runs = slot in self._workers or (slot == self._sender and isinstance(command, Interrupt))
+        assert runs, f"a message to slot {slot}, where nothing runs: {command}"
         super().send(slot, command)
 
     def poll(self, handle: Handle, timeout: float) -> None:
-        def hear(slot: int, message: Message) -> None:
-            self._speaking = slot
+        def receive(slot: int, message: Message) -> None:
+            self._sender = slot
             handle(slot, message)
-            self._speaking = None
+            self._sender = None
 
         self.observe()
-        super().poll(hear, timeout)
+        super().poll(receive, timeout)
 
 
-class _Unseen:
-    """The view of a search that nobody looks at."""
+class _NoView:
+    """A view that shows nothing."""
 
     def update(self, now: float) -> None:
         pass
 
+    def say(self, line: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
 
 class Simulation:
-    """A study from a process's beginning to its end.
+    """One process's run of a study, from its start to its end.
 
     Args:
         scenario: the space and its training.
-        make: makes the back end.
+        make_backend: makes the back end from the study, when a phase begins.
+        objective: the metric to compare.
         seed: of the study.
-        slots: how many workers there are.
-        order: of the words of workers that speak at the same time.
+        slots: the number of workers.
+        max_epochs: the most epochs that one trial gets.
+        limits: when the search ends.
+        order: seed for the order of messages that workers send at the same time.
         checkpoint_every: virtual seconds between checkpoints within a segment.
         backend: the back end's name; another one on `resume` begins a new phase.
-        entries: a journal to go on with.
-        disk: the epoch of each trial's checkpoint; by default as journaled.
-        checkpoints: what is on the disk, in the place of all that `disk` says: that of an earlier search's executor.
-        try_first: configurations that the user wants tried first.
-        imported: trials of other studies to begin with.
+        entries: a journal to resume.
+        disk: by trial, the epoch of its checkpoint; by default as journaled.
+        checkpoints: all that is on the disk, instead of `disk`: the checkpoints of an earlier simulation's executor.
+        try_first: initial configurations.
+        imported: trials of other studies, imported at the start.
+
+    Attributes:
+        entries: the journal.
+        study, controller, executor: those of the run.
+        end: how the search ended; None before its end, and if its process was killed.
     """
 
     def __init__(
         self,
         scenario: Scenario,
-        make: Callable[[Study], BackEnd],
+        make_backend: Callable[[Study], BackEnd],
         *,
         objective: Objective = Objective("val_loss", "min"),  # noqa: B008  # frozen
         seed: int = 0,
@@ -211,17 +234,17 @@ class Simulation:
         try_first: Sequence[Params] = (),
         imported: Sequence[TrialImported] = (),
     ) -> None:
-        self._arguments: dict[str, Any] = {"scenario": scenario, "make": make, "objective": objective, "seed": seed}
-        self._arguments |= {"slots": slots, "max_epochs": max_epochs, "limits": limits, "order": order}
-        self._arguments |= {"checkpoint_every": checkpoint_every, "backend": backend}
-        self.scenario = replace(scenario, metric=objective.name)
+        self._arguments: dict[str, Any] = {"scenario": scenario, "make_backend": make_backend}
+        self._arguments |= {"objective": objective, "seed": seed, "slots": slots, "max_epochs": max_epochs}
+        self._arguments |= {"limits": limits, "order": order, "checkpoint_every": checkpoint_every, "backend": backend}
         self._arguments |= {"try_first": try_first}
+        self.scenario = replace(scenario, metric=objective.name)
         self._imported = list(imported)
         self.entries = list(entries)
         self.study = Study()
         self.controller = Controller(
             self.study,
-            lambda _: Checked(make(self.study), self.study, max_epochs),
+            lambda _: CheckedBackEnd(make_backend(self.study), self.study, max_epochs),
             limits,
             slots,
             max_epochs,
@@ -234,26 +257,24 @@ class Simulation:
         self._options = {**asdict(limits), "slots": slots}
         began = self.entries[-1].time + 60 if self.entries else 1e9
         on_disk = self._disk(disk or {}) if checkpoints is None else checkpoints
-        self.executor = _Observed(self.scenario, slots, began=began, disk=on_disk, order=order)
+        self.executor = _ObservedExecutor(self.scenario, slots, began=began, disk=on_disk, order=order)
         self.executor.observe = self._observe
         self._driver = Driver(
             self.controller,
-            _InMemory(self.entries),
+            _MemoryJournal(self.entries),
             self.executor,
             SpaceRef(),
             PATHS,
             Options(checkpoint_every=checkpoint_every),
-            news=lambda: None,
-            view=_Unseen(),
-            say=lambda _: None,
+            view=_NoView(),
             now=self.executor.now,
         )
         self._until: Callable[[Record], bool] | None = None
         self._stop_after: int | None = None
-        self._each: Callable[[], None] = lambda: None
-        self._dies = False
+        self._before_message: Callable[[], None] = lambda: None
+        self._killed = False
         self._seen = len(self.entries)
-        self._words = self._idle = 0
+        self._messages = self._idle = 0
         self._progress: object = None
 
     # Using it -------------------------------------------------------------------------------------------------------
@@ -263,44 +284,47 @@ class Simulation:
         *,
         until: Callable[[Record], bool] | None = None,
         stop_after: int | None = None,
-        each: Callable[[], None] = lambda: None,
+        before_message: Callable[[], None] = lambda: None,
     ) -> Simulation:
-        """Search to the end, or until a new record is one that `until` wants; as if killed there.
+        """Search to the end, and return this simulation.
 
         Args:
-            stop_after: the words of workers after which the user asks for a stop.
-            each: called before every word; may `stop` or `kill` the search, or `executor.kill` a worker.
+            until: the process is killed at the first new record for which this returns True.
+            stop_after: number of messages after which the user asks for a stop.
+            before_message: called before every message; may `stop` or `kill` the search, or `executor.kill` a worker.
         """
-        self._until, self._stop_after, self._each = until, stop_after, each
+        self._until, self._stop_after, self._before_message = until, stop_after, before_message
         try:
-            self.end = self._driver.run(self._records())
+            self.end = self._driver.run(self._first_records())
         except _Killed:
             return self
-        self.check(self._new())
+        self.check(self._new_records())
         return self
 
     def stop(self) -> None:
-        """The user asks for a stop, at the next word."""
+        """Ask for a stop as the user would; it comes with the next message."""
         self._driver.stop()
 
     def kill(self) -> None:
-        """The search's process ends before the next word."""
-        self._dies = True
+        """End the search's process before the next message."""
+        self._killed = True
 
     def resume(self, keep: int | None = None, **changes: Any) -> Simulation:
-        """The search of another process, which finds the first `keep` records (all); not yet run."""
+        """Return the next process's run, not yet started. It finds the first `keep` records; all of them if None."""
         return Simulation(entries=self.entries[:keep], **{**self._arguments, **changes})
 
     @property
     def records(self) -> list[Record]:
+        """The records of the journal."""
         return [entry.record for entry in self.entries]
 
     @property
     def trials(self) -> list[Trial]:
+        """The study's trials, by number."""
         return list(self.study.trials.values())
 
     def history(self) -> list[Any]:
-        """All that must be the same where two searches are the same."""
+        """Return each trial with its values, state and curve: equal if and only if two searches are the same."""
         name = self.study.objective.name
         return [
             (t.number, t.seed, t.params, t.state, t.bracket, t.rung, [(e.epoch, e.logs[name]) for e in t.curve])
@@ -310,7 +334,7 @@ class Simulation:
     # At every step --------------------------------------------------------------------------------------------------
 
     def check(self, records: Sequence[Record]) -> None:
-        """Assert what holds after every word of a worker, which led to `records`."""
+        """Check the laws that hold after every message. The last message led to `records`."""
         running = [trial.number for trial in self.trials if trial.slot is not None]
         assert sorted(running) == sorted(segment.trial for segment in self.executor.segments)
         for record in records:
@@ -320,30 +344,31 @@ class Simulation:
                 assert record.trial not in running, "a trial ended while it ran"
 
     def _observe(self) -> None:
-        records = self._new()
+        records = self._new_records()
         self.check(records)
         if self._until is not None and any(map(self._until, records)):
             raise _Killed
-        self._each()
-        if self._dies:
+        self._before_message()
+        if self._killed:
             raise _Killed
-        assert not self.executor.silent, "everything waits for something"
+        assert not self.executor.silent, "every worker waits, and no message is on its way"
         before, self._progress = self._progress, (len(self.study.trials), self.study.epochs)
         self._idle = self._idle + 1 if before == self._progress else 0
-        assert self._idle < PATIENCE, "it goes on for ever, without a new trial or epoch"
-        if self._words == self._stop_after:
+        assert self._idle < MAX_IDLE_MESSAGES, "the search goes on without a new trial or epoch"
+        if self._messages == self._stop_after:
             self.stop()
-        self._words += 1
+        self._messages += 1
 
-    def _new(self) -> list[Record]:
-        """The records since it was last asked."""
+    def _new_records(self) -> list[Record]:
+        """Return the records since the last call."""
         records = [entry.record for entry in self.entries[self._seen :]]
         self._seen = len(self.entries)
         return records
 
-    # What it begins with --------------------------------------------------------------------------------------------
+    # The start ------------------------------------------------------------------------------------------------------
 
-    def _records(self) -> list[Record]:
+    def _first_records(self) -> list[Record]:
+        """Return the records with which the process begins."""
         records: list[Record] = []
         if self.study.header is None:
             parameters = self.scenario.parameters()
@@ -364,7 +389,11 @@ class Simulation:
         return [*records, *self._imported, SearchStarted("simulated", 0, self._options)]
 
     def _disk(self, ahead: Mapping[int, int]) -> Disk:
-        """What the workers of the processes before have written; of the trials in `ahead`, up to that epoch."""
+        """Return the checkpoints that the workers of earlier processes have written.
+
+        Args:
+            ahead: by trial, the epoch of its checkpoint, if that is not as journaled.
+        """
         epochs: dict[tuple[int, int], int] = {}
         history: dict[tuple[int, int], list[EpochDone]] = {}
         for record in self.records:
@@ -389,11 +418,11 @@ class Simulation:
             for trial, execution in epochs
         }
 
-    def _checkpoint(self, trial: int, history: Sequence[EpochDone]) -> Checkpoint:
+    def _checkpoint(self, trial: int, history: Sequence[EpochDone]) -> SimulatedCheckpoint:
         best = None
         for record in history:
             value = record.logs[self._objective.name]
             if self._objective.better(value, best[1] if best else None):
                 best = record.epoch, value
         finishes = self.scenario.finishes(Run(self.study.trials[trial].params, trial))
-        return Checkpoint(tuple(history), best, finishes is not None and len(history) >= finishes)
+        return SimulatedCheckpoint(tuple(history), best, finishes is not None and len(history) >= finishes)

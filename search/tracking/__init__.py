@@ -1,1 +1,1 @@
-"""Who else is told of a search."""
+"""Trackers that show a search in other tools: MLflow and TensorBoard."""

@@ -1,1 +1,1 @@
-"""How a trial is trained: the process, its segments, its checkpoints."""
+"""The training of a trial: the worker process, its segments and its checkpoints."""

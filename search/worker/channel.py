@@ -1,4 +1,4 @@
-"""How a worker talks to its driver: through a pipe where it is a process of its own, by plain calls where it is not."""
+"""A worker's connection to its driver: a pipe between two processes, or plain calls within one."""
 
 from __future__ import annotations
 
@@ -13,34 +13,38 @@ from typing import NoReturn, Protocol
 
 from search.messages import Command, Evaluate, Heartbeat, Interrupt, Message, Probe, Segment, Shutdown
 
-ALIVE_SECONDS = 1.0
-"""How often a worker gives a sign of life."""
+HEARTBEAT_INTERVAL = 1.0
+"""Seconds between two signs of life of a worker."""
 
 
 class Interrupted(BaseException):
-    """The driver wants the segment to end, and the worker was waiting for an answer. Not an error of the user's."""
+    """The end of a segment that the driver interrupted while the worker waited for an answer. No user's error."""
 
 
 class Channel(Protocol):
-    """One worker's end of the conversation."""
+    """The worker's end of the connection."""
 
     def send(self, message: Message) -> None:
-        """Say something to the driver."""
+        """Send a message to the driver."""
 
     def receive(self) -> Command:
-        """The driver's next word, waiting for it. An `Interrupt` is no word: it only sets `interrupted`.
+        """Wait for the driver's next command and return it.
+
+        An `Interrupt` is not returned: it sets `interrupted`.
 
         Raises:
-            Interrupted: an interrupt comes while waiting.
+            Interrupted: if an interrupt comes while waiting.
         """
 
     def interrupted(self) -> bool:
-        """Whether the driver wants the segment to end. An interrupt ends with the segment that it was meant for."""
+        """Return whether the driver wants the segment to end. The next segment starts uninterrupted."""
 
 
 class PipeChannel:
-    """A channel through a pipe. A thread reads it, so that an interrupt, or the driver's death, is noticed at once:
-    a worker whose driver is gone ends, wherever it is, with the processes that it made, and leaves the GPU to others.
+    """A channel through a pipe.
+
+    A thread reads the pipe, so that an interrupt or the driver's death is noticed at once. A worker whose driver is
+    gone ends immediately, together with the processes that it started, and so frees its GPU.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -55,9 +59,9 @@ class PipeChannel:
         while True:
             if (now := time.monotonic()) >= due:
                 self.send(Heartbeat())
-                due = now + ALIVE_SECONDS
+                due = now + HEARTBEAT_INTERVAL
             try:
-                if not self._connection.poll(due - now if due > now else ALIVE_SECONDS):
+                if not self._connection.poll(due - now if due > now else HEARTBEAT_INTERVAL):
                     continue
                 command = self._connection.recv()
             except (EOFError, OSError):
@@ -81,8 +85,8 @@ class PipeChannel:
             raise Interrupted
         return command
 
-    def idle(self) -> Command:
-        """The next command for a worker that has nothing to do; what was meant for the last segment is dropped."""
+    def receive_work(self) -> Command:
+        """Wait for the next piece of work and return it. Commands for the previous segment are dropped."""
         while True:
             command = self._inbox.get()
             if isinstance(command, (Probe, Evaluate, Segment, Shutdown)):
@@ -93,14 +97,14 @@ class PipeChannel:
 
 
 def _end() -> NoReturn:
-    """End this process, and those that it has made: loaders of data, say."""
+    """End this process and the processes that it started, such as data loaders."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
 class DirectChannel:
-    """A channel within one process: what the worker says is handled before `send` returns, answers included."""
+    """A channel within one process: the driver handles a message, and answers it, before `send` returns."""
 
     def __init__(self, handle: Callable[[Message], None]) -> None:
         self._handle = handle
@@ -108,14 +112,14 @@ class DirectChannel:
         self._interrupted = False
 
     def put(self, command: Command) -> None:
-        """The driver's side: say something to the worker."""
+        """Send a command to the worker (called by the driver)."""
         if isinstance(command, Interrupt):
             self._interrupted = True
         else:
             self._inbox.put(command)
 
     def begin(self) -> None:
-        """The driver's side: a new segment begins; what was meant for the last one is dropped."""
+        """Drop the commands for the previous segment, as a new one begins (called by the driver)."""
         self._interrupted = False
         self._inbox = queue.SimpleQueue()
 

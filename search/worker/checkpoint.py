@@ -1,10 +1,10 @@
-"""A training's state after an epoch, in one `.npz` without pickles, from which it goes on bit by bit.
+"""Checkpoints: the state of a training after an epoch, in one `.npz` file without pickles.
 
-The state is `model.variables` (the states of seed generators are among them; metrics start each epoch anew and need not
-be kept), `optimizer.variables`, the epoch and its logs, the best epoch so far, and what the callbacks remember. The
-weights of the best epoch are a file of their own, for retrieval.
+A training continues from its checkpoint with the same bits. The state is `model.variables` (with the states of seed
+generators; metrics start anew each epoch and are left out), `optimizer.variables`, the epochs and their logs, the best
+epoch so far, and the attributes of callbacks. A second file holds the weights of the best epoch, for retrieval.
 
-`capture` belongs into the last callback's `on_epoch_end`: when `fit` ends, `EarlyStopping(restore_best_weights=True)`
+Call `capture_state` in the last callback's `on_epoch_end`. When `fit` ends, `EarlyStopping(restore_best_weights=True)`
 and optimizers with averaged weights change the model.
 """
 
@@ -23,7 +23,17 @@ import numpy as np
 
 from search.errors import SearchError, SpaceError
 
-__all__ = ["Checkpoint", "State", "Weights", "capture", "load", "load_weights", "save", "save_weights", "snapshot"]
+__all__ = [
+    "BestWeights",
+    "Checkpoint",
+    "TrainingState",
+    "capture_state",
+    "copy_weights",
+    "load_checkpoint",
+    "load_weights",
+    "save_checkpoint",
+    "save_weights",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -32,15 +42,15 @@ _META = "meta"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What `save` wrote, read back.
+    """A checkpoint that was read from its file.
 
     Attributes:
-        owner: what tells this trial from any other.
-        history: each trained epoch's `epoch` (from 1), `logs` and `seconds`, so that a driver that died before it
-            journaled them can be told again.
-        best_epoch, best_value: the best epoch so far (counted from 1) and its objective, or None.
-        stopped_by_callback: a callback of the user's ended the training there.
-        whole: the training cannot go on from here: it belongs to a `fit` of the user's that begins anew.
+        owner: the identity of the training, which no other trial has.
+        history: each trained epoch's `epoch` (from 1), `logs` and `seconds`, to report again to a driver that died
+            before it journaled them.
+        best_epoch, best_value: the best epoch so far (from 1) and its objective, or None.
+        stopped_by_callback: whether a user's callback ended the training there.
+        whole: whether the training belongs to a user's `fit` that cannot continue and starts anew in each segment.
     """
 
     path: Path
@@ -56,14 +66,14 @@ class Checkpoint:
 
     @property
     def epoch(self) -> int:
-        """How many epochs were trained."""
+        """Number of trained epochs."""
         return int(self.history[-1]["epoch"]) if self.history else 0
 
     def restore(self, model: Any) -> None:
-        """Put the state into a freshly built and compiled model, bit by bit.
+        """Restore the state, with the same bits, in a freshly built and compiled model.
 
         Raises:
-            SpaceError: in one line, where the model or its optimizer is another than the one that was saved.
+            SpaceError: in one line, if the model or its optimizer differs from the saved one.
         """
         if self._trained is not None:
             _compile_again(model, self._trained)
@@ -71,10 +81,10 @@ class Checkpoint:
         _assign(_optimizer_variables(model), self._groups["optimizer"], "optimizer", self.path)
 
     def restore_callbacks(self, callbacks: Sequence[Any]) -> None:
-        """Put back what the user's callbacks remembered; to be called after `on_train_begin`, which resets them.
+        """Restore the attributes of the user's callbacks. Call this after `on_train_begin`, which resets them.
 
         Raises:
-            SpaceError: in one line, where they are not the callbacks that were saved.
+            SpaceError: in one line, if the callbacks differ from the saved ones.
         """
         saved = [state["class"] for state in self._callbacks]
         found = [type(callback).__name__ for callback in callbacks]
@@ -89,12 +99,14 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """A training's state, copied: later epochs do not change it.
+class TrainingState:
+    """A copy of a training's state, which later epochs do not change.
 
     Attributes:
-        trained: what of the model is trained, and by which optimizer: a callback may have changed both.
-        lost: the attributes of callbacks that cannot be kept, as "EarlyStopping.name"; functions are not mentioned.
+        groups: the arrays of `model`, `optimizer` and `callbacks`.
+        callbacks: the class and the attributes of each callback, as JSON.
+        lost: the attributes of callbacks that cannot be saved, as "EarlyStopping.name"; functions are not mentioned.
+        trained: the trainable layers and the optimizer's configuration, both of which a callback may have changed.
     """
 
     groups: Mapping[str, Sequence[Array]]
@@ -103,12 +115,12 @@ class State:
     trained: dict[str, Any] | None = None
 
 
-def capture(model: Any, callbacks: Sequence[Any]) -> State:
-    """The state of a training as it is now.
+def capture_state(model: Any, callbacks: Sequence[Any]) -> TrainingState:
+    """Copy the present state of a training.
 
     Args:
-        callbacks: the user's, whose state is kept as far as it is made of JSON's scalars, lists, tuples, dicts, numpy
-            arrays and scalars.
+        callbacks: the user's callbacks. Attributes are saved if they consist of JSON's scalars, lists, tuples, dicts,
+            numpy arrays and numpy scalars.
     """
     states, remembered, lost = _callback_states(callbacks)
     groups = {
@@ -116,12 +128,12 @@ def capture(model: Any, callbacks: Sequence[Any]) -> State:
         "optimizer": _values(model, _optimizer_variables(model)),
         "callbacks": remembered,
     }
-    return State(groups, states, lost, _trained(model))
+    return TrainingState(groups, states, lost, _trained(model))
 
 
-def save(
+def save_checkpoint(
     path: str | Path,
-    state: State,
+    state: TrainingState,
     *,
     owner: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
@@ -130,7 +142,7 @@ def save(
     stopped_by_callback: bool = False,
     whole: bool = False,
 ) -> None:
-    """Write a trial's state to `path`, all of it or nothing; the rest as in `Checkpoint`."""
+    """Write a trial's state to `path`, completely or not at all. The other arguments are as in `Checkpoint`."""
     meta = {
         "owner": dict(owner),
         "history": [dict(record) for record in history],
@@ -144,8 +156,8 @@ def save(
     _write(Path(path), state.groups, meta)
 
 
-def load(path: str | Path) -> Checkpoint:
-    """Read what `save` wrote. SearchError where the file is missing or damaged."""
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint. SearchError if the file is missing or damaged."""
     groups, meta = _read(Path(path))
     return Checkpoint(
         path=Path(path),
@@ -161,24 +173,25 @@ def load(path: str | Path) -> Checkpoint:
     )
 
 
-def snapshot(model: Any) -> list[Array]:
-    """A copy of `model.weights`: what it takes to evaluate the model as it is now."""
+def copy_weights(model: Any) -> list[Array]:
+    """Copy `model.weights`, which are enough to evaluate the model as it is now."""
     return _values(model, model.weights)
 
 
 def save_weights(path: str | Path, arrays: Sequence[Array], epoch: int, value: float, *, inputs: Any = None) -> None:
-    """Write a snapshot, all of it or nothing.
+    """Write the weights of a model to `path`, completely or not at all.
 
     Args:
-        epoch, value: when it was taken, in trained epochs, and the objective then.
-        inputs: what the model takes, as JSON; see `data.describe`.
+        arrays: as `copy_weights` returned them.
+        epoch, value: the number of trained epochs and the objective at the time of the copy.
+        inputs: the model's inputs as JSON; see `arrays.spec_to_json`.
     """
     _write(Path(path), {"model": arrays}, {"epoch": epoch, "value": value, "inputs": inputs})
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """What `save_weights` wrote, read back; `inputs` is None where the file is of a version that did not keep it."""
+class BestWeights:
+    """The weights of a trial's best epoch, read from their file. Files of old versions have no `inputs`."""
 
     path: Path
     epoch: int
@@ -186,15 +199,15 @@ class Weights:
     inputs: Any
     _arrays: list[Array]
 
-    def put_into(self, model: Any) -> None:
-        """Assign a built model's weights. SpaceError where it is another model than the one that was saved."""
+    def assign_to(self, model: Any) -> None:
+        """Assign the weights to a built model. SpaceError if the model differs from the saved one."""
         _assign(model.weights, self._arrays, "model", self.path)
 
 
-def load_weights(path: str | Path) -> Weights:
-    """Read a written snapshot. SearchError where the file is missing or damaged."""
+def load_weights(path: str | Path) -> BestWeights:
+    """Read weights that `save_weights` wrote. SearchError if the file is missing or damaged."""
     groups, meta = _read(Path(path))
-    return Weights(Path(path), meta["epoch"], meta["value"], meta.get("inputs"), groups["model"])
+    return BestWeights(Path(path), meta["epoch"], meta["value"], meta.get("inputs"), groups["model"])
 
 
 def _optimizer_variables(model: Any) -> list[Any]:
@@ -208,46 +221,49 @@ def _optimizer_variables(model: Any) -> list[Any]:
 
 
 def _trained(model: Any) -> dict[str, Any] | None:
-    """Which layers are trained, and the optimizer's configuration; None where Keras cannot describe that, and where
-    layers were frozen or freed and the model not compiled since, which has no effect yet."""
+    """Return the trainable layers and the optimizer's configuration as JSON.
+
+    None if Keras cannot serialize the optimizer. None also if layers were frozen or unfrozen and the model not compiled
+    since, which has no effect yet.
+    """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or len(optimizer._trainable_variables) != len(model.trainable_variables):
         return None
     try:
-        described = {"layers": _trainable(model), "optimizer": keras.saving.serialize_keras_object(optimizer)}
-        json.dumps(described)
+        trained = {"layers": _trainable(model), "optimizer": keras.saving.serialize_keras_object(optimizer)}
+        json.dumps(trained)
     except Exception:
         return None
-    return described
+    return trained
 
 
 def _trainable(model: Any) -> list[bool]:
-    """Of each layer, a layer before those within it."""
+    """Return whether each layer is trainable, an outer layer before its inner ones."""
     return [bool(layer.trainable) for layer in model._flatten_layers()]
 
 
 def _compile_again(model: Any, trained: Mapping[str, Any]) -> None:
-    """Do what a callback did to a model that was built and compiled anew: unfreeze layers, and compile."""
+    """Repeat on a new model what a callback did to the saved one: unfreeze layers, and compile."""
     if trained["layers"] == _trainable(model):
         return
     for layer, trainable in zip(model._flatten_layers(), trained["layers"], strict=False):
         layer.trainable = trainable
     model.optimizer = keras.saving.deserialize_keras_object(trained["optimizer"])
-    model.train_function = None  # that of the optimizer before
+    model.train_function = None  # it was made for the previous optimizer
 
 
 def _values(model: Any, variables: Sequence[Any]) -> list[Array]:
     if keras.config.backend() == "tensorflow":
-        # Also of a variable with a copy on each device, which Keras hands on as it is.
+        # This also reads a variable with a copy on each device, which Keras returns unconverted.
         return [np.array(variable.value.numpy()) for variable in variables]
-    # On JAX, a model that is being trained holds its state elsewhere until asked.
+    # On JAX, a model in training has its state elsewhere until asked.
     if keras.config.backend() == "jax":
         model.jax_state_sync()
     return [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
 
 
 def _assign(variables: Sequence[Any], arrays: Sequence[Array], what: str, path: Path) -> None:
-    """Assign all, or raise before anything is assigned."""
+    """Assign all arrays, or raise SpaceError before any is assigned."""
     hint = "build_model must give the same model, compiled in the same way, for the same hyperparameters"
     if len(variables) != len(arrays):
         raise SpaceError(
@@ -268,12 +284,12 @@ def _assign(variables: Sequence[Any], arrays: Sequence[Array], what: str, path: 
 
 
 def _callback_states(callbacks: Sequence[Any]) -> tuple[list[dict[str, Any]], list[Array], list[str]]:
-    """The callbacks' states as JSON, the arrays that it refers to, and the names of what cannot be represented."""
+    """Return the callbacks' states as JSON, the arrays that it refers to, and the attributes that cannot be saved."""
     states, arrays, lost = [], list[Array](), []
     for callback in callbacks:
         attributes = {}
         for name, value in vars(callback).items():
-            if _is_kept(callback, name, value):
+            if _is_state(callback, name, value):
                 before = len(arrays)
                 try:
                     attributes[name] = _encode(value, arrays)
@@ -284,26 +300,26 @@ def _callback_states(callbacks: Sequence[Any]) -> tuple[list[dict[str, Any]], li
     return states, arrays, lost
 
 
-_OPENED: Mapping[type[Any], Sequence[str]] = {
+_RENEWED: Mapping[type[Any], Sequence[str]] = {
     keras.callbacks.CSVLogger: ("append", "append_header", "csv_file", "writer"),
     keras.callbacks.TensorBoard: ("_summary_module", "_writers"),
 }
-"""What callbacks of Keras's make anew for each training, and must."""
+"""Attributes that Keras's callbacks must make anew for each training."""
 
 
-def _is_kept(callback: Any, name: str, value: Any) -> bool:
+def _is_state(callback: Any, name: str, value: Any) -> bool:
     if name in ("model", "_model", "params") or callable(value):
         return False
-    if any(name in names for cls, names in _OPENED.items() if isinstance(callback, cls)):
+    if any(name in names for cls, names in _RENEWED.items() if isinstance(callback, cls)):
         return False
     if isinstance(value, str) and Path(value).is_absolute():
-        return False  # where it writes: the study may have been moved
-    # Keras negates `min_delta` once an instance, when it makes `monitor_op`; a restored one would be negated again.
+        return False  # an output path: the study may have been moved
+    # Keras negates `min_delta` once per instance, when it makes `monitor_op`. A restored one would be negated again.
     return not (name == "min_delta" and hasattr(callback, "monitor_op"))
 
 
 def _encode(value: Any, arrays: list[Array]) -> Any:
-    """`value` as JSON that refers to `arrays` by their index. TypeError for what has no representation."""
+    """Return `value` as JSON, with indices into `arrays`, to which arrays are appended. TypeError if that fails."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, (np.ndarray, np.generic)) and not (value.dtype.hasobject or value.dtype.names):
@@ -334,12 +350,12 @@ def _decode(data: Any, arrays: Sequence[Array]) -> Any:
 
 
 def _write(path: Path, groups: Mapping[str, Sequence[Array]], meta: Mapping[str, Any]) -> None:
-    """Write a file that is either there and whole, or not there; in the latter case what was there before stays."""
+    """Write a file completely, or leave the previous one untouched."""
     content: dict[str, Any] = {}
     dtypes = {}
     for name, arrays in groups.items():
         for i, array in enumerate(arrays):
-            # numpy's format knows no bfloat16 and its like: their bits are kept, and their names.
+            # numpy's format has no bfloat16 and the like: save their bits and their names.
             foreign = array.dtype.kind == "V"
             content[f"{name}/{i}"] = array.view(f"u{array.itemsize}") if foreign else array
             if foreign:

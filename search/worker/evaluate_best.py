@@ -1,5 +1,7 @@
-"""A work: a trial's best model, built once more when the training is over, evaluated on the test data and written
-to a file with what it takes to serve it."""
+"""The final evaluation: when all training is over, a trial's best model is built again and evaluated on the test data.
+
+The model is also written to a file, with the signature and the packages that serving it takes.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,17 @@ from typing import Any
 import keras
 
 from search.messages import Evaluate, Evaluated
-from search.space import file as spaces
 from search.space.domain import Value
-from search.space.file import Space
+from search.space.file import Space, describe_error, format_traceback
 from search.worker import checkpoint
-from search.worker import segment as training
-from search.worker.data import arrays as datas
-from search.worker.data.arrays import Split
+from search.worker.data.arrays import Split, prepare_data, spec_from_json
 from search.worker.data.streams import Stream, for_evaluation
 from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
-from search.worker.model_cache import drop_all
-from search.worker.runners import choose as runner
+from search.worker.model_cache import clear_model_cache
+from search.worker.runners.choose import call_on_specs, create_weights
 from search.worker.runners.logs import scalar_logs
+from search.worker.segment import build_trial_model, load_data, load_space, trial_folder
 
 __all__ = ["rebuild_model", "run_evaluation"]
 
@@ -38,45 +38,45 @@ _PACKAGES = {
 }
 
 
-def rebuild_model(space: Space, values: Mapping[str, Value], weights: Path) -> tuple[Any, checkpoint.Weights]:
-    """A trial's model, for the trial's `values`, with its weights, and the file that they are of.
+def rebuild_model(space: Space, values: Mapping[str, Value], weights: Path) -> tuple[Any, checkpoint.BestWeights]:
+    """Build the model for a trial's `values`, assign the weights in a file, and return both.
 
-    The data are loaded only for a model that waits for its first batch, where the file does not say what it takes.
+    The data are loaded only if the model needs its first batch to be built and the file does not describe the inputs.
     """
-    held = checkpoint.load_weights(weights)
+    best = checkpoint.load_weights(weights)
     hp = LazyHyperParameters(values=values)
-    with training.trial_folder():
-        model = training.build(space, hp)
-    if held.inputs is not None:
-        runner.build(model, datas.described(held.inputs))
+    with trial_folder():
+        model = build_trial_model(space, hp)
+    if best.inputs is not None:
+        create_weights(model, spec_from_json(best.inputs))
     elif not model.built:
-        loaded = space.load_data(LazyHyperParameters(values=values)) if space.data_takes_hp else space.load_data()
-        runner.build(model, datas.prepare(loaded).train.x_spec)
-    held.put_into(model)
-    return model, held
+        raw = space.load_data(LazyHyperParameters(values=values)) if space.data_takes_hp else space.load_data()
+        create_weights(model, prepare_data(raw).train.x_spec)
+    best.assign_to(model)
+    return model, best
 
 
 def run_evaluation(work: Evaluate) -> Evaluated:
-    """Carry out a work. Nothing that the user's code raises gets out."""
+    """Carry out a final evaluation. An exception of the user's code is reported, never raised."""
     path = Path(work.space.path) if work.space.path else None
     logs: dict[str, float] | None = None
     try:
-        drop_all()  # all training is over
-        space = training.load_space(work.space)
+        clear_model_cache()  # all training is over
+        space = load_space(work.space)
         with session():
-            model, held = rebuild_model(space, work.values, Path(work.weights))
+            model, best = rebuild_model(space, work.values, Path(work.weights))
             if work.test and model.compiled:
                 hp = LazyHyperParameters(values=work.values)
-                logs = _evaluate(model, training.load_data(work.space, hp, work.data).test)
+                logs = _evaluate(model, load_data(work.space, hp, work.data).test)
             if work.model is None:
                 return Evaluated(work.trial, logs)
             _save(model, Path(work.model))
-            return Evaluated(work.trial, logs, _signature(model, held.inputs), _requirements())
+            return Evaluated(work.trial, logs, _signature(model, best.inputs), _requirements())
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        print(spaces.trace(), flush=True)
-        return Evaluated(work.trial, logs, error=spaces.describe(error, path, elsewhere=work.space.label))
+        print(format_traceback(), flush=True)
+        return Evaluated(work.trial, logs, error=describe_error(error, path, elsewhere=work.space.label))
 
 
 def _evaluate(model: Any, test: Split | Stream | None) -> dict[str, float] | None:
@@ -91,26 +91,26 @@ def _evaluate(model: Any, test: Split | Stream | None) -> dict[str, float] | Non
 
 
 def _save(model: Any, path: Path) -> None:
-    """Write a `.keras` file that is either there and whole, or not there."""
-    work = path.with_name(f".{path.stem}.new.keras")
+    """Write a `.keras` file completely, or not at all."""
+    temporary = path.with_name(f".{path.stem}.new.keras")
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
-        optimizer.build(model.trainable_variables)  # or Keras warns whoever loads it
+        optimizer.build(model.trainable_variables)  # without this, Keras warns on loading
     try:
         try:
-            model.save(work)
+            model.save(temporary)
         except (ValueError, TypeError, NotImplementedError):
             traceback.print_exc()
-            _save_weights(model, work)
-        work.replace(path)
+            _save_only_weights(model, temporary)
+        temporary.replace(path)
     finally:
-        work.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _save_weights(model: Any, path: Path) -> None:
-    """A `.keras` file with the weights alone, of a model that Keras cannot describe: a subclass without `get_config`.
+def _save_only_weights(model: Any, path: Path) -> None:
+    """Write a `.keras` file with only the weights, for a model that Keras cannot serialize: one without `get_config`.
 
-    Who has the factory builds the model, and loads the weights from it.
+    The factory can build the model, which then loads its weights from the file.
     """
     kind = type(model)
     config = {"module": kind.__module__, "class_name": kind.__name__, "registered_name": kind.__name__, "config": {}}
@@ -122,25 +122,25 @@ def _save_weights(model: Any, path: Path) -> None:
         archive.writestr("metadata.json", json.dumps({"keras_version": keras.__version__}))
 
 
-# What serves it -------------------------------------------------------------------------------------------------------
+# Serving --------------------------------------------------------------------------------------------------------------
 
 
 def _signature(model: Any, inputs: Any) -> dict[str, Any]:
     specs = getattr(model, "inputs", None)
     if specs:
-        # A functional model knows its tensors by name; of a dict, the names that it is called with count.
-        given = datas.described(inputs) if inputs is not None else None
+        # A functional model knows its tensors' names. If it takes a dict, the dict's names count.
+        called_with = spec_from_json(inputs) if inputs is not None else None
         outputs = getattr(model, "_outputs_struct", None)
         return {
-            "inputs": _tensors(given if isinstance(given, dict) else list(specs)),
+            "inputs": _tensors(called_with if isinstance(called_with, dict) else list(specs)),
             "outputs": _tensors(model.outputs if outputs is None else outputs),
         }
-    x = datas.described(inputs)
-    return {"inputs": _tensors(x), "outputs": _tensors(runner.call(model, x))}
+    x = spec_from_json(inputs)
+    return {"inputs": _tensors(x), "outputs": _tensors(call_on_specs(model, x))}
 
 
 def _tensors(spec: Any) -> list[dict[str, Any]]:
-    """Tensors as MLflow's signatures have them: several with names, a single one without."""
+    """Return tensors in the form of MLflow's signatures: several with names, a single one without."""
     if isinstance(spec, dict):
         named = list(spec.items())
     else:
@@ -153,7 +153,7 @@ def _tensors(spec: Any) -> list[dict[str, Any]]:
 
 
 def _requirements() -> tuple[str, ...]:
-    """The packages that a model needs to be served, pinned to what trained it."""
+    """Return the packages that serve the model, pinned to the versions that trained it."""
     found = []
     for package in ("keras", *_PACKAGES[keras.config.backend()], "numpy"):
         try:

@@ -1,7 +1,7 @@
-"""The `hp` that a factory is given: KerasTuner's, except that it asks for a value the moment one is needed.
+"""The `hp` that a factory gets: KerasTuner's `HyperParameters`, which here asks for each value when it is needed.
 
-Every parameter that is active and has no value yet is asked for when the factory calls `hp.Int(...)`, so spaces are
-define-by-run, a conditional space costs nothing, and what a factory does not use is never drawn.
+When the factory calls `hp.Int(...)` for an active parameter without a value, the value is asked for. So spaces are
+define-by-run, conditional parameters cost nothing, and a parameter that the factory does not use is never drawn.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from keras_tuner.engine import hyperparameters as kt
 
 from search.errors import SpaceError, nearest
 from search.space.domain import Condition, Domain, Parameter, Value
+from search.space.hyperparameters import QuestionMethods
 
 Ask = Callable[[Parameter], Value]
 
 
 def default_value(parameter: Parameter) -> Value:
-    """The `ask` that answers with defaults: what a probe builds with."""
+    """Answer with the parameter's default, as a probe does."""
     return parameter.default
 
 
 def parameter_of(hyperparameter: Any) -> Parameter:
-    """Convert one of KerasTuner's `HyperParameter` objects, its conditions included.
+    """Convert one of KerasTuner's `HyperParameter` objects, including its conditions.
 
-    ValueError where its range is not finite or its step not positive, neither of which KerasTuner checks; TypeError
-    where it is of no kind that KerasTuner defines.
+    Raises:
+        ValueError: if its range is not finite or its step not positive, which KerasTuner does not check.
+        TypeError: if it is of no kind that KerasTuner defines.
     """
     conditions = tuple(
         Condition(parent.name, tuple(_plain(value) for value in parent.values)) for parent in hyperparameter.conditions
@@ -43,7 +45,7 @@ def parameter_of(hyperparameter: Any) -> Parameter:
         case kt.Boolean():
             domain, default = Domain("boolean", values=(True, False)), bool(default)
         case kt.Choice():
-            # A choice twice in the list would count twice in `size`, and never be exhausted.
+            # A repeated choice would count twice in `size`, and the space would never be exhausted.
             values = tuple(dict.fromkeys(_plain(value) for value in hyperparameter.values))
             domain = Domain("choice", values=values, ordered=bool(hyperparameter.ordered))
         case kt.Int():
@@ -67,24 +69,24 @@ def _range(kind: Any, hyperparameter: Any) -> Domain:
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy scalar as Python's own type, which JSON can hold; anything else as it is."""
+    """Return a NumPy scalar as Python's own type, which JSON can hold, and any other value unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  # KerasTuner publishes no types
-    """KerasTuner's `HyperParameters`, whose active parameters ask for their values as they are needed.
+class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type: ignore[misc]  # KerasTuner has no types
+    """KerasTuner's `HyperParameters`, which asks for the value of each active parameter when it is needed.
 
-    A value is asked for once and then stays: a second build with the same object, and one with the `values` of an
-    earlier object, replay. Inactive parameters return None and are not asked for. A `Choice` of booleans gives
-    booleans; KerasTuner's gives 1 and 0.
+    A value is asked for once and then stays. So a second build with the same object, or with the `values` of an earlier
+    object, gives the same values. Inactive parameters return None and are not asked for. A `Choice` of booleans returns
+    booleans; KerasTuner's returns 1 and 0.
+
+    An impossible parameter (min_value above max_value, no choices, an unknown parent, …) raises a `SpaceError` that
+    names it.
 
     Args:
-        ask: gives the value of a parameter; the parameter's default where no `ask` is given. What it raises passes
-            through the factory unchanged.
+        ask: returns the value of a parameter, by default the parameter's default. Its exceptions pass through the
+            factory unchanged.
         values: the values drawn already, by name.
-
-    A parameter that cannot be (min_value above max_value, no choices, an unknown parent, …) is a `SpaceError` that
-    names it.
     """
 
     def __init__(self, ask: Ask = default_value, values: Mapping[str, Value] | None = None) -> None:
@@ -95,22 +97,22 @@ class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  #
         self._declared: frozenset[str] | None = None
         self._tune_new = self._allow_new = True
 
-    def declare(self, given: Any, *, tune_new: bool = True, allow_new: bool = True) -> None:
-        """Have hyperparameters take the place of those that a factory asks for by the same names.
+    def declare(self, hyperparameters: Any, *, tune_new: bool = True, allow_new: bool = True) -> None:
+        """Replace the parameters that a factory asks for by those of the same names in `hyperparameters`.
 
         Args:
-            given: a `keras_tuner.HyperParameters` that holds them.
-            tune_new: whether others are asked for; else they have their defaults.
-            allow_new: whether there may be others.
+            hyperparameters: a `keras_tuner.HyperParameters`.
+            tune_new: whether other parameters are asked for; if not, they have their defaults.
+            allow_new: whether the factory may ask for other parameters.
         """
-        for hyperparameter in given.space:
+        for hyperparameter in hyperparameters.space:
             self._retrieve(hyperparameter)
-        self._declared = frozenset(hyperparameter.name for hyperparameter in given.space)
+        self._declared = frozenset(hyperparameter.name for hyperparameter in hyperparameters.space)
         self._tune_new, self._allow_new = tune_new, allow_new
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """The active parameters that a factory has asked for, in the order of asking; empty where it asked for none."""
+        """The active parameters that the factory has asked for so far, in order."""
         return tuple(self._used.values())
 
     @property
@@ -118,21 +120,6 @@ class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  #
         """The values of `parameters`, by name."""
         names = (parameter.name for parameter in self._used.values())
         return {name: self.values[name] for name in names if name in self.values}
-
-    def Int(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._value_of(name, super().Int, args, kwargs)
-
-    def Float(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._value_of(name, super().Float, args, kwargs)
-
-    def Choice(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._value_of(name, self._choice, args, kwargs)
-
-    def Boolean(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._value_of(name, super().Boolean, args, kwargs)
-
-    def Fixed(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._value_of(name, super().Fixed, args, kwargs)
 
     @contextlib.contextmanager
     def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
@@ -148,13 +135,13 @@ class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  #
                 values = list(parent_values) if isinstance(parent_values, (list, tuple)) else [parent_values]
                 others = [value for value in values if value is not None]
                 stack.enter_context(super().conditional_scope(parent_name, others or ["None"]))
-                if None in values:  # which KerasTuner refuses
+                if None in values:  # KerasTuner refuses None
                     self._conditions[-1].values = [_plain(value) for value in values]
             yield
 
     def copy(self) -> LazyHyperParameters:
-        """A copy with values of its own; what it lacks, it asks through this object, which keeps the answer."""
-        other = LazyHyperParameters(self._answer, self.values)
+        """Copy the object with its own values. It asks for missing values through this object, which keeps them."""
+        other = LazyHyperParameters(self._value_of, self.values)
         other._used = self._used
         other._declared, other._tune_new, other._allow_new = self._declared, self._tune_new, self._allow_new
         for hyperparameter in self._space:
@@ -165,19 +152,20 @@ class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  #
         return self.copy()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What `ask` talks to stays in this process: elsewhere, this is KerasTuner's own class with these values.
+        # `ask` cannot leave this process: a pickle holds KerasTuner's own class with the present values.
         return keras_tuner.HyperParameters.from_config, (self.get_config(),)
 
-    def _value_of(self, name: str, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Register a parameter by KerasTuner's own `method`, then give its value, None where it is inactive."""
+    def _answer_question(self, kind: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Register a parameter by KerasTuner's own method, and return its value, or None if it is inactive."""
+        method = LazyHyperParameters._choice if kind == "Choice" else getattr(keras_tuner.HyperParameters, kind)
         with _explained(f"hyperparameter {self._get_name(name)!r}"):
-            hyperparameter = method(name, *args, **kwargs)
+            hyperparameter = method(self, name, *args, **kwargs)
             if not self.is_active(hyperparameter):
                 return None
             parameter = parameter_of(hyperparameter)
-        return self._answer(parameter)
+        return self._value_of(parameter)
 
-    def _answer(self, parameter: Parameter) -> Value:
+    def _value_of(self, parameter: Parameter) -> Value:
         name = parameter.name
         if self._declared is not None and name not in self._declared:
             if not self._allow_new:
@@ -227,8 +215,10 @@ class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  #
             )
 
     def _retrieve(self, hyperparameter: Any) -> Any:
-        """KerasTuner's seam between a parameter and its value. Here: the registered parameter, its value comes later,
-        outside of the conditions and of what explains KerasTuner's errors."""
+        """Register a parameter and return it. (KerasTuner's method of this name returns its value.)
+
+        The value is asked for later, outside of the conditions and of `_explained`.
+        """
         for known in self._hps.get(hyperparameter.name, ()):
             if known.conditions == hyperparameter.conditions:
                 return known
@@ -238,20 +228,20 @@ class LazyHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  #
 
     def _add(self, hyperparameter: Any) -> Any:
         hyperparameter = copy.copy(hyperparameter)
-        # KerasTuner hands over its live list of the conditions of the scopes that are open.
+        # KerasTuner passes its own list of the present scopes' conditions, which it changes later.
         hyperparameter.conditions = list(hyperparameter.conditions)
         self._hps[hyperparameter.name].append(hyperparameter)
         self._space.append(hyperparameter)
         return hyperparameter
 
     def _register(self, hyperparameter: Any, overwrite: bool = False) -> Any:
-        """What `merge` calls. A value once drawn is never overwritten."""
+        """Register a parameter for `merge`. A drawn value is never overwritten."""
         hyperparameter = self._retrieve(hyperparameter)
-        return self._answer(parameter_of(hyperparameter)) if self.is_active(hyperparameter) else None
+        return self._value_of(parameter_of(hyperparameter)) if self.is_active(hyperparameter) else None
 
 
 class _Booleans(kt.Choice):  # type: ignore[misc]
-    """A choice among booleans that stay booleans, without an order."""
+    """A choice among booleans, which stay booleans and have no order."""
 
     def __init__(self, name: str, values: list[bool], ordered: Any = None, default: Any = None, **kwargs: Any) -> None:
         super().__init__(name, values, False, default, **kwargs)
@@ -259,12 +249,12 @@ class _Booleans(kt.Choice):  # type: ignore[misc]
         self._default: bool | None = None if default is None else bool(default)
 
 
-# KerasTuner's configs name the class: its own `Choice` reads them back.
+# KerasTuner's configs name the class, and its own `Choice` must read them.
 _Booleans.__name__ = "Choice"
 
 
 class _Optionals(kt.Choice):  # type: ignore[misc]
-    """A choice with None among its values, which KerasTuner refuses; by default None. Without an order."""
+    """A choice with None among its values, which KerasTuner refuses. It has no order, and its default is None."""
 
     def __init__(self, name: str, values: list[Any], ordered: Any = None, default: Any = None, **kwargs: Any) -> None:
         others = [value for value in values if value is not None]
@@ -286,14 +276,14 @@ _Optionals.__name__ = "Choice"
 
 @contextlib.contextmanager
 def _explained(subject: str) -> Iterator[None]:
-    """Turn KerasTuner's error into one line about `subject`."""
+    """Replace an error of KerasTuner by a one-line SpaceError about `subject`."""
     try:
         yield
     except SpaceError as error:
         raise SpaceError(f"{subject}: {error}") from error
     except Exception as error:
         message = " ".join(str(error).split())
-        # "For HyperParameters.Int(name='units'), min_value 9 is …": the subject says so already.
+        # Drop "For HyperParameters.Int(name='units'), ", which repeats the subject.
         if message.startswith("For HyperParameters."):
             message = message.partition("'), ")[2]
         raise SpaceError(f"{subject}: {message or type(error).__name__}") from error

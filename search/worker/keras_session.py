@@ -1,6 +1,6 @@
-"""Where a model is built and used: what Keras knows of those before is forgotten, and its random states are set.
+"""A clean Keras session for each model: Keras's state of earlier models is cleared, and its random states are set.
 
-What the space file has set for all of them, as a policy for dtypes, stays.
+Settings that the space file makes for all models, such as a dtype policy, stay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ _seeds: set[int] = set()
 
 @contextmanager
 def session(seed: int = 0) -> Iterator[None]:
-    """Layers' names count on from one model to the next, and a trial's are to be the same in every worker."""
+    """Clear Keras's session, seed all random states with `seed`, and enter the slot's distribution scope.
+
+    Without a cleared session, Keras numbers layers from one model to the next. A trial's layer names must be the same
+    in every worker.
+    """
     settings = keras.config.dtype_policy(), keras.distribution.distribution()
     with _keeping_kernels(seed):
         keras.utils.clear_session(free_memory=False)
@@ -36,18 +40,18 @@ def session(seed: int = 0) -> Iterator[None]:
 
 
 def _set(policy: Any, layout: Any) -> None:
-    """Set what holds for all models; to clear a session takes it away, too."""
+    """Set the dtype policy and the distribution of all models, which clearing a session resets."""
     keras.config.set_dtype_policy(policy)
     keras.distribution.set_distribution(layout)
 
 
 @contextmanager
 def _keeping_kernels(seed: int) -> Iterator[None]:
-    """Have TensorFlow keep what it has made ready to run, where that holds no random state of this seed.
+    """Make TensorFlow keep its cached kernels, unless `seed` was used before in this process.
 
-    To clear a session, or to seed it, clears the cache of kernels, which also those of held models are in: it takes
-    tenths of a second to make them again. It has to be: a kernel goes on with its random numbers where it is used for
-    the same seed once more.
+    TensorFlow clears its kernel cache whenever a session is cleared or seeded. Cached models need the kernels, too, and
+    making them again takes tenths of a second. A reused seed needs fresh kernels: a cached one would continue its
+    random stream.
     """
     if keras.config.backend() != "tensorflow" or seed in _seeds:
         yield

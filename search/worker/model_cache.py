@@ -1,8 +1,8 @@
-"""What a worker holds of its trainings: the models of trials that may come back.
+"""The models that a worker keeps, for trials that may be trained further.
 
-A trial that comes back goes on with the model that it had, into which its checkpoint is put: it gets what building anew
-gives. That is known of Keras's own layers, losses, metrics, optimizers and callbacks. What a class or a function of the
-user's remembers, a checkpoint may not hold: then nothing is held, and every segment builds its model.
+Such a trial continues with its cached model, into which its checkpoint is restored. The result equals that of a new
+model. This is known of Keras's own layers, losses, metrics, optimizers and callbacks. The state of a user's class or
+function may not be in the checkpoint: such models are not cached, and every segment builds a new one.
 """
 
 from __future__ import annotations
@@ -13,78 +13,86 @@ from typing import Any
 
 from search.messages import Segment
 from search.space.domain import Value
-from search.worker.runners import graph_cache as graphs
+from search.worker.runners.graph_cache import count_scalars
 from search.worker.runners.model_key import ModelKey
 
-__all__ = ["Training", "drop_all", "hold", "keep", "take"]
+__all__ = ["Training", "cache_model", "cached_trials", "clear_model_cache", "find_cached", "keep_only"]
 
-MOST = 64 << 20
-"""Scalars in the variables of all that is held, 256 MiB as a rule: on a GPU they take of the next trial's memory."""
+MAX_CACHED_SCALARS = 64 << 20
+"""Scalars in the variables of all cached models, at most; 256 MiB as a rule. On a GPU they take memory from trials."""
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A model, and all that it is trained with.
+    """A model and the user's arguments of its training.
 
     Attributes:
-        options, callbacks: the user's.
-        signature: None where a checkpoint may not hold all of its state.
+        options: the user's fit options.
+        callbacks: the user's callbacks.
+        model_key: the key for sharing graphs; None if a checkpoint may not hold all of the model's state.
     """
 
     model: Any
     options: Mapping[str, Any]
     callbacks: list[Any]
-    signature: ModelKey | None = None
+    model_key: ModelKey | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _CachedModel:
-    """What is held, and whose it is."""
+    """A cached training, and the execution that it belongs to."""
 
     training: Training
     values: Mapping[str, Value]
-    key: Hashable
+    execution: Hashable
     trial: int
 
 
-_held: list[_CachedModel] = []
-"""What was held first comes first."""
+_cache: list[_CachedModel] = []
+"""The cached models, the oldest first."""
 
 
-def _key(segment: Segment) -> Hashable:
+def _execution(segment: Segment) -> Hashable:
     return segment.space, segment.folder, segment.execution, segment.seed, segment.fuse, segment.run_eagerly
 
 
-def hold(segment: Segment, training: Training, values: Mapping[str, Value]) -> None:
-    """Hold what `segment` has trained, if it is signed and as long as it may be wanted.
+def cache_model(segment: Segment, training: Training, values: Mapping[str, Value]) -> None:
+    """Cache the model that `segment` has trained, if it has a key and its trial is one of `segment.cached_trials`.
 
     Args:
         values: the trial's hyperparameters.
     """
-    if training.signature is None:
+    if training.model_key is None:
         return
-    key = _key(segment)
-    _held[:] = [held for held in _held if held.key != key]
-    _held.append(_CachedModel(training, dict(values), key, segment.trial))
-    keep(segment.cached_trials)
+    execution = _execution(segment)
+    _cache[:] = [cached for cached in _cache if cached.execution != execution]
+    _cache.append(_CachedModel(training, dict(values), execution, segment.trial))
+    keep_only(segment.cached_trials)
 
 
-def take(segment: Segment) -> Training | None:
-    """What `segment` goes on with; None where it is not here."""
-    key, values = _key(segment), dict(segment.values)
-    return next((held.training for held in _held if held.key == key and held.values == values), None)
+def find_cached(segment: Segment) -> Training | None:
+    """Return the cached training that `segment` continues, or None."""
+    execution, values = _execution(segment), dict(segment.values)
+    return next(
+        (cached.training for cached in _cache if cached.execution == execution and cached.values == values), None
+    )
 
 
-def keep(trials: Collection[int]) -> None:
-    """Let go of all but what these trials come back for, and of the oldest where that is too much."""
+def keep_only(trials: Collection[int]) -> None:
+    """Drop the models of all other trials, and the oldest ones beyond `MAX_CACHED_SCALARS`."""
     size = 0
-    for held in reversed(list(_held)):
-        if held.trial in trials:
-            size += graphs.size(held.training.model)
-        if held.trial not in trials or size > MOST:
-            _held.remove(held)
+    for cached in reversed(list(_cache)):
+        if cached.trial in trials:
+            size += count_scalars(cached.training.model)
+        if cached.trial not in trials or size > MAX_CACHED_SCALARS:
+            _cache.remove(cached)
 
 
-def drop_all() -> None:
-    """Let go of everything."""
-    _held.clear()
+def cached_trials() -> list[int]:
+    """Return the trials whose models are cached, the oldest model first."""
+    return [cached.trial for cached in _cache]
+
+
+def clear_model_cache() -> None:
+    """Drop all cached models."""
+    _cache.clear()

@@ -1,6 +1,6 @@
-"""The probe: run the user's file, build once with default values, train one step, and say what there is.
+"""The probe: it runs the user's space file, builds one model with default values, trains one step, and reports.
 
-It consumes no draw, and it finds before anything is written what would make every trial fail.
+A probe draws no values. Before anything is written, it finds the errors that would make every trial fail.
 """
 
 from __future__ import annotations
@@ -18,134 +18,132 @@ import keras
 
 from search.errors import SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed
-from search.space import file as spaces
-from search.space.file import Space
+from search.space.file import Space, describe_error, digest_files, digest_parameters, format_traceback, local_files
 from search.study.trial import Direction
 from search.worker.data import shared
 from search.worker.data.arrays import Data, Split
 from search.worker.data.streams import Stream
 from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
-from search.worker.runners import choose as runner
-from search.worker.runners import own_fit
-from search.worker.segment import WHOLE, Ready, forget_data, load_data, load_space, make_ready, trial_folder
+from search.worker.runners.choose import choose_runner
+from search.worker.runners.own_fit import FitCall, StopProbe, call_own_fit, first_samples
+from search.worker.segment import WHOLE_FIT, TrialSetup, clear_data, load_data, load_space, set_up_trial, trial_folder
 
 _PACKAGES = ("keras-search", "keras", "keras-tuner", "optuna", "mlflow", "numpy", "tensorflow", "jax", "torch")
 
 
 def run_probe(probe: Probe) -> Probed | ProbeFailed:
-    """Probe a space. Nothing that the user's code raises gets out."""
+    """Probe a space. An exception of the user's code is reported, never raised."""
     path = Path(probe.space.path) if probe.space.path else None
     try:
         return _probe(probe, path)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        # A check of ours says it all; where it went wrong in the user's code, the way there helps.
+        # The message of our own checks suffices. For an error in the user's code, the traceback helps.
         ours = isinstance(error, SearchError) and error.__cause__ is None
-        return ProbeFailed(spaces.describe(error, path, elsewhere=probe.space.label), "" if ours else spaces.trace())
+        return ProbeFailed(describe_error(error, path, elsewhere=probe.space.label), "" if ours else format_traceback())
 
 
 def _probe(probe: Probe, path: Path | None) -> Probed:
     space = load_space(probe.space)
     hp = LazyHyperParameters(values=probe.values)
-    before = shared.globals_of(path)
+    before = shared.module_globals(path)
     data = load_data(probe.space, hp)
-    alone = shared.globals_of(path) == before
+    shareable = shared.module_globals(path) == before
     with session():
-        return _examine(probe, path, space, hp, data, alone=alone)
+        return _examine(probe, path, space, hp, data, shareable=shareable)
 
 
 def _examine(
-    probe: Probe, path: Path | None, space: Space, hp: LazyHyperParameters, data: Data, *, alone: bool
+    probe: Probe, path: Path | None, space: Space, hp: LazyHyperParameters, data: Data, *, shareable: bool
 ) -> Probed:
-    """Build with default values, and train one step.
+    """Build a model with default values and train one step.
 
     Args:
-        alone: whether the data are all that loading them has made.
+        shareable: whether loading the data changed no global name, so that other workers need not load them.
     """
     with trial_folder():
-        ready = make_ready(space, hp)
-        call = (
-            _try_fit(space, hp, ready, data)
-            if space.fit is not None
-            else own_fit.Call(data, ready.fit_options, [], None)
-        )
+        setup = set_up_trial(space, hp)
+        call = _try_fit(space, hp, setup, data) if space.fit is not None else FitCall(data, setup.fit_options, [], None)
     if all(parameter.domain.kind == "fixed" for parameter in hp.parameters):
         raise SpaceError(
             "build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, hp.Choice or "
-            "hp.Boolean for what should be tried"
+            "hp.Boolean for the values to try"
         )
-    name = WHOLE
+    runner = WHOLE_FIT
     metrics: tuple[str, ...] = ()
     compiled: tuple[str, ...] = ()
-    batch_size = _batch_size(ready.fit_options)
+    batch_size = _batch_size(setup.fit_options)
     if call is not None:
-        name = runner.choose(ready.model, call.data, call.options, 0, ready.callbacks).name
+        runner = choose_runner(setup.model, call.data, call.options, 0, setup.callbacks).name
         batch_size = _batch_size(call.options)
     summary = io.StringIO()
-    ready.model.summary(print_fn=lambda line, **_: summary.write(line + "\n"), line_length=79)
+    setup.model.summary(print_fn=lambda line, **_: summary.write(line + "\n"), line_length=79)
     if call is not None:
-        metrics, compiled = _train_a_step(path, ready.model, call.data, batch_size)
-    files = spaces.local_files(path) if path else ()
+        metrics, compiled = _train_a_step(path, setup.model, call.data, batch_size)
+    files = local_files(path) if path else ()
     return Probed(
-        digest=spaces.digest_of(files) if path else spaces.digest_of_parameters(hp.parameters),
+        digest=digest_files(files) if path else digest_parameters(hp.parameters),
         files=files,
         parameters=hp.parameters,
         options=dict(space.options),
         metrics=metrics,
         compiled_metrics=compiled,
-        directions=_directions(ready.model, metrics),
-        weight_count=int(ready.model.count_params()) if ready.model.built else 0,
+        directions=_directions(setup.model, metrics),
+        weight_count=int(setup.model.count_params()) if setup.model.built else 0,
         summary=summary.getvalue(),
         batch_size=batch_size,
         samples=(_samples(data.train), _samples(data.validation) if data.validation else None),
         batched=(isinstance(data.train, Stream), isinstance(data.validation, Stream)),
-        runner=name,
-        versions=versions(),
+        runner=runner,
+        versions=installed_versions(),
         tested=data.test is not None,
         own_fit=space.fit is not None,
-        extra_logs=space.fit is not None or bool(ready.callbacks),
-        shared=alone and _share(probe, space, data),
+        extra_logs=space.fit is not None or bool(setup.callbacks),
+        shared=shareable and _share(probe, space, data),
     )
 
 
 def _share(probe: Probe, space: Space, data: Data) -> bool:
-    """Put large arrays where other workers find them. Not those that a `fit` of the user's is given as they are."""
+    """Write large arrays to the probe's `share` folder and return True; False if the data cannot or need not be shared.
+
+    A user's `fit` takes the data unprepared, so those are not shared.
+    """
     if probe.share is None or space.data_takes_hp or space.fit is not None or not data.is_arrays:
         return False
-    if data.nbytes < shared.LARGE:
+    if data.nbytes < shared.LARGE_BYTES:
         return False
-    shared.save(probe.share, data)
-    forget_data()  # this worker maps them, too
+    shared.save_arrays(probe.share, data)
+    clear_data()  # this worker maps the files, too
     return True
 
 
-def _try_fit(space: Space, hp: Any, ready: Ready, data: Data) -> own_fit.Call | None:
-    """Call the user's `fit` on a few samples, up to its `model.fit`, whose call this returns; None where it has none.
+def _try_fit(space: Space, hp: Any, setup: TrialSetup, data: Data) -> FitCall | None:
+    """Call the user's `fit` on a few samples and return its call of `model.fit`, which is not carried out.
 
-    What it raises, each trial would say better: a few samples may be too few for it.
+    None if it makes no such call, or if it raises: the samples may be too few, and each trial reports a real error.
     """
-    seen: list[own_fit.Call] = []
+    calls: list[FitCall] = []
 
-    def stop(call: own_fit.Call) -> Any:
-        seen.append(call)
-        raise own_fit.Enough
+    def stop(call: FitCall) -> Any:
+        calls.append(call)
+        raise StopProbe
 
     try:
-        own_fit.call(
+        call_own_fit(
             space,
             hp,
-            ready.model,
-            own_fit.few(data, _batch_size(ready.fit_options)),
+            setup.model,
+            first_samples(data, _batch_size(setup.fit_options)),
             epochs=1,
             initial_epoch=0,
-            options=ready.fit_options,
-            callbacks=ready.callbacks,
+            options=setup.fit_options,
+            callbacks=setup.callbacks,
             train=stop,
         )
-    except own_fit.Enough:
-        return seen[0]
+    except StopProbe:
+        return calls[0]
     except SpaceError:
         raise
     except Exception:
@@ -154,7 +152,7 @@ def _try_fit(space: Space, hp: Any, ready: Ready, data: Data) -> own_fit.Call | 
 
 
 def _samples(part: Split | Stream) -> int | None:
-    """Samples of arrays; batches of a stream."""
+    """Return the number of samples of arrays, or of batches of a stream."""
     return part.samples if isinstance(part, Split) else part.batches
 
 
@@ -165,7 +163,7 @@ def _batch_size(fit_options: Any) -> int:
 def _train_a_step(
     path: Path | None, model: Any, data: Data, batch_size: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """One step of training, and one of validation: (names in an epoch's logs, compiled metrics)."""
+    """Train and validate on one batch, and return (names in an epoch's logs, compiled metrics)."""
     eager = model.run_eagerly
     if keras.config.backend() == "tensorflow":
         model.run_eagerly = True  # tracing a graph for one step takes longer than the step
@@ -177,7 +175,7 @@ def _train_a_step(
     except Exception as error:
         shapes = ", ".join(f"{name} {shape}" for name, shape in _shapes(data).items())
         raise SpaceError(
-            f"the model cannot be trained on what load_data returned ({shapes}): {spaces.describe(error, path)}"
+            f"the model cannot be trained on what load_data returned ({shapes}): {describe_error(error, path)}"
         ) from error
     finally:
         model.run_eagerly = eager
@@ -196,20 +194,20 @@ def _shapes(data: Data) -> dict[str, Any]:
 
 
 def _directions(model: Any, metrics: tuple[str, ...]) -> dict[str, Direction]:
-    """`min` or `max` for each metric (without `val_`) whose kind is known: by its class, else by its name."""
-    # KerasTuner's own table; it is no part of its public interface.
+    """Return `min` or `max` for each metric (without `val_`) whose class or name KerasTuner knows."""
+    # KerasTuner's table is not part of its public interface.
     from keras_tuner.src.engine.metrics_tracking import infer_metric_direction
 
-    objects: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for metric in model.metrics:
         for inner in getattr(metric, "metrics", None) or [metric]:
-            objects[inner.name] = inner
+            by_name[inner.name] = inner
     found: dict[str, Direction] = {}
     for name in {name.removeprefix("val_") for name in metrics}:
         base = name
         for output in getattr(model, "output_names", None) or ():
             base = base.removeprefix(f"{output}_")
-        for candidate in (name, base, objects.get(name), objects.get(base)):
+        for candidate in (name, base, by_name.get(name), by_name.get(base)):
             direction = None
             if candidate is not None:
                 with contextlib.suppress(Exception):
@@ -220,8 +218,8 @@ def _directions(model: Any, metrics: tuple[str, ...]) -> dict[str, Direction]:
     return found
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that a result depends on, where they are installed."""
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed libraries that a result depends on."""
     found = {"python": platform.python_version(), "keras_backend": keras.config.backend()}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

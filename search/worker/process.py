@@ -1,4 +1,4 @@
-"""A worker process: what a zygote's child does until it is told to leave."""
+"""The main loop of a worker process, which the zygote forks."""
 
 from __future__ import annotations
 
@@ -17,64 +17,70 @@ from search.study.paths import TrialPaths
 from search.worker.channel import PipeChannel
 
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
-"""What keeps TensorFlow's start-up noise down; the rest goes to the trial's log."""
+"""Environment variables that silence TensorFlow's start-up. Other output goes to the trial's log."""
 
 _FAST = {"TF_ENABLE_ONEDNN_OPTS": "1"} if platform.machine() == "x86_64" else {}
-"""Has TensorFlow compute by oneDNN on processors where it would not by itself (those without AVX512-VNNI or AMX):
-convolutions take half the time then, and attention two thirds (`benchmarks/onednn.py`)."""
+"""Environment variables that make TensorFlow use oneDNN on all x86 processors.
+
+By itself it uses oneDNN only on those with AVX512-VNNI or AMX. Convolutions then take half the time, and attention two
+thirds (`benchmarks/onednn.py`).
+"""
 
 
 def set_environment() -> None:
-    """Set what frameworks read once, when they are imported, unless the user has."""
+    """Set the environment variables that a framework reads when it is imported, unless the user has set them."""
     for name, value in (_QUIET | _FAST).items():
         os.environ.setdefault(name, value)
 
 
-def serve(connection: Connection, slot: Slot, log: str) -> None:
-    """Run commands from `connection` until `Shutdown`, in the place that `slot` gives."""
-    _leave_signals_to_the_driver()
-    redirect(Path(log))
+def serve_worker(connection: Connection, slot: Slot, log: str) -> None:
+    """Run commands from `connection` on the devices of `slot` until `Shutdown`.
+
+    Args:
+        log: the file for output while no trial runs.
+    """
+    _ignore_signals()
+    redirect_output(Path(log))
     apply_slot(slot)
-    _configure(slot)
+    _configure_framework(slot)
     from search.worker.evaluate_best import run_evaluation
     from search.worker.probe import run_probe
     from search.worker.segment import run_segment
 
     channel = PipeChannel(connection)
     while True:
-        match channel.idle():
+        match channel.receive_work():
             case Probe() as probe:
                 channel.send(run_probe(probe))
             case Segment() as segment:
-                redirect(TrialPaths(Path(segment.folder)).log)
+                redirect_output(TrialPaths(Path(segment.folder)).log)
                 run_segment(segment, channel)
-                redirect(Path(log))
+                redirect_output(Path(log))
             case Evaluate() as evaluate:
-                redirect(TrialPaths(Path(evaluate.folder)).log)
+                redirect_output(TrialPaths(Path(evaluate.folder)).log)
                 channel.send(run_evaluation(evaluate))
-                redirect(Path(log))
+                redirect_output(Path(log))
             case Shutdown():
                 # Frameworks' threads may hang an orderly exit; there is nothing left to write.
                 os._exit(0)
 
 
-def _leave_signals_to_the_driver() -> None:
-    """Ctrl-C, or a cluster that stops a job, reaches all processes: what it means is the driver's to say."""
+def _ignore_signals() -> None:
+    """Ignore the signals of Ctrl-C and of a cluster that stops a job: they reach all processes, and the driver acts."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in numbers:
         signal.signal(number, lambda *_: None)
 
     def back_to_default() -> None:
-        # What the user's code forks can be terminated by it.
+        # The user's code can terminate its own child processes.
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
 
     os.register_at_fork(after_in_child=back_to_default)
 
 
-def redirect(path: Path) -> None:
-    """Send what this process prints, its C libraries included, to the end of `path`; where there is no room for that,
-    let it go where it went."""
+def redirect_output(path: Path) -> None:
+    """Append the output of this process and its C libraries to the file `path`; leave it as it is if that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -87,12 +93,12 @@ def redirect(path: Path) -> None:
 
 @contextmanager
 def quietly(log: Path) -> Iterator[None]:
-    """Send what this process prints to `log` for as long as it imports the framework, which is never silent then."""
+    """Append the output of this process to `log` within, while it imports the framework, which always prints."""
     set_environment()
     sys.stdout.flush()
     sys.stderr.flush()
     kept = {number: os.dup(number) for number in (1, 2)}
-    redirect(log)
+    redirect_output(log)
     try:
         yield
     finally:
@@ -103,8 +109,8 @@ def quietly(log: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _configure(slot: Slot) -> None:
-    """Give the framework the slot's threads and devices; before its runtime starts, or it would take all there are."""
+def _configure_framework(slot: Slot) -> None:
+    """Limit the framework to the slot's threads and devices, before its runtime starts and takes all of them."""
     import keras
 
     from search.worker.runners import distribution
@@ -123,9 +129,9 @@ def _configure(slot: Slot) -> None:
     elif backend == "jax":
         import jax
 
-        # For XLA's pools. `intra_op_parallelism_threads` in XLA_FLAGS has no effect on them.
+        # XLA's thread pools read this. `intra_op_parallelism_threads` in XLA_FLAGS has no effect on them.
         os.environ["PJRT_NPROC"] = str(slot.threads)
-        # JAX has read JAX_PLATFORMS when it was imported.
+        # JAX reads JAX_PLATFORMS when it is imported, which the zygote did.
         if not slot.gpus and not jax.config.jax_platforms:
             jax.config.update("jax_platforms", "cpu")
     distribution.configure(slot.devices, gpus=bool(slot.gpus))

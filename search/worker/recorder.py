@@ -1,7 +1,8 @@
-"""What a trial's training leaves behind: each epoch said to the driver, checkpoints, the best weights.
+"""The callback that records a training: it reports epochs to the driver, and saves checkpoints and the best weights.
 
-A recorder follows one segment. It is the last of the training's callbacks; it ends the training where the search says
-so. Of a `fit` of the user's, the segment's last epoch is said when that has returned, as it may add to the logs.
+A recorder belongs to one segment and is the last of the training's callbacks. It also ends the training if the search
+decides so. With a user's own `fit`, the segment's last epoch is reported only after that has returned, as the returned
+logs belong to it.
 """
 
 from __future__ import annotations
@@ -31,21 +32,22 @@ __all__ = ["Recorder"]
 
 
 class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """Follows one segment.
+    """The recorder of one segment.
 
     Args:
-        segment, channel: what is trained, and who is told.
-        values: the hyperparameters' values, by which a checkpoint of another trial is told from one of this.
-        inputs: the model's inputs, as `data.describe` gives them, kept with the best weights.
-        own_fit: a `fit` of the user's trains: the last epoch waits for `conclude`.
-        last_epoch: the last one that such a `fit` wants, where it wants fewer than the segment has.
+        segment: the segment to record.
+        channel: the connection to the driver.
+        values: the hyperparameters' values, which identify the trial's own checkpoint.
+        inputs: the model's inputs as `arrays.spec_to_json` describes them, saved with the best weights.
+        own_fit: whether a user's `fit` trains. Its last epoch waits for `conclude`.
+        last_epoch: the last epoch that such a `fit` asks for, if it asks for fewer than the segment has.
 
     Attributes:
-        values: as given.
-        epoch: epochs trained so far, those before this segment included.
-        last_epoch: the one to train up to.
+        values: as in the arguments.
+        epoch: the number of epochs trained so far, including those before this segment.
+        last_epoch: the epoch to train up to.
         outcome, error: how the segment ended.
-        history: a record an epoch: `epoch`, `logs`, `seconds`, `trained`.
+        history: one record per epoch, with `epoch`, `logs`, `seconds` and `trained`.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         last_epoch: int | None = None,
     ) -> None:
         super().__init__()
-        # A checkpoint of another trial may lie here: a journal was cut short, or deleted by hand.
+        # The folder may hold a checkpoint of another trial, if a journal was cut short or deleted by hand.
         self.values = dict(values)
         self._owner = {"seed": segment.seed, "values": self.values}
         self._segment = segment
@@ -71,106 +73,106 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self._paths = TrialPaths(Path(segment.folder))
         self._best: tuple[int, float] | None = None
         self._best_weights: list[Any] | None = None
-        self._held: dict[str, Any] | None = None
-        self._state: checkpoint.State | None = None
-        self._began = self._saved = time.monotonic()
+        self._pending: dict[str, Any] | None = None
+        self._state: checkpoint.TrainingState | None = None
+        self._began = self._saved_at = time.monotonic()
         self._noticed: set[str] = set()
         self.history: list[dict[str, Any]] = []
         self.epoch = 0
         self.outcome: Outcome = "reached"
         self.error: str | None = None
 
-    # What was before ------------------------------------------------------------------------------------------------
+    # Resuming -------------------------------------------------------------------------------------------------------
 
     def restore(self, model: Any, callbacks: Sequence[Any]) -> None:
-        """Go on from the trial's checkpoint, where it has one; tell the driver what its journal has missed.
+        """Continue from the trial's checkpoint if there is one, and report the epochs that the journal has missed.
 
         Args:
-            callbacks: the user's, which are put back when the training begins.
+            callbacks: the user's callbacks, which are restored when the training begins.
         """
         self._callbacks = callbacks
-        if self.found is not None:
-            self.found.restore(model)
-            self._take_up(self.found)
+        if self.saved is not None:
+            self.saved.restore(model)
+            self._resume_from(self.saved)
 
     def restore_whole(self) -> bool:
-        """Whether the segment was trained already by a `fit` that cannot be continued, in which case it is told again.
+        """Report the segment again and return True if a `fit` that cannot continue has trained it already.
 
-        Such a training begins anew for each segment; what it had before tells only how good it was.
+        Such a `fit` starts anew for each segment. Of its earlier segments only the history and the best epoch count.
         """
-        saved = self.found
+        saved = self.saved
         if saved is None or not saved.whole:
             return False
         if saved.epoch >= self._segment.to_epoch:
-            self._take_up(saved)
+            self._resume_from(saved)
             return True
         self.history, self._best = list(saved.history), _best_of(saved)
         return False
 
     @property
-    def _wants_no_more(self) -> bool:
-        """Whether a `fit` of the user's has had all the epochs that it wants, though the search would give more."""
+    def _is_satisfied(self) -> bool:
+        """Whether a user's `fit` has had all epochs that it asked for, although the search would train more."""
         return self.epoch >= self.last_epoch < self._segment.to_epoch
 
     @functools.cached_property
-    def found(self) -> checkpoint.Checkpoint | None:
-        """The trial's checkpoint, where it has one."""
+    def saved(self) -> checkpoint.Checkpoint | None:
+        """The trial's checkpoint, or None."""
         path = self._paths.checkpoint(self._segment.execution)
         if not path.exists():
             return None
         try:
-            saved = checkpoint.load(path)
+            saved = checkpoint.load_checkpoint(path)
         except SearchError as error:
-            self.notice(f"trial {self._segment.trial} begins anew: {error}")
+            self.notice(f"trial {self._segment.trial} starts anew: {error}")
             return None
         return saved if saved.owner == self._owner else None
 
-    def _take_up(self, saved: checkpoint.Checkpoint) -> None:
+    def _resume_from(self, saved: checkpoint.Checkpoint) -> None:
         self.epoch, self.history, self._best = saved.epoch, list(saved.history), _best_of(saved)
-        if saved.stopped_by_callback or self._wants_no_more:
+        if saved.stopped_by_callback or self._is_satisfied:
             self.outcome = "stopped_by_callback"
         for record in self.history:
             if record["epoch"] <= self._segment.from_epoch:
                 continue
             self._send_epoch(record)
-            if self._is_judged(record["epoch"]) and self._judged_to_stop():
+            if self._is_judged(record["epoch"]) and self._wait_for_stop():
                 self.outcome = "stopped"
         self._send_checkpointed()
 
-    # As a callback --------------------------------------------------------------------------------------------------
+    # Callback methods -----------------------------------------------------------------------------------------------
 
     def on_train_begin(self, logs: Any = None) -> None:
-        # Being last, this runs when the others have been reset.
-        if self.found is not None:
-            self.found.restore_callbacks(self._callbacks)
+        # The recorder is the last callback, so the others have been reset by now.
+        if self.saved is not None:
+            self.saved.restore_callbacks(self._callbacks)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        # The user's code may use global random states, which no checkpoint holds.
+        # The user's code may use global random states, which are not in a checkpoint.
         seed = derive_seed(self._segment.seed, "epoch", epoch)
         random.seed(seed)
         np.random.seed(seed)
         if keras.config.backend() == "torch":
             import torch
 
-            # Keras's own Dropout draws from PyTorch's, unless the layer was given a seed.
+            # Keras's own Dropout draws from PyTorch's global state, unless the layer has a seed.
             torch.manual_seed(seed)
         self._began = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch + 1
-        record = self._record(scalar_logs(logs or {}))
-        stopped_by_callback = self.model.stop_training or self._wants_no_more
+        record = self._make_record(scalar_logs(logs or {}))
+        stopped_by_callback = self.model.stop_training or self._is_satisfied
         last = self.epoch >= self.last_epoch
         if self._own_fit and (stopped_by_callback or last):
             self.outcome = "stopped_by_callback" if stopped_by_callback else "reached"
-            self._held, self._state = record, checkpoint.capture(self.model, self._callbacks)
+            self._pending, self._state = record, checkpoint.capture_state(self.model, self._callbacks)
             self._note_best(record["logs"], self.model)
             self.model.stop_training = True
             return
-        if not self._tell(record, self.model):
+        if not self._report(record, self.model):
             self.model.stop_training = True
             return
-        stopped = self._is_judged(self.epoch) and self._judged_to_stop()
+        stopped = self._is_judged(self.epoch) and self._wait_for_stop()
         if stopped_by_callback:
             self.outcome = "stopped_by_callback"
         elif stopped:
@@ -178,46 +180,50 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         elif not last and self._channel.interrupted():
             self.outcome = "interrupted"
         ends = last or self.outcome != "reached"
-        if ends or time.monotonic() - self._saved >= self._segment.checkpoint_every:
-            self._save(checkpoint.capture(self.model, self._callbacks))
+        if ends or time.monotonic() - self._saved_at >= self._segment.checkpoint_every:
+            self._save(checkpoint.capture_state(self.model, self._callbacks))
         if ends:
             self.model.stop_training = True
 
     @property
     def curve(self) -> list[dict[str, Any]]:
-        """The history, with an epoch that waits for `conclude`."""
-        return self.history if self._held is None else [*self.history, self._held]
+        """The history, including an epoch that waits for `conclude`."""
+        return self.history if self._pending is None else [*self.history, self._pending]
 
-    # The end of a fit of the user's ---------------------------------------------------------------------------------
+    # The end of a user's fit ----------------------------------------------------------------------------------------
 
     def conclude(self, model: Any, logs: Mapping[str, float]) -> None:
-        """The user's `fit` has returned `logs`: they belong to the last epoch, and to the model as it is now."""
-        record, self._held = self._held, None
+        """Complete the last epoch with the `logs` that the user's `fit` returned, for the model as it is now."""
+        record, self._pending = self._pending, None
         if record is None:
             return
         record["logs"].update(logs)
-        if not self._tell(record, model):
+        if not self._report(record, model):
             return
         if self._is_judged(self.epoch):
-            self._judged_to_stop()
+            self._wait_for_stop()
         assert self._state is not None
         self._save(self._state)
 
     def conclude_whole(self, model: Any, logs: Mapping[str, float], seconds: float) -> None:
-        """A `fit` that never trained the model by `model.fit` has returned `logs`: one record for the segment."""
+        """Record the segment as one epoch with the `logs` of a user's `fit` that never called `model.fit`.
+
+        Args:
+            seconds: the duration of that `fit`.
+        """
         self.epoch = self._segment.to_epoch
         self._began = time.monotonic() - seconds
-        if self._tell({**self._record(logs), "trained": self.epoch}, model):
-            self._save(checkpoint.capture(model, ()), whole=True)
+        if self._report({**self._make_record(logs), "trained": self.epoch}, model):
+            self._save(checkpoint.capture_state(model, ()), whole=True)
 
-    # How ------------------------------------------------------------------------------------------------------------
+    # Reports and files ----------------------------------------------------------------------------------------------
 
-    def _record(self, logs: Mapping[str, float]) -> dict[str, Any]:
+    def _make_record(self, logs: Mapping[str, float]) -> dict[str, Any]:
         seconds = round(time.monotonic() - self._began, 6)
         return {"epoch": self.epoch, "logs": dict(logs), "seconds": seconds, "trained": 1}
 
-    def _tell(self, record: dict[str, Any], model: Any) -> bool:
-        """Say an epoch; False where the training has diverged in it."""
+    def _report(self, record: dict[str, Any], model: Any) -> bool:
+        """Report an epoch, and return False if the training has diverged in it."""
         self.history.append(record)
         sound = not self._diverged(record["logs"])
         if sound:
@@ -237,24 +243,25 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         value = logs.get(self._segment.objective.name)
         if value is not None and self._segment.objective.better(value, self._best[1] if self._best else None):
             self._best = (self.epoch, value)
-            self._best_weights = checkpoint.snapshot(model)
+            self._best_weights = checkpoint.copy_weights(model)
 
     def _is_judged(self, epoch: int) -> bool:
         return self._segment.judged and epoch < self._segment.to_epoch
 
-    def _judged_to_stop(self) -> bool:
+    def _wait_for_stop(self) -> bool:
+        """Wait for the verdict on the reported epoch, and return whether the trial is to stop."""
         try:
             verdict = self._channel.receive()
         except Interrupted:
             return False
         return isinstance(verdict, Verdict) and verdict.stop
 
-    def _save(self, state: checkpoint.State, *, whole: bool = False) -> None:
+    def _save(self, state: checkpoint.TrainingState, *, whole: bool = False) -> None:
         if self._best_weights is not None and self._best is not None:
             path = self._paths.best(self._segment.execution)
             checkpoint.save_weights(path, self._best_weights, *self._best, inputs=self._inputs)
             self._best_weights = None
-        checkpoint.save(
+        checkpoint.save_checkpoint(
             self._paths.checkpoint(self._segment.execution),
             state,
             owner=self._owner,
@@ -266,12 +273,12 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         )
         if state.lost:
             lost = ", ".join(state.lost)
-            self.notice(f"the state of {lost} cannot be saved: where a trial goes on later, it begins anew")
-        self._saved = time.monotonic()
+            self.notice(f"the state of {lost} cannot be saved: if a trial continues later, it starts anew")
+        self._saved_at = time.monotonic()
         self._send_checkpointed()
 
     def notice(self, text: str) -> None:
-        """Tell the user something, once."""
+        """Show a text to the user, once."""
         if text not in self._noticed:
             self._noticed.add(text)
             print(f"search: {text}", flush=True)

@@ -1,7 +1,7 @@
-"""A segment: a trial's model built, compiled, trained on from its checkpoint, and its state kept safe.
+"""A segment: the worker builds and compiles a trial's model, trains it from the trial's checkpoint on, and saves it.
 
-The order of asking is: `load_data`, build, compile, `fit_options`, `callbacks`, `fit`. What the worker finds out it
-says to the driver; the only files it writes are in the trial's own folder.
+The user's functions are called in the order `load_data`, `build_model`, `compile_model`, `fit_options`, `callbacks`,
+`fit`. The worker reports facts to the driver, and writes files only into the trial's own folder.
 """
 
 from __future__ import annotations
@@ -19,34 +19,36 @@ import keras
 
 from search.errors import SearchError, SpaceError
 from search.messages import Answer, Question, Segment
-from search.space import file as spaces
 from search.space.domain import Parameter, Value
-from search.space.file import Space, SpaceRef
+from search.space.file import Space, SpaceRef, describe_error, describe_type, format_traceback, read_space
 from search.study.paths import TrialPaths
 from search.study.records import Built, Outcome, SegmentEnded
-from search.worker import failures as shortage
-from search.worker import model_cache as held
-from search.worker import outputs
+from search.worker import model_cache, outputs
 from search.worker.channel import Channel, Interrupted
-from search.worker.data import arrays as datas
 from search.worker.data import shared
-from search.worker.data.arrays import Data
+from search.worker.data.arrays import Data, prepare_data, spec_to_json
 from search.worker.data.streams import Stream
+from search.worker.failures import classify_failure
 from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
 from search.worker.model_cache import Training
 from search.worker.recorder import Recorder
-from search.worker.runners import choose as runner
-from search.worker.runners import graph_cache as graphs
-from search.worker.runners import own_fit
-from search.worker.runners.fused import forget_copies
+from search.worker.runners.choose import choose_runner, create_weights
+from search.worker.runners.fused import clear_device_copies
+from search.worker.runners.graph_cache import clear_graph_cache, make_model_key
+from search.worker.runners.own_fit import FitCall, call_own_fit, returned_logs
 
 _trial_folder: list[Path] = []
 
 
 def trial_dir() -> Path:
-    """The running trial's own folder, for callbacks that write files; while no trial runs, but its factory is called
-    (a probe, a model brought back), a temporary one. SearchError outside of all of these."""
+    """Return the running trial's own folder, for callbacks that write files.
+
+    If a factory is called while no trial runs, in a probe or to rebuild a model, the folder is a temporary one.
+
+    Raises:
+        SearchError: if called at any other time.
+    """
     if not _trial_folder:
         raise SearchError("search.trial_dir() is known only while a trial runs: call it in build_model or callbacks")
     return _trial_folder[-1]
@@ -54,7 +56,7 @@ def trial_dir() -> Path:
 
 @contextmanager
 def trial_folder(folder: Path | None = None) -> Iterator[None]:
-    """Make `folder` what `trial_dir` says; by default a temporary folder."""
+    """Make `trial_dir` return `folder`, by default a temporary folder, within the context."""
     with ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="search-")))
@@ -69,45 +71,45 @@ def trial_folder(folder: Path | None = None) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def load_space(ref: SpaceRef) -> Space:
-    """The user's code, run once a process."""
-    return spaces.load(ref)
+    """Run the user's code, once per process, and return its functions."""
+    return read_space(ref)
 
 
 _arrays: dict[SpaceRef, Data] = {}
 _counts: dict[tuple[SpaceRef, str], int] = {}
 
 
-def forget() -> None:
-    """Load space and data anew when they are next asked for, and build all models anew."""
+def clear_caches() -> None:
+    """Drop the space, the data, all models and all graphs of this process."""
     load_space.cache_clear()
-    held.drop_all()
-    graphs.drop_all()
-    forget_data()
+    model_cache.clear_model_cache()
+    clear_graph_cache()
+    clear_data()
 
 
-def forget_data() -> None:
-    """Load the data anew when they are next asked for."""
+def clear_data() -> None:
+    """Drop the data, so that they are loaded anew when next needed."""
     _arrays.clear()
     _counts.clear()
-    forget_copies()
+    clear_device_copies()
 
 
 def load_data(ref: SpaceRef, hp: Any = None, folder: str | None = None) -> Data:
-    """The user's data. Arrays are loaded once a process; streams, and what depends on `hp`, anew each time.
+    """Return the user's data. Arrays are loaded once per process; streams, and data that depend on `hp`, each time.
 
     Args:
-        hp: for a `load_data` that takes it.
-        folder: where another process may have put the arrays, for all to share.
+        hp: the hyperparameters, for a `load_data` that takes them.
+        folder: the folder in which another process may have put the arrays that all workers share.
     """
     if ref in _arrays:
         return _arrays[ref]
     space = load_space(ref)
-    loaded = shared.load(folder) if folder is not None else None
+    loaded = shared.load_arrays(folder) if folder is not None else None
     if loaded is None:
-        # Shuffles and splits of the user's that are not seeded come out the same in every process.
+        # The user's unseeded shuffles and splits must be the same in every process.
         keras.utils.set_random_seed(0)
-        loaded = datas.prepare(space.load_data(hp) if space.data_takes_hp else space.load_data())
-    forget_copies()
+        loaded = prepare_data(space.load_data(hp) if space.data_takes_hp else space.load_data())
+    clear_device_copies()
     if loaded.is_arrays and not space.data_takes_hp:
         _arrays.clear()
         _arrays[ref] = loaded
@@ -117,31 +119,31 @@ def load_data(ref: SpaceRef, hp: Any = None, folder: str | None = None) -> Data:
 
 
 def _counted(ref: SpaceRef, name: str, part: Any) -> Any:
-    """A stream that knows how many batches it has. It is counted once a process."""
+    """Return `part`; if it is a stream, with its number of batches, which is counted once per process."""
     if not isinstance(part, Stream) or part.batches is not None or part.endless:
         return part
     key = ref, name
     if load_space(ref).data_takes_hp or key not in _counts:
         _counts[key] = part.count()
     elif part.kind == "dataset":
-        iter(part.source)  # as far as counting would have shuffled it
+        iter(part.source)  # counting would have advanced its shuffle as well
     return replace(part, batches=_counts[key])
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """All that a trial's hyperparameters determine."""
+class TrialSetup:
+    """A trial's compiled model, fit options and callbacks, as the user's functions returned them."""
 
     model: Any
     fit_options: Mapping[str, Any]
     callbacks: list[Any]
 
 
-def build(space: Space, hp: Any) -> Any:
-    """A compiled model for `hp`. SpaceError where the factory gives something else."""
+def build_trial_model(space: Space, hp: Any) -> Any:
+    """Build a compiled model for `hp`. SpaceError if the factory returns anything else."""
     model = space.build_model(hp)
     if not isinstance(model, keras.Model):
-        raise SpaceError(f"build_model returned {spaces.kind(model)}: return a keras.Model (is a return missing?)")
+        raise SpaceError(f"build_model returned {describe_type(model)}: return a keras.Model (is a return missing?)")
     if space.compile_model is not None:
         compiled = space.compile_model(hp, model)
         model = compiled if isinstance(compiled, keras.Model) else model
@@ -152,49 +154,49 @@ def build(space: Space, hp: Any) -> Any:
     return model
 
 
-def make_ready(space: Space, hp: Any) -> Ready:
-    """Ask the user's functions everything, in order. SpaceError where one gives what cannot be used."""
-    model = build(space, hp)
+def set_up_trial(space: Space, hp: Any) -> TrialSetup:
+    """Call the user's functions in order. SpaceError if one returns an unusable value."""
+    model = build_trial_model(space, hp)
     options = space.fit_options(hp) if space.fit_options else {}
     if not isinstance(options, Mapping):
-        raise SpaceError(f"fit_options returned {spaces.kind(options)}: return a dict")
+        raise SpaceError(f"fit_options returned {describe_type(options)}: return a dict")
     callbacks = space.callbacks(hp) if space.callbacks else []
     if isinstance(callbacks, keras.callbacks.Callback):
         callbacks = [callbacks]
     if not isinstance(callbacks, (list, tuple)):
-        raise SpaceError(f"callbacks returned {spaces.kind(callbacks)}: return a list of Keras callbacks")
+        raise SpaceError(f"callbacks returned {describe_type(callbacks)}: return a list of Keras callbacks")
     for callback in callbacks:
         if not isinstance(callback, keras.callbacks.Callback):
             raise SpaceError(f"callbacks returned a list with {callback!r}: return a list of Keras callbacks")
-    return Ready(model, options, list(callbacks))
+    return TrialSetup(model, options, list(callbacks))
 
 
 # A segment ------------------------------------------------------------------------------------------------------------
 
 
 def run_segment(segment: Segment, channel: Channel) -> None:
-    """Train a segment and report how it ended. Nothing that the user's code raises gets out."""
+    """Train a segment and report how it ended. An exception of the user's code is reported, never raised."""
     paths = TrialPaths(Path(segment.folder))
     epoch, error = segment.from_epoch, None
     outcome: Outcome
     try:
         with trial_folder(paths.folder):
-            recorder = _Training(segment, channel).run()
+            recorder = _SegmentRun(segment, channel).run()
         epoch, outcome, error = recorder.epoch, recorder.outcome, recorder.error
     except Interrupted:
         outcome = "interrupted"
     except KeyboardInterrupt:
-        raise  # inline, the user can wait no longer
+        raise  # the user interrupts an inline search
     except BaseException as exception:
         path = Path(segment.space.path) if segment.space.path else None
-        outcome, error = shortage.classify(exception, spaces.describe(exception, path, elsewhere=segment.space.label))
+        outcome, error = classify_failure(exception, describe_error(exception, path, elsewhere=segment.space.label))
         with suppress(OSError):
-            paths.traceback.write_text(spaces.trace())
+            paths.traceback.write_text(format_traceback())
     channel.send(SegmentEnded(segment.trial, segment.execution, outcome, epoch, error))
 
 
-class _Training:
-    """One segment's training."""
+class _SegmentRun:
+    """The training of one segment."""
 
     def __init__(self, segment: Segment, channel: Channel) -> None:
         self._segment = segment
@@ -204,19 +206,19 @@ class _Training:
 
     def run(self) -> Recorder:
         segment, space = self._segment, self._space
-        held.keep((*segment.cached_trials, segment.trial))
+        model_cache.keep_only((*segment.cached_trials, segment.trial))
         data = load_data(segment.space, self._hp, segment.data)
-        if (before := held.take(segment)) is not None:
-            recorder = self._recorder(data, values=segment.values)
-            if recorder.found is not None:
-                self._train_on(before, data, recorder)
+        if (cached := model_cache.find_cached(segment)) is not None:
+            recorder = self._make_recorder(data, values=segment.values)
+            if recorder.saved is not None:
+                self._train(cached, data, recorder)
                 return recorder
         with session(segment.seed):
-            ready = make_ready(space, self._hp)
+            setup = set_up_trial(space, self._hp)
             if space.fit is not None:
-                return self._run_own_fit(ready, data)
-            recorder = self._recorder(data)
-            self._train_on(self._prepared(ready, data, recorder), data, recorder)
+                return self._run_own_fit(setup, data)
+            recorder = self._make_recorder(data)
+            self._train(self._make_training(setup, data, recorder), data, recorder)
             return recorder
 
     def _ask(self, parameter: Parameter) -> Value:
@@ -228,104 +230,104 @@ class _Training:
             raise SpaceError(answer.error)
         return answer.value
 
-    def _recorder(
+    def _make_recorder(
         self, data: Data, last_epoch: int | None = None, values: Mapping[str, Value] | None = None
     ) -> Recorder:
         return Recorder(
             self._segment,
             self._channel,
             self._hp.used_values if values is None else values,
-            datas.describe(data.train.x_spec),
+            spec_to_json(data.train.x_spec),
             own_fit=self._space.fit is not None,
             last_epoch=last_epoch,
         )
 
-    def _prepared(self, ready: Ready, data: Data, recorder: Recorder) -> Training:
-        model, user = ready.model, self._apart(ready.callbacks, recorder)
+    def _make_training(self, setup: TrialSetup, data: Data, recorder: Recorder) -> Training:
+        model, user_callbacks = setup.model, self._redirected(setup.callbacks, recorder)
         if self._segment.run_eagerly:
             model.run_eagerly = True
-        runner.build(model, data.train.x_spec)
-        # Data that depend on the hyperparameters are another reason why graphs differ.
-        signature = None if self._space.data_takes_hp else graphs.sign(model, user)
-        return Training(model, ready.fit_options, user, signature)
+        create_weights(model, data.train.x_spec)
+        # If data depend on the hyperparameters, graphs may differ although the models do not.
+        model_key = None if self._space.data_takes_hp else make_model_key(model, user_callbacks)
+        return Training(model, setup.fit_options, user_callbacks, model_key)
 
-    def _apart(self, callbacks: list[Any], recorder: Recorder) -> list[Any]:
-        """The user's callbacks, writing into the trial's own folder."""
+    def _redirected(self, callbacks: list[Any], recorder: Recorder) -> list[Any]:
+        """Redirect the user's callbacks into the trial's own folder."""
         folder = Path(self._segment.folder)
         if self._segment.execution:
             folder /= f"execution-{self._segment.execution}"
-        return outputs.keep_apart(callbacks, folder, recorder.notice)
+        return outputs.redirect_callbacks(callbacks, folder, recorder.notice)
 
-    def _train_on(self, training: Training, data: Data, recorder: Recorder) -> None:
-        """Train as far as the segment goes, from the trial's checkpoint on."""
-        segment, model, user = self._segment, training.model, training.callbacks
-        callbacks = [*user, recorder]
-        trainer = runner.choose(
-            model, data, training.options, segment.seed, callbacks, segment.fuse, training.signature
-        )
-        self._built(model, trainer.name)
-        recorder.restore(model, user)
-        outputs.go_on(user, recorder.epoch)
+    def _train(self, training: Training, data: Data, recorder: Recorder) -> None:
+        """Train from the trial's checkpoint to the end of the segment."""
+        segment, model, user_callbacks = self._segment, training.model, training.callbacks
+        callbacks = [*user_callbacks, recorder]
+        runner = choose_runner(model, data, training.options, segment.seed, callbacks, segment.fuse, training.model_key)
+        self._report_built(model, runner.name)
+        recorder.restore(model, user_callbacks)
+        outputs.resume_outputs(user_callbacks, recorder.epoch)
         if recorder.epoch < recorder.last_epoch and recorder.outcome == "reached":
-            trainer.run(recorder.epoch, recorder.last_epoch, callbacks)
-        held.hold(segment, training, recorder.values)
+            runner.run(recorder.epoch, recorder.last_epoch, callbacks)
+        model_cache.cache_model(segment, training, recorder.values)
 
-    def _built(self, model: Any, trainer: str) -> None:
+    def _report_built(self, model: Any, runner: str) -> None:
         count = int(model.count_params()) if model.built else 0
-        self._channel.send(Built(self._segment.trial, count, trainer, own_fit=self._space.fit is not None))
+        self._channel.send(Built(self._segment.trial, count, runner, own_fit=self._space.fit is not None))
 
-    # A fit of the user's --------------------------------------------------------------------------------------------
+    # A user's own fit -----------------------------------------------------------------------------------------------
 
-    def _run_own_fit(self, ready: Ready, data: Data) -> Recorder:
-        segment, model = self._segment, ready.model
-        whole = self._recorder(data)
+    def _run_own_fit(self, setup: TrialSetup, data: Data) -> Recorder:
+        segment, model = self._segment, setup.model
+        whole = self._make_recorder(data)
         if whole.restore_whole():
-            self._built(model, WHOLE)
+            self._report_built(model, WHOLE_FIT)
             return whole
         recorders: list[Recorder] = []
         histories: list[Any] = []
 
-        def train(call: own_fit.Call) -> Any:
-            recorder = self._recorder(call.data, call.epochs)
+        def train(call: FitCall) -> Any:
+            recorder = self._make_recorder(call.data, call.epochs)
             recorders.append(recorder)
             if segment.run_eagerly:
                 model.run_eagerly = True
-            self._train_on(Training(model, call.options, self._apart(call.callbacks, recorder)), call.data, recorder)
-            histories.append(_history(model, recorder))
+            training = Training(model, call.options, self._redirected(call.callbacks, recorder))
+            self._train(training, call.data, recorder)
+            histories.append(_make_history(model, recorder))
             return histories[0]
 
         began = time.monotonic()
         try:
-            returned = own_fit.call(
+            returned = call_own_fit(
                 self._space,
                 self._hp,
                 model,
                 data,
                 epochs=segment.to_epoch,
                 initial_epoch=0,
-                options=ready.fit_options,
-                callbacks=ready.callbacks,
+                options=setup.fit_options,
+                callbacks=setup.callbacks,
                 train=train,
             )
         except Exception:
-            # What it wanted of a whole training it may not find in one that was cut short.
+            # After a training that was cut short, the user's code may miss results of a complete one.
             if recorders and recorders[0].outcome in ("interrupted", "stopped", "failed"):
                 return recorders[0]
             raise
         if recorders:
-            recorders[0].conclude(model, own_fit.logs_of(returned, segment.objective, histories[0], whole=False))
+            recorders[0].conclude(model, returned_logs(returned, segment.objective, histories[0], whole=False))
             return recorders[0]
-        self._built(model, WHOLE)
-        logs = own_fit.logs_of(returned, segment.objective, None, whole=True)
+        self._report_built(model, WHOLE_FIT)
+        logs = returned_logs(returned, segment.objective, None, whole=True)
         whole.conclude_whole(model, logs, time.monotonic() - began)
         return whole
 
 
-WHOLE = "own fit: begins anew for each segment"
+WHOLE_FIT = "own fit: begins anew for each segment"
+"""The runner's name for a user's `fit` that does not call `model.fit` and so cannot continue."""
 
 
-def _history(model: Any, recorder: Recorder) -> Any:
-    """What `model.fit` would have returned for all epochs so far."""
+def _make_history(model: Any, recorder: Recorder) -> Any:
+    """Return the history that `model.fit` would have returned for all epochs so far."""
     history = keras.callbacks.History()
     history.set_model(model)
     history.on_train_begin()

@@ -1,8 +1,8 @@
-"""The zygote: a process that has imported the framework, and nothing else, and forks workers in milliseconds.
+"""The zygote: a process that has imported the framework, does nothing with it, and forks workers in milliseconds.
 
-It never runs the user's code: one variable made before the fork, and the child hangs. It listens on a Unix socket for
-`fork` requests, each with one end of a pipe for the new worker, and says which child ended how. It ends with its
-driver; its children notice the driver's end themselves, and those that cannot, it ends.
+The zygote never runs the user's code: if one variable is made before the fork, the child hangs. A Unix socket brings
+`Fork` requests, each with one end of a pipe for the new worker, and takes back how children ended. The zygote ends with
+its driver. Workers notice the driver's end themselves, and the zygote kills those that do not.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from pathlib import Path
 from search.devices.slots import Slot
 
 LAST_SECONDS = 2.0
-"""How long workers whose driver is gone have to notice it."""
+"""Seconds that workers have to notice that their driver is gone."""
 
 _LENGTH = struct.Struct("!I")
 
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """A request: fork a worker for `slot`, which logs to `log` while it runs no trial."""
+    """The request to fork a worker for `slot`, which logs to the file `log` while it runs no trial."""
 
     slot: Slot
     log: str
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """The framework is imported."""
+class ZygoteReady:
+    """The report that the framework is imported."""
 
     pid: int
 
@@ -58,14 +58,14 @@ class Forked:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """A child ended: `status` as `os.waitpid` has it."""
+    """The report that a worker ended, with the status that `os.waitpid` gave."""
 
     pid: int
     status: int
 
 
 def send(sock: socket.socket, value: object, fds: tuple[int, ...] = ()) -> None:
-    """Send a value, and file descriptors with it."""
+    """Send a value together with file descriptors."""
     data = pickle.dumps(value)
     message = _LENGTH.pack(len(data)) + data
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -74,13 +74,13 @@ def send(sock: socket.socket, value: object, fds: tuple[int, ...] = ()) -> None:
 
 
 def receive(sock: socket.socket) -> tuple[object, list[int]]:
-    """A value and the file descriptors with it. EOFError where the other side is gone."""
+    """Wait for a value, and return it with its file descriptors. EOFError if the other side is gone."""
     head, fds, _, _ = socket.recv_fds(sock, _LENGTH.size, 4)
-    head = _exactly(sock, _LENGTH.size, head)
-    return pickle.loads(_exactly(sock, _LENGTH.unpack(head)[0])), fds
+    head = _receive_bytes(sock, _LENGTH.size, head)
+    return pickle.loads(_receive_bytes(sock, _LENGTH.unpack(head)[0])), fds
 
 
-def _exactly(sock: socket.socket, size: int, data: bytes = b"") -> bytes:
+def _receive_bytes(sock: socket.socket, size: int, data: bytes = b"") -> bytes:
     while len(data) < size:
         more = sock.recv(size - len(data))
         if not more:
@@ -89,40 +89,42 @@ def _exactly(sock: socket.socket, size: int, data: bytes = b"") -> bytes:
     return data
 
 
-def main(fd: int, log: str, folder: str | None) -> None:
-    """Import the framework, then fork workers on request until the driver is gone."""
+def run_zygote(fd: int, log: str, folder: str | None) -> None:
+    """Import the framework, then fork workers on request until the driver is gone.
+
+    Args:
+        fd: the file descriptor of the socket to the driver.
+        log: the file for this process's output.
+        folder: as in `_share_compiled`.
+    """
     from search.worker import process
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)  # for the driver to heed: this process ends with it
-    process.redirect(Path(log))
+        signal.signal(number, lambda *_: None)  # the driver handles them, and this process ends with it
+    process.redirect_output(Path(log))
     process.set_environment()
-    # All that a worker needs, short of anything that starts a runtime.
+    # Import all that a worker needs, but start no runtime.
     import keras
 
     if keras.config.backend() == "tensorflow":
-        import search.worker.runners.tensorflow.epochs
-        import search.worker.runners.tensorflow.graph_files
+        from search.worker.runners.tensorflow.graph_files import set_graph_folder
     elif keras.config.backend() == "jax":
-        import search.worker.runners.jax.epochs
-    import search.worker.evaluate_best
-    import search.worker.probe
-    import search.worker.segment
+        pass
 
     temporary = None
     if keras.config.backend() == "jax":
         temporary = _share_compiled(folder)
     elif keras.config.backend() == "tensorflow":
         with suppress(OSError):  # without it, each worker traces for itself
-            temporary = tempfile.mkdtemp(prefix="search-traced-")
-            search.worker.runners.tensorflow.graph_files.use(temporary)
+            temporary = tempfile.mkdtemp(prefix="search-graphs-")
+            set_graph_folder(temporary)
 
     sock = socket.socket(fileno=fd)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    send(sock, Ready(os.getpid()))
+    send(sock, ZygoteReady(os.getpid()))
     try:
         _serve(sock, wake_read, wake_write)
     except (EOFError, ConnectionError):
@@ -136,12 +138,12 @@ _children: set[int] = set()
 
 
 def _serve(sock: socket.socket, wake_read: int, wake_write: int) -> None:
-    """Fork, and say who has ended. EOFError or ConnectionError when the driver is gone."""
+    """Fork workers and report those that ended. EOFError or ConnectionError once the driver is gone."""
     while True:
         readable, _, _ = select.select([sock.fileno(), wake_read], [], [])
         if wake_read in readable:
             os.read(wake_read, 4096)
-            for pid, status in _reap():
+            for pid, status in _collect_ended():
                 send(sock, Died(pid, status))
         if sock.fileno() in readable:
             request, fds = receive(sock)
@@ -150,30 +152,30 @@ def _serve(sock: socket.socket, wake_read: int, wake_write: int) -> None:
 
 
 COMPILED_BYTES = 2 << 30
-"""What is kept of compiled programs when a search begins; the oldest go first."""
+"""Bytes of compiled programs to keep when a search starts; the oldest programs are deleted first."""
 
 
 def _share_compiled(folder: str | None) -> str | None:
-    """On JAX, have workers keep what they compile in `folder`, or in one of this process's own, which is returned.
+    """Make JAX keep compiled programs in `folder`; if that is None, in a temporary folder, whose path is returned.
 
-    A promoted trial's model is built in another process, or anew, and an equal one in another search. Nothing is done
-    where the user has a folder of their own for that.
+    A promoted trial's model may be built in another process, and an equal model in another search. If the user has
+    chosen a folder for JAX's cache, nothing is changed.
     """
     import jax
 
     if jax.config.jax_compilation_cache_dir:
         return None
     temporary = None if folder else tempfile.mkdtemp(prefix="search-jax-")
-    kept = Path(temporary or Path(str(folder), f"jax-{_processor()}"))
-    _prune(kept)
-    jax.config.update("jax_compilation_cache_dir", str(kept))
+    cache = Path(temporary or Path(str(folder), f"jax-{_processor()}"))
+    _prune(cache)
+    jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return temporary
 
 
 def _prune(folder: Path) -> None:
-    """Delete the oldest files of a folder that holds too much. (JAX can do so, but looks at all of them each time.)"""
+    """Delete the oldest files beyond `COMPILED_BYTES`. (JAX can do so itself, but checks all files each time.)"""
     files = [(file.stat(), file) for file in folder.glob("*")]
     size = sum(stat.st_size for stat, _ in files)
     for stat, file in sorted(files, key=lambda item: item[0].st_mtime):
@@ -184,7 +186,7 @@ def _prune(folder: Path) -> None:
 
 
 def _processor() -> str:
-    """A name for processors of one kind: what is compiled for one may crash another that mounts the same folder."""
+    """Return a name for this kind of processor: a program compiled for one kind may crash on another."""
     kind = platform.machine()
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -198,7 +200,7 @@ def _fork(request: Fork, fd: int, ours: tuple[int, ...]) -> int:
         os.close(fd)
         _children.add(pid)
         with suppress(OSError):
-            os.setpgid(pid, pid)  # here as well: whoever knows of the process may end its group at once
+            os.setpgid(pid, pid)  # here too, so that the group exists as soon as the driver knows the pid
         return pid
     try:
         os.setpgid(0, 0)
@@ -206,9 +208,9 @@ def _fork(request: Fork, fd: int, ours: tuple[int, ...]) -> int:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for descriptor in ours:
             os.close(descriptor)
-        from search.worker.process import serve
+        from search.worker.process import serve_worker
 
-        serve(Connection(fd), request.slot, request.log)
+        serve_worker(Connection(fd), request.slot, request.log)
     except BaseException:
         import traceback
 
@@ -218,25 +220,24 @@ def _fork(request: Fork, fd: int, ours: tuple[int, ...]) -> int:
         os._exit(1)
 
 
-def _reap() -> Iterator[tuple[int, int]]:
-    """The children that have ended: process id, and status as `os.waitpid` has it."""
+def _collect_ended() -> Iterator[tuple[int, int]]:
+    """Yield the process id and the `os.waitpid` status of each child that has ended."""
     while _children:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is None:
             return
-        # While it is not waited for, nobody else can have its number. What it has made ends with it, and lets go of
-        # the pipe to the driver, who learns of its end that way.
+        # Until the child is waited for, no other process can get its id. Its own children end with it and so close
+        # the pipe to the driver, which learns of its end that way.
         _kill_group(ended.si_pid)
         _children.discard(ended.si_pid)
         yield os.waitpid(ended.si_pid, 0)
 
 
 def _end_children() -> None:
-    """Wait for the children, which notice that the driver is gone; end those that do not: their threads may be kept
-    from running by native code."""
+    """Wait until the children notice that the driver is gone, and kill those whose threads native code blocks."""
     deadline = time.monotonic() + LAST_SECONDS
     while _children and time.monotonic() < deadline:
-        for _ in _reap():
+        for _ in _collect_ended():
             pass
         time.sleep(0.02)
     for pid in _children:

@@ -1,4 +1,4 @@
-"""Hyperband's plan against KerasTuner's, whose logarithms are loops of divisions, and against the paper's numbers."""
+"""Hyperband's plan against KerasTuner's, whose logarithms are loops of divisions, and against known plans."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import keras_tuner
 import pytest
 
-from search.backends import brackets
+from search.backends.brackets import HyperbandPlan, plan_brackets
 
 TABLE = [
     *[(r, 3) for r in (1, 2, 3, 4, 8, 9, 10, 26, 27, 28, 50, 81, 100, 242, 243, 244, 729, 1000, 2187)],
@@ -23,18 +23,18 @@ TABLE = [
 """(max_epochs, factor). Many are powers, where `log(max_epochs, factor)` may fall short of a whole number."""
 
 
-def is_rounded(max_epochs: int, factor: int) -> bool:
-    """Whether `max_epochs` is a power of `factor`, and its logarithm none the less no whole number."""
+def has_inexact_log(max_epochs: int, factor: int) -> bool:
+    """Return whether `max_epochs` is a power of `factor`, but its logarithm in floats is no whole number."""
     exact = next(s for s in range(100) if factor ** (s + 1) > max_epochs)
     return factor**exact == max_epochs and math.log(max_epochs) / math.log(factor) != exact
 
 
 @pytest.mark.parametrize(("max_epochs", "factor"), TABLE)
-def test_it_is_keras_tuners(max_epochs: int, factor: int) -> None:
+def test_the_plan_is_keras_tuners(max_epochs: int, factor: int) -> None:
     theirs = keras_tuner.oracles.HyperbandOracle(
         objective=keras_tuner.Objective("val_loss", "min"), max_epochs=max_epochs, factor=factor
     )
-    plan = brackets.plan(max_epochs, factor)
+    plan = plan_brackets(max_epochs, factor)
     count = theirs._get_num_brackets()
     assert len(plan.brackets) == count
     for bracket, number in zip(plan.brackets, range(count - 1, -1, -1), strict=True):
@@ -43,36 +43,36 @@ def test_it_is_keras_tuners(max_epochs: int, factor: int) -> None:
         ]
 
 
-def test_the_table_holds_what_a_logarithm_gets_wrong() -> None:
+def test_the_table_has_powers_with_inexact_logarithms() -> None:
     assert len(TABLE) >= 40
-    assert {(243, 3), (1000, 10), (125, 5), (216, 6)} <= {pair for pair in TABLE if is_rounded(*pair)}
+    assert {(243, 3), (1000, 10), (125, 5), (216, 6)} <= {pair for pair in TABLE if has_inexact_log(*pair)}
 
 
-def test_the_plan_that_people_know() -> None:
-    def rows(plan: brackets.Plan) -> list[list[tuple[int, int]]]:
+def test_well_known_plans() -> None:
+    def rows(plan: HyperbandPlan) -> list[list[tuple[int, int]]]:
         return [[(rung.size, rung.epochs) for rung in bracket.rungs] for bracket in plan.brackets]
 
-    assert rows(brackets.plan(27, 3)) == [
+    assert rows(plan_brackets(27, 3)) == [
         [(27, 1), (9, 3), (3, 9), (1, 27)],
         [(12, 3), (4, 9), (2, 27)],
         [(6, 9), (2, 27)],
         [(4, 27)],
     ]
-    assert brackets.plan(9, 3).total_epochs == 75
-    assert brackets.plan(27, 3).total_epochs == 375
-    assert brackets.plan(9, 3).trials == 9 + 5 + 3
-    assert rows(brackets.plan(1, 3)) == [[(1, 1)]]
+    assert plan_brackets(9, 3).total_epochs == 75
+    assert plan_brackets(27, 3).total_epochs == 375
+    assert plan_brackets(9, 3).trial_count == 9 + 5 + 3
+    assert rows(plan_brackets(1, 3)) == [[(1, 1)]]
 
 
 @pytest.mark.parametrize(("max_epochs", "factor"), [(0, 3), (-1, 3), (9, 1), (9, 0)])
-def test_nonsense_is_refused(max_epochs: int, factor: int) -> None:
+def test_plans_that_cannot_be_are_refused(max_epochs: int, factor: int) -> None:
     with pytest.raises(ValueError, match="factor"):
-        brackets.plan(max_epochs, factor)
+        plan_brackets(max_epochs, factor)
 
 
 @pytest.mark.parametrize(("max_epochs", "factor"), TABLE)
-def test_every_plan_makes_sense(max_epochs: int, factor: int) -> None:
-    for bracket in brackets.plan(max_epochs, factor).brackets:
+def test_rungs_shrink_and_epochs_grow_to_the_maximum(max_epochs: int, factor: int) -> None:
+    for bracket in plan_brackets(max_epochs, factor).brackets:
         sizes = [rung.size for rung in bracket.rungs]
         epochs = [rung.epochs for rung in bracket.rungs]
         assert sizes == sorted(sizes, reverse=True)

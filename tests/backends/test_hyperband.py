@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.backends import brackets
+from search.backends.brackets import HyperbandPlan, plan_brackets
 from search.backends.hyperband import Hyperband
-from search.scheduler.controller import Limits
+from search.scheduler.limits import Limits
 from search.study.journal import Entry
 from search.study.records import ResultTold, SegmentRequested, SegmentStarted
 from search.study.trial import Suggestion, derive_seed
 from search.testing import BackEndContract, Scenario, Simulation
-from search.testing.backends import noise, seconds
+from search.testing.backends import epoch_seconds, noise
 
 # The same examples on every machine.
-steady = settings(derandomize=True, deadline=None, max_examples=40)
+fixed_examples = settings(derandomize=True, deadline=None, max_examples=40)
 
 
 HAS_GP = all(importlib.util.find_spec(package) for package in ("torch", "scipy"))
@@ -68,20 +68,20 @@ def simulate(scenario: Scenario, *, iterations: int = 1, factor: int = 3, **opti
     )
 
 
-def line(hp: Any) -> None:
+def ask_x(hp: Any) -> None:
     hp.Float("x", 0.0, 1.0)
 
 
-def wild(params: Any, epoch: int) -> float:
-    """A curve without any shape: what is best early says nothing of later."""
+def unrelated_losses(params: Any, epoch: int) -> float:
+    """Return a loss that has nothing to do with those of other epochs."""
     return noise(params, epoch)
 
 
-WILD = Scenario(line, wild, seconds=seconds)
+UNRELATED = Scenario(ask_x, unrelated_losses, seconds=epoch_seconds)
 
 
 def entrants(search: Simulation) -> dict[tuple[int, int], list[int]]:
-    """Who came to each (bracket, rung), in order."""
+    """Return the trials that came to each (bracket, rung), in order."""
     found = defaultdict(list)
     for record in search.records:
         if isinstance(record, SegmentRequested):
@@ -90,114 +90,122 @@ def entrants(search: Simulation) -> dict[tuple[int, int], list[int]]:
 
 
 def scores(search: Simulation) -> dict[tuple[int, int], dict[int, float]]:
-    """What each finished with at each (bracket, rung), without those that failed."""
+    """Return the trials' scores at each (bracket, rung), without trials that failed."""
     found: dict[tuple[int, int], dict[int, float]] = defaultdict(dict)
-    where: dict[int, tuple[int, int]] = {}
+    place: dict[int, tuple[int, int]] = {}
     for record in search.records:
         if isinstance(record, SegmentRequested):
-            where[record.trial] = (record.bracket, record.rung)
+            place[record.trial] = (record.bracket, record.rung)
         elif isinstance(record, ResultTold) and record.score is not None:
-            found[where[record.trial]][record.trial] = record.score
+            found[place[record.trial]][record.trial] = record.score
     return found
 
 
-def assert_synchronous(search: Simulation, plan: brackets.Plan) -> None:
-    """Each rung's best, of all that ever came there, are those that went on: what the synchronous algorithm does."""
-    came, told = entrants(search), scores(search)
+def assert_synchronous(search: Simulation, plan: HyperbandPlan) -> None:
+    """Assert that of all trials which ever came to a rung the best were promoted, as in the synchronous algorithm."""
+    entered, told = entrants(search), scores(search)
     for number, bracket in enumerate(plan.brackets):
-        assert len(came[number, 0]) == bracket.rungs[0].size
+        assert len(entered[number, 0]) == bracket.rungs[0].size
         for rung in range(1, len(bracket.rungs)):
             below = told[number, rung - 1]
             best = sorted(below, key=lambda trial: (below[trial], trial))[: bracket.rungs[rung].size]
-            assert sorted(came[number, rung]) == sorted(best), f"bracket {number}, rung {rung}"
+            assert sorted(entered[number, rung]) == sorted(best), f"bracket {number}, rung {rung}"
 
 
-@steady
+@fixed_examples
 @given(st.integers(0, 10**6), st.integers(1, 7), st.integers(0, 100), st.sampled_from([(9, 3), (27, 3), (16, 4)]))
 def test_promotions_are_those_of_the_synchronous_algorithm(seed, slots, order, size) -> None:
     max_epochs, factor = size
-    search = simulate(WILD, seed=seed, slots=slots, order=order, max_epochs=max_epochs, factor=factor).run()
-    plan = brackets.plan(max_epochs, factor)
+    search = simulate(UNRELATED, seed=seed, slots=slots, order=order, max_epochs=max_epochs, factor=factor).run()
+    plan = plan_brackets(max_epochs, factor)
     assert_synchronous(search, plan)
     assert search.study.epochs == plan.total_epochs
 
 
-@steady
+@fixed_examples
 @given(st.integers(0, 10**6), st.integers(1, 7), st.floats(0.0, 0.6))
-def test_failed_trials_are_the_worst_and_starve_nobody(seed, slots, share) -> None:
+def test_failed_trials_are_the_worst_and_others_take_their_places(seed, slots, share) -> None:
     scenario = Scenario(
-        line, wild, fails=lambda params: int(9 * noise(params, "when")) if noise(params, "fails") < share else None
+        ask_x,
+        unrelated_losses,
+        fails=lambda params: int(9 * noise(params, "when")) if noise(params, "fails") < share else None,
     )
     limits = Limits(max_consecutive_failures=100)
     search = simulate(scenario, seed=seed, slots=slots, limits=limits).run()
-    plan = brackets.plan(9, 3)
+    plan = plan_brackets(9, 3)
     assert_synchronous(search, plan)
     assert all(trial.ended for trial in search.trials)
 
 
-def test_a_bracket_with_failures_still_ends_in_a_full_run() -> None:
-    scenario = Scenario(line, wild, fails=lambda params: 1 if noise(params, "fails") < 0.25 else None)
+def test_a_bracket_with_failures_still_trains_one_trial_to_the_end() -> None:
+    scenario = Scenario(ask_x, unrelated_losses, fails=lambda params: 1 if noise(params, "fails") < 0.25 else None)
     search = simulate(scenario, max_epochs=27).run()
     sizes = [len(entrants(search)[0, rung]) for rung in range(4)]
     assert sum(trial.ended == "failed" for trial in search.trials) > 10
     assert sizes == [27, 9, 3, 1]
 
 
-@steady
+@fixed_examples
 @given(st.integers(0, 10**6), st.integers(2, 12), st.integers(0, 100))
 def test_no_slot_idles_while_a_bracket_has_work(seed, slots, order) -> None:
-    plan = brackets.plan(9, 3)
+    plan = plan_brackets(9, 3)
 
     def earned(search: Simulation) -> list[tuple[int, int, int]]:
-        """Who is sure of a place in the next rung, whatever those do who have not finished theirs."""
-        came, told, found = entrants(search), scores(search), []
+        """Return (bracket, rung, trial) of promotions that no trial still to finish can change."""
+        entered, told, found = entrants(search), scores(search), []
         for number, bracket in enumerate(plan.brackets):
             for rung, following in enumerate(bracket.rungs[1:], 1):
                 below, size = told[number, rung - 1], bracket.rungs[rung - 1].size
-                for trial in set(below) - set(came[number, rung]):
+                for trial in set(below) - set(entered[number, rung]):
                     better = sum((below[other], other) < (below[trial], trial) for other in below)
                     if better + size - len(below) < following.size:
                         found.append((number, rung, trial))
         return found
 
-    class Watched(Simulation):
+    class CheckedForIdleSlots(Simulation):
         def check(self, records):
             super().check(records)
             if self.executor.busy < slots and self.end is None:
-                asked = sum(isinstance(record, SegmentRequested) and record.rung == 0 for record in self.records)
-                assert asked == plan.trials
+                begun = sum(isinstance(record, SegmentRequested) and record.rung == 0 for record in self.records)
+                assert begun == plan.trial_count
                 assert not earned(self)
 
-    Watched(
-        WILD, lambda study: Hyperband(study.objective, study.seed, max_epochs=9), seed=seed, slots=slots, order=order
+    CheckedForIdleSlots(
+        UNRELATED,
+        lambda study: Hyperband(study.objective, study.seed, max_epochs=9),
+        seed=seed,
+        slots=slots,
+        order=order,
     ).run()
 
 
-class Scanning(Hyperband):
-    """Looks through all open brackets, to compare."""
+class ExhaustiveHyperband(Hyperband):
+    """A back end that looks through all open brackets, and compares."""
 
     def ask(self, *, new):
         answer = super().ask(new=new)
-        earned = [(number, *found) for number, bracket in self._open.items() if (found := bracket.promotable(new))]
+        earned = [(n, *found) for n, bracket in self.open_brackets.items() if (found := bracket.promotion(new))]
         if isinstance(answer, Suggestion) and answer.trial is not None:
             assert (answer.bracket, answer.rung, answer.trial) == earned[0]
         else:
             assert not earned
-            room = [n for n, bracket in self._open.items() if all(rung.places > 0 for rung in bracket.rungs)]
+            room = [n for n, b in self.open_brackets.items() if all(rung.free_places > 0 for rung in b.rungs)]
             if isinstance(answer, Suggestion):
-                assert [answer.bracket] == (room or [self._opened])
+                assert [answer.bracket] == (room or [self.opened])
             else:
                 assert not (new and room)
         return answer
 
 
-@steady
+@fixed_examples
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 50))
-def test_of_many_brackets_the_first_with_a_promotion_is_found(seed, slots, trials) -> None:
-    scenario = Scenario(line, wild, fails=lambda params: 1 if noise(params, "fails") < 0.1 else None, seconds=seconds)
+def test_the_first_of_many_brackets_with_a_promotion_is_found(seed, slots, trials) -> None:
+    scenario = Scenario(
+        ask_x, unrelated_losses, fails=lambda params: 1 if noise(params, "fails") < 0.1 else None, seconds=epoch_seconds
+    )
     search = Simulation(
         scenario,
-        lambda study: Scanning(study.objective, study.seed, max_epochs=9, iterations=4),
+        lambda study: ExhaustiveHyperband(study.objective, study.seed, max_epochs=9, iterations=4),
         seed=seed,
         slots=slots,
         limits=Limits(max_trials=trials, max_consecutive_failures=100),
@@ -205,7 +213,7 @@ def test_of_many_brackets_the_first_with_a_promotion_is_found(seed, slots, trial
     larger = search.resume(len(search.entries) * 2 // 3, limits=Limits(max_consecutive_failures=100)).run()
     assert larger.end is not None
     assert larger.end.complete
-    assert len(larger.trials) > 4 * brackets.plan(9, 3).trials - 10  # a bracket cut short is not opened again
+    assert len(larger.trials) > 4 * plan_brackets(9, 3).trial_count - 10  # a bracket cut short is not opened again
 
 
 @pytest.mark.parametrize("slots", [1, 4])
@@ -214,7 +222,7 @@ def test_a_space_of_eight_points_still_promotes(slots: int) -> None:
         hp.Int("a", 1, 4)
         hp.Boolean("b")
 
-    search = simulate(Scenario(ask, wild, seconds=seconds), max_epochs=27, slots=slots).run()
+    search = simulate(Scenario(ask, unrelated_losses, seconds=epoch_seconds), max_epochs=27, slots=slots).run()
     assert len({tuple(trial.params.items()) for trial in search.trials}) == len(search.trials) == 8
     assert search.end is not None
     assert search.end.complete
@@ -224,35 +232,35 @@ def test_a_space_of_eight_points_still_promotes(slots: int) -> None:
 
 
 def test_few_trials_are_promoted_too() -> None:
-    search = simulate(WILD, max_epochs=27, limits=Limits(max_trials=2)).run()
+    search = simulate(UNRELATED, max_epochs=27, limits=Limits(max_trials=2)).run()
     assert sorted(trial.epochs for trial in search.trials) == [9, 27]
     assert all(trial.ended for trial in search.trials)
 
 
 @pytest.mark.parametrize("slots", [2, 3])
-def test_with_a_larger_budget_no_trial_comes_where_it_can_go_nowhere(slots: int) -> None:
-    """A bracket that was cut short has gone on without it: what comes to its first rung then is trained for nothing."""
-    first = simulate(WILD, factor=2, slots=slots, limits=Limits(max_trials=8)).run()
-    sizes = [rung.size for rung in brackets.plan(9, 2).brackets[0].rungs]
+def test_with_a_larger_budget_no_trial_enters_a_bracket_that_cannot_promote_it(slots: int) -> None:
+    """A bracket that was cut short has full rungs: a trial that enters its first rung later is trained for nothing."""
+    first = simulate(UNRELATED, factor=2, slots=slots, limits=Limits(max_trials=8)).run()
+    sizes = [rung.size for rung in plan_brackets(9, 2).brackets[0].rungs]
     late = 0
     for kept in range(0, len(first.entries), 3):
         larger = first.resume(kept, limits=Limits(max_trials=12)).run()
         assert larger.end is not None
         assert larger.end.complete
-        came: Counter[int] = Counter()
+        entered: Counter[int] = Counter()
         for record in larger.records:
             if isinstance(record, SegmentRequested) and record.bracket == 0:
                 assert record.rung is not None
-                full = any(came[rung] == sizes[rung] for rung in range(1, len(sizes)))
+                full = any(entered[rung] == sizes[rung] for rung in range(1, len(sizes)))
                 assert record.rung > 0 or not full
-                came[record.rung] += 1
+                entered[record.rung] += 1
                 late += full
     assert late > 20  # promotions
 
 
-def test_a_journal_that_has_such_a_trial_is_gone_on_with() -> None:
-    """Older versions asked for them. The bracket is over when it has ended, too."""
-    scenario = Scenario(line, wild, seconds=lambda run: 100.0 if run.trial == 8 else 1.0)
+def test_a_journal_with_such_a_trial_is_resumed() -> None:
+    """Older versions asked for such trials. The bracket is over only when this one has ended."""
+    scenario = Scenario(ask_x, unrelated_losses, seconds=lambda run: 100.0 if run.trial == 8 else 1.0)
     first = simulate(scenario, factor=2, slots=2, limits=Limits(max_trials=8)).run()
     second = [n for n, record in enumerate(first.records) if isinstance(record, SegmentRequested) and record.rung == 2]
     entries = first.entries[: second[-1] + 1]
@@ -263,19 +271,19 @@ def test_a_journal_that_has_such_a_trial_is_gone_on_with() -> None:
     assert search.trials[8].epochs == 2
 
 
-def test_a_trial_that_ended_itself_holds_its_place_and_trains_no_more() -> None:
-    """Its best value stands in every rung; a promotion costs nothing."""
+def test_a_trial_stopped_by_its_callback_is_promoted_without_training() -> None:
+    """Its best value counts at every rung."""
     scenario = Scenario(
-        line,
-        lambda params, epoch: params["x"] + 1 / epoch if not ends(params) else params["x"] - 1,
-        finishes=lambda params: 1 if ends(params) else None,
+        ask_x,
+        lambda params, epoch: params["x"] + 1 / epoch if not is_stopped(params) else params["x"] - 1,
+        finishes=lambda params: 1 if is_stopped(params) else None,
     )
     search = simulate(scenario).run()
-    finished = [trial for trial in search.trials if trial.exhausted and trial.bracket == 0]
-    assert finished
-    came = entrants(search)
-    best = min(finished, key=lambda trial: trial.objective)
-    assert came[0, 2] == [best.number]
+    stopped = [trial for trial in search.trials if trial.exhausted and trial.bracket == 0]
+    assert stopped
+    entered = entrants(search)
+    best = min(stopped, key=lambda trial: trial.objective)
+    assert entered[0, 2] == [best.number]
     assert best.ended == "completed"
     assert best.epochs == best.trained == 1
     assert sum(isinstance(record, SegmentStarted) and record.trial == best.number for record in search.records) == 1
@@ -283,24 +291,25 @@ def test_a_trial_that_ended_itself_holds_its_place_and_trains_no_more() -> None:
         record.outcome for record in search.records if isinstance(record, ResultTold) and record.trial == best.number
     ]
     assert told == ["stopped_by_callback"] * 3
-    assert [len(came[0, rung]) for rung in range(3)] == [9, 3, 1]
+    assert [len(entered[0, rung]) for rung in range(3)] == [9, 3, 1]
 
 
-def ends(params: Any) -> bool:
+def is_stopped(params: Any) -> bool:
+    """Return whether a callback ends the training."""
     return noise(params, "ends") < 0.3
 
 
 def test_iterations_repeat_the_plan_with_new_trials() -> None:
-    once, twice = simulate(WILD).run(), simulate(WILD, iterations=2, slots=3).run()
-    plan = brackets.plan(9, 3)
-    assert len(twice.trials) == 2 * len(once.trials) == 2 * plan.trials
+    once, twice = simulate(UNRELATED).run(), simulate(UNRELATED, iterations=2, slots=3).run()
+    plan = plan_brackets(9, 3)
+    assert len(twice.trials) == 2 * len(once.trials) == 2 * plan.trial_count
     assert twice.study.epochs == 2 * plan.total_epochs
     assert {bracket for bracket, _ in entrants(twice)} == set(range(6))
     assert len({trial.params["x"] for trial in twice.trials}) == len(twice.trials)
 
 
-def test_a_promotion_goes_on_from_the_last_epoch() -> None:
-    search = simulate(WILD, slots=4).run()
+def test_a_promoted_trial_goes_on_from_its_last_epoch() -> None:
+    search = simulate(UNRELATED, slots=4).run()
     assert search.study.trained == search.study.epochs
     for trial in search.trials:
         assert [epoch.epoch for epoch in trial.curve] == list(range(1, trial.epochs + 1))

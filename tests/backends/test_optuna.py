@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners against the contract, and what is particular to them."""
+"""Optuna's samplers and pruners: the contract, and the behaviour of each."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from optuna.trial import TrialState
 from search.backends.optuna import PRUNERS, Optuna, make_pruner
 from search.backends.samplers import SAMPLERS, Axis
 from search.errors import OptionError
-from search.scheduler.controller import Limits
+from search.scheduler.limits import Limits
 from search.space.domain import Condition, Domain, Parameter
 from search.study.records import EpochDone, Judged, ParameterSet, ResultTold, SegmentRequested
 from search.study.trial import Objective
 from search.testing import BackEndContract, Scenario, Simulation
-from search.testing.backends import FEW, by_noise, few, in_order, seconds
+from search.testing.backends import FINITE_CONFIGURATIONS, ask_finite, configuration_text, epoch_seconds, noise_loss
 
 HAS_GP = all(importlib.util.find_spec(package) for package in ("torch", "scipy"))
 
 
-class _Contract(BackEndContract):
+class OptunaContract(BackEndContract):
     sampler: str
     pruner: str
 
@@ -35,35 +35,35 @@ class _Contract(BackEndContract):
         )
 
 
-class TestTPE(_Contract):
+class TestTPE(OptunaContract):
     sampler, pruner = "tpe:n_startup_trials=3", "hyperband"
 
 
-class TestGroupedTPE(_Contract):
+class TestGroupedTPE(OptunaContract):
     sampler, pruner = "tpe:multivariate=True,group=True,n_startup_trials=3", "none"
 
 
-class TestRandom(_Contract):
+class TestRandom(OptunaContract):
     sampler, pruner = "random", "median:n_startup_trials=2"
 
 
-class TestQMC(_Contract):
-    # With its rung at epoch 1, it may let none of the kit's 20 trials through.
+class TestQMC(OptunaContract):
+    # With a rung at epoch 1, the pruner may stop all of the kit's 20 trials.
     sampler, pruner = "qmc", "asha:min_early_stopping_rate=1"
 
 
-class TestNSGAII(_Contract):
+class TestNSGAII(OptunaContract):
     sampler, pruner = "nsgaii:population_size=4", "percentile:n_startup_trials=2"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_GP, reason="needs torch and scipy")
-class TestGP(_Contract):
+class TestGP(OptunaContract):
     sampler, pruner = "gp:n_startup_trials=4", "median:n_startup_trials=2"
     trials = 12
 
 
-class TestCMAES(_Contract):
+class TestCMAES(OptunaContract):
     sampler, pruner = "cmaes:n_startup_trials=2", "hyperband"
 
 
@@ -87,13 +87,14 @@ def simulate(scenario: Scenario, sampler: str = "random", pruner: str = "none", 
 # Samplers -------------------------------------------------------------------------------------------------------------
 
 
-def two(hp: Any) -> None:
+def ask_two(hp: Any) -> None:
     hp.Fixed("version", 1)
     hp.Float("x", 0.0, 1.0)
     hp.Float("y", 0.0, 1.0)
 
 
 def bowl(params: Any, epoch: int) -> float:
+    """Return a loss with its minimum at x = 0.3, y = 0.7."""
     return (params["x"] - 0.3) ** 2 + (params["y"] - 0.7) ** 2 + 0.01 / epoch
 
 
@@ -101,47 +102,53 @@ def bowl(params: Any, epoch: int) -> float:
     ("sampler", "pruner"),
     [
         *itertools.product(["tpe", "tpe:multivariate=True"], ["none", "hyperband"]),
-        ("cmaes", "none"),  # it learns of complete trials only, and of each of Hyperband's brackets apart
+        ("cmaes", "none"),  # learns from complete trials only, and from each of Hyperband's brackets apart
     ],
 )
 def test_samplers_learn(sampler: str, pruner: str) -> None:
-    """Deterministic by its seeds: the last third of the trials is much better than the first, in each of three."""
+    """The last third of the trials is much better than the first, in each of three searches with fixed seeds."""
     for seed in range(3):
-        search = simulate(Scenario(two, bowl), sampler, pruner, seed=seed, max_epochs=4, limits=Limits(max_trials=60))
+        search = simulate(
+            Scenario(ask_two, bowl), sampler, pruner, seed=seed, max_epochs=4, limits=Limits(max_trials=60)
+        )
         values = [bowl(trial.params, 4) for trial in search.run().trials]
         assert statistics.median(values[40:]) < 0.6 * statistics.median(values[:20])
 
 
 def test_a_joint_draw_covers_a_trial_that_begins_with_a_fixed_value() -> None:
-    search = simulate(Scenario(two, bowl), "qmc", limits=Limits(max_trials=6)).run()
-    kept = [
+    search = simulate(Scenario(ask_two, bowl), "qmc", limits=Limits(max_trials=6)).run()
+    joint = [
         record for record in search.records if isinstance(record, ParameterSet) and record.attributes.get("relative")
     ]
-    assert [record.parameter.name for record in kept] == ["x"] * 5  # the first trial shows what the space is
-    assert all(len(record.attributes["relative"]) == 2 for record in kept)
+    assert [record.parameter.name for record in joint] == ["x"] * 5  # the first trial shows the space
+    assert all(len(record.attributes["relative"]) == 2 for record in joint)
 
 
-def test_a_grid_is_gone_through_cell_by_cell() -> None:
+def test_a_grid_is_tried_cell_by_cell() -> None:
     def ask(hp: Any) -> None:
         hp.Int("a", 1, 3)
         hp.Choice("b", ["x", None, True])
         hp.Float("c", 0.0, 1.0, step=0.5)
 
-    search = simulate(Scenario(ask, by_noise), "grid", limits=Limits()).run()
-    assert len(search.trials) == len({in_order(trial.params) for trial in search.trials}) == 27
-    # Without the grid, what is left over would be drawn value by value: then 27 draws in a row do not all fit.
+    search = simulate(Scenario(ask, noise_loss), "grid", limits=Limits()).run()
+    assert len(search.trials) == len({configuration_text(trial.params) for trial in search.trials}) == 27
+    # Without the grid, values would be drawn one by one, and 27 draws in a row would not all fit its cells.
     cells = [record for record in search.records if isinstance(record, ParameterSet) and "trial" in record.attributes]
     assert [record.attributes["trial"]["grid_id"] for record in cells] == list(range(27))
     assert all(record.value == search.trials[record.trial].params[record.parameter.name] for record in cells)
 
 
 @pytest.mark.parametrize("slots", [1, 4])
-def test_a_grid_covers_what_the_probe_did_not_see(slots: int) -> None:
-    search = simulate(Scenario(few, by_noise, seconds=seconds), "grid", slots=slots, limits=Limits()).run()
-    assert sorted(in_order(trial.params) for trial in search.trials) == sorted(map(in_order, FEW))
+def test_a_grid_search_covers_parameters_that_the_probe_did_not_see(slots: int) -> None:
+    search = simulate(
+        Scenario(ask_finite, noise_loss, seconds=epoch_seconds), "grid", slots=slots, limits=Limits()
+    ).run()
+    assert sorted(configuration_text(trial.params) for trial in search.trials) == sorted(
+        map(configuration_text, FINITE_CONFIGURATIONS)
+    )
 
 
-def test_a_grid_needs_lists() -> None:
+def test_a_grid_needs_few_and_listed_values() -> None:
     objective = Objective("loss", "min")
     with pytest.raises(OptionError, match=r"rate.*step"):
         Optuna(objective, 0, sampler="grid", parameters=[Parameter("rate", Domain("float", 0.0, 1.0))])
@@ -154,7 +161,7 @@ def test_a_grid_needs_lists() -> None:
 
 
 def ranked(params: Any, epoch: int) -> float:
-    """Curves that never cross: what is worse stays worse."""
+    """Return a loss whose curves never cross: a worse trial stays worse."""
     return params["x"] + 1 / epoch
 
 
@@ -166,7 +173,7 @@ SPECS = [
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_pruner_stops_at_the_end_of_an_epoch(spec: str) -> None:
-    search = simulate(Scenario(two, ranked), "random", spec, limits=Limits(max_trials=25)).run()
+    search = simulate(Scenario(ask_two, ranked), "random", spec, limits=Limits(max_trials=25)).run()
     stopped = [trial for trial in search.trials if trial.ended == "stopped"]
     assert bool(stopped) == (spec != "none")
     stops = {r.trial: r.epoch for r in search.records if isinstance(r, Judged) and r.stop}
@@ -180,30 +187,30 @@ def test_a_pruner_stops_at_the_end_of_an_epoch(spec: str) -> None:
         assert statistics.mean(whole) < statistics.mean(trial.params["x"] for trial in stopped)
 
 
-def test_all_pruners_are_tried_here() -> None:
+def test_all_pruners_are_tested_here() -> None:
     assert {spec.partition(":")[0] for spec in SPECS} == set(PRUNERS)
 
 
-def test_hyperbands_brackets_are_known_before_anything_is_judged() -> None:
-    """Optuna makes them at the first judgement; a search that was resumed would draw otherwise until then."""
-    pruner: Any = Optuna(Objective("loss", "min"), 0, max_epochs=9)._pruner
-    assert len({pruner._get_bracket_id(optuna.create_study(), _numbered(number)) for number in range(50)}) == 3
+def test_hyperbands_brackets_are_known_before_the_first_decision() -> None:
+    """Optuna makes them at its first decision. Until then a resumed search would draw other values."""
+    pruner: Any = Optuna(Objective("loss", "min"), 0, max_epochs=9).pruner
+    assert len({pruner._get_bracket_id(optuna.create_study(), trial_of_number(number)) for number in range(50)}) == 3
 
 
-def _numbered(number: int) -> Any:
+def trial_of_number(number: int) -> Any:
     trial = optuna.trial.create_trial(value=0.0)
     trial.number = number
     return trial
 
 
-def test_hyperband_and_asha_take_the_searchs_factor() -> None:
+def test_hyperband_takes_the_searchs_factor_unless_told() -> None:
     pruner: Any = make_pruner("hyperband", 81, 4)
     assert (pruner._max_resource, pruner._reduction_factor, pruner._min_resource) == (81, 4, 1)
     pruner = make_pruner("hyperband:reduction_factor=2", 81, 4)
     assert pruner._reduction_factor == 2
 
 
-# What Optuna is told --------------------------------------------------------------------------------------------------
+# Results told to Optuna -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("direction", "worst"), [("min", math.inf), ("max", -math.inf)])
@@ -215,20 +222,20 @@ def test_a_failed_trial_is_told_as_the_worst(direction: Any, worst: float) -> No
         back_end.apply(EpochDone(trial, 0, 1, {"loss": 0.25}, 1.0))
         back_end.apply(EpochDone(trial, 0, 1, {"loss": 99.0}, 1.0))  # trained again: the first stands
         assert back_end.apply(ResultTold(trial, 1, None if outcome == "failed" else 0.25, outcome)) == (trial,)  # type: ignore[arg-type]
-    trials = back_end._draws.study.get_trials()
+    trials = back_end.sampler.study.get_trials()
     assert [trial.value for trial in trials] == [worst, 0.25, 0.25]
     assert [trial.state for trial in trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED]
     assert [trial.intermediate_values for trial in trials] == [{1: 0.25}] * 3
 
 
-def test_of_other_eras_trials_it_learns_what_they_are() -> None:
+def test_trials_of_an_earlier_phase_are_imported_as_they_ended() -> None:
     scenario = Scenario(
-        two, lambda params, epoch: ranked(params, epoch), fails=lambda params: 2 if params["x"] > 0.8 else None
+        ask_two, lambda params, epoch: ranked(params, epoch), fails=lambda params: 2 if params["x"] > 0.8 else None
     )
     before = simulate(scenario, pruner="asha", limits=Limits(max_trials=20)).run()
     back_end = Optuna(Objective("val_loss", "min"), 0, max_epochs=9)
     back_end.learn(before.trials)
-    imported = back_end._draws.study.get_trials()
+    imported = back_end.sampler.study.get_trials()
     assert len(imported) == 20
     for trial, theirs in zip(before.trials, imported, strict=True):
         assert theirs.params.keys() == {"x (float linear)", "y (float linear)"}
@@ -257,7 +264,7 @@ def test_of_other_eras_trials_it_learns_what_they_are() -> None:
         ("pruner", "percentile:percentile=150.0", "cannot be used"),
     ],
 )
-def test_what_cannot_be_used_is_explained(option: str, spec: str, said: str) -> None:
+def test_messages_explain_options_that_cannot_be_used(option: str, spec: str, said: str) -> None:
     with pytest.raises(OptionError) as caught:
         Optuna(Objective("loss", "min"), 0, **{option: spec})
     message = str(caught.value)
@@ -267,7 +274,7 @@ def test_what_cannot_be_used_is_explained(option: str, spec: str, said: str) -> 
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
-def test_samplers_are_made_or_say_what_they_need(name: str) -> None:
+def test_samplers_are_made_or_name_missing_packages(name: str) -> None:
     parameters = [Parameter("x", Domain("int", 1, 3))]
     needs = {"gp": ["torch", "scipy"], "qmc": ["scipy"]}.get(name, [])
     if any(importlib.util.find_spec(package) is None for package in needs):
@@ -300,7 +307,7 @@ DOMAINS = [
 
 
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
-def test_values_go_to_optuna_and_come_back(domain: Domain) -> None:
+def test_values_convert_to_optunas_and_back(domain: Domain) -> None:
     axis = Axis(Parameter("x", domain))
     if domain.size is None:
         values = [domain.at(i / 97) for i in range(97)]
@@ -319,7 +326,7 @@ def test_values_go_to_optuna_and_come_back(domain: Domain) -> None:
 
 
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
-def test_whatever_optuna_draws_is_in_the_domain(domain: Domain) -> None:
+def test_optunas_draws_are_in_the_domain(domain: Domain) -> None:
     axis = Axis(Parameter("x", domain))
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     drawn = set()
@@ -343,9 +350,9 @@ def test_two_domains_never_share_an_axis() -> None:
     )
 
 
-def test_choices_may_change_where_the_user_accepted_it() -> None:
+def test_choices_may_change_between_phases() -> None:
     before = simulate(
-        Scenario(lambda hp: hp.Choice("a", ["x", "y"]), by_noise), "tpe", limits=Limits(max_trials=2)
+        Scenario(lambda hp: hp.Choice("a", ["x", "y"]), noise_loss), "tpe", limits=Limits(max_trials=2)
     ).run()
     back_end = Optuna(Objective("val_loss", "min"), 0)
     back_end.learn(before.trials)

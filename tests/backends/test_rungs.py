@@ -1,4 +1,4 @@
-"""Hyperband with a sampler: what it models, that it helps, and what it takes from other back ends."""
+"""Hyperband with a sampler: its model, its benefit, and its use of trials that it did not draw."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from search.backends.base import BackEnd, fitting
+from search.backends.base import BackEnd, values_in_space
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
 from search.backends.rungs import RungModel
 from search.backends.samplers import SAMPLERS
-from search.scheduler.controller import Limits
+from search.scheduler.limits import Limits
 from search.space.domain import Domain, Parameter
 from search.study.records import EpochDone, ParameterSet, ResultTold, SegmentRequested
 from search.study.study import Study, Trial
 from search.study.trial import Objective
 from search.testing import Scenario, Simulation
-from search.testing.backends import FEW, by_noise, few, in_order, seconds
+from search.testing.backends import FINITE_CONFIGURATIONS, ask_finite, configuration_text, epoch_seconds, noise_loss
 
 X, Y = (Parameter(name, Domain("float", 0.0, 1.0)) for name in "xy")
 MIN = Objective("val_loss", "min")
 
 
-def two(hp: Any) -> None:
+def ask_two(hp: Any) -> None:
     hp.Float("x", 0.0, 1.0)
     hp.Float("y", 0.0, 1.0)
 
 
 def regret(params: Any) -> float:
+    """Return the distance from the best loss that there is."""
     return float((params["x"] - 0.3) ** 2 + (params["y"] - 0.7) ** 2)
 
 
-BOWL = Scenario(two, lambda params, epoch: regret(params) + 0.3 / epoch)
+BOWL = Scenario(ask_two, lambda params, epoch: regret(params) + 0.3 / epoch)
 
 
 def hyperband(sampler: str = "random", **options: Any) -> Callable[[Study], BackEnd]:
@@ -54,18 +55,19 @@ def optuna(sampler: str = "tpe", pruner: str = "hyperband") -> Callable[[Study],
     )
 
 
-# What is modelled -----------------------------------------------------------------------------------------------------
+# The model ------------------------------------------------------------------------------------------------------------
 
 
-class ByHand:
+class ModelByHand:
     """A model of two parameters with budgets of 1, 3 and 9 epochs, told of trials one by one."""
 
     def __init__(self, sampler: str = "tpe:n_startup_trials=3", direction: Any = "min") -> None:
-        self.model = RungModel(Objective("val_loss", direction), 0, sampler, [1, 3, 9], (X, Y))
+        self.objective = Objective("val_loss", direction)
+        self.model = RungModel(self.objective, 0, sampler, [1, 3, 9], (X, Y))
         self.trials = 0
 
     def train(self, *losses: float, told: Any = "reached", to: int | None = None) -> int:
-        """A new trial whose epochs end with `losses`. `told` says how that ended, None that it goes on."""
+        """Train a new trial whose epochs end with `losses`. `told` is its outcome, None if it goes on."""
         trial, self.trials = self.trials, self.trials + 1
         self.model.apply(SegmentRequested(trial, 0, to or len(losses), 0, 0, False, 0))
         for parameter in (X, Y):
@@ -73,92 +75,91 @@ class ByHand:
         for epoch, loss in enumerate(losses, 1):
             self.model.apply(EpochDone(trial, 0, epoch, {"val_loss": loss}, 1.0))
         if told is not None:
-            score = None if told == "failed" else self.model._objective.best(losses)
+            score = None if told == "failed" else self.objective.best(losses)
             self.model.apply(ResultTold(trial, len(losses), score, told))
         return trial
 
     def seen(self) -> list[tuple[str, float | None]]:
-        """What a sampler sees of each trial."""
-        trials = self.model._look(self.model._draws.study.get_trials())
-        return [(trial.state.name, trial.value) for trial in trials]
+        """Return the state and value of each trial as a sampler sees them."""
+        return [(trial.state.name, trial.value) for trial in self.model.sampler.visible_trials()]
 
 
-def test_the_highest_budget_with_enough_points_is_modelled() -> None:
-    """Enough are d + 3 = 5: N_min + 2 with N_min = d + 1."""
-    hand = ByHand()
+def test_the_highest_budget_with_enough_observations_is_modelled() -> None:
+    """Enough is d + 3 = 5: N_min + 2 with N_min = d + 1."""
+    hand = ModelByHand()
     for enough, (losses, budget) in enumerate([((0.5,), 1), ((0.5, 0.4, 0.3), 3), ((0.5,) * 9, 9)]):
         for _ in range(4):
             hand.train(*losses)
-            assert hand.model.modelled == [1, 1, 3][enough]
+            assert hand.model.modelled_budget == [1, 1, 3][enough]
         hand.train(*losses)
-        assert hand.model.modelled == budget
+        assert hand.model.modelled_budget == budget
 
 
-def test_no_budget_has_enough_where_the_sampler_would_draw_at_random() -> None:
-    hand = ByHand("tpe:n_startup_trials=7")
+def test_no_budget_has_enough_if_the_sampler_would_draw_at_random() -> None:
+    hand = ModelByHand("tpe:n_startup_trials=7")
     for _ in range(6):
         hand.train(0.5, 0.4, 0.3)
-        assert hand.model.modelled == 1
+        assert hand.model.modelled_budget == 1
     hand.train(0.5, 0.4, 0.3)
-    assert hand.model.modelled == 3
+    assert hand.model.modelled_budget == 3
 
 
 def test_a_score_is_the_best_value_so_far() -> None:
-    hand = ByHand()
+    hand = ModelByHand()
     for _ in range(5):
         hand.train(0.1, 0.4, 0.3, 0.05)
-    assert hand.model.modelled == 3
+    assert hand.model.modelled_budget == 3
     assert hand.seen() == [("COMPLETE", 0.1)] * 5
 
 
 def test_what_a_sampler_sees_of_each_trial() -> None:
-    hand = ByHand()
+    hand = ModelByHand()
     for _ in range(5):
         hand.train(0.5, 0.5, 0.5)
     hand.train(0.2)  # waits for its promotion
     hand.train(0.3, told="failed", to=9)
-    hand.train(0.3, told="stopped_by_callback")  # by a callback of its own: that is what it has at 9 epochs, too
+    hand.train(0.3, told="stopped_by_callback")  # its score at 9 epochs, too
     hand.train(0.1, told=None, to=9)
     hand.train(told=None, to=1)
     rest = [("FAIL", None), ("COMPLETE", math.inf), ("COMPLETE", 0.3), ("RUNNING", None), ("RUNNING", None)]
     assert hand.seen() == [("COMPLETE", 0.5)] * 5 + rest
 
 
-def test_failures_are_worst_and_no_points() -> None:
-    hand = ByHand(direction="max")
+def test_failures_are_worst_and_no_observations() -> None:
+    hand = ModelByHand(direction="max")
     for _ in range(4):
         hand.train(0.5, 0.5, 0.5)
     for _ in range(4):
         hand.train(0.5, 0.5, 0.5, told="failed")
-    assert hand.model.modelled == 1
+    assert hand.model.modelled_budget == 1
     assert hand.seen()[4:] == [("COMPLETE", -math.inf)] * 4
 
 
 def test_an_epoch_that_is_trained_again_changes_nothing() -> None:
-    hand = ByHand()
+    hand = ModelByHand()
     trial = hand.train(0.5, told=None, to=3)
     hand.model.apply(EpochDone(trial, 0, 1, {"val_loss": 0.1}, 1.0))
     hand.model.apply(EpochDone(trial, 0, 2, {"val_loss": 0.4}, 1.0))
     assert hand.seen() == [("COMPLETE", 0.5)]
 
 
-def test_a_build_that_failed_half_way_takes_nothing_from_a_joint_space() -> None:
-    hand = ByHand("gp:n_startup_trials=2") if importlib.util.find_spec("torch") else ByHand("cmaes")
+def test_a_build_that_failed_half_way_removes_nothing_from_a_joint_space() -> None:
+    hand = ModelByHand("gp:n_startup_trials=2") if importlib.util.find_spec("torch") else ModelByHand("cmaes")
     hand.train(0.5, 0.5, 0.5)
     hand.model.apply(SegmentRequested(1, 0, 3, 0, 0, False, 0))
     hand.model.apply(ParameterSet(1, X, 0.5))
     hand.model.apply(ResultTold(1, 0, None, "failed"))
-    shown = hand.model._draws._shown(hand.model._draws.study.get_trials())
-    assert [trial.state for trial in shown] == [TrialState.COMPLETE, TrialState.FAIL]
+    visible = hand.model.sampler.visible_trials()
+    assert [trial.state for trial in visible] == [TrialState.COMPLETE, TrialState.FAIL]
 
 
-# That it helps --------------------------------------------------------------------------------------------------------
+# Its benefit ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "tpe:multivariate=False", "cmaes"])
 def test_a_sampler_is_better_than_chance_after_the_same_epochs(sampler: str) -> None:
-    """Deterministic by its seeds. The regret of what is drawn by then, in the median of five searches."""
+    """Compare the median regret of the last 20 draws, in the median of five searches with fixed seeds."""
 
     def drawn(sampler: str, seed: int) -> float:
         limits = Limits(max_total_epochs=500)
@@ -173,7 +174,7 @@ def test_a_sampler_is_better_than_chance_after_the_same_epochs(sampler: str) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch and scipy")
 @pytest.mark.parametrize("make", [hyperband("gp"), optuna("gp", "none")], ids=["hyperband", "optuna"])
-def test_a_gaussian_process_uses_what_another_back_end_found(make: Callable[[Study], BackEnd]) -> None:
+def test_a_gaussian_process_uses_trials_of_another_back_end(make: Callable[[Study], BackEnd]) -> None:
     def pick(study: Study) -> BackEnd:
         return (optuna("random", "none") if study.phases[-1].backend == "first" else make)(study)
 
@@ -187,28 +188,30 @@ def test_a_gaussian_process_uses_what_another_back_end_found(make: Callable[[Stu
 def test_any_sampler_goes_with_hyperband_and_none_tries_a_configuration_twice(sampler: str) -> None:
     if sampler == "qmc":
         pytest.importorskip("scipy")
-    scenario = Scenario(few, by_noise, seconds=seconds)
+    scenario = Scenario(ask_finite, noise_loss, seconds=epoch_seconds)
     search = Simulation(scenario, hyperband(sampler), slots=3).run()
-    assert sorted(in_order(trial.params) for trial in search.trials) == sorted(map(in_order, FEW))
+    assert sorted(configuration_text(trial.params) for trial in search.trials) == sorted(
+        map(configuration_text, FINITE_CONFIGURATIONS)
+    )
     assert search.resume(len(search.entries) // 2).run().end == search.end
 
 
-def test_nothing_that_draws_at_random_imports_optuna() -> None:
+def test_hyperband_without_a_sampler_does_not_import_optuna() -> None:
     code = """
 import sys
-from search.backends import registry
+from search.backends.registry import make_backend
 from search.space.domain import Domain, Parameter
 from search.study.trial import Objective
 for sampler in ({}, {"sampler": "random"}):
-    made = registry.make("hyperband", {"max_epochs": 9, **sampler}, Objective("loss", "min"), 0)
-    made.suggest(0, Parameter("x", Domain("float", 0.0, 1.0)))
-    made.learn([])
+    backend = make_backend("hyperband", {"max_epochs": 9, **sampler}, Objective("loss", "min"), 0)
+    backend.suggest(0, Parameter("x", Domain("float", 0.0, 1.0)))
+    backend.learn([])
 print(*sorted(set(sys.modules) & {"optuna", "numpy", "torch", "scipy"}))
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
 
 
-# What other back ends have found --------------------------------------------------------------------------------------
+# Trials of other back ends --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -221,10 +224,10 @@ print(*sorted(set(sys.modules) & {"optuna", "numpy", "torch", "scipy"}))
     ],
     ids=["hyperband-tpe", "hyperband-cmaes", "random-hyperband+tpe", "random-hyperband+cmaes"],
 )
-def test_what_one_back_end_found_the_next_one_uses(
+def test_the_next_back_end_uses_trials_of_the_first(
     first: Callable[[Study], BackEnd], second: Callable[[Study], BackEnd]
 ) -> None:
-    """Deterministic by its seeds: the next trials are better than those of a search that begins without knowledge."""
+    """Its first trials are better than those of a search without earlier trials; the seeds are fixed."""
 
     def make(study: Study) -> BackEnd:
         return (first if study.phases[-1].backend == "first" else second)(study)
@@ -242,8 +245,8 @@ def test_what_one_back_end_found_the_next_one_uses(
     assert statistics.median(imported) < 0.7 * statistics.median(fresh)
 
 
-def foreign(*losses: float, x: float = 0.5, y: float | None = 0.5, exhausted: bool = False, **state: Any) -> Trial:
-    """A trial of another study or era."""
+def other_trial(*losses: float, x: float = 0.5, y: float | None = 0.5, exhausted: bool = False, **state: Any) -> Trial:
+    """Return a trial of another study or phase."""
     trial = Trial(0, 0, -1, params={"x": x}, parameters=[X], **state)
     if y is not None:
         trial.params["y"], trial.parameters = y, [X, Y]
@@ -254,36 +257,36 @@ def foreign(*losses: float, x: float = 0.5, y: float | None = 0.5, exhausted: bo
     return trial
 
 
-def test_a_foreign_trial_counts_at_the_rungs_that_its_epochs_reached() -> None:
-    hand = ByHand()
+def test_an_imported_trial_counts_at_the_rungs_that_its_epochs_reached() -> None:
+    hand = ModelByHand()
     hand.model.learn(
         [
-            foreign(0.5, 0.6, 0.4, 0.1),  # half-finished: four epochs
-            foreign(0.7),
-            foreign(0.3, 0.2, exhausted=True),
-            foreign(0.3, failed=True),
-            foreign(),  # nothing to learn
+            other_trial(0.5, 0.6, 0.4, 0.1),  # half-finished: four epochs
+            other_trial(0.7),
+            other_trial(0.3, 0.2, exhausted=True),
+            other_trial(0.3, failed=True),
+            other_trial(),  # nothing to learn
         ]
     )
-    model = hand.model
     found = {
-        budget: [observed[number].value for number in sorted(observed)] for budget, observed in model._observed.items()
+        budget: [observations[number].value for number in sorted(observations)]
+        for budget, observations in hand.model.observations.items()
     }
     assert found == {1: [0.5, 0.7, 0.3, math.inf], 3: [0.4, 0.2, math.inf], 9: [0.2, math.inf]}
     assert len(hand.seen()) == 4
 
 
-def test_optuna_takes_a_foreign_trial_as_it_would_have_trained_it() -> None:
+def test_optuna_imports_a_trial_as_if_it_had_trained_it() -> None:
     back_end = Optuna(MIN, 0, max_epochs=3)
     back_end.learn(
         [
-            foreign(0.5, 0.4, 0.3, 0.2),  # a fourth epoch is none of ours
-            foreign(0.5, 0.4),
-            foreign(0.5, exhausted=True),
-            foreign(0.5, failed=True),
+            other_trial(0.5, 0.4, 0.3, 0.2),  # the fourth epoch is beyond max_epochs
+            other_trial(0.5, 0.4),
+            other_trial(0.5, exhausted=True),
+            other_trial(0.5, failed=True),
         ]
     )
-    imported = back_end._draws.study.get_trials()
+    imported = back_end.sampler.study.get_trials()
     assert [(trial.state.name, trial.value) for trial in imported] == [
         ("COMPLETE", 0.3),
         ("PRUNED", 0.4),
@@ -293,22 +296,21 @@ def test_optuna_takes_a_foreign_trial_as_it_would_have_trained_it() -> None:
     assert imported[0].intermediate_values == {1: 0.5, 2: 0.4, 3: 0.3}
 
 
-def test_what_does_not_fit_the_space_is_not_learnt() -> None:
+def test_a_trial_with_a_value_outside_the_space_is_not_imported() -> None:
     narrow = Parameter("x", Domain("float", 0.0, 0.2))
-    assert fitting(foreign(0.5, x=0.5), [narrow, Y]) is None
-    assert fitting(foreign(0.5, x=0.1), [narrow, Y]) == [(narrow, 0.1), (Y, 0.5)]
-    assert fitting(foreign(0.5), [Parameter("z", X.domain)]) is None
-    # One that the probe did not meet may be asked for under conditions; one that is new is lacking.
-    assert fitting(foreign(0.5), [X]) == [(X, 0.5), (Y, 0.5)]
-    assert fitting(foreign(0.5, y=None), [X, Y]) == [(X, 0.5)]
+    assert values_in_space(other_trial(0.5, x=0.5), [narrow, Y]) is None
+    assert values_in_space(other_trial(0.5, x=0.1), [narrow, Y]) == [(narrow, 0.1), (Y, 0.5)]
+    assert values_in_space(other_trial(0.5), [Parameter("z", X.domain)]) is None
+    # A parameter that the probe did not see may be asked for under conditions. A trial may lack a new one.
+    assert values_in_space(other_trial(0.5), [X]) == [(X, 0.5), (Y, 0.5)]
+    assert values_in_space(other_trial(0.5, y=None), [X, Y]) == [(X, 0.5)]
     fixed = Parameter("y", Domain("fixed", values=(0.5,)))
-    assert fitting(foreign(0.5), [X, fixed]) == [(X, 0.5)]
+    assert values_in_space(other_trial(0.5), [X, fixed]) == [(X, 0.5)]
 
 
-def test_a_new_parameter_leaves_samplers_of_joint_draws_without_foreign_trials() -> None:
-    """Else they would draw what is new at random for good."""
-    for sampler, shown in (("tpe", "COMPLETE"), ("cmaes", "FAIL")):
+def test_samplers_of_joint_draws_ignore_imported_trials_that_lack_a_parameter() -> None:
+    """Otherwise they would draw the new parameter at random for good."""
+    for sampler, state in (("tpe", "COMPLETE"), ("cmaes", "FAIL")):
         back_end = Optuna(MIN, 0, max_epochs=1, sampler=sampler, parameters=(X, Y))
-        back_end.learn([foreign(0.5, y=None)])
-        trials = back_end._draws._shown(back_end._draws.study.get_trials())
-        assert [trial.state.name for trial in trials] == [shown]
+        back_end.learn([other_trial(0.5, y=None)])
+        assert [trial.state.name for trial in back_end.sampler.visible_trials()] == [state]

@@ -1,4 +1,4 @@
-"""Scripts that were written for KerasTuner run with `import search as kerastuner`."""
+"""KerasTuner's tuners: scripts written for KerasTuner run with `import search as kerastuner`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 import search as kt
-from search.compat.keras_tuner import OWN_END, Tuner, _compiling, _copying, _data, _fitting, _giving
+from search.compat.keras_tuner import OWN_FIT_MAX_EPOCHS, Tuner
 from search.errors import NoResult, OptionError, SpaceError, StudyError
 from search.space import pickling
 from search.worker.hp import LazyHyperParameters
@@ -35,14 +35,37 @@ def build_model(hp: kt.HyperParameters) -> Any:
     return model
 
 
-class Tuned(kt.HyperModel):
-    """As KerasTuner's documentation has it."""
+class TunedEpochs(kt.HyperModel):
+    """A hypermodel that tunes its epochs, after KerasTuner's documentation."""
 
     def build(self, hp: Any) -> Any:
         return build_model(hp)
 
     def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
         return model.fit(*args, epochs=hp.Int("epochs", 2, 3), **kwargs)
+
+
+Search = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run_arguments(monkeypatch: pytest.MonkeyPatch) -> Search:
+    """Return a function that calls a tuner's `search` and returns the arguments of its call of `search.run`.
+
+    `search.run` itself is replaced, so nothing is searched.
+    """
+    passed: dict[str, Any] = {}
+
+    def record(factory: Any, data: Any, **options: Any) -> None:
+        passed.update(factory=factory, data=data, **options)
+
+    def search(tuner: Tuner, *arguments: Any, **options: Any) -> dict[str, Any]:
+        passed.clear()
+        tuner.search(*arguments, **options)
+        return dict(passed)
+
+    monkeypatch.setattr("search.compat.keras_tuner.run", record)
+    return search
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------
@@ -116,27 +139,27 @@ def test_arguments_become_options(cls: type[Tuner], arguments: dict[str, Any], o
 
 
 @pytest.mark.parametrize("name", ["Hyperband", "RandomSearch", "BayesianOptimization", "GridSearch"])
-def test_kerastuners_arguments_have_their_names_and_order(name: str) -> None:
-    """What is refused, is refused by its name."""
+def test_arguments_have_kerastuners_names_and_order(name: str) -> None:
+    """Arguments that are missing here are refused by their names."""
 
-    def named(function: Any) -> list[str]:
+    def names(function: Any) -> list[str]:
         return [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
 
-    ours, theirs = named(getattr(kt, name)), named(getattr(keras_tuner, name))
+    ours, theirs = names(getattr(kt, name)), names(getattr(keras_tuner, name))
     assert ours[:3] == theirs[:3]
-    common = named(Tuner.__init__)
-    ours += [*common, *kt.tuners._REFUSED]
-    assert [argument for argument in theirs if argument not in ours] == []
+    for argument in set(theirs) - {*ours, *names(Tuner.__init__)}:
+        with pytest.raises(OptionError, match=f"{name} was given {argument}: leave it out"):
+            getattr(kt, name)(build_model, **{argument: object()})
     assert getattr(kt, name) is getattr(kt.tuners, name)
 
 
-class OfRuns(kt.RandomSearch):
+class WithRunTrial(kt.RandomSearch):
     def run_trial(self, trial: Any) -> float:
         return 0.0
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("call", "message"),
     [
         (lambda: kt.RandomSearch(), "was given None: give a function of hp"),
         (lambda: kt.RandomSearch(build_model, max_trial=3), "Did you mean 'max_trials'"),
@@ -151,19 +174,19 @@ class OfRuns(kt.RandomSearch):
         (lambda: kt.RandomSearch(build_model, project_name="a/b"), "give project_name a name"),
         (lambda: kt.RandomSearch(build_model, hyperparameters={"units": 3}), "give a search.HyperParameters"),
         (lambda: kt.Hyperband(build_model, hyperband_iterations=None), "has no end"),
-        (lambda: OfRuns(build_model), "give a HyperModel with a fit of its own"),
+        (lambda: WithRunTrial(build_model), "give a HyperModel with a fit of its own"),
         (lambda: kt.RandomSearch(build_model).search(), "given no data"),
         (lambda: kt.RandomSearch(build_model).search(X, Y, epoch=3), "Did you mean 'epochs'"),
         (lambda: kt.RandomSearch(build_model).search(iter([]), validation_split=0.2), "give validation_data"),
         (lambda: kt.RandomSearch(build_model).search(X, Y, validation_split=0.999), "leaves nothing"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any], words: str
+def test_unsupported_arguments_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OptionError, match=words) as raised:
-        make()
+    with pytest.raises(OptionError, match=message) as raised:
+        call()
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -179,52 +202,56 @@ def test_before_the_search_there_are_no_results(tmp_path: Path, monkeypatch: pyt
 # Data -----------------------------------------------------------------------------------------------------------------
 
 
-def test_data_as_model_fit_takes_them() -> None:
+def test_data_are_taken_as_by_model_fit(run_arguments: Search) -> None:
+    def data(*arguments: Any, **options: Any) -> Any:
+        return run_arguments(kt.RandomSearch(build_model), *arguments, **options)["data"]
+
     weights, stream = np.ones(120), iter([])
-    assert _data(X, Y, None, None, 0.0) == ((X, Y), None)
-    assert _data(X, None, None, None, 0.0) == ((X,), None)
-    assert _data([X], None, None, None, 0.0) == (([X],), None)
-    assert _data(X, Y, weights, [X, Y], 0.0) == ((X, Y, weights), (X, Y))
-    assert _data(stream, None, None, stream, 0.0) == (stream, stream)
-    assert _data(X, Y, None, (X, Y), 0.5) == ((X, Y), (X, Y)), "as Keras has it"
+    assert data(X, Y) == ((X, Y), None)
+    assert data(X) == ((X,), None)
+    assert data([X]) == (([X],), None)
+    assert data(X, Y, sample_weight=weights, validation_data=[X, Y]) == ((X, Y, weights), (X, Y))
+    assert data(stream, validation_data=stream) == (stream, stream)
+    assert data(X, Y, validation_data=(X, Y), validation_split=0.5) == ((X, Y), (X, Y)), "as in Keras"
 
 
-def test_the_validation_split_is_the_last_part() -> None:
+def test_the_validation_split_is_the_last_part(run_arguments: Search) -> None:
     frame = pd.DataFrame(X, index=np.arange(120)[::-1])
-    train, validation = _data({"a": X, "b": [frame]}, Y, None, None, 0.3)
+    tuner = kt.RandomSearch(build_model)
+    train, validation = run_arguments(tuner, {"a": X, "b": [frame]}, Y, validation_split=0.3)["data"]
     assert np.array_equal(train[0]["a"], X[:84])
     assert np.array_equal(validation[0]["b"][0], X[84:])
     assert np.array_equal(validation[1], Y[84:])
 
 
-# Hyperparameters that are given ---------------------------------------------------------------------------------------
+# The argument hyperparameters -----------------------------------------------------------------------------------------
 
 
-def asked(**arguments: Any) -> dict[str, Any]:
-    """The domains that a tuner's factory asks for, after it has been to another process."""
-    tuner = kt.RandomSearch(build_model, **arguments)
-    hp = LazyHyperParameters()
-    pickle.loads(pickling.dumps(tuner._factory))(hp)
-    return {parameter.name: str(parameter.domain) for parameter in hp.parameters}
-
-
-def given() -> Any:
+def fixed_learning_rate() -> Any:
     hp = kt.HyperParameters()
     hp.Fixed("learning_rate", 0.5)
     return hp
 
 
-def test_given_hyperparameters_take_the_place_of_those_asked_for() -> None:
+def test_hyperparameters_replace_those_of_the_factory(run_arguments: Search) -> None:
+    def domains(**arguments: Any) -> dict[str, Any]:
+        """Return the domains that a tuner's factory declares after it was pickled."""
+        factory = run_arguments(kt.RandomSearch(build_model, **arguments), X, Y)["factory"]
+        hp = LazyHyperParameters()
+        pickle.loads(pickling.dumps(factory))(hp)
+        return {parameter.name: str(parameter.domain) for parameter in hp.parameters}
+
     units = "Int(4..16, step=4)"
-    assert asked() == {"units": units, "learning_rate": "Choice([0.01, 0.001], ordered)"}
-    assert asked(hyperparameters=given()) == {"units": units, "learning_rate": "Fixed(0.5)"}
-    assert asked(hyperparameters=given(), tune_new_entries=False) == {"learning_rate": "Fixed(0.5)"}
+    assert domains() == {"units": units, "learning_rate": "Choice([0.01, 0.001], ordered)"}
+    fixed = {"hyperparameters": fixed_learning_rate()}
+    assert domains(**fixed) == {"units": units, "learning_rate": "Fixed(0.5)"}
+    assert domains(**fixed, tune_new_entries=False) == {"learning_rate": "Fixed(0.5)"}
     with pytest.raises(SpaceError, match="'units' is not among those that were given"):
-        asked(hyperparameters=given(), allow_new_entries=False)
+        domains(**fixed, allow_new_entries=False)
 
 
-def test_they_do_so_for_a_hypermodel(capsys: pytest.CaptureFixture[str]) -> None:
-    tuner = kt.RandomSearch(Tuned(), hyperparameters=given(), tune_new_entries=False)
+def test_hyperparameters_replace_those_of_a_hypermodel(capsys: pytest.CaptureFixture[str]) -> None:
+    tuner = kt.RandomSearch(TunedEpochs(), hyperparameters=fixed_learning_rate(), tune_new_entries=False)
     tuner.search_space_summary()
     printed = capsys.readouterr().out
     assert "Fixed(0.5)" in printed
@@ -236,22 +263,19 @@ def test_the_space_is_shown_before_the_search(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.splitlines()[1].split() == ["units", "4", "Int(4..16,", "step=4)"]
 
 
-def test_what_is_sent_does_not_need_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model may be served where search is not installed; its factory is pickled."""
-    factory = kt.RandomSearch(build_model, hyperparameters=given())._factory
-    parts = {
-        "build_model": factory,
-        "compile_model": _compiling({"optimizer": "sgd"}),
-        "fit_options": _giving({"shuffle": False}),
-        "callbacks": _copying([keras.callbacks.EarlyStopping()]),
-    }
+def test_pickled_parts_do_not_need_search(run_arguments: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model may be served from its pickled factory where search is not installed."""
+    tuner = kt.RandomSearch(build_model, hyperparameters=fixed_learning_rate(), optimizer="sgd")
+    passed = run_arguments(tuner, X, Y, shuffle=False, callbacks=[keras.callbacks.EarlyStopping()])
+    parts = {name: passed[name] for name in ("factory", "compile_model", "fit_options", "callbacks")}
+    assert None not in parts.values()
     pickled = pickling.dumps(parts)
     for name in [name for name in sys.modules if name.partition(".")[0] == "search"]:
         monkeypatch.setitem(sys.modules, name, None)
     assert pickle.loads(pickled)["fit_options"](None) == {"shuffle": False}
 
 
-class Loops(kt.HyperModel):
+class OwnDefaultEpochs(kt.HyperModel):
     def build(self, hp: Any) -> Any:
         return build_model(hp)
 
@@ -259,25 +283,30 @@ class Loops(kt.HyperModel):
         return epochs
 
 
-def test_epochs_that_nobody_gave_are_those_of_model_fit_or_of_the_hypermodel() -> None:
+def test_default_epochs_are_those_of_model_fit_or_of_the_hypermodel(run_arguments: Search) -> None:
+    def fit(hypermodel: Any, model: Any) -> Any:
+        passed = run_arguments(kt.RandomSearch(hypermodel), X, Y)
+        assert passed["max_epochs"] == OWN_FIT_MAX_EPOCHS
+        return passed["factory"].fit(None, model, X, epochs=passed["max_epochs"], verbose=0)
+
     seen: list[dict[str, Any]] = []
 
     class Model:
         def fit(self, *args: Any, **kwargs: Any) -> None:
             seen.append(kwargs)
 
-    class Plain(Tuned):
+    class Plain(TunedEpochs):
         def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
             return model.fit(*args, **kwargs)
 
-    _fitting(Plain()).fit(None, Model(), X, epochs=OWN_END, verbose=0)
+    fit(Plain(), Model())
     assert seen == [{"epochs": 1, "verbose": 0}]
-    assert _fitting(Loops()).fit(None, None, X, epochs=OWN_END) == 7
+    assert fit(OwnDefaultEpochs(), None) == 7
 
 
 # Searches -------------------------------------------------------------------------------------------------------------
 
-ENDING = """\
+SCRIPT = """\
 import search as kerastuner
 import keras, numpy, tensorflow
 
@@ -303,7 +332,8 @@ models = tuner.get_best_models(num_models=2)
 
 
 @pytest.fixture(scope="module")
-def place(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield the working folder of all searches of this module."""
     folder = tmp_path_factory.mktemp("tuners")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -312,28 +342,28 @@ def place(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def ended(place: Path) -> dict[str, Any]:
-    """The names of the script, when it has run."""
-    (place / "script.py").write_text(ENDING)
+def script(folder: Path) -> dict[str, Any]:
+    """Return the script's global variables after its run."""
+    (folder / "script.py").write_text(SCRIPT)
     return runpy.run_path("script.py", run_name="__main__")
 
 
-def test_the_script_runs_as_it_stands(ended: dict[str, Any], place: Path) -> None:
-    study = kt.load_study("untitled_project", place / "my_dir")
+def test_a_kerastuner_script_runs_unchanged(script: dict[str, Any], folder: Path) -> None:
+    study = kt.load_study("untitled_project", folder / "my_dir")
     assert [len(trial.executions) for trial in study.trials] == [2, 2]
-    assert len(ended["models"]) == 2
+    assert len(script["models"]) == 2
     best = study.best_trials()[0]
-    found = [ended["models"][0].evaluate(ended["val_dataset"], verbose=0) for _ in range(2)]
-    assert found == [pytest.approx(min(best.values), rel=1e-5)] * 2
+    losses = [script["models"][0].evaluate(script["val_dataset"], verbose=0) for _ in range(2)]
+    assert losses == [pytest.approx(min(best.values), rel=1e-5)] * 2
 
 
-def test_its_results(ended: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    tuner = ended["tuner"]
+def test_the_results_of_the_script(script: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    tuner = script["tuner"]
     hp, *_ = tuner.get_best_hyperparameters(num_trials=1)
     assert hp.values == {"units": hp.get("units")}
     assert isinstance(hp, keras_tuner.HyperParameters)
     weights = [tuple(layer.shape) for layer in tuner.hypermodel.build(hp).get_weights()]
-    assert weights == [tuple(layer.shape) for layer in ended["models"][0].get_weights()]
+    assert weights == [tuple(layer.shape) for layer in script["models"][0].get_weights()]
     tuner.results_summary()
     printed = capsys.readouterr().out
     assert printed.startswith(f"untitled_project in {tuner.project_dir}: val_loss, min\n")
@@ -342,22 +372,21 @@ def test_its_results(ended: dict[str, Any], capsys: pytest.CaptureFixture[str]) 
     assert "Int(1..9)" in capsys.readouterr().out
 
 
-def test_the_same_search_goes_on(ended: dict[str, Any], place: Path) -> None:
-    """What another tuner finds there before it searches, and what it adds."""
+def test_another_tuner_resumes_the_search_or_overwrites_it(script: dict[str, Any], folder: Path) -> None:
     arguments = {"objective": "val_loss", "max_epochs": 3, "directory": "my_dir", "workers": 1}
-    again = kt.Hyperband(ended["build_model"], max_trials=3, **arguments)
-    assert again.get_best_hyperparameters()[0].values == ended["tuner"].get_best_hyperparameters()[0].values
-    again.search(ended["dataset"], validation_data=ended["val_dataset"], verbose=0)
-    assert len(again.results.trials) == 3
-    anew = kt.Hyperband(ended["build_model"], max_trials=1, overwrite=True, **arguments)
-    anew.search(ended["dataset"], validation_data=ended["val_dataset"], verbose=0)
-    assert len(anew.results.trials) == 1
-    anew.reload()
-    assert len(anew.results.trials) == 1
+    resumed = kt.Hyperband(script["build_model"], max_trials=3, **arguments)
+    assert resumed.get_best_hyperparameters()[0].values == script["tuner"].get_best_hyperparameters()[0].values
+    resumed.search(script["dataset"], validation_data=script["val_dataset"], verbose=0)
+    assert len(resumed.results.trials) == 3
+    overwritten = kt.Hyperband(script["build_model"], max_trials=1, overwrite=True, **arguments)
+    overwritten.search(script["dataset"], validation_data=script["val_dataset"], verbose=0)
+    assert len(overwritten.results.trials) == 1
+    overwritten.reload()
+    assert len(overwritten.results.trials) == 1
 
 
 class Counted(keras.callbacks.Callback):  # type: ignore[misc]
-    """A callback with state: a trial's own copy counts from 0."""
+    """A callback with state: the copy of each trial counts from 0."""
 
     epochs = 0
 
@@ -366,9 +395,9 @@ class Counted(keras.callbacks.Callback):  # type: ignore[misc]
         logs["counted"] = float(self.epochs)
 
 
-def test_a_hypermodel_says_its_epochs_and_callbacks_are_copied(place: Path) -> None:
+def test_a_hypermodel_sets_its_epochs_and_callbacks_are_copied(folder: Path) -> None:
     tuner = kt.RandomSearch(
-        Tuned(),
+        TunedEpochs(),
         objective=kt.Objective("val_accuracy", direction="max"),
         max_trials=2,
         project_name="tuned",
@@ -388,15 +417,15 @@ def test_a_hypermodel_says_its_epochs_and_callbacks_are_copied(place: Path) -> N
     assert accuracy == pytest.approx(tuner.results.best_trials()[0].objective, abs=1e-6)
 
 
-def test_a_grid_has_an_end(place: Path) -> None:
-    hp = given()
+def test_a_grid_has_an_end(folder: Path) -> None:
+    hp = fixed_learning_rate()
     hp.Choice("units", [4, 12])
     tuner = kt.GridSearch(build_model, "val_loss", hyperparameters=hp, project_name="grid", workers=1)
     tuner.search(X, Y, validation_data=(X, Y), verbose=0)
     assert sorted(trial.params["units"] for trial in tuner.results.trials) == [4, 12]
 
 
-def test_a_dataset_that_calls_python_is_refused(place: Path) -> None:
+def test_a_dataset_that_calls_python_is_refused(folder: Path) -> None:
     import tensorflow as tf
 
     dataset = tf.data.Dataset.from_generator(lambda: iter([1.0]), output_signature=tf.TensorSpec([], tf.float32))
@@ -404,10 +433,10 @@ def test_a_dataset_that_calls_python_is_refused(place: Path) -> None:
         kt.RandomSearch(build_model, project_name="generator").search(dataset)
 
 
-def test_no_trial_with_an_objective(place: Path) -> None:
+def test_no_trial_with_an_objective(folder: Path) -> None:
     def broken(hp: Any) -> Any:
         model = build_model(hp)
-        if hp.get("units") != 4:  # the probe's
+        if hp.get("units") != 4:  # the probe's value
             raise RuntimeError("oh")
         return model
 

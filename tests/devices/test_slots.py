@@ -1,38 +1,30 @@
-"""Slots, quotas and GPUs, on machines made up for the test."""
+"""Slots, and the processors and quotas of machines made up for the test."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_gpus import make_gpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import ROOT
 
-from search.devices import gpus as found
-from search.devices import slots as devices
-from search.devices.gpus import Gpu, choose_gpus, find_gpus, visible_gpus
-from search.devices.slots import Slot, available_cpus, make_slots, unused_gpus
+from search.devices.slots import MAX_CPU_SLOTS, available_cpus, core_ids, make_slots, unused_gpus
 from search.errors import OptionError
 
 steady = settings(derandomize=True, deadline=None, max_examples=150)
 
-LETTERS = "abcdefgh"
-
-
-def gpus(count: int) -> tuple[Gpu, ...]:
-    return tuple(Gpu(i, f"GPU-{LETTERS[i]}{LETTERS[i]}-{i}", "H200", 2**37) for i in range(count))
-
-
 # Processors -----------------------------------------------------------------------------------------------------------
 
 
-def machine(root: Path, cgroup: str, files: dict[str, str]) -> Path:
+def write_machine(root: Path, cgroup: str, files: dict[str, str]) -> Path:
+    """Write the files `proc` and `sys` of a machine under `root`, and return it."""
     for name, text in {"proc/self/cgroup": cgroup, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,161 +65,22 @@ V1 = "9:name=systemd:/\n3:cpuset:/x\n2:cpu,cpuacct:/docker/abc\n0::/"
 def test_the_least_quota_of_all_control_groups_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cgroup: str, files: dict[str, str], expected: float
 ) -> None:
-    monkeypatch.setattr(devices, "core_ids", lambda: tuple(range(16)))
-    assert available_cpus(machine(tmp_path, cgroup, files)) == expected
+    monkeypatch.setattr("search.devices.slots.core_ids", lambda: tuple(range(16)))
+    assert available_cpus(write_machine(tmp_path, cgroup, files)) == expected
 
 
 def test_without_control_groups_the_cores_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "core_ids", lambda: (2, 5, 7))
+    monkeypatch.setattr("search.devices.slots.core_ids", lambda: (2, 5, 7))
     assert available_cpus(tmp_path) == 3.0
 
 
-def test_this_machine() -> None:
-    assert 0 < available_cpus() <= len(devices.core_ids())
+def test_the_cpus_of_this_machine() -> None:
+    assert 0 < available_cpus() <= len(core_ids())
     if hasattr(os, "sched_getaffinity"):
-        assert set(devices.core_ids()) == os.sched_getaffinity(0)
-
-
-# GPUs -----------------------------------------------------------------------------------------------------------------
-
-
-class FakeNvml(types.ModuleType):
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, found: tuple[Gpu, ...], broken: str = "", encode: bool = False) -> None:
-        super().__init__("pynvml")
-        self.found, self.broken, self.encode, self.open = found, broken, encode, 0
-
-    def _call(self, name: str) -> None:
-        if name == self.broken:
-            raise self.NVMLError("driver not loaded")
-
-    def _text(self, text: str) -> Any:
-        return text.encode() if self.encode else text
-
-    def nvmlInit(self) -> None:
-        self._call("init")
-        self.open += 1
-
-    def nvmlShutdown(self) -> None:
-        self.open -= 1
-
-    def nvmlDeviceGetCount(self) -> int:
-        self._call("count")
-        return len(self.found)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> Gpu:
-        return self.found[index]
-
-    def nvmlDeviceGetUUID(self, gpu: Gpu) -> Any:
-        return self._text(gpu.uuid)
-
-    def nvmlDeviceGetName(self, gpu: Gpu) -> Any:
-        return self._text(gpu.name)
-
-    def nvmlDeviceGetMemoryInfo(self, gpu: Gpu) -> Any:
-        return types.SimpleNamespace(total=gpu.memory)
-
-
-@pytest.fixture
-def no_smi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(found.shutil, "which", lambda name: None)
-
-
-@pytest.mark.parametrize("encode", [False, True])
-def test_nvml_is_asked(monkeypatch: pytest.MonkeyPatch, encode: bool) -> None:
-    nvml = FakeNvml(gpus(3), encode=encode)
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    assert find_gpus({}) == gpus(3)
-    assert find_gpus({"CUDA_VISIBLE_DEVICES": "2,0"}) == (gpus(3)[2], gpus(3)[0])
-    assert nvml.open == 0
-
-
-@pytest.mark.usefixtures("no_smi")
-@pytest.mark.parametrize("broken", ["init", "count", "absent"])
-def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    nvml = FakeNvml(gpus(3), broken)
-    monkeypatch.setitem(sys.modules, "pynvml", None if broken == "absent" else nvml)
-    assert find_gpus({}) == ()
-    assert nvml.open == 0
-
-
-def test_nvidia_smi_is_asked_where_nvml_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    output = "0, GPU-aa, 143771, NVIDIA H200\n1, GPU-bb, [N/A], NVIDIA GB10, rev 2\n\nNo devices were found\n"
-
-    def run(command: list[str], **options: Any) -> Any:
-        assert command[0] == "/bin/nvidia-smi"
-        return types.SimpleNamespace(stdout=output)
-
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    monkeypatch.setattr(found.shutil, "which", lambda name: f"/bin/{name}")
-    monkeypatch.setattr(found.subprocess, "run", run)
-    expected = (Gpu(0, "GPU-aa", "NVIDIA H200", 143771 * 2**20), Gpu(1, "GPU-bb", "NVIDIA GB10, rev 2", 0))
-    assert find_gpus({}) == expected
-
-    def fail(command: list[str], **options: Any) -> Any:
-        raise subprocess.CalledProcessError(9, command)
-
-    monkeypatch.setattr(found.subprocess, "run", fail)
-    assert find_gpus({}) == ()
-
-
-@pytest.mark.parametrize(
-    ("visible", "indices"),
-    [
-        (None, [0, 1, 2]),
-        ("", []),
-        ("-1", []),
-        ("NoDevFiles", []),
-        ("1", [1]),
-        ("2, 0", [2, 0]),
-        ("0,-1,1", [0]),
-        ("0,7,1", [0]),
-        ("1,1", [1]),
-        ("GPU-bb-1,GPU-cc", [1, 2]),
-        ("GPU-", []),
-    ],
-)
-def test_cuda_visible_devices_hides_gpus(visible: str | None, indices: list[int]) -> None:
-    assert [gpu.index for gpu in visible_gpus(gpus(3), visible)] == indices
-
-
-@pytest.mark.parametrize(
-    ("request_", "indices"),
-    [
-        ("auto", [0, 1, 2]),
-        ("AUTO", [0, 1, 2]),
-        ("none", []),
-        ("1", [1]),
-        ("2,0", [2, 0]),
-        ("0, 0", [0]),
-        ("GPU-bb-1", [1]),
-        ("gpu-cc,0", [2, 0]),
-    ],
-)
-def test_gpus_are_chosen(request_: str, indices: list[int]) -> None:
-    assert [gpu.index for gpu in choose_gpus(gpus(3), request_)] == indices
-
-
-@pytest.mark.parametrize("request_", ["3", "0,3", "all", "", "0,", "GPU-", "GPU-zz", "-1"])
-def test_an_unknown_gpu_is_one_line_with_those_found(request_: str) -> None:
-    with pytest.raises(OptionError, match=r"0 \(H200, GPU-aa-0\), 1 \(H200, GPU-bb-1\)") as caught:
-        choose_gpus(gpus(2), request_)
-    assert "\n" not in str(caught.value)
-
-
-def test_no_gpu_at_all() -> None:
-    assert choose_gpus((), "auto") == ()
-    with pytest.raises(OptionError, match="no GPU was found on this machine"):
-        choose_gpus((), "0")
+        assert set(core_ids()) == os.sched_getaffinity(0)
 
 
 # Slots ----------------------------------------------------------------------------------------------------------------
-
-
-def places(slots: tuple[Slot, ...]) -> list[tuple[str, ...]]:
-    return [tuple(str(int(uuid[-1])) for uuid in slot.gpus) for slot in slots]
 
 
 @pytest.mark.parametrize(
@@ -251,8 +104,8 @@ def places(slots: tuple[Slot, ...]) -> list[tuple[str, ...]]:
 def test_slots_are_spread_over_gpus_breadth_first(
     count: int, workers: int | None, per_trial: float, expected: list[str]
 ) -> None:
-    slots = make_slots(gpus(count), 8.0, range(8), workers, per_trial)
-    assert ["".join(place) for place in places(slots)] == expected
+    slots = make_slots(make_gpus(count), 8.0, range(8), workers, per_trial)
+    assert ["".join(uuid[-1] for uuid in slot.gpus) for slot in slots] == expected
     assert [slot.index for slot in slots] == list(range(len(expected)))
     assert len({slot.label for slot in slots}) == len(slots)
 
@@ -261,17 +114,17 @@ def test_labels() -> None:
     def labels(*arguments: Any) -> list[str]:
         return [slot.label for slot in make_slots(*arguments)]
 
-    assert labels(gpus(2), 4.0, range(4)) == ["GPU 0", "GPU 1"]
-    assert labels(gpus(1), 4.0, range(4), None, 0.5) == ["GPU 0 (1 of 2)", "GPU 0 (2 of 2)"]
-    assert labels(gpus(3), 4.0, range(4), None, 2) == ["GPUs 0+1"]
+    assert labels(make_gpus(2), 4.0, range(4)) == ["GPU 0", "GPU 1"]
+    assert labels(make_gpus(1), 4.0, range(4), None, 0.5) == ["GPU 0 (1 of 2)", "GPU 0 (2 of 2)"]
+    assert labels(make_gpus(3), 4.0, range(4), None, 2) == ["GPUs 0+1"]
     assert labels((), 8.0, (0, 1, 2, 5, 6, 7, 8, 9), 2) == ["CPU 0-2,5", "CPU 6-9"]
 
 
 def test_gpus_that_fill_no_slot_are_unused() -> None:
-    found = gpus(5)
-    assert unused_gpus(found, make_slots(found, 8.0, range(8), None, 2)) == found[4:]
-    assert unused_gpus(found, make_slots(found, 8.0, range(8), 2)) == found[2:]
-    assert unused_gpus(found, make_slots(found, 8.0, range(8))) == ()
+    gpus = make_gpus(5)
+    assert unused_gpus(gpus, make_slots(gpus, 8.0, range(8), None, 2)) == gpus[4:]
+    assert unused_gpus(gpus, make_slots(gpus, 8.0, range(8), 2)) == gpus[2:]
+    assert unused_gpus(gpus, make_slots(gpus, 8.0, range(8))) == ()
 
 
 @pytest.mark.parametrize(
@@ -293,7 +146,7 @@ def test_cores_are_shared_out(
 ) -> None:
     slots = make_slots((), cpus, range(cores), workers)
     if shares is None:
-        assert len(slots) == devices.MAX_CPU_SLOTS
+        assert len(slots) == MAX_CPU_SLOTS
     else:
         assert [list(slot.cores) for slot in slots] == shares
     assert {slot.threads for slot in slots} == {threads}
@@ -310,7 +163,7 @@ def test_cores_are_shared_out(
 )
 def test_any_slots_fit_the_machine(count: int, cores: int, busy: float, workers: int | None, per_trial: float) -> None:
     try:
-        slots = make_slots(gpus(count), cores * busy, range(cores), workers, per_trial)
+        slots = make_slots(make_gpus(count), cores * busy, range(cores), workers, per_trial)
     except OptionError:
         return
     assert slots
@@ -322,9 +175,9 @@ def test_any_slots_fit_the_machine(count: int, cores: int, busy: float, workers:
     assert len(slots) > cores or len(used) == len(set(used))
     assert all(1 <= slot.threads <= len(slot.cores) for slot in slots)
     if count:
-        held = [sum(gpu.uuid in slot.gpus for slot in slots) for gpu in gpus(count)]
-        assert all(number * per_trial <= 1 + 1e-9 for number in held) or per_trial > 1
-        assert max(held) - min(held) <= 1
+        slots_of_gpu = [sum(gpu.uuid in slot.gpus for slot in slots) for gpu in make_gpus(count)]
+        assert all(number * per_trial <= 1 + 1e-9 for number in slots_of_gpu) or per_trial > 1
+        assert max(slots_of_gpu) - min(slots_of_gpu) <= 1
         assert {len(slot.gpus) for slot in slots} == {max(1, int(per_trial))}
 
 
@@ -345,22 +198,27 @@ def test_any_slots_fit_the_machine(count: int, cores: int, busy: float, workers:
         (4, 3, 2, "room for 2; lower --workers, or give --gpus-per-trial 1"),
     ],
 )
-def test_numbers_that_do_not_fit_are_one_line(count: int, workers: int | None, per_trial: float, message: str) -> None:
+def test_numbers_that_do_not_fit_are_errors_of_one_line(
+    count: int, workers: int | None, per_trial: float, message: str
+) -> None:
     with pytest.raises(OptionError) as caught:
-        make_slots(gpus(count), 8.0, range(8), workers, per_trial)
+        make_slots(make_gpus(count), 8.0, range(8), workers, per_trial)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @steady
-@given(st.integers(1, 8), st.integers(1, 400))
+@given(st.integers(1, 8), st.integers(2, 400))
 def test_the_suggested_share_makes_room(count: int, workers: int) -> None:
-    share = float(devices._share_for(workers, count))
-    assert len(make_slots(gpus(count), 8.0, range(8), workers, share)) == workers
+    with pytest.raises(OptionError) as caught:
+        make_slots(make_gpus(count), 8.0, range(8), workers, count)
+    suggested = re.search(r"or give --gpus-per-trial (\S+)$", str(caught.value))
+    assert suggested is not None
+    assert len(make_slots(make_gpus(count), 8.0, range(8), workers, float(suggested[1]))) == workers
 
 
-def test_a_slots_environment() -> None:
-    (gpu, *_) = make_slots(gpus(4), 8.0, range(8), None, 2)
+def test_the_environment_of_a_slot() -> None:
+    (gpu, *_) = make_slots(make_gpus(4), 8.0, range(8), None, 2)
     assert gpu.environment() == {
         "CUDA_VISIBLE_DEVICES": "GPU-aa-0,GPU-bb-1",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
@@ -376,7 +234,7 @@ from search.devices.slots import Slot, apply_slot, core_ids
 first = core_ids()[-1]
 apply_slot(Slot(0, ("GPU-aa",), (first,), 1, ""))
 print(os.environ["CUDA_VISIBLE_DEVICES"], core_ids() == (first,) or not hasattr(os, "sched_setaffinity"))
-apply_slot(Slot(0, (), (99999,), 1, ""))  # a core that is not there
+apply_slot(Slot(0, (), (99999,), 1, ""))  # a core that does not exist
 print(os.environ["CUDA_VISIBLE_DEVICES"], os.environ["JAX_PLATFORMS"])
 import sys
 print(sorted({"keras", "tensorflow", "keras_tuner", "numpy"} & set(sys.modules)))
@@ -384,6 +242,5 @@ print(sorted({"keras", "tensorflow", "keras_tuner", "numpy"} & set(sys.modules))
 
 
 def test_a_slot_is_applied_in_a_process_of_its_own() -> None:
-    folder = ROOT
-    result = subprocess.run([sys.executable, "-c", APPLY], capture_output=True, text=True, check=True, cwd=folder)
+    result = subprocess.run([sys.executable, "-c", APPLY], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.splitlines() == ["GPU-aa True", "-1 cpu", "[]"]

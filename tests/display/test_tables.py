@@ -1,6 +1,6 @@
-"""What the commands print, on studies built by hand."""
+"""Tests of the output of the commands, on studies built by hand."""
 
-# ruff: noqa: RUF001  # what is shown holds dashes
+# ruff: noqa: RUF001  # the output has dashes
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import math
 
 import pytest
 from rich.console import Console, RenderableType
-from test_live import LR, UNITS, Story, typical
+from study_builder import LR, UNITS, StudyBuilder, typical
 
 from search.display import tables
 from search.messages import Probed
 from search.space.domain import Condition, Domain, Parameter
 from search.study.records import ResultTold, SearchEnded, SegmentEnded, TrialEnded
-from search.study.study import Study
+from search.study.study import Study, Trial
 
 
 def rendered(renderable: RenderableType, width: int = 80) -> list[str]:
@@ -27,16 +27,16 @@ def rendered(renderable: RenderableType, width: int = 80) -> list[str]:
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
-def ordered(study: Study) -> list[tables.Trial]:
+def trials_by_number(study: Study) -> list[Trial]:
     return [study.trials[number] for number in sorted(study.trials)]
 
 
 # For programs ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_trial_as_json() -> None:
+def test_the_json_entry_of_a_trial() -> None:
     study = typical().study
-    assert tables.trial_json(study.trials[0], study, "run0", alive=True) == {
+    assert tables.trial_fields(study.trials[0], study, "run0", alive=True) == {
         "trial": 0,
         "state": "paused",
         "epochs": 3,
@@ -59,21 +59,21 @@ def test_a_trial_as_json() -> None:
     }
 
 
-def test_a_failed_trial_as_json() -> None:
+def test_the_json_entry_of_a_failed_trial() -> None:
     study = typical().study
-    found = tables.trial_json(study.trials[3], study, None, alive=True)
+    found = tables.trial_fields(study.trials[3], study, None, alive=True)
     assert (found["state"], found["objective"], found["best_epoch"]) == ("failed", None, None)
     assert found["error"] == "ValueError: no such layer"
     assert found["mlflow_run_id"] is None
 
 
 def test_json_is_standard_json() -> None:
-    story = Story()
-    story.ask(0, 3)
-    story.values(0, scale=math.inf, shift=math.nan, units=16)
-    story.epochs(0, math.nan, math.inf, seconds=math.nan)
-    story.fail(0, "diverged:\nloss is nan")
-    text = json.dumps(tables.trial_json(story.study.trials[0], story.study, None, alive=True), allow_nan=False)
+    builder = StudyBuilder()
+    builder.request(0, 3)
+    builder.values(0, scale=math.inf, shift=math.nan, units=16)
+    builder.epochs(0, math.nan, math.inf, seconds=math.nan)
+    builder.fail(0, "diverged:\nloss is nan")
+    text = json.dumps(tables.trial_fields(builder.study.trials[0], builder.study, None, alive=True), allow_nan=False)
     found = json.loads(text)
     assert found["params"] == {"scale": "inf", "shift": "nan", "units": 16}
     assert found["objective"] is None
@@ -81,38 +81,37 @@ def test_json_is_standard_json() -> None:
 
 
 def test_repeats_after_crashes_are_trained_epochs() -> None:
-    story = Story()
-    story.ask(0, 3)
-    story.epochs(0, 0.5, 0.6)
-    story.apply(story.study.trials[0].curve[1])
-    found = tables.trial_json(story.study.trials[0], story.study, None, alive=True)
+    builder = StudyBuilder()
+    builder.request(0, 3)
+    builder.epochs(0, 0.5, 0.6)
+    builder.apply(builder.study.trials[0].curve[1])
+    found = tables.trial_fields(builder.study.trials[0], builder.study, None, alive=True)
     assert (found["epochs"], found["trained"]) == (2, 3)
-    assert (
-        tables.status_lines(story.study, True, story.now)[3] == "2/375 epochs, 1 epoch trained again after crashes, 5s"
-    )
+    lines = tables.status_lines(builder.study, True, builder.now)
+    assert lines[3] == "2/375 epochs, 1 epoch trained again after crashes, 5s"
 
 
 @pytest.mark.parametrize(("alive", "state"), [(True, "running"), (False, "paused")])
-def test_what_was_in_flight_is_paused_where_no_process_lives(alive: bool, state: str) -> None:
+def test_a_running_trial_is_paused_if_no_process_lives(alive: bool, state: str) -> None:
     study = typical().study
     trial = study.trials[4]
-    assert tables.trial_json(trial, study, None, alive=alive)["state"] == state
+    assert tables.trial_fields(trial, study, None, alive=alive)["state"] == state
     assert f" {state} " in rendered(tables.trials_table(study, [trial], alive))[1]
-    assert f": {state}," in rendered(tables.show_trial(study, trial, "", "", alive=alive))[0]
+    assert f": {state}," in rendered(tables.trial_details(study, trial, "", "", alive=alive))[0]
     assert ("2 running" in "\n".join(tables.status_lines(study, alive, 0.0))) == alive
     rows = list(csv.DictReader(io.StringIO(tables.trials_csv(study, [trial], {}, alive=alive))))
     assert rows[0]["state"] == state
 
 
 def test_csv_has_a_column_for_each_hyperparameter() -> None:
-    story = Story()
-    story.ask(0, 3)
-    story.values(0, zeta="a, b", lr=0.1, state=None)
-    story.epochs(0, 0.5)
-    story.ask(1, 3)
-    story.values(1, units=32)
-    story.fail(1, 'ValueError: "x"')
-    text = tables.trials_csv(story.study, ordered(story.study), {0: "abc"}, alive=True)
+    builder = StudyBuilder()
+    builder.request(0, 3)
+    builder.values(0, zeta="a, b", lr=0.1, state=None)
+    builder.epochs(0, 0.5)
+    builder.request(1, 3)
+    builder.values(1, units=32)
+    builder.fail(1, 'ValueError: "x"')
+    text = tables.trials_csv(builder.study, trials_by_number(builder.study), {0: "abc"}, alive=True)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert list(rows[0])[-4:] == ["params_lr", "params_units", "params_zeta", "params_state"]
     assert (rows[0]["params_zeta"], rows[0]["params_lr"], rows[0]["params_units"]) == ("a, b", "0.1", "")
@@ -121,8 +120,8 @@ def test_csv_has_a_column_for_each_hyperparameter() -> None:
     assert (rows[1]["error"], rows[1]["objective"], rows[1]["mlflow_run_id"]) == ('ValueError: "x"', "", "")
 
 
-def test_csv_of_no_trials_is_a_heading() -> None:
-    text = tables.trials_csv(Story().study, [], {}, alive=False)
+def test_the_csv_of_no_trials_is_a_heading() -> None:
+    text = tables.trials_csv(StudyBuilder().study, [], {}, alive=False)
     assert text.startswith("trial,state,epochs,objective,best_epoch,error,seed,mlflow_run_id,trained,")
     assert text.count("\n") == 1
 
@@ -132,7 +131,7 @@ def test_csv_of_no_trials_is_a_heading() -> None:
 
 def test_trials_at_80_columns() -> None:
     study = typical().study
-    assert rendered(tables.trials_table(study, ordered(study), True)) == [
+    assert rendered(tables.trials_table(study, trials_by_number(study), True)) == [
         "trial  state      epochs  val_accuracy  best epoch  lr      units  layers",
         "    0  paused          3        0.9722           2  0.003   64     3",
         "    1  completed       3        0.9500           2  0.01    128    3",
@@ -144,21 +143,21 @@ def test_trials_at_80_columns() -> None:
     ]
 
 
-def many() -> Story:
-    story = Story()
-    story.ask(0, 3)
-    story.values(0, lr=0.003, units=64, optimizer="adam", activation="relu", normalization="batch")
-    story.epochs(0, 0.9)
-    return story
+def study_of_many_params() -> StudyBuilder:
+    builder = StudyBuilder()
+    builder.request(0, 3)
+    builder.values(0, lr=0.003, units=64, optimizer="adam", activation="relu", normalization="batch")
+    builder.epochs(0, 0.9)
+    return builder
 
 
-def test_many_hyperparameters_share_a_column_where_they_do_not_fit() -> None:
-    study = many().study
-    assert rendered(tables.trials_table(study, ordered(study), True)) == [
+def test_hyperparameters_that_do_not_fit_share_a_column() -> None:
+    study = study_of_many_params().study
+    assert rendered(tables.trials_table(study, trials_by_number(study), True)) == [
         "trial  state    epochs  val_accuracy  best epoch  hyperparameters",
         "    0  running       1        0.9000           1  lr=0.003 units=64 …",
     ]
-    assert rendered(tables.trials_table(study, ordered(study), True), 120) == [
+    assert rendered(tables.trials_table(study, trials_by_number(study), True), 120) == [
         "trial  state    epochs  val_accuracy  best epoch  lr     units  optimizer  activation  normalization",
         "    0  running       1        0.9000           1  0.003  64     adam       relu        batch",
     ]
@@ -166,54 +165,54 @@ def test_many_hyperparameters_share_a_column_where_they_do_not_fit() -> None:
 
 @pytest.mark.parametrize("width", [10, 40, 80, 120])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    study = many().study
+    study = study_of_many_params().study
     shown = [
-        tables.trials_table(study, ordered(study), True),
+        tables.trials_table(study, trials_by_number(study), True),
         tables.leaderboard(study, 3),
-        tables.show_trial(study, study.trials[0], "", "", alive=True),
+        tables.trial_details(study, study.trials[0], "", "", alive=True),
     ]
     for renderable in shown:
         assert max(map(len, rendered(renderable, width))) <= width
 
 
 def test_the_leaderboard_is_best_first_without_failures_and_constants() -> None:
-    story = typical()
-    story.apply(TrialEnded(1, "failed"))
-    assert rendered(tables.leaderboard(story.study, 2)) == [
+    builder = typical()
+    builder.apply(TrialEnded(1, "failed"))
+    assert rendered(tables.leaderboard(builder.study, 2)) == [
         "rank  trial  val_accuracy  best epoch  epochs  time  lr      units",
         "   1      0        0.9722           2       3  1.3s  0.003   64",
         "   2      4        0.6123           2       3  1.3s  0.0001  16",
     ]
 
 
-def test_the_leaderboard_of_what_is_minimised() -> None:
-    story = Story(direction="min")
+def test_the_leaderboard_of_a_minimized_objective() -> None:
+    builder = StudyBuilder(direction="min")
     for trial, value in enumerate([0.5, 0.2, 0.3]):
-        story.ask(trial, 1)
-        story.epochs(trial, value)
-        story.reach(trial, "completed")
-    assert [line.split()[1] for line in rendered(tables.leaderboard(story.study, 9))[1:]] == ["1", "2", "0"]
+        builder.request(trial, 1)
+        builder.epochs(trial, value)
+        builder.reach(trial, "completed")
+    assert [line.split()[1] for line in rendered(tables.leaderboard(builder.study, 9))[1:]] == ["1", "2", "0"]
 
 
-def test_empty_studies() -> None:
-    study = Story().study
+def test_tables_of_an_empty_study() -> None:
+    study = StudyBuilder().study
     assert rendered(tables.leaderboard(study, 3)) == ["no trial has an objective"]
     assert rendered(tables.trials_table(study, [], True)) == ["no trials"]
 
 
-def test_what_users_write_is_never_markup_nor_a_command() -> None:
-    story = Story()
-    story.ask(0, 3)
-    story.values(0, **{"[bold]x[/bold]": "[red]y\x1b[2J\n"})
-    story.epochs(0, 0.5, **{"[link]m": 1.0})
-    story.apply(SegmentEnded(0, 0, "lost", 1, "[/nope] \x1b[31mgone\r\n"))
-    study = story.study
+def test_text_of_the_user_is_neither_markup_nor_a_terminal_command() -> None:
+    builder = StudyBuilder()
+    builder.request(0, 3)
+    builder.values(0, **{"[bold]x[/bold]": "[red]y\x1b[2J\n"})
+    builder.epochs(0, 0.5, **{"[link]m": 1.0})
+    builder.apply(SegmentEnded(0, 0, "lost", 1, "[/nope] \x1b[31mgone\r\n"))
+    study = builder.study
     text = "\n".join(
         [
-            *rendered(tables.trials_table(study, ordered(study), True)),
+            *rendered(tables.trials_table(study, trials_by_number(study), True)),
             *rendered(tables.leaderboard(study, 1)),
             *rendered(
-                tables.show_trial(study, study.trials[0], "[/x] \x1b[31mred\x1b[2J", "[a] 1\r2\b\x07", alive=True)
+                tables.trial_details(study, study.trials[0], "[/x] \x1b[31mred\x1b[2J", "[a] 1\r2\b\x07", alive=True)
             ),
         ]
     )
@@ -229,8 +228,8 @@ def test_what_users_write_is_never_markup_nor_a_command() -> None:
 
 
 def test_the_status_of_a_running_study() -> None:
-    story = typical()
-    assert tables.status_lines(story.study, True, story.now + 60) == [
+    builder = typical()
+    assert tables.status_lines(builder.study, True, builder.now + 60) == [
         "digits: running, process 4321 on box",
         "hyperband · max val_accuracy · seed 7",
         "6 trials: 2 running, 1 paused, 1 completed, 1 stopped, 1 failed",
@@ -241,15 +240,15 @@ def test_the_status_of_a_running_study() -> None:
 
 
 def test_the_status_of_a_study_whose_process_is_gone() -> None:
-    story = typical()
-    lines = tables.status_lines(story.study, False, story.now + 86400)
+    builder = typical()
+    lines = tables.status_lines(builder.study, False, builder.now + 86400)
     assert lines[0] == "digits: its process is gone; `search resume digits` goes on"
     assert lines[2] == "6 trials: 3 paused, 1 completed, 1 stopped, 1 failed"
-    assert lines[3] == "15/375 epochs, 55s"  # the time that it ran, not the time since
+    assert lines[3] == "15/375 epochs, 55s"  # the time of the run only, without the day since
 
 
 @pytest.mark.parametrize(
-    ("finished", "line"),
+    ("end", "line"),
     [
         (SearchEnded("the back end is done", True, 0), "digits: done, the back end is done"),
         (
@@ -258,26 +257,26 @@ def test_the_status_of_a_study_whose_process_is_gone() -> None:
         ),
     ],
 )
-def test_the_status_of_a_study_that_ended(finished: SearchEnded, line: str) -> None:
-    story = typical()
-    story.apply(finished)
-    assert tables.status_lines(story.study, False, story.now)[0] == line
+def test_the_status_of_a_study_that_ended(end: SearchEnded, line: str) -> None:
+    builder = typical()
+    builder.apply(end)
+    assert tables.status_lines(builder.study, False, builder.now)[0] == line
 
 
-def test_the_status_uses_the_options_of_its_last_process() -> None:
-    story = Story(
-        "optuna", told={"backend": "optuna", "max_total_epochs": 50, "study": "digits", "of_a_later_version": 1}
+def test_the_status_uses_the_options_of_the_last_run() -> None:
+    builder = StudyBuilder(
+        "optuna", options={"backend": "optuna", "max_total_epochs": 50, "study": "digits", "of_a_later_version": 1}
     )
-    assert tables.status_lines(story.study, True, story.now)[3:] == ["0/50 epochs, 0s", "best: none yet"]
+    assert tables.status_lines(builder.study, True, builder.now)[3:] == ["0/50 epochs, 0s", "best: none yet"]
 
 
 # One trial ------------------------------------------------------------------------------------------------------------
 
 
-def test_show_a_trial() -> None:
-    story = typical()
-    trial = story.study.trials[4]
-    assert rendered(tables.show_trial(story.study, trial, "", "Epoch 1\nEpoch 2\n", alive=True)) == [
+def test_the_details_of_a_trial() -> None:
+    builder = typical()
+    trial = builder.study.trials[4]
+    assert rendered(tables.trial_details(builder.study, trial, "", "Epoch 1\nEpoch 2\n", alive=True)) == [
         "trial 4 of digits: running, 3 of 9 epochs",
         "val_accuracy 0.6123 at epoch 2",
         "bracket 2, rung 0",
@@ -302,19 +301,19 @@ def test_show_a_trial() -> None:
     ]
 
 
-def test_show_a_failed_trial() -> None:
+def test_the_details_of_a_failed_trial() -> None:
     study = typical().study
-    trace = 'Traceback (most recent call last):\n  File "space.py", line 3\nValueError: no such layer\n'
-    lines = rendered(tables.show_trial(study, study.trials[3], trace, "", alive=False))
-    assert lines[-6:] == ["error: ValueError: no such layer", "", "traceback", *trace.splitlines()]
+    traceback = 'Traceback (most recent call last):\n  File "space.py", line 3\nValueError: no such layer\n'
+    lines = rendered(tables.trial_details(study, study.trials[3], traceback, "", alive=False))
+    assert lines[-6:] == ["error: ValueError: no such layer", "", "traceback", *traceback.splitlines()]
     assert "end of the log" not in lines
 
 
 def test_a_long_curve_keeps_its_first_best_and_last_epoch() -> None:
-    story = Story()
-    story.ask(0, 500)
-    story.epochs(0, *(0.9 if epoch == 123 else epoch / 1000 for epoch in range(1, 501)))
-    lines = rendered(tables.show_trial(story.study, story.study.trials[0], "", "", alive=True))
+    builder = StudyBuilder()
+    builder.request(0, 500)
+    builder.epochs(0, *(0.9 if epoch == 123 else epoch / 1000 for epoch in range(1, 501)))
+    lines = rendered(tables.trial_details(builder.study, builder.study.trials[0], "", "", alive=True))
     rows = [line.split()[0] for line in lines if "0.42s" in line]
     assert len(rows) <= 12
     assert (rows[0], rows[-1]) == ("1", "500")
@@ -322,12 +321,12 @@ def test_a_long_curve_keeps_its_first_best_and_last_epoch() -> None:
 
 
 def test_a_curve_of_many_metrics_keeps_the_objective() -> None:
-    story = Story()
-    story.ask(0, 3)
-    story.epochs(0, 0.5, **{f"val_metric_{i}": 0.5 for i in range(20)})
+    builder = StudyBuilder()
+    builder.request(0, 3)
+    builder.epochs(0, 0.5, **{f"val_metric_{i}": 0.5 for i in range(20)})
     heading = next(
         line
-        for line in rendered(tables.show_trial(story.study, story.study.trials[0], "", "", alive=True))
+        for line in rendered(tables.trial_details(builder.study, builder.study.trials[0], "", "", alive=True))
         if line.startswith("epoch")
     )
     assert heading.split() == ["epoch", "time", "val_accuracy", "loss", *(f"val_metric_{i}" for i in range(3))]
@@ -355,13 +354,14 @@ def test_a_long_sparkline_has_its_width() -> None:
 
 
 def test_a_retried_trial_has_no_error() -> None:
-    story = typical()
-    story.apply(SegmentEnded(4, 0, "lost", 3, "the process died"))
-    lines = rendered(tables.show_trial(story.study, story.study.trials[4], "", "", alive=True))
+    builder = typical()
+    builder.apply(SegmentEnded(4, 0, "lost", 3, "the process died"))
+    lines = rendered(tables.trial_details(builder.study, builder.study.trials[4], "", "", alive=True))
     assert "error: the process died" in lines
     assert "worker: not running, 1 segment, 1.3s of training" in lines
-    story.apply(ResultTold(4, 9, 0.61, "reached"))
-    assert "error" not in "\n".join(rendered(tables.show_trial(story.study, story.study.trials[4], "", "", alive=True)))
+    builder.apply(ResultTold(4, 9, 0.61, "reached"))
+    lines = rendered(tables.trial_details(builder.study, builder.study.trials[4], "", "", alive=True))
+    assert "error" not in "\n".join(lines)
 
 
 # A space --------------------------------------------------------------------------------------------------------------
@@ -385,11 +385,11 @@ def probed(*parameters: Parameter) -> Probed:
     )
 
 
-def test_show_a_space() -> None:
+def test_the_details_of_a_space() -> None:
     momentum = Parameter(
         "momentum", Domain("choice", values=(0.8, 0.9)), 0.9, (Condition("optimizer", ("sgd", "nesterov")),)
     )
-    assert rendered(tables.show_space(probed(LR, UNITS, momentum)), 120) == [
+    assert rendered(tables.space_details(probed(LR, UNITS, momentum)), 120) == [
         "hyperparameter  default  domain                   where",
         "lr              None     Float(0.0001..0.1, log)",
         "units           None     Int(16..512)",
@@ -401,16 +401,16 @@ def test_show_a_space() -> None:
         "samples: 1,347 for training, unknown for validation; batch size 32",
         "metrics: loss, accuracy, val_loss, val_accuracy",
     ]
-    assert rendered(tables.show_space(probed(momentum)), 60)[:2] == [
+    assert rendered(tables.space_details(probed(momentum)), 60)[:2] == [
         "hyperparameter  default  domain",
         "momentum        0.9      Choice([0.8, 0.9]) where optimizer…",
     ]
 
 
 def test_batches_are_not_called_samples() -> None:
-    shown = rendered(tables.show_space(dataclasses.replace(probed(LR), samples=(43, 400), batched=(True, False))))
+    shown = rendered(tables.space_details(dataclasses.replace(probed(LR), samples=(43, 400), batched=(True, False))))
     assert "samples: 43 batches for training, 400 for validation" in shown
 
 
-def test_show_a_space_without_hyperparameters() -> None:
-    assert rendered(tables.show_space(probed()))[0] == "no hyperparameters"
+def test_the_details_of_a_space_without_hyperparameters() -> None:
+    assert rendered(tables.space_details(probed()))[0] == "no hyperparameters"

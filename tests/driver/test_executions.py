@@ -1,4 +1,4 @@
-"""Several executions of a trial: one objective, their mean; one model, that of the best of them."""
+"""Several executions of a trial: the objective is their mean, the model is the best execution's."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_promoted_trials_are_the_best_by_the_mean(study: StudyResults) -> None:
     assert [trial.number for trial in promoted] == [min(at_one, key=at_one.__getitem__)]
 
 
-def test_the_model_is_of_the_best_execution(study: StudyResults) -> None:
+def test_the_model_is_the_best_executions(study: StudyResults) -> None:
     best = study.best_trials(1)[0]
     (model,) = study.get_best_models(1)
     scope: dict[str, object] = {}
@@ -60,11 +60,11 @@ def test_the_model_is_of_the_best_execution(study: StudyResults) -> None:
     assert again.evaluate(*validation, verbose=0)[0] == pytest.approx(min(best.values), rel=1e-5)
 
 
-def test_mlflow_has_them_all(study: StudyResults) -> None:
+def test_mlflow_has_all_executions(study: StudyResults) -> None:
     client = store.connect(f"sqlite:///{study.paths.folder.parent}/mlflow.db", create=False)
-    remote = retrieve.find_study(client, "space")
+    remote = retrieve.find_remote_study(client, "space")
     best = study.best_trials(1)[0]
-    trial = next(item for item in retrieve.trials(remote) if item.number == best.number)
+    trial = next(item for item in retrieve.list_remote_trials(remote) if item.number == best.number)
     logs = trial.logs
     assert logs["objective"] == pytest.approx(best.objective)
     assert logs["objective_std"] == pytest.approx(best.spread)
@@ -80,7 +80,7 @@ def test_mlflow_has_them_all(study: StudyResults) -> None:
     )
 
 
-def test_they_are_shown(
+def test_executions_are_shown(
     study: StudyResults, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(study.paths.folder.parents[1])
@@ -92,7 +92,7 @@ def test_they_are_shown(
 
 
 @pytest.mark.slow
-def test_a_pruner_judges_the_first_and_the_others_follow_where_it_passes(workplace: Path) -> None:
+def test_a_pruner_judges_the_first_execution_and_the_others_follow_if_it_passes(workplace: Path) -> None:
     space = Path(shutil.copy(TINY, workplace / "space.py"))
     study = search.run(
         space,
@@ -120,8 +120,8 @@ def test_a_pruner_judges_the_first_and_the_others_follow_where_it_passes(workpla
 
 
 @pytest.mark.slow
-def test_more_executions_than_before(workplace: Path) -> None:
-    """A trial that is promoted after the number was raised has the new ones from the beginning."""
+def test_a_resume_may_ask_for_more_executions(workplace: Path) -> None:
+    """A trial that is promoted after that trains the new executions from the beginning."""
     space = Path(shutil.copy(TINY, workplace / "space.py"))
     options = {"objective": "val_loss", "max_epochs": 3, "seed": 1, "workers": 1, "progress": False}
     search.run(space, max_total_epochs=3, **options)

@@ -1,4 +1,4 @@
-"""Real training, and what runs it really killed: nothing is lost, and the search ends as if nothing had happened."""
+"""Real training whose processes are really killed: nothing is lost, and the search ends as if undisturbed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def space(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def history(study: Any) -> list[Any]:
-    """All that must be the same, whatever happened on the way."""
+    """Return the facts that must be the same after any disturbance."""
     return [
         (trial.number, trial.params, trial.state, [(epoch.epoch, dict(epoch.logs)) for epoch in trial.curve])
         for trial in study.trials
@@ -80,7 +80,7 @@ def test_a_trial_that_always_kills_its_worker_fails_and_the_others_go_on(space: 
 
 
 def ends(study: Any, trial: int) -> list[tuple[str, str | None]]:
-    """How the segments of a trial ended."""
+    """Return the outcomes of a trial's segments."""
     found = [entry.record for entry in journal.read(study.paths.journal)]
     return [
         (record.outcome, record.error) for record in found if isinstance(record, SegmentEnded) and record.trial == trial
@@ -161,7 +161,7 @@ def test_a_process_that_gives_no_sign_of_life_is_replaced(tmp_path: Path, zygote
         deadline = time.monotonic() + 60
         while not reasons and time.monotonic() < deadline:
             executor.poll(lambda _, message: reasons.append(message.reason) if isinstance(message, Lost) else None, 0.1)
-        assert reasons == ["nothing was heard of its process for 3 s: it hung?"]
+        assert reasons == ["its process sent no sign of life for 3 s: did it hang?"]
         assert not process.is_running()
         executor.start(0, work)
         assert ended(executor, {0}) == {0: "reached"}
@@ -178,7 +178,7 @@ _slow_load = load_data
 
 def load_data():
     if os.getppid() and not _made:
-        # As a PyDataset with processes does: a fork, which has its end of the pipe to the driver.
+        # A fork, as a PyDataset with processes makes. It has the worker's end of the pipe to the driver.
         pid = os.fork()
         if pid == 0:
             time.sleep(1000)
@@ -188,7 +188,7 @@ def load_data():
 """
 
 
-def test_what_a_worker_has_made_ends_with_it(tmp_path: Path, zygote: Zygote) -> None:
+def test_processes_of_a_worker_end_with_it(tmp_path: Path, zygote: Zygote) -> None:
     space = tmp_path / "parent.py"
     space.write_text(SLOW.read_text() + PARENT)
     executor = LocalExecutor(devices.make_slots((), 1, devices.core_ids(), 1), tmp_path / "log", zygote=zygote)
@@ -254,7 +254,7 @@ def build_model(hp):
 @pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [0, 300])
 def test_a_worker_that_has_grown_is_replaced_between_segments(tmp_path: Path, zygote: Zygote, megabytes: int) -> None:
-    """What a first segment takes (the data, the framework's runtime) is no growth: the second one's counts."""
+    """Memory of the first segment (data, the framework's runtime) is no growth; that of later segments is."""
     space = tmp_path / "leaky.py"
     space.write_text(SLOW.read_text() + LEAKY)
     slots = devices.make_slots((), 1, devices.core_ids(), 1)
@@ -277,7 +277,7 @@ def test_a_dead_worker_is_replaced_in_well_under_a_second(tmp_path: Path, zygote
     assert ended(executor, {0}) == {0: "lost"}
     began = time.monotonic()
     executor.start(0, segment(tmp_path, 1))
-    # A fork takes milliseconds, importing the framework seconds: no noise of a busy machine lies between.
+    # A fork takes milliseconds and an import of the framework seconds. No noise of a busy machine lies between.
     assert time.monotonic() - began < 1
     assert ended(executor, {0}) == {0: "reached"}
     executor.close()
@@ -298,7 +298,7 @@ def segment(folder: Path, trial: int) -> Segment:
 
 
 def ended(executor: LocalExecutor, slots: set[int]) -> dict[int, str]:
-    """How the segments in `slots` end."""
+    """Return how the segments in `slots` end."""
     outcomes: dict[int, str] = {}
 
     def handle(slot: int, message: Any) -> None:
@@ -358,14 +358,14 @@ def callbacks(hp):
 
 
 @pytest.mark.slow
-def test_what_a_callback_has_that_cannot_be_kept_is_said_once(
+def test_a_callbacks_state_that_no_checkpoint_can_have_is_reported_once(
     workplace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     space = workplace / "keeper.py"
     space.write_text(SLOW.read_text() + HOLDS_A_FILE)
     search.run(space, max_total_epochs=6, **OPTIONS)
     said = capfd.readouterr().err
-    assert said.count("the state of Keeper.file cannot be saved: where a trial goes on later, it begins anew") == 1
+    assert said.count("the state of Keeper.file cannot be saved: if a trial continues later, it starts anew") == 1
 
 
 # The disk -------------------------------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ cp -r small/. runs
 
 @pytest.mark.slow
 def test_a_full_disk_ends_the_search_in_one_line_and_with_room_it_goes_on(space: Path, undisturbed: list[Any]) -> None:
-    """A disk of a mount namespace of its own, which a worker fills to the last byte."""
+    """The disk is a mount of its own namespace; a worker fills it to the last byte."""
     (space.parent / "small").mkdir()
     (space.parent / "runs").mkdir()
     space.with_name("kill").write_text("0003 0 once disk")
@@ -418,7 +418,7 @@ UNSHARE = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user
 
 
 def begin(space: Path, name: str) -> subprocess.Popen[str]:
-    """A search in a process of its own, its epochs slow enough to be caught in one."""
+    """Start a search in a process of its own, with epochs slow enough to be interrupted within one."""
     arguments = ["run", str(space), "--study", name, "--seed", "0", "--workers", "1", "--no-progress"]
     environment = {**os.environ, "EPOCH_SECONDS": "0.2"}
     return subprocess.Popen(
@@ -466,7 +466,7 @@ def test_workers_whose_threads_cannot_run_end_with_the_driver_too(space: Path) -
         pytest.param(signal.SIGHUP, 1, marks=pytest.mark.slow),
     ],
 )
-def test_a_driver_that_ends_is_resumed_as_if_it_had_not(
+def test_a_driver_that_is_ended_is_resumed_to_the_same_search(
     space: Path, undisturbed: list[Any], number: signal.Signals, times: int
 ) -> None:
     paths = StudyPaths.of(space.parent / "runs", "stopped")
@@ -495,5 +495,5 @@ def test_a_driver_that_ends_is_resumed_as_if_it_had_not(
     study = search.run(space, study="stopped", resume=True, **OPTIONS)
     assert history(study) == undisturbed
     repeated = study.study.trained - study.study.epochs
-    # A checkpointed epoch is not trained again; between checkpoints lie at most the epochs of one segment.
+    # A checkpointed epoch is not trained again. At most the epochs of one segment lie between two checkpoints.
     assert repeated == 0 if (number, times) == (signal.SIGINT, 1) else repeated <= 2

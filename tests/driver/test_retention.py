@@ -1,4 +1,4 @@
-"""What stays on disk: what may go on, and the best."""
+"""Retention: the files of trials that may go on, and of the best trials, stay on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import search
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
 from search.driver.retention import Retention
-from search.scheduler.controller import Limits
+from search.scheduler.limits import Limits
 from search.study.paths import StudyPaths
 from search.study.study import Study
 from search.testing import Scenario, Simulation
@@ -36,7 +36,7 @@ def optuna(study: Study) -> Optuna:
 
 
 def touch(paths: StudyPaths, study: Study) -> None:
-    """The files that workers have written by now."""
+    """Write the files that workers would have written by now."""
     for trial in study.trials.values():
         files = paths.trial(trial.number)
         files.folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,9 @@ def touch(paths: StudyPaths, study: Study) -> None:
 
 @pytest.mark.parametrize("make", [hyperband, optuna])
 @pytest.mark.parametrize("seed", range(3))
-def test_after_any_record_the_best_and_all_that_may_go_on_are_there(make: Any, seed: int, tmp_path: Path) -> None:
+def test_after_any_record_the_best_trials_and_those_that_may_go_on_have_their_files(
+    make: Any, seed: int, tmp_path: Path
+) -> None:
     scenario = Scenario(ask, lambda run, epoch: run["x"] + 1 / epoch + 0.3 * noise(run, epoch))  # type: ignore[operator]
     scenario = scenario.disturbed(failing=0.02, seed=seed)
     limits = Limits(max_trials=25, executions=2 if seed == 2 else 1)
@@ -59,7 +61,7 @@ def test_after_any_record_the_best_and_all_that_may_go_on_are_there(make: Any, s
     for entry in entries:
         study.apply(entry.record, entry.time)
         touch(paths, study)
-        cleaner.take([entry.record], entry.time)
+        cleaner.take([entry])
         cleaner.flushed()
         for trial in study.ranked()[:KEEP]:
             assert paths.trial(trial.number).best(trial.best_execution).exists()
@@ -76,7 +78,7 @@ def test_after_any_record_the_best_and_all_that_may_go_on_are_there(make: Any, s
     assert left == {paths.trial(trial.number).folder.name for trial in study.ranked()[:KEEP]}
 
 
-def test_another_process_finds_what_is_left_to_delete(tmp_path: Path) -> None:
+def test_another_process_deletes_the_files_that_were_left(tmp_path: Path) -> None:
     scenario = Scenario(ask, lambda run, epoch: run["x"] + 1 / epoch)  # type: ignore[operator]
     study, paths = (
         Simulation(scenario, hyperband, slots=2, limits=Limits(max_trials=9)).run().study,
@@ -95,7 +97,9 @@ def test_another_process_finds_what_is_left_to_delete(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_keeps_what_may_go_on_and_then_only_the_best(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_keeps_files_of_trials_that_may_go_on_and_at_the_end_only_the_best(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EPOCH_SECONDS", "0")
     shutil.copy(SLOW, workplace / "slow.py")
     options: dict[str, Any] = {"study": "kept", "seed": 0, "workers": 1, "progress": False, "keep_models": 2}

@@ -1,4 +1,4 @@
-"""Back ends that learn from each other, from another study and from an earlier era, as they are used."""
+"""Back ends that learn from each other, from another study, and from an earlier phase of the same study."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ import search
 from search import cli
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
-from search.driver import warm_start
+from search.driver.study_handle import StudyHandle
+from search.driver.warm_start import import_trials
 from search.errors import OptionError, StudyError
-from search.options import Options, resolve
-from search.scheduler.controller import Limits
+from search.options import Options, resolve_options
+from search.scheduler.limits import Limits
 from search.study.journal import Entry, Journal, format_line, parse_line
-from search.study.records import TrialImported
+from search.study.paths import StudyPaths
+from search.study.records import Header, TrialImported
 from search.study.study import Study
 from search.study.trial import Objective
 from search.testing import Scenario, Simulation
@@ -62,26 +64,31 @@ def hyperband_tpe(study: Study) -> Hyperband:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A runs folder with the study `simulated`: thirty trials at random."""
+    """Write a study `simulated` of thirty random trials. Return its runs folder."""
     runs = tmp_path_factory.mktemp("runs")
     done = Simulation(BOWL, random, seed=9, limits=Limits(max_trials=30)).run()
     (runs / "simulated").mkdir()
-    journal = Journal(runs / "simulated" / "journal.jsonl")
-    for entry in done.entries:
-        journal.append([entry.record], entry.time)
-    journal.close()
+    write_journal(runs / "simulated", done.entries)
     return runs
 
 
+def write_journal(folder: Path, entries: Sequence[Entry]) -> None:
+    journal = Journal(folder / "journal.jsonl")
+    for entry in entries:
+        journal.append([entry.record], entry.time)
+    journal.close()
+
+
 def options(runs: Path, **given: Any) -> Options:
-    return resolve({"runs": str(runs), "sampler": "tpe", "warm_start": "simulated", **given}, {})
+    return resolve_options({"runs": str(runs), "sampler": "tpe", "warm_start": "simulated", **given}, {})
 
 
-def imported(runs: Path, own: Study | None = None, objective: Objective = MIN, **given: Any) -> list[TrialImported]:
-    return warm_start.records(options(runs, **given), objective, own)
+def imported(runs: Path, own: Path | None = None, objective: Objective = MIN, **given: Any) -> list[TrialImported]:
+    """Return the trials that the study in the folder `own`, or a new one, imports."""
+    return import_trials(options(runs, **given), objective, StudyHandle(StudyPaths(own or runs / "new")))
 
 
-# What is taken over ---------------------------------------------------------------------------------------------------
+# Imported trials ------------------------------------------------------------------------------------------------------
 
 
 def test_each_trial_is_one_record(source: Path) -> None:
@@ -97,21 +104,28 @@ def test_each_trial_is_one_record(source: Path) -> None:
     assert any(record.stopped_by_callback for record in records)
 
 
-def test_a_study_is_named_or_a_folder(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_other_study_is_given_by_name_or_folder(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert imported(source) == imported(source / "elsewhere", warm_start=str(source / "simulated"))
     monkeypatch.chdir(source)
     assert imported(source) == imported(source / "elsewhere", warm_start="./simulated")
 
 
-def test_each_trial_is_learnt_once(source: Path) -> None:
+def test_each_trial_is_imported_once(source: Path, tmp_path: Path) -> None:
     records = imported(source)
     begun = Simulation(BOWL, tpe, imported=records[:20], limits=Limits(max_trials=2)).run()
-    assert begun.study.header is not None
-    begun.study.header = dataclasses.replace(begun.study.header, uid="another")
-    assert imported(source, begun.study) == records[20:]
+    header, *others = begun.entries
+    assert isinstance(header.record, Header)
+    another = header._replace(record=dataclasses.replace(header.record, uid="another"))
+    write_journal(tmp_path, [another, *others])
+    assert imported(source, tmp_path) == records[20:]
 
 
-def test_they_are_none_of_the_studys_own_trials(source: Path) -> None:
+def test_a_study_does_not_import_its_own_trials(source: Path) -> None:
+    with pytest.raises(StudyError, match="a study knows its own trials"):
+        imported(source, source / "simulated")
+
+
+def test_imported_trials_are_not_the_studys_own(source: Path) -> None:
     search = Simulation(BOWL, tpe, imported=imported(source), limits=Limits(max_trials=3)).run()
     assert [trial.number for trial in search.trials] == [0, 1, 2]
     assert len(search.study.imported) == 30
@@ -120,7 +134,9 @@ def test_they_are_none_of_the_studys_own_trials(source: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [tpe, hyperband_tpe])
-def test_they_are_used_and_a_resume_needs_the_other_study_no_more(make: Callable[[Study], Any], source: Path) -> None:
+def test_imported_trials_help_and_a_resume_does_not_need_the_other_study(
+    make: Callable[[Study], Any], source: Path
+) -> None:
     """Deterministic by its seeds."""
     records = imported(source)
 
@@ -140,7 +156,7 @@ def test_they_are_used_and_a_resume_needs_the_other_study_no_more(make: Callable
     assert statistics.median(warm) < 0.6 * statistics.median(cold)
 
 
-def test_what_is_learnt_later_and_what_an_era_begins_with_is_the_same(source: Path) -> None:
+def test_trials_imported_at_the_start_of_a_phase_and_later_count_the_same(source: Path) -> None:
     records = imported(source)
     first = Simulation(BOWL, tpe, imported=records, limits=Limits(max_trials=4)).run()
     begun = Simulation(BOWL, random, backend="random", limits=Limits(max_trials=0)).run()
@@ -171,7 +187,7 @@ def test_mlflow_is_told_of_the_source(source: Path) -> None:
         ({"sampler": "qmc", "backend": "optuna"}, MIN, ("of no use", "qmc sampler")),
     ],
 )
-def test_what_cannot_be_learnt_is_explained(given: Any, objective: Objective, words: Any, source: Path) -> None:
+def test_an_import_that_is_impossible_is_explained(given: Any, objective: Objective, words: Any, source: Path) -> None:
     with pytest.raises((OptionError, StudyError)) as caught:
         imported(source, objective=objective, **given)
     message = str(caught.value)
@@ -180,7 +196,7 @@ def test_what_cannot_be_learnt_is_explained(given: Any, objective: Objective, wo
     assert all(word in message for word in words), message
 
 
-# As it is used --------------------------------------------------------------------------------------------------------
+# From the command line ------------------------------------------------------------------------------------------------
 
 RUN = ("--workers", "1", "--no-progress", "--max-epochs", "3", "--objective", "val_loss")
 
@@ -209,8 +225,8 @@ def test_a_study_goes_on_with_another_back_end(first: Any, second: Any, space: P
     found = search.load_study("t")
     assert [trial.phase for trial in found.trials] == [0] * 5 + [1] * 3
     assert all(trial.ended for trial in found.trials)
-    # With nothing learnt there would be too few trials for a joint draw.
-    assert any(entry["attributes"].get("relative") for entry in journaled("t") if entry["kind"] == "valued")
+    # Without the imported trials there would be too few for a joint draw.
+    assert any(entry["attributes"].get("relative") for entry in journaled("t") if entry["kind"] == "parameter_set")
 
 
 def journaled(name: str) -> list[dict[str, Any]]:
@@ -218,7 +234,9 @@ def journaled(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_a_warm_start_and_what_is_tried_first(space: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_warm_start_and_configurations_to_try_first(
+    space: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert run("run", space, "--study", "old", *RUN, "--seed", 1, "--max-trials", 4) == 0
     more = ("--sampler", "tpe:n_startup_trials=2", "--seed", 2, "--warm-start", "old")
     given = ("--try-first", '{"units": 3}', "--try-first", '{"units": 4, "learning_rate": 0.01}')
@@ -257,7 +275,7 @@ def test_from_python(space: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_changed_space_begins_an_era_where_its_parameters_have_changed(space: Path) -> None:
+def test_a_change_of_parameters_begins_a_phase_and_other_changes_do_not(space: Path) -> None:
     text = space.read_text().replace('hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")', "0.01")
     space.write_text(text)
     grid = ("--backend", "optuna", "--sampler", "grid", "--pruner", "none", "--seed", 1)
@@ -272,4 +290,4 @@ def test_a_changed_space_begins_an_era_where_its_parameters_have_changed(space: 
     assert sorted(trial.params["units"] for trial in found.trials[3:]) == [20, 21]
     records = [entry["kind"] for entry in journaled("t")]
     assert records.count("space_changed") == 2
-    assert records[records.index("space_changed", records.index("space_changed") + 1) + 1] == "era"
+    assert records[records.index("space_changed", records.index("space_changed") + 1) + 1] == "backend_changed"

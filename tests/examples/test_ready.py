@@ -1,4 +1,4 @@
-"""Each ready space with one back end and one of kill and reload; `python tests/ready.py` runs them all."""
+"""Each ready space with one back end and one way of `ready`; `python tests/ready.py` runs all combinations."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ PAIRS = [(backend, way) for backend in ready.BACKENDS for way in ready.WAYS]
 @pytest.mark.parametrize(
     ("space", "backend", "way"), [(space, *PAIRS[i % len(PAIRS)]) for i, space in enumerate(ready.NAMES)]
 )
-def test_a_ready_space(space: str, backend: str, way: str, tmp_path: Path) -> None:
+def test_a_ready_space_is_searched(space: str, backend: str, way: str, tmp_path: Path) -> None:
     ready.WAYS[way](tmp_path, space, backend)

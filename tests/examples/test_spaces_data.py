@@ -1,4 +1,4 @@
-"""What is special in the ready spaces: images, text, transfer, scikit-learn's estimators, KerasTuner's models."""
+"""Features of the ready spaces: images, text, transfer, scikit-learn's estimators, KerasTuner's models."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sklearn.datasets import load_diabetes
 
 from search.executors.inline import InlineExecutor
 from search.messages import Segment
-from search.space.file import MODULE, SpaceRef, load
+from search.space.file import SPACE_MODULE, SpaceRef, read_space
 from search.study.trial import Objective
 from search.testing.executors import Conversation
 
 
-def space(name: str) -> Any:
-    """A space file's module, run anew."""
-    load(SpaceRef(path=str(SPACES / f"{name}.py")))
-    return sys.modules[MODULE]
+def run_space(name: str) -> Any:
+    """Run a ready space, and return its module."""
+    read_space(SpaceRef(path=str(SPACES / f"{name}.py")))
+    return sys.modules[SPACE_MODULE]
 
 
 def hp_with(**values: Any) -> keras_tuner.HyperParameters:
@@ -34,19 +34,19 @@ def hp_with(**values: Any) -> keras_tuner.HyperParameters:
 
 
 def test_images_of_any_size_are_classified() -> None:
-    module = space("images")
+    module = run_space("images")
     model = module.build_model(hp_with())
     assert model.input_shape == (None, None, None, 3)
     for height, width in ((28, 32), (40, 24)):
         assert model.predict(np.zeros((2, height, width, 3), "uint8"), verbose=0).shape == (2, 1)
     (_, _, test) = module.load_data()
-    found = model.evaluate(*test, return_dict=True, verbose=0)
-    assert set(found) == {"loss", "precision", "recall", "auc"}
+    metrics = model.evaluate(*test, return_dict=True, verbose=0)
+    assert set(metrics) == {"loss", "precision", "recall", "auc"}
 
 
 @pytest.mark.parametrize("freeze", [True, False])
-def test_vectors_are_frozen_where_it_is_compiled(freeze: bool) -> None:
-    module = space("text_cnn")
+def test_compile_model_freezes_the_vectors(freeze: bool) -> None:
+    module = run_space("text_cnn")
     hp = hp_with(freeze_vectors=freeze, optimizer="sgd")
     model = module.build_model(hp)
     assert not model.compiled
@@ -56,13 +56,13 @@ def test_vectors_are_frozen_where_it_is_compiled(freeze: bool) -> None:
     assert "adam_rate" not in hp.values
     (x, y), _ = module.load_data()
     model.fit(x[:64], y[:64], verbose=0)
-    kept = np.array_equal(model.get_layer("vectors").get_weights()[0], module.pretrained_vectors())
-    assert kept is freeze
+    unchanged = np.array_equal(model.get_layer("vectors").get_weights()[0], module.pretrained_vectors())
+    assert unchanged is freeze
 
 
 @pytest.mark.parametrize(("classes", "shape"), [(2, (None, 1)), (3, (None, 3))])
-def test_transfer_is_binary_or_not_by_one_number(classes: int, shape: tuple[Any, ...]) -> None:
-    module = space("transfer")
+def test_one_number_makes_transfer_binary_or_multiclass(classes: int, shape: tuple[Any, ...]) -> None:
+    module = run_space("transfer")
     module.CLASSES = classes
     hp = hp_with()
     model = module.build_model(hp)
@@ -74,8 +74,8 @@ def test_transfer_is_binary_or_not_by_one_number(classes: int, shape: tuple[Any,
     model.fit(x[:32], y[:32], verbose=0)
 
 
-def test_the_body_is_freed_after_some_epochs_but_for_its_statistics() -> None:
-    module = space("transfer")
+def test_the_body_is_unfrozen_later_without_its_batch_normalizations() -> None:
+    module = run_space("transfer")
     hp = hp_with(frozen_epochs=2, fine_tuning_rate=0.002)
     model = module.build_model(hp)
     module.compile_model(hp, model)
@@ -93,7 +93,7 @@ def test_the_body_is_freed_after_some_epochs_but_for_its_statistics() -> None:
 
 
 @pytest.mark.slow
-def test_a_fine_tuned_trial_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+def test_a_resumed_fine_tuning_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     def train(trial: int, from_epoch: int, to_epoch: int) -> Conversation:
         values = {"last_layer": "conv_pw_2_relu", "units": 16, "dropout": 0.2, "learning_rate": 0.01}
         segment = Segment(
@@ -109,19 +109,19 @@ def test_a_fine_tuned_trial_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -
         )
         return Conversation(InlineExecutor()).run(segment)
 
-    whole = train(0, 0, 3)
-    assert whole.end.outcome == "reached", whole.end.error
-    # Cut where the body has been freed.
-    assert train(1, 0, 2).curve + train(1, 2, 3).curve == whole.curve
+    uninterrupted = train(0, 0, 3)
+    assert uninterrupted.end.outcome == "reached", uninterrupted.end.error
+    # The cut is after the body was unfrozen.
+    assert train(1, 0, 2).curve + train(1, 2, 3).curve == uninterrupted.curve
 
 
-def test_a_configuration_becomes_an_estimator_of_either_kind() -> None:
-    module = space("sklearn_estimator")
+def test_a_configuration_makes_a_classifier_or_a_regressor() -> None:
+    module = run_space("sklearn_estimator")
     hp = hp_with(layers=1, units_0=12)
-    (x, y), (x_held, y_held) = module.load_data()
+    (x, y), (x_validation, y_validation) = module.load_data()
     classifier = clone(module.pipeline(hp))
     classifier.fit(x, y.argmax(axis=1), **module.fit_arguments(classifier, epochs=2, verbose=0))
-    assert classifier.score(x_held, y_held.argmax(axis=1)) > 0.6
+    assert classifier.score(x_validation, y_validation.argmax(axis=1)) > 0.6
     regressor = module.pipeline(hp, regression=True)
     x, y = load_diabetes(return_X_y=True)
     regressor.fit(x, y, **module.fit_arguments(regressor, epochs=1, verbose=0))
@@ -132,28 +132,28 @@ def test_a_configuration_becomes_an_estimator_of_either_kind() -> None:
 
 @pytest.mark.parametrize("place", ["pipeline", "model"])
 def test_the_end_to_end_model_takes_strings(place: str, tmp_path: Path) -> None:
-    module = space("text_pipeline")
+    module = run_space("text_pipeline")
     hp = hp_with(vectorize_in=place, ngrams=2)
     train, _ = module.load_data(hp)
     model = module.build_model(hp)
     model.fit(train.take(4), shuffle=False, verbose=0)
     assert model.inputs[0].dtype == ("string" if place == "model" else "int64")
-    whole = module.end_to_end(hp, model)
-    whole.save(tmp_path / "reviews.keras")
+    end_to_end = module.end_to_end(hp, model)
+    end_to_end.save(tmp_path / "reviews.keras")
     texts = keras.ops.convert_to_tensor(["The plot was not bad!", "The cast was dull"])
     served = keras.saving.load_model(tmp_path / "reviews.keras").predict(texts, verbose=0)
-    np.testing.assert_allclose(served, whole.predict(texts, verbose=0), rtol=1e-6)
+    np.testing.assert_allclose(served, end_to_end.predict(texts, verbose=0), rtol=1e-6)
 
 
-def test_a_hypermodel_of_kerastuners_is_made_small() -> None:
+def test_the_hypermodel_from_kerastuner_is_small() -> None:
     hp = hp_with()
-    model = space("hypermodel").hypermodel.build(hp)
+    model = run_space("hypermodel").hypermodel.build(hp)
     assert model.count_params() < 1_000_000
     assert hp.get("num_residual_blocks") == 2
 
 
-def test_the_fit_of_a_hypermodel_adds_moved_copies() -> None:
-    module = space("hypermodel_fit")
+def test_the_fit_of_the_hypermodel_adds_shifted_copies() -> None:
+    module = run_space("hypermodel_fit")
     (x, y), validation = module.load_data()
     seen = {}
 

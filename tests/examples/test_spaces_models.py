@@ -1,4 +1,4 @@
-"""What is special in some of the ready spaces; that they can be searched is tested elsewhere."""
+"""Features of some of the ready spaces; `test_ready` searches the spaces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from places import ROOT, SPACES
 
 
-def load(name: str) -> ModuleType:
+def import_space(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"ready_{name}", SPACES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -27,7 +27,7 @@ def load(name: str) -> ModuleType:
 
 
 def build(module: ModuleType, **values: Any) -> Any:
-    """The model for `values`, and the defaults of what is not among them."""
+    """Return the compiled model for `values`, with defaults for the other parameters."""
     keras.utils.set_random_seed(1)
     hp = keras_tuner.HyperParameters()
     for name, value in values.items():
@@ -43,7 +43,7 @@ def build(module: ModuleType, **values: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def two_branches() -> ModuleType:
-    return load("two_branches")
+    return import_space("two_branches")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_shared_branch_is_one_layer(two_branches: ModuleType, shared: Any) -> 
     assert np.abs(left - right).max() > 0.01
 
 
-def test_inputs_by_name_and_by_list_are_the_same(two_branches: ModuleType, shared: Any) -> None:
+def test_inputs_may_be_dicts_or_lists(two_branches: ModuleType, shared: Any) -> None:
     x, y = two_branches.load_data()[1]
     x, y = ({name: array[:64] for name, array in part.items()} for part in (x, y))
     by_name = shared.evaluate(x, y, verbose=0, return_dict=True)
@@ -71,20 +71,20 @@ def test_inputs_by_name_and_by_list_are_the_same(two_branches: ModuleType, share
     assert {"same_accuracy", "sum_mae"} <= by_name.keys()
 
 
-def test_rows_that_are_missing_are_skipped(two_branches: ModuleType, shared: Any) -> None:
+def test_missing_rows_are_skipped(two_branches: ModuleType, shared: Any) -> None:
     scan = two_branches.load_data()[1][0]["left"][:8].copy()
     scan[:, 5:] = 0
     encoder = shared.get_layer("encoder")
     np.testing.assert_allclose(encoder(scan), encoder.get_layer("lstm")(scan[:, :5]), atol=1e-6)
 
 
-def test_weights_are_copied_by_name_where_shapes_agree(two_branches: ModuleType, shared: Any) -> None:
+def test_weights_of_equal_names_and_shapes_are_copied(two_branches: ModuleType, shared: Any) -> None:
     other = build(two_branches, shared=False, hidden=20)
     assert two_branches.copy_weights(shared, other) == ["encoder"]
     same = build(two_branches, shared=False)
     assert two_branches.copy_weights(shared, same) == ["encoder", "hidden", "same", "sum"]
-    for mine, given in zip(same.get_layer("encoder").weights, shared.get_layer("encoder").weights, strict=True):
-        np.testing.assert_array_equal(mine, given)
+    for copied, original in zip(same.get_layer("encoder").weights, shared.get_layer("encoder").weights, strict=True):
+        np.testing.assert_array_equal(copied, original)
 
 
 def test_pairs_are_balanced(two_branches: ModuleType) -> None:
@@ -96,21 +96,20 @@ def test_pairs_are_balanced(two_branches: ModuleType) -> None:
 # Centre loss ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_layer_weighs_the_distance_to_the_own_centre() -> None:
-    module = load("center_loss")
+def test_the_loss_is_the_weighted_distance_to_the_class_centre() -> None:
+    module = import_space("center_loss")
     model = build(module, loss_weight=0.5, features=3)
     layer = model.get_layer("distances")
     (x, y), _ = module.load_data()
     x, y = x[:20], y["distances"][:20]
     features = keras.Model(model.input, model.get_layer("features").output)(x)
-    wanted = 0.5 * np.sum((np.array(features) - np.array(layer.centres)[y]) ** 2, axis=1)
-    found = layer.loss(y, model(x)["distances"])
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    expected = 0.5 * np.sum((np.array(features) - np.array(layer.centres)[y]) ** 2, axis=1)
+    np.testing.assert_allclose(layer.loss(y, model(x)["distances"]), expected, rtol=1e-5)
     assert [weight.name for weight in model.non_trainable_weights] == ["loss_weight"]
 
 
 def test_a_callback_lowers_the_loss_weight() -> None:
-    module = load("center_loss")
+    module = import_space("center_loss")
     model = build(module, loss_weight=0.5)
     centres = np.array(model.get_layer("distances").centres)
     hp = keras_tuner.HyperParameters()
@@ -120,7 +119,7 @@ def test_a_callback_lowers_the_loss_weight() -> None:
     seen = model.fit(x[:64], y, epochs=3, callbacks=module.callbacks(hp), verbose=0).history
     assert seen["loss_weight"] == pytest.approx([0.5, 0.4, 0.32])
     assert np.abs(np.array(model.get_layer("distances").centres) - centres).max() > 1e-3
-    # Begun later, as after a pause, the weight is what it would have been.
+    # After a resume, the weight is the same as without an interruption.
     seen = model.fit(x[:64], y, initial_epoch=3, epochs=4, callbacks=module.callbacks(hp), verbose=0).history
     assert seen["loss_weight"] == pytest.approx([0.256])
 
@@ -128,8 +127,8 @@ def test_a_callback_lowers_the_loss_weight() -> None:
 # An objective by scikit-learn -----------------------------------------------------------------------------------------
 
 
-def test_a_callback_behind_sees_the_score() -> None:
-    module = load("custom_metric")
+def test_a_later_callback_sees_the_score() -> None:
+    module = import_space("custom_metric")
     model = build(module)
     seen = []
     last = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(logs["val_f1"]))
@@ -139,8 +138,8 @@ def test_a_callback_behind_sees_the_score() -> None:
     assert seen == [module.score(model)]
 
 
-def test_halves_and_noise() -> None:
-    module = load("custom_metric")
+def test_the_layers_halves_and_noise() -> None:
+    module = import_space("custom_metric")
     x = np.arange(2 * 8 * 8, dtype="float32").reshape(2, 8, 8)
     upper, lower = module.Halves()(x)
     np.testing.assert_array_equal(np.concatenate([upper, lower], axis=1), x)
@@ -152,7 +151,7 @@ def test_halves_and_noise() -> None:
 
 
 def test_the_learning_rate_warms_up() -> None:
-    module = load("custom_metric")
+    module = import_space("custom_metric")
     model = build(module, warm_up_epochs=2, batch_size=32, schedule="exponential", kept_each_epoch=1.0)
     schedule = model.optimizer._learning_rate
     assert [float(schedule(step)) for step in (0, 37, 75, 200)] == pytest.approx([1e-3 / 76, 5e-4, 1e-3, 1e-3])
@@ -160,12 +159,12 @@ def test_the_learning_rate_warms_up() -> None:
     assert float(again(37)) == float(schedule(37))
 
 
-# Reuse ----------------------------------------------------------------------------------------------------------------
+# Reuse of layers and models -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def tied() -> ModuleType:
-    return load("tied_autoencoder")
+    return import_space("tied_autoencoder")
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +185,7 @@ def test_output_and_embedding_share_one_matrix(tied: ModuleType, autoencoder: An
     np.testing.assert_allclose(words(vectors, reverse=True), vectors @ np.array(words.vectors).T, atol=1e-5)
 
 
-def test_a_layer_that_is_called_again_adds_no_weights(tied: ModuleType, autoencoder: Any) -> None:
+def test_a_layer_called_again_adds_no_weights(tied: ModuleType, autoencoder: Any) -> None:
     assert build(tied, steps=3).count_params() == autoencoder.count_params()
 
 
@@ -196,24 +195,24 @@ def test_head_and_tail_are_the_model(tied: ModuleType, autoencoder: Any, gaps: A
     assert tail.get_layer("decoder") is autoencoder.get_layer("decoder")
 
 
-def test_a_tail_on_new_inputs_trains_only_what_is_new(tied: ModuleType, autoencoder: Any) -> None:
+def test_a_tail_on_new_inputs_trains_only_the_new_layers(tied: ModuleType, autoencoder: Any) -> None:
     model = tied.describe_digits(autoencoder)
     assert model(np.zeros((2, 64), "float32")).shape == (2, tied.LENGTH, tied.WORDS)
     assert len(model.trainable_weights) == 2
     assert len(autoencoder.trainable_weights) == len(autoencoder.weights)
 
 
-def test_clones_have_variables_of_their_own(tied: ModuleType, autoencoder: Any, gaps: Any) -> None:
+def test_clones_have_their_own_variables(tied: ModuleType, autoencoder: Any, gaps: Any) -> None:
     clone, new = tied.clone(autoencoder), tied.clone(autoencoder, weights=False)
     before = np.array(autoencoder(gaps))
     np.testing.assert_array_equal(clone(gaps), before)
     assert np.abs(np.array(new(gaps)) - before).max() > 1e-3
-    assert len(clone.weights) == len(autoencoder.weights)  # tied as the original
+    assert len(clone.weights) == len(autoencoder.weights)  # tied like the original
     clone.get_layer("words").vectors.assign(np.zeros((tied.WORDS, 8)))
     np.testing.assert_array_equal(autoencoder(gaps), before)
 
 
-def test_a_layer_is_replaced_and_one_inserted(tied: ModuleType, autoencoder: Any, gaps: Any) -> None:
+def test_layers_are_replaced_and_inserted(tied: ModuleType, autoencoder: Any, gaps: Any) -> None:
     layers = [layer for layer in autoencoder.layers if layer.weights]
     doubled = tied.with_inserted(autoencoder, "narrow", keras.layers.Rescaling(2.0, name="doubled"))
     assert [layer for layer in doubled.layers if layer.weights] == layers
@@ -225,7 +224,7 @@ def test_a_layer_is_replaced_and_one_inserted(tied: ModuleType, autoencoder: Any
         assert np.abs(np.array(model(gaps)) - np.array(autoencoder(gaps))).max() > 1e-4
 
 
-# A training step of one's own -----------------------------------------------------------------------------------------
+# A custom training step -----------------------------------------------------------------------------------------------
 
 STEP = """
 import sys
@@ -237,8 +236,8 @@ np.savez({out!r}, *three_steps())
 
 
 def three_steps(radius: float = 0.05) -> list[Any]:
-    """The logs' loss and sharpness, and all weights, after three steps from given weights."""
-    module = load("custom_train_step")
+    """Return the loss and the sharpness of three training steps from fixed weights, and all weights after them."""
+    module = import_space("custom_train_step")
     model = build(module, radius=radius, decorrelation=0.1)
     rng = np.random.default_rng(0)
     model.set_weights([rng.normal(0, 0.1, weight.shape).astype(weight.dtype) for weight in model.weights])
@@ -247,8 +246,8 @@ def three_steps(radius: float = 0.05) -> list[Any]:
     return [np.array([logs["loss"][0], logs["sharpness"][0]]), *model.get_weights()]
 
 
-def test_the_step_goes_down_where_it_is_worst_nearby() -> None:
-    module = load("custom_train_step")
+def test_the_step_descends_at_the_worst_point_nearby() -> None:
+    module = import_space("custom_train_step")
     model = build(module, radius=0.05, decorrelation=0.1)
     x = module.load_data()[0][0]
     model(x[:32])
@@ -261,23 +260,23 @@ def test_the_step_goes_down_where_it_is_worst_nearby() -> None:
     assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(sharp[1:], flat[1:], strict=True))
 
 
-def test_without_a_radius_it_is_kerass_own_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = three_steps(radius=0.0)
-    module = load("custom_train_step")
+def test_with_radius_0_the_step_is_kerass(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = three_steps(radius=0.0)
+    module = import_space("custom_train_step")
     del module.OnTensorFlow.train_step
-    monkeypatch.setattr(sys.modules[__name__], "load", lambda name: module)
+    monkeypatch.setattr(sys.modules[__name__], "import_space", lambda name: module)
     plain = three_steps(radius=0.0)
-    for a, b in zip(mine[1:], plain[1:], strict=True):
+    for a, b in zip(own[1:], plain[1:], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 @pytest.mark.slow  # another framework to import
-def test_both_versions_take_the_same_steps(tmp_path: Path) -> None:
+def test_tensorflow_and_jax_take_the_same_steps(tmp_path: Path) -> None:
     pytest.importorskip("jax")
     out = tmp_path / "jax.npz"
     code = STEP.format(paths=[str(Path(__file__).parent), str(ROOT / "tests")], out=str(out))
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
     with np.load(out) as file:
-        for mine, other in zip(three_steps(), file.values(), strict=True):
-            np.testing.assert_allclose(mine, other, atol=1e-4)
+        for tensorflow, jax in zip(three_steps(), file.values(), strict=True):
+            np.testing.assert_allclose(tensorflow, jax, atol=1e-4)

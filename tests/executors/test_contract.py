@@ -1,4 +1,4 @@
-"""Our executors, by the same contract; and the simulated one beside one that trains."""
+"""The contract kit run on our executors, and simulated workers compared with real ones."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class TestInline(ExecutorContract):
         yield made
         made.close()
 
-    def test_a_killed_process_says_why_and_its_trial_goes_on(
+    def test_a_killed_process_is_lost_with_the_reason_and_its_trial_continues(
         self, executor: Executor, segment: Callable[..., Segment]
     ) -> None:
-        """This process is the driver's."""
+        """The inline executor cannot kill the driver's own process."""
 
         def kill(message: EpochDone) -> None:
             executor.kill(0, "it took too long")
@@ -79,7 +79,7 @@ TINY = Scenario(
     finishes=lambda run: 2 if run["kind"] == "ends" else None,
     size=size,
 )
-"""The space of the kit, as a scenario."""
+"""The scenario that corresponds to the kit's space."""
 
 
 class TestSimulated(MessageContract):
@@ -92,7 +92,7 @@ class TestSimulated(MessageContract):
 
 
 class TestSimulatedWithLatency(MessageContract):
-    """Words take their time, each another one; a worker does not wait until it is heard."""
+    """Messages have different travel times, and workers do not wait for their arrival."""
 
     @pytest.fixture
     def executor(self) -> SimulatedExecutor:
@@ -102,7 +102,17 @@ class TestSimulatedWithLatency(MessageContract):
 
 @dataclasses.dataclass
 class Script:
-    """Two segments of a trial, and what their worker is told."""
+    """Two segments of a trial, and the driver's reactions.
+
+    Attributes:
+        kind: the kind of model.
+        to_epoch: the end of the first segment.
+        judged: whether both segments are judged.
+        stop, interrupt: the epochs after which the worker is told to stop or is interrupted; 0 for never.
+        checkpoint_every: seconds between checkpoints.
+        known: epochs that the second segment starts from.
+        more: epochs of the second segment beyond these, less one.
+    """
 
     kind: str
     to_epoch: int
@@ -128,7 +138,7 @@ class Script:
         )
 
     def run(self, executor: Executor, space: SpaceRef, folder: Path) -> list[tuple[Any, ...]]:
-        """What the worker says in both segments."""
+        """Run both segments and return the summaries of the worker's messages."""
 
         def react(message: EpochDone) -> Verdict | Interrupt | None:
             # Unjudged, a real worker may hear an interrupt an epoch later.
@@ -136,7 +146,7 @@ class Script:
                 return Interrupt()
             return Verdict(message.epoch == self.stop) if self.judged else None
 
-        said = []
+        summaries = []
         for from_epoch, to_epoch in ((0, self.to_epoch), (self.known, self.known + self.more + 1)):
             segment = Segment(
                 trial=3,
@@ -151,21 +161,23 @@ class Script:
                 judged=self.judged,
                 checkpoint_every=self.checkpoint_every,
             )
-            said += map(shape, Conversation(executor, VALUES, react).run(segment).said)
-        return said
+            summaries += map(summarize, Conversation(executor, VALUES, react).run(segment).messages)
+        return summaries
 
 
-def shape(message: Message) -> tuple[Any, ...]:
-    """What does not depend on how well the model learns."""
-    names = ("trial", "execution", "parameters", "epoch", "stopped_by_callback", "outcome")
-    asked = getattr(message, "parameter", None)
-    return (type(message).__name__, asked and asked.name, *(getattr(message, name, None) for name in names))
+def summarize(message: Message) -> tuple[Any, ...]:
+    """Return the parts of a message that do not depend on how well the model learns."""
+    names = ("trial", "execution", "weight_count", "epoch", "stopped_by_callback", "outcome")
+    parameter = getattr(message, "parameter", None)
+    return (type(message).__name__, parameter and parameter.name, *(getattr(message, name, None) for name in names))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(24))
-def test_a_simulated_worker_says_what_a_real_one_does(seed: int, tmp_path: Path) -> None:
+def test_a_simulated_worker_sends_the_messages_of_a_real_one(seed: int, tmp_path: Path) -> None:
     (tmp_path / "space.py").write_text(SPACE)
     script, space = Script.draw(seed), SpaceRef(str(tmp_path / "space.py"))
-    said = [script.run(executor, space, tmp_path / "trial") for executor in (InlineExecutor(), SimulatedExecutor(TINY))]
-    assert said[0] == said[1], script
+    real, simulated = (
+        script.run(executor, space, tmp_path / "trial") for executor in (InlineExecutor(), SimulatedExecutor(TINY))
+    )
+    assert real == simulated, script

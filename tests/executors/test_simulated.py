@@ -1,23 +1,24 @@
-"""The simulated executor: its clock, its scenarios, and a whole study of the real driver's on it."""
+"""The simulated executor: its clock, its scenarios, and whole searches by the real driver."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from search.backends import brackets
+from search.backends.brackets import plan_brackets
 from search.backends.hyperband import Hyperband
-from search.driver.loop import Driver
+from search.driver.loop import Driver, Follower
 from search.executors.simulated import Disk, Hp, Run, Scenario, SimulatedExecutor, recorded
 from search.messages import Interrupt, Lost, Message, Probe, ProbeFailed, Segment
 from search.options import Options
-from search.scheduler.controller import Controller, Limits
+from search.scheduler.controller import Controller
+from search.scheduler.limits import Limits
 from search.space.file import SpaceRef
-from search.study.journal import Journal, read
+from search.study.journal import Entry, Journal, read
 from search.study.paths import StudyPaths
 from search.study.records import (
     FORMAT,
@@ -29,7 +30,7 @@ from search.study.records import (
     SearchStarted,
     SegmentEnded,
 )
-from search.study.study import Study, load
+from search.study.study import Study, read_study
 from search.study.trial import Objective
 from search.testing import Conversation
 
@@ -58,7 +59,7 @@ ROUGH = PLAIN.disturbed(
 
 
 def segment(trial: int = 0, **options: Any) -> Segment:
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "execution": 0,
         "space": SpaceRef(),
         "values": {"x": 0.5},
@@ -68,29 +69,33 @@ def segment(trial: int = 0, **options: Any) -> Segment:
         "objective": OBJECTIVE,
         "folder": f"trial-{trial}",
     }
-    return Segment(trial=trial, **{**given, **options})
+    return Segment(trial=trial, **{**defaults, **options})
 
 
-def epochs(talk: Conversation) -> list[EpochDone]:
-    return [message for message in talk.said if isinstance(message, EpochDone)]
+def epochs(conversation: Conversation) -> list[EpochDone]:
+    return [message for message in conversation.messages if isinstance(message, EpochDone)]
 
 
 # A whole study --------------------------------------------------------------------------------------------------------
 
 
 class Cut(Exception):
-    """The driver's process ends here."""
+    """The end of the driver's process."""
 
 
-class Unseen:
+class NoView:
     def update(self, now: float) -> None:
         pass
 
+    def say(self, line: str) -> None:
+        pass
 
-def search(
-    folder: Path, executor: SimulatedExecutor, news: Callable[[], None] = lambda: None, max_epochs: int = 9
-) -> Study:
-    """One process's run of the study in `folder`, by the real driver, with a real journal."""
+    def close(self) -> None:
+        pass
+
+
+def search(folder: Path, executor: SimulatedExecutor, followers: Sequence[Follower] = (), max_epochs: int = 9) -> Study:
+    """Run or resume the study in `folder` by the real driver, with a real journal."""
     paths, study = StudyPaths.of(folder, "study"), Study()
     paths.folder.mkdir(exist_ok=True)
     controller = Controller(
@@ -111,9 +116,8 @@ def search(
         SpaceRef(),
         paths,
         Options(checkpoint_every=2.0),
-        news=news,
-        view=Unseen(),
-        say=lambda _: None,
+        followers=followers,
+        view=NoView(),
         now=executor.now,
     )
     driver.run([*([header, BackendChanged("hyperband", {})] if first else []), SearchStarted("here", 0, {})])
@@ -124,14 +128,19 @@ def history(study: Study) -> list[Any]:
     return [(t.number, t.seed, t.params, t.state, [(e.epoch, e.logs) for e in t.curve]) for t in study.trials.values()]
 
 
-def cut_after(journalings: int) -> Callable[[], None]:
-    left = iter(range(journalings))
+class CutAfter:
+    """A follower that ends the driver's process when the journal was appended to more than `appends` times."""
 
-    def news() -> None:
-        if next(left, None) is None:
+    def __init__(self, appends: int) -> None:
+        self._left = appends
+
+    def take(self, entries: Sequence[Entry]) -> None:
+        if not self._left:
             raise Cut
+        self._left -= 1
 
-    return news
+    def flushed(self) -> None:
+        pass
 
 
 def test_a_study_is_searched_by_the_real_driver(tmp_path: Path) -> None:
@@ -139,35 +148,35 @@ def test_a_study_is_searched_by_the_real_driver(tmp_path: Path) -> None:
     study = search(tmp_path, executor, max_epochs=27)
     assert study.end is not None
     assert study.end.complete
-    assert len(study.trials) == brackets.plan(27).trials
+    assert len(study.trials) == plan_brackets(27).trial_count
     assert all(trial.ended and not trial.open for trial in study.trials.values())
     assert {trial.ended for trial in study.trials.values()} == {"completed", "stopped", "failed"}
-    assert history(load(StudyPaths.of(tmp_path, "study").journal)) == history(study)
-    # Its time is the clock's, and ten workers share the work.
+    assert history(read_study(StudyPaths.of(tmp_path, "study").journal)) == history(study)
+    # The study's time is the clock's, and ten workers share the work.
     assert study.seconds() == pytest.approx(executor.now() - 1000.0)
     busy = sum(trial.seconds for trial in study.trials.values())
     assert 0.4 * 10 < busy / study.seconds() < 10
 
 
 @pytest.mark.parametrize("journalings", [1, 2, 7, 30, 61, 90])
-def test_a_study_that_was_cut_goes_on_as_if_nothing_had_happened(tmp_path: Path, journalings: int) -> None:
+def test_a_study_that_was_cut_resumes_with_the_same_results(tmp_path: Path, journalings: int) -> None:
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
-    # What a latency or a lost process changes are times only, and with one worker nothing follows from them.
+    # A latency or a lost process changes only times, which do not matter with one worker.
     scenario = ROUGH.disturbed(dying=1e-9)
     whole = search(tmp_path / "whole", SimulatedExecutor(scenario))
     disk: Disk = {}
     with pytest.raises(Cut):
-        search(tmp_path / "cut", SimulatedExecutor(scenario, disk=disk), cut_after(journalings))
+        search(tmp_path / "cut", SimulatedExecutor(scenario, disk=disk), [CutAfter(journalings)])
     resumed = search(tmp_path / "cut", SimulatedExecutor(scenario, disk=disk, began=2e9))
     assert history(resumed) == history(whole)
     assert resumed.end is not None
     assert resumed.end.complete
 
 
-def test_where_the_disk_is_gone_the_epochs_are_trained_again(tmp_path: Path) -> None:
+def test_without_the_disk_the_epochs_are_trained_again(tmp_path: Path) -> None:
     with pytest.raises(Cut):
-        search(tmp_path, SimulatedExecutor(PLAIN), cut_after(40))
+        search(tmp_path, SimulatedExecutor(PLAIN), [CutAfter(40)])
     resumed = search(tmp_path, SimulatedExecutor(PLAIN))
     assert resumed.trained > resumed.epochs
     assert all([e.epoch for e in t.curve] == [*range(1, t.epochs + 1)] for t in resumed.trials.values())
@@ -175,7 +184,7 @@ def test_where_the_disk_is_gone_the_epochs_are_trained_again(tmp_path: Path) -> 
     assert history(resumed) == history(search(tmp_path / "whole", SimulatedExecutor(PLAIN)))
 
 
-def test_a_search_with_many_workers_repeats(tmp_path: Path) -> None:
+def test_a_search_with_many_workers_is_reproducible(tmp_path: Path) -> None:
     found = []
     for name, order in (("a", 0), ("b", 0), ("c", 1)):
         (tmp_path / name).mkdir()
@@ -187,22 +196,22 @@ def test_a_search_with_many_workers_repeats(tmp_path: Path) -> None:
 # The clock ------------------------------------------------------------------------------------------------------------
 
 
-def test_time_is_that_of_builds_epochs_and_words() -> None:
+def test_time_consists_of_builds_epochs_and_latencies() -> None:
     scenario = Scenario(
         ask,
         plain,
         seconds=lambda run: 10.0,
         pace=lambda run, epoch: epoch,
         build=lambda run: 5.0,
-        latency=lambda run, word: 0.25,
+        latency=lambda run, number: 0.25,
     )
     executor = SimulatedExecutor(scenario, began=0.0)
-    heard: list[tuple[str, float]] = []
+    received: list[tuple[str, float]] = []
     executor.start(0, segment(to_epoch=2))
     while executor.busy:
-        executor.poll(lambda _, message: heard.append((type(message).__name__, executor.now())), 0.1)
-    # The segment, and what is said, are a quarter of a second on their way; training does not wait for it.
-    assert heard == [
+        executor.poll(lambda _, message: received.append((type(message).__name__, executor.now())), 0.1)
+    # The segment and each message travel for a quarter of a second. Training does not wait for them.
+    assert received == [
         ("Built", 5.5),
         ("EpochDone", 15.5),
         ("EpochDone", 35.5),
@@ -213,48 +222,49 @@ def test_time_is_that_of_builds_epochs_and_words() -> None:
 
 
 @pytest.mark.parametrize(("leap", "polls"), [(True, 2), (False, 251)])
-def test_a_poll_leaps_to_the_next_word_or_waits_no_longer_than_it_is_told(leap: bool, polls: int) -> None:
+def test_a_poll_leaps_to_the_next_message_or_waits_no_longer_than_its_timeout(leap: bool, polls: int) -> None:
     executor = SimulatedExecutor(Scenario(ask, plain, seconds=lambda run: 100.0), began=0.0, leap=leap)
-    heard: list[Message] = []
+    received: list[Message] = []
     executor.start(0, segment())
     count = 0
-    while not heard or not isinstance(heard[-1], EpochDone):
-        executor.poll(lambda _, message: heard.append(message), 0.4)
+    while not received or not isinstance(received[-1], EpochDone):
+        executor.poll(lambda _, message: received.append(message), 0.4)
         count += 1
-    assert abs(count - polls) <= 1  # of the sum of 250 times 0.4
+    assert abs(count - polls) <= 1  # 250 times 0.4 need not be exactly 100
     assert executor.now() == pytest.approx(100.0)
 
 
-def test_where_nobody_will_speak_a_poll_lets_its_time_pass() -> None:
+def test_a_poll_without_messages_takes_its_timeout() -> None:
     executor = SimulatedExecutor(PLAIN, began=0.0)
-    executor.poll(lambda *_: pytest.fail("a word of nobody"), 0.5)
+    executor.poll(lambda *_: pytest.fail("no worker runs"), 0.5)
     assert executor.now() == 0.5
     executor.start(0, segment(values={}))
-    heard: list[Message] = []
-    executor.poll(lambda _, message: heard.append(message), 0.5)
-    assert len(heard) == 1
-    assert executor.silent  # it waits for an answer
-    executor.poll(lambda *_: pytest.fail("it waits"), 0.5)
+    received: list[Message] = []
+    executor.poll(lambda _, message: received.append(message), 0.5)
+    assert len(received) == 1
+    assert executor.silent  # the worker waits for an answer
+    executor.poll(lambda *_: pytest.fail("the worker waits"), 0.5)
     assert executor.now() == 1.0
 
 
-def test_no_word_overtakes_another() -> None:
-    """Latencies of 0 to 30 seconds, epochs of one: what was said first comes first, and so does what was told."""
+def test_no_message_overtakes_another() -> None:
+    """With latencies of 0 to 30 seconds and epochs of one second, messages arrive in order in both directions."""
     executor = SimulatedExecutor(PLAIN.disturbed(latency=lambda rng: 30 * rng.random() * (rng.random() < 0.5)))
-    talk = Conversation(executor).run(segment(to_epoch=40, checkpoint_every=0.0))
-    assert talk.kinds == ["Built", *["EpochDone", "Checkpointed"] * 40, "SegmentEnded"]
-    assert [message.epoch for message in epochs(talk)] == [*range(1, 41)]
+    conversation = Conversation(executor).run(segment(to_epoch=40, checkpoint_every=0.0))
+    assert conversation.kinds == ["Built", *["EpochDone", "Checkpointed"] * 40, "SegmentEnded"]
+    assert [message.epoch for message in epochs(conversation)] == [*range(1, 41)]
 
 
-def test_an_interrupt_takes_as_long_as_any_word() -> None:
-    executor = SimulatedExecutor(Scenario(ask, plain, latency=lambda run, word: 1.75))
-    talk = Conversation(executor, react=lambda message: Interrupt() if message.epoch == 1 else None)
-    talk.run(segment(to_epoch=20))
-    # Begun at 1.75, said at 2.75, heard at 4.5, told at 6.25: half a second before the fifth epoch's end.
-    assert (talk.end.outcome, talk.end.epoch) == ("interrupted", 5)
+def test_an_interrupt_has_the_latency_of_any_message() -> None:
+    executor = SimulatedExecutor(Scenario(ask, plain, latency=lambda run, number: 1.75))
+    conversation = Conversation(executor, react=lambda message: Interrupt() if message.epoch == 1 else None)
+    conversation.run(segment(to_epoch=20))
+    # The training begins at 1.75. The first epoch is sent at 2.75 and arrives at 4.5. The interrupt arrives at 6.25,
+    # half a second before the fifth epoch's end.
+    assert (conversation.end.outcome, conversation.end.epoch) == ("interrupted", 5)
 
 
-# What happens ---------------------------------------------------------------------------------------------------------
+# Failures -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_lost_process_leaves_its_checkpoint() -> None:
@@ -264,21 +274,21 @@ def test_a_lost_process_leaves_its_checkpoint() -> None:
     assert first.kinds == ["Built", "EpochDone", "EpochDone", "Checkpointed", "EpochDone", "Lost"]
     assert executor.busy == 0
     second = Conversation(executor).run(segment(to_epoch=6, from_epoch=3))
-    assert [type(message) for message in second.said] == [Lost]
+    assert [type(message) for message in second.messages] == [Lost]
     third = Conversation(executor).run(segment(to_epoch=6, from_epoch=3))
     assert [message.epoch for message in epochs(third)] == [3, 4, 5, 6]
-    assert isinstance(third.said[1], Checkpointed)
+    assert isinstance(third.messages[1], Checkpointed)
     assert third.end.outcome == "reached"
 
 
-def test_an_exception_ends_a_segment_where_it_began() -> None:
+def test_after_an_exception_a_segment_has_no_epochs() -> None:
     executor = SimulatedExecutor(Scenario(ask, plain, fails=lambda run: 2))
-    talk = Conversation(executor).run(segment())
-    assert talk.kinds == ["Built", "EpochDone", "SegmentEnded"]
-    assert (talk.end.outcome, talk.end.epoch) == ("failed", 0)
+    conversation = Conversation(executor).run(segment())
+    assert conversation.kinds == ["Built", "EpochDone", "SegmentEnded"]
+    assert (conversation.end.outcome, conversation.end.epoch) == ("failed", 0)
 
 
-def test_a_probe_of_a_factory_that_raises_says_so() -> None:
+def test_a_probe_reports_the_exception_of_a_factory() -> None:
     def broken(hp: Hp) -> None:
         raise KeyError("units")
 
@@ -291,7 +301,7 @@ def test_a_probe_of_a_factory_that_raises_says_so() -> None:
 # Distributions --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_drawn_follows_from_seed_execution_and_epoch() -> None:
+def test_draws_follow_from_seed_execution_and_epoch() -> None:
     def curve(scenario: Scenario, **options: Any) -> list[float]:
         executor = SimulatedExecutor(scenario)
         return [message.logs["val_loss"] for message in epochs(Conversation(executor).run(segment(**options)))]
@@ -306,10 +316,10 @@ def test_what_is_drawn_follows_from_seed_execution_and_epoch() -> None:
     ]
     residuals = [[a - b for a, b in zip(other, curve(PLAIN), strict=True)] for other in others]
     assert len({value for residual in residuals for value in residual}) == 9
-    assert max(abs(value) for residual in residuals for value in residual) < 0.5  # 5 sigma; the draws never change
+    assert max(abs(value) for residual in residuals for value in residual) < 0.5  # 5 sigma; the draws are fixed
 
 
-def test_a_scenario_may_tell_executions_apart() -> None:
+def test_a_scenario_may_distinguish_executions() -> None:
     scenario = Scenario(ask, lambda run, epoch: run.execution + run.random("mine", epoch).random())
     executor = SimulatedExecutor(scenario)
     first = epochs(Conversation(executor).run(segment(execution=0, seed=1)))
@@ -320,8 +330,8 @@ def test_a_scenario_may_tell_executions_apart() -> None:
 
 
 @pytest.mark.parametrize("probability", [0.05, 0.3])
-def test_failures_come_as_often_as_they_should(probability: float) -> None:
-    """The build and each epoch fail by the same probability. The draws are the same in every run of this test."""
+def test_failures_have_the_given_probability(probability: float) -> None:
+    """The build and each epoch fail with the same probability. The draws are the same in every run of this test."""
     scenario = PLAIN.disturbed(failing=probability, dying=probability)
     fails = [scenario.fails(Run({}, seed=seed)) for seed in range(4000)]
     dies = [scenario.dies(trial, 1) for trial in range(4000)]
@@ -332,10 +342,10 @@ def test_failures_come_as_often_as_they_should(probability: float) -> None:
     assert [scenario.dies(trial, 2) for trial in range(4000)] != dies
 
 
-def test_paces_are_those_of_the_distribution() -> None:
+def test_paces_follow_the_distribution() -> None:
     scenario = Scenario(ask, plain, seconds=lambda run: 2.0).disturbed(pace=lambda rng: rng.uniform(0.5, 1.5))
-    talk = Conversation(SimulatedExecutor(scenario)).run(segment(to_epoch=400))
-    seconds = [message.seconds for message in epochs(talk)]
+    conversation = Conversation(SimulatedExecutor(scenario)).run(segment(to_epoch=400))
+    seconds = [message.seconds for message in epochs(conversation)]
     assert 1.0 <= min(seconds) < 1.05
     assert 2.95 < max(seconds) <= 3.0
     assert statistics.mean(seconds) == pytest.approx(2.0, abs=0.1)
@@ -350,21 +360,23 @@ def units(hp: Hp) -> None:
     hp.Choice("units", [2, 4, 8, 16])
 
 
-def test_recorded_curves_are_said_as_they_were_recorded() -> None:
+def test_recorded_curves_are_reported_unchanged() -> None:
     executor = SimulatedExecutor(recorded(units, CURVES, metric="val_accuracy", seconds=lambda run: 3.0))
-    talk = Conversation(executor).run(segment(values={"units": 8}, objective=Objective("val_accuracy", "max")))
-    assert talk.curve == [{"val_accuracy": 8.0}, {"val_accuracy": 4.0}, {"val_accuracy": 8 / 3}]
-    assert {message.seconds for message in epochs(talk)} == {3.0}
-    assert isinstance(talk.said[-2], Checkpointed)
-    assert talk.said[-2].best_epoch == 1
+    conversation = Conversation(executor).run(segment(values={"units": 8}, objective=Objective("val_accuracy", "max")))
+    assert conversation.curve == [{"val_accuracy": 8.0}, {"val_accuracy": 4.0}, {"val_accuracy": 8 / 3}]
+    assert {message.seconds for message in epochs(conversation)} == {3.0}
+    assert isinstance(conversation.messages[-2], Checkpointed)
+    assert conversation.messages[-2].best_epoch == 1
 
 
-def test_where_a_recorded_curve_ends_so_does_the_training() -> None:
-    talk = Conversation(SimulatedExecutor(recorded(units, CURVES))).run(segment(values={"units": 2}, to_epoch=9))
-    assert (talk.end.outcome, talk.end.epoch) == ("stopped_by_callback", 2)
+def test_the_end_of_a_recorded_curve_ends_the_training() -> None:
+    conversation = Conversation(SimulatedExecutor(recorded(units, CURVES))).run(
+        segment(values={"units": 2}, to_epoch=9)
+    )
+    assert (conversation.end.outcome, conversation.end.epoch) == ("stopped_by_callback", 2)
 
 
-def test_what_was_not_recorded_is_an_error_of_who_asks() -> None:
+def test_a_configuration_without_a_curve_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"no curve was recorded for \{'units': 16\}"):
         Conversation(SimulatedExecutor(recorded(units, CURVES))).run(segment(values={"units": 16}))
 
@@ -380,8 +392,8 @@ def test_a_surrogate_is_called_once_for_each_configuration() -> None:
 
     executor = SimulatedExecutor(recorded(ask, surrogate), 2)
     for trial in (0, 1, 0):
-        talk = Conversation(executor).run(segment(trial, values={"x": 0.5 + trial}, to_epoch=52))
+        conversation = Conversation(executor).run(segment(trial, values={"x": 0.5 + trial}, to_epoch=52))
     assert called == [{"x": 0.5}, {"x": 1.5}]
-    assert isinstance(talk.said[0], Built)
-    assert isinstance(talk.said[-1], SegmentEnded)
-    assert all(type(message.logs["val_loss"]) is float for message in epochs(talk))
+    assert isinstance(conversation.messages[0], Built)
+    assert isinstance(conversation.messages[-1], SegmentEnded)
+    assert all(type(message.logs["val_loss"]) is float for message in epochs(conversation))

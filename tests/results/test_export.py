@@ -1,4 +1,4 @@
-"""Exported models are loaded again, without search, and predict what the trial's model does."""
+"""Exported models load again without search, and predict what the trial's model predicts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import search
 from search import cli
 from search.errors import OptionError, SearchError
 from search.results import export
-from search.results.export import ENDINGS, plan, write
-from search.space.file import MODULE, load
+from search.results.export import ENDINGS, plan_export, write_export
+from search.space.file import SPACE_MODULE, read_space
 
 Array = np.ndarray[Any, Any]
 
@@ -73,7 +73,7 @@ def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> search
 
 @pytest.fixture
 def study(searched: search.StudyResults, monkeypatch: pytest.MonkeyPatch) -> search.StudyResults:
-    """A study with a custom layer, a custom loss and a lambda; its folder is the current one."""
+    """Search a space with a custom layer, a custom loss and a lambda, in the current folder."""
     monkeypatch.chdir(searched.paths.folder.parent.parent)
     return searched
 
@@ -104,7 +104,7 @@ LOADERS: dict[str, Callable[[Path, Any], Array]] = {"savedmodel": saved_model, "
 
 @pytest.mark.parametrize("format", LOADERS)
 @pytest.mark.parametrize("rank", [1, 2])
-def test_what_needs_no_code_predicts_the_same(
+def test_a_format_that_needs_no_code_predicts_the_same(
     study: search.StudyResults, tmp_path: Path, x: Array, format: str, rank: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     to = tmp_path / f"model{ENDINGS[format]}"
@@ -116,7 +116,7 @@ def test_what_needs_no_code_predicts_the_same(
     assert list(tmp_path.iterdir()) == [to]
 
 
-def test_a_keras_file_says_what_loading_it_takes(
+def test_the_export_of_a_keras_file_says_what_loading_needs(
     study: search.StudyResults, tmp_path: Path, x: Array, capfd: pytest.CaptureFixture[str]
 ) -> None:
     to = tmp_path / "model.keras"
@@ -125,14 +125,14 @@ def test_a_keras_file_says_what_loading_it_takes(
     assert capfd.readouterr().out.endswith(needs)
     with pytest.raises(Exception, match=r"Scale|[Ll]ambda"):
         keras.models.load_model(to)
-    load(study.space_ref)
-    code = sys.modules[MODULE]
+    read_space(study.space_ref)
+    code = sys.modules[SPACE_MODULE]
     model = keras.models.load_model(to, custom_objects={"Scale": code.Scale, "gap": code.gap}, safe_mode=False)
     expected = study.get_best_models()[0].predict(x, verbose=0)
     assert np.array_equal(model.predict(x, verbose=0), expected)
 
 
-def test_weights_are_for_a_model_that_code_has_built(
+def test_weights_load_into_a_model_that_code_has_built(
     study: search.StudyResults, tmp_path: Path, x: Array, capfd: pytest.CaptureFixture[str]
 ) -> None:
     to = tmp_path / "model.weights.h5"
@@ -181,25 +181,25 @@ def test_a_path_that_cannot_be_used(
     study: search.StudyResults, tmp_path: Path, to: str, format: str | None, message: str
 ) -> None:
     with pytest.raises(OptionError, match=message):
-        plan(study, 1, tmp_path / to, format=format)
+        plan_export(study, 1, tmp_path / to, format=format)
 
 
-def test_a_rank_that_nobody_has(study: search.StudyResults) -> None:
+def test_a_rank_beyond_the_last_is_refused(study: search.StudyResults) -> None:
     with pytest.raises(OptionError, match="--rank 3: study 'space' has 2 trials with an objective"):
-        plan(study, 3, Path("model.keras"))
+        plan_export(study, 3, Path("model.keras"))
 
 
 def test_a_format_may_be_said_and_a_package_be_missing(
     study: search.StudyResults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert plan(study, 1, Path("model-1.2"), format="savedmodel").format == "savedmodel"
-    assert plan(study, 1, Path("model.onnx")).keras_backend == "tensorflow"
+    assert plan_export(study, 1, Path("model-1.2"), format="savedmodel").format == "savedmodel"
+    assert plan_export(study, 1, Path("model.onnx")).keras_backend == "tensorflow"
     installed = {"tensorflow": True}
     monkeypatch.setattr("importlib.util.find_spec", installed.get)
     with pytest.raises(OptionError, match=r"--keras-backend jax: jax is not installed"):
-        plan(study, 1, Path("model.keras"), keras_backend="jax")
+        plan_export(study, 1, Path("model.keras"), keras_backend="jax")
     with pytest.raises(OptionError, match=r"ONNX needs onnx and tf2onnx: pip install onnx tf2onnx, .* extra onnx"):
-        plan(study, 1, Path("model.onnx"))
+        plan_export(study, 1, Path("model.onnx"))
 
 
 class Branching(keras.Model):
@@ -228,20 +228,20 @@ def several_inputs() -> tuple[Any, Any]:
 def test_models_of_other_kinds(tmp_path: Path, make: Callable[[], tuple[Any, Any]], format: str) -> None:
     model, x = make()
     to = tmp_path / f"model{ENDINGS[format]}"
-    assert write(model, to, format) == ""
+    assert write_export(model, to, format) == ""
     assert LOADERS[format](to, x) == pytest.approx(model.predict(x, verbose=0), abs=1e-6)
 
 
 def test_a_model_that_a_format_cannot_express_leaves_nothing(tmp_path: Path) -> None:
     unbuilt = keras.Sequential([keras.layers.Dense(1)])
     with pytest.raises(SearchError, match=r"--to .*: the model cannot be written as savedmodel .* try another format"):
-        write(unbuilt, tmp_path / "model", "savedmodel")
+        write_export(unbuilt, tmp_path / "model", "savedmodel")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_keras_has_needs_no_code(tmp_path: Path) -> None:
+def test_a_model_of_keras_classes_needs_no_code(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, activation="relu")])
     model.compile("sgd", keras.losses.mean_squared_error, metrics=["mae", keras.metrics.binary_accuracy])
-    assert write(model, tmp_path / "model.keras", "keras") == ""
+    assert write_export(model, tmp_path / "model.keras", "keras") == ""
     torch = {"optimizer": {"module": "keras.src.backend.torch.optimizers.torch_adam", "class_name": "Adam"}}
-    assert export._needs(torch) == "load it with compile=False where PyTorch is not installed"
+    assert export.loading_needs(torch) == "load it with compile=False where PyTorch is not installed"

@@ -1,4 +1,4 @@
-"""What comes back is what was searched: after an overwrite, beside other studies, and where something is missing."""
+"""Results are the searched study's: after an overwrite, beside other studies, and with files missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from places import TINY
 
 import search
 from search import cli
-from search.space.file import SpaceRef, load, local_files
+from search.space.file import SpaceRef, local_files, read_space
 from search.study.lock import Lock
 from search.worker import checkpoint
 
@@ -47,7 +47,7 @@ def test_after_an_overwrite_mlflow_gives_the_new_study(space: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_damaged_can_be_overwritten(space: Path) -> None:
+def test_a_damaged_study_can_be_overwritten(space: Path) -> None:
     study = search.run(space, max_trials=1, **OPTIONS)
     lines = study.paths.journal.read_bytes().splitlines(keepends=True)
     study.paths.journal.write_bytes(b"".join([lines[0], b"?\n", *lines[2:]]))
@@ -85,7 +85,7 @@ def test_modules_of_one_study_do_not_reach_another(tmp_path: Path) -> None:
         code = "import helper\n\ndef build_model(hp):\n    return helper.WHO\n\ndef load_data():\n    return None\n"
         (folder / "space.py").write_text(code)
         path = list(sys.path)
-        assert load(SpaceRef(path=str(folder / "space.py"))).build_model(None) == name
+        assert read_space(SpaceRef(path=str(folder / "space.py"))).build_model(None) == name
         assert [file for file, _ in local_files(folder / "space.py")] == ["helper.py", "space.py"]
         assert len(sys.path) <= len(path) + 1
 

@@ -1,4 +1,4 @@
-"""The controller's policy, one scenario at a time: failures, retries, budgets, stops, resumes."""
+"""The controller's decisions, one scenario at a time: failures, retries, budgets, stops, resumes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
 from search.messages import Answer, Interrupt, Lost, Question, Verdict
-from search.scheduler.controller import Controller, Limits
+from search.scheduler.controller import Controller
 from search.scheduler.events import FromWorker, Kill, Reaction, StartSegment, StopRequested, Tick
+from search.scheduler.limits import Limits
 from search.space.domain import Domain, Parameter
 from search.study.journal import Entry
 from search.study.records import (
@@ -40,8 +41,8 @@ X = Parameter("x", Domain("float", 0.0, 1.0))
 HEADER = Header(FORMAT, "0", "study", 0, (Objective("loss", "min"),), "", "", (X,), {})
 
 
-class ByHand:
-    """A controller whose workers are the test: every trial is to have three epochs."""
+class ControllerByHand:
+    """A controller whose workers are played by the test. Every trial is to have three epochs."""
 
     def __init__(self, slots: Any = 1, *, judged: bool = False, **limits: Any) -> None:
         self.study = Study()
@@ -59,33 +60,37 @@ class ByHand:
 
     def begin(self, *records: Any) -> Reaction:
         """Begin a process, with `records` before its own, by default those of a new study."""
-        given = records or (() if self.entries else (HEADER, BackendChanged("optuna", {})))
-        return self._keep(self.controller.begin([*given, SearchStarted("", 0, {})], self.now))
+        first = records or (() if self.entries else (HEADER, BackendChanged("optuna", {})))
+        return self.journal(self.controller.begin([*first, SearchStarted("", 0, {})], self.now))
 
     def say(self, message: Any, slot: int = 0) -> Reaction:
-        return self._keep(self.controller.handle(FromWorker(slot, message), self.now))
+        """Send a worker's message."""
+        return self.journal(self.controller.handle(FromWorker(slot, message), self.now))
 
     def handle(self, event: Any) -> Reaction:
-        return self._keep(self.controller.handle(event, self.now))
+        """Send any event."""
+        return self.journal(self.controller.handle(event, self.now))
 
-    def again(self, **changes: Any) -> ByHand:
-        """Another process that finds the journal."""
-        other = ByHand(**{**self._options, **changes})
+    def again(self, **changes: Any) -> ControllerByHand:
+        """Return the next process, which finds the journal 100 s later."""
+        other = ControllerByHand(**{**self._options, **changes})
         other.now = self.now + 100
         other.entries = list(self.entries)
         other.controller.replay(self.entries)
         return other
 
-    def _keep(self, reaction: Reaction) -> Reaction:
+    def journal(self, reaction: Reaction) -> Reaction:
+        """Add the records of `reaction` to the journal, and return it."""
         self.entries += [Entry(record, self.now, 0) for record in reaction.records]
         return reaction
 
     def build(self, trial: int = 0, slot: int = 0) -> None:
+        """Ask for `x`, and report the model as built."""
         self.say(Question(trial, X), slot)
         self.say(Built(trial, 1, "fit"), slot)
 
     def train(self, trial: int = 0, epochs: Any = (1, 2, 3), slot: int = 0, loss: float = 0.5) -> Reaction:
-        """Epochs to the segment's end, in which `loss` falls a little."""
+        """Report epochs to the segment's end, in which `loss` falls a little."""
         for epoch in epochs:
             self.say(EpochDone(trial, 0, epoch, {"loss": loss - epoch / 1000}, 1.0), slot)
         self.say(Checkpointed(trial, 0, epochs[-1], epochs[-1]), slot)
@@ -100,7 +105,7 @@ def kinds(records: Any) -> list[str]:
 
 
 def test_a_trial_from_its_question_to_its_end() -> None:
-    hand = ByHand(max_trials=1)
+    hand = ControllerByHand(max_trials=1)
     assert kinds(hand.begin().records) == [
         "Header",
         "BackendChanged",
@@ -108,10 +113,10 @@ def test_a_trial_from_its_question_to_its_end() -> None:
         "SegmentRequested",
         "SegmentStarted",
     ]
-    asked = hand.say(Question(0, X))
-    assert kinds(asked.records) == ["ParameterSet"]
-    value = asked.records[0].value  # type: ignore[union-attr]
-    assert asked.instructions == [(0, Answer(value))]
+    answered = hand.say(Question(0, X))
+    assert kinds(answered.records) == ["ParameterSet"]
+    value = answered.records[0].value  # type: ignore[union-attr]
+    assert answered.instructions == [(0, Answer(value))]
     assert hand.study.trials[0].params == {"x": value}
     hand.say(Built(0, 7, "fit"))
     ended = hand.train()
@@ -125,14 +130,14 @@ def test_a_trial_from_its_question_to_its_end() -> None:
     assert (trial.objective, trial.best_epoch, trial.weight_count) == (0.497, 3, 7)
 
 
-def test_what_is_said_by_a_slot_that_runs_nothing_is_not_heard() -> None:
-    hand = ByHand(slots=2, max_trials=1)
+def test_messages_of_a_slot_that_runs_nothing_are_ignored() -> None:
+    hand = ControllerByHand(slots=2, max_trials=1)
     hand.begin()
     assert hand.say(EpochDone(0, 0, 1, {"loss": 1.0}, 1.0), slot=1).records == []
 
 
 def test_an_epoch_trained_twice_counts_once() -> None:
-    hand = ByHand()
+    hand = ControllerByHand()
     hand.begin()
     hand.build()
     hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
@@ -146,8 +151,8 @@ def test_an_epoch_trained_twice_counts_once() -> None:
 # Failures -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_lost_process_is_replaced_and_a_trial_that_keeps_losing_them_fails() -> None:
-    hand = ByHand(retries=2)
+def test_a_trial_is_retried_after_a_lost_process_and_fails_in_the_end() -> None:
+    hand = ControllerByHand(retries=2)
     hand.begin()
     hand.build()
     for attempt in (1, 2):
@@ -161,8 +166,8 @@ def test_a_lost_process_is_replaced_and_a_trial_that_keeps_losing_them_fails() -
     assert hand.study.trials[0].error == "out of memory"
 
 
-def test_progress_renews_the_retries_and_a_success_forgets_the_error() -> None:
-    hand = ByHand(retries=1, max_trials=1)
+def test_progress_renews_the_retries_and_a_success_clears_the_error() -> None:
+    hand = ControllerByHand(retries=1, max_trials=1)
     hand.begin()
     hand.build()
     for epoch in (1, 2):
@@ -176,8 +181,8 @@ def test_progress_renews_the_retries_and_a_success_forgets_the_error() -> None:
     assert hand.study.trials[0].error is None
 
 
-def test_a_lost_process_whose_work_was_done_has_lost_nothing() -> None:
-    hand = ByHand(retries=0, max_trials=1)
+def test_a_process_lost_after_its_last_checkpoint_has_lost_nothing() -> None:
+    hand = ControllerByHand(retries=0, max_trials=1)
     hand.begin()
     hand.build()
     for epoch in (1, 2, 3):
@@ -187,17 +192,17 @@ def test_a_lost_process_whose_work_was_done_has_lost_nothing() -> None:
 
 
 def starts(reaction: Reaction) -> list[tuple[int, int]]:
-    """(slot, trial) of the segments that are started."""
-    return [(slot, word.trial) for slot, word in reaction.instructions if isinstance(word, StartSegment)]
+    """Return (slot, trial) of the segments that are started."""
+    return [(slot, start.trial) for slot, start in reaction.instructions if isinstance(start, StartSegment)]
 
 
-def test_a_trial_that_ran_out_of_memory_is_tried_again_alone_on_its_device() -> None:
-    hand = ByHand(slots=[{1}, {0}, set()])  # two shares of one GPU, and another GPU
+def test_a_trial_out_of_memory_is_retried_alone_on_its_device() -> None:
+    hand = ControllerByHand(slots=[{1}, {0}, set()])  # two shares of one GPU, and another GPU
     hand.begin()
     for slot in range(3):
         hand.build(slot, slot)
     out = hand.say(SegmentEnded(0, 0, "no_memory", 0, "out of memory: 3 GiB"), 0)
-    assert starts(out) == []  # beside it a trial runs
+    assert starts(out) == []  # another trial runs on its GPU
     assert starts(hand.train(2, slot=2)) == [(2, 3)]  # a new trial on the other GPU
     assert starts(hand.train(1, slot=1)) in ([(0, 0)], [(1, 0)])
     trial = hand.study.trials[0]
@@ -209,8 +214,8 @@ def test_a_trial_that_ran_out_of_memory_is_tried_again_alone_on_its_device() -> 
     assert {hand.study.trials[number].slot for number in (4, 5)} == {0, 1}  # both shares are used again
 
 
-def test_a_trial_that_runs_out_of_memory_alone_has_failed() -> None:
-    hand = ByHand()
+def test_a_trial_out_of_memory_alone_has_failed() -> None:
+    hand = ControllerByHand()
     hand.begin()
     hand.build()
     assert starts(hand.say(SegmentEnded(0, 0, "no_memory", 0, "out of memory: 3 GiB"))) == [(0, 0)]
@@ -219,8 +224,8 @@ def test_a_trial_that_runs_out_of_memory_alone_has_failed() -> None:
     assert (trial.state, trial.error) == ("failed", "out of memory: 3 GiB")
 
 
-def test_alone_is_alone_after_a_resume_too() -> None:
-    hand = ByHand(slots=[{1}, {0}])
+def test_a_trial_out_of_memory_runs_alone_after_a_resume_too() -> None:
+    hand = ControllerByHand(slots=[{1}, {0}])
     hand.begin()
     hand.build(0, 0)
     hand.build(1, 1)
@@ -231,8 +236,8 @@ def test_alone_is_alone_after_a_resume_too() -> None:
     assert sorted(starts(again.train(0, slot=0))) == [(0, 1), (1, 2)]
 
 
-def test_a_full_disk_ends_the_search_and_no_trial() -> None:
-    hand = ByHand(slots=2)
+def test_a_full_disk_ends_the_search_but_no_trial() -> None:
+    hand = ControllerByHand(slots=2)
     hand.begin()
     hand.build(0, 0)
     hand.build(1, 1)
@@ -246,19 +251,19 @@ def test_a_full_disk_ends_the_search_and_no_trial() -> None:
     assert sorted(trial for _, trial in starts(hand.again().begin())) == [0, 1]
 
 
-def test_a_trial_that_has_had_its_time_ends_with_its_epoch_and_keeps_its_best() -> None:
-    hand = ByHand(trial_timeout=60.0)
+def test_a_timed_out_trial_ends_with_its_epoch_and_keeps_its_best() -> None:
+    hand = ControllerByHand(trial_timeout=60.0)
     hand.begin()
     hand.build()
     hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
     hand.now += 59
     assert hand.handle(Tick()).instructions == []
     hand.now += 1
-    expired = hand.handle(Tick())
-    assert expired.instructions == [(0, Interrupt())]
-    assert kinds(expired.records) == ["TimedOut"]
+    timed_out = hand.handle(Tick())
+    assert timed_out.instructions == [(0, Interrupt())]
+    assert kinds(timed_out.records) == ["TimedOut"]
     hand.now += 9
-    assert hand.handle(Tick()).instructions == []  # it has ten seconds
+    assert hand.handle(Tick()).instructions == []  # its grace period is ten seconds
     hand.say(EpochDone(0, 0, 2, {"loss": 0.4}, 1.0))
     hand.say(Checkpointed(0, 0, 2, 2))
     ended = hand.say(SegmentEnded(0, 0, "interrupted", 2))
@@ -269,23 +274,21 @@ def test_a_trial_that_has_had_its_time_ends_with_its_epoch_and_keeps_its_best() 
     assert starts(ended) == [(0, 1)]
 
 
-@pytest.mark.parametrize(("epoch_seconds", "patience"), [(1.0, 10.0), (100.0, 300.0)])
-def test_a_trial_that_does_not_end_when_it_should_is_killed_and_has_failed(
-    epoch_seconds: float, patience: float
-) -> None:
-    hand = ByHand(trial_timeout=60.0)
+@pytest.mark.parametrize(("epoch_seconds", "grace"), [(1.0, 10.0), (100.0, 300.0)])
+def test_a_timed_out_trial_that_does_not_end_is_killed_and_has_failed(epoch_seconds: float, grace: float) -> None:
+    hand = ControllerByHand(trial_timeout=60.0)
     hand.begin()
     hand.build()
     hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, epoch_seconds))
     hand.now += 60
     hand.handle(Tick())
-    hand.now += patience - 1
+    hand.now += grace - 1
     assert hand.handle(Tick()).instructions == []
     hand.now += 1
     ((slot, kill),) = hand.handle(Tick()).instructions
     assert isinstance(kill, Kill)
     hand.now += 100
-    assert hand.handle(Tick()).instructions == []  # once is enough
+    assert hand.handle(Tick()).instructions == []  # it is killed once
     lost = hand.say(Lost(kill.reason), slot)
     assert starts(lost) == [(0, 1)]
     trial = hand.study.trials[0]
@@ -293,13 +296,13 @@ def test_a_trial_that_does_not_end_when_it_should_is_killed_and_has_failed(
     assert "--trial-timeout 60s" in (trial.error or "")
 
 
-def test_the_time_of_a_trial_is_that_of_all_its_segments_and_no_more() -> None:
-    hand = ByHand(trial_timeout=60.0)
+def test_trial_timeout_counts_the_time_of_all_segments_and_nothing_else() -> None:
+    hand = ControllerByHand(trial_timeout=60.0)
     hand.begin()
     hand.build()
     hand.now += 40
     hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
-    again = hand.again()  # killed: its last word was at 40 s
+    again = hand.again()  # killed: its last message came at 40 s
     again.now += 1000
     again.begin()
     again.build()
@@ -307,12 +310,12 @@ def test_the_time_of_a_trial_is_that_of_all_its_segments_and_no_more() -> None:
     assert again.handle(Tick()).instructions == []
     again.now += 1
     assert again.handle(Tick()).instructions == [(0, Interrupt())]
-    assert starts(again.again().begin()) == [(0, 1)]  # killed once more: it is not taken up again
-    assert again.study.trials[0].expired
+    assert starts(again.again().begin()) == [(0, 1)]  # killed once more: trial 0 is not started again
+    assert again.study.trials[0].timed_out
 
 
-def test_an_exception_is_not_tried_again() -> None:
-    hand = ByHand(retries=5)
+def test_a_trial_that_raised_an_exception_is_not_retried() -> None:
+    hand = ControllerByHand(retries=5)
     hand.begin()
     failed = hand.say(SegmentEnded(0, 0, "failed", 0, "ValueError: x"))
     assert failed.records[1:3] == [ResultTold(0, 0, None, "failed"), TrialEnded(0, "failed")]
@@ -320,8 +323,8 @@ def test_an_exception_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize("last", ["SegmentEnded", "ResultTold"])
-def test_an_exception_is_not_tried_again_after_a_kill_either(last: str) -> None:
-    hand = ByHand()
+def test_a_trial_that_raised_an_exception_is_not_retried_after_a_kill(last: str) -> None:
+    hand = ControllerByHand()
     hand.begin()
     hand.say(SegmentEnded(0, 0, "failed", 0, "ValueError: x"))
     kept = kinds(entry.record for entry in hand.entries).index(last) + 1
@@ -333,8 +336,8 @@ def test_an_exception_is_not_tried_again_after_a_kill_either(last: str) -> None:
     assert [start.trial for _, start in reaction.instructions if isinstance(start, StartSegment)] == [1]
 
 
-def test_a_search_whose_first_trials_all_fail_is_given_up() -> None:
-    hand = ByHand(max_consecutive_failures=3)
+def test_a_search_whose_first_trials_all_fail_aborts() -> None:
+    hand = ControllerByHand(max_consecutive_failures=3)
     hand.begin()
     for trial in range(3):
         last = hand.say(SegmentEnded(trial, 0, "failed", 0, f"ValueError: {trial}"))
@@ -344,12 +347,12 @@ def test_a_search_whose_first_trials_all_fail_is_given_up() -> None:
     assert "3 of 3" in last.end.reason
 
 
-def line(hp: Any) -> None:
+def ask_x(hp: Any) -> None:
     hp.Float("x", 0.0, 1.0)
 
 
-def test_failures_after_a_success_do_not_end_a_search() -> None:
-    hand = ByHand(max_consecutive_failures=3)
+def test_failures_after_a_success_do_not_abort_a_search() -> None:
+    hand = ControllerByHand(max_consecutive_failures=3)
     hand.begin()
     hand.build()
     hand.train()
@@ -357,25 +360,25 @@ def test_failures_after_a_success_do_not_end_a_search() -> None:
         assert hand.say(SegmentEnded(trial, 0, "failed", 0, f"ValueError: {trial}")).end is None
 
 
-@pytest.mark.parametrize(("good", "given_up"), [(1, True), (2, True), (3, False)])
-def test_one_error_that_keeps_nine_in_ten_from_success_ends_a_search(good: int, given_up: bool) -> None:
-    hand = ByHand(max_consecutive_failures=100)
+@pytest.mark.parametrize(("good", "aborts"), [(1, True), (2, True), (3, False)])
+def test_an_error_of_nine_in_ten_trials_aborts_a_search(good: int, aborts: bool) -> None:
+    hand = ControllerByHand(max_consecutive_failures=100)
     hand.begin()
     for trial in range(good):
         hand.build(trial)
         hand.train(trial)
     for trial in range(good, 20):
         last = hand.say(SegmentEnded(trial, 0, "failed", 0, "OSError: no space left"))
-        assert (last.end is not None) == (given_up and trial == 19)
-    if given_up:
+        assert (last.end is not None) == (aborts and trial == 19)
+    if aborts:
         assert last.end is not None
         assert "no space left" in last.end.reason
 
 
-def test_trials_that_wait_for_a_promotion_have_not_failed() -> None:
-    """A rung of 81, of which a third fails: those that hold their place count as what succeeded."""
+def test_trials_that_wait_for_a_promotion_count_as_successes() -> None:
+    """In a rung of 81 trials a third fails. Those that finished the rung have succeeded."""
     search = Simulation(
-        Scenario(line, lambda params, epoch: noise(params, epoch), fails=lambda p: 1 if noise(p) < 0.34 else None),
+        Scenario(ask_x, lambda params, epoch: noise(params, epoch), fails=lambda p: 1 if noise(p) < 0.34 else None),
         lambda study: Hyperband(study.objective, 0, max_epochs=81),
         max_epochs=81,
     ).run()
@@ -388,7 +391,7 @@ def test_trials_that_wait_for_a_promotion_have_not_failed() -> None:
 
 
 def test_a_domain_that_changes_between_trials_ends_the_search_and_names_both() -> None:
-    hand = ByHand()
+    hand = ControllerByHand()
     hand.begin()
     hand.say(Question(0, Parameter("act", Domain("choice", values=("relu", "tanh")))))
     hand.say(SegmentEnded(0, 0, "failed", 0, "x"))
@@ -406,7 +409,7 @@ def test_a_domain_that_changes_between_trials_ends_the_search_and_names_both() -
 
 
 def test_a_numeric_range_may_change() -> None:
-    hand = ByHand()
+    hand = ControllerByHand()
     hand.begin()
     hand.say(Question(0, Parameter("units", Domain("int", 1, 10))))
     hand.say(SegmentEnded(0, 0, "failed", 0, "x"))
@@ -415,8 +418,8 @@ def test_a_numeric_range_may_change() -> None:
     assert 50 <= reaction.records[0].value <= 60  # type: ignore[operator]
 
 
-def test_a_domain_may_change_where_the_user_accepted_it() -> None:
-    hand = ByHand()
+def test_a_domain_may_change_if_the_user_accepted_it() -> None:
+    hand = ControllerByHand()
     hand.begin()
     hand.say(Question(0, Parameter("act", Domain("choice", values=("relu", "tanh")))))
     hand.say(SegmentEnded(0, 0, "failed", 0, "x"))
@@ -431,12 +434,12 @@ def test_a_domain_may_change_where_the_user_accepted_it() -> None:
 
 
 @pytest.mark.parametrize("judged", [False, True])
-def test_an_objective_that_the_logs_lack_ends_the_search_and_lists_what_they_hold(judged: bool) -> None:
-    hand = ByHand(judged=judged)
+def test_an_objective_missing_in_the_logs_ends_the_search_and_lists_the_metrics(judged: bool) -> None:
+    hand = ControllerByHand(judged=judged)
     hand.begin()
     hand.build()
     reaction = hand.say(EpochDone(0, 0, 1, {"accuracy": 0.5, "val_accuracy": 0.5}, 1.0))
-    assert any(isinstance(word, Interrupt) for _, word in reaction.instructions)
+    assert any(isinstance(command, Interrupt) for _, command in reaction.instructions)
     last = hand.say(SegmentEnded(0, 0, "interrupted", 1))
     assert last.end is not None
     assert last.end.exit_code == 2
@@ -445,7 +448,7 @@ def test_an_objective_that_the_logs_lack_ends_the_search_and_lists_what_they_hol
 
 
 def test_a_trial_without_a_finite_objective_has_failed() -> None:
-    hand = ByHand(max_trials=1)
+    hand = ControllerByHand(max_trials=1)
     hand.begin()
     hand.build()
     last = hand.train(loss=float("nan"))
@@ -455,7 +458,7 @@ def test_a_trial_without_a_finite_objective_has_failed() -> None:
 
 
 def test_the_best_epoch_counts() -> None:
-    hand = ByHand(max_trials=1)
+    hand = ControllerByHand(max_trials=1)
     hand.begin()
     hand.build()
     for epoch, loss in enumerate([0.5, 0.2, 0.9], 1):
@@ -468,9 +471,9 @@ def test_the_best_epoch_counts() -> None:
 # Judging --------------------------------------------------------------------------------------------------------------
 
 
-def judged() -> ByHand:
-    """One good trial, and a second one that is worse after its first epoch."""
-    hand = ByHand(judged=True)
+def after_a_good_trial() -> ControllerByHand:
+    """Return a controller after one good trial; a second trial is built, and will be worse after its first epoch."""
+    hand = ControllerByHand(judged=True)
     hand.begin()
     hand.build()
     hand.train(loss=0.1)
@@ -478,8 +481,8 @@ def judged() -> ByHand:
     return hand
 
 
-def test_a_judged_epoch_is_answered_but_for_the_last() -> None:
-    hand = ByHand(judged=True)
+def test_each_judged_epoch_but_the_last_gets_a_verdict() -> None:
+    hand = ControllerByHand(judged=True)
     hand.begin()
     hand.build()
     for epoch in (1, 2):
@@ -487,8 +490,8 @@ def test_a_judged_epoch_is_answered_but_for_the_last() -> None:
     assert hand.say(EpochDone(0, 0, 3, {"loss": 0.5}, 1.0)).instructions == []
 
 
-def test_a_stop_is_journaled_before_it_is_said_and_ends_the_trial() -> None:
-    hand = judged()
+def test_a_stop_is_journaled_before_its_verdict_is_sent_and_ends_the_trial() -> None:
+    hand = after_a_good_trial()
     reaction = hand.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
     assert kinds(reaction.records) == ["EpochDone", "Judged"]
     assert reaction.instructions == [(0, Verdict(True))]
@@ -499,8 +502,8 @@ def test_a_stop_is_journaled_before_it_is_said_and_ends_the_trial() -> None:
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_trial_killed_at_its_verdict_gets_the_same_one(lost: int) -> None:
-    """With the record of the decision it is not trained again; without, its epoch is, and judged as it was."""
-    hand = judged()
+    """With the decision journaled it is not trained again. Without, its epoch is trained and judged again."""
+    hand = after_a_good_trial()
     hand.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
     hand.entries = hand.entries[: len(hand.entries) - lost]
     later = hand.again()
@@ -513,24 +516,24 @@ def test_a_trial_killed_at_its_verdict_gets_the_same_one(lost: int) -> None:
         assert ResultTold(1, 1, 0.9, "stopped") in reaction.records
 
 
-def test_a_trial_that_ended_itself_where_it_was_to_stop_was_stopped() -> None:
-    """Whatever the journal has of it: a kill must not change what is told."""
-    hand = judged()
+def test_a_callback_that_ends_a_trial_at_its_stop_changes_nothing() -> None:
+    """A kill must not change the result that the back end is told, whichever of the two the journal has."""
+    hand = after_a_good_trial()
     hand.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
     hand.say(Checkpointed(1, 0, 1, 1, stopped_by_callback=True))
     ended = hand.say(SegmentEnded(1, 0, "stopped_by_callback", 1))
     assert ended.records[1:3] == [ResultTold(1, 1, 0.9, "stopped"), TrialEnded(1, "stopped")]
 
 
-def test_the_epoch_that_the_budget_made_the_last_is_judged_too() -> None:
-    hand = ByHand(judged=True, max_total_epochs=4)
+def test_the_epoch_that_the_budget_makes_the_last_is_judged_too() -> None:
+    hand = ControllerByHand(judged=True, max_total_epochs=4)
     hand.begin()
     hand.build()
     assert hand.train(loss=0.1).instructions == [(0, StartSegment(1, 0, 1, True))]
     hand.build(1)
     reaction = hand.say(EpochDone(1, 0, 1, {"loss": 0.9}, 1.0))
     assert kinds(reaction.records) == ["EpochDone", "Judged"]
-    assert reaction.instructions == []  # nobody waits for it
+    assert reaction.instructions == []  # no worker waits for it
     hand.say(Checkpointed(1, 0, 1, 1))
     assert ResultTold(1, 1, 0.9, "stopped") in hand.say(SegmentEnded(1, 0, "reached", 1)).records
 
@@ -538,8 +541,8 @@ def test_the_epoch_that_the_budget_made_the_last_is_judged_too() -> None:
 # Stops and budgets ----------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_interrupts_what_runs_and_waits_for_it() -> None:
-    hand = ByHand(slots=2)
+def test_a_stop_interrupts_running_segments_and_waits_for_them() -> None:
+    hand = ControllerByHand(slots=2)
     hand.begin()
     hand.build(0, 0)
     stop = hand.handle(StopRequested())
@@ -560,8 +563,8 @@ def test_a_stop_interrupts_what_runs_and_waits_for_it() -> None:
     assert [r.from_epoch for r in reaction.records if isinstance(r, SegmentStarted)] == [1, 0]
 
 
-def test_the_time_of_all_runs_counts_and_that_between_them_does_not() -> None:
-    hand = ByHand(timeout=50)
+def test_the_time_of_all_processes_counts_and_that_between_them_does_not() -> None:
+    hand = ControllerByHand(timeout=50)
     hand.begin()
     hand.build()
     hand.now += 30
@@ -579,7 +582,7 @@ def test_the_time_of_all_runs_counts_and_that_between_them_does_not() -> None:
 
 @pytest.mark.parametrize(("direction", "target", "reached"), [("min", 0.5, 0.5), ("max", 0.5, 0.5), ("max", 0.5, 0.6)])
 def test_a_target_ends_the_search(direction: Any, target: float, reached: float) -> None:
-    hand = ByHand(target=target)
+    hand = ControllerByHand(target=target)
     header = Header(FORMAT, "0", "study", 0, (Objective("loss", direction),), "", "", (X,), {})
     hand.begin(header, BackendChanged("optuna", {}))
     hand.build()
@@ -592,8 +595,8 @@ def test_a_target_ends_the_search(direction: Any, target: float, reached: float)
     assert last.end.exit_code == 0
 
 
-def test_the_last_segment_is_cut_to_the_budget_and_goes_on_with_a_larger_one() -> None:
-    hand = ByHand(max_total_epochs=5)
+def test_the_last_segment_is_cut_to_the_budget_and_goes_on_with_a_larger_budget() -> None:
+    hand = ControllerByHand(max_total_epochs=5)
     hand.begin()
     hand.build()
     second = hand.train()
@@ -610,29 +613,29 @@ def test_the_last_segment_is_cut_to_the_budget_and_goes_on_with_a_larger_one() -
     assert third.instructions == [(0, StartSegment(2, 0, 1, False))]
 
 
-def test_epochs_that_run_are_reserved() -> None:
-    hand = ByHand(slots=3, max_total_epochs=5)
+def test_epochs_of_running_segments_are_reserved() -> None:
+    hand = ControllerByHand(slots=3, max_total_epochs=5)
     starts = [start for _, start in hand.begin().instructions]
     assert starts == [StartSegment(0, 0, 3, False), StartSegment(1, 0, 2, False)]
     hand.build(0, 0)
-    # What a trial does not use is there for another.
+    # Another trial gets the epochs that one does not use.
     more = hand.say(SegmentEnded(0, 0, "failed", 0, "x"), slot=0)
     assert [start for _, start in more.instructions] == [StartSegment(2, 0, 3, False)]
 
 
-def test_a_stop_from_outside_has_its_reason() -> None:
-    hand = ByHand()
+def test_a_stop_from_outside_keeps_its_reason() -> None:
+    hand = ControllerByHand()
     hand.begin()
-    hand._keep(hand.controller.stop("the disk is full", hand.now))
+    hand.journal(hand.controller.stop("the disk is full", hand.now))
     last = hand.say(SegmentEnded(0, 0, "interrupted", 0))
     assert last.end == SearchEnded("the disk is full", complete=False, exit_code=2)
 
 
-# Eras -----------------------------------------------------------------------------------------------------------------
+# Back end phases ------------------------------------------------------------------------------------------------------
 
 
-def test_another_back_end_begins_an_era_and_what_was_open_ends() -> None:
-    scenario = Scenario(line, lambda params, epoch: noise(params, epoch))
+def test_another_back_end_begins_a_phase_and_open_trials_end() -> None:
+    scenario = Scenario(ask_x, lambda params, epoch: noise(params, epoch))
 
     def make(study: Study) -> Any:
         return (Optuna if study.phases[-1].backend == "optuna" else Hyperband)(
@@ -644,7 +647,7 @@ def test_another_back_end_begins_an_era_and_what_was_open_ends() -> None:
     assert "paused" in states
     for cut in (0, 1, 2, 3, 4):
         second = first.resume(backend="optuna", limits=Limits(max_trials=len(first.trials) + 5)).run()
-        kept = len(first.entries) + 2 + cut  # among the records that end the first era's trials
+        kept = len(first.entries) + 2 + cut  # among the records that end the first phase's trials
         third = second.resume(kept).run()
         for search in (second, third):
             assert len(search.trials) == len(first.trials) + 5
@@ -652,12 +655,12 @@ def test_another_back_end_begins_an_era_and_what_was_open_ends() -> None:
                 assert trial.ended == ("stopped" if state == "paused" else state)
                 assert trial.phase == 0
             assert all(trial.phase == 1 for trial in search.trials[len(states) :])
-        asked = {r.trial for r in second.records[len(first.entries) :] if isinstance(r, SegmentRequested)}
-        assert asked.isdisjoint(range(len(first.trials)))
+        requested = {r.trial for r in second.records[len(first.entries) :] if isinstance(r, SegmentRequested)}
+        assert requested.isdisjoint(range(len(first.trials)))
 
 
-def test_a_budget_of_trials_counts_those_of_all_eras() -> None:
-    scenario = Scenario(line, lambda params, epoch: noise(params, epoch))
+def test_a_budget_of_trials_counts_those_of_all_phases() -> None:
+    scenario = Scenario(ask_x, lambda params, epoch: noise(params, epoch))
     search = Simulation(scenario, lambda s: Hyperband(s.objective, s.seed, max_epochs=9), limits=Limits(max_trials=4))
     search.run()
     later = search.resume(backend="another").run()
@@ -669,11 +672,11 @@ def test_a_budget_of_trials_counts_those_of_all_eras() -> None:
 # Order ----------------------------------------------------------------------------------------------------------------
 
 
-def test_slots_wait_for_a_build_rather_than_draw_what_is_being_built() -> None:
+def test_a_slot_waits_for_a_build_with_the_same_answers() -> None:
     domain = Domain("choice", values=("a", "b"))
     parameter = Parameter("kind", domain, "a")
     header = Header(FORMAT, "0", "study", 0, (Objective("loss", "min"),), "", "", (parameter,), {})
-    hand = ByHand(slots=3)
+    hand = ControllerByHand(slots=3)
     hand.begin(header, BackendChanged("optuna", {}))
     assert len(hand.study.trials) == 2
     hand.say(Question(0, parameter), 0)
@@ -681,14 +684,14 @@ def test_slots_wait_for_a_build_rather_than_draw_what_is_being_built() -> None:
     hand.say(Question(1, parameter), 1)
     assert len(hand.study.trials) == 2
     values: Mapping[str, Any] = hand.study.trials[1].params
-    if not values:  # it drew the same: it waits until the other is built
+    if not values:  # it drew the same value, and waits until the other trial is built
         hand.say(Built(0, 1, "fit"), 0)
         values = hand.study.trials[1].params
     assert values["kind"] != first
 
 
-def test_a_build_puts_only_those_questions_again_that_waited_for_it() -> None:
-    """In a finite space many workers wait for each other: what is drawn must not grow with their square."""
+def test_a_build_repeats_only_the_questions_that_waited_for_it() -> None:
+    """In a finite space many workers wait for each other. The number of draws must not grow with their square."""
     drawn = 0
 
     class Counting(Hyperband):
@@ -707,17 +710,17 @@ def test_a_build_puts_only_those_questions_again_that_waited_for_it() -> None:
         slots=120,
         limits=Limits(max_trials=120),
     ).run()
-    valued = sum(isinstance(record, ParameterSet) for record in search.records)
-    # The kit asks each question twice.
-    assert drawn / 2 < 2 * valued
+    values = sum(isinstance(record, ParameterSet) for record in search.records)
+    # The simulation asks each query twice.
+    assert drawn / 2 < 2 * values
 
 
-def test_after_a_kill_those_go_first_for_whom_others_wait() -> None:
-    """With one slot, a trial that waits for another one's build would keep that from being built."""
+def test_after_a_kill_trials_that_others_wait_for_go_first() -> None:
+    """With one slot, a trial that waits for another one's build would keep that one from being built."""
     kind = Parameter("kind", Domain("choice", values=("a", "b")), "a")
     count = Parameter("count", Domain("int", 1, 9), 1)
     header = Header(FORMAT, "0", "study", 0, (Objective("loss", "min"),), "", "", (kind, count), {})
-    hand = ByHand(slots=2)
+    hand = ControllerByHand(slots=2)
     hand.begin(header, BackendChanged("optuna", {}))
     hand.say(Question(1, kind), 1)
     hand.say(Question(1, count), 1)

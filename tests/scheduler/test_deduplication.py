@@ -1,4 +1,4 @@
-"""The trie of what was tried: by hand, and against a plain list."""
+"""The tree of tried configurations: by hand, and against a plain list."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.scheduler.deduplication import ExploredValues
+from search.scheduler.deduplication import ConfigurationTree
 from search.space.domain import Domain, Parameter
 from search.study.records import Built, ParameterSet, SegmentRequested, TrialEnded
 
@@ -18,154 +18,157 @@ COUNT = Parameter("count", Domain("int", 1, 2))
 RATE = Parameter("rate", Domain("float", 0.0, 1.0))
 
 
-def ask(values: ExploredValues, trial: int) -> None:
-    values.apply(SegmentRequested(trial, 0, 3, None, None, False, 0))
+def begin(tree: ConfigurationTree, trial: int) -> None:
+    """Request a new trial."""
+    tree.apply(SegmentRequested(trial, 0, 3, None, None, False, 0))
 
 
-def answer(values: ExploredValues, trial: int, *answers: tuple[Parameter, Any]) -> None:
+def answer(tree: ConfigurationTree, trial: int, *answers: tuple[Parameter, Any]) -> None:
+    """Answer questions of a trial."""
     for parameter, value in answers:
-        values.apply(ParameterSet(trial, parameter, value))
+        tree.apply(ParameterSet(trial, parameter, value))
 
 
-def build(values: ExploredValues, trial: int, *answers: tuple[Parameter, Any]) -> None:
-    ask(values, trial)
-    answer(values, trial, *answers)
-    values.apply(Built(trial, 1, "fit"))
+def build(tree: ConfigurationTree, trial: int, *answers: tuple[Parameter, Any]) -> None:
+    """Begin a trial, answer its questions, and report its model as built."""
+    begin(tree, trial)
+    answer(tree, trial, *answers)
+    tree.apply(Built(trial, 1, "fit"))
 
 
-def test_a_value_is_taken_when_all_below_it_was_tried() -> None:
-    values = ExploredValues()
-    build(values, 0, (KIND, "a"), (COUNT, 1))
-    ask(values, 1)
-    assert values.explored(1) == frozenset()
-    answer(values, 1, (KIND, "a"))
-    assert values.explored(1) == {1}
-    answer(values, 1, (COUNT, 2))
-    values.apply(Built(1, 1, "fit"))
-    assert values.explored(2) == {"a"}
-    assert not values.exhausted
-    build(values, 2, (KIND, "b"))
-    assert values.exhausted
+def test_a_value_is_explored_when_all_below_it_was_tried() -> None:
+    tree = ConfigurationTree()
+    build(tree, 0, (KIND, "a"), (COUNT, 1))
+    begin(tree, 1)
+    assert tree.explored_values(1) == frozenset()
+    answer(tree, 1, (KIND, "a"))
+    assert tree.explored_values(1) == {1}
+    answer(tree, 1, (COUNT, 2))
+    tree.apply(Built(1, 1, "fit"))
+    assert tree.explored_values(2) == {"a"}
+    assert not tree.exhausted
+    build(tree, 2, (KIND, "b"))
+    assert tree.exhausted
 
 
-def test_a_continuum_is_never_taken() -> None:
-    values = ExploredValues([KIND])
+def test_a_continuum_is_never_explored() -> None:
+    tree = ConfigurationTree([KIND])
     for trial, count in enumerate([1, 2, 1]):
-        build(values, trial, (KIND, "a"), (RATE, 0.5), (COUNT, count))
-    assert values.explored(9) == frozenset()
-    build(values, 3, (KIND, "b"))
-    assert values.explored(9) == {"b"}
-    assert not values.exhausted
-    assert not values.claimed
+        build(tree, trial, (KIND, "a"), (RATE, 0.5), (COUNT, count))
+    assert tree.explored_values(9) == frozenset()
+    build(tree, 3, (KIND, "b"))
+    assert tree.explored_values(9) == {"b"}
+    assert not tree.exhausted
+    assert not tree.may_be_exhausted
 
 
-def test_with_an_unconditional_continuum_nothing_is_watched() -> None:
-    values = ExploredValues([KIND, RATE])
-    build(values, 0, (KIND, "a"))
-    assert not values.exhausted
-    assert not values.follows(1, "a")
-    assert not values.claimed
+def test_with_an_unconditional_continuum_nothing_can_repeat() -> None:
+    tree = ConfigurationTree([KIND, RATE])
+    build(tree, 0, (KIND, "a"))
+    assert not tree.exhausted
+    assert not tree.must_wait(1, "a")
+    assert not tree.may_be_exhausted
 
 
-def test_a_trial_waits_for_one_that_is_ahead_on_its_way() -> None:
-    values = ExploredValues()
-    ask(values, 0)
-    ask(values, 1)
-    answer(values, 0, (KIND, "a"))
-    assert values.follows(1, "a")
-    assert not values.follows(1, "b")
-    assert not values.follows(0, 1)
-    assert values.apply(Built(0, 1, "fit"))
-    assert not values.follows(1, "a")
-    assert values.explored(1) == {"a"}
+def test_a_trial_waits_for_another_with_the_same_answers() -> None:
+    tree = ConfigurationTree()
+    begin(tree, 0)
+    begin(tree, 1)
+    answer(tree, 0, (KIND, "a"))
+    assert tree.must_wait(1, "a")
+    assert not tree.must_wait(1, "b")
+    assert not tree.must_wait(0, 1)
+    assert tree.apply(Built(0, 1, "fit"))
+    assert not tree.must_wait(1, "a")
+    assert tree.explored_values(1) == {"a"}
 
 
 @pytest.mark.parametrize(("state", "tried"), [("failed", True), ("stopped", False)])
-def test_what_fails_in_its_build_was_tried_and_what_is_given_up_there_was_not(state: Any, tried: bool) -> None:
-    values = ExploredValues()
-    ask(values, 0)
-    answer(values, 0, (KIND, "a"))
-    assert values.apply(TrialEnded(0, state))
-    assert (values.explored(1) == {"a"}) == tried
-    assert not values.follows(1, "a")
+def test_a_configuration_that_fails_to_build_was_tried_and_one_stopped_before_was_not(state: Any, tried: bool) -> None:
+    tree = ConfigurationTree()
+    begin(tree, 0)
+    answer(tree, 0, (KIND, "a"))
+    assert tree.apply(TrialEnded(0, state))
+    assert (tree.explored_values(1) == {"a"}) == tried
+    assert not tree.must_wait(1, "a")
 
 
-def test_what_fails_where_another_got_further_leaves_the_rest_to_try() -> None:
-    """Its process was lost, say: the other one had the same answers until then."""
-    values = ExploredValues()
-    build(values, 0, (KIND, "a"), (COUNT, 1), (Parameter("more", Domain("int", 1, 2)), 1))
-    ask(values, 1)
-    answer(values, 1, (KIND, "a"))
-    values.apply(TrialEnded(1, "failed"))
-    assert values.explored(2) == frozenset()
-    assert not values.exhausted
+def test_a_failure_where_another_trial_got_further_leaves_the_rest_to_try() -> None:
+    """Its process was lost, for instance: the other trial had the same answers until then."""
+    tree = ConfigurationTree()
+    build(tree, 0, (KIND, "a"), (COUNT, 1), (Parameter("more", Domain("int", 1, 2)), 1))
+    begin(tree, 1)
+    answer(tree, 1, (KIND, "a"))
+    tree.apply(TrialEnded(1, "failed"))
+    assert tree.explored_values(2) == frozenset()
+    assert not tree.exhausted
 
 
-def test_a_trial_that_failed_before_its_first_question_takes_nothing() -> None:
-    values = ExploredValues([KIND])
-    ask(values, 0)
-    values.apply(TrialEnded(0, "failed"))
-    assert not values.exhausted
-    assert values.explored(1) == frozenset()
+def test_a_trial_that_failed_before_its_first_question_explored_nothing() -> None:
+    tree = ConfigurationTree([KIND])
+    begin(tree, 0)
+    tree.apply(TrialEnded(0, "failed"))
+    assert not tree.exhausted
+    assert tree.explored_values(1) == frozenset()
 
 
 def test_a_range_that_grew_has_room_again() -> None:
-    values = ExploredValues()
-    build(values, 0, (COUNT, 1))
-    build(values, 1, (Parameter("count", Domain("int", 1, 3)), 2))
-    assert not values.exhausted
-    build(values, 2, (Parameter("count", Domain("int", 1, 3)), 3))
-    assert values.exhausted
+    tree = ConfigurationTree()
+    build(tree, 0, (COUNT, 1))
+    build(tree, 1, (Parameter("count", Domain("int", 1, 3)), 2))
+    assert not tree.exhausted
+    build(tree, 2, (Parameter("count", Domain("int", 1, 3)), 3))
+    assert tree.exhausted
 
 
-def test_of_a_range_that_moved_only_what_it_still_has_counts() -> None:
-    values = ExploredValues()
+def test_values_that_a_moved_range_no_longer_has_do_not_count() -> None:
+    tree = ConfigurationTree()
     now = Parameter("count", Domain("int", 2, 4))
-    build(values, 0, (COUNT, 1))
-    build(values, 1, (now, 2))
-    build(values, 2, (now, 3))
-    assert not values.exhausted
-    build(values, 3, (now, 4))
-    assert values.exhausted
+    build(tree, 0, (COUNT, 1))
+    build(tree, 1, (now, 2))
+    build(tree, 2, (now, 3))
+    assert not tree.exhausted
+    build(tree, 3, (now, 4))
+    assert tree.exhausted
 
 
-def test_there_is_room_only_for_as_many_as_are_left() -> None:
-    values = ExploredValues([KIND, COUNT])
-    assert not values.claimed
-    ask(values, 0)
-    assert not values.claimed
-    ask(values, 1)
-    answer(values, 0, (KIND, "a"))
-    answer(values, 1, (KIND, "b"))
-    assert values.claimed  # nobody knows yet whether there is more below
-    answer(values, 1, (COUNT, 1))
-    assert not values.claimed
-    ask(values, 2)
-    assert values.claimed
-    values.apply(Built(1, 1, "fit"))
-    values.apply(Built(0, 1, "fit"))
-    assert values.claimed
-    assert values.explored(2) == {"a"}
-    answer(values, 2, (KIND, "b"), (COUNT, 2))
-    values.apply(Built(2, 1, "fit"))
-    assert values.exhausted
+def test_there_is_room_only_for_as_many_trials_as_configurations_are_left() -> None:
+    tree = ConfigurationTree([KIND, COUNT])
+    assert not tree.may_be_exhausted
+    begin(tree, 0)
+    assert not tree.may_be_exhausted
+    begin(tree, 1)
+    answer(tree, 0, (KIND, "a"))
+    answer(tree, 1, (KIND, "b"))
+    assert tree.may_be_exhausted  # whether there is more below is not known yet
+    answer(tree, 1, (COUNT, 1))
+    assert not tree.may_be_exhausted
+    begin(tree, 2)
+    assert tree.may_be_exhausted
+    tree.apply(Built(1, 1, "fit"))
+    tree.apply(Built(0, 1, "fit"))
+    assert tree.may_be_exhausted
+    assert tree.explored_values(2) == {"a"}
+    answer(tree, 2, (KIND, "b"), (COUNT, 2))
+    tree.apply(Built(2, 1, "fit"))
+    assert tree.exhausted
 
 
-def test_strangers_are_not_followed() -> None:
-    values = ExploredValues(strangers=[0])
-    ask(values, 0)
-    answer(values, 0, (COUNT, 1))
-    values.apply(Built(0, 1, "fit"))
-    assert values.explored(1) == frozenset()
-    assert values.explored(0) == frozenset()
-    assert not values.follows(0, 1)
-    assert not values.exhausted
+def test_trials_of_another_space_are_ignored() -> None:
+    tree = ConfigurationTree(ignored=[0])
+    begin(tree, 0)
+    answer(tree, 0, (COUNT, 1))
+    tree.apply(Built(0, 1, "fit"))
+    assert tree.explored_values(1) == frozenset()
+    assert tree.explored_values(0) == frozenset()
+    assert not tree.must_wait(0, 1)
+    assert not tree.exhausted
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 5))
-def test_random_trees_are_walked_once_each(seed: int, walkers: int) -> None:
-    """Several trials at a time, in any order, each taking any value not explored: every leaf once, then exhausted."""
+def test_every_configuration_of_a_random_tree_is_tried_once(seed: int, trials: int) -> None:
+    """Several trials at a time, in any order, each with any unexplored value: every leaf once, then exhausted."""
     rng = random.Random(seed)
 
     def question(path: tuple[int, ...]) -> Parameter | None:
@@ -180,24 +183,24 @@ def test_random_trees_are_walked_once_each(seed: int, walkers: int) -> None:
             return [path]
         return [leaf for value in range(parameter.domain.size or 0) for leaf in leaves((*path, value))]
 
-    values, paths, tried, number = ExploredValues(), {}, [], 0
+    tree, paths, tried, number = ConfigurationTree(), {}, [], 0
     for _ in range(10_000):
-        if len(paths) < walkers and not values.exhausted and not values.claimed:
+        if len(paths) < trials and not tree.exhausted and not tree.may_be_exhausted:
             paths[number] = ()
-            ask(values, number)
+            begin(tree, number)
             number += 1
         if not paths:
             break
         trial = rng.choice(sorted(paths))
         parameter = question(paths[trial])
         if parameter is None:
-            values.apply(Built(trial, 1, "fit"))
+            tree.apply(Built(trial, 1, "fit"))
             tried.append(paths.pop(trial))
             continue
-        left = [value for value in range(parameter.domain.size or 0) if value not in values.explored(trial)]
+        left = [value for value in range(parameter.domain.size or 0) if value not in tree.explored_values(trial)]
         value = rng.choice(left)
-        if not values.follows(trial, value):
-            answer(values, trial, (parameter, value))
+        if not tree.must_wait(trial, value):
+            answer(tree, trial, (parameter, value))
             paths[trial] = (*paths[trial], value)
     assert sorted(tried) == sorted(leaves())
-    assert values.exhausted
+    assert tree.exhausted

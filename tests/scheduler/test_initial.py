@@ -1,4 +1,4 @@
-"""Configurations that are to be tried first: what trials make of them, and what is said where they cannot be had."""
+"""Initial configurations: how trials use them, and the messages about those that cannot be tried."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from search.backends.optuna import Optuna
 from search.driver.checks import check_try_first
 from search.errors import OptionError
 from search.messages import Probed, ProbeFailed
-from search.options import configurations
-from search.scheduler.controller import Limits
-from search.scheduler.initial import value_of
+from search.options import parse_configurations
+from search.scheduler.initial import value_in_domain
+from search.scheduler.limits import Limits
 from search.space.domain import Condition, Domain, Parameter, Value
 from search.study.records import SegmentRequested
 from search.study.study import Study
 from search.testing import Scenario, Simulation
-from search.testing.backends import by_noise, seconds
+from search.testing.backends import epoch_seconds, noise_loss
 
-InitialConfigurations = Mapping[str, Value]
+Values = Mapping[str, Value]
 
 
-def layered(hp: Any) -> None:
-    """A space whose questions depend on the answers."""
+def ask_layered(hp: Any) -> None:
+    """Ask questions that depend on the answers."""
     hp.Float("rate", 0.0, 1.0)
     for index in range(hp.Int("layers", 1, 3)):
         hp.Int(f"units_{index}", 8, 64)
@@ -34,7 +34,7 @@ def layered(hp: Any) -> None:
         hp.Float("momentum", 0.0, 0.9)
 
 
-LAYERED = Scenario(layered, by_noise, seconds=seconds)
+LAYERED = Scenario(ask_layered, noise_loss, seconds=epoch_seconds)
 
 
 def hyperband(study: Study) -> BackEnd:
@@ -45,19 +45,21 @@ def tpe(study: Study) -> BackEnd:
     return Optuna(study.objective, study.seed, max_epochs=9, sampler="tpe:n_startup_trials=2", pruner="none")
 
 
-def simulate(*given: InitialConfigurations, make: Callable[[Study], BackEnd] = hyperband, **options: Any) -> Simulation:
+def simulate(*try_first: Values, make: Callable[[Study], BackEnd] = hyperband, **options: Any) -> Simulation:
     options.setdefault("limits", Limits(max_trials=6))
-    return Simulation(options.pop("scenario", LAYERED), make, try_first=given, **options)
+    return Simulation(options.pop("scenario", LAYERED), make, try_first=try_first, **options)
 
 
 @pytest.mark.parametrize("make", [hyperband, tpe])
 @pytest.mark.parametrize("slots", [1, 3])
-def test_they_come_before_anything_else_and_the_rest_is_drawn(make: Callable[[Study], BackEnd], slots: int) -> None:
-    given = [{"rate": 0.25, "layers": 3, "units_2": 9}, {"optimizer": "sgd", "momentum": 0.5}, {"rate": 1}]
-    search = simulate(*given, make=make, slots=slots).run()
+def test_initial_configurations_come_first_and_missing_values_are_drawn(
+    make: Callable[[Study], BackEnd], slots: int
+) -> None:
+    initial = [{"rate": 0.25, "layers": 3, "units_2": 9}, {"optimizer": "sgd", "momentum": 0.5}, {"rate": 1}]
+    search = simulate(*initial, make=make, slots=slots).run()
     trials = search.trials
-    assert [trial.initial_values for trial in trials] == [*given, {}, {}, {}]
-    for trial, wanted in zip(trials, given, strict=False):
+    assert [trial.initial_values for trial in trials] == [*initial, {}, {}, {}]
+    for trial, wanted in zip(trials, initial, strict=False):
         assert wanted.items() <= trial.params.items()
         assert trial.params == LAYERED.used(trial.params)
     assert isinstance(trials[2].params["rate"], float)
@@ -71,7 +73,7 @@ def test_a_value_of_a_branch_that_is_not_entered_is_ignored() -> None:
     assert search.trials[0].params.keys() == {"rate", "layers", "units_0", "optimizer"}
 
 
-def test_a_value_outside_of_the_domain_fails_that_trial_alone() -> None:
+def test_a_value_outside_the_domain_fails_only_its_trial() -> None:
     search = simulate({"rate": 0.5, "units_0": 65}, {"rate": 0.75}).run()
     assert search.trials[0].ended == "failed"
     assert search.trials[0].error == "try_first gives units_0 the value 65, and it takes Int(8..64)"
@@ -84,18 +86,18 @@ def test_a_resumed_search_tries_each_once(make: Callable[[Study], BackEnd]) -> N
     search = simulate({"rate": 0.25}, {"layers": 2}, make=make).run()
     for kept in range(0, len(search.entries), 5):
         assert search.resume(kept).run().history() == search.history(), f"after record {kept}"
-    fewer = search.resume(20, try_first=()).run()  # what has been begun needs nothing but its journal
+    fewer = search.resume(20, try_first=()).run()  # begun trials need only the journal
     assert fewer.trials[0].params == search.trials[0].params
 
 
-def test_a_resume_tries_what_is_new() -> None:
+def test_a_resume_tries_new_configurations() -> None:
     search = simulate({"rate": 0.25}, limits=Limits(max_trials=3)).run()
     more = search.resume(try_first=[{"rate": 0.5}, {"rate": 0.25}], limits=Limits(max_trials=6)).run()
     assert [trial.initial_values for trial in more.trials] == [{"rate": 0.25}, {}, {}, {"rate": 0.5}, {}, {}]
 
 
-def test_what_was_tried_already_is_drawn_anew() -> None:
-    scenario = Scenario(lambda hp: (hp.Int("a", 1, 2), hp.Boolean("b")), by_noise)
+def test_a_configuration_that_was_tried_is_drawn_again() -> None:
+    scenario = Scenario(lambda hp: (hp.Int("a", 1, 2), hp.Boolean("b")), noise_loss)
     search = simulate({"a": 1, "b": True}, {"b": True, "a": 1, "c": 0}, scenario=scenario).run()
     assert sorted(map(str, (trial.params for trial in search.trials))) == sorted(
         str({"a": a, "b": b}) for a in (1, 2) for b in (True, False)
@@ -103,7 +105,7 @@ def test_what_was_tried_already_is_drawn_anew() -> None:
     assert search.trials[0].params == {"a": 1, "b": True}
 
 
-def test_they_count_as_trials() -> None:
+def test_initial_configurations_count_as_trials() -> None:
     search = simulate({"rate": 0.1}, {"rate": 0.2}, {"rate": 0.3}, limits=Limits(max_trials=2)).run()
     assert [
         record.initial_values for record in search.records if isinstance(record, SegmentRequested) and record.rung == 0
@@ -123,23 +125,23 @@ def test_they_count_as_trials() -> None:
         (Domain("boolean", values=(True, False)), False, False),
     ],
 )
-def test_a_value_is_given_as_the_domain_has_it(domain: Domain, value: Value, expected: Value) -> None:
-    found = value_of({"x": value}, Parameter("x", domain))
+def test_a_value_is_converted_to_its_domain(domain: Domain, value: Value, expected: Value) -> None:
+    found = value_in_domain({"x": value}, Parameter("x", domain))
     assert found == expected
     assert type(found) is type(expected)
 
 
-# What is said beforehand ----------------------------------------------------------------------------------------------
+# Checks before the search ---------------------------------------------------------------------------------------------
 
 
-def test_they_are_dicts_json_or_files(tmp_path: Any) -> None:
+def test_configurations_are_dicts_json_or_files(tmp_path: Any) -> None:
     file = tmp_path / "first.json"
     file.write_text('[{"lr": 0.1}, {"lr": 0.2}]')
-    assert configurations([{"lr": 1}, '{"lr": true}', str(file)]) == (
+    assert parse_configurations([{"lr": 1}, '{"lr": true}', str(file)]) == (
         *({"lr": 1}, {"lr": True}),
         *({"lr": 0.1}, {"lr": 0.2}),
     )
-    assert configurations(configurations(str(file))) == ({"lr": 0.1}, {"lr": 0.2})
+    assert parse_configurations(parse_configurations(str(file))) == ({"lr": 0.1}, {"lr": 0.2})
 
 
 @pytest.mark.parametrize(
@@ -155,20 +157,19 @@ def test_they_are_dicts_json_or_files(tmp_path: Any) -> None:
         ([{3: 4}], ("3",)),
     ],
 )
-def test_what_is_no_configuration_is_explained(value: Any, words: tuple[str, ...]) -> None:
+def test_a_message_explains_an_invalid_configuration(value: Any, words: tuple[str, ...]) -> None:
     with pytest.raises(OptionError) as caught:
-        configurations(value)
+        parse_configurations(value)
     message = str(caught.value)
     assert message.startswith("--try-first")
     assert "\n" not in message
     assert all(word in message for word in words), message
 
 
-def probe(scenario: Scenario) -> Callable[[InitialConfigurations], Probed | ProbeFailed]:
-    """What a worker answers that builds with some values, and defaults for the rest."""
+def probe(scenario: Scenario) -> Callable[[Values], Probed | ProbeFailed]:
+    """Return a probe: a worker's answer to a build with some values, and defaults for the others."""
 
-    def build(given: InitialConfigurations) -> Probed | ProbeFailed:
-        values: dict[str, Value] = dict(given)
+    def build(values: Values) -> Probed | ProbeFailed:
         found = []
         used: dict[str, Value] = {}
         while (parameter := scenario.question(used)) is not None:
@@ -181,17 +182,17 @@ def probe(scenario: Scenario) -> Callable[[InitialConfigurations], Probed | Prob
     return build
 
 
-def check(*given: InitialConfigurations, scenario: Scenario = LAYERED) -> None:
-    check_try_first(given, scenario.parameters(), probe(scenario))
+def check(*try_first: Values, scenario: Scenario = LAYERED) -> None:
+    check_try_first(try_first, scenario.parameters(), probe(scenario))
 
 
-def test_what_the_probe_did_not_meet_is_looked_for() -> None:
+def test_parameters_that_the_probe_did_not_see_are_looked_for() -> None:
     check({"layers": 3, "units_2": 64}, {"units_1": 8})
     check({"optimizer": "sgd", "momentum": 0.9, "rate": 1})
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("values", "words"),
     [
         ({"rtae": 0.5}, ("'rtae'", "not asked for", "Did you mean 'rate'")),
         ({"rate": 1.5}, ("rate the value 1.5", "Float(0..1)")),
@@ -201,11 +202,9 @@ def test_what_the_probe_did_not_meet_is_looked_for() -> None:
         ({"layers": 3, "units_2": 13}, ("cannot be built", "space.py:7: ValueError: unlucky")),
     ],
 )
-def test_what_cannot_be_tried_is_said_before_anything_is_written(
-    given: InitialConfigurations, words: tuple[str, ...]
-) -> None:
+def test_a_configuration_that_cannot_be_tried_is_refused_beforehand(values: Values, words: tuple[str, ...]) -> None:
     with pytest.raises(OptionError) as caught:
-        check(given)
+        check(values)
     message = str(caught.value)
     assert message.startswith("--try-first")
     assert "\n" not in message
@@ -216,9 +215,9 @@ def test_a_name_may_belong_to_a_branch_that_is_not_entered() -> None:
     momentum = Parameter("momentum", Domain("float", 0.0, 0.9), 0.0, (Condition("optimizer", ("sgd",)),))
     optimizer = Parameter("optimizer", Domain("choice", values=("sgd", "adam")), "sgd")
 
-    def again(given: InitialConfigurations) -> Probed:
+    def probe_again(values: Values) -> Probed:
         return Probed("", (), (optimizer,), {}, (), (), {}, 0, "", 32, (1, 1), "fit", {})
 
-    check_try_first([{"optimizer": "adam", "momentum": 0.5}, {"nesterov": True}], (optimizer, momentum), again)
+    check_try_first([{"optimizer": "adam", "momentum": 0.5}, {"nesterov": True}], (optimizer, momentum), probe_again)
     with pytest.raises(OptionError, match="momentum the value 2"):
-        check_try_first([{"optimizer": "adam", "momentum": 2}], (optimizer, momentum), again)
+        check_try_first([{"optimizer": "adam", "momentum": 2}], (optimizer, momentum), probe_again)

@@ -1,13 +1,13 @@
-"""Searches in which everything goes wrong, in any order: real driver, real controller, simulated workers.
+"""Searches with every kind of failure, in any order: real driver, real controller, simulated workers.
 
-Hypothesis begins a study and lets its workers speak, die, raise, diverge, stall and finish early; it kills the driver
-with a part of what it wrote, stops it, and resumes it with other slots, limits and back ends. A `Ledger` reads the
-journal with rules of its own and asserts at each record what must hold; the state that is rebuilt from the journal's
-text is compared with the live one.
+Hypothesis begins a study, and lets its workers send messages, die, raise exceptions, diverge, stall and stop early. It
+kills the driver, loses the end of what it wrote, stops it, and resumes it with other slots, limits and back ends. A
+`Ledger` reads the journal with rules of its own, and asserts at each record what must hold. The state that is rebuilt
+from the journal's text is compared with the live state.
 
-`SEARCH_EXAMPLES=2000 pytest tests/test_machine.py` tries so many instead of the few of `make test`, other ones in each
-run; `SEARCH_SEED=7` makes them the same ones again. A failure is printed as a program: its lines are calls of the
-rules below, and pasted into a test, after `state = Search()`, they repeat it.
+`SEARCH_EXAMPLES=2000 pytest tests/scheduler/test_machine.py` tries that many searches instead of the few of
+`make test`, different ones in each run; `SEARCH_SEED=7` makes them the same again. A failure is printed as a program:
+its lines are calls of the rules below. Pasted into a test after `state = Search()`, they repeat the failure.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,12 +31,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from search.backends import brackets
 from search.backends.base import BackEnd
+from search.backends.brackets import HyperbandPlan, plan_brackets
+from search.backends.brackets import Rung as PlannedRung
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
-from search.executors.simulated import Checkpoint
-from search.scheduler.controller import Controller, Limits
+from search.executors.simulated import SimulatedCheckpoint
+from search.scheduler.controller import Controller
+from search.scheduler.limits import Limits
 from search.study import journal
 from search.study.journal import Entry, format_line
 from search.study.records import (
@@ -63,18 +66,18 @@ from search.testing.backends import noise
 EXAMPLES = int(os.environ.get("SEARCH_EXAMPLES", "0"))
 SEED = os.environ.get("SEARCH_SEED")
 
-# What happens to workers ----------------------------------------------------------------------------------------------
+# Workers and their disk -----------------------------------------------------------------------------------------------
 
 
-def endless(hp: Hp) -> None:
-    """Every configuration is new."""
+def ask_endless(hp: Hp) -> None:
+    """Ask for values of a space in which every configuration is new."""
     hp.Float("x", 0.0, 1.0)
     if hp.Choice("kind", ["plain", "deep"]) == "deep":
         hp.Int("layers", 1, 3)
 
 
-def finite(hp: Hp) -> None:
-    """Ten configurations, and which questions there are depends on the answers."""
+def ask_finite(hp: Hp) -> None:
+    """Ask for one of ten configurations; the questions depend on the answers."""
     hp.Fixed("version", 1)
     if hp.Choice("kind", ["plain", "deep"]) == "deep":
         hp.Int("layers", 1, 2)
@@ -82,25 +85,25 @@ def finite(hp: Hp) -> None:
     hp.Int("units", 1, 2)
 
 
-SPACES = {"endless": endless, "finite": finite}
-FIRST = {
+SPACES = {"endless": ask_endless, "finite": ask_finite}
+TRY_FIRST = {
     "endless": ({"x": 0.5}, {"x": 0.25, "kind": "deep", "layers": 2}),
     "finite": ({"kind": "plain"}, {"kind": "plain", "units": 1}),
 }
-"""What the user wants tried first."""
+"""The initial configurations of each space."""
 
 TICK = 1 / 16
-"""All virtual times are multiples of it: the journal's four decimals hold them."""
+"""The unit of all virtual times, in seconds: the journal's four decimals hold its multiples."""
 
 
 class World:
-    """What simulated workers do, as the machine has it.
+    """The behaviour of simulated workers, as the machine sets it.
 
     Attributes:
-        dooms: (what happens, epoch) by trial, from its next segment on.
-        slow: by trial, how much longer its epochs take from now on.
-        latency: words are on their way for up to so many ticks.
-        drift: what is added to values; another number in another process, as on a GPU no training is repeatable.
+        dooms: by trial, (event, epoch) from its next segment on.
+        slow: by trial, the factor by which its epochs take longer from now on.
+        latency: the most ticks that a message is on its way.
+        drift: added to values; another number in another process, as no training on a GPU is repeatable.
     """
 
     def __init__(self) -> None:
@@ -110,44 +113,45 @@ class World:
         self.drift = 0.0
 
     def scenario(self, space: str, rough: bool) -> Scenario:
+        """Return a scenario that follows these attributes; if `rough`, some values alone make a trial fail or stop."""
         return Scenario(
             SPACES[space],
             self._value,
             fails=lambda run: self._doom(run.trial, "raise") or (2 if rough and noise(run, "fails") < 0.15 else None),
             finishes=lambda run: (
-                self._doom(run.trial, "finish") or (3 if rough and noise(run, "ends") < 0.15 else None)
+                self._doom(run.trial, "stop early") or (3 if rough and noise(run, "ends") < 0.15 else None)
             ),
             dies=lambda trial, attempt: self._doom(trial, "die"),
             seconds=lambda run: TICK * (1 + int(20 * noise(run, "seconds"))),
             pace=lambda run, epoch: float(self.slow.get(run.trial, 1)),
-            latency=lambda run, word: TICK * int((self.latency + 1) * noise(run, "latency", word)),
+            latency=lambda run, message: TICK * int((self.latency + 1) * noise(run, "latency", message)),
         )
 
-    def _doom(self, trial: int, what: str) -> int | None:
+    def _doom(self, trial: int, event: str) -> int | None:
         doomed, epoch = self.dooms.get(trial, ("", 0))
-        return epoch if doomed == what else None
+        return epoch if doomed == event else None
 
     def _value(self, run: Run, epoch: int) -> float:
         at = self._doom(run.trial, "diverge")
         if at is not None and epoch >= at:
             return math.nan
-        # Of one decimal, so that many are equal.
+        # With one decimal, so that many values are equal.
         return round(noise(run) + 0.5 * noise(run, epoch) + 1 / epoch + self.drift, 1)
 
 
-class Versions(dict[tuple[str, int], Checkpoint]):
-    """A disk that remembers what was written over."""
+class VersionedDisk(dict[tuple[str, int], SimulatedCheckpoint]):
+    """A disk that remembers overwritten checkpoints."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.before: dict[tuple[str, int], list[Checkpoint]] = defaultdict(list)
+        self.before: dict[tuple[str, int], list[SimulatedCheckpoint]] = defaultdict(list)
 
-    def __setitem__(self, key: tuple[str, int], value: Checkpoint) -> None:
+    def __setitem__(self, key: tuple[str, int], value: SimulatedCheckpoint) -> None:
         self.before[key].append(value)
         super().__setitem__(key, value)
 
     def lose(self, pick: int, writes: int) -> None:
-        """The last `writes` of one checkpoint never reached the disk."""
+        """Undo the last `writes` of one checkpoint: they never reached the disk."""
         if not self:
             return
         key = list(self)[pick % len(self)]
@@ -158,12 +162,23 @@ class Versions(dict[tuple[str, int], Checkpoint]):
             del self[key]
 
 
-# What must hold -------------------------------------------------------------------------------------------------------
+# The ledger -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Known:
-    """A trial, as the journal has it."""
+class LedgerTrial:
+    """A trial in the ledger.
+
+    Attributes:
+        place: its (bracket, rung).
+        open: whether the back end waits for its result.
+        slot, training, until: of its running segment: the slot, the execution, the last epoch.
+        curves: the objective after each epoch, by execution.
+        saved: the epoch of the last checkpoint, by execution.
+        exhausted: the executions that a callback has ended.
+        told: whether its result was told since it was last asked for.
+        lost: processes lost since its last progress.
+    """
 
     number: int
     phase: int
@@ -186,11 +201,12 @@ class Known:
     ended: str | None = None
 
     def best(self, objective: Objective) -> list[float]:
-        """The best value of each execution that has one."""
+        """Return the best value of each execution that has one."""
         found = [objective.best(curve) for curve in self.curves]
         return [value for value in found if value is not None]
 
     def score(self, objective: Objective) -> float | None:
+        """Return the mean of these values; None if there are none."""
         values = self.best(objective)
         return statistics.fmean(values) if values else None
 
@@ -200,62 +216,70 @@ class Known:
 
     @property
     def fulfilled(self) -> bool:
-        """Whether each execution is as far as was asked for, or can go no further."""
+        """True if each execution has reached the epoch that was asked for, or was stopped by its callback."""
         return all(n in self.exhausted or self.saved.get(n, 0) >= self.to_epoch for n in range(self.executions))
 
 
 @dataclass
-class Rung:
-    """Who came to a rung, what they were told there, and who went on, with those that it had to beat: None for all."""
+class LedgerRung:
+    """A rung of a bracket in the ledger.
 
-    came: list[int] = field(default_factory=list)
+    Attributes:
+        entered: trials that came here.
+        told: their scores here.
+        promoted: trials that were promoted from here, with the trials that each had to beat; None for all.
+    """
+
+    entered: list[int] = field(default_factory=list)
     told: dict[int, float | None] = field(default_factory=dict)
     promoted: dict[int, frozenset[int] | None] = field(default_factory=dict)
 
 
-def era_name(backend: str, max_epochs: int, option: Any) -> str:
+def phase_name(backend: str, max_epochs: int, option: Any) -> str:
+    """Return a back end name that also says its options; `make_backend` reads it."""
     return f"{backend}:{max_epochs}:{option}"
 
 
 class Ledger:
-    """Reads a journal, record by record, and knows nothing of how it came to be."""
+    """The laws of a journal, checked record by record, without knowledge of the code that wrote it."""
 
     def __init__(self, finite: bool) -> None:
         self.objective = Objective("val_loss", "min")
-        self.trials: dict[int, Known] = {}
-        self.rungs: dict[tuple[int, int], Rung] = defaultdict(Rung)
+        self.trials: dict[int, LedgerTrial] = {}
+        self.rungs: dict[tuple[int, int], LedgerRung] = defaultdict(LedgerRung)
         self.slots: dict[int, int] = {}
         self.limits = Limits()
         self.count = 0
         self.epochs = 0
-        self.finished: SearchEnded | None = None
+        self.ended: SearchEnded | None = None
         self._finite = finite
         self._seed = 0
         self._phase = -1
         self._backend = ""
         self._max_epochs = 0
-        self._plan: brackets.Plan | None = None
+        self._plan: HyperbandPlan | None = None
         self._iterations = 1
         self._before = 0.0
         self._began_at: float | None = None
         self._last = 0.0
-        self._given: list[str] = []
+        self._initial: list[str] = []
 
-    def take(self, record: Record, time: float) -> None:
+    def apply(self, record: Record, time: float) -> None:
+        """Take in the next record, and assert that it may follow the records before."""
         assert time >= self._last, "time goes backwards"
-        if self.finished is not None:
+        if self.ended is not None:
             assert isinstance(record, (BackendChanged, SearchStarted)), "something happened after the end"
         previous, self._last = self._last, time
         match record:
             case Header():
                 assert not self.trials
-                self.objective, self._seed = Objective(record.objective, record.objective.direction), record.seed
+                self.objective, self._seed = record.objective, record.seed
             case BackendChanged():
-                self._phase_of(record)
+                self._backend_changed(record)
             case SearchStarted():
                 if self._began_at is not None:
                     self._before += previous - self._began_at
-                self._began_at, self.finished = time, None
+                self._began_at, self.ended = time, None
                 options = dict(record.options)
                 self.count = options.pop("slots")
                 self.limits = Limits(**options)
@@ -263,17 +287,17 @@ class Ledger:
                 for trial in self.trials.values():
                     trial.slot = None
             case SegmentRequested():
-                self._asked(record)
+                self._segment_requested(record)
             case ParameterSet():
                 params = self.trials[record.trial].params
                 assert record.parameter.name not in params, "a value changed"
                 params[record.parameter.name] = record.value
             case SegmentStarted():
-                self._started(record, time)
+                self._segment_started(record, time)
             case Built():
                 self._built(self.trials[record.trial])
             case EpochDone():
-                self._epoch(record)
+                self._epoch_done(record)
             case Judged():
                 trial = self.trials[record.trial]
                 assert trial.slot is not None
@@ -282,20 +306,22 @@ class Ledger:
             case Checkpointed():
                 trial = self.trials[record.trial]
                 assert trial.slot is not None
-                assert record.epoch <= len(trial.curves[record.execution]), "a checkpoint of what was never said"
+                assert record.epoch <= len(trial.curves[record.execution]), (
+                    "a checkpoint of an epoch that was not journaled"
+                )
                 trial.saved[record.execution] = record.epoch
                 trial.exhausted |= {record.execution} if record.stopped_by_callback else set()
             case SegmentEnded():
-                self._ended(record)
+                self._segment_ended(record)
             case ResultTold():
-                self._told(record)
+                self._result_told(record)
             case TrialEnded():
                 self._trial_ended(record)
             case SearchEnded():
-                self._finished(record, time)
+                self._search_ended(record, time)
 
-    def _phase_of(self, record: BackendChanged) -> None:
-        assert record.backend != self._backend, "an era began for nothing"
+    def _backend_changed(self, record: BackendChanged) -> None:
+        assert record.backend != self._backend, "a phase began without a change"
         self._phase += 1
         self._backend = record.backend
         name, epochs, option = record.backend.split(":", 2)
@@ -303,9 +329,9 @@ class Ledger:
         self.rungs.clear()
         if name == "hyperband":
             factor, iterations = map(int, option.split("x"))
-            self._plan, self._iterations = brackets.plan(self._max_epochs, factor), iterations
+            self._plan, self._iterations = plan_brackets(self._max_epochs, factor), iterations
 
-    def _asked(self, record: SegmentRequested) -> None:
+    def _segment_requested(self, record: SegmentRequested) -> None:
         assert 0 < record.to_epoch <= self._max_epochs
         assert record.executions == self.limits.executions
         trial = self.trials.get(record.trial)
@@ -316,11 +342,11 @@ class Ledger:
             assert not enough, "more trials than max_trials"
             assert record.seed == derive_seed(self._seed, "train", record.trial, 0)
             if record.initial_values:
-                assert repr(record.initial_values) not in self._given, "what the user wants tried was tried twice"
-                self._given.append(repr(record.initial_values))
-            trial = self.trials[record.trial] = Known(record.trial, self._phase)
+                assert repr(record.initial_values) not in self._initial, "an initial configuration was tried twice"
+                self._initial.append(repr(record.initial_values))
+            trial = self.trials[record.trial] = LedgerTrial(record.trial, self._phase)
         else:
-            assert not trial.open, "asked for while it is open"
+            assert not trial.open, "a trial is asked for while it is open"
             assert trial.slot is None
             assert trial.ended is None, "a trial that had ended goes on"
             assert not trial.failed, "a failed trial goes on"
@@ -332,66 +358,66 @@ class Ledger:
             assert record.bracket is not None
             assert record.rung is not None
             place = (record.bracket, record.rung)
-            self._comes(trial, place, record.to_epoch, enough)
+            self._enter_rung(trial, place, record.to_epoch, enough)
         trial.open, trial.told, trial.to_epoch, trial.place = True, False, record.to_epoch, place
         trial.executions = max(record.executions, len(trial.curves))
 
     # Hyperband ------------------------------------------------------------------------------------------------------
 
-    def _size(self, place: tuple[int, int]) -> brackets.Rung:
+    def _planned(self, place: tuple[int, int]) -> PlannedRung:
         assert self._plan is not None
         return self._plan.brackets[place[0] % len(self._plan.brackets)].rungs[place[1]]
 
-    def _comes(self, trial: Known, place: tuple[int, int], to_epoch: int, enough: bool) -> None:
+    def _enter_rung(self, trial: LedgerTrial, place: tuple[int, int], to_epoch: int, enough: bool) -> None:
         assert self._plan is not None
         assert place[0] < self._iterations * len(self._plan.brackets)
         bracket, rung = place
-        assert to_epoch == self._size(place).epochs
+        assert to_epoch == self._planned(place).epochs
         if rung > 0:
             assert trial.place == (bracket, rung - 1), "a promotion that skips a rung"
             below = self.rungs[bracket, rung - 1]
             waiting = [
                 other for other, score in below.told.items() if score is not None and other not in below.promoted
             ]
-            assert trial.number in waiting, "a promotion of one that has not finished its rung"
-            assert trial.number == self._ranked(below, waiting)[0], "a promotion of another than the best"
-            # Where there can be no more trials, a bracket's first rung is what it is. (In a finite space it takes the
-            # state of all questions to know: there, too, only those that are in the bracket count.)
-            rivals = frozenset(self.rungs[bracket, 0].came) if enough or self._finite else None
+            assert trial.number in waiting, "a promotion of a trial that has not finished its rung"
+            assert trial.number == self._ranked(below, waiting)[0], "a promotion of another trial than the best"
+            # If there can be no more trials, only those in the bracket count. In a finite space this depends on the
+            # state of all questions, so there, too, only those in the bracket count.
+            rivals = frozenset(self.rungs[bracket, 0].entered) if enough or self._finite else None
             below.promoted[trial.number] = rivals
         else:
             assert trial.place is None
-        self.rungs[place].came.append(trial.number)
-        assert len(self.rungs[place].came) <= self._size(place).size, "more trials than the rung has places"
+        self.rungs[place].entered.append(trial.number)
+        assert len(self.rungs[place].entered) <= self._planned(place).size, "more trials than the rung has places"
         if rung > 0:
             self._check_earned((bracket, rung - 1))
 
-    def _ranked(self, rung: Rung, among: Sequence[int]) -> list[int]:
+    def _ranked(self, rung: LedgerRung, among: Sequence[int]) -> list[int]:
         return sorted(among, key=lambda number: (self.objective.cost(rung.told[number]), number))
 
     def _check_earned(self, place: tuple[int, int]) -> None:
-        """Whoever was promoted is among the best, whatever the others did since."""
+        """Assert that each promoted trial is among the best, with all results that came since."""
         rung = self.rungs[place]
-        places = self._size((place[0], place[1] + 1)).size if rung.promoted else 0
+        places = self._planned((place[0], place[1] + 1)).size if rung.promoted else 0
         for number, rivals in rung.promoted.items():
             among = [n for n, score in rung.told.items() if score is not None and (rivals is None or n in rivals)]
             assert number in self._ranked(rung, among)[:places], "a promotion that was not earned"
 
     def _check_brackets(self) -> None:
-        """No bracket has left out a promotion."""
+        """Assert that no bracket has left out a promotion."""
         for place, rung in list(self.rungs.items()):
-            assert set(rung.told) == set(rung.came), "somebody never finished a rung"
+            assert set(rung.told) == set(rung.entered), "a trial never finished a rung"
             if (place[0], place[1] + 1) in self.rungs or rung.promoted:
-                places = self._size((place[0], place[1] + 1)).size
+                places = self._planned((place[0], place[1] + 1)).size
                 finished = [number for number, score in rung.told.items() if score is not None]
                 assert len(rung.promoted) == min(places, len(finished)), "a place was left empty"
 
     # Training -------------------------------------------------------------------------------------------------------
 
-    def _started(self, record: SegmentStarted, time: float) -> None:
+    def _segment_started(self, record: SegmentStarted, time: float) -> None:
         trial = self.trials[record.trial]
         assert record.slot < self.count
-        assert record.slot not in self.slots, "a slot runs two"
+        assert record.slot not in self.slots, "a slot runs two trials"
         assert trial.slot is None, "a trial runs twice"
         assert trial.open
         assert trial.ended is None
@@ -400,8 +426,8 @@ class Ledger:
         assert trial.phase == self._phase
         assert trial.lost <= self.limits.retries, "a trial is tried more often than it may be"
         assert record.execution < trial.executions
-        assert record.execution not in trial.exhausted, "what had ended itself is trained on"
-        assert trial.saved.get(record.execution, 0) < trial.to_epoch, "what is fulfilled is trained again"
+        assert record.execution not in trial.exhausted, "a trial stopped by its callback is trained on"
+        assert trial.saved.get(record.execution, 0) < trial.to_epoch, "a fulfilled suggestion is trained again"
         curve = trial.curves[record.execution] if record.execution < len(trial.curves) else []
         assert record.from_epoch == len(curve)
         assert record.to_epoch <= trial.to_epoch
@@ -409,23 +435,23 @@ class Ledger:
         if self.limits.timeout is not None:
             assert self._before + time - self._began_at < self.limits.timeout, "a start after the time is up"
         if self.limits.target is not None:
-            best = self._best()
+            best = self.best()
             assert best is None or self.objective.better(self.limits.target, best), "a start after the target"
         self.slots[record.slot] = record.trial
         trial.slot, trial.training, trial.until = record.slot, record.execution, record.to_epoch
         while len(trial.curves) <= record.execution:
             trial.curves.append([])
 
-    def _built(self, trial: Known) -> None:
+    def _built(self, trial: LedgerTrial) -> None:
         assert trial.slot is not None
         if self._finite and not trial.built:
             others = [other.params for other in self.trials.values() if other.built]
             assert trial.params not in others, "a configuration was tried twice"
         trial.built = True
 
-    def _epoch(self, record: EpochDone) -> None:
+    def _epoch_done(self, record: EpochDone) -> None:
         trial = self.trials[record.trial]
-        assert trial.slot is not None, "an epoch of what does not run"
+        assert trial.slot is not None, "an epoch of a trial that does not run"
         assert record.execution == trial.training
         curve = trial.curves[record.execution]
         assert record.epoch <= len(curve) + 1, "an epoch was skipped"
@@ -438,7 +464,7 @@ class Ledger:
         limit = self.limits.max_total_epochs
         assert limit is None or self.epochs <= limit, "more epochs than max_total_epochs"
 
-    def _ended(self, record: SegmentEnded) -> None:
+    def _segment_ended(self, record: SegmentEnded) -> None:
         trial = self.trials[record.trial]
         assert trial.slot is not None
         assert record.execution == trial.training
@@ -451,7 +477,7 @@ class Ledger:
         if record.outcome == "reached":
             trial.saved[record.execution] = max(trial.saved.get(record.execution, 0), record.epoch)
 
-    def _told(self, record: ResultTold) -> None:
+    def _result_told(self, record: ResultTold) -> None:
         trial = self.trials[record.trial]
         assert trial.open
         assert trial.slot is None
@@ -491,8 +517,8 @@ class Ledger:
             assert record.state == "stopped"
         trial.ended = record.state
 
-    def _best(self) -> float | None:
-        """The best score of those that have one for all of their executions, or were given up with less."""
+    def best(self) -> float | None:
+        """Return the best score of trials whose executions all have one, or whose result was told with fewer."""
         scores = [
             trial.score(self.objective)
             for trial in self.trials.values()
@@ -500,17 +526,17 @@ class Ledger:
         ]
         return self.objective.best(score for score in scores if score is not None)
 
-    def _finished(self, record: SearchEnded, time: float) -> None:
-        self.finished = record
+    def _search_ended(self, record: SearchEnded, time: float) -> None:
+        self.ended = record
         assert self._began_at is not None
         self._before, self._began_at = self._before + time - self._began_at, None
-        assert not self.slots, "the end, and something runs"
+        assert not self.slots, "a segment runs at the end"
         if record.reason == "stopped by the user":
             assert (record.exit_code, record.complete) == (130, False)
         elif " trials failed, " in record.reason:
             assert (record.exit_code, record.complete) == (1, False)
         else:
-            assert record.exit_code == (1 if self._best() is None else 0)
+            assert record.exit_code == (1 if self.best() is None else 0)
         if record.reason == "the time is up":
             assert self.limits.timeout is not None
             assert self._before >= self.limits.timeout
@@ -521,49 +547,49 @@ class Ledger:
                 self._check_brackets()
         if "epochs is trained" in record.reason:
             assert self.limits.max_total_epochs is not None
-            assert self.epochs >= self.limits.max_total_epochs  # more where this process was given less
+            assert self.epochs >= self.limits.max_total_epochs  # more if this process has a lower limit
 
 
 # A process ------------------------------------------------------------------------------------------------------------
 
 
 class Process:
-    """A search's process: a thread, of which and the test one waits while the other acts."""
+    """A search's process, as a thread: either it or the test runs, and the other waits."""
 
     def __init__(self, search: Simulation) -> None:
         self.search = search
         self.over = False
         self._error: BaseException | None = None
-        self._words = 0
-        self._mine, self._its = threading.Semaphore(0), threading.Semaphore(0)
+        self._messages = 0
+        self._test_may_run, self._search_may_run = threading.Semaphore(0), threading.Semaphore(0)
         threading.Thread(target=self._run, daemon=True).start()
 
-    def go_on(self, words: int) -> None:
-        """Let so many words be heard, or as many as there are."""
-        self._words = words
-        self._its.release()
-        self._mine.acquire()
+    def go_on(self, messages: int) -> None:
+        """Handle that many messages, or as many as there are."""
+        self._messages = messages
+        self._search_may_run.release()
+        self._test_may_run.acquire()
         if self._error is not None:
             raise self._error
 
     def _run(self) -> None:
-        self._its.acquire()
+        self._search_may_run.acquire()
         try:
-            self.search.run(each=self._each)
+            self.search.run(before_message=self._before_message)
         except BaseException as error:
             self._error = error
         self.over = True
-        self._mine.release()
+        self._test_may_run.release()
 
-    def _each(self) -> None:
-        while self._words == 0:
-            self._mine.release()
-            self._its.acquire()
-        self._words -= 1
+    def _before_message(self) -> None:
+        while self._messages == 0:
+            self._test_may_run.release()
+            self._search_may_run.acquire()
+        self._messages -= 1
 
 
-def make(study: Study) -> BackEnd:
-    """The back end that an era's name tells of."""
+def make_backend(study: Study) -> BackEnd:
+    """Return the back end that the phase's name describes."""
     name, epochs, option = study.phases[-1].backend.split(":", 2)
     if name == "optuna":
         return Optuna(study.objective, study.seed, max_epochs=int(epochs), sampler="random", pruner=option)
@@ -575,13 +601,13 @@ def make(study: Study) -> BackEnd:
 
 backends = st.one_of(
     st.builds(
-        lambda epochs, factor, iterations: era_name("hyperband", epochs, f"{factor}x{iterations}"),
+        lambda epochs, factor, iterations: phase_name("hyperband", epochs, f"{factor}x{iterations}"),
         st.sampled_from([4, 9, 10]),
         st.integers(2, 4),
         st.integers(1, 2),
     ),
     st.builds(
-        lambda epochs, pruner: era_name("optuna", epochs, pruner),
+        lambda epochs, pruner: phase_name("optuna", epochs, pruner),
         st.sampled_from([3, 6]),
         st.sampled_from(["hyperband", "median:n_startup_trials=1", "asha", "none"]),
     ),
@@ -604,17 +630,17 @@ limits = st.builds(
     test=st.booleans(),
 )
 slot_counts = st.integers(1, 5)
-PARTS = ("domains", "failure_limit")
-"""What of a controller is folded from records, beside its study and its back end."""
+PARTS = ("questions.domains", "failure_limit")
+"""Attributes of a controller that are folded from records, beside its study and its back end."""
 
 
 class Search(RuleBasedStateMachine):
-    """A study over all of its processes."""
+    """A study over all of its processes, as a state machine whose rules are the events."""
 
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
-        self.disk = Versions()
+        self.disk = VersionedDisk()
         self.lines: list[bytes] = []
         self.parsed: list[Entry] = []
         self.process: Process | None = None
@@ -632,9 +658,9 @@ class Search(RuleBasedStateMachine):
         seed=st.integers(0, 99),
         rough=st.booleans(),
         drifts=st.booleans(),
-        first=st.integers(0, 2),
+        initial=st.integers(0, 2),
         slots=slot_counts,
-        given=limits,
+        limits=limits,
         latency=st.integers(0, 8),
     )
     def begin(
@@ -645,9 +671,9 @@ class Search(RuleBasedStateMachine):
         seed: int,
         rough: bool,
         drifts: bool,
-        first: int,
+        initial: int,
         slots: int,
-        given: Limits,
+        limits: Limits,
         latency: int,
     ) -> None:
         self.drifts, self.world.latency = drifts, latency
@@ -657,55 +683,57 @@ class Search(RuleBasedStateMachine):
             "scenario": self.world.scenario(space, rough),
             "objective": Objective("val_loss", direction),
             "seed": seed,
-            "try_first": FIRST[space][:first],
+            "try_first": TRY_FIRST[space][:initial],
             "slots": slots,
-            "limits": given,
+            "limits": limits,
             "backend": backend,
         }
         with self.watched():
             self.start()
 
     @precondition(lambda self: self.process is not None)
-    @rule(words=st.integers(1, 60))
-    def speak(self, words: int) -> None:
-        """Workers speak."""
+    @rule(messages=st.integers(1, 60))
+    def receive(self, messages: int) -> None:
+        """Receive messages of workers."""
         with self.watched():
-            self.go_on(words)
+            self.go_on(messages)
 
     @precondition(lambda self: self.process is not None)
-    @rule(slot=slot_counts, unheard=st.booleans(), words=st.integers(0, 20))
-    def lose_a_worker(self, slot: int, unheard: bool, words: int) -> None:
+    @rule(slot=slot_counts, unheard=st.booleans(), messages=st.integers(0, 20))
+    def lose_a_worker(self, slot: int, unheard: bool, messages: int) -> None:
+        """Kill a worker; if `unheard`, its messages on the way are lost too."""
         assert self.process is not None
-        self.process.search.executor.kill(slot - 1, unheard=unheard)
-        self.speak(words + 1)
+        self.process.search.executor.kill(slot - 1, lose_messages=unheard)
+        self.receive(messages + 1)
 
     @rule(
         trial=st.integers(0, 9),
-        what=st.sampled_from(["raise", "diverge", "finish", "die"]),
+        event=st.sampled_from(["raise", "diverge", "stop early", "die"]),
         epoch=st.integers(1, 6),
     )
-    def doom(self, trial: int, what: str, epoch: int) -> None:
-        """One of the last trials, or of those to come, will not end well."""
-        self.world.dooms[max(0, len(self.ledger.trials) + 3 - trial)] = what, epoch
+    def doom(self, trial: int, event: str, epoch: int) -> None:
+        """Let something happen to one of the last trials, or of those to come."""
+        self.world.dooms[max(0, len(self.ledger.trials) + 3 - trial)] = event, epoch
 
     @rule(trial=st.integers(0, 9), factor=st.sampled_from([1, 1000]))
     def stall(self, trial: int, factor: int) -> None:
+        """Change the pace of one of the last trials."""
         self.world.slow[max(0, len(self.ledger.trials) - trial)] = factor
 
     @rule(latency=st.integers(0, 8))
     def slow_down(self, latency: int) -> None:
-        """Words take longer from now on, some more than others."""
+        """Let messages take longer from now on, some more than others."""
         self.world.latency = latency
 
     @precondition(lambda self: self.process is not None)
-    @rule(words=st.integers(0, 60))
-    def stop(self, words: int) -> None:
-        """The user asks for a stop, and waits for so many words."""
+    @rule(messages=st.integers(0, 60))
+    def stop(self, messages: int) -> None:
+        """Ask for a stop as the user would, and receive that many messages."""
         assert self.process is not None
         with self.watched():
             self.process.search.stop()
             self.stopped_at = len(self.process.search.entries)
-            self.go_on(words + 1)
+            self.go_on(messages + 1)
 
     @precondition(lambda self: self.process is not None)
     @rule(
@@ -714,22 +742,24 @@ class Search(RuleBasedStateMachine):
         writes=st.lists(st.tuples(st.integers(0, 99), st.integers(1, 3)), max_size=3),
     )
     def crash(self, lost: int, torn: int, writes: list[tuple[int, int]]) -> None:
-        """The driver's process ends, its workers with it; a power failure takes the last records and checkpoints."""
+        """Kill the driver's process and its workers; a power failure takes the last records and checkpoints."""
         with self.watched():
             self.end(lost, torn)
             for pick, count in writes:
                 self.disk.lose(pick, count)
 
     @precondition(lambda self: self.process is None)
-    @rule(slots=st.none() | slot_counts, given=st.none() | limits, backend=rarely(rarely(backends)))
-    def resume(self, slots: int | None, given: Limits | None, backend: str | None) -> None:
-        changes = {"slots": slots, "limits": given, "backend": backend}
+    @rule(slots=st.none() | slot_counts, limits=st.none() | limits, backend=rarely(rarely(backends)))
+    def resume(self, slots: int | None, limits: Limits | None, backend: str | None) -> None:
+        """Begin the next process, with some options changed."""
+        changes = {"slots": slots, "limits": limits, "backend": backend}
         self.arguments |= {name: value for name, value in changes.items() if value is not None}
         with self.watched():
             self.start()
 
     @rule()
     def replay(self) -> None:
+        """Compare the live state with the journal's."""
         if self.process is not None:
             with self.watched():
                 self.compare()
@@ -745,10 +775,11 @@ class Search(RuleBasedStateMachine):
                 self.process.search.kill()
                 self.process.go_on(1)
 
-    # How ------------------------------------------------------------------------------------------------------------
+    # Carrying out the rules -----------------------------------------------------------------------------------------
 
     @contextmanager
     def watched(self) -> Iterator[None]:
+        """Note an exception, so that `teardown` does not go on after it."""
         try:
             yield
         except BaseException:
@@ -756,13 +787,13 @@ class Search(RuleBasedStateMachine):
             raise
 
     def start(self) -> None:
-        """A process finds the journal and the disk, and runs until its first word."""
+        """Start a process, which finds the journal and the disk, up to its first message."""
         self.processes += 1
         self.stopped_at = None
         if self.drifts:
             self.world.drift = self.processes % 3 / 10
         search = Simulation(
-            make=self._make,
+            make_backend=self._make_backend,
             entries=self.parsed,
             checkpoints=self.disk,
             order=self.processes,
@@ -772,27 +803,28 @@ class Search(RuleBasedStateMachine):
         self.process = Process(search)
         self.go_on(0)
 
-    def _make(self, study: Study) -> BackEnd:
-        self.made.append(make(study))
+    def _make_backend(self, study: Study) -> BackEnd:
+        self.made.append(make_backend(study))
         return self.made[-1]
 
-    def go_on(self, words: int) -> None:
+    def go_on(self, messages: int) -> None:
+        """Receive messages, check what was journaled, and end the process if the search has ended."""
         process = self.process
         assert process is not None
-        process.go_on(words)
+        process.go_on(messages)
         self.read()
         if process.over:
-            finished = process.search.end
-            assert finished is not None
-            assert finished == self.ledger.finished
+            end = process.search.end
+            assert end is not None
+            assert end == self.ledger.ended
             assert process.search.executor.busy == 0
             best = self.process.search.study.best if self.process else None
-            assert (None if best is None else best.objective) == self.ledger._best()
+            assert (None if best is None else best.objective) == self.ledger.best()
             self.compare()
             self.end(0, 0)
 
     def read(self) -> None:
-        """Take in what was journaled since."""
+        """Take in the records journaled since the last call."""
         assert self.process is not None
         entries = self.process.search.entries
         for entry in entries[len(self.lines) :]:
@@ -802,10 +834,10 @@ class Search(RuleBasedStateMachine):
             line = format_line(entry.record, entry.time, previous)
             self.lines.append(line)
             self.parsed.append(Entry(*journal.parse_line(line), 0))
-            self.ledger.take(entry.record, entry.time)
+            self.ledger.apply(entry.record, entry.time)
 
     def end(self, lost: int, torn: int) -> None:
-        """The process is gone; what it wrote is read from a file again, without the last `lost` records."""
+        """End the process, and read the journal from a file again, without the last `lost` records."""
         process, self.process = self.process, None
         assert process is not None
         if not process.over:
@@ -822,17 +854,17 @@ class Search(RuleBasedStateMachine):
         if lost:
             self.ledger = Ledger(self.finite)
             for entry in self.parsed:
-                self.ledger.take(entry.record, entry.time)
+                self.ledger.apply(entry.record, entry.time)
 
     def compare(self) -> None:
-        """What is rebuilt from the journal's text is what is alive."""
+        """Assert that the state rebuilt from the journal's text is the live state."""
         assert self.process is not None
         search = self.process.search
         live, again = search.study, Study()
         made: list[BackEnd] = []
 
         def remake(_: BackendChanged) -> BackEnd:
-            made.append(make(again))
+            made.append(make_backend(again))
             return made[-1]
 
         arguments = self.arguments
@@ -848,7 +880,7 @@ class Search(RuleBasedStateMachine):
         for study in (again, fold(self.parsed)):
             assert_alike(study, live)
         for part in PARTS:
-            assert repr(getattr(controller, part)) == repr(getattr(search.controller, part)), part
+            assert repr(attrgetter(part)(controller)) == repr(attrgetter(part)(search.controller)), part
         one, other = made[-1], self.made[-1]
         for new in (True, False):
             assert one.ask(new=new) == other.ask(new=new)
@@ -862,7 +894,7 @@ class Search(RuleBasedStateMachine):
                 assert one.judge(trial.number, trial.epochs) == other.judge(trial.number, trial.epochs)
 
     def finish(self) -> None:
-        """Run to the end under the limits that there are, and then to the end of it all."""
+        """Run on under the present limits, then to the search's end."""
         forever = 10**9
         if self.process is not None:
             self.go_on(200)
@@ -874,15 +906,15 @@ class Search(RuleBasedStateMachine):
         self.start()
         if self.process is not None:
             self.go_on(forever)
-        finished = self.ledger.finished
-        assert finished is not None
+        end = self.ledger.ended
+        assert end is not None
         # Nearly all trials may have been doomed.
-        assert finished.complete or " trials failed, " in finished.reason
+        assert end.complete or " trials failed, " in end.reason
         assert self.process is None
 
 
 def assert_alike(one: Study, other: Study) -> None:
-    """Whether two studies are the same in everything; times as far as a journal holds them."""
+    """Assert that two studies are the same in everything, times as far as a journal holds them."""
     for name in vars(one).keys() - {"trials", "best"}:
         if not name.startswith("_"):
             assert repr(getattr(one, name)) == repr(getattr(other, name)), name
@@ -895,7 +927,7 @@ def assert_alike(one: Study, other: Study) -> None:
             if part.name in ("began_at", "ended_at"):
                 assert_close(x, y)
             else:
-                # As text: a number that is none equals nothing.
+                # Compared as text: NaN equals nothing.
                 assert repr(x) == repr(y), f"trial {a.number}: {part.name}"
 
 
@@ -905,8 +937,8 @@ def assert_close(one: float | None, other: float | None) -> None:
 
 
 @pytest.mark.timeout(0 if EXAMPLES else 300)
-def test_whatever_happens_nothing_is_lost_doubled_or_unearned() -> None:
-    steady = settings(
+def test_no_trial_is_lost_repeated_or_promoted_unearned() -> None:
+    fixed = settings(
         derandomize=not EXAMPLES,
         database=None,
         deadline=None,
@@ -918,4 +950,4 @@ def test_whatever_happens_nothing_is_lost_doubled_or_unearned() -> None:
     machine: Any = Search
     if SEED is not None:
         machine = hypothesis.seed(int(SEED))(machine)
-    run_state_machine_as_test(machine, settings=steady)
+    run_state_machine_as_test(machine, settings=fixed)

@@ -1,4 +1,4 @@
-"""Which slots are free, and for whom."""
+"""The pool of slots, and the affinity of trials to them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import pytest
 
 from search.devices.gpus import Gpu
-from search.devices.slots import make_slots, sharing
+from search.devices.slots import make_slots, slots_sharing_memory
 from search.scheduler.affinity import Affinity
 from search.scheduler.slot_pool import SlotPool
 
@@ -22,7 +22,7 @@ def test_slots_are_taken_in_order_until_there_are_none() -> None:
     assert slots.take() == 2
 
 
-def test_nothing_is_done_beside_one_that_is_alone() -> None:
+def test_nothing_runs_beside_a_trial_that_runs_alone() -> None:
     slots = SlotPool(TWO_GPUS)
     assert slots.take(alone=True) is not None
     others = [slots.take() for _ in range(3)]
@@ -30,7 +30,7 @@ def test_nothing_is_done_beside_one_that_is_alone() -> None:
     assert others[-1] is None
 
 
-def test_a_device_is_cleared_for_one_that_waits() -> None:
+def test_a_device_is_cleared_for_a_trial_that_waits_to_run_alone() -> None:
     slots = SlotPool(TWO_GPUS)
     for _ in range(4):
         slots.take()
@@ -46,87 +46,87 @@ def test_a_device_is_cleared_for_one_that_waits() -> None:
     assert slots.take() == 3
 
 
-def test_a_device_that_nobody_waits_for_is_used_again() -> None:
+def test_a_device_that_no_trial_waits_for_is_used_again() -> None:
     slots = SlotPool(TWO_GPUS)
     for _ in range(4):
         slots.take()
     assert slots.take(alone=True) is None
     slots.release(0)
-    slots.reopen()
+    slots.stop_clearing()
     assert slots.take() == 0
 
 
-def test_at_random_nobody_is_disturbed_and_everybody_gets_a_slot() -> None:
+def test_trials_alone_are_not_disturbed_and_every_trial_gets_a_slot() -> None:
     rng = random.Random(0)
     for _ in range(200):
-        devices_, shares = rng.randint(1, 4), rng.randint(1, 3)
-        count = devices_ * shares
-        sharing = [
-            {other for other in range(count) if (other - slot) % devices_ == 0} - {slot} for slot in range(count)
-        ]
-        slots, taken, waiting = SlotPool(sharing), dict[int, bool](), 0
+        devices, shares = rng.randint(1, 4), rng.randint(1, 3)
+        count = devices * shares
+        sharing = [{other for other in range(count) if (other - slot) % devices == 0} - {slot} for slot in range(count)]
+        slots, in_use, waiting = SlotPool(sharing), dict[int, bool](), 0
         for _ in range(60):
             waiting += rng.random() < 0.2
             while waiting and (slot := slots.take(alone=True)) is not None:
-                assert not sharing[slot] & taken.keys()
-                taken[slot] = True
+                assert not sharing[slot] & in_use.keys()
+                in_use[slot] = True
                 waiting -= 1
             if not waiting:
-                slots.reopen()
+                slots.stop_clearing()
             while (slot := slots.take()) is not None:
-                assert not any(taken.get(other, False) for other in sharing[slot])
-                assert slot not in taken
-                taken[slot] = False
-            assert taken, "nothing runs, and nothing could be had"
-            slots.release(ended := rng.choice(sorted(taken)))
-            del taken[ended]
-        for _ in range(count + waiting):  # all are served in the end
-            if taken:
-                slots.release(ended := min(taken))
-                del taken[ended]
+                assert not any(in_use.get(other, False) for other in sharing[slot])
+                assert slot not in in_use
+                in_use[slot] = False
+            assert in_use, "nothing runs, and no slot was given"
+            slots.release(ended := rng.choice(sorted(in_use)))
+            del in_use[ended]
+        for _ in range(count + waiting):  # every trial gets a slot in the end
+            if in_use:
+                slots.release(ended := min(in_use))
+                del in_use[ended]
             while waiting and (slot := slots.take(alone=True)) is not None:
-                taken[slot] = True
+                in_use[slot] = True
                 waiting -= 1
         assert not waiting
 
 
-def test_what_shares_a_device_is_known() -> None:
+def test_slots_that_share_a_device_are_known() -> None:
     gpus = [Gpu(index, f"GPU-{index}", "", 0) for index in range(2)]
     slots = make_slots(gpus, 4, range(4), None, 0.5)
-    assert sharing(slots) == tuple(frozenset(o.index for o in slots if o.gpus == s.gpus and o is not s) for s in slots)
-    assert sharing(slots)[0] != frozenset()
-    assert sharing(make_slots(gpus, 4, range(4))) == (frozenset(), frozenset())
-    assert sharing(make_slots((), 4, range(4), 3)) == ({1, 2}, {0, 2}, {0, 1})
+    assert slots_sharing_memory(slots) == tuple(
+        frozenset(o.index for o in slots if o.gpus == s.gpus and o is not s) for s in slots
+    )
+    assert slots_sharing_memory(slots)[0] != frozenset()
+    assert slots_sharing_memory(make_slots(gpus, 4, range(4))) == (frozenset(), frozenset())
+    assert slots_sharing_memory(make_slots((), 4, range(4), 3)) == ({1, 2}, {0, 2}, {0, 1})
 
 
-def test_a_free_slot_that_is_wanted_is_swapped_for() -> None:
+def test_a_slot_is_swapped_for_a_free_one() -> None:
     slots = SlotPool([(), (), (3,), (2,)])
-    assert slots.swap(taken(slots), 1) == 1
-    assert slots.swap(taken(slots), 1) == 0
-    assert slots.swap(taken(slots), None) == 2
+    assert slots.swap(take(slots), 1) == 1
+    assert slots.swap(take(slots), 1) == 0
+    assert slots.swap(take(slots), None) == 2
     assert slots.take() == 3
     assert slots.take() is None
 
 
-def taken(slots: SlotPool) -> int:
+def take(slots: SlotPool) -> int:
     slot = slots.take()
     assert slot is not None
     return slot
 
 
-def test_trials_are_at_home_where_they_were_trained_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.scheduler.affinity.MOST", 2)
+def test_trials_are_assigned_to_the_slot_where_they_were_trained_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.scheduler.affinity.MAX_TRIALS", 2)
     affinity = Affinity()
-    affinity.settle(0, 0)
-    affinity.settle(1, 0)
-    affinity.settle(0, 1)
-    assert (affinity.of(0), affinity.of(1), affinity.of(2)) == (1, 0, None)
-    affinity.settle(2, 0)
-    affinity.settle(3, 0)
-    assert (affinity.trials(0), affinity.trials(1), affinity.trials(2)) == ((2, 3), (0,), ())
-    assert [affinity.wait(3), affinity.wait(3)] == [True, False]
-    affinity.settle(3, 0)
-    assert affinity.wait(3)
-    affinity.leave(2)
-    affinity.leave(2)
-    assert affinity.trials(0) == (3,)
+    affinity.assign(0, 0)
+    affinity.assign(1, 0)
+    affinity.assign(0, 1)
+    assert (affinity.slot_of(0), affinity.slot_of(1), affinity.slot_of(2)) == (1, 0, None)
+    affinity.assign(2, 0)
+    affinity.assign(3, 0)
+    assert (affinity.trials_of(0), affinity.trials_of(1), affinity.trials_of(2)) == ((2, 3), (0,), ())
+    assert [affinity.may_wait(3), affinity.may_wait(3)] == [True, False]
+    affinity.assign(3, 0)
+    assert affinity.may_wait(3)
+    affinity.release(2)
+    affinity.release(2)
+    assert affinity.trials_of(0) == (3,)

@@ -1,4 +1,4 @@
-"""Domains against KerasTuner itself, against its documentation, and against themselves."""
+"""Domains, compared with KerasTuner, with its documentation, and for consistency."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from keras_tuner.engine import hyperparameters as kt
 
 from search.space.domain import Condition, Domain, Parameter, compatible
 
-# The same examples on every machine; a first example pays for imports, so no deadline.
+# The same examples on every machine. No deadline: the first example pays for imports.
 steady = settings(derandomize=True, deadline=None, max_examples=150)
 
 PROBABILITIES = sorted({i / 997 for i in range(997)} | {0.0, 1e-300, 1e-16, 0.25, 0.5, 0.75, math.nextafter(1.0, 0.0)})
 
 
-def pairs() -> list[tuple[Domain, Any]]:
-    """Every kind and option, as ours and as KerasTuner's."""
-    found: list[tuple[Domain, Any]] = [
+def make_pairs() -> list[tuple[Domain, Any]]:
+    """Return (our domain, KerasTuner's hyperparameter) for every kind and option."""
+    pairs: list[tuple[Domain, Any]] = [
         (Domain("boolean", values=(True, False)), kt.Boolean("x")),
         (Domain("fixed", values=("a",)), kt.Fixed("x", "a")),
     ]
     lists: list[list[Any]] = [["a"], ["a", "b", "c"], [1, 2, 4, 8, 16, 32, 64], [0.1, 0.5], list(range(49))]
-    found.extend((Domain("choice", values=tuple(values)), kt.Choice("x", values)) for values in lists)
+    pairs.extend((Domain("choice", values=tuple(values)), kt.Choice("x", values)) for values in lists)
     linear = itertools.product([(1, 1), (0, 7), (-5, 5), (6, 13), (1, 1000), (32, 512)], [None, 1, 3, 32], ["linear"])
     ratios = itertools.product([(1, 1), (1, 7), (2, 32), (3, 1000), (5, 6), (1, 10**6)], [None, 2, 3, 10])
     powers = [(*ratio, sampling) for ratio in ratios for sampling in ("log", "reverse_log")]
     for (low, high), step, sampling in [*linear, *powers]:
-        found.append((Domain("int", low, high, step, sampling), kt.Int("x", low, high, step, sampling)))
+        pairs.append((Domain("int", low, high, step, sampling), kt.Int("x", low, high, step, sampling)))
     linear = itertools.product([(0.0, 0.0), (0.0, 1.0), (-1.5, 2.5), (1e-9, 1e9)], [None, 0.25, 0.3, 1e8], ["linear"])
     ratios = itertools.product([(1.0, 1.0), (1e-5, 1e-1), (0.001, 10.0), (0.5, 0.9), (1e-9, 1e9)], [None, 2.0, 10.0])
     powers = [(*ratio, sampling) for ratio in ratios for sampling in ("log", "reverse_log")]
     for (low, high), step, sampling in [*linear, *powers]:
         if not (step == 0.25 or step == 0.3) or high < 100:  # no list of 10⁹ values
-            found.append((Domain("float", low, high, step, sampling), kt.Float("x", low, high, step, sampling)))
-    return found
+            pairs.append((Domain("float", low, high, step, sampling), kt.Float("x", low, high, step, sampling)))
+    return pairs
 
 
-PAIRS = pairs()
+PAIRS = make_pairs()
 FINITE = [
     domain
     for domain, _ in PAIRS
@@ -64,22 +64,22 @@ def same(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize(("domain", "theirs"), PAIRS, ids=lambda item: str(item) if isinstance(item, Domain) else "")
 def test_at_equals_prob_to_value_to_the_last_bit(domain: Domain, theirs: Any) -> None:
-    # Where a bucket ends, KerasTuner's rounding decides.
+    # At the edges of buckets KerasTuner's rounding decides.
     edges = [i / domain.size for i in range(min(domain.size, 2000))] if domain.size else []
     for u in [*PROBABILITIES, *edges]:
         expected = theirs.prob_to_value(u)
         assert same(domain.at(u), within(domain, expected)), u
-        # KerasTuner leaves its own range by rounding errors alone.
+        # KerasTuner leaves its range only by rounding errors.
         if domain.is_range:
             error = 1 if domain.kind == "int" else 1e-12 * abs(domain.high)
             assert expected == pytest.approx(within(domain, expected), rel=0, abs=error)
 
 
-def test_the_range_is_kept_where_kerastuner_leaves_it() -> None:
+def test_the_range_is_kept_if_kerastuner_leaves_it() -> None:
     leaving = [
         (d, t) for d, t in PAIRS if d.is_range and any(within(d, v) != v for v in map(t.prob_to_value, PROBABILITIES))
     ]
-    assert leaving, "the clamps are tested by nothing"
+    assert leaving, "no example tests the clamps"
     for domain, _ in leaving:
         assert all(domain.contains(domain.at(u)) for u in PROBABILITIES)
 
@@ -122,8 +122,8 @@ def test_any_stepped_int_equals_kerastuner(low: int, width: int, step: int, u: f
 
 @steady
 @given(st.integers(-50, 50), st.integers(0, 500), st.integers(1, 80), st.integers(0, 3))
-def test_a_stepped_float_has_the_values_that_decimals_have(low: int, width: int, step: int, digits: int) -> None:
-    """KerasTuner's floor division loses the last one where rounding is against it; what it keeps is the same."""
+def test_a_stepped_float_has_all_decimal_values(low: int, width: int, step: int, digits: int) -> None:
+    """KerasTuner's floor division may lose the last value in rounding; the others are the same."""
     unit = Fraction(1, 10**digits)
     exact = [Fraction(low + k * step) * unit for k in range(width // step + 1)]
     bounds = (float(low * unit), float((low + width) * unit), float(step * unit))
@@ -132,7 +132,7 @@ def test_a_stepped_float_has_the_values_that_decimals_have(low: int, width: int,
     assert ours == pytest.approx([float(value) for value in exact], rel=1e-9, abs=1e-9)
     assert ours[: theirs._get_n_values()] == [within(domain, value) for value in theirs.values]
     assert len(ours) - theirs._get_n_values() in (0, 1)
-    # A user writes the decimal.
+    # Users write decimals.
     assert [domain.index(float(value)) for value in exact] == list(range(len(exact)))
 
 
@@ -155,7 +155,7 @@ def test_a_stepped_float_has_the_values_that_decimals_have(low: int, width: int,
     ],
     ids=str,
 )
-def test_the_values_are_those_that_kerastuner_documents(domain: Domain, documented: list[Any]) -> None:
+def test_values_are_those_in_kerastuners_documentation(domain: Domain, documented: list[Any]) -> None:
     assert domain.size == len(documented)
     listed = [domain.value(i) for i in range(len(documented))]
     drawn = {domain.at(u) for u in PROBABILITIES}
@@ -169,14 +169,14 @@ def test_the_values_are_those_that_kerastuner_documents(domain: Domain, document
 
 @pytest.mark.parametrize("sampling", ["log", "reverse_log"])
 @pytest.mark.parametrize(("low", "high"), [(1, 1), (1, 2), (1, 64), (3, 50), (97, 101)])
-def test_a_log_int_covers_every_integer_and_only_those(low: int, high: int, sampling: Any) -> None:
+def test_a_log_int_covers_every_integer_and_no_other_value(low: int, high: int, sampling: Any) -> None:
     domain = Domain("int", low, high, sampling=sampling)
     assert {domain.at(i / 20_000) for i in range(20_000)} == set(range(low, high + 1))
     assert domain.size == high - low + 1
 
 
 @pytest.mark.parametrize("domain", FINITE, ids=str)
-def test_a_finite_domain_is_a_list(domain: Domain) -> None:
+def test_value_index_and_unit_agree_on_a_finite_domain(domain: Domain) -> None:
     values = [domain.value(i) for i in range(domain.size or 0)]
     assert len(set(values)) == len(values)
     for i, value in enumerate(values):
@@ -197,7 +197,7 @@ def test_unit_inverts_at_on_a_continuum(low: float, ratio: float, sampling: Any,
     assert domain.at(unit) == pytest.approx(value, rel=1e-6)
 
 
-def test_a_large_domain_answers_at_once() -> None:
+def test_large_domains_are_not_listed() -> None:
     domain = Domain("int", 0, 10**12)
     assert domain.index(10**12) == 10**12
     assert domain.contains(123_456_789_012)
@@ -222,7 +222,7 @@ def test_a_large_domain_answers_at_once() -> None:
     ],
     ids=str,
 )
-def test_what_a_domain_does_not_contain_has_no_index(domain: Domain, outside: list[Any]) -> None:
+def test_values_outside_of_a_domain_have_no_index(domain: Domain, outside: list[Any]) -> None:
     for value in outside:
         assert not domain.contains(value), value
         if domain.size is not None:
@@ -230,13 +230,13 @@ def test_what_a_domain_does_not_contain_has_no_index(domain: Domain, outside: li
                 domain.index(value)
 
 
-def test_a_whole_number_stands_for_a_float() -> None:
+def test_a_whole_number_may_stand_for_a_float() -> None:
     assert Domain("float", 0.0, 1.0).contains(1)
     assert Domain("choice", values=(1.0, 2.0)).index(2) == 1
 
 
 @pytest.mark.parametrize("domain", [domain for domain, _ in PAIRS], ids=str)
-def test_json_round_trip(domain: Domain) -> None:
+def test_a_parameter_survives_json(domain: Domain) -> None:
     parameter = Parameter("x", domain, domain.at(0.3), (Condition("m", ("a", "b")), Condition("flag", (True,))))
     read = Parameter.from_json(json.loads(json.dumps(parameter.to_json())))
     assert read == parameter
@@ -245,12 +245,12 @@ def test_json_round_trip(domain: Domain) -> None:
     assert all(same(getattr(read.domain, name), getattr(domain, name)) for name in ("low", "high", "step"))
 
 
-def test_an_int_without_a_step_is_one_with_step_1() -> None:
+def test_the_default_step_of_an_int_is_1() -> None:
     assert Domain("int", -3, 4) == Domain("int", -3, 4, step=1)
     assert Domain("int", 3, 4, sampling="log").step is None
 
 
-def test_a_parameter_is_its_name_and_its_conditions() -> None:
+def test_the_key_of_a_parameter_is_its_name_and_its_conditions() -> None:
     domain = Domain("int", 1, 9)
     plain, under = Parameter("n", domain), Parameter("n", domain, conditions=(Condition("m", ("a",)),))
     assert plain.key == "n"
@@ -258,7 +258,7 @@ def test_a_parameter_is_its_name_and_its_conditions() -> None:
     assert len({plain.key, under.key, Parameter("n", domain, conditions=(Condition("m", ("b",)),)).key}) == 3
 
 
-def test_text() -> None:
+def test_the_text_of_a_domain() -> None:
     assert str(Domain("int", 1, 10**6)) == "Int(1..1000000)"
     assert str(Domain("float", 1e-4, 0.1, sampling="log")) == "Float(0.0001..0.1, log)"
     assert str(Domain("float", 0.0, 1.0, step=0.125)) == "Float(0..1, step=0.125)"

@@ -1,4 +1,4 @@
-"""Every kind of model: continued bit by bit, brought back from MLflow alone, and what it was when it comes back."""
+"""Every kind of model: resumed to the last bit, and rebuilt from MLflow alone with the same outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRIALS = len(KINDS) + 2
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_goes_on_as_if_it_had_never_stopped(tmp_path: Path, kind: str) -> None:
+def test_a_resumed_trial_equals_an_uninterrupted_one(tmp_path: Path, kind: str) -> None:
     def train(trial: int, from_epoch: int, to_epoch: int) -> Conversation:
         units = 24 if kind == "subclass" else 5
         segment = Segment(
@@ -40,14 +40,14 @@ def test_each_goes_on_as_if_it_had_never_stopped(tmp_path: Path, kind: str) -> N
         )
         return Conversation(InlineExecutor()).run(segment)
 
-    whole = train(0, 0, 3)
-    assert whole.end.outcome == "reached", whole.end.error
-    assert train(1, 0, 1).curve + train(1, 1, 3).curve == whole.curve
+    uninterrupted = train(0, 0, 3)
+    assert uninterrupted.end.outcome == "reached", uninterrupted.end.error
+    assert train(1, 0, 1).curve + train(1, 1, 3).curve == uninterrupted.curve
 
 
 @pytest.fixture(scope="module")
 def study(zygote: Any, tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
-    """A study that has tried all kinds."""
+    """Return a study with trials of all kinds."""
     folder = tmp_path_factory.mktemp("factories")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -75,22 +75,22 @@ def test_all_kinds_were_searched(study: StudyResults) -> None:
         assert trial.params["units"] in ((20, 24) if trial.params["kind"] == "subclass" else (3, 5))
 
 
-def test_they_come_back_from_mlflow_alone(study: StudyResults, tmp_path: Path) -> None:
-    """On a machine that has never seen the search: the store was moved, and there is nothing else."""
+def test_models_are_rebuilt_from_mlflow_alone(study: StudyResults, tmp_path: Path) -> None:
+    """The store was moved to another machine, and nothing else of the search exists there."""
     runs = study.paths.folder.parent
     shutil.copytree(runs / "mlartifacts", tmp_path / "mlartifacts")
-    for file in runs.glob("mlflow.db*"):  # what is written ahead lies beside it
+    for file in runs.glob("mlflow.db*"):  # the write-ahead log lies beside the database
         shutil.copy(file, tmp_path)
     models = search.get_best_models("factories", TRIALS, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     best = study.best_trials()
     assert len(models) == len(best) == TRIALS
     x, y = load_data()[1]
     for model, trial in zip(models, best, strict=True):
-        found = float(np.mean(np.abs(model.predict(x, verbose=0) - y)))
-        assert found == pytest.approx(trial.objective, rel=1e-5), trial.params
+        mae = float(np.mean(np.abs(model.predict(x, verbose=0) - y)))
+        assert mae == pytest.approx(trial.objective, rel=1e-5), trial.params
 
 
-def test_test_data_are_evaluated_once_for_the_best(study: StudyResults) -> None:
+def test_the_best_model_is_evaluated_on_test_data(study: StudyResults) -> None:
     x, y = load_data()[2]
     trial = study.best_trials(1)[0]
     (model,) = study.get_best_models(1)

@@ -1,4 +1,4 @@
-"""Space files: what is read of them without running them, what they bring along, and where their errors are."""
+"""Space files: options read without running them, their hooks, the places of errors, and local modules."""
 
 from __future__ import annotations
 
@@ -15,8 +15,18 @@ from places import TINY
 import search
 from search import cli
 from search.errors import OptionError, SpaceError
-from search.space import file as space
-from search.space.file import SpaceRef
+from search.space.file import (
+    MAX_MESSAGE_LENGTH,
+    SPACE_MODULE,
+    Space,
+    SpaceRef,
+    describe_error,
+    digest_files,
+    local_files,
+    parse_file,
+    read_space,
+    written_options,
+)
 from search.study.paths import StudyPaths
 
 STUB = "def build_model(hp): ...\ndef load_data(): ...\n"
@@ -24,26 +34,27 @@ STUB = "def build_model(hp): ...\ndef load_data(): ...\n"
 
 @pytest.fixture(autouse=True)
 def _modules_and_path() -> Iterator[None]:
-    """Space files change where modules are found, and which are imported."""
+    """Restore `sys.path` and `sys.modules`, which space files change."""
     path, modules = list(sys.path), set(sys.modules)
     yield
     sys.path[:] = path
     for name in set(sys.modules) - modules:
         file = getattr(sys.modules[name], "__file__", None) or ""
-        if name == space.MODULE or "/pytest-" in file:
+        if name == SPACE_MODULE or "/pytest-" in file:
             del sys.modules[name]
 
 
-def load(path: Path) -> space.Space:
-    return space.load(SpaceRef(path=str(path)))
+def load(path: Path) -> Space:
+    return read_space(SpaceRef(path=str(path)))
 
 
-def written(text: str) -> dict[str, object]:
-    options = space.written_options(ast.parse(text))
+def constant_options(text: str) -> dict[str, object]:
+    """Return the options in a file's text whose values are constants."""
+    options = written_options(ast.parse(text))
     return {name: getattr(node, "value", None) for name, node in options.items() if isinstance(node, ast.Constant)}
 
 
-# Without running it ---------------------------------------------------------------------------------------------------
+# Without running the file ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -64,17 +75,17 @@ def written(text: str) -> dict[str, object]:
         ("", {}),
     ],
 )
-def test_options_as_written(text: str, options: dict[str, object]) -> None:
-    assert written(text) == options
+def test_options_are_read_from_the_text(text: str, options: dict[str, object]) -> None:
+    assert constant_options(text) == options
 
 
-def test_keras_is_imported_with_the_file_s_back_end(
+def test_the_files_keras_backend_reaches_the_executor(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    wanted = []
+    keras_backends = []
 
     def refuse(slots: object, log: object, keras_backend: str | None, **_: object) -> None:
-        wanted.append(keras_backend)
+        keras_backends.append(keras_backend)
         raise OptionError("enough")
 
     monkeypatch.setattr("search.executors.local.LocalExecutor", refuse)
@@ -82,11 +93,11 @@ def test_keras_is_imported_with_the_file_s_back_end(
     Path("space.py").write_text(STUB + "search_options = dict(keras_backend='jax')\n")
     for arguments in (["run", "space.py"], ["run", "space.py", "--keras-backend", "torch"], ["check", "space.py"]):
         assert cli.main(arguments) == 2
-    assert wanted == ["jax", "torch", "jax"]
+    assert keras_backends == ["jax", "torch", "jax"]
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"x = (\n", r"space\.py:1: '\(' was never closed"),
         (b"x = 1\n  y = 2\n", r"space\.py:2: unexpected indent"),
@@ -94,20 +105,20 @@ def test_keras_is_imported_with_the_file_s_back_end(
         (b"\0", r"space\.py is not a Python file"),
     ],
 )
-def test_what_python_cannot_read(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_python_cannot_read_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "space.py"
     path.write_bytes(content)
-    with pytest.raises(SpaceError, match=words):
-        space.parse(path)
+    with pytest.raises(SpaceError, match=message):
+        parse_file(path)
 
 
 def test_a_file_in_another_encoding_is_read(tmp_path: Path) -> None:
     path = tmp_path / "space.py"
     path.write_bytes("# -*- coding: latin-1 -*-\nsearch_options = {'study': 'größe'}\n".encode("latin-1"))
-    assert written(ast.unparse(space.parse(path))) == {"study": "größe"}
+    assert constant_options(ast.unparse(parse_file(path))) == {"study": "größe"}
 
 
-# Running it -----------------------------------------------------------------------------------------------------------
+# Running the file -----------------------------------------------------------------------------------------------------
 
 
 def test_hooks_are_found(tmp_path: Path) -> None:
@@ -115,15 +126,15 @@ def test_hooks_are_found(tmp_path: Path) -> None:
     path.write_text(
         STUB + "def callbacks(hp, more=None): ...\nfit_options = lambda hp: {}\nsearch_options = {'seed': 3}\n"
     )
-    found = load(path)
-    assert found.options == {"seed": 3}
-    assert found.callbacks is not None
-    assert found.fit_options is not None
-    assert found.compile_model is None
+    space = load(path)
+    assert space.options == {"seed": 3}
+    assert space.callbacks is not None
+    assert space.fit_options is not None
+    assert space.compile_model is None
 
 
 @pytest.mark.parametrize("name", ["keras", "numpy", "search", "space", "test", "json", "my space-1"])
-def test_a_file_s_name_shadows_nothing(tmp_path: Path, name: str) -> None:
+def test_the_name_of_a_file_hides_no_module(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.py"
     path.write_text("import json\nimport numpy\nimport search.study.trial\nassert numpy.zeros and json.dumps\n" + STUB)
     before = sys.modules.get(name)
@@ -131,20 +142,20 @@ def test_a_file_s_name_shadows_nothing(tmp_path: Path, name: str) -> None:
     assert sys.modules.get(name) is before
 
 
-def test_a_file_called_like_the_framework_is_searched(workplace: Path) -> None:
+def test_a_file_called_keras_can_be_searched(workplace: Path) -> None:
     shutil.copy(TINY, "keras.py")
     assert cli.main(["run", "keras.py", "--max-trials", "1", "--max-epochs", "1", "--workers", "1"]) == 0
     assert len(search.load_study("keras").best_trials()) == 1
 
 
-def test_where_an_error_is(tmp_path: Path) -> None:
+def test_an_error_is_located_in_the_innermost_file_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("import json\n\n\ndef read():\n    return json.loads('{')\n")
     path = tmp_path / "space.py"
     path.write_text(f"import beside\n{STUB}\nbeside.read()\n")
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         load(path)
-    assert space.describe(caught.value, path).startswith(f"{tmp_path}/beside.py:5: JSONDecodeError: Expecting")
-    # In an installed package beside the file, it is the user's call that counts.
+    assert describe_error(caught.value, path).startswith(f"{tmp_path}/beside.py:5: JSONDecodeError: Expecting")
+    # For an error in an installed package beside the file, the user's call counts.
     installed = tmp_path / "env" / "lib" / "site-packages"
     installed.mkdir(parents=True)
     (tmp_path / "beside.py").rename(installed / "packaged.py")
@@ -152,7 +163,7 @@ def test_where_an_error_is(tmp_path: Path) -> None:
     path.write_text(f"import packaged\n{STUB}\npackaged.read()\n")
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         load(path)
-    assert space.describe(caught.value, path).startswith(f"{path}:5: JSONDecodeError")
+    assert describe_error(caught.value, path).startswith(f"{path}:5: JSONDecodeError")
 
 
 @pytest.mark.parametrize(
@@ -162,20 +173,20 @@ def test_where_an_error_is(tmp_path: Path) -> None:
         (ValueError(), "ValueError"),
         (KeyError("name"), "KeyError: 'name'"),
         (SystemExit(), "sys.exit() was called: let the file's code return"),
-        (SpaceError("said already"), "said already"),
+        (SpaceError("complete already"), "complete already"),
         (ValueError("\x1b[1mbold\x1b[0m {{node x}} Arguments received by Dense.call():\n  • x"), "ValueError: bold"),
-        (ValueError("x" * 999), f"ValueError: {'x' * space.LONGEST}…"),
+        (ValueError("x" * 999), f"ValueError: {'x' * MAX_MESSAGE_LENGTH}…"),
     ],
 )
-def test_one_line_for_any_error(error: BaseException, line: str) -> None:
-    assert space.describe(error) == line
-    assert space.describe(error, elsewhere="space.py") == f"space.py: {line}"
+def test_any_error_is_described_in_one_line(error: BaseException, line: str) -> None:
+    assert describe_error(error) == line
+    assert describe_error(error, elsewhere="space.py") == f"space.py: {line}"
 
 
-# What it brings along -------------------------------------------------------------------------------------------------
+# Local modules --------------------------------------------------------------------------------------------------------
 
 
-def test_local_modules_are_the_files_beside_it(tmp_path: Path) -> None:
+def test_local_files_are_the_imported_modules_beside_the_file(tmp_path: Path) -> None:
     for name in ("beside.py", "unused.py", "package/__init__.py", "package/inner.py", ".venv/hidden.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("value = 3\n")
@@ -188,9 +199,9 @@ def test_local_modules_are_the_files_beside_it(tmp_path: Path) -> None:
         "sys.path += [__file__[:-8] + 'env/lib', __file__[:-8] + '.venv']\nimport installed\nimport hidden\n" + STUB
     )
     load(path)
-    files = space.local_files(path)
+    files = local_files(path)
     assert [name for name, _ in files] == ["beside.py", "package/__init__.py", "package/inner.py", "space.py"]
-    assert all(Path(found) == tmp_path / name for name, found in files)
+    assert all(Path(file) == tmp_path / name for name, file in files)
 
 
 def test_the_digest_is_of_names_and_contents(tmp_path: Path) -> None:
@@ -199,7 +210,7 @@ def test_the_digest_is_of_names_and_contents(tmp_path: Path) -> None:
         for name, content in contents.items():
             (tmp_path / name).write_text(content)
             files.append((name, str(tmp_path / name)))
-        return space.digest_of(tuple(files))
+        return digest_files(tuple(files))
 
     one = digest(a="x", b="y")
     assert len(one) == 16
@@ -234,7 +245,7 @@ def test_local_modules_travel_with_the_study(workplace: Path, tmp_path_factory: 
     assert cli.main([*run, "--resume"]) == 2
     assert cli.main([*run, "--resume", "--accept-changes"]) == 0
     assert (StudyPaths.of("runs", "t").space / "shapes.py").read_text() == "WIDTH = 2 + 2\n"
-    # With the file itself gone, the study's copy is as good.
+    # If the file itself is gone, the study's copy replaces it.
     Path("space.py").rename("gone.py")
     Path("shapes.py").unlink()
     assert cli.main(["resume", "t", "--workers", "1"]) == 0

@@ -1,4 +1,4 @@
-"""Datasets that are given from Python are the same in a worker."""
+"""Pickles of datasets: a worker gets the same datasets that were passed in Python."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ DATASETS: dict[str, Callable[[], Any]] = {
 
 
 def passes(dataset: Any) -> list[Any]:
-    """Two passes over at most five batches, as plain lists."""
+    """Return the elements of two passes over at most five batches, as plain lists."""
     batches = [batch for _ in range(2) for batch in dataset.take(5)]
     return [np.asarray(leaf).tolist() for batch in batches for leaf in tf.nest.flatten(batch)]
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_dataset_comes_back_as_it_was(name: str) -> None:
-    expected, given = DATASETS[name](), DATASETS[name]()
-    made = pickle.loads(pickling.dumps({"deep": [(given, None)]}))["deep"][0][0]
-    assert made.element_spec == given.element_spec
-    assert int(made.cardinality()) == int(given.cardinality())
-    assert passes(made) == passes(expected)
+def test_a_dataset_is_unpickled_unchanged(name: str) -> None:
+    expected, original = DATASETS[name](), DATASETS[name]()
+    unpickled = pickle.loads(pickling.dumps({"deep": [(original, None)]}))["deep"][0][0]
+    assert unpickled.element_spec == original.element_spec
+    assert int(unpickled.cardinality()) == int(original.cardinality())
+    assert passes(unpickled) == passes(expected)
 
 
 @pytest.mark.slow
-def test_it_comes_back_in_another_process(tmp_path: Path) -> None:
-    """Which has none of the objects that it was made of, and has not imported TensorFlow."""
+def test_a_dataset_is_unpickled_in_another_process(tmp_path: Path) -> None:
+    """The process has none of the objects that the dataset was made of, and has not imported TensorFlow."""
     (tmp_path / "data.pkl").write_bytes(pickling.dumps([DATASETS["captured"](), DATASETS["words"]()]))
     code = (
         "import pickle, sys; first, second = pickle.load(open('data.pkl', 'rb'));"
@@ -68,10 +68,10 @@ def test_it_comes_back_in_another_process(tmp_path: Path) -> None:
     assert done.stdout.strip() == f"{expected} [2, 1]"
 
 
-def test_a_function_brings_the_datasets_along_that_it_uses() -> None:
+def test_datasets_in_the_closure_of_a_function_are_pickled() -> None:
     dataset = ARRAYS.batch(5)
-    made = pickle.loads(pickling.dumps(lambda: dataset.take(1)))()
-    assert [x.numpy().tolist() for x, _ in made] == [[0, 1, 2, 3, 4]]
+    taken = pickle.loads(pickling.dumps(lambda: dataset.take(1)))()
+    assert [x.numpy().tolist() for x, _ in taken] == [[0, 1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_function_brings_the_datasets_along_that_it_uses() -> None:
     ],
     ids=["from_generator", "numpy_function", "py_function"],
 )
-def test_what_calls_python_is_refused(dataset: Any) -> None:
+def test_a_dataset_that_calls_python_is_refused(dataset: Any) -> None:
     with pytest.raises(pickle.PicklingError, match="calls Python"):
         pickling.dumps((dataset, dataset))
 
@@ -100,7 +100,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         return self.x[4 * index : 4 * index + 4], self.x[4 * index : 4 * index + 4]
 
 
-def test_a_pydataset_is_its_arrays() -> None:
-    made = pickle.loads(pickling.dumps(Batches(X, workers=2)))
-    assert (made.workers, made.num_batches) == (2, 3)
-    assert made[2][0].tolist() == [8, 9, 10, 11]
+def test_a_pydataset_is_pickled_with_its_arrays() -> None:
+    unpickled = pickle.loads(pickling.dumps(Batches(X, workers=2)))
+    assert (unpickled.workers, unpickled.num_batches) == (2, 3)
+    assert unpickled[2][0].tolist() == [8, 9, 10, 11]

@@ -1,4 +1,4 @@
-"""Whatever is in a space file, and whatever its code raises: one line that says what and where, and nothing else."""
+"""Random and broken space files: each error is one line that says what is wrong and where."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from places import TINY
 
 from search.errors import SpaceError
 from search.messages import Answer, Message, Probe, ProbeFailed, Question, Segment
-from search.space import file as spaces
-from search.space.file import SpaceRef
+from search.space.file import SpaceRef, describe_error, parse_file, read_space, written_options
 from search.study.records import SegmentEnded
 from search.study.trial import Objective
 
@@ -29,12 +28,12 @@ TEXT = TINY.read_text()
 
 
 def is_line(text: str) -> bool:
-    """Whether it is one line of a bearable length, as a terminal and a table show it."""
+    """Return whether `text` is one printable line, short enough for a terminal or a table."""
     return bool(text.strip()) and text.splitlines() == [text] and text.isprintable() and len(text) < 700
 
 
-def refused(call: Callable[[], Any]) -> str | None:
-    """What is said where `call` is refused; None where it is not."""
+def refusal(call: Callable[[], Any]) -> str | None:
+    """Return the message of the SpaceError that `call` raises; None if it raises none."""
     try:
         call()
     except SpaceError as error:
@@ -42,12 +41,12 @@ def refused(call: Callable[[], Any]) -> str | None:
     return None
 
 
-# Without running it ---------------------------------------------------------------------------------------------------
+# Without running the file ---------------------------------------------------------------------------------------------
 
 
 @st.composite
 def files(draw: st.DrawFn) -> bytes:
-    """A space file with something wrong, or right, in it."""
+    """Draw a space file with one to three changes, most of which break it."""
     content = bytearray(TEXT.encode())
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(content)))
@@ -92,32 +91,32 @@ def files(draw: st.DrawFn) -> bytes:
 def test_a_file_is_parsed_or_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "parsed.py"
     path.write_bytes(content)
-    said = refused(lambda: spaces.written_options(spaces.parse(path)))
-    if said is None:
+    message = refusal(lambda: written_options(parse_file(path)))
+    if message is None:
         compile(content, str(path), "exec", ast.PyCF_ONLY_AST)
     else:
-        assert said.startswith(str(path))
-        assert is_line(said.removeprefix(str(path)))
+        assert message.startswith(str(path))
+        assert is_line(message.removeprefix(str(path)))
 
 
 @pytest.mark.parametrize("content", ["-" * 200_000 + "1", "(" * 5000, "x" + ".x" * 100_000, "[" * 99 + "]" * 98])
-def test_what_is_too_deep_for_python_is_refused(tmp_path: Path, content: str) -> None:
+def test_code_nested_too_deeply_for_python_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "space.py"
     path.write_text(content)
     with pytest.raises(SpaceError) as caught:
-        spaces.parse(path)
+        parse_file(path)
     assert str(caught.value).startswith(str(path))
     assert is_line(str(caught.value).removeprefix(str(path)))
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_without_a_readable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = tmp_path / "loop.py"
     loop.symlink_to(loop)
     (tmp_path / "dangling.py").symlink_to(tmp_path / "gone.py")
     wrong = [loop, tmp_path / "dangling.py", tmp_path, tmp_path / ("x" * 300), Path("a\0b"), tmp_path / "a\nb.py"]
     for path in wrong:
         with pytest.raises(SpaceError) as caught:
-            spaces.parse(path)
+            parse_file(path)
         assert is_line(str(caught.value).replace("x" * 300, "x").replace(str(tmp_path), ""))
     locked = tmp_path / "locked.py"
     locked.touch()
@@ -125,14 +124,14 @@ def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def deny(*_: Any, **__: Any) -> Any:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    # A folder that may not be looked into; the tests may run as root, who may.
+    # A folder without permission. It is simulated, as the tests may run as root.
     monkeypatch.setattr(Path, "stat", deny)
     monkeypatch.setattr(Path, "read_bytes", deny)
     with pytest.raises(SpaceError, match=r"cannot read the space file .*locked\.py: Permission denied"):
-        spaces.parse(locked)
+        parse_file(locked)
 
 
-# What its code raises -------------------------------------------------------------------------------------------------
+# Exceptions of the file's code ----------------------------------------------------------------------------------------
 
 RAISED = {
     "empty": "raise ValueError",
@@ -191,31 +190,33 @@ WHERE = {
     ),
 }
 CHEAP = ("import", "load_data", "build_model", "getattr", "signature")
-"""Where no model is built."""
+"""The places of `WHERE` whose tests build no model."""
 
 
 def with_code(where: str, code: str) -> str:
+    """Return the text of a space file with `code` at the place `where`."""
     lines = code.split("\n")
     deeper = "    " if "\n    {inner}" in WHERE[where] else ""
     inner = ("\n" + deeper).join(f"    {line}" for line in lines)
     return TEXT + "\n\n" + WHERE[where].format(raises=code, inner=inner) + "\n"
 
 
-def probe_of(path: Path) -> str | None:
-    from search.worker import segment as training
+def probe_error(path: Path) -> str | None:
+    """Return the error message of a probe of the space file."""
     from search.worker.probe import run_probe
+    from search.worker.segment import clear_caches
 
-    training.forget()
+    clear_caches()
     answer = run_probe(Probe(SpaceRef(str(path))))
     return answer.message if isinstance(answer, ProbeFailed) else None
 
 
-def segment_of(path: Path) -> str | None:
-    from search.worker import segment as training
+def segment_error(path: Path) -> str | None:
+    """Return the error message of a segment of one epoch."""
     from search.worker.channel import DirectChannel
-    from search.worker.segment import run_segment
+    from search.worker.segment import clear_caches, run_segment
 
-    training.forget()
+    clear_caches()
     ends: list[SegmentEnded] = []
 
     def hear(message: Message) -> None:
@@ -233,18 +234,19 @@ def segment_of(path: Path) -> str | None:
 
 
 QUICK = [("import", "probe"), ("build_model", "segment"), ("getattr", "probe")]
-"""What is tried of all pairs, but where SEARCH_EXAMPLES is set."""
+"""The pairs of place and run that are tested if SEARCH_EXAMPLES is not set."""
 
 
-def check(path: Path, said: str | None, where: str, code: str) -> None:
-    assert said is not None
-    assert is_line(said.replace(str(path), "space.py")), said
-    assert str(path) in said
+def check(path: Path, message: str | None, where: str, code: str) -> None:
+    """Assert that `message` is one line and names the file and the line of the exception."""
+    assert message is not None
+    assert is_line(message.replace(str(path), "space.py")), message
+    assert str(path) in message
     if where in ("getattr", "signature") and any(name in code for name in ("Error", "nothing", "decode", "Exception")):
-        return  # Python asks for these itself, and takes some exceptions for an answer
-    # The line that raised, which is among the last ones.
-    number = said.partition(f"{path}:")[2].partition(":")[0]
-    assert TEXT.count("\n") < int(number) <= len(path.read_text().split("\n")), said
+        return  # Python itself looks these up, and takes some exceptions for an answer
+    # The code that raises is at the end of the file.
+    number = message.partition(f"{path}:")[2].partition(":")[0]
+    assert TEXT.count("\n") < int(number) <= len(path.read_text().split("\n")), message
 
 
 @pytest.fixture
@@ -253,30 +255,30 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "space.py"
 
 
-RUNS: dict[str, Callable[[Path], str | None]] = {"probe": probe_of, "segment": segment_of}
+RUNS: dict[str, Callable[[Path], str | None]] = {"probe": probe_error, "segment": segment_error}
 
 
-@pytest.mark.parametrize("what", RAISED)
+@pytest.mark.parametrize("exception", RAISED)
 @pytest.mark.parametrize(
     ("where", "run"),
     [(where, run) for where in CHEAP for run in RUNS if EXAMPLES or (where, run) in QUICK],
 )
-def test_whatever_is_raised_it_is_one_line(path: Path, where: str, run: str, what: str) -> None:
-    path.write_text(with_code(where, RAISED[what]))
-    check(path, RUNS[run](path), where, RAISED[what])
+def test_any_exception_without_a_model_is_one_line(path: Path, where: str, run: str, exception: str) -> None:
+    path.write_text(with_code(where, RAISED[exception]))
+    check(path, RUNS[run](path), where, RAISED[exception])
 
 
 @pytest.mark.parametrize("where", [where for where in WHERE if where not in CHEAP])
-@pytest.mark.parametrize("what", ["empty", "surrogate", "no text", "base", "stop"])
-def test_whatever_is_raised_where_there_is_a_model_it_is_one_line(path: Path, where: str, what: str) -> None:
-    path.write_text(with_code(where, RAISED[what]))
-    check(path, segment_of(path), where, RAISED[what])
-    if where not in ("a callback", "fit"):  # what a trial would say better
-        check(path, probe_of(path), where, RAISED[what])
+@pytest.mark.parametrize("exception", ["empty", "surrogate", "no text", "base", "stop"])
+def test_any_exception_with_a_model_is_one_line(path: Path, where: str, exception: str) -> None:
+    path.write_text(with_code(where, RAISED[exception]))
+    check(path, segment_error(path), where, RAISED[exception])
+    if where not in ("a callback", "fit"):  # the probe leaves these to the trials
+        check(path, probe_error(path), where, RAISED[exception])
 
 
-def test_an_interrupt_gets_out(path: Path) -> None:
-    """Inline, it is the user's second Ctrl-C, and nothing tells it from one that their code raises."""
+def test_a_keyboard_interrupt_passes_through(path: Path) -> None:
+    """Inline it may be the user's second Ctrl-C: one that their code raises looks the same."""
     path.write_text(with_code("build_model", "raise KeyboardInterrupt"))
     for run in RUNS.values():
         with pytest.raises(KeyboardInterrupt):
@@ -310,13 +312,13 @@ HOOKS = [
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_hook_of_another_kind_is_loaded_or_refused_in_one_line(path: Path, hook: str, value: str) -> None:
     path.write_text(f"def build_model(hp): ...\ndef load_data(): ...\n{hook} = {value}\n")
-    said = refused(lambda: spaces.load(SpaceRef(str(path))))
-    if said is not None:
-        assert is_line(said)
-        assert hook in said
+    message = refusal(lambda: read_space(SpaceRef(str(path))))
+    if message is not None:
+        assert is_line(message)
+        assert hook in message
     else:
-        found = spaces.load(SpaceRef(str(path)))
-        assert hook in ("hypermodel", "search_options") or callable(getattr(found, hook))
+        space = read_space(SpaceRef(str(path)))
+        assert hook in ("hypermodel", "search_options") or callable(getattr(space, hook))
 
 
 @steady
@@ -328,14 +330,14 @@ def test_a_hook_of_another_kind_is_loaded_or_refused_in_one_line(path: Path, hoo
         max_size=6,
     ),
 )
-def test_any_signature_is_taken_or_refused_in_one_line(
+def test_any_signature_is_accepted_or_refused_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, hook: str, names: list[str]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "signature.py"
     path.write_text(f"def build_model(hp): ...\ndef load_data(): ...\ndef {hook}({', '.join(names)}): ...\n")
     try:
-        said = refused(lambda: (spaces.parse(path), spaces.load(SpaceRef(str(path)))))
+        message = refusal(lambda: (parse_file(path), read_space(SpaceRef(str(path)))))
     except SyntaxError as error:
-        # What only the compiler minds passes `parse`, and is said by where it stands.
-        said = spaces.describe(error, path)
-    assert said is None or is_line(said.removeprefix(str(path)))
+        # Some errors only the compiler finds: they pass `parse_file`.
+        message = describe_error(error, path)
+    assert message is None or is_line(message.removeprefix(str(path)))

@@ -1,4 +1,4 @@
-"""One space of every kind of model that people write, each as one value of `kind`."""
+"""A space with every kind of model that people write, each as one value of `kind`."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ search_options = {"objective": "val_mae", "direction": "min"}
 
 @keras.saving.register_keras_serializable("tests")
 class Registered(layers.Layer):
-    """A layer with a weight of its own, known to Keras by name."""
+    """A layer with its own weight, registered in Keras by name."""
 
     def __init__(self, factor=1.0, **options):
         super().__init__(**options)
@@ -28,11 +28,11 @@ class Registered(layers.Layer):
 
 
 class Unregistered(Registered):
-    """The same, known to nobody."""
+    """The same layer, not registered."""
 
 
 class Regressor(keras.Model):
-    """A subclass without `build`: what it is made of shows at its first batch."""
+    """A subclassed model without `build`, whose weights are made at the first batch."""
 
     def __init__(self, units):
         super().__init__()
@@ -45,7 +45,7 @@ class Regressor(keras.Model):
 
 
 class MaximumError(keras.metrics.Metric):
-    """A metric with a state of its own."""
+    """A metric with its own state."""
 
     def __init__(self, **options):
         super().__init__(**options)

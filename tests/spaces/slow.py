@@ -1,7 +1,8 @@
-"""A space whose epochs take a tenth of a second, so that there is time to kill what runs them.
+"""A space whose epochs take a tenth of a second, so that there is time to kill the processes that run them.
 
-Where a file `kill` lies beside it, the worker of that trial kills itself, or what else `FATES` has, before that epoch
-(from 0): `<trial folder> <epoch> once [<fate>]`, on its first attempt, or on each (`always`).
+A file `kill` beside this one orders a worker to kill itself, or to meet another of the `FATES`. Its format is
+`<trial folder> <epoch> <once|always> [<fate>]`: the trial, the epoch (from 0) before which this happens, and whether
+it happens on the first attempt or on each.
 """
 
 import contextlib
@@ -59,7 +60,7 @@ def run_out_of_memory():
 
 
 def hold_the_lock():
-    """Of the interpreter: no other thread of this process can run."""
+    """Hold the interpreter's lock, so that no other thread of this process can run."""
     search.trial_dir().joinpath("held").touch()
     ctypes.PyDLL(None).sleep(1000)
 

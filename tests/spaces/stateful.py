@@ -1,7 +1,7 @@
-"""A space whose training has a state in every place that there is: weights, optimizer, seeds of dropout and noise, the
-order of samples, the counters of callbacks. What was cut anywhere, and goes on, must not show it.
+"""A space whose training has all kinds of state: weights, optimizer, random seeds, sample order, counters of callbacks.
 
-`DIE_IN_CHECKPOINT=<n>:<write|rename>` has a worker kill itself within its n-th checkpoint, once.
+A training that is cut anywhere and continues must have the same results.
+`DIE_IN_CHECKPOINT=<n>:<write|rename>` makes a worker kill itself within its n-th checkpoint, once.
 """
 
 import os
@@ -38,7 +38,7 @@ def build_model(hp):
 
 
 class WarmUp(keras.callbacks.Callback):
-    """Raises the rate over four epochs; its counter is a plain attribute."""
+    """Raises the learning rate over four epochs. The counter is a plain attribute."""
 
     def __init__(self):
         super().__init__()

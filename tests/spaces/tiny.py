@@ -1,4 +1,4 @@
-"""A space that trains in milliseconds: 64 samples of two classes that a plane divides."""
+"""A space that trains in milliseconds: 64 samples of two linearly separable classes."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Studies that an older or a newer version of search has written, or that ran with other libraries."""
+"""Studies of an older or a newer version of search, or of other versions of libraries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from search.errors import JournalError
 from search.study import formats, journal
 from search.study.journal import Journal, format_lines, read
 from search.study.records import FORMAT, EpochDone, Header, SearchStarted, SegmentRequested
-from search.study.study import load
+from search.study.study import read_study
 
 FORMATS = Path(__file__).parent / "formats"
 AGAIN = ("--workers", "1", "--no-progress")
@@ -24,18 +24,18 @@ AGAIN = ("--workers", "1", "--no-progress")
 
 @pytest.fixture(params=range(1, FORMAT))
 def older(workplace: Path, request: pytest.FixtureRequest) -> Path:
-    """A study that an older version left at its budget of 4 epochs, one epoch before its promoted trial's end."""
+    """Copy an older version's study: its budget of 4 epochs ended one epoch before its promoted trial's end."""
     return Path(shutil.copytree(FORMATS / str(request.param) / "older", workplace / "runs" / "older"))
 
 
 @pytest.fixture
 def number(older: Path) -> int:
-    """The format of `older`."""
+    """Return the format of `older`."""
     return next(read(older / "journal.jsonl")).format
 
 
 def line_of(data: dict[str, object]) -> bytes:
-    """A line with a checksum that holds."""
+    """Return a line with a right checksum."""
     body = json.dumps(data, separators=(",", ":"))[:-1].encode()
     return body + b',"crc":"%08x"}\n' % zlib.crc32(body)
 
@@ -43,7 +43,7 @@ def line_of(data: dict[str, object]) -> bytes:
 # An older format ------------------------------------------------------------------------------------------------------
 
 
-def test_every_older_format_has_an_upgrade_and_a_journal_to_show_it() -> None:
+def test_every_older_format_has_an_upgrade_and_a_journal() -> None:
     assert len(formats.UPGRADES) == FORMAT - 1
     assert sorted(path.name for path in FORMATS.iterdir()) == [str(number) for number in range(1, FORMAT)]
     for number in range(1, FORMAT):
@@ -51,7 +51,7 @@ def test_every_older_format_has_an_upgrade_and_a_journal_to_show_it() -> None:
             assert {entry.format for entry in read(path)} == {number}
 
 
-def test_what_format_1_did_not_say_was_so() -> None:
+def test_fields_that_format_1_lacks_have_their_defaults() -> None:
     records = [entry.record for entry in read(FORMATS / "1" / "older" / "journal.jsonl")]
     assert [record.executions for record in records if isinstance(record, SegmentRequested)] == [1, 1, 1, 1]
     assert [record.trained for record in records if isinstance(record, EpochDone)] == [1, 1, 1, 1]
@@ -95,7 +95,7 @@ def test_an_older_study_goes_on(older: Path, number: int, capfd: pytest.CaptureF
 
 
 @pytest.mark.parametrize("line", [1, 2, 9])
-def test_a_study_that_a_newer_version_began_or_went_on_with_is_refused(
+def test_a_study_with_a_line_of_a_newer_version_is_refused(
     older: Path, line: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = older / "journal.jsonl"
@@ -104,9 +104,9 @@ def test_a_study_that_a_newer_version_began_or_went_on_with_is_refused(
     path.write_bytes(b"".join([*lines, newer]))
     message = rf"line {line} was written in format {FORMAT + 1} by a newer version of search.* upgrade keras-search"
     with pytest.raises(JournalError, match=message):
-        load(path)
+        read_study(path)
     with pytest.raises(JournalError, match=message):
-        Journal(path)  # or it would be cut off as a torn tail
+        Journal(path)  # else it would be cut off as a torn tail
     assert path.read_bytes().endswith(newer)
     capfd.readouterr()
     for command in (["status", "older"], ["resume", "older", *AGAIN]):
@@ -114,7 +114,7 @@ def test_a_study_that_a_newer_version_began_or_went_on_with_is_refused(
         assert len(capfd.readouterr().err.splitlines()) == 1
 
 
-def test_whoever_follows_a_journal_may_begin_anywhere(older: Path) -> None:
+def test_a_reader_may_begin_anywhere(older: Path) -> None:
     path = older / "journal.jsonl"
     journal = Journal(path)
     journal.append([SearchStarted("host", 1, {}, {"keras": "4"})] * 2)

@@ -1,4 +1,4 @@
-"""The journal: what goes in comes out, and a file that was cut or damaged anywhere is either read or refused."""
+"""The journal: records come back as they were, and a file that was cut or damaged anywhere is read or refused."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ EVERY_KIND: list[records.Record] = [
 
 
 def write(path: Path, *written: records.Record) -> list[bytes]:
-    """A journal of `written`; its lines."""
+    """Write a journal of `written`. Return its lines."""
     made = Journal(path)
     for record in written:
         made.append([record])
@@ -126,7 +126,7 @@ def test_a_tail_torn_at_any_byte_is_dropped(tmp_path: Path, append: bool) -> Non
 
 
 def test_a_tail_of_zeros_is_dropped(tmp_path: Path) -> None:
-    """What some file systems leave after a power failure."""
+    """Some file systems leave zeros after a power failure."""
     path = tmp_path / "j"
     write(path, *EVERY_KIND[:4])
     path.write_bytes(path.read_bytes() + bytes(500))
@@ -187,7 +187,7 @@ def test_another_writer_goes_on_with_the_chain(tmp_path: Path) -> None:
 
 
 def line_of(body: dict[str, Any]) -> bytes:
-    """A line with a checksum that holds."""
+    """Return a line with a right checksum."""
     text = json.dumps(body)[:-1].encode()
     return text + b',"crc":"%08x"}\n' % zlib.crc32(text)
 
@@ -245,7 +245,7 @@ def test_whatever_is_in_the_file_it_is_read_or_refused(data: st.DataObject) -> N
     st.sampled_from(EVERY_KIND),
     st.integers(0, 20),
 )
-def test_no_record_with_a_checksum_that_holds_breaks_the_reader(value: Any, record: Any, field: int) -> None:
+def test_no_record_with_a_right_checksum_breaks_the_reader(value: Any, record: Any, field: int) -> None:
     body = {**records.encode(record), "v": FORMAT, "t": 1.0, "prev": FIRST.decode()}
     body[list(body)[field % len(body)]] = value
     path = Path(FOLDER) / "typed.jsonl"
@@ -256,14 +256,14 @@ def test_no_record_with_a_checksum_that_holds_breaks_the_reader(value: Any, reco
 
 
 def whole(line: bytes) -> bool:
-    """Whether a line's checksum holds, found out in another way than the reader does."""
+    """Return whether a line's checksum is right, computed in another way than the reader does."""
     body, crc = line[:-19], line[-19:]
     return crc == b',"crc":"%08x"}\n' % zlib.crc32(body)
 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A file that was a journal, or never was one."""
+    """Draw a file that was a journal before damage, or never was one."""
     lines = list(format_lines(EVERY_KIND, 1.0))
     lines = lines[: draw(st.integers(1, len(lines)))]
     for _ in range(draw(st.integers(1, 3))):
@@ -347,8 +347,8 @@ EPOCH = '{"kind":"epoch_done","trial":0,"execution":0,"epoch":1,"seconds":1'
     ],
 )
 @pytest.mark.parametrize("last", [False, True])
-def test_what_has_a_checksum_and_no_sense_is_refused_by_line(tmp_path: Path, body: str, last: bool) -> None:
-    """The last line, too: only a line that is not whole was torn."""
+def test_nonsense_with_a_right_checksum_is_refused_by_line(tmp_path: Path, body: str, last: bool) -> None:
+    """The last line, too: only an incomplete line was torn."""
     path = tmp_path / "j"
     line = format_line(EVERY_KIND[0], 1.0)
     path.write_bytes(line + odd(body) + (b"" if last else line))
@@ -383,7 +383,7 @@ def test_a_missing_file_is_an_error_and_an_empty_one_is_not(tmp_path: Path) -> N
     assert contents(tmp_path / "empty") == []
 
 
-def test_the_disk_has_it_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_reach_the_disk_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(journal.os, "fsync", synced.append)
     now = [100.0]
@@ -391,7 +391,7 @@ def test_the_disk_has_it_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for _ in range(50):
         made.append([EVERY_KIND[14]])
         now[0] += 0.01
-    assert len(contents(tmp_path / "j")) == 50  # whoever reads has it at once
+    assert len(contents(tmp_path / "j")) == 50  # a reader has them at once
     assert 1 <= len(synced) <= 3
     made.flush()
     count = len(synced)
@@ -405,7 +405,7 @@ def test_the_disk_has_it_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     made.close()
 
 
-def test_the_disk_waits_by_the_journals_clock_whatever_the_records_is(
+def test_flushes_follow_the_journals_clock_and_not_the_records_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []

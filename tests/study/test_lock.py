@@ -1,4 +1,4 @@
-"""The right to write a journal: who has it, who had it, who may take it over."""
+"""The lock on a journal: its holder, its former holder, and who may take it over."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def words(path: Path, **holder: object) -> Path:
     return path
 
 
-def test_what_a_dead_process_of_this_machine_left_is_taken_over(tmp_path: Path) -> None:
+def test_the_lock_of_a_dead_process_of_this_machine_is_taken_over(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     path = words(tmp_path / "digits" / "lock", host=os.uname().nodename, pid=dead.pid, started=1.0)
@@ -74,11 +74,11 @@ def test_what_a_dead_process_of_this_machine_left_is_taken_over(tmp_path: Path) 
     assert path.read_text() == ""
 
 
-def test_what_another_machine_left_is_taken_over_only_where_the_user_says_so(tmp_path: Path) -> None:
+def test_the_lock_of_another_machine_is_taken_over_only_if_the_user_says_so(tmp_path: Path) -> None:
     path = words(tmp_path / "digits" / "lock", **ELSEWHERE)
     with pytest.raises(JournalError, match=r"'digits' is being run by process 123 on elsewhere.example.* --take-over$"):
         Lock(path)
-    assert json.loads(path.read_text()) == ELSEWHERE  # still its
+    assert json.loads(path.read_text()) == ELSEWHERE  # unchanged
     lock = Lock(path, take_over=True)
     assert json.loads(path.read_text())["host"] == os.uname().nodename
     lock.release()
@@ -86,7 +86,7 @@ def test_what_another_machine_left_is_taken_over_only_where_the_user_says_so(tmp
 
 
 def hold(path: Path, before: str = "") -> subprocess.Popen[str]:
-    """Another process that has the lock."""
+    """Another process that holds the lock."""
     holder = subprocess.Popen(
         [sys.executable, "-c", before + HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -104,7 +104,7 @@ def test_a_living_process_of_this_machine_is_never_taken_over(tmp_path: Path) ->
 
 
 def test_a_lock_that_a_file_server_keeps_for_a_machine_that_is_gone_is_taken_over(tmp_path: Path) -> None:
-    """The process that has it stands for the server, which has not noticed."""
+    """The process that holds the lock stands for the server, which has not noticed."""
     path = tmp_path / "digits" / "lock"
     with hold(path, "import socket; socket.gethostname = lambda: 'elsewhere.example'") as holder:
         with pytest.raises(JournalError, match=f"is being run by process {holder.pid} on elsewhere.example"):
@@ -116,7 +116,7 @@ def test_a_lock_that_a_file_server_keeps_for_a_machine_that_is_gone_is_taken_ove
         holder.kill()
 
 
-def test_where_the_file_system_has_no_locks_the_words_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_file_locks_the_name_in_the_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(locks.errno.ENOTSUP, "not supported")
 

@@ -28,7 +28,7 @@ BEST = {"compiled": ("accuracy", max), "dataset": ("accuracy", max), "tuners": (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The studies: `killed`, a folder of runs; `whole`, an MLflow store; `expected.json`."""
+    """Unpack the studies: `killed` is a folder of runs, `whole` an MLflow store."""
     folder = tmp_path_factory.mktemp("studies")
     with tarfile.open(STUDIES) as tar:
         tar.extractall(folder, filter="data")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from search.errors import JournalError
-from search.scheduler.controller import Limits
+from search.scheduler.limits import Limits
 from search.space.domain import Domain, Parameter
 from search.study.journal import Entry, Journal
 from search.study.records import (
@@ -28,7 +28,7 @@ from search.study.records import (
     SegmentStarted,
     TrialEnded,
 )
-from search.study.study import Study, fold, load
+from search.study.study import Study, fold, read_study
 from search.study.trial import Objective
 from search.testing import Simulation
 from search.testing.backends import ROUGH
@@ -46,7 +46,7 @@ def trial_of(number: int, *curve: float, end: Any = None) -> list[Record]:
     return [*records, *([TrialEnded(number, end)] if end else [])]
 
 
-def test_a_trial_is_what_its_records_say() -> None:
+def test_a_trial_is_the_fold_of_its_records() -> None:
     parameter = Parameter("x", Domain("int", 1, 9))
     study = study_of(
         HEADER,
@@ -74,7 +74,7 @@ def test_states() -> None:
     assert study_of(*begun, TrialEnded(0, "stopped")).trials[0].state == "stopped"
 
 
-def test_no_number_is_no_objective() -> None:
+def test_a_value_that_is_not_finite_is_no_objective() -> None:
     study = study_of(HEADER, *trial_of(0, float("nan"), 0.3, float("inf")), *trial_of(1, float("nan")))
     assert (study.trials[0].objective, study.trials[0].best_epoch) == (0.3, 2)
     assert study.trials[1].objective is None
@@ -104,7 +104,7 @@ def test_the_best_is_the_first_of_the_ranking_at_every_record(direction: Any) ->
     assert any(trial.ended == "failed" and trial.objective is not None for trial in study.trials.values())
 
 
-def test_seconds_are_those_of_living_processes() -> None:
+def test_seconds_count_while_a_process_lives() -> None:
     records = [
         HEADER,
         SearchStarted("", 0, {}),
@@ -130,7 +130,7 @@ def test_a_success_forgets_errors_of_lost_processes() -> None:
     assert study_of(*lost, ResultTold(0, 1, None, "failed")).trials[0].error == "killed"
 
 
-def test_a_journal_is_loaded(tmp_path: Path) -> None:
+def test_a_study_is_read_from_its_journal(tmp_path: Path) -> None:
     from search.backends.hyperband import Hyperband
 
     path = tmp_path / "journal.jsonl"
@@ -141,10 +141,10 @@ def test_a_journal_is_loaded(tmp_path: Path) -> None:
     for entry in search.entries:
         journal.append([entry.record], entry.time)
     journal.close()
-    loaded = load(path)
+    loaded = read_study(path)
     assert loaded.trials.keys() == search.study.trials.keys()
     for trial, theirs in zip(loaded.trials.values(), search.trials, strict=True):
-        trial.began_at, trial.ended_at = theirs.began_at, theirs.ended_at  # which the journal rounds
+        trial.began_at, trial.ended_at = theirs.began_at, theirs.ended_at  # the journal rounds them
         assert trial == theirs
     assert loaded.epochs == search.study.epochs
 
@@ -153,4 +153,4 @@ def test_an_empty_journal_is_an_error_that_says_what_to_do(tmp_path: Path) -> No
     path = tmp_path / "journal.jsonl"
     path.touch()
     with pytest.raises(JournalError, match=r"empty.*delete"):
-        load(path)
+        read_study(path)

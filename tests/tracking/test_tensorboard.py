@@ -1,4 +1,4 @@
-"""TensorBoard's log: what its own readers find in it, after a resume, and where it cannot be written."""
+"""TensorBoard's log, read by TensorBoard's own readers: its content, after a resume, and if it cannot be written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from by_hand import asked, closed, epochs, failed, opening, started, whole
+from by_hand import completed_trial, epochs, evaluated, failed_trial, reached, requested, started, study_start
 from places import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2 as api
@@ -22,33 +22,33 @@ import search
 from search import cli
 from search.errors import OptionError
 from search.space.domain import Domain, Parameter
-from search.study import records
 from search.study.journal import Entry, read_all
 from search.study.paths import StudyPaths
 from search.study.records import Built, EpochDone, ParameterSet, Record, SearchStarted, TrialEnded
-from search.tracking.tensorboard import TensorBoardLog, _info, _union, _value
+from search.tracking.tensorboard import TensorBoardLog
 
-# Else its readers import TensorFlow.
+# Without this, the readers import TensorFlow.
 sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 
-TRIALS = [*whole(0, [0.5, 0.9, 0.7]), *failed(1), *asked(2), *epochs(2, [0.25])]
+TRIALS = [*completed_trial(0, [0.5, 0.9, 0.7]), *failed_trial(1), *requested(2), *epochs(2, [0.25])]
 
 
 def entries(records: Iterable[Record]) -> list[Entry]:
+    """Return `records` as entries of a journal, one a second."""
     return [Entry(record, 1000.0 + number, 0) for number, record in enumerate(records)]
 
 
 def follow(folder: Path, records: Iterable[Record], before: Iterable[Record] = ()) -> TensorBoardLog:
-    """The log of a process that finds `before` in its journal, and makes `records`."""
+    """Return the log of a process that finds `before` in its journal, and journals `records`."""
     log = TensorBoardLog(folder, entries(before), pytest.fail)
     for entry in entries(records):
-        log.take([entry.record], entry.time)
+        log.take([entry])
         log.flushed()
     return log
 
 
 class Shown:
-    """What TensorBoard reads in a folder."""
+    """The content of a log's folder, as TensorBoard reads it."""
 
     def __init__(self, folder: Path) -> None:
         self._runs = {path.name: EventAccumulator(str(path)).Reload() for path in sorted(folder.iterdir())}
@@ -71,7 +71,7 @@ class Shown:
         return {name: getattr(value, value.WhichOneof("kind")) for name, value in self.start(run).hparams.items()}
 
     def status(self, run: str) -> Any:
-        """How the run ended; None where it has not."""
+        """Return the status that the run ended with; None if it has not ended."""
         content = self._content(run, metadata.SESSION_END_INFO_TAG)
         return content and metadata.parse_session_end_info_plugin_data(content).status
 
@@ -87,11 +87,11 @@ class Shown:
         return {run: (self.points(run), self.values(run), self.status(run)) for run in self.trials}
 
 
-# What is shown --------------------------------------------------------------------------------------------------------
+# The log's content ----------------------------------------------------------------------------------------------------
 
 
-def test_a_trial_is_a_run_with_its_values_its_curves_and_its_end(tmp_path: Path) -> None:
-    follow(tmp_path, [*opening(), *TRIALS])
+def test_a_trial_is_a_run_with_values_curves_and_status(tmp_path: Path) -> None:
+    follow(tmp_path, [*study_start(), *TRIALS])
     shown = Shown(tmp_path)
     assert shown.trials == ["0000", "0001", "0002"]
     assert shown.points("0000") == {
@@ -99,7 +99,9 @@ def test_a_trial_is_a_run_with_its_values_its_curves_and_its_end(tmp_path: Path)
         "val_accuracy": [(1, 0.5), (2, 0.9), (3, 0.7)],
         "objective": [(1, 0.5), (2, 0.9), (3, 0.9)],
     }
-    times = [e.time for e in entries([*opening(), *TRIALS]) if isinstance(e.record, EpochDone) and e.record.trial == 0]
+    times = [
+        e.time for e in entries([*study_start(), *TRIALS]) if isinstance(e.record, EpochDone) and e.record.trial == 0
+    ]
     assert shown.times("0000", "objective") == times
     assert shown.values("0000") == {"units": 8, "relu": True}
     assert shown.values("0001") == {"units": 9, "relu": False}
@@ -108,8 +110,8 @@ def test_a_trial_is_a_run_with_its_values_its_curves_and_its_end(tmp_path: Path)
     assert statuses == [api.STATUS_SUCCESS, api.STATUS_FAILURE, None]
 
 
-def test_the_page_lists_domains_and_metrics_the_objective_first(tmp_path: Path) -> None:
-    follow(tmp_path, [*opening(), *TRIALS])
+def test_the_hparams_page_lists_domains_and_metrics_with_the_objective_first(tmp_path: Path) -> None:
+    follow(tmp_path, [*study_start(), *TRIALS])
     experiment = Shown(tmp_path).experiment
     assert [(m.name.tag, m.display_name) for m in experiment.metric_infos] == [
         ("objective", "best val_accuracy"),
@@ -124,53 +126,84 @@ def test_the_page_lists_domains_and_metrics_the_objective_first(tmp_path: Path) 
     assert experiment.name == "digits"
 
 
-def test_what_a_build_with_defaults_did_not_ask_for_is_listed_in_a_folder_of_its_own(tmp_path: Path) -> None:
-    log = follow(tmp_path, [*opening(), *whole(0, [0.5])])
+def test_a_new_parameter_moves_the_lists_to_a_new_folder(tmp_path: Path) -> None:
+    log = follow(tmp_path, [*study_start(), *completed_trial(0, [0.5])])
     before = [path.name for path in tmp_path.glob("space.*")]
     deep = Parameter("units_2", Domain("int", 1, 4))
-    head, *rest = asked(1)
-    log.take([head, ParameterSet(1, deep, 2), *rest, EpochDone(1, 0, 1, {"lr": 0.1, "val_accuracy": 0.5}, 0.1)], 2000.0)
+    head, *rest = requested(1)
+    epoch = EpochDone(1, 0, 1, {"lr": 0.1, "val_accuracy": 0.5}, 0.1)
+    log.take(entries([head, ParameterSet(1, deep, 2), *rest, epoch]))
     log.flushed()
     (after,) = (path.name for path in tmp_path.glob("space.*"))
     assert [after] != before
     experiment = Shown(tmp_path).experiment
     assert {info.name for info in experiment.hparam_infos} == {"units", "relu", "units_2"}
     assert "lr" in {info.name.tag for info in experiment.metric_infos}
-    # Nor may a later process have the name of one that a running TensorBoard has read.
-    follow(tmp_path, [], before=[*opening(), *TRIALS])
+    # A later process must not use the name of a folder that a running TensorBoard has read.
+    follow(tmp_path, [], before=[*study_start(), *TRIALS])
     (last,) = (path.name for path in tmp_path.glob("space.*"))
     assert [last] not in (before, [after])
 
 
-def test_one_name_with_several_domains_has_all_of_them() -> None:
+def with_domains(*domains: Domain) -> list[Record]:
+    """Return the records of one trial for each domain: its parameter `x` has the domain's first value."""
+    written: list[Record] = []
+    for trial, domain in enumerate(domains):
+        head, *rest = requested(trial)
+        value = domain.low if domain.is_range else domain.values[0]
+        written += [head, ParameterSet(trial, Parameter("x", domain), value), *rest]
+    return written
+
+
+def listed_parameter(folder: Path, name: str) -> Any:
+    """Return the entry of a parameter on the HParams page."""
+    (info,) = (info for info in Shown(folder).experiment.hparam_infos if info.name == name)
+    return info
+
+
+def test_a_parameter_with_several_domains_is_listed_with_the_values_of_all(tmp_path: Path) -> None:
     one, other = Domain("int", 8, 64), Domain("int", 1, 16)
-    union = _union(one, other)
-    assert union is not None
-    assert (union.low, union.high) == (1, 64)
-    assert _union(union, other) == union
-    union = _union(Domain("choice", values=("a", "b")), Domain("choice", values=("b", "c")))
-    assert [value.string_value for value in _info("x", union).domain_discrete.values] == ["a", "b", "c"]
-    union = _union(Domain("choice", values=("a", "b")), one)
-    assert _info("x", union).WhichOneof("domain") is None
+    log = follow(tmp_path / "ranges", [*study_start(), *with_domains(one, other)])
+    interval = listed_parameter(tmp_path / "ranges", "x").domain_interval
+    assert (interval.min_value, interval.max_value) == (1, 64)
+    before = list((tmp_path / "ranges").glob("space.*"))
+    log.take(entries(with_domains(other)))
+    log.flushed()
+    assert list((tmp_path / "ranges").glob("space.*")) == before
+
+    letters = Domain("choice", values=("a", "b"))
+    follow(tmp_path / "choices", [*study_start(), *with_domains(letters, Domain("choice", values=("b", "c")))])
+    values = listed_parameter(tmp_path / "choices", "x").domain_discrete.values
+    assert [value.string_value for value in values] == ["a", "b", "c"]
+    follow(tmp_path / "mixed", [*study_start(), *with_domains(letters, one)])
+    assert listed_parameter(tmp_path / "mixed", "x").WhichOneof("domain") is None
 
 
 @pytest.mark.parametrize(
-    ("values", "shown"),
+    ("values", "kind", "shown"),
     [
-        ((1, 2.5), [{"number_value": 1}, {"number_value": 2.5}]),
-        ((True, False), [{"bool_value": True}, {"bool_value": False}]),
-        (("a", None), [{"string_value": "a"}, {"string_value": "None"}]),
-        ((1, None), [{"string_value": "1"}, {"string_value": "None"}]),
+        ((1, 2.5), "number_value", [1, 2.5]),
+        ((True, False), "bool_value", [True, False]),
+        (("a", None), "string_value", ["a", "None"]),
+        ((1, None), "string_value", ["1", "None"]),
     ],
 )
-def test_a_value_has_the_type_of_its_whole_domain(values: Any, shown: list[dict[str, Any]]) -> None:
-    domain = Domain("choice", values=values)
-    assert [_value(domain, value) for value in values] == shown
+def test_a_value_has_the_type_of_its_whole_domain(values: Any, kind: str, shown: list[Any], tmp_path: Path) -> None:
+    parameter = Parameter("x", Domain("choice", values=values))
+    written: list[Record] = []
+    for trial, value in enumerate(values):
+        head, *rest = requested(trial)
+        written += [head, ParameterSet(trial, parameter, value), *rest]
+    follow(tmp_path, [*study_start(), *written])
+    log = Shown(tmp_path)
+    found = [log.start(run).hparams["x"] for run in log.trials]
+    assert [value.WhichOneof("kind") for value in found] == [kind] * len(values)
+    assert [getattr(value, kind) for value in found] == shown
 
 
-def test_executions_are_runs_in_one_group_each_with_its_own_best(tmp_path: Path) -> None:
+def test_executions_are_runs_in_one_group_each_with_its_own_objective(tmp_path: Path) -> None:
     again = [EpochDone(0, 1, 1, {"val_accuracy": 0.75}, 0.1), TrialEnded(0, "completed")]
-    follow(tmp_path, [*opening(), *asked(0), *epochs(0, [0.5]), *again])
+    follow(tmp_path, [*study_start(), *requested(0), *epochs(0, [0.5]), *again])
     shown = Shown(tmp_path)
     assert shown.trials == ["0000", "0000-1"]
     assert [shown.start(run).group_name for run in shown.trials] == ["0000", "0000"]
@@ -179,17 +212,17 @@ def test_executions_are_runs_in_one_group_each_with_its_own_best(tmp_path: Path)
     assert {shown.status(run) for run in shown.trials} == {api.STATUS_SUCCESS}
 
 
-def test_a_fit_of_the_users_may_ask_once_the_model_stands(tmp_path: Path) -> None:
+def test_the_users_own_fit_may_ask_for_values_after_the_build(tmp_path: Path) -> None:
     late = Parameter("batch", Domain("int", 1, 64))
-    written = [*asked(0)[:-1], Built(0, 1, "fit", own_fit=True), ParameterSet(0, late, 32), *epochs(0, [0.5])]
-    follow(tmp_path, [*opening(), *written])
+    written = [*requested(0)[:-1], Built(0, 1, "fit", own_fit=True), ParameterSet(0, late, 32), *epochs(0, [0.5])]
+    follow(tmp_path, [*study_start(), *written])
     assert Shown(tmp_path).values("0000") == {"units": 8, "relu": True, "batch": 32}
 
 
-def test_numbers_that_are_none_are_left_out_and_test_data_have_metrics_of_their_own(tmp_path: Path) -> None:
+def test_nonfinite_numbers_are_omitted_and_test_data_have_metrics_of_their_own(tmp_path: Path) -> None:
     bad = EpochDone(0, 0, 2, {"loss": math.nan, "val_accuracy": math.inf}, 0.1)
-    tested = records.Tested(0, 0, 1, {"accuracy": 0.25})
-    follow(tmp_path, [*opening(), *asked(0), *epochs(0, [0.5]), bad, tested])
+    tested = evaluated(0, 1, {"accuracy": 0.25})
+    follow(tmp_path, [*study_start(), *requested(0), *epochs(0, [0.5]), bad, tested])
     points = Shown(tmp_path).points("0000")
     assert points == {
         "loss": [(1, 1.0)],
@@ -202,13 +235,13 @@ def test_numbers_that_are_none_are_left_out_and_test_data_have_metrics_of_their_
 # Resumes --------------------------------------------------------------------------------------------------------------
 
 
-def test_cut_after_any_record_and_resumed_the_log_is_the_same(tmp_path: Path) -> None:
-    written = [*opening(), *TRIALS]
+def test_a_resume_after_any_record_writes_the_same_log(tmp_path: Path) -> None:
+    written = [*study_start(), *TRIALS]
     follow(tmp_path / "whole", written)
     expected = Shown(tmp_path / "whole").all()
     for cut in range(len(written)):
         folder = tmp_path / "cut"
-        # Killed in the middle of what it wrote, and before it wrote the last of it.
+        # The process was killed while it wrote.
         follow(folder, written[:cut])
         for file in folder.glob("*/*"):
             file.write_bytes(file.read_bytes()[:-3])
@@ -216,57 +249,57 @@ def test_cut_after_any_record_and_resumed_the_log_is_the_same(tmp_path: Path) ->
         assert Shown(folder).all() == expected
 
 
-def test_a_tensorboard_that_is_running_meanwhile_has_each_epoch_once(tmp_path: Path) -> None:
-    written = [*opening(), *asked(0), *epochs(0, [0.5, 0.6])]
+def test_a_tensorboard_that_runs_during_a_resume_has_each_epoch_once(tmp_path: Path) -> None:
+    written = [*study_start(), *requested(0), *epochs(0, [0.5, 0.6])]
     follow(tmp_path / "first", written)
     follow(tmp_path / "second", [], before=written)
     running = EventAccumulator(str(tmp_path / "first" / "0000")).Reload()
     assert [point.step for point in running.Scalars("objective")] == [1, 2]
-    # It holds the first process's file open, and goes on with that of the second.
+    # It has the file of the first process open, and continues with that of the second.
     (first,), (second,) = (tmp_path / "first" / "0000").iterdir(), (tmp_path / "second" / "0000").iterdir()
     second.rename(f"{first}.later")
     running.Reload()
     assert [point.step for point in running.Scalars("objective")] == [1, 2]
 
 
-def test_an_epoch_that_is_trained_again_is_there_once(tmp_path: Path) -> None:
+def test_an_epoch_that_is_trained_again_is_logged_once(tmp_path: Path) -> None:
     again = [SearchStarted("host", 43, {}), started(0, 0, 3), Built(0, 1234, "fused"), *epochs(0, [0.1, 0.2, 0.8])]
-    written = [*asked(0, 0, 3), *epochs(0, [0.5, 0.6]), *again, *closed(0, 3, 3, 0.8), TrialEnded(0, "completed")]
-    follow(tmp_path, [*opening(), *written])
+    written = [*requested(0, 0, 3), *epochs(0, [0.5, 0.6]), *again, *reached(0, 3, 3, 0.8), TrialEnded(0, "completed")]
+    follow(tmp_path, [*study_start(), *written])
     assert Shown(tmp_path).points("0000")["val_accuracy"] == [(1, 0.5), (2, 0.6), (3, 0.8)]
 
 
-# What goes wrong ------------------------------------------------------------------------------------------------------
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_ends_the_log_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    log = TensorBoardLog(tmp_path / "log", (), said.append)
+def test_a_full_disk_ends_the_log_with_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    log = TensorBoardLog(tmp_path / "log", (), warnings.append)
 
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "open", full)
-    for entry in entries([*opening(), *TRIALS]):
-        log.take([entry.record], entry.time)
+    for entry in entries([*study_start(), *TRIALS]):
+        log.take([entry])
         log.flushed()
-    (line,) = said
+    (line,) = warnings
     assert "No space left on device" in line
     assert "the search goes on" in line
     assert "\n" not in line
 
 
-def test_a_folder_that_cannot_be_deleted_is_left_as_it_is(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_folder_that_cannot_be_deleted_is_not_changed(tmp_path: Path) -> None:
+    warnings: list[str] = []
     (tmp_path / "log").write_text("no folder")
-    log = TensorBoardLog(tmp_path / "log", entries([*opening(), *TRIALS]), said.append)
-    log.take(whole(5, [0.5]), 3000.0)
+    log = TensorBoardLog(tmp_path / "log", entries([*study_start(), *TRIALS]), warnings.append)
+    log.take(entries(completed_trial(5, [0.5])))
     log.flushed()
-    assert len(said) == 1
+    assert len(warnings) == 1
     assert (tmp_path / "log").read_text() == "no folder"
 
 
-def test_without_the_package_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_no_study_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "search.tracking.tensorboard", None)
     monkeypatch.chdir(tmp_path)
     shutil.copy(TINY, "tiny.py")
@@ -297,7 +330,7 @@ def curves(study: search.StudyResults) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.mark.slow
-def test_a_search_that_is_asked_for_the_log_when_it_is_resumed_has_all_epochs(workplace: Path) -> None:
+def test_a_log_that_a_resume_adds_has_all_epochs(workplace: Path) -> None:
     shutil.copy(TINY, "tiny.py")
     options = ["--max-epochs", "3", "--workers", "1", "--seed", "5", "--no-progress", "--objective", "val_loss"]
     assert cli.main(["run", "tiny.py", "--study", "t", "--max-trials", "2", *options]) == 0
@@ -312,7 +345,7 @@ def test_a_search_that_is_asked_for_the_log_when_it_is_resumed_has_all_epochs(wo
     assert shown.values("0003")["units"] == study.trials[3].params["units"]
     best = study.best_trials(1)[0]
     assert shown.points(f"{best.number:04d}")["objective"][-1][1] == pytest.approx(best.objective, abs=1e-5)
-    # It is a function of the journal.
+    # The log is a function of the journal.
     TensorBoardLog(workplace / "log", read_all(paths.journal), pytest.fail)
     assert Shown(workplace / "log").all() == shown.all()
     assert cli.main(["resume", "t", "--max-trials", "5", "--no-tensorboard", *again]) == 0

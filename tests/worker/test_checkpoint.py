@@ -1,3 +1,5 @@
+"""Checkpoints: a training continues from one with the same bits, and unusable ones are refused in one line."""
+
 import json
 import os
 import subprocess
@@ -12,24 +14,24 @@ from places import ROOT
 
 from search.errors import SearchError, SpaceError
 from search.worker import checkpoint
-from search.worker.data.arrays import prepare
-from search.worker.runners.choose import build, choose
+from search.worker.data.arrays import prepare_data
+from search.worker.runners.choose import choose_runner, create_weights
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(90, 6)).astype("float32")
 Y = (X[:, 0] + rng.normal(size=90) > 0).astype("int64")
-DATA = prepare(((X[:70], Y[:70]), (X[70:], Y[70:])))
+DATA = prepare_data(((X[:70], Y[:70]), (X[70:], Y[70:])))
 EPOCHS, PAUSE = 6, 3
 
 
-def make(width=8, **options):
+def make_model(width=8, **options):
     keras.utils.set_random_seed(5)
     keras.backend.clear_session()
     model = keras.Sequential(
         [layers.Dense(width, "relu"), layers.BatchNormalization(), layers.Dropout(0.3), layers.Dense(2, "softmax")]
     )
     model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy", metrics=["accuracy"], **options)
-    build(model, X)
+    create_weights(model, X)
     return model
 
 
@@ -40,8 +42,8 @@ def user_callbacks():
     ]
 
 
-class Keep(keras.callbacks.Callback):
-    """What the worker's last callback does."""
+class Save(keras.callbacks.Callback):
+    """A callback that saves and restores as the recorder does."""
 
     def __init__(self, callbacks, save_to=None, resume=None):
         super().__init__()
@@ -60,25 +62,25 @@ class Keep(keras.callbacks.Callback):
                 "best_epoch": 2,
                 "best_value": logs["val_loss"],
             }
-            state = checkpoint.capture(self.model, self.callbacks)
+            state = checkpoint.capture_state(self.model, self.callbacks)
             assert state.lost == []
-            checkpoint.save(self.save_to, state, **options)
+            checkpoint.save_checkpoint(self.save_to, state, **options)
 
 
 def train(fuse, save_to=None, resume_from=None):
-    model, callbacks = make(), user_callbacks()
-    resume = checkpoint.load(resume_from) if resume_from else None
+    model, callbacks = make_model(), user_callbacks()
+    resume = checkpoint.load_checkpoint(resume_from) if resume_from else None
     if resume:
         resume.restore(model)
-    keep = Keep(callbacks, save_to, resume)
-    runner = choose(model, DATA, {"batch_size": 16}, 11, [*callbacks, keep], fuse)
-    runner.run(resume.epoch if resume else 0, EPOCHS, [*callbacks, keep])
-    state = [*checkpoint.snapshot(model), *map(keras.ops.convert_to_numpy, model.optimizer.variables)]
-    return state, keep.logs
+    save = Save(callbacks, save_to, resume)
+    runner = choose_runner(model, DATA, {"batch_size": 16}, 11, [*callbacks, save], fuse)
+    runner.run(resume.epoch if resume else 0, EPOCHS, [*callbacks, save])
+    state = [*checkpoint.copy_weights(model), *map(keras.ops.convert_to_numpy, model.optimizer.variables)]
+    return state, save.logs
 
 
 def continue_all(folder):
-    """Run in a process of its own: go on from either form's checkpoint with either form."""
+    """Continue the checkpoint of each runner with each runner. This runs in a separate process."""
     for saved in (True, False):
         for fuse in (True, False):
             state, logs = train(fuse, resume_from=folder / f"{saved}.npz")
@@ -87,10 +89,10 @@ def continue_all(folder):
 
 
 @pytest.mark.slow
-def test_a_new_process_goes_on_bit_by_bit(tmp_path):
+def test_a_new_process_continues_with_the_same_bits(tmp_path):
     state, logs = train(True, save_to=tmp_path / "True.npz")
     train(False, save_to=tmp_path / "False.npz")
-    # Both callbacks act after the pause, and count from before it.
+    # Both callbacks act after the pause, by counts that start before it.
     assert PAUSE < len(logs) < EPOCHS
     assert logs[-1]["learning_rate"] < logs[0]["learning_rate"]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
@@ -112,24 +114,24 @@ class Unfreeze(keras.callbacks.Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fuse", [True, False])
-def test_layers_that_a_callback_freed_stay_free(tmp_path, fuse):
-    """A factory freezes them, and a training that goes on calls the factory anew."""
+def test_layers_that_a_callback_unfroze_stay_unfrozen(tmp_path, fuse):
+    """The factory freezes the layers, and a training that continues calls the factory again."""
 
-    def frozen():
-        model = make()
+    def make_frozen():
+        model = make_model()
         model.layers[0].trainable = model.layers[1].trainable = False
         model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy", metrics=["accuracy"])
         return model
 
     def train(save_to=None, resume_from=None):
-        model, callbacks = frozen(), [Unfreeze()]
-        resume = checkpoint.load(resume_from) if resume_from else None
+        model, callbacks = make_frozen(), [Unfreeze()]
+        resume = checkpoint.load_checkpoint(resume_from) if resume_from else None
         if resume:
             resume.restore(model)
-        keep = Keep(callbacks, save_to, resume)
-        runner = choose(model, DATA, {"batch_size": 16}, 11, [*callbacks, keep], fuse)
-        runner.run(resume.epoch if resume else 0, EPOCHS, [*callbacks, keep])
-        return [*checkpoint.snapshot(model), *map(keras.ops.convert_to_numpy, model.optimizer.variables)], keep.logs
+        save = Save(callbacks, save_to, resume)
+        runner = choose_runner(model, DATA, {"batch_size": 16}, 11, [*callbacks, save], fuse)
+        runner.run(resume.epoch if resume else 0, EPOCHS, [*callbacks, save])
+        return [*checkpoint.copy_weights(model), *map(keras.ops.convert_to_numpy, model.optimizer.variables)], save.logs
 
     whole, logs = train(save_to=tmp_path / "state.npz")
     continued, rest = train(resume_from=tmp_path / "state.npz")
@@ -145,42 +147,42 @@ def save(path, model, callbacks=(), **changes):
         "best_value": None,
         **changes,
     }
-    state = checkpoint.capture(model, callbacks)
-    checkpoint.save(path, state, **options)
+    state = checkpoint.capture_state(model, callbacks)
+    checkpoint.save_checkpoint(path, state, **options)
     return state.lost
 
 
-def test_everything_of_an_optimizer_and_of_seeds_is_in_it(tmp_path):
-    def made():
-        model = make()
+def test_a_checkpoint_holds_all_optimizer_variables_and_seeds(tmp_path):
+    def make_compiled():
+        model = make_model()
         inner = keras.optimizers.Adam(
             keras.optimizers.schedules.CosineDecay(0.1, 100), use_ema=True, gradient_accumulation_steps=2
         )
         model.compile(keras.optimizers.LossScaleOptimizer(inner), "sparse_categorical_crossentropy")
         return model
 
-    model = made()
-    choose(model, DATA, {}, 0, []).run(0, 2, [])
+    model = make_compiled()
+    choose_runner(model, DATA, {}, 0, []).run(0, 2, [])
     save(tmp_path / "c.npz", model)
-    other = made()
-    checkpoint.load(tmp_path / "c.npz").restore(other)
-    for mine, its in ((model, other), (model.optimizer, other.optimizer)):
-        assert [v.name for v in mine.variables] == [v.name for v in its.variables]
-        assert all(np.array_equal(a, b) for a, b in zip(mine.variables, its.variables, strict=True))
+    other = make_compiled()
+    checkpoint.load_checkpoint(tmp_path / "c.npz").restore(other)
+    for saved, restored in ((model, other), (model.optimizer, other.optimizer)):
+        assert [v.name for v in saved.variables] == [v.name for v in restored.variables]
+        assert all(np.array_equal(a, b) for a, b in zip(saved.variables, restored.variables, strict=True))
     assert any("seed_generator_state" in variable.path for variable in model.variables)
     assert int(other.optimizer.inner_optimizer.iterations) > 0
 
 
-def test_dtypes_survive(tmp_path):
-    def made():
+def test_dtypes_are_restored(tmp_path):
+    def make_mixed():
         model = keras.Sequential([keras.Input((6,)), layers.Dense(3, dtype="bfloat16"), layers.Dense(1)])
         model.compile("sgd", "mse")
         return model
 
-    model = made()
+    model = make_mixed()
     save(tmp_path / "c.npz", model)
-    other = made()
-    checkpoint.load(tmp_path / "c.npz").restore(other)
+    other = make_mixed()
+    checkpoint.load_checkpoint(tmp_path / "c.npz").restore(other)
     assert other.variables[0].dtype == "bfloat16"
     for a, b in zip(model.variables, other.variables, strict=True):
         assert np.array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b))
@@ -201,10 +203,10 @@ class Odd(keras.callbacks.Callback):
             self.last = (np.ones((2, 2)),)
 
 
-def test_the_state_of_callbacks(tmp_path):
+def test_the_attributes_of_callbacks_are_restored(tmp_path):
     callback = Odd(True)
     callback.set_params({"epochs": 3})
-    model = make()
+    model = make_model()
     callback.set_model(model)
     lost = save(
         tmp_path / "c.npz",
@@ -216,7 +218,7 @@ def test_the_state_of_callbacks(tmp_path):
         best_value=0.25,
     )
     assert lost == ["Odd.file", "Odd.mixed", "Odd.objects"]
-    read = checkpoint.load(tmp_path / "c.npz")
+    read = checkpoint.load_checkpoint(tmp_path / "c.npz")
     assert (read.epoch, read.history[0]["logs"], read.best_epoch, read.best_value) == (
         1,
         {"loss": float("inf")},
@@ -237,80 +239,80 @@ def test_the_state_of_callbacks(tmp_path):
         read.restore_callbacks([])
 
 
-def test_the_threshold_of_a_monitor_keeps_its_sign(tmp_path):
-    def made():
+def test_the_min_delta_of_a_callback_keeps_its_sign(tmp_path):
+    def make_callback():
         callback = keras.callbacks.EarlyStopping("loss", mode="min", min_delta=0.1, patience=5)
         callback.set_model(model)
         callback.on_train_begin()
         return callback
 
-    model = make()
-    callback = made()
+    model = make_model()
+    callback = make_callback()
     callback.on_epoch_end(0, {"loss": 1.0})
     save(tmp_path / "c.npz", model, [callback])
-    resumed = made()
-    checkpoint.load(tmp_path / "c.npz").restore_callbacks([resumed])
+    resumed = make_callback()
+    checkpoint.load_checkpoint(tmp_path / "c.npz").restore_callbacks([resumed])
     for each in (callback, resumed):
         each.on_epoch_end(1, {"loss": 0.95})
         assert (each.wait, each.best, each.min_delta) == (1, 1.0, -0.1)
 
 
-def test_another_model_is_refused_and_left_alone(tmp_path):
-    save(tmp_path / "c.npz", make())
-    read = checkpoint.load(tmp_path / "c.npz")
-    wider = make(width=9)
-    before = checkpoint.snapshot(wider)
+def test_a_different_model_is_refused_and_left_unchanged(tmp_path):
+    save(tmp_path / "c.npz", make_model())
+    read = checkpoint.load_checkpoint(tmp_path / "c.npz")
+    wider = make_model(width=9)
+    before = checkpoint.copy_weights(wider)
     with pytest.raises(
         SpaceError, match=r"float32\[6, 8\] for the model's variable .*kernel, which is float32\[6, 9\]"
     ):
         read.restore(wider)
-    assert all(np.array_equal(a, b) for a, b in zip(before, checkpoint.snapshot(wider), strict=True))
-    deeper = keras.Sequential([keras.Input((6,)), make(), layers.Dense(1)])
+    assert all(np.array_equal(a, b) for a, b in zip(before, checkpoint.copy_weights(wider), strict=True))
+    deeper = keras.Sequential([keras.Input((6,)), make_model(), layers.Dense(1)])
     with pytest.raises(SpaceError, match="holds 9 variables of the model, the one that was built has 11") as caught:
         read.restore(deeper)
     assert "\n" not in str(caught.value)
-    same = make()
+    same = make_model()
     same.compile("sgd", "mse")
     with pytest.raises(SpaceError, match="of the optimizer"):
         read.restore(same)
 
 
-def test_best_weights(tmp_path):
-    model = make()
-    best = checkpoint.snapshot(model)
-    choose(model, DATA, {}, 0, []).run(0, 1, [])
-    assert not np.array_equal(best[0], checkpoint.snapshot(model)[0])
+def test_best_weights_are_saved_and_assigned(tmp_path):
+    model = make_model()
+    best = checkpoint.copy_weights(model)
+    choose_runner(model, DATA, {}, 0, []).run(0, 1, [])
+    assert not np.array_equal(best[0], checkpoint.copy_weights(model)[0])
     checkpoint.save_weights(tmp_path / "best.npz", best, 3, 0.75, inputs={"shape": [None, 6], "dtype": "float32"})
-    held = checkpoint.load_weights(tmp_path / "best.npz")
-    held.put_into(model)
-    assert (held.epoch, held.value, held.inputs) == (3, 0.75, {"shape": [None, 6], "dtype": "float32"})
-    assert all(np.array_equal(a, b) for a, b in zip(best, checkpoint.snapshot(model), strict=True))
+    loaded = checkpoint.load_weights(tmp_path / "best.npz")
+    loaded.assign_to(model)
+    assert (loaded.epoch, loaded.value, loaded.inputs) == (3, 0.75, {"shape": [None, 6], "dtype": "float32"})
+    assert all(np.array_equal(a, b) for a, b in zip(best, checkpoint.copy_weights(model), strict=True))
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_previous_file(tmp_path, monkeypatch):
     path = tmp_path / "c.npz"
-    save(path, make())
+    save(path, make_model())
 
-    def full(*_):
+    def fail(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
-        save(path, make(), best_epoch=2)
-    assert checkpoint.load(path).epoch == 1
+        save(path, make_model(), best_epoch=2)
+    assert checkpoint.load_checkpoint(path).epoch == 1
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_damaged_or_missing_files(tmp_path):
+def test_damaged_and_missing_files_are_refused(tmp_path):
     path = tmp_path / "c.npz"
     with pytest.raises(SearchError, match="missing or damaged"):
-        checkpoint.load(path)
-    save(path, make())
+        checkpoint.load_checkpoint(path)
+    save(path, make_model())
     whole = path.read_bytes()
     for content in (b"", b"junk", whole[: len(whole) // 2]):
         path.write_bytes(content)
         with pytest.raises(SearchError, match="missing or damaged"):
-            checkpoint.load(path)
+            checkpoint.load_checkpoint(path)
 
 
 if __name__ == "__main__":

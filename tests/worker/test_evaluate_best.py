@@ -1,4 +1,4 @@
-"""What a harvest writes: a file that Keras reads, or of what Keras cannot describe, its weights."""
+"""The file of a final evaluation: Keras reads it; for a model that Keras cannot serialize, it holds the weights."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from tests.spaces.factories import Regressor, load_data
 REF = SpaceRef(str(FACTORIES))
 
 
-def harvest(folder: Path, values: dict[str, Any], model: Path | None = None) -> Evaluated:
-    """Train a trial, and bring in what is to be had of it."""
+def evaluate(folder: Path, values: dict[str, Any], model: Path | None = None) -> Evaluated:
+    """Train a trial and return its final evaluation."""
     options: dict[str, Any] = {"trial": 0, "execution": 0, "space": REF, "values": values, "seed": 3, "from_epoch": 0}
     trial = folder / "trial"
     segment = Segment(to_epoch=2, objective=Objective("val_mae", "min"), folder=str(trial), **options)
-    talk = Conversation(InlineExecutor()).run(segment)
-    assert talk.end.outcome == "reached", talk.end.error
-    said: list[Any] = []
+    conversation = Conversation(InlineExecutor()).run(segment)
+    assert conversation.end.outcome == "reached", conversation.end.error
+    messages: list[Any] = []
     executor = InlineExecutor()
     target = None if model is None else str(model)
     executor.start(0, Evaluate(0, REF, values, str(trial / "best-0.npz"), str(trial), model=target))
-    executor.poll(lambda slot, message: said.append(message), 0)
-    return said[0]
+    executor.poll(lambda slot, message: messages.append(message), 0)
+    return messages[0]
 
 
 @pytest.mark.parametrize("kind", ["functional", "deferred", "subclass"])
-def test_the_winner_is_written_with_what_serves_it(tmp_path: Path, kind: str) -> None:
+def test_the_winner_is_written_with_its_signature_and_packages(tmp_path: Path, kind: str) -> None:
     values = {"kind": kind, "units": 24 if kind == "subclass" else 5, "regularizer": None}
     file = tmp_path / "model.keras"
-    found = harvest(tmp_path, values, file)
+    found = evaluate(tmp_path, values, file)
     assert found.error is None
     assert found.logs is not None
     assert found.signature == {
@@ -52,7 +52,7 @@ def test_the_winner_is_written_with_what_serves_it(tmp_path: Path, kind: str) ->
     model, _ = rebuild_model(load_space(REF), values, tmp_path / "trial" / "best-0.npz")
     x, y = load_data()[2]
     assert found.logs["mae"] == pytest.approx(float(np.mean(np.abs(model.predict(x, verbose=0) - y))), rel=1e-5)
-    if kind == "subclass":  # which has arguments, and no get_config
+    if kind == "subclass":  # it has arguments, but no get_config
         again = Regressor(24)
         again(x)
         again.load_weights(file)
@@ -62,13 +62,13 @@ def test_the_winner_is_written_with_what_serves_it(tmp_path: Path, kind: str) ->
     assert [item.name for item in tmp_path.iterdir() if item.suffix == ".keras"] == ["model.keras"]
 
 
-def test_what_the_users_code_raises_is_one_line(tmp_path: Path) -> None:
-    found = harvest(tmp_path, {"kind": "functional", "units": 5, "regularizer": None})
+def test_an_error_is_reported_in_one_line(tmp_path: Path) -> None:
+    found = evaluate(tmp_path, {"kind": "functional", "units": 5, "regularizer": None})
     assert found.signature is None
     executor = InlineExecutor()
-    said: list[Any] = []
-    lost = str(tmp_path / "no.npz")
-    executor.start(0, Evaluate(0, REF, {"kind": "functional"}, lost, str(tmp_path / "trial")))
-    executor.poll(lambda slot, message: said.append(message), 0)
-    assert "no.npz is missing or damaged" in said[0].error
-    assert "\n" not in said[0].error
+    messages: list[Any] = []
+    missing = str(tmp_path / "no.npz")
+    executor.start(0, Evaluate(0, REF, {"kind": "functional"}, missing, str(tmp_path / "trial")))
+    executor.poll(lambda slot, message: messages.append(message), 0)
+    assert "no.npz is missing or damaged" in messages[0].error
+    assert "\n" not in messages[0].error

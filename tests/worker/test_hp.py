@@ -1,4 +1,4 @@
-"""The lazy `hp`: what it asks, when, and what a factory sees of it."""
+"""The lazy `hp`: its questions, their order, and the values that a factory gets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from search.worker.hp import LazyHyperParameters, default_value, parameter_of
 
 
 class Source:
-    """Answers with the value at a fixed probability, and remembers what it was asked."""
+    """A source of answers, which records the questions.
+
+    Args:
+        u: the cumulative probability of an answer.
+        answers: answers by name, in place of that.
+    """
 
     def __init__(self, u: float = 0.7, **answers: Value) -> None:
         self.u = u
@@ -36,7 +41,7 @@ class Source:
 
 
 def everything(hp: Any) -> list[Any]:
-    """A factory of every kind, option and scope."""
+    """Ask for parameters of every kind, option and scope."""
     found = [
         hp.Choice("model", ["mlp", "cnn"]),
         hp.Int("units", 8, 64, step=8, default=32),
@@ -64,7 +69,7 @@ def everything(hp: Any) -> list[Any]:
 ALWAYS = ["model", "units", "batch", "lr", "momentum", "dropout", "bias", "norm", "kernel", "seed"]
 
 
-def test_defaults_are_those_of_kerastuner() -> None:
+def test_defaults_equal_kerastuners() -> None:
     ours, theirs = LazyHyperParameters(), keras_tuner.HyperParameters()
     ours_built, theirs_built = everything(ours), everything(theirs)
     assert ours_built == theirs_built
@@ -74,7 +79,7 @@ def test_defaults_are_those_of_kerastuner() -> None:
     assert [repr(a) for a in ours.space if a.name != "norm"] == [repr(b) for b in theirs.space if b.name != "norm"]
 
 
-def test_only_active_parameters_are_asked_for_and_at_the_moment_they_are_needed() -> None:
+def test_only_active_parameters_are_asked_for_when_they_are_needed() -> None:
     source = Source(model="mlp", norm=True)
     hp = LazyHyperParameters(source)
     assert hp.Choice("model", ["mlp", "cnn"]) == "mlp"
@@ -92,7 +97,7 @@ def test_only_active_parameters_are_asked_for_and_at_the_moment_they_are_needed(
         hp["never"]
 
 
-def test_the_other_branch() -> None:
+def test_the_parameters_of_another_branch_are_asked_for() -> None:
     source = Source(model="cnn", pool="avg", norm=False)
     hp = LazyHyperParameters(source)
     built = everything(hp)
@@ -109,7 +114,7 @@ def test_the_other_branch() -> None:
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
-def test_a_second_build_and_a_second_object_replay(model: str) -> None:
+def test_a_second_build_and_a_second_object_repeat_the_values(model: str) -> None:
     first, second = Source(model=model), Source(u=0.1)
     hp = LazyHyperParameters(first)
     built, asked = everything(hp), len(first.asked)
@@ -122,17 +127,17 @@ def test_a_second_build_and_a_second_object_replay(model: str) -> None:
     assert len(hp.parameters) == asked
 
 
-def test_what_is_not_there_yet_is_asked_for_on_top_of_given_values() -> None:
-    given: dict[str, Value] = {"model": "mlp", "units": 16, "gone": 1}
+def test_only_missing_values_are_asked_for() -> None:
+    known: dict[str, Value] = {"model": "mlp", "units": 16, "gone": 1}
     source = Source(norm=True)
-    hp = LazyHyperParameters(source, given)
+    hp = LazyHyperParameters(source, known)
     assert everything(hp)[1] == 16
     assert source.names == [*ALWAYS[2:], "layers"]
     assert "gone" not in hp.used_values
-    assert given == {"model": "mlp", "units": 16, "gone": 1}
+    assert known == {"model": "mlp", "units": 16, "gone": 1}
 
 
-def test_an_inactive_parameter_is_asked_for_once_its_parent_has_a_value() -> None:
+def test_an_inactive_parameter_is_asked_for_as_soon_as_it_is_active() -> None:
     source = Source(a="x")
     hp = LazyHyperParameters(source)
     hp.Choice("a", ["x", "y"])
@@ -146,7 +151,7 @@ def test_an_inactive_parameter_is_asked_for_once_its_parent_has_a_value() -> Non
     assert source.names == ["a", "b", "c"]
 
 
-def test_no_parameter_at_all() -> None:
+def test_without_questions_there_are_no_parameters() -> None:
     hp = LazyHyperParameters(Source())
     assert hp.parameters == ()
     hp.Fixed("seed", 3)
@@ -209,7 +214,7 @@ def test_one_name_under_two_conditions() -> None:
     hp = LazyHyperParameters(Source(0.5, kind="large"))
     assert 100 <= build(hp) <= 900
     assert [parameter.key for parameter in hp.parameters] == ["kind", "units [kind in ['large']]"]
-    # Both at once cannot have one value.
+    # One value cannot serve both parameters.
     hp = LazyHyperParameters(values={"kind": "small"})
     hp.Choice("kind", ["small", "large"])
     with hp.conditional_scope("kind", ["small"]):
@@ -218,7 +223,7 @@ def test_one_name_under_two_conditions() -> None:
         hp.Int("units", 100, 900)
 
 
-def test_numpy_scalars_become_plain() -> None:
+def test_numpy_scalars_become_python_scalars() -> None:
     hp = LazyHyperParameters(Source())
     assert type(hp.Choice("a", np.array([8, 16]))) is int
     assert type(hp.Choice("b", [np.float64(0.5), np.float64(1)])) is float
@@ -227,7 +232,7 @@ def test_numpy_scalars_become_plain() -> None:
     assert type(hp.Float("e", np.float32(1), 2)) is float
 
 
-def test_what_ask_raises_reaches_the_caller_unchanged_and_leaves_no_value() -> None:
+def test_an_exception_of_ask_reaches_the_caller_unchanged_and_leaves_no_value() -> None:
     class Gone(ValueError):
         pass
 
@@ -288,11 +293,11 @@ def scoped(hp: Any) -> None:
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_is_one_line_that_names_the_parameter(case: str) -> None:
+def test_an_impossible_parameter_is_refused_in_one_line_that_names_it(case: str) -> None:
     hp = LazyHyperParameters()
     hp.Choice("model", ["a", "b"])
     call, message = BAD[case]
-    for _ in range(2):  # nothing was registered that would satisfy the second call
+    for _ in range(2):  # the first call registers nothing, so the second fails, too
         with pytest.raises(SpaceError) as caught:
             call(hp)
         text = str(caught.value)
@@ -303,7 +308,7 @@ def test_what_cannot_be_is_one_line_that_names_the_parameter(case: str) -> None:
     assert hp.Int("x", 4, 5) == 4
 
 
-def test_a_copy_asks_the_same_source_and_keeps_its_own_values() -> None:
+def test_a_copy_asks_the_same_source_and_has_its_own_values() -> None:
     source = Source()
     hp = LazyHyperParameters(source)
     built = everything(hp)
@@ -319,7 +324,7 @@ def test_a_copy_asks_the_same_source_and_keeps_its_own_values() -> None:
     assert hp.parameters[-1].name == "new"
 
 
-def test_a_copy_replays_into_the_same_parameters() -> None:
+def test_a_copy_records_the_same_parameters() -> None:
     hp = LazyHyperParameters(Source(), {"a": 3})
     assert hp.copy().Int("a", 1, 9) == 3
     assert hp.used_values == {"a": 3}
@@ -352,7 +357,7 @@ def test_merge_asks_and_overwrites_nothing() -> None:
     assert len(hp.space) == 2
 
 
-def test_a_hypermodel_runs_unchanged() -> None:
+def test_a_hypermodel_needs_no_change() -> None:
     class Model(keras_tuner.HyperModel):  # type: ignore[misc]
         def build(self, hp: Any) -> list[Any]:
             return [hp.Int("units", 8, 64), self.tunable, self.name]
@@ -377,7 +382,7 @@ def test_a_hypermodel_runs_unchanged() -> None:
     ],
     ids=repr,
 )
-def test_conversion(theirs: Any, domain: Domain, default: Value) -> None:
+def test_kerastuners_parameters_are_converted(theirs: Any, domain: Domain, default: Value) -> None:
     parameter = parameter_of(theirs)
     assert parameter == Parameter("x", domain, default)
     assert type(parameter.default) is type(default)

@@ -1,6 +1,6 @@
-"""Keras on JAX and on PyTorch: real training that is disturbed and resumed, and models that come back, anywhere.
+"""Keras on JAX and on PyTorch: real trainings that are disturbed and resumed, and the retrieval of models.
 
-TensorFlow is what the other tests train with.
+All other tests train with TensorFlow.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ def build_model(hp):
 
 class Fate(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
-        # `stop`: Ctrl-C for the driver in the first epoch of all. `kill`: the worker of a promoted trial, once.
+        # `stop`: Ctrl-C for the driver in the first epoch. `kill`: the worker of a promoted trial dies, once.
         if self.once("stop"):
             os.kill(int(os.environ["DRIVER"]), signal.SIGINT)
         if epoch == 2 and self.once("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def once(self, what):
-        order = Path(__file__).with_name(what)
+    def once(self, name):
+        order = Path(__file__).with_name(name)
         if not order.exists():
             return False
         order.unlink()
@@ -90,7 +90,7 @@ OPTIONS = {"seed": 0, "workers": 1, "progress": False}
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """A folder with a space file, and a zygote whose Keras runs on `backend`."""
 
     backend: str
@@ -98,11 +98,11 @@ class Place:
     zygote: Zygote
 
     def run(self, study: str, **options: Any) -> search.StudyResults:
-        given = {**OPTIONS, "keras_backend": self.backend, "runs": str(self.folder / "runs"), **options}
-        return search.run(self.folder / "space.py", study=study, **given)
+        arguments = {**OPTIONS, "keras_backend": self.backend, "runs": str(self.folder / "runs"), **options}
+        return search.run(self.folder / "space.py", study=study, **arguments)
 
     def python(self, code: str, *arguments: object) -> str:
-        """What a fresh process, in which nobody has said what Keras runs on, prints last."""
+        """Run `code` in a new process without a choice of Keras's backend, and return its last line of output."""
         done = subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)],
             cwd=self.folder,
@@ -116,7 +116,7 @@ class Place:
 
 
 @pytest.fixture(scope="module", params=["jax", "torch"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "space.py").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
@@ -126,20 +126,20 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         patch.setenv("OPENBLAS_NUM_THREADS", "1")
         zygote = Zygote(folder / "zygote.log", request.param)
         patch.setattr("search.executors.selection.shared_zygote", zygote)
-        yield Place(request.param, folder, zygote)
+        yield Site(request.param, folder, zygote)
         zygote.close()
-        assert not compiled(folder), "what JAX has compiled is gone with its zygote"
+        assert not compiled(folder), "the zygote deletes JAX's compiled programs when it ends"
 
 
 def compiled(folder: Path) -> list[Path]:
-    """What JAX has compiled for the workers of a zygote."""
+    """Return the files that JAX has compiled for the workers of a zygote."""
     return list(folder.glob("search-jax-*/*"))
 
 
 @pytest.fixture(scope="module")
-def whole(place: Place) -> search.StudyResults:
-    """A search that nothing has disturbed."""
-    return place.run("whole")
+def whole(site: Site) -> search.StudyResults:
+    """Run an undisturbed search."""
+    return site.run("whole")
 
 
 def history(study: search.StudyResults) -> list[Any]:
@@ -149,34 +149,34 @@ def history(study: search.StudyResults) -> list[Any]:
     ]
 
 
-def test_a_search_on_another_back_end(whole: search.StudyResults, place: Place) -> None:
-    assert whole.study.versions["keras_backend"] == place.backend
-    assert whole.study.versions[place.backend]
+def test_a_search_on_another_keras_backend(whole: search.StudyResults, site: Site) -> None:
+    assert whole.study.versions["keras_backend"] == site.backend
+    assert whole.study.versions[site.backend]
     built = [entry.record for entry in journal.read(whole.paths.journal) if isinstance(entry.record, Built)]
-    assert {record.runner for record in built} == {"fused" if place.backend == "jax" else "fit: Keras runs on torch"}
+    assert {record.runner for record in built} == {"fused" if site.backend == "jax" else "fit: Keras runs on torch"}
     assert sorted(trial.epochs for trial in whole.trials) == [1, 1, 4]
     assert all(trial.trained == trial.epochs for trial in whole.trials)
-    assert bool(compiled(place.folder)) == (place.backend == "jax")
+    assert bool(compiled(site.folder)) == (site.backend == "jax")
 
 
-def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(whole: search.StudyResults, place: Place) -> None:
-    for what in ("kill", "stop"):
-        (place.folder / what).touch()
+def test_a_killed_and_stopped_search_has_the_same_results(whole: search.StudyResults, site: Site) -> None:
+    for name in ("kill", "stop"):
+        (site.folder / name).touch()
     with pytest.raises(KeyboardInterrupt, match="stopped by the user"):
-        place.run("disturbed")
-    stopped = search.load_study("disturbed", place.folder / "runs")
-    assert not (place.folder / "stop").exists()
+        site.run("disturbed")
+    stopped = search.load_study("disturbed", site.folder / "runs")
+    assert not (site.folder / "stop").exists()
     assert stopped.study.epochs < whole.study.epochs
-    resumed = place.run("disturbed", resume=True)
-    assert not (place.folder / "kill").exists()
+    resumed = site.run("disturbed", resume=True)
+    assert not (site.folder / "kill").exists()
     ends = [entry.record for entry in journal.read(stopped.paths.journal) if isinstance(entry.record, SegmentEnded)]
     assert [end.outcome for end in ends].count("lost") == 1
     assert history(resumed) == history(whole)
 
 
-def executor_of(place: Place, threads: int = 1) -> LocalExecutor:
+def executor_of(site: Site, threads: int = 1) -> LocalExecutor:
     slot = Slot(0, (), tuple(range(os.cpu_count() or 1)), threads, "CPU")
-    return LocalExecutor([slot], place.folder / "log", zygote=place.zygote)
+    return LocalExecutor([slot], site.folder / "log", zygote=site.zygote)
 
 
 def segment(folder: Path, trial: int, from_epoch: int = 0, *, to_epoch: int = 4, judged: bool = False) -> Segment:
@@ -194,16 +194,16 @@ def segment(folder: Path, trial: int, from_epoch: int = 0, *, to_epoch: int = 4,
     )
 
 
-def test_a_training_goes_on_to_the_last_bit_in_another_process(place: Place) -> None:
+def test_a_training_continues_with_the_same_bits_in_another_process(site: Site) -> None:
     def react(message: EpochDone) -> Verdict | Interrupt:
         return Interrupt() if message.epoch == 2 else Verdict(False)
 
-    first, second = executor_of(place), executor_of(place)
+    first, second = executor_of(site), executor_of(site)
     try:
-        curve = Conversation(first).run(segment(place.folder, 0)).curve
-        before = Conversation(first, react=react).run(segment(place.folder, 1, judged=True))
+        curve = Conversation(first).run(segment(site.folder, 0)).curve
+        before = Conversation(first, react=react).run(segment(site.folder, 1, judged=True))
         assert (before.end.outcome, before.end.epoch) == ("interrupted", 2)
-        after = Conversation(second).run(segment(place.folder, 1, 2))
+        after = Conversation(second).run(segment(site.folder, 1, 2))
         assert first.pids() != second.pids()
         assert before.curve + after.curve == curve
     finally:
@@ -211,25 +211,25 @@ def test_a_training_goes_on_to_the_last_bit_in_another_process(place: Place) -> 
         second.close()
 
 
-def test_nothing_runs_in_the_zygote_before_it_forks(whole: search.StudyResults, place: Place) -> None:
-    """XLA's client or PyTorch's pools would bring threads, and a child that uses what they hold would hang."""
-    assert psutil.Process(place.zygote.pid).num_threads() <= 5
+def test_nothing_runs_in_the_zygote_before_it_forks(whole: search.StudyResults, site: Site) -> None:
+    """XLA's client and PyTorch's pools start threads, and a forked child that needs their locks would hang."""
+    assert psutil.Process(site.zygote.pid).num_threads() <= 5
 
 
-def test_what_is_compiled_stays_in_its_folder(place: Place) -> None:
-    kept = place.folder / "kept"
+def test_compiled_programs_stay_in_their_folder(site: Site) -> None:
+    kept = site.folder / "kept"
     slot = Slot(0, (), tuple(range(os.cpu_count() or 1)), 1, "CPU")
-    executor = LocalExecutor([slot], place.folder / "log", place.backend, kept)
-    Conversation(executor).run(segment(place.folder, 10, to_epoch=1))
+    executor = LocalExecutor([slot], site.folder / "log", site.backend, kept)
+    Conversation(executor).run(segment(site.folder, 10, to_epoch=1))
     executor.close()
-    assert bool(list(kept.glob("jax-*/*"))) == (place.backend == "jax")
+    assert bool(list(kept.glob("jax-*/*"))) == (site.backend == "jax")
 
 
-def test_a_worker_computes_with_its_slots_threads(place: Place) -> None:
+def test_a_worker_computes_with_its_slots_threads(site: Site) -> None:
     counts = []
     for threads in (1, 4):
-        executor = executor_of(place, threads)
-        Conversation(executor).run(segment(place.folder, threads, to_epoch=1))
+        executor = executor_of(site, threads)
+        Conversation(executor).run(segment(site.folder, threads, to_epoch=1))
         counts.append(psutil.Process(executor.pids()[0]).num_threads())
         executor.close()
     assert counts[0] < counts[1]
@@ -238,13 +238,12 @@ def test_a_worker_computes_with_its_slots_threads(place: Place) -> None:
 ELSEWHERE = """
 import json, sys
 import search
-from search.space import file as space
-from search.space.file import SpaceRef
+from search.space.file import SpaceRef, read_space
 
 folder, = sys.argv[1:]
 models = {"runs": search.get_best_models("whole", runs=folder + "/runs")}
 models["store"] = search.get_best_models("whole", tracking_uri=f"sqlite:///{folder}/runs/mlflow.db")
-_, (x, y) = space.load(SpaceRef(path=folder + "/space.py")).load_data()
+_, (x, y) = read_space(SpaceRef(path=folder + "/space.py")).load_data()
 losses = {source: [model.evaluate(x, y, verbose=0)[0] for model in found] for source, found in models.items()}
 alone = {"executor": "inline", "workers": 1, "max_total_epochs": 1}
 inline = search.run("space.py", study="inline", seed=0, progress=False, **alone)
@@ -254,27 +253,27 @@ print(json.dumps([keras.config.backend(), losses]))
 """
 
 
-def test_models_come_back_in_another_process_and_it_searches_inline(whole: search.StudyResults, place: Place) -> None:
-    backend, losses = json.loads(place.python(ELSEWHERE, place.folder))
-    assert backend == place.backend
+def test_another_process_retrieves_models_and_searches_inline(whole: search.StudyResults, site: Site) -> None:
+    backend, losses = json.loads(site.python(ELSEWHERE, site.folder))
+    assert backend == site.backend
     best = [whole.best_trials()[0].objective]
     assert losses["runs"] == pytest.approx(best, abs=1e-5)
     assert losses["store"] == pytest.approx(best, abs=1e-5)
     assert losses["inline"][0] == pytest.approx(whole.trials[0].curve[0].logs["val_loss"], abs=1e-5)
 
 
-def test_models_come_back_where_keras_runs_on_another_back_end(
-    whole: search.StudyResults, place: Place, capfd: pytest.CaptureFixture[str]
+def test_models_are_retrieved_with_another_keras_backend(
+    whole: search.StudyResults, site: Site, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from search.space.file import load
+    from search.space.file import read_space
 
-    note = f"the study ran with Keras on {place.backend}, this process runs it on tensorflow: the weights are the same"
+    note = f"the study ran with Keras on {site.backend}, this process runs it on tensorflow: the weights are the same"
     with pytest.warns(UserWarning, match=note) as warned:
         (model,) = whole.get_best_models()
     assert len(warned) == 1
-    _, (x, y) = load(whole.space_ref).load_data()
+    _, (x, y) = read_space(whole.space_ref).load_data()
     assert model.evaluate(x, y, verbose=0)[0] == pytest.approx(whole.best_trials()[0].objective, abs=1e-4)
-    to = place.folder / "model"
-    assert cli.main(["export", "whole", "--to", str(to), "--runs", str(place.folder / "runs")]) == 0
+    to = site.folder / "model"
+    assert cli.main(["export", "whole", "--to", str(to), "--runs", str(site.folder / "runs")]) == 0
     assert f"note: {note}" in capfd.readouterr().err
     assert (to / "saved_model.pb").exists()

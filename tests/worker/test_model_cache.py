@@ -1,4 +1,4 @@
-"""What a worker holds: trials go on without being built anew, or train by the graph of another, with equal results."""
+"""The model cache: a trial continues with its cached model, or trains by another model's graph, with equal results."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -15,11 +16,9 @@ from search.space.file import SpaceRef
 from search.study.paths import TrialPaths
 from search.study.trial import Objective
 from search.testing.executors import Conversation
-from search.worker import checkpoint
-from search.worker import model_cache as held
-from search.worker import segment as training
-from search.worker.runners import graph_cache as graphs
-from search.worker.runners.tensorflow import epochs as fused_tensorflow
+from search.worker import model_cache
+from search.worker.runners.graph_cache import cached_graphs, clear_graph_cache, count_scalars
+from search.worker.segment import clear_caches
 
 SPACE = """
 from pathlib import Path
@@ -96,55 +95,63 @@ EMPTY: Mapping[str, Any] = {}
 
 
 class Worker:
-    """A worker for a space of one kind."""
+    """A worker for a space of one kind.
 
-    def __init__(self, folder: Path, kind: str, *, holds: bool) -> None:
+    Args:
+        caches: whether models and graphs stay cached between segments.
+    """
+
+    def __init__(self, folder: Path, kind: str, *, caches: bool) -> None:
         folder.mkdir()
         self.folder = folder
-        self.hold: tuple[int, ...] = (0, 1) if holds else ()
-        self.drops = not holds
+        self.caches = caches
         (folder / "space.py").write_text(SPACE.replace('KIND = "plain"', f'KIND = "{kind}"'))
         self._executor = InlineExecutor()
 
-    def train(
+    def segment(
         self, trial: int, from_epoch: int, to_epoch: int, values: Mapping[str, Any] = EMPTY, **options: Any
-    ) -> list[Any]:
-        """Train a part of a trial.
+    ) -> Segment:
+        """Make a segment of a trial.
 
         Args:
-            values: its hyperparameters, where they are not those of all.
+            values: hyperparameters that differ from those of all trials.
         """
-        usual = {"units": 6, "rate": 0.01 * (1 + trial), "dropout": 0.2, "l2": 1e-4, "batch_size": 8}
-        given: dict[str, Any] = {
-            "values": {**usual, **values},
+        defaults = {"units": 6, "rate": 0.01 * (1 + trial), "dropout": 0.2, "l2": 1e-4, "batch_size": 8}
+        arguments: dict[str, Any] = {
             "seed": 7 + trial,
-            "folder": str(self.folder / str(trial)),
-            "hold": self.hold,
+            "cached_trials": (0, 1) if self.caches else (),
             **options,
         }
-        if self.drops:
-            held.drop_all()
-            graphs.drop_all()
-        segment = Segment(
+        return Segment(
             trial=trial,
             execution=0,
             space=SpaceRef(str(self.folder / "space.py")),
+            values={**defaults, **values},
             from_epoch=from_epoch,
             to_epoch=to_epoch,
             objective=Objective("val_loss", "min"),
-            **given,
+            folder=str(self.folder / str(trial)),
+            **arguments,
         )
-        conversation = Conversation(self._executor).run(segment)
+
+    def train(self, *args: Any, **options: Any) -> list[Any]:
+        """Train the segment of these arguments and return its curve."""
+        if not self.caches:
+            model_cache.clear_model_cache()
+            clear_graph_cache()
+        conversation = Conversation(self._executor).run(self.segment(*args, **options))
         assert conversation.end.outcome == "reached", conversation.end.error
         return conversation.curve
 
     @property
     def built(self) -> int:
+        """The number of models built so far."""
         return len((self.folder / "built").read_text().splitlines())
 
     def state(self, trial: int) -> list[np.ndarray[Any, Any]]:
-        saved = checkpoint.load(TrialPaths(self.folder / str(trial)).checkpoint(0))
-        return [array for group in saved._groups.values() for array in group]
+        """Return the arrays of the trial's checkpoint."""
+        with np.load(TrialPaths(self.folder / str(trial)).checkpoint(0)) as file:
+            return [file[name] for name in sorted(file.files) if name != "meta"]
 
 
 @pytest.mark.parametrize(
@@ -153,24 +160,24 @@ class Worker:
         ("plain", 2),
         pytest.param("average", 2, marks=pytest.mark.slow),
         pytest.param("stream", 2, marks=pytest.mark.slow),
-        # What a callback of the user's remembers, or does to its model, no checkpoint may hold.
+        # A user's callback may have a state, or change its model, which a checkpoint may not hold.
         pytest.param("unfreeze", 5, marks=pytest.mark.slow),
         pytest.param("batches", 5, marks=pytest.mark.slow),
     ],
 )
-def test_what_is_held_goes_on_as_if_it_had_been_built_anew(tmp_path: Path, kind: str, built: int) -> None:
-    holding, building = Worker(tmp_path / "a", kind, holds=True), Worker(tmp_path / "b", kind, holds=False)
-    assert_same(holding, building, [(0, 0, 1), (1, 0, 2), (0, 1, 3), (1, 2, 3), (0, 3, 4)])
-    assert (holding.built, building.built) == (built, 5)
+def test_a_cached_model_trains_as_a_new_one(tmp_path: Path, kind: str, built: int) -> None:
+    caching, building = Worker(tmp_path / "a", kind, caches=True), Worker(tmp_path / "b", kind, caches=False)
+    assert_same(caching, building, [(0, 0, 1), (1, 0, 2), (0, 1, 3), (1, 2, 3), (0, 3, 4)])
+    assert (caching.built, building.built) == (built, 5)
 
 
 def assert_same(one: Worker, other: Worker, parts: Sequence[tuple[Any, ...]]) -> None:
-    """Both workers, one after the other, train the same parts with the same results."""
+    """Train the same segments in both workers, one after the other, and compare the results."""
     curves = []
     for worker in (one, other):
-        training.forget()
+        clear_caches()
         curves.append([worker.train(*part) for part in parts])
-    held.drop_all()
+    model_cache.clear_model_cache()
     assert curves[0] == curves[1]
     assert len({str(curve) for curve in curves[0]}) == len(parts)
     for trial in {part[0] for part in parts}:
@@ -179,22 +186,22 @@ def assert_same(one: Worker, other: Worker, parts: Sequence[tuple[Any, ...]]) ->
 
 
 def count_traces(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The models that are traced from now on."""
+    """Return a list that gets each model traced from now on."""
     traced: list[Any] = []
-    trace = fused_tensorflow._functions
+    train_step = keras.Model.train_step
 
-    def functions(model: Any, plan: Any) -> Any:
+    def trace(model: Any, data: Any) -> Any:
         traced.append(model)
-        return trace(model, plan)
+        return train_step(model, data)
 
-    monkeypatch.setattr(fused_tensorflow, "_functions", functions)
+    monkeypatch.setattr(keras.Model, "train_step", trace)
     return traced
 
 
 @pytest.mark.slow
 def test_one_graph_serves_trials_that_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     traced = count_traces(monkeypatch)
-    sharing, building = Worker(tmp_path / "a", "plain", holds=True), Worker(tmp_path / "b", "plain", holds=False)
+    sharing, building = Worker(tmp_path / "a", "plain", caches=True), Worker(tmp_path / "b", "plain", caches=False)
     wide = {"units": 9, "dropout": 0.4, "l2": 1e-3, "batch_size": 16}
     parts = [(0, 0, 2), (1, 0, 1, wide), (0, 2, 3), (2, 0, 2, {"units": 2}), (1, 1, 3, wide)]
     assert_same(sharing, building, parts)
@@ -202,8 +209,8 @@ def test_one_graph_serves_trials_that_take_turns(tmp_path: Path, monkeypatch: py
     assert len(traced) == 1 + 5
 
 
-def test_a_trial_whose_checkpoint_is_gone_begins_anew(tmp_path: Path) -> None:
-    worker = Worker(tmp_path / "a", "plain", holds=True)
+def test_a_trial_without_its_checkpoint_starts_with_a_new_model(tmp_path: Path) -> None:
+    worker = Worker(tmp_path / "a", "plain", caches=True)
     (first,) = worker.train(0, 0, 1)
     TrialPaths(worker.folder / "0").checkpoint(0).unlink()
     again = worker.train(0, 1, 2)
@@ -212,9 +219,9 @@ def test_a_trial_whose_checkpoint_is_gone_begins_anew(tmp_path: Path) -> None:
     assert worker.built == 2
 
 
-def test_what_is_not_the_same_training_is_built_anew(tmp_path: Path) -> None:
-    worker = Worker(tmp_path / "a", "plain", holds=True)
-    held.drop_all()
+def test_a_different_training_gets_a_new_model(tmp_path: Path) -> None:
+    worker = Worker(tmp_path / "a", "plain", caches=True)
+    model_cache.clear_model_cache()
     worker.train(0, 0, 1)
     assert worker.built == 1
     worker.train(0, 1, 2, seed=8)
@@ -222,37 +229,38 @@ def test_what_is_not_the_same_training_is_built_anew(tmp_path: Path) -> None:
     other = {"units": 5, "rate": 0.1}
     worker.train(0, 2, 3, seed=8, values=other)
     assert worker.built == 3
-    worker.train(0, 3, 4, seed=8, values=other, cached_trials=())  # for the last time
+    worker.train(0, 3, 4, seed=8, values=other, cached_trials=())  # the last use of this model
     assert worker.built == 3
     worker.train(1, 0, 1, values=other, cached_trials=(1,))
     assert worker.built == 4
-    worker.train(0, 4, 5, seed=8, values=other)  # let go of
+    worker.train(0, 4, 5, seed=8, values=other)  # no longer cached
     assert worker.built == 5
     InlineExecutor()  # another search in the same process
     worker.train(0, 5, 6, seed=8, values=other)
     assert worker.built == 6
 
 
-def test_no_more_is_held_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker(tmp_path / "a", "plain", holds=True)
-    held.drop_all()
+def test_the_cached_models_have_a_maximum_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(tmp_path / "a", "plain", caches=True)
+    model_cache.clear_model_cache()
     values = [{"units": units} for units in (6, 7)]
     worker.train(0, 0, 1, values=values[0])
-    size = graphs.size(held._held[0].training.model)
-    monkeypatch.setattr(held, "MOST", size * 3 // 2)
+    cached = model_cache.find_cached(worker.segment(0, 1, 2, values=values[0]))
+    assert cached is not None
+    monkeypatch.setattr(model_cache, "MAX_CACHED_SCALARS", count_scalars(cached.model) * 3 // 2)
     worker.train(1, 0, 1, values=values[1])
-    assert [each.trial for each in held._held] == [1]
+    assert model_cache.cached_trials() == [1]
     worker.train(1, 1, 2, values=values[1])
     assert worker.built == 2
     worker.train(0, 1, 2, values=values[0])
     assert worker.built == 3
 
 
-def test_what_nobody_comes_back_to_is_not_held(tmp_path: Path) -> None:
-    worker = Worker(tmp_path / "a", "plain", holds=True)
-    training.forget()
+def test_models_of_other_trials_are_not_cached(tmp_path: Path) -> None:
+    worker = Worker(tmp_path / "a", "plain", caches=True)
+    clear_caches()
     for trial in range(3):
         worker.train(trial, 0, 1, cached_trials=())
-    assert len(held._held) == 0
-    assert len(graphs._made) == 1
-    training.forget()
+    assert model_cache.cached_trials() == []
+    assert len(cached_graphs()) == 1
+    clear_caches()

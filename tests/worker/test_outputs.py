@@ -1,4 +1,4 @@
-"""What callbacks write: in the folder of their trial, whole however the training was cut."""
+"""The files of callbacks: in their trial's own folder, and complete however the training was cut."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def callbacks(hp):
 
 
 @pytest.mark.parametrize(
-    ("given", "own"),
+    ("written", "own"),
     [
         ("best.keras", "/runs/s/trials/0003/best.keras"),
         ("logs/{epoch}.keras", "/runs/s/trials/0003/logs/{epoch}.keras"),
@@ -51,25 +51,25 @@ def callbacks(hp):
         ("gs://bucket/models/best.keras", "gs://bucket/models/s/trials/0003/best.keras"),
     ],
 )
-def test_a_path_leads_into_the_trials_folder(given: str, own: str) -> None:
+def test_paths_are_redirected_into_the_trials_folder(written: str, own: str) -> None:
     callback = keras.callbacks.ModelCheckpoint("x.keras")
-    callback.filepath = given
-    noticed: list[str] = []
-    assert outputs.keep_apart([callback], Path("/runs/s/trials/0003"), noticed.append) == [callback]
+    callback.filepath = written
+    notices: list[str] = []
+    assert outputs.redirect_callbacks([callback], Path("/runs/s/trials/0003"), notices.append) == [callback]
     assert callback.filepath == own
-    assert len(noticed) == (given != own)
+    assert len(notices) == (written != own)
 
 
-def test_lines_of_epochs_that_are_trained_again_are_dropped(tmp_path: Path) -> None:
+def test_lines_of_repeated_epochs_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text('epoch,loss,note\n0,0.5,"a, b"\n1,0.4,\n2,0.3,\n')
     callback = keras.callbacks.CSVLogger(path)
-    outputs.go_on([callback], 2)
+    outputs.resume_outputs([callback], 2)
     assert path.read_text() == 'epoch,loss,note\n0,0.5,"a, b"\n1,0.4,\n'
     assert callback.append
 
 
-def test_each_trial_has_files_of_its_own(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_trial_has_its_own_files(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (workplace / "space.py").write_text(SPACE)
     study = search.run(
         "space.py", max_epochs=3, workers=2, seed=0, executions_per_trial=2, objective="val_loss", progress=False
@@ -92,7 +92,7 @@ def test_each_trial_has_files_of_its_own(workplace: Path, capfd: pytest.CaptureF
             model = keras.models.load_model(folder / "kept" / f"{epochs}.keras")
             assert model.count_params() == trial.weight_count
             assert np.isfinite(model.predict(np.zeros((1, 4)), verbose=0)).all()
-    said = capfd.readouterr().err
-    assert said.count("BackupAndRestore is left out") == 1
-    assert said.count("CSVLogger writes to log.csv in each trial's own folder, in place of log.csv") == 1
-    assert "cannot be saved" not in said
+    output = capfd.readouterr().err
+    assert output.count("BackupAndRestore is left out") == 1
+    assert output.count("CSVLogger writes to log.csv in each trial's own folder, in place of log.csv") == 1
+    assert "cannot be saved" not in output

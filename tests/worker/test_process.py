@@ -1,4 +1,4 @@
-"""What a worker process sets before its framework is imported."""
+"""The environment of a worker process, before its framework is imported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from search.worker import process
 
 
-def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_the_user_has_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
     process.set_environment()

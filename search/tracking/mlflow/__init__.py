@@ -1,16 +1,20 @@
-"""MLflow as a projection of the journal: everything it shows follows from the records, and can be sent again.
+"""MLflow as a projection of the journal: everything that it shows follows from the records, and can be sent again.
 
-store       addresses, connections, and what goes wrong with them
+store       addresses, connections and their errors
 database    the local store's database
-layout      record -> what each run must be told (pure)
-files       what the artifacts say, and whose weights are there (pure)
-position    how far MLflow has been told: `tracking.json`
-view        the page that the UI opens a study with (pure)
-shipper     tells it: experiment, runs, batches, artifacts, the page
-winner      the best model as a logged and a registered one
-model       its folder; `loader` is the code in it that brings it back, and imports nothing of `search`
+admission   the first contact with MLflow, before anything is written
+layout      the changes of MLflow's runs that follow from a record (pure)
+files       the content of the artifacts, and whose weights are there (pure)
+view        the page that the UI opens for a study (pure)
+position    the syncer's position in the journal: `tracking.json`
+feed        the journal's entries, from the driver or from the file
+shipper     sends the experiment, runs, changes, artifacts and the page
+winner      sends the best model, as a logged and a registered model
+model       the folder of that model
+loader      the code in that folder which loads the model; it imports nothing of `search`
 syncer      the thread that follows the journal
 retrieve    studies, trials and weights back from MLflow alone
+ui          the command `search ui`
 
-`mlflow` is imported inside functions: it costs more than a second, and reading a journal does not need it.
+`mlflow` is imported inside functions: the import takes more than a second, and reading a journal does not need it.
 """

@@ -1,4 +1,4 @@
-"""Whether a tracking server lets us in, asked before anything is written; and what else of MLflow takes seconds."""
+"""The first contact with MLflow, before anything is written, and MLflow's slow imports."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from search.tracking.mlflow import database, store
 
 
 class Admission:
-    """Asks in a thread, while the framework is being imported. For a local store MLflow is imported, and a fresh
-    database made where it has none: no worker trains yet that would have to share its processor with that."""
+    """A check, in a thread, that the tracking server accepts our credentials.
+
+    For a local store, the thread imports MLflow, and makes a fresh database if there is none. It runs while the
+    framework is imported: no worker trains yet, so none has to share its processor.
+
+    Args:
+        opts: the options known so far.
+    """
 
     def __init__(self, opts: Options) -> None:
         self._uri = store.resolve_uri(opts.tracking_uri, opts.runs)
@@ -21,7 +27,14 @@ class Admission:
         self._thread.start()
 
     def result(self, opts: Options) -> str:
-        """The tracking address. TrackingRefused where the server says no; of one out of reach the syncer warns."""
+        """Return the tracking address for `opts`, once the server has answered.
+
+        If the server is out of reach, nothing is raised: the syncer warns.
+
+        Raises:
+            TrackingRefused: the server refuses our credentials.
+            OptionError: the address cannot be used.
+        """
         if store.local_database(self._uri) is None:
             self._thread.join()
         if store.resolve_uri(opts.tracking_uri, opts.runs) != self._uri:
@@ -33,13 +46,13 @@ class Admission:
     def _connect(self) -> None:
         file = store.local_database(self._uri)
         if file is not None:
-            # Its place is the syncer's to take: nothing is written before all is checked. So is what goes wrong to say.
+            # Nothing is written before all is checked: the syncer puts the database into its place, and reports errors.
             with suppress(Exception):
-                store.prepare()
+                store.configure_mlflow()
                 if file.exists():
-                    database.warm()
+                    database.warm_up()
                 else:
-                    database.prepare()
+                    database.make_fresh_database()
             return
         try:
             store.connect(self._uri)

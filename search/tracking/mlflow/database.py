@@ -1,7 +1,7 @@
-"""The local store's database: made once, safely, and brought up to date.
+"""The database of a local store: created once, safely, and brought up to date.
 
-Two processes that let MLflow itself open a fresh sqlite file at once spoil its migration for good. So it is made under
-a file lock, in a temporary file that is renamed when whole.
+If two processes let MLflow itself open a fresh sqlite file at the same time, its migration is spoiled for good. So the
+database is made under a file lock, in a temporary file that is renamed when whole.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ NETWORK = frozenset(
         *("lustre", "ncpfs", "nfs", "nfs4", "pvfs2", "smb", "smb2", "smb3", "smbfs"),
     )
 )
-"""File systems whose clients do not share memory, which sqlite's write-ahead log needs."""
+"""Network file systems. Their clients do not share memory, which sqlite's write-ahead log needs."""
 
 
 def initialise(file: Path) -> str | None:
-    """Make the database where there is none; bring an older one up to date, after a copy beside it. Idempotent.
+    """Make the database if there is none, and bring an older one up to date, after a copy beside it. Idempotent.
 
     Returns:
-        A line for the user where the folder is on a network file system, so that the database works in plain mode.
+        A line for the user if the folder is on a network file system, as the database then works in plain mode.
 
     Raises:
-        OptionError: it cannot be written, is no database of MLflow's, or a newer MLflow's.
-        Unavailable: another process holds it.
+        OptionError: the file cannot be written, is no database of MLflow, or belongs to a newer MLflow.
+        Unavailable: another process has locked the database.
     """
     kind = network_file_system(file)
     try:
@@ -67,18 +67,18 @@ _ADDRESSES = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-"""Where MLflow writes down the places of artifacts, as absolute paths."""
+"""Tables and columns in which MLflow records the places of artifacts, as absolute paths."""
 
 
 def relocate(file: Path, root: Path) -> None:
-    """Correct the artifacts' addresses where the store's folder has been moved, so that MLflow itself finds them.
+    """Correct the artifacts' addresses after the store's folder was moved, so that MLflow itself finds them.
 
     Args:
-        root: the folder of the store's artifacts, as it stands now. Addresses below a folder of the same name elsewhere
-            are changed where their experiment's folder is below `root`.
+        root: the current folder of the store's artifacts. An address below a folder of the same name elsewhere changes
+            if the folder of its experiment is below `root` now.
 
     Raises:
-        Unavailable: another process holds the database.
+        Unavailable: another process has locked the database.
     """
     change = "UPDATE {0} SET {1} = ? || substr({1}, ?) WHERE substr({1}, 1, ?) = ?"
     try:
@@ -92,7 +92,7 @@ def relocate(file: Path, root: Path) -> None:
 
 
 def _moves(connection: sqlite3.Connection, root: Path) -> set[tuple[str, str]]:
-    """What the artifacts' folder was called, and is called now."""
+    """Return the recorded addresses of the artifacts' folder, each with the current one."""
     moves = set()
     for (address,) in connection.execute("SELECT artifact_location FROM experiments"):
         before, name, below = str(address).rpartition(f"/{root.name}/")
@@ -104,11 +104,11 @@ def _moves(connection: sqlite3.Connection, root: Path) -> set[tuple[str, str]]:
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:
-    """The kind of network file system that holds `path`, None where it is local.
+    """Return the kind of the network file system of `path`, None for a local file system.
 
     Args:
         path: need not exist.
-        mounts: text in the form of /proc/mounts, which is read where this is None.
+        mounts: text in the form of /proc/mounts; None to read that file.
     """
     if mounts is None:
         try:
@@ -121,7 +121,7 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
         fields = line.split()
         if len(fields) < 3:
             continue
-        # Spaces stand as octal escapes.
+        # Spaces are written as octal escapes.
         point = Path(fields[1].encode().decode("unicode_escape"))
         if path.is_relative_to(point) and len(point.parts) >= best:  # a later mount hides an earlier one
             best, kind = len(point.parts), fields[2]
@@ -129,15 +129,15 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
 
 
 def _is_current(file: Path) -> bool:
-    """Whether `file` has the newest schema."""
+    """Return whether `file` has the newest schema."""
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     newest: str = _get_latest_schema_revision()
-    return _revision(file) == newest
+    return schema_revision(file) == newest
 
 
-def _revision(file: Path) -> str | None:
-    """The schema's revision, None where there is no database yet."""
+def schema_revision(file: Path) -> str | None:
+    """Return the schema's revision, None if there is no database yet."""
     if not file.exists() or file.stat().st_size == 0:
         return None
     with closing(sqlite3.connect(file)) as connection:
@@ -153,18 +153,18 @@ def _locked(file: Path) -> Iterator[None]:
 
 
 def _upgrade(file: Path, wal: bool) -> None:
-    """Make `file`, or bring it up to date after a copy of it was put beside it."""
+    """Make the database `file`, or copy it and bring it up to date."""
     from alembic.util import CommandError
 
-    before = _revision(file)
+    before = schema_revision(file)
     if before is None:
-        _make(file, wal)
+        _make_database(file, wal)
         return
     with closing(sqlite3.connect(file)) as connection:
-        connection.execute("BEGIN IMMEDIATE")  # what is locked is left as it is, and not copied at each attempt
+        connection.execute("BEGIN IMMEDIATE")  # fails if the database is locked: else each attempt would copy it
         connection.rollback()
     backup = file.with_name(f"{file.name}.{before}-{int(time.time())}.bak")
-    _copy(file, backup)
+    _back_up(file, backup)
     try:
         _migrate(file, fresh=False)
     except CommandError:
@@ -172,17 +172,17 @@ def _upgrade(file: Path, wal: bool) -> None:
         raise OptionError(f"{file} was written by a newer MLflow: upgrade with `pip install -U mlflow`") from None
 
 
-_making = threading.Lock()
+_fresh_lock = threading.Lock()
 _fresh = b""
 
 
-def prepare() -> bytes:
-    """A fresh database's bytes, made once a process.
+def make_fresh_database() -> bytes:
+    """Return the bytes of a fresh database, which is made once a process.
 
-    That takes seconds (the 69 migrations of MLflow's), which may pass before it is known where the database will be.
+    MLflow's 69 migrations take seconds. They can run before the place of the database is known.
     """
     global _fresh
-    with _making:
+    with _fresh_lock:
         if not _fresh:
             with tempfile.TemporaryDirectory(prefix="search-") as folder:
                 file = Path(folder) / "fresh.db"
@@ -191,9 +191,11 @@ def prepare() -> bytes:
         return _fresh
 
 
-def warm() -> None:
-    """Import what MLflow imports when it opens a database, and have SQLAlchemy arrange its classes: seconds of a
-    processor. Nothing is opened."""
+def warm_up() -> None:
+    """Import the modules that MLflow needs to open a database, and have SQLAlchemy map its classes.
+
+    That takes seconds of a processor. No database is opened.
+    """
     from mlflow.store.db.utils import _get_latest_schema_revision
     from sqlalchemy.orm import configure_mappers
 
@@ -202,28 +204,29 @@ def warm() -> None:
     configure_mappers()
 
 
-def _make(file: Path, wal: bool) -> None:
-    """A fresh database, in a temporary file that is renamed when whole."""
+def _make_database(file: Path, wal: bool) -> None:
+    """Write a fresh database to a temporary file, and rename that to `file` when it is whole."""
     work = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        work.write_bytes(prepare())
+        work.write_bytes(make_fresh_database())
         with closing(sqlite3.connect(work)) as connection:
             connection.execute(f"PRAGMA journal_mode={'WAL' if wal else 'DELETE'}")
         with work.open("rb") as stream:
             os.fsync(stream.fileno())
         work.replace(file)
     finally:
-        for left in file.parent.glob(f"{work.name}*"):
-            left.unlink()
+        for rest in file.parent.glob(f"{work.name}*"):
+            rest.unlink()
 
 
-def _copy(source: Path, target: Path) -> None:
-    """A consistent copy, whatever other processes do to `source` meanwhile."""
+def _back_up(source: Path, target: Path) -> None:
+    """Copy the database `source` consistently, whatever other processes do to it meanwhile."""
     with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
         old.backup(new)
 
 
 def _migrate(file: Path, fresh: bool) -> None:
+    """Give the database `file` the newest schema; `fresh` for a new file, which nobody else sees."""
     from mlflow.store.db import utils
     from sqlalchemy import event
     from sqlalchemy.exc import OperationalError
@@ -232,8 +235,8 @@ def _migrate(file: Path, fresh: bool) -> None:
     if fresh:
 
         @event.listens_for(engine, "connect")
-        def in_haste(connection: Any, _: Any) -> None:
-            # Nobody sees the file before it is whole and flushed; 69 migrations each wait for the disk otherwise.
+        def write_fast(connection: Any, _: Any) -> None:
+            # Nobody sees the file before it is whole and flushed. Otherwise each of 69 migrations waits for the disk.
             connection.execute("PRAGMA synchronous=OFF")
             connection.execute("PRAGMA journal_mode=MEMORY")
 

@@ -1,9 +1,9 @@
-"""What the files in MLflow say, and whose weights are there: pure, like `layout`.
+"""The content of the files in MLflow, and the choice of trials whose weights are there. Pure, like `layout`.
 
-parent run    space/…              the space file and the local modules it imports
-              study.json           what retrieval needs to know of the study
+parent run    space/…              the space file and the local modules that it imports
+              study.json           a description of the study, for retrieval
 trial's run   model/weights.npz    the weights of the best epoch, for the best trials only
-              model/trial.json     the values and the epoch they belong to
+              model/trial.json     the trial's values, and the epoch of the weights
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from typing import Any
 from search.study.study import Study
 
 
-def study_json(study: Study, space: str) -> dict[str, Any]:
-    """What retrieval needs to know of a study; `space` is the space file's name under `space/`."""
+def describe_study(study: Study, space: str) -> dict[str, Any]:
+    """Return the content of `study.json`.
+
+    Args:
+        space: the space file's name under `space/`.
+    """
     header = study.header
     assert header is not None
     options: Mapping[str, Any] = study.start.options if study.start else {}
@@ -35,30 +39,30 @@ def study_json(study: Study, space: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """Weights that MLflow should hold: those after `epoch` of `trial`, trained in `execution`."""
+class TrialWeights:
+    """A trial's weights that belong into MLflow: those after `epoch`, trained in `execution`."""
 
     trial: int
     epoch: int
     execution: int
 
 
-def wanted(study: Study, keep: int) -> list[Weights]:
-    """The weights of the best `keep` trials that have any on disk, best first."""
+def choose_weights(study: Study, keep: int) -> list[TrialWeights]:
+    """Return the weights of the best `keep` trials that have any on disk, best first."""
     if keep < 1:
         return []
     found = []
     for trial in study.ranked():
         epoch = trial.best.saved_epoch
         if epoch is not None and epoch <= trial.best.epochs:
-            found.append(Weights(trial.number, epoch, trial.best_execution))
+            found.append(TrialWeights(trial.number, epoch, trial.best_execution))
         if len(found) == keep:
             break
     return found
 
 
-def trial_json(study: Study, weights: Weights) -> dict[str, Any]:
-    """What the model of `weights` is: its values, and the logs of the epoch that it is from."""
+def describe_trial(study: Study, weights: TrialWeights) -> dict[str, Any]:
+    """Return the content of `trial.json`: the trial's values, and the logs of the epoch of `weights`."""
     trial = study.trials[weights.trial]
     record = trial.executions[weights.execution].find(weights.epoch)
     logs = record.logs if record is not None else {}

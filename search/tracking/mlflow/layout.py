@@ -1,28 +1,29 @@
-"""What MLflow is told of each record: pure, so that a journal's projection can be looked at without MLflow.
+"""The translation of journal records to MLflow. It is pure, so a journal's projection can be seen without MLflow.
 
-A study is a parent run, a trial one child run of it. A `Change` is what one run must be told; changes of one run merge
-(points add up, the last tag and status win), so a batch of records costs each run one request.
+A study is a parent run. Each trial is one child run of it. A `Change` says what one run must be sent. Changes of one
+run merge: points add up, the last tag and the last status win. So a batch of records costs each run one request.
 
-    record          parent                                trial
-    Header          the run; tags of identity             –
-    SpaceChanged    search.digest                         –
-    Era             search.backend, params of the era     –
-    Learnt          search.warm_start                     –
-    Began           RUNNING                               those that a dead process left: FINISHED, paused
-    Asked           –                                     the run (RUNNING); bracket, rung
-    Valued          –                                     a param, its log10_… where sampled in log; search.params
-    Started         –                                     RUNNING
-    Built           –                                     search.parameters, search.runner
-    EpochDone       objective where it is a new best      its logs, objective, best_epoch; search.epochs
-    Told            –                                     FINISHED, paused
-    TrialEnded      objective where the best has failed   FINISHED or FAILED; search.state, search.error
-    Tested          test_… of the best trial              test_…
-    Exported        the model: see `winner`               –
-    Finished        FINISHED, FAILED where there is       those still open: FINISHED, paused
-                    no result; search.reason
+    record            parent run                            trial's run
+    Header            the run; tags of identity             –
+    SpaceChanged      search.digest                         –
+    BackendChanged    search.backend, params of the phase   –
+    TrialImported     search.warm_start                     –
+    SearchStarted     RUNNING                               runs that a dead process left: FINISHED, paused
+    SegmentRequested  –                                     the run (RUNNING); bracket, rung
+    ParameterSet      –                                     a param, its log10_… if sampled in log; search.params
+    SegmentStarted    –                                     RUNNING
+    Built             –                                     search.weights, search.runner
+    EpochDone         objective if it is a new best         its logs, objective, best_epoch; search.epochs
+    ResultTold        –                                     FINISHED, paused
+    TrialEnded        objective if the best trial failed    FINISHED or FAILED; search.state, search.error
+    Tested            test_… of the best trial              test_…
+    Exported          the model: see `winner`               –
+    SearchEnded       FINISHED, or FAILED without a         runs still open: FINISHED, paused
+                      result; search.reason
 
 A run is RUNNING exactly while its trial waits for its next epochs or trains them. A metric's step is the epoch; the
-parent's is the epochs of the whole study. Timestamps are the records', so a point sent again is the same point.
+parent run's step is the number of epochs of the whole study. Timestamps are those of the records, so a point that is
+sent again is the same point.
 """
 
 from __future__ import annotations
@@ -56,43 +57,46 @@ from search.study.records import (
 )
 from search.study.study import Study, Trial
 
-Run = int | None
-"""A run of the study: the trial's number, None for the parent."""
+RunKey = int | None
+"""A run of the study: the trial's number, None for the parent run."""
 
-PARENT: Run = None
+PARENT: RunKey = None
 
-STUDY_UID = "search.study_uid"
-MODEL = "search.model"
-"""Tag of a trial whose weights are in MLflow: their epoch."""
-LOG10 = "log10_"
-"""What the param of a value's logarithm is called, before its own name."""
-TEST = "test_"
-"""What metrics of the test data are called, before their own names."""
+STUDY_UID_TAG = "search.study_uid"
+MODEL_TAG = "search.model"
+"""Tag of a trial whose weights are in MLflow. Its value is their epoch."""
+LOG10_PREFIX = "log10_"
+"""Prefix of the param that has a value's logarithm."""
+TEST_PREFIX = "test_"
+"""Prefix of metrics of the test data."""
 
-_METRICS = 1000
-_OTHERS = 100
-_PARAM = 6000
-_TAG = 5000
-_KEY = 250
+# MLflow's limits: entries of a request, of them params and tags each; characters of a param, a tag and a name.
+_MAX_ENTRIES = 1000
+_MAX_PARAMS_OR_TAGS = 100
+_MAX_PARAM = 6000
+_MAX_TAG = 5000
+_MAX_KEY = 250
 
 
 class Point(NamedTuple):
+    """One value of a metric; `timestamp` in milliseconds since the epoch."""
+
     key: str
     value: float
     timestamp: int
     step: int
 
 
-class Birth(NamedTuple):
-    """What a run is created with; times in milliseconds since the epoch."""
+class NewRun(NamedTuple):
+    """The arguments that create a run; `time` in milliseconds since the epoch."""
 
     name: str
     time: int
     tags: dict[str, str]
 
 
-class Batch(NamedTuple):
-    """As much as MLflow takes in one request."""
+class LogRequest(NamedTuple):
+    """The content of one `log_batch` request."""
 
     points: list[Point]
     params: dict[str, str]
@@ -101,7 +105,13 @@ class Batch(NamedTuple):
 
 @dataclass(slots=True)
 class Change:
-    """What one run must be told; `status` is None where it stays, `time` is that of the status."""
+    """Everything that one run must be sent.
+
+    Attributes:
+        points, params, tags: the new ones.
+        status: the new status, None if it stays.
+        time: when the status changed, in milliseconds since the epoch.
+    """
 
     points: list[Point] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
@@ -110,83 +120,87 @@ class Change:
     time: int = 0
 
     def merge(self, later: Change) -> None:
+        """Add a later change of the same run."""
         self.points += later.points
-        # Params cannot change in MLflow: the first stands, were two names to be written alike.
+        # Params cannot change in MLflow: if two names become the same key, the first value stays.
         self.params = {**later.params, **self.params}
         self.tags |= later.tags
         if later.status is not None:
             self.status, self.time = later.status, later.time
 
-    def batches(self) -> Iterator[Batch]:
-        """The change in pieces that MLflow accepts: 1,000 entries, of them 100 params and 100 tags."""
+    def requests(self) -> Iterator[LogRequest]:
+        """Yield the change in pieces that MLflow accepts: 1,000 entries, of them 100 params and 100 tags."""
         params, tags = list(self.params.items()), list(self.tags.items())
         points = self.points
         while points or params or tags:
-            room = _METRICS - min(len(params), _OTHERS) - min(len(tags), _OTHERS)
-            yield Batch(points[:room], dict(params[:_OTHERS]), dict(tags[:_OTHERS]))
-            points, params, tags = points[room:], params[_OTHERS:], tags[_OTHERS:]
+            room = _MAX_ENTRIES - min(len(params), _MAX_PARAMS_OR_TAGS) - min(len(tags), _MAX_PARAMS_OR_TAGS)
+            yield LogRequest(points[:room], dict(params[:_MAX_PARAMS_OR_TAGS]), dict(tags[:_MAX_PARAMS_OR_TAGS]))
+            points, params, tags = points[room:], params[_MAX_PARAMS_OR_TAGS:], tags[_MAX_PARAMS_OR_TAGS:]
 
 
 class Projection:
-    """The fold of a journal that says, at each record, what MLflow must be told.
+    """The fold of a journal that returns, at each record, the changes of MLflow's runs.
 
     Attributes:
-        study: as far as the journal was taken.
-        exported_at: when its winner was exported, in milliseconds since the epoch.
+        study: the study up to the last entry taken in.
+        exported_at: when the winner was exported, in milliseconds since the epoch.
     """
 
     def __init__(self) -> None:
         self.study = Study()
         self.exported_at = 0
-        self._began = 0
-        self._told = 0
+        self._created_at = 0
+        self._last_at = 0
 
-    def take(self, entry: Entry) -> list[tuple[Run, Change]]:
-        """Take in one entry of the journal; what follows from it for which runs."""
+    def take(self, entry: Entry) -> list[tuple[RunKey, Change]]:
+        """Take in the next entry of the journal. Return the changes that follow, each with its run."""
         study, record = self.study, entry.record
-        time = self._told = round(entry.time * 1000)
+        time = self._last_at = round(entry.time * 1000)
         open_before = _open(study) if isinstance(record, SearchStarted) else []
         study.apply(record, entry.time)
         if isinstance(record, Header):
-            self._began = time
+            self._created_at = time
         elif isinstance(record, Exported):
             self.exported_at = time
         changes = [*_of_study(study, record, time), *_of_trial(study, record, time)]
         if isinstance(record, SearchStarted | SearchEnded):
-            left = open_before if isinstance(record, SearchStarted) else _open(study)
-            changes += [(trial.number, _paused(time)) for trial in left]
+            still_open = open_before if isinstance(record, SearchStarted) else _open(study)
+            changes += [(trial.number, _paused(time)) for trial in still_open]
         for _, change in changes:
             change.time = time
         return changes
 
-    def abandoned(self) -> list[tuple[Run, Change]]:
-        """What would end the runs of a search whose process died without a `SearchEnded`: when it last said a word."""
+    def abandoned(self) -> list[tuple[RunKey, Change]]:
+        """Return the changes that end the runs of a search whose process died without a `SearchEnded`.
+
+        The runs end at the time of its last record. A search that ended in order has no such changes.
+        """
         if self.study.start is None or self.study.end is not None:
             return []
-        at = self._told
+        at = self._last_at
         parent = Change(status="FINISHED", tags={"search.state": "interrupted"}, time=at)
         return [(PARENT, parent), *((trial.number, _paused(at)) for trial in _open(self.study))]
 
-    def birth(self, run: Run) -> Birth:
-        """What `run` is created with."""
+    def new_run(self, run: RunKey) -> NewRun:
+        """Return the arguments that create `run`."""
         study = self.study
         assert study.header is not None
         common = {
-            STUDY_UID: study.uid,
+            STUDY_UID_TAG: study.uid,
             "search.study": study.name,
             "mlflow.user": study.header.user,
             "mlflow.source.name": study.header.source,
             "mlflow.source.type": "LOCAL",
         }
         if run is None:
-            return Birth(study.name, self._began, {**common, "search.kind": "study"})
+            return NewRun(study.name, self._created_at, {**common, "search.kind": "study"})
         trial = study.trials[run]
         own = {"search.kind": "trial", "search.trial": str(run), "search.trial_key": f"{study.uid}/{run}"}
-        return Birth(f"trial-{run:04d}", round((trial.began_at or 0) * 1000), {**common, **own})
+        return NewRun(f"trial-{run:04d}", round((trial.began_at or 0) * 1000), {**common, **own})
 
 
 def _open(study: Study) -> list[Trial]:
-    """The trials whose runs are RUNNING."""
+    """Return the trials whose runs are RUNNING."""
     return [trial for trial in study.trials.values() if trial.open and trial.ended is None]
 
 
@@ -194,30 +208,30 @@ def _paused(time: int) -> Change:
     return Change(status="FINISHED", tags={"search.state": "paused"}, time=time)
 
 
-def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Change]]:
-    """What follows for the parent run, once `record` has been applied."""
+def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey, Change]]:
+    """Yield the changes of the parent run that follow from `record`, which has been applied to `study`."""
     match record:
         case Header():
             yield PARENT, Change(status="RUNNING", params={"seed": str(record.seed)}, tags=_identity(record))
         case SpaceChanged():
             yield PARENT, Change(tags={"search.digest": record.digest})
         case BackendChanged():
-            # Params cannot change: a later era's have its number before them.
+            # Params cannot change, so those of a later phase are prefixed with its number.
             prefix = f"era{study.phase}/" if study.phase else ""
-            params = {key(f"{prefix}{name}"): text(value) for name, value in record.options.items()}
+            params = {clean_key(f"{prefix}{name}"): param_text(value) for name, value in record.options.items()}
             params.pop("seed", None)
             yield PARENT, Change(params=params, tags={"search.backend": record.backend})
         case TrialImported():
-            # By its unique tag the other study is found in MLflow, too.
+            # The other study can be found in MLflow by the same uid.
             sources = dict.fromkeys(uid for uid, _ in study.imported)
-            yield PARENT, Change(tags={"search.warm_start": cut(" ".join(sources), _TAG)})
+            yield PARENT, Change(tags={"search.warm_start": _shorten(" ".join(sources), _MAX_TAG)})
         case SearchStarted():
             yield PARENT, Change(status="RUNNING", tags={"search.state": "running"})
         case SearchEnded():
             state = "completed" if record.complete else "interrupted"
             tags = {
                 "search.state": state,
-                "search.reason": cut(record.reason, _TAG),
+                "search.reason": _shorten(record.reason, _MAX_TAG),
                 "search.trials": str(len(study.trials)),
                 "search.epochs": str(study.epochs),
             }
@@ -253,8 +267,8 @@ def _best(study: Study, time: int) -> Change:
     )
 
 
-def _of_trial(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Change]]:
-    """What follows for a trial's run, once `record` has been applied."""
+def _of_trial(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey, Change]]:
+    """Yield the change of a trial's run that follows from `record`, which has been applied to `study`."""
     if not isinstance(
         record, SegmentRequested | ParameterSet | SegmentStarted | Built | EpochDone | ResultTold | TrialEnded | Tested
     ):
@@ -264,16 +278,16 @@ def _of_trial(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Ch
     match record:
         case SegmentRequested():
             change.status = "RUNNING"
-            change.tags = _asked(study, trial)
+            change.tags = _request_tags(study, trial)
         case ParameterSet():
-            change.params = _param(study, trial, record)
+            change.params = _value_params(study, trial, record)
             values = json.dumps(trial.params, ensure_ascii=False)
-            # Half a JSON object is of no use; `trial.json` has them all.
-            change.tags = {"search.params": values} if len(values) <= _TAG else {}
+            # A truncated JSON object would be of no use; `trial.json` has all values.
+            change.tags = {"search.params": values} if len(values) <= _MAX_TAG else {}
         case SegmentStarted():
             change.status, change.tags = "RUNNING", {"search.state": trial.state}
         case Built():
-            change.tags = {"search.parameters": str(record.weight_count), "search.runner": record.runner}
+            change.tags = {"search.weights": str(record.weight_count), "search.runner": record.runner}
         case EpochDone():
             change = _epoch(trial, record, time)
         case ResultTold():
@@ -281,14 +295,14 @@ def _of_trial(study: Study, record: Record, time: int) -> Iterable[tuple[Run, Ch
         case TrialEnded():
             change.status = "FAILED" if record.state == "failed" else "FINISHED"
             change.tags = {"search.state": record.state}
-            if trial.error and (trial.failed or trial.expired):
-                change.tags["search.error"] = cut(trial.error.strip().splitlines()[0], 500)
+            if trial.error and (trial.failed or trial.timed_out):
+                change.tags["search.error"] = _shorten(trial.error.strip().splitlines()[0], 500)
         case Tested():
             change.points = _test_points(record, time, record.epoch)
     yield trial.number, change
 
 
-def _asked(study: Study, trial: Trial) -> dict[str, str]:
+def _request_tags(study: Study, trial: Trial) -> dict[str, str]:
     tags = {"search.state": trial.state, "search.seed": str(trial.seed)}
     if 0 <= trial.phase < len(study.phases):
         tags["search.backend"] = study.phases[trial.phase].backend
@@ -299,46 +313,53 @@ def _asked(study: Study, trial: Trial) -> dict[str, str]:
     return tags
 
 
-def _param(study: Study, trial: Trial, record: ParameterSet) -> dict[str, str]:
-    """A value, and beside what was sampled in log its logarithm: the axes of MLflow's charts are linear."""
+def _value_params(study: Study, trial: Trial, record: ParameterSet) -> dict[str, str]:
+    """Return the params of a hyperparameter's value, with its logarithm if it was sampled in log.
+
+    The axes of MLflow's charts are linear.
+    """
     name, value = record.parameter.name, record.value
-    params = {key(name): text(value)}
-    derived = f"{LOG10}{name}"
-    own = derived in trial.params or any(parameter.name == derived for parameter in study.parameters)
-    if record.parameter.domain.sampling != "linear" and not own and isinstance(value, (int, float)) and value > 0:
-        params[key(derived)] = f"{math.log10(value):.6g}"
+    params = {clean_key(name): param_text(value)}
+    derived = f"{LOG10_PREFIX}{name}"
+    is_taken = derived in trial.params or any(parameter.name == derived for parameter in study.parameters)
+    is_log = record.parameter.domain.sampling != "linear"
+    if is_log and not is_taken and isinstance(value, (int, float)) and value > 0:
+        params[clean_key(derived)] = f"{math.log10(value):.6g}"
     return params
 
 
 def _test_points(record: Tested, time: int, step: int) -> list[Point]:
     finite = {name: value for name, value in record.logs.items() if math.isfinite(value)}
-    return [Point(key(f"{TEST}{name}"), float(value), time, step) for name, value in finite.items()]
+    return [Point(clean_key(f"{TEST_PREFIX}{name}"), float(value), time, step) for name, value in finite.items()]
 
 
 def _epoch(trial: Trial, record: EpochDone, time: int) -> Change:
     execution = trial.executions[record.execution]
     if execution.curve[-1] is not record:
-        return Change()  # trained again after a crash: the first record stands
+        return Change()  # the epoch was trained again after a crash: the first record counts
     finite = {name: value for name, value in record.logs.items() if math.isfinite(value)}
-    # One execution of several has its curves beside those of the others.
+    # Each of several executions has curves of its own.
     prefix = "" if trial.planned == 1 else f"execution_{record.execution}/"
-    values = {key(f"{prefix}{name}"): float(value) for name, value in finite.items()}
+    values = {clean_key(f"{prefix}{name}"): float(value) for name, value in finite.items()}
     if trial.objective is not None:
         values["objective"] = trial.objective
         values["best_epoch"] = float(trial.best_epoch or 0)
     if trial.planned > 1:
-        values |= _executions(trial, record)
+        values |= _execution_values(trial, record)
     change = Change([Point(name, value, time, record.epoch) for name, value in values.items()])
     change.tags = {"search.epochs": str(trial.epochs)}
     if len(finite) < len(record.logs):
         # MLflow stores infinity as 1.8e308, which spoils every axis.
         bad = {name for epoch in execution.curve for name, value in epoch.logs.items() if not math.isfinite(value)}
-        change.tags["search.nonfinite"] = cut(",".join(sorted(bad)), _TAG)
+        change.tags["search.nonfinite"] = _shorten(",".join(sorted(bad)), _MAX_TAG)
     return change
 
 
-def _executions(trial: Trial, record: EpochDone) -> dict[str, float]:
-    """What several executions add: the value of the one that `record` is of, the mean curves and the spread."""
+def _execution_values(trial: Trial, record: EpochDone) -> dict[str, float]:
+    """Return the metrics that a trial with several executions has besides.
+
+    They are the objective of the execution of `record`, the standard deviation, and the mean of each curve.
+    """
     found: dict[str, float] = {}
     value = trial.executions[record.execution].objective
     if value is not None:
@@ -349,25 +370,25 @@ def _executions(trial: Trial, record: EpochDone) -> dict[str, float]:
         for name in record.logs:
             values = [epoch.logs.get(name, math.nan) for each in trial.executions if (epoch := each.find(record.epoch))]
             if all(map(math.isfinite, values)):
-                found[key(name)] = math.fsum(values) / len(values)
+                found[clean_key(name)] = math.fsum(values) / len(values)
     return found
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
 
 
-def key(name: str) -> str:
-    """`name` as MLflow takes it for a metric or a param: other characters become underscores."""
-    clean = re.sub(r"[^\w\-. :/]", "_", name)[:_KEY]
+def clean_key(name: str) -> str:
+    """Return `name` as MLflow accepts it for a metric or a param: other characters become underscores."""
+    clean = re.sub(r"[^\w\-. :/]", "_", name)[:_MAX_KEY]
     if not clean or posixpath.normpath(clean) != clean or clean.startswith(("/", "..")) or clean == ".":
         clean = re.sub(r"[/.]", "_", clean) or "_"
     return clean
 
 
-def text(value: Any) -> str:
-    """A param's value: as Python writes it, cut where MLflow would."""
-    return cut(str(value), _PARAM)
+def param_text(value: Any) -> str:
+    """Return the value of a param: as `str` gives it, at most as long as MLflow accepts."""
+    return _shorten(str(value), _MAX_PARAM)
 
 
-def cut(value: str, length: int) -> str:
+def _shorten(value: str, length: int) -> str:
     return value if len(value) <= length else f"{value[: length - 1]}…"

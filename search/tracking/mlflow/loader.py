@@ -1,17 +1,17 @@
-"""Loads a study's winner for `mlflow.pyfunc.load_model`. A copy of this file travels in the model's `code/` folder.
+"""The loader of a study's winner for `mlflow.pyfunc.load_model`. Each model has a copy of this file in `code/`.
 
-So it imports nothing of `search`, and works where that is not installed. In the model's folder stand
+So it imports nothing of `search`, and works if that is not installed. The model's folder has
 
 data/model.keras    the model
-loader.json         what `search.tracking.mlflow.model` says of it: hyperparameters, space file, inputs
-space/              the space file, called search_space.py, and the local modules it imported; or the pickled factory
+loader.json         hyperparameters, space file and inputs, written by `search.tracking.mlflow.model`
+space/              the space file, called search_space.py, and local modules that it imports; or the pickled factory
 
-There are two ways to the model. Keras reads the file: enough for Keras's own layers, and for classes whose modules are
-in `space/`. Or the factory in the space file builds it again with the trial's hyperparameters, and the file gives the
-weights; that needs KerasTuner. A `.keras` file holds a function by its name only and a Lambda by its bytecode, without
-the names that it uses: where there are any, the factory goes first.
+There are two ways to load the model. Keras reads the file, which is enough for Keras's own layers and for classes with
+modules in `space/`. Or the factory in the space file builds the model again with the trial's hyperparameters, and the
+file gives the weights; that needs KerasTuner. A `.keras` file has only the name of a function, and the bytecode of a
+Lambda without the names that it uses. If the file has any of these, the factory is tried first.
 
-Both run the study's code, and Keras's `safe_mode` is off: whoever loads a model trusts the search that it comes from.
+Both ways run the study's code, and Keras's `safe_mode` is off: loading a model means to trust its search.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-INFO = "loader.json"
-MODEL = Path("data", "model.keras")
-SPACE = "space"
+INFO_FILE = "loader.json"
+MODEL_FILE = Path("data", "model.keras")
+SPACE_FOLDER = "space"
 SPACE_MODULE = "search_space"
-"""The name that a search imports its space file under, and so that of the module of the classes in it."""
+"""The module name under which a search imports its space file, and so the module of the classes in it."""
 
 
 def _load_pyfunc(path: str) -> Predictor:
-    """What MLflow calls: the model in the folder `path`."""
+    """Return the model in the folder `path`. MLflow calls this function by its name."""
     folder = Path(path)
-    info: dict[str, Any] = json.loads((folder / INFO).read_text())
+    info: dict[str, Any] = json.loads((folder / INFO_FILE).read_text())
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", info["keras_backend"])
-    ways: list[Callable[[Path, dict[str, Any]], Any]] = [_deserialised, _rebuilt]
-    if custom(folder / MODEL).functions:
+    ways: list[Callable[[Path, dict[str, Any]], Any]] = [_load_with_keras, _build_with_factory]
+    if find_custom_objects(folder / MODEL_FILE).functions:
         ways.reverse()
-    with _modules(folder / SPACE):
+    with _modules(folder / SPACE_FOLDER):
         try:
             model = ways[0](folder, info)
         except Exception as first:
             try:
                 model = ways[1](folder, info)
             except Exception as second:
-                raise RuntimeError(f"the model cannot be loaded: {_words(first)}; {_words(second)}") from first
+                raise RuntimeError(f"the model cannot be loaded: {_describe(first)}; {_describe(second)}") from first
     return Predictor(model, info["inputs"])
 
 
 class Predictor:
-    """A Keras model as MLflow calls it.
+    """A Keras model with the interface of MLflow's `pyfunc`.
 
     Args:
         model: the Keras model.
-        names: of its inputs, in order; empty for a single unnamed one.
+        names: the names of its inputs, in order; empty for a single unnamed input.
     """
 
     def __init__(self, model: Any, names: list[str]) -> None:
@@ -70,18 +70,21 @@ class Predictor:
         self._names = names
 
     def predict(self, data: Any) -> Any:
-        """The model's output for all samples of `data`, an array or a dict of arrays by input: an array, or a dict or
-        list of arrays as the model gives them."""
+        """Return the model's output for all samples of `data`: an array, or a dict or list of arrays as in the model.
+
+        Args:
+            data: an array, a DataFrame, or a dict of arrays by input. The first dimension is that of the samples.
+        """
         if hasattr(data, "to_numpy"):  # a DataFrame
             data = data.to_numpy()
-        return self.model.predict(self._arranged(data), verbose=0)
+        return self.model.predict(self._arrange(data), verbose=0)
 
     def get_raw_model(self) -> Any:
-        """The Keras model."""
+        """Return the Keras model."""
         return self.model
 
-    def _arranged(self, data: Any) -> Any:
-        """Inputs that came by name, as the model takes them."""
+    def _arrange(self, data: Any) -> Any:
+        """Return `data` in the form that the model takes, if it is a dict of inputs by name."""
         if not isinstance(data, dict):
             return data
         try:
@@ -99,9 +102,13 @@ class Predictor:
 # By Keras -------------------------------------------------------------------------------------------------------------
 
 
-class Custom:
-    """What a `.keras` file refers to that is not Keras's: `classes` as (module, class, registered name), and whether
-    there are `functions`, Lambdas among them. A compiled loss or metric is of no use to a prediction."""
+class CustomObjects:
+    """The references of a `.keras` file to objects outside of Keras, without those of losses and metrics.
+
+    Attributes:
+        classes: as (module, class, registered name).
+        functions: whether there are functions, Lambdas included.
+    """
 
     def __init__(self) -> None:
         self.classes: set[tuple[str | None, str, str]] = set()
@@ -111,23 +118,23 @@ class Custom:
         return bool(self.classes) or self.functions
 
 
-def custom(file: Path) -> Custom:
-    """What the `.keras` file `file` refers to that is not Keras's."""
+def find_custom_objects(file: Path) -> CustomObjects:
+    """Return the references of the `.keras` file `file` to objects outside of Keras."""
     with zipfile.ZipFile(file) as archive:
         config = json.loads(archive.read("config.json"))
-    found = Custom()
+    found = CustomObjects()
     todo = [config]
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
-            _look(node, found)
+            _note_custom_object(node, found)
             todo += [value for name, value in node.items() if name != "compile_config"]
         elif isinstance(node, list):
             todo += node
     return found
 
 
-def _look(node: Mapping[str, Any], found: Custom) -> None:
+def _note_custom_object(node: Mapping[str, Any], found: CustomObjects) -> None:
     name, module = node.get("class_name"), node.get("module")
     if name in ("function", "__lambda__"):
         found.functions = True
@@ -139,49 +146,49 @@ def _is_keras(module: str | None) -> bool:
     return module is not None and module.partition(".")[0] in ("keras", "builtins")
 
 
-def _deserialised(folder: Path, _: Mapping[str, Any]) -> Any:
-    """The model as Keras reads it from its file, with the classes that the file names."""
+def _load_with_keras(folder: Path, _: Mapping[str, Any]) -> Any:
+    """Return the model as Keras reads it from its file, with the classes that the file names."""
     import keras
 
     objects = {}
-    for module, name, registered in custom(folder / MODEL).classes:
+    for module, name, registered in find_custom_objects(folder / MODEL_FILE).classes:
         if module is not None:
             found = getattr(importlib.import_module(module), name, None)
             if found is not None:
                 objects[registered] = found
-    return keras.saving.load_model(folder / MODEL, custom_objects=objects, compile=False, safe_mode=False)
+    return keras.saving.load_model(folder / MODEL_FILE, custom_objects=objects, compile=False, safe_mode=False)
 
 
 # By the factory -------------------------------------------------------------------------------------------------------
 
 
-def _rebuilt(folder: Path, info: Mapping[str, Any]) -> Any:
-    """The model as the factory builds it with the trial's hyperparameters, with the file's weights."""
+def _build_with_factory(folder: Path, info: Mapping[str, Any]) -> Any:
+    """Return the model that the factory builds with the trial's hyperparameters, with the file's weights."""
     if not info["space"]:
         raise FileNotFoundError("the study's code is not with it")
     if info["space"].endswith(".pkl"):
-        parts = pickle.loads((folder / SPACE / info["space"]).read_bytes())
+        parts = pickle.loads((folder / SPACE_FOLDER / info["space"]).read_bytes())
     else:
         parts = vars(importlib.import_module(SPACE_MODULE))
     build = parts.get("build_model") or parts["hypermodel"].build
     model = build(_hyperparameters(info["params"]))
     if not model.built:
         _call_once(model, info)
-    model.load_weights(folder / MODEL)
+    model.load_weights(folder / MODEL_FILE)
     return model
 
 
 def _hyperparameters(values: Mapping[str, Any]) -> Any:
-    """KerasTuner's `hp`, which only answers: what it is asked was checked when the values were drawn."""
+    """Return an `hp` of KerasTuner's that only answers with `values`, which the search has checked."""
     import keras_tuner
 
     def answer(kind: str) -> Callable[..., Any]:
         signature = inspect.signature(getattr(keras_tuner.HyperParameters, kind))
 
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(self, *args, **kwargs).arguments
-            with self._maybe_conditional_scope(given.get("parent_name"), given.get("parent_values")):
-                return self.values[self._get_name(given["name"])] if all(self.active) else None
+            bound = signature.bind(self, *args, **kwargs).arguments
+            with self._maybe_conditional_scope(bound.get("parent_name"), bound.get("parent_values")):
+                return self.values[self._get_name(bound["name"])] if all(self.active) else None
 
         return method
 
@@ -207,7 +214,7 @@ def _hyperparameters(values: Mapping[str, Any]) -> Any:
 
 
 def _call_once(model: Any, info: Mapping[str, Any]) -> None:
-    """Make the weights of a model that waits for its first batch."""
+    """Create the weights of a model that is built by its first call, with a batch of zeros."""
     import numpy as np
 
     arrays = {
@@ -222,18 +229,21 @@ def _call_once(model: Any, info: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _modules(folder: Path) -> Iterator[None]:
-    """Within, modules are imported from `folder` first: what was imported under their names, for another model or by
-    whoever loads this one, is put back afterwards. The folder stays the last place to look for modules."""
+    """Import modules from `folder` first, within this context.
+
+    Modules of the same names, of another model or of the caller, are put back afterwards. The folder stays the last
+    entry of the module search path.
+    """
     names = {path.stem for path in folder.glob("*") if path.is_dir() or path.suffix == ".py"}
     aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}
     sys.path.insert(0, str(folder))
-    stands_in = importlib.util.find_spec("search") is None
-    if stands_in:
+    is_missing = importlib.util.find_spec("search") is None
+    if is_missing:
         sys.modules["search"] = _Search("search")
     try:
         yield
     finally:
-        if stands_in:
+        if is_missing:
             del sys.modules["search"]
         sys.path.remove(str(folder))
         sys.path.append(str(folder))
@@ -241,7 +251,7 @@ def _modules(folder: Path) -> Iterator[None]:
 
 
 class _Search(ModuleType):
-    """What a space file takes from `search`, where that is not installed."""
+    """A replacement of `search` for a space file that imports it, if it is not installed."""
 
     @staticmethod
     def compiled(build: Callable[..., Any], **_: Any) -> Callable[..., Any]:
@@ -257,5 +267,5 @@ class _Search(ModuleType):
         return missing
 
 
-def _words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:400]

@@ -1,12 +1,12 @@
-"""A study's winner as an MLflow model: its folder, written without importing Keras.
+"""The folder of a study's winner as an MLflow model, written without importing Keras.
 
-MLmodel             the flavours `python_function` (by `search.tracking.mlflow.loader`) and `keras`, and the signature
-data/model.keras    the model
-code/               our loader
-space/, loader.json what it needs
+MLmodel               the flavours `python_function` (by `search.tracking.mlflow.loader`) and `keras`, and the signature
+data/model.keras      the model
+code/                 our loader
+space/, loader.json   the loader's input
 requirements.txt, python_env.yaml, conda.yaml   the packages that serve the model
 
-`mlflow.pyfunc.load_model` brings every model back; `mlflow.keras.load_model` those of Keras's own layers, and others
+`mlflow.pyfunc.load_model` loads every model. `mlflow.keras.load_model` loads models of Keras's own layers, and others
 with `custom_objects`.
 """
 
@@ -25,17 +25,19 @@ from search.study.records import Exported
 from search.study.study import Study
 from search.tracking.mlflow import loader
 
-LOADER = "search_keras_model"
+LOADER_MODULE = "search_keras_model"
 """The loader's module name in a model's `code/` folder."""
 
 
-def write(folder: Path, study: Study, exported: Exported, paths: StudyPaths, **identity: Any) -> None:
+def write_model(folder: Path, study: Study, exported: Exported, paths: StudyPaths, **identity: Any) -> None:
     """Write the MLflow model of a study's winner.
 
     Args:
-        folder: an empty one.
-        exported: whose file stands at `paths.model`.
-        identity: what `mlflow.models.Model` is to know of the logged model: `model_id`, `run_id`, `artifact_path`.
+        folder: an empty folder.
+        study: the study.
+        exported: the record of the winner, whose file is `paths.model`.
+        paths: the study's files.
+        identity: arguments of `mlflow.models.Model` for the logged model: `model_id`, `run_id`, `artifact_path`.
     """
     from mlflow import pyfunc
     from mlflow.models import Model
@@ -44,27 +46,27 @@ def write(folder: Path, study: Study, exported: Exported, paths: StudyPaths, **i
     assert header is not None
     inputs = exported.signature["inputs"]
     names = _names(inputs)
-    (folder / loader.MODEL.parent).mkdir()
-    (folder / loader.MODEL).symlink_to(paths.model.resolve())  # uploaded as the file it is, which may be large
+    (folder / loader.MODEL_FILE.parent).mkdir()
+    (folder / loader.MODEL_FILE).symlink_to(paths.model.resolve())  # not copied: it may be large
     (folder / "code").mkdir()
-    shutil.copyfile(loader.__file__, folder / "code" / f"{LOADER}.py")
+    shutil.copyfile(loader.__file__, folder / "code" / f"{LOADER_MODULE}.py")
     backend = header.versions.get("keras_backend", "tensorflow")
     info = {
         "params": dict(study.trials[exported.trial].params),
-        "space": _write_space(folder / loader.SPACE, study, paths),
+        "space": _write_space(folder / loader.SPACE_FOLDER, study, paths),
         "keras_backend": backend,
         "inputs": names,
         "named": inputs[0]["name"] is not None,
         "shapes": {name: [item["dtype"], item["shape"]] for name, item in zip(names or [""], inputs, strict=True)},
     }
-    (folder / loader.INFO).write_text(json.dumps(info, indent=2))
+    (folder / loader.INFO_FILE).write_text(json.dumps(info, indent=2))
     requirements = _requirements(exported.requirements, header.versions, with_factory=bool(info["space"]))
     _write_environment(folder, requirements)
     model = Model(signature=_signature(exported.signature, names), **identity)
-    pyfunc.add_to_model(model, LOADER, code="code", conda_env="conda.yaml", python_env="python_env.yaml")
+    pyfunc.add_to_model(model, LOADER_MODULE, code="code", conda_env="conda.yaml", python_env="python_env.yaml")
     model.add_flavor(
         "keras",
-        data=str(loader.MODEL.parent),
+        data=str(loader.MODEL_FILE.parent),
         keras_version=header.versions.get("keras", ""),
         keras_backend=backend,
         save_exported_model=False,
@@ -74,10 +76,10 @@ def write(folder: Path, study: Study, exported: Exported, paths: StudyPaths, **i
 
 
 def _write_space(target: Path, study: Study, paths: StudyPaths) -> str:
-    """Copy the study's code to `target`. Returns the space file's name there, "" where there is nothing to send.
+    """Copy the study's code to `target`. Return the space file's name there, "" if nothing is copied.
 
-    A space file goes under the name of its module: one called `keras.py` must not hide Keras. A pickled factory has
-    the data in it: it goes only where the model cannot be read without.
+    A space file gets the name of its module: one called `keras.py` must not hide Keras. A pickled factory has the data
+    in it, so it is copied only if the model cannot be read without it.
     """
     assert study.header is not None
     target.mkdir()
@@ -86,7 +88,7 @@ def _write_space(target: Path, study: Study, paths: StudyPaths) -> str:
         ignored = shutil.ignore_patterns("__pycache__", paths.pickle.name)
         shutil.copytree(paths.space, target, dirs_exist_ok=True, ignore=ignored)
         return (target / name).rename(target / f"{loader.SPACE_MODULE}.py").name
-    if paths.pickle.is_file() and loader.custom(paths.model):
+    if paths.pickle.is_file() and loader.find_custom_objects(paths.model):
         shutil.copyfile(paths.pickle, target / paths.pickle.name)
         return paths.pickle.name
     return ""
@@ -95,11 +97,11 @@ def _write_space(target: Path, study: Study, paths: StudyPaths) -> str:
 # Signature ------------------------------------------------------------------------------------------------------------
 
 
-def _names(tensors: Sequence[Mapping[str, Any]], what: str = "input") -> list[str]:
-    """A name for each tensor; none for a single one that has none. MLflow wants all named, or one that is not."""
+def _names(tensors: Sequence[Mapping[str, Any]], kind: str = "input") -> list[str]:
+    """Return a name for each tensor, no names for a single unnamed one: MLflow wants all named, or one unnamed."""
     if len(tensors) == 1 and tensors[0]["name"] is None:
         return []
-    return [item["name"] or f"{what}_{number}" for number, item in enumerate(tensors)]
+    return [item["name"] or f"{kind}_{number}" for number, item in enumerate(tensors)]
 
 
 def _signature(signature: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -126,14 +128,20 @@ def _dtype(name: str) -> Any:
     try:
         return np.dtype(name)
     except TypeError:
-        return np.dtype("float32")  # bfloat16 and its like, which NumPy has not: given and returned as float32
+        return np.dtype("float32")  # NumPy lacks bfloat16 and its like: the model takes and returns float32
 
 
 # Environment ----------------------------------------------------------------------------------------------------------
 
 
 def _requirements(pinned: Sequence[str], versions: Mapping[str, str], *, with_factory: bool) -> list[str]:
-    """The packages that serve the model: as the worker saw them, MLflow, and for a factory what gives it `hp`."""
+    """Return the packages that serve the model, with their versions.
+
+    Args:
+        pinned: the requirements that the worker recorded.
+        versions: the libraries of the search.
+        with_factory: the factory is called to build the model, which needs KerasTuner for `hp`.
+    """
     import mlflow
 
     wanted = {"mlflow": mlflow.__version__, "keras": versions.get("keras")}
@@ -145,7 +153,7 @@ def _requirements(pinned: Sequence[str], versions: Mapping[str, str], *, with_fa
 
 
 def _write_environment(folder: Path, requirements: Sequence[str]) -> None:
-    """The environment as MLflow's tools read it. What they read as YAML is JSON here, which YAML has in it."""
+    """Write the environment's files for MLflow's tools. Their YAML is written as JSON, which is a part of YAML."""
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements))
     python = platform.python_version()
     _write_json(

@@ -1,4 +1,4 @@
-"""How far MLflow has been told: `tracking.json`. Losing it costs time only."""
+"""The syncer's position in the journal, with the ids of MLflow's runs: `tracking.json`. Losing it costs time only."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pathlib import Path
 
 @dataclass(slots=True)
 class Position:
-    """What the syncer need not look up or send again.
+    """Facts about one MLflow store that the syncer need not look up, and data that it need not send again.
 
     Attributes:
-        uid: of the study.
+        uid: the study's unique id.
         uri: the tracking address, without user name and password.
-        experiment_id, run_id: of the study; run_id is the parent's.
-        trials: each trial's run id.
-        offset: byte of the journal up to which everything has been sent.
-        models: the epoch of the weights that a trial's run holds.
-        space: the digest of the space file that the parent run holds.
-        page: the digest of the page that the experiment holds.
-        winner: what the parent run's model holds, as `trial/execution/epoch`.
-        registered: the name of the registered model whose version that is, "" for none.
+        experiment_id: the study's experiment.
+        run_id: the parent run.
+        trials: the run id of each trial.
+        offset: the byte of the journal up to which everything has been sent.
+        models: by trial, the epoch of the weights in MLflow.
+        space: the digest of the space file in the parent run.
+        page: the digest of the experiment's page.
+        winner: the weights of the parent run's model, as `trial/execution/epoch`.
+        registered: the registered model that has the winner as a version, "" for none.
     """
 
     uid: str = ""
@@ -39,7 +40,7 @@ class Position:
 
     @classmethod
     def load(cls, path: Path) -> Position:
-        """The position at `path`; a fresh one where there is none, or none that can be read."""
+        """Return the position in the file `path`; a fresh one if the file is missing or cannot be read."""
         try:
             data = json.loads(path.read_text())
             data["trials"] = {int(trial): run for trial, run in data["trials"].items()}
@@ -49,6 +50,7 @@ class Position:
             return cls()
 
     def save(self, path: Path) -> None:
+        """Write the position to the file `path`, in one step."""
         work = path.with_name(f".{path.name}.{os.getpid()}")
         work.write_text(json.dumps(asdict(self)))
         work.replace(path)

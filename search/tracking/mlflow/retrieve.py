@@ -1,4 +1,4 @@
-"""Studies, trials and weights from MLflow alone: nothing here looks into a study's folder."""
+"""Studies, trials and weights from MLflow alone. Nothing here reads a study's folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 from search.errors import StudyError, nearest
 from search.space.domain import Value
 from search.study.trial import Direction, Objective
-from search.tracking.mlflow import layout, store, view
+from search.tracking.mlflow import store, view
+from search.tracking.mlflow.layout import LOG10_PREFIX, MODEL_TAG, STUDY_UID_TAG
 from search.tracking.mlflow.shipper import search_runs
 
 _EXPERIMENTS_PER_QUERY = 200
@@ -21,14 +22,15 @@ _EXPERIMENTS_PER_QUERY = 200
 
 @dataclass(frozen=True, slots=True)
 class RemoteStudy:
-    """A study as MLflow shows it.
+    """A study, as recorded in MLflow.
 
     Attributes:
-        run_id: of the parent run.
+        client: the store's `MlflowClient`.
+        run_id: the parent run.
         experiment: the experiment's name.
-        best: the best objective so far, None where there is none.
+        best: the best objective so far, None if there is none.
         started: seconds since the epoch.
-        replaces: the uid of the study that it overwrote, "" for none.
+        replaces: the uid of the study that this one overwrote, "" for none.
     """
 
     client: Any = field(repr=False, compare=False)
@@ -53,19 +55,19 @@ class RemoteStudy:
 
     @property
     def is_local(self) -> bool:
-        """Whether the store is a database file on this machine, whose code may be trusted."""
+        """Whether the store is a database file on this machine, so that its code may be trusted."""
         return store.local_database(self.client.tracking_uri) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteTrial:
-    """A trial as MLflow shows it.
+    """A trial, as recorded in MLflow.
 
     Attributes:
-        params: typed as the factory had them (as text where there were too many for a tag).
-        objective, best_epoch: None where there is none.
-        logs: each metric's last value.
-        model_epoch: the epoch whose weights MLflow holds, None where it holds none.
+        params: the values with the factory's types; as text if there are too many for a tag.
+        objective, best_epoch: None if there is no objective.
+        logs: the last value of each metric.
+        model_epoch: the epoch whose weights are in MLflow, None if none are.
     """
 
     number: int
@@ -81,9 +83,9 @@ class RemoteTrial:
     model_epoch: int | None
 
 
-def studies(client: Any) -> list[RemoteStudy]:
-    """All studies in the store, the newest first."""
-    with store.translated(client.tracking_uri):
+def list_remote_studies(client: Any) -> list[RemoteStudy]:
+    """Return all studies in the store, the newest first."""
+    with store.translate_errors(client.tracking_uri):
         names = {item.experiment_id: item.name for item in _experiments(client)}
         ids = list(names)
         found = []
@@ -93,12 +95,13 @@ def studies(client: Any) -> list[RemoteStudy]:
     return sorted(known, key=lambda study: study.started, reverse=True)
 
 
-def find_study(client: Any, name: str) -> RemoteStudy:
-    """The study called `name`, or whose uid or experiment is `name`.
+def find_remote_study(client: Any, name: str) -> RemoteStudy:
+    """Return the study with the uid, the name or the experiment `name`.
 
-    StudyError where there is none, or several: the message lists them.
+    Raises:
+        StudyError: there is none, or there are several; the message lists them.
     """
-    known = studies(client)
+    known = list_remote_studies(client)
     where = f"MLflow at {store.redact(client.tracking_uri)}"
     matches = [study for study in known if study.uid == name]
     replaced = {study.replaces for study in known}
@@ -118,29 +121,30 @@ def find_study(client: Any, name: str) -> RemoteStudy:
 
 
 def has_page(study: RemoteStudy) -> bool:
-    """Whether the study's experiment holds the page that `view` makes."""
-    with store.translated(study.client.tracking_uri):
+    """Return whether the study's experiment has the page that `view` makes."""
+    with store.translate_errors(study.client.tracking_uri):
         experiment = study.client.get_experiment(study.experiment_id)
-    return f"{view.TAG}{view.key(study.uid)}" in experiment.tags
+    return view.page_tag(study.uid) in experiment.tags
 
 
-def trials(study: RemoteStudy) -> list[RemoteTrial]:
-    """The study's trials, by number."""
-    with store.translated(study.client.tracking_uri):
-        found = search_runs(study.client, [study.experiment_id], view.condition(study.uid))
+def list_remote_trials(study: RemoteStudy) -> list[RemoteTrial]:
+    """Return the study's trials, by number."""
+    with store.translate_errors(study.client.tracking_uri):
+        found = search_runs(study.client, [study.experiment_id], view.trials_filter(study.uid))
     return sorted((_trial(run) for run in found), key=lambda trial: trial.number)
 
 
-def ranked(study: RemoteStudy) -> list[RemoteTrial]:
-    """The trials that have an objective and did not fail, best first; the older one first where two are equal."""
-    found = [trial for trial in trials(study) if trial.objective is not None and trial.state != "failed"]
+def rank_remote_trials(study: RemoteStudy) -> list[RemoteTrial]:
+    """Return the trials that have an objective and did not fail, best first; of two equals the older one first."""
+    found = [trial for trial in list_remote_trials(study) if trial.objective is not None and trial.state != "failed"]
     return sorted(found, key=lambda trial: (study.objective.cost(trial.objective), trial.number))
 
 
-def download(study: RemoteStudy, trial: RemoteTrial, folder: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Bring a trial's best weights into `folder`: the path of `weights.npz`, and what `trial.json` says of them.
+def download_weights(study: RemoteStudy, trial: RemoteTrial, folder: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Download a trial's best weights to `folder`. Return the path of `weights.npz`, and the content of `trial.json`.
 
-    StudyError where MLflow holds no weights of the trial.
+    Raises:
+        StudyError: MLflow has no weights of the trial.
     """
     if trial.model_epoch is None:
         raise StudyError(
@@ -155,9 +159,13 @@ def download(study: RemoteStudy, trial: RemoteTrial, folder: str | Path) -> tupl
 
 
 def download_space(study: RemoteStudy, folder: str | Path) -> Path:
-    """Bring the space file, and the modules it imports, into `folder`: the path of the space file."""
-    name = str(description(study)["space"])
-    # What comes from a server must not name a file elsewhere.
+    """Download the space file and the modules that it imports to `folder`. Return the path of the space file.
+
+    Raises:
+        StudyError: MLflow has no space file, or an unsafe name of it.
+    """
+    name = str(describe_remote_study(study)["space"])
+    # A server must not name a file elsewhere.
     if PurePosixPath(name).name != name or name in ("", ".", ".."):
         raise StudyError(f"study {study.name!r} names {name!r} as its space file, which is no plain file name")
     space = _download(study, study.run_id, "space", folder) / name
@@ -166,19 +174,20 @@ def download_space(study: RemoteStudy, folder: str | Path) -> Path:
     return space
 
 
-def description(study: RemoteStudy) -> dict[str, Any]:
-    """What `study.json` says: objective, direction, digest, the space file's name, Keras's back end, versions."""
+def describe_remote_study(study: RemoteStudy) -> dict[str, Any]:
+    """Return the content of `study.json`; see `files.describe_study`."""
     with TemporaryDirectory() as folder:
         data: dict[str, Any] = json.loads(_download(study, study.run_id, "study.json", folder).read_text())
     return data
 
 
 def _download(study: RemoteStudy, run_id: str, path: str, folder: str | Path) -> Path:
+    """Download the artifact `path` of a run to `folder`. Raise StudyError if there is none."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     try:
-        with store.translated(study.client.tracking_uri):
-            repository = store.artifacts(study.client, study.client.get_run(run_id))
+        with store.translate_errors(study.client.tracking_uri):
+            repository = store.run_artifacts(study.client, study.client.get_run(run_id))
             return Path(repository.download_artifacts(path, str(target)))
     except store.Rejected as error:
         raise StudyError(f"MLflow has no {path!r} for study {study.name!r}: {error}") from None
@@ -200,7 +209,7 @@ def _study(client: Any, run: Any, experiment: str) -> RemoteStudy:
     direction: Direction = "max" if tags.get("search.direction") == "max" else "min"
     return RemoteStudy(
         client=client,
-        uid=tags[layout.STUDY_UID],
+        uid=tags[STUDY_UID_TAG],
         name=tags.get("search.study", run.info.run_name),
         run_id=run.info.run_id,
         experiment_id=run.info.experiment_id,
@@ -231,13 +240,13 @@ def _trial(run: Any) -> RemoteTrial:
         seed=int(tags["search.seed"]) if "search.seed" in tags else None,
         logs=dict(logs),
         tags=dict(tags),
-        model_epoch=int(tags[layout.MODEL]) if tags.get(layout.MODEL) else None,
+        model_epoch=int(tags[MODEL_TAG]) if tags.get(MODEL_TAG) else None,
     )
 
 
 def _without_logarithms(params: Mapping[str, str]) -> dict[str, str]:
-    """A trial's params as the factory had them, without what `layout` derived of them."""
-    derived = {f"{layout.LOG10}{name}" for name in params}
+    """Return a trial's params without the logarithms that `layout` added."""
+    derived = {f"{LOG10_PREFIX}{name}" for name in params}
     return {name: text for name, text in params.items() if name not in derived}
 
 

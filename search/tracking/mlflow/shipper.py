@@ -1,4 +1,4 @@
-"""Tells MLflow: the experiment, the runs, batches of changes, and the artifacts. Every call here may be repeated."""
+"""Requests to MLflow for the experiment, runs, changes and artifacts. Every call here may be repeated."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from search.study.paths import StudyPaths, local_artifacts
-from search.tracking.mlflow import files, layout, store, view
-from search.tracking.mlflow.files import Weights
-from search.tracking.mlflow.layout import PARENT, STUDY_UID, Change, Projection, Run
+from search.tracking.mlflow import files, store, view
+from search.tracking.mlflow.files import TrialWeights
+from search.tracking.mlflow.layout import MODEL_TAG, PARENT, STUDY_UID_TAG, Change, Projection, RunKey
 from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.store import Rejected
 from search.tracking.mlflow.winner import WinnerShipper
@@ -21,14 +21,14 @@ _PAGE = 1000
 
 
 class Shipper:
-    """One study's way to one MLflow store.
+    """The runs and artifacts of one study in one MLflow store.
 
     Args:
         client: from `store.connect`.
         paths: the study's files.
-        projection: of the study's journal; read for what runs are created with.
-        position: what is known of the runs; kept up to date here, saved by the caller.
-        experiment: the name the user gave, None for the study's name.
+        projection: the projection of the study's journal, with which new runs are created.
+        position: the known runs; kept up to date here, saved by the caller.
+        experiment: the experiment's name that the user gave, None for the study's name.
         register: the registered model's name that the user gave; see `WinnerShipper`.
     """
 
@@ -47,36 +47,36 @@ class Shipper:
         self._position = position
         self._experiment = experiment
         self._winner = WinnerShipper(client, paths, projection, position, register)
-        self._parameters: set[str] | None = None
-        self._looked = False
-        # An earlier process may have been killed while it waited for a run to be made.
-        self._uncertain = True
+        self._page_parameters: set[str] | None = None
+        self._has_searched = False
+        # A request of an earlier process that was killed may still create a run.
+        self._may_have_duplicates = True
 
-    def holds(self) -> bool:
-        """Whether the parent run that the position speaks of is in the store."""
+    def has_study(self) -> bool:
+        """Return whether the store has the position's parent run."""
         if self._position.run_id is None:
             return False
         try:
-            with store.translated(self._client.tracking_uri, core=True):
+            with store.translate_errors(self._client.tracking_uri, core=True):
                 run = self._client.get_run(self._position.run_id)
         except Rejected:
             return False
         return bool(run.info.lifecycle_stage == "active")
 
-    def reach(self) -> None:
-        """Ask MLflow for what it always has. Unavailable where it does not answer, or something else does."""
-        with store.translated(self._client.tracking_uri, core=True):
+    def check_reachable(self) -> None:
+        """Send a request that every MLflow accepts. Raise Unavailable if MLflow does not answer it."""
+        with store.translate_errors(self._client.tracking_uri, core=True):
             self._client.search_experiments(max_results=1)
 
     # Runs ---------------------------------------------------------------------------------------------------------
 
-    def ship(self, run: Run, change: Change) -> None:
-        """Tell one run what it must be told."""
+    def ship(self, run: RunKey, change: Change) -> None:
+        """Send `change` to `run`, which is created if it is new."""
         from mlflow.entities import Metric, Param, RunTag
 
-        with store.translated(self._client.tracking_uri, core=True):
+        with store.translate_errors(self._client.tracking_uri, core=True):
             run_id = self._run_id(run)
-            for points, params, tags in change.batches():
+            for points, params, tags in change.requests():
                 self._client.log_batch(
                     run_id,
                     metrics=[Metric(*point) for point in points],
@@ -89,54 +89,57 @@ class Shipper:
             elif change.status is not None:
                 self._client.set_terminated(run_id, change.status, end_time=change.time)
 
-    def settle(self) -> None:
-        """Delete the runs that a request whose answer was lost may have made twice."""
-        if self._uncertain and self._position.experiment_id is not None:
-            with store.translated(self._client.tracking_uri, core=True):
-                self._look(self._position.experiment_id)
-            self._uncertain = False
+    def delete_duplicates(self) -> None:
+        """Delete runs that exist twice: a request may be carried out after its answer was given up."""
+        if self._may_have_duplicates and self._position.experiment_id is not None:
+            with store.translate_errors(self._client.tracking_uri, core=True):
+                self._find_runs(self._position.experiment_id)
+            self._may_have_duplicates = False
 
-    def _run_id(self, run: Run) -> str:
-        """The id of `run`, which is looked for by its tags before it is made."""
+    def _run_id(self, run: RunKey) -> str:
+        """Return the id of `run`. A run that is not known is searched by its tags, and created if it is missing."""
         experiment = self._position.experiment_id
         if experiment is None:
             experiment = self._position.experiment_id = self._find_experiment()
         found = self._known(run)
-        if found is None and not self._looked:
-            self._look(experiment)
+        if found is None and not self._has_searched:
+            self._find_runs(experiment)
             found = self._known(run)
         return found or self._create(experiment, run)
 
-    def _known(self, run: Run) -> str | None:
+    def _known(self, run: RunKey) -> str | None:
         return self._position.run_id if run is None else self._position.trials.get(run)
 
-    def _create(self, experiment: str, run: Run) -> str:
-        birth = self._projection.birth(run)
-        tags = dict(birth.tags)
+    def _create(self, experiment: str, run: RunKey) -> str:
+        new = self._projection.new_run(run)
+        tags = dict(new.tags)
         if run is not None:
             tags["mlflow.parentRunId"] = self._run_id(PARENT)
         try:
-            info = self._client.create_run(experiment, start_time=birth.time, tags=tags, run_name=birth.name).info
+            info = self._client.create_run(experiment, start_time=new.time, tags=tags, run_name=new.name).info
         except Exception:
-            # The run may have been made, or may yet be: look before the next attempt, and once more at the end.
-            self._looked, self._uncertain = False, True
+            # The request may still be carried out: search before the next attempt, and once more at the end.
+            self._has_searched, self._may_have_duplicates = False, True
             raise
-        made: str = info.run_id
-        self._learn(run, made)
-        return made
+        run_id: str = info.run_id
+        self._note(run, run_id)
+        return run_id
 
-    def _learn(self, run: Run, run_id: str) -> None:
+    def _note(self, run: RunKey, run_id: str) -> None:
         if run is None:
             self._position.run_id = run_id
         else:
             self._position.trials[run] = run_id
 
-    def _look(self, experiment: str) -> None:
-        """Find the study's runs by their tags; of two that are one, keep that which is known or has been told more."""
-        found = search_runs(self._client, [experiment], f"tags.`{STUDY_UID}` = '{self._projection.study.uid}'")
+    def _find_runs(self, experiment: str) -> None:
+        """Note the study's runs, which are searched by their tags, and delete duplicates.
+
+        Of two runs of one trial the known one stays, else the one with more metrics and tags.
+        """
+        found = search_runs(self._client, [experiment], f"tags.`{STUDY_UID_TAG}` = '{self._projection.study.uid}'")
         known = {self._position.run_id, *self._position.trials.values()}
         found.sort(key=lambda run: (run.info.run_id in known, len(run.data.metrics), len(run.data.tags)), reverse=True)
-        seen: set[Run] = set()
+        seen: set[RunKey] = set()
         for item in found:
             tags = item.data.tags
             run = PARENT if tags.get("search.kind") == "study" else int(tags["search.trial"])
@@ -144,19 +147,20 @@ class Shipper:
                 self._client.delete_run(item.info.run_id)
                 continue
             seen.add(run)
-            self._learn(run, item.info.run_id)
-            if run is not None and tags.get(layout.MODEL):
-                self._position.models.setdefault(run, int(tags[layout.MODEL]))
-        self._looked = True
+            self._note(run, item.info.run_id)
+            if run is not None and tags.get(MODEL_TAG):
+                self._position.models.setdefault(run, int(tags[MODEL_TAG]))
+        self._has_searched = True
 
     # Experiments --------------------------------------------------------------------------------------------------
 
     def _find_experiment(self) -> str:
-        """The id of the study's experiment.
+        """Return the id of the study's experiment, which is created if it is missing.
 
-        It is the one tagged with the study's uid. Else one is made under the study's name, or the name the user gave;
-        if that is taken, under the name and the uid's first letters. An experiment that the user *named* and that no
-        study owns (it was made in MLflow itself) is joined instead: so several studies share one on purpose only.
+        The study's experiment is the one tagged with its uid. A new experiment has the name that the user gave, or else
+        the study's name; if the name is taken, the first letters of the uid follow. An experiment with the name that
+        the user gave, which no study owns (it was made in MLflow itself), is used as it is: so several studies share an
+        experiment on purpose only.
         """
         study = self._projection.study
         owned = self._owned()
@@ -166,21 +170,25 @@ class Shipper:
         for candidate in (name, f"{name}-{study.uid[:6]}", f"{name}-{study.uid}"):
             found = self._client.get_experiment_by_name(candidate)
             if found is None:
-                made = self._make_experiment(candidate) or self._owned()
-                if made is None:
+                created = self._create_experiment(candidate) or self._owned()
+                if created is None:
                     continue
-                return made
-            if found.lifecycle_stage == "active" and self._experiment == candidate and STUDY_UID not in found.tags:
+                return created
+            if found.lifecycle_stage == "active" and self._experiment == candidate and STUDY_UID_TAG not in found.tags:
                 return str(found.experiment_id)
         raise Rejected(f"the experiment {name!r} is taken or deleted: give --experiment another name")
 
     def _owned(self) -> str | None:
-        """The id of the experiment that has the study's tag."""
-        found = self._client.search_experiments(filter_string=f"tags.`{STUDY_UID}` = '{self._projection.study.uid}'")
+        """Return the id of the experiment that is tagged with the study's uid, if any."""
+        uid = self._projection.study.uid
+        found = self._client.search_experiments(filter_string=f"tags.`{STUDY_UID_TAG}` = '{uid}'")
         return str(found[0].experiment_id) if found else None
 
-    def _make_experiment(self, name: str) -> str | None:
-        """The id of a new experiment; None where there is one of that name by now, be it by a late request of ours."""
+    def _create_experiment(self, name: str) -> str | None:
+        """Return the id of a new experiment, or None if one of that name exists by now.
+
+        A late request of our own may have created that one.
+        """
         from mlflow.exceptions import MlflowException
 
         study = self._projection.study
@@ -192,7 +200,7 @@ class Shipper:
             base = store.artifact_root(file) if file else local_artifacts(self._paths.folder.parent)
             root = str(base / f"{study.name}-{study.uid[:6]}")
         try:
-            return str(self._client.create_experiment(name, artifact_location=root, tags={STUDY_UID: study.uid}))
+            return str(self._client.create_experiment(name, artifact_location=root, tags={STUDY_UID_TAG: study.uid}))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -201,16 +209,16 @@ class Shipper:
     # Artifacts ----------------------------------------------------------------------------------------------------
 
     def ship_space(self) -> None:
-        """Put the space file, the local modules beside it and `study.json` with the parent run, where they changed."""
+        """Upload the space file, the local modules beside it and `study.json` to the parent run, if they changed."""
         study, folder = self._projection.study, self._paths.space
         if self._position.space == study.digest or not folder.is_dir():
             return
-        with store.translated(self._client.tracking_uri):
+        with store.translate_errors(self._client.tracking_uri):
             repository = self._artifacts(self._run_id(PARENT))
             for file in sorted(folder.rglob("*")):
                 if file.is_file() and "__pycache__" not in file.parts:
                     repository.log_artifact(str(file), str(Path("space", file.relative_to(folder).parent)))
-            _log_json(repository, files.study_json(study, self._space_file()), "study.json")
+            _log_json(repository, files.describe_study(study, self._space_file()), "study.json")
         self._position.space = study.digest
 
     def _space_file(self) -> str:
@@ -220,17 +228,17 @@ class Shipper:
         return name if (self._paths.space / name).is_file() else self._paths.pickle.name
 
     def ship_models(self, keep: int) -> None:
-        """Make the best `keep` trials' runs hold their weights, and the others none."""
+        """Upload the weights of the best `keep` trials that lack them, and delete those of other trials."""
         study, models = self._projection.study, self._position.models
-        wanted = {weights.trial: weights for weights in files.wanted(study, keep)}
-        with store.translated(self._client.tracking_uri):
+        wanted = {weights.trial: weights for weights in files.choose_weights(study, keep)}
+        with store.translate_errors(self._client.tracking_uri):
             for trial, weights in wanted.items():
                 if models.get(trial) != weights.epoch:
-                    self._put_model(weights)
+                    self._upload_weights(weights)
             for trial in [trial for trial in models if trial not in wanted]:
-                self._drop_model(trial)
+                self._delete_weights(trial)
 
-    def _put_model(self, weights: Weights) -> None:
+    def _upload_weights(self, weights: TrialWeights) -> None:
         file = self._paths.trial(weights.trial).best(weights.execution)
         run_id = self._run_id(weights.trial)
         with TemporaryDirectory() as folder:
@@ -238,50 +246,49 @@ class Shipper:
             try:
                 copy.symlink_to(file.resolve(strict=True))
             except FileNotFoundError:
-                return  # cleaned away: what is there stays
+                return  # retention has deleted the file: the uploaded weights stay
             repository = self._artifacts(run_id)
             repository.log_artifact(str(copy), "model")
-            _log_json(repository, files.trial_json(self._projection.study, weights), "trial.json", "model")
-        self._client.set_tag(run_id, layout.MODEL, str(weights.epoch))
+            _log_json(repository, files.describe_trial(self._projection.study, weights), "trial.json", "model")
+        self._client.set_tag(run_id, MODEL_TAG, str(weights.epoch))
         self._position.models[weights.trial] = weights.epoch
 
-    def _drop_model(self, trial: int) -> None:
+    def _delete_weights(self, trial: int) -> None:
         run_id = self._run_id(trial)
-        self._client.set_tag(run_id, layout.MODEL, "")
+        self._client.set_tag(run_id, MODEL_TAG, "")
         del self._position.models[trial]
         try:
             self._artifacts(run_id).delete_artifacts("model")
         except Exception:
-            return  # not every artifact store can delete; without the tag nobody takes them for a best model
+            return  # not every artifact store can delete; without the tag, the files do not count as a best model
 
     def ship_winner(self) -> None:
-        """Make the parent run hold the winner as a model, and register it; see `WinnerShipper`."""
+        """Upload the winner as a model of the parent run, and register it; see `WinnerShipper`."""
         if self._projection.study.exported is not None:
             self._winner.ship(self._run_id(PARENT))
 
     def ship_page(self) -> None:
-        """Give the experiment the page of the study's trials: at first, where there are new parameters, and at the
-        end."""
+        """Update the page of the study's trials in the experiment: at first, for new parameters, and at the end."""
         study = self._projection.study
         used = {name for trial in study.trials.values() for name in trial.params}
-        if self._parameters == used and study.end is None:
+        if self._page_parameters == used and study.end is None:
             return
-        self._parameters = used
-        text = view.state(study)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._page_parameters = used
+        page = view.make_page(study)
+        digest = hashlib.sha256(page.encode()).hexdigest()[:16]
         if self._position.page == digest:
             return
-        with store.translated(self._client.tracking_uri):
+        with store.translate_errors(self._client.tracking_uri):
             self._run_id(PARENT)
-            self._client.set_experiment_tag(self._position.experiment_id, view.TAG + view.key(study.uid), text)
+            self._client.set_experiment_tag(self._position.experiment_id, view.page_tag(study.uid), page)
         self._position.page = digest
 
     def _artifacts(self, run_id: str) -> Any:
-        return store.artifacts(self._client, self._client.get_run(run_id))
+        return store.run_artifacts(self._client, self._client.get_run(run_id))
 
 
 def search_runs(client: Any, experiments: list[str], condition: str) -> list[Any]:
-    """All runs in `experiments` that fulfil `condition`, page by page."""
+    """Return all runs in `experiments` that fulfil `condition`, an MLflow filter."""
     found: list[Any] = []
     token = None
     while True:

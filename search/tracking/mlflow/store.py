@@ -1,4 +1,4 @@
-"""Where MLflow keeps what it is told: the address, the local database, connections and their errors."""
+"""MLflow stores: addresses, connections and their errors, and the places of artifacts."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from search.study import paths
 from search.tracking.mlflow import database
 
 REACH_SECONDS = 3.0
+"""How long the first connection to a server may take."""
 
 _SERVERS = ("http", "https")
 _DATABASES = ("postgresql", "mysql", "mssql")
 _LATER = (408, 425, 429)
-"""Statuses that say: try it later."""
+"""HTTP statuses that ask for another attempt later."""
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
-# Read by MLflow when it is imported or called; the user's own settings win. No retries of MLflow's: it would repeat a
-# `create_run` whose answer was late, and make two runs; the syncer retries, and looks for the run first.
+# MLflow reads these when it is imported or called; the user's own settings win. MLflow itself must not retry: it would
+# repeat a `create_run` whose answer was late, and create two runs. The syncer retries, and searches the run first.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -37,16 +38,19 @@ _ENVIRONMENT = {
 
 
 class Rejected(SearchError):
-    """MLflow will never accept this one request; others it may."""
+    """MLflow will never accept this request. It may accept others."""
 
 
 # Addresses ------------------------------------------------------------------------------------------------------------
 
 
 def resolve_uri(given: str | None, runs: str | Path) -> str:
-    """The tracking address: `given`, else MLFLOW_TRACKING_URI, else the local store `sqlite:///RUNS/mlflow.db`.
+    """Return the tracking address: `given`, else MLFLOW_TRACKING_URI, else the local store `sqlite:///RUNS/mlflow.db`.
 
-    Paths in it come back absolute. OptionError for an address that MLflow cannot use.
+    Paths in it become absolute.
+
+    Raises:
+        OptionError: MLflow cannot use the address.
     """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.local_store(runs)}"
     scheme = uri.partition(":")[0].partition("+")[0] if "://" in uri else ""
@@ -69,46 +73,43 @@ def resolve_uri(given: str | None, runs: str | Path) -> str:
 
 
 def redact(text: str) -> str:
-    """`text` without the user names and passwords of the addresses in it."""
-    # A password may hold unescaped slashes; the digits of a port are none.
+    """Return `text` without the user names and passwords of the addresses in it."""
+    # A password may have unescaped slashes. Digits after a host's colon are a port, not a password.
     return re.sub(r"://(?:[^\s/?#]*|[^\s/:@]*:(?!\d+/)\S*)@", "://***@", text)
 
 
 def local_database(uri: str) -> Path | None:
-    """The database file of a local store, None for any other address."""
+    """Return the database file of a local store, None for any other address."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def initialise_local(runs: str | Path) -> str | None:
-    """Make the local store under `runs`, or bring it up to date; see `database.initialise`."""
-    prepare()
-    return database.initialise(paths.local_store(runs))
 
 
 # Connections ----------------------------------------------------------------------------------------------------------
 
 
-def prepare() -> None:
-    """Set MLflow's environment and quieten its loggers. To be called before each import of mlflow."""
+def configure_mlflow() -> None:
+    """Set MLflow's environment variables and quieten its loggers. Call this before each import of mlflow."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # It logs a traceback for every locked database; whoever calls says it in one line.
+    # It logs a traceback for every locked database. The caller reports that in one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def connect(uri: str, *, create: bool = True) -> Any:
-    """An `MlflowClient` of the store at `uri` (as `resolve_uri` gave it), which has answered once.
+    """Return an `MlflowClient` of a store that has answered once.
 
-    With `create`, a local store is made where there is none. Servers take credentials from MLflow's environment
-    variables.
+    Credentials for a server come from MLflow's environment variables.
+
+    Args:
+        uri: the tracking address, as `resolve_uri` gave it.
+        create: make a local store if there is none.
 
     Raises:
-        TrackingRefused: the server says 401 or 403.
+        TrackingRefused: the server answers 401 or 403.
         Unavailable: nothing answers; known within seconds.
-        OptionError: what answers is not MLflow, or the local database cannot be used, or is not there.
+        OptionError: the server is not MLflow, or the local database cannot be used or is missing.
     """
-    prepare()
+    configure_mlflow()
     file = local_database(uri)
     if file is not None:
         if not create and not file.exists():
@@ -116,12 +117,12 @@ def connect(uri: str, *, create: bool = True) -> Any:
         database.initialise(file)
     else:
         _reach(uri)
-    with translated(uri):
+    with translate_errors(uri):
         from mlflow import MlflowClient
 
         try:
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            with translated(uri):
+            with translate_errors(uri):
                 client.search_experiments(max_results=1)
         except Rejected as error:
             raise OptionError(f"no MLflow tracking server at {redact(uri)}: {error}: check --tracking-uri") from None
@@ -129,12 +130,12 @@ def connect(uri: str, *, create: bool = True) -> Any:
 
 
 @contextmanager
-def translated(uri: str, *, core: bool = False) -> Iterator[None]:
-    """Turn what MLflow raises into TrackingRefused, Unavailable or Rejected, each one line without passwords.
+def translate_errors(uri: str, *, core: bool = False) -> Iterator[None]:
+    """Turn MLflow's exceptions into TrackingRefused, Unavailable or Rejected, each one line without passwords.
 
     Args:
-        core: every MLflow has what is asked for. So where it is said not to be there, and not in MLflow's words, a
-            proxy stands in for a server that is away; elsewhere the server may be an older one.
+        core: every MLflow version has the requested endpoint. So a 404 that does not come from MLflow itself means that
+            a proxy answers for a server that is away. Otherwise it may mean an older server.
     """
     try:
         yield
@@ -159,7 +160,7 @@ def translated(uri: str, *, core: bool = False) -> Iterator[None]:
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status that `error` amounts to, 503 for a broken connection, None for an error of another kind."""
+    """Return the HTTP status that `error` stands for: 503 for a broken connection, None for other kinds of errors."""
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError
@@ -176,7 +177,7 @@ def _status(error: Exception) -> int | None:
 
 
 def _is_of_mlflow(error: Exception) -> bool:
-    """Whether the server of MLflow itself said so, or its client: their words have a code of their own."""
+    """Return whether MLflow's server or client raised `error`: then it has an error code of MLflow's."""
     from mlflow.exceptions import MlflowException, RestException
 
     return isinstance(error, RestException) or (
@@ -185,10 +186,10 @@ def _is_of_mlflow(error: Exception) -> bool:
 
 
 def _cause(error: Exception) -> str:
-    """What went wrong, in a few words."""
+    """Return the cause of `error` in a few words."""
     text = redact(" ".join(str(error).split()))
     if "database is locked" in text:
-        return "its database is locked by another process"  # for the rest, it is a page of SQL
+        return "its database is locked by another process"  # the rest of the text is a page of SQL
     if "database or disk is full" in text or "No space left" in text:
         return "its disk is full"
     if "timeout" in text.lower() or "timed out" in text:
@@ -200,7 +201,12 @@ def _cause(error: Exception) -> str:
 
 
 def _reach(uri: str) -> None:
-    """Open a connection to the address's host and close it: MLflow's own attempts can take minutes to fail."""
+    """Open and close a connection to the host of `uri`, as MLflow's own attempts can take minutes to fail.
+
+    Raises:
+        Unavailable: the host does not answer.
+        OptionError: the address has no valid port.
+    """
     import requests
 
     address = urlsplit(uri)
@@ -220,31 +226,31 @@ def _reach(uri: str) -> None:
 # Artifacts ------------------------------------------------------------------------------------------------------------
 
 
-def artifacts(client: Any, run: Any) -> Any:
-    """The artifact repository of an MLflow run, found beside the database where a local store has been moved."""
-    return repository(client, run.info.artifact_uri)
+def run_artifacts(client: Any, run: Any) -> Any:
+    """Return the artifact repository of an MLflow run. It is found even if a local store has been moved."""
+    return artifact_repository(client, run.info.artifact_uri)
 
 
-def repository(client: Any, uri: str) -> Any:
-    """The artifact repository at `uri`, or where that has been moved to."""
+def artifact_repository(client: Any, uri: str) -> Any:
+    """Return the artifact repository with the recorded address `uri`. It is found even if a local store was moved."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    return get_artifact_repository(placed(client, uri), tracking_uri=client.tracking_uri)
+    return get_artifact_repository(current_address(client, uri), tracking_uri=client.tracking_uri)
 
 
-def placed(client: Any, uri: str) -> str:
-    """An artifact address, beside the database where a local store has been moved."""
+def current_address(client: Any, uri: str) -> str:
+    """Return the artifact address that was recorded as `uri`; in a local store that was moved, the new address."""
     file = local_database(client.tracking_uri)
     return uri if file is None else relocated(uri, artifact_root(file))
 
 
 def artifact_root(file: Path) -> Path:
-    """Where the local store of database `file` keeps artifacts."""
+    """Return the artifact folder of the local store with the database `file`."""
     return paths.local_artifacts(file.parent)
 
 
 def relocated(uri: str, root: Path) -> str:
-    """A local store's artifact address, under `root` unless only the recorded place exists."""
+    """Return the artifact address `uri` of a local store, moved below `root` unless only the recorded place exists."""
     recorded = Path(unquote(urlsplit(uri).path) if uri.startswith("file:") else uri)
     if root.name not in recorded.parts or not recorded.is_absolute():
         return uri

@@ -1,60 +1,67 @@
-"""The syncer: follows a study's journal and ships what follows from it to MLflow. Training never waits for it."""
+"""The syncer, which follows a study's journal and sends MLflow what the records mean. Training never waits for it."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from search.errors import SearchError, TrackingRefused, Unavailable
 from search.study import journal
+from search.study.journal import Entry
 from search.study.paths import StudyPaths
 from search.tracking.mlflow import database, store
-from search.tracking.mlflow.layout import Change, Projection, Run
+from search.tracking.mlflow.feed import JournalFeed
+from search.tracking.mlflow.layout import Change, Projection, RunKey
 from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.shipper import Shipper
 from search.tracking.mlflow.store import Rejected
 
-INTERVAL = 0.5
-"""Seconds between two batches, at least: what happens to a run in between costs one request."""
+MIN_PAUSE = 0.5
+"""Seconds between two batches, at least. All changes of a run in between cost one request."""
 
-SHARE = 0.1
-"""Of a processor's time MLflow gets while a search trains, unless that makes it later than `LATEST`."""
+PROCESSOR_SHARE = 0.1
+"""MLflow's share of a processor's time while a search trains, unless pauses would be longer than `MAX_PAUSE`."""
 
-LATEST = 10.0
-"""Seconds from one batch's end to the next one, at most, whatever they take."""
+MAX_PAUSE = 10.0
+"""Seconds from the end of a batch to the next one, at most, whatever a batch takes."""
 
 MODELS_INTERVAL = 5.0
-"""Seconds between two looks at whose weights MLflow holds: while a search runs, the best change fast."""
+"""Seconds between two updates of the best trials' weights in MLflow: the best trials change fast during a search."""
 
-LIMIT = 5000
+MAX_RECORDS = 5000
 """Records in one batch."""
 
 LAST_TRIES = 3
-"""How often a server that is away is tried again when the search has ended."""
+"""Attempts to reach a server that is away, once the search has ended."""
 
-LEAVE_SECONDS = 5.0
+STOP_SECONDS = 5.0
+"""How long `stop` waits for the current request."""
 
-_PATIENCE = (1.0, 30.0)
+RETRY_SECONDS = (1.0, 30.0)
+"""Shortest and longest time between two attempts to reach a server that is away. The time doubles in between."""
 
 
-def pause(used: float) -> float:
-    """Seconds from a batch that took `used` seconds of a processor to the next one."""
-    return min(max(INTERVAL, used / SHARE), LATEST)
+def pause_seconds(used: float) -> float:
+    """Return the seconds to wait after a batch that took `used` seconds of a processor."""
+    return min(max(MIN_PAUSE, used / PROCESSOR_SHARE), MAX_PAUSE)
 
 
 class Syncer:
-    """Ships one study's journal, in a thread (`start`, `wake`, `finish`, `stop`) or at once (`drain`).
+    """The way of one study's journal to MLflow.
+
+    During a search it is a follower of the driver. It works in a thread between `start` and `finish` or `stop`, and
+    takes its entries from `take`. It reads the journal's file to catch up: at the start, and after an outage in which
+    too many entries came. Without a search, `drain` ships the whole file at once.
 
     Args:
         paths: the study's files; its journal must have a header when the first batch is shipped.
         uri: the tracking address, as `store.resolve_uri` gave it.
-        keep_models: how many of the best trials hold their weights in MLflow.
+        keep_models: how many of the best trials have their weights in MLflow.
         experiment: the experiment's name that the user gave; None for the study's name.
         register: the registered model's name that the user gave; see `WinnerShipper`.
-        warn: is told, in one line, what the user should know; called from the syncer's thread.
+        warn: shows the user one line; called from the syncer's thread.
     """
 
     def __init__(
@@ -74,11 +81,12 @@ class Syncer:
         self._register = register
         self._warn = warn
         self._warned: set[str] = set()
+        self._feed = JournalFeed(paths.journal)
         self._shipper: Shipper | None = None
         self._projection = Projection()
         self._position = Position()
         self._offset = 0
-        self._pending: dict[Run, Change] = {}
+        self._pending: dict[RunKey, Change] = {}
         self._models_due = True
         self._thread: threading.Thread | None = None
         self._news = threading.Event()
@@ -89,18 +97,23 @@ class Syncer:
     # In a thread ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to follow the journal, in a thread that dies with the process."""
+        """Follow the journal in a thread that dies with the process. Entries are taken from now on."""
+        self._feed.open()
         self._thread = threading.Thread(target=self._follow, name="mlflow-syncer", daemon=True)
         self._thread.start()
 
-    def wake(self) -> None:
-        """There are new records."""
+    def take(self, entries: Sequence[Entry]) -> None:
+        """Queue entries that have just been journaled, for the thread. Return at once."""
+        self._feed.put(entries)
         self._news.set()
 
-    def finish(self, timeout: float) -> bool:
-        """Ship what is left and end the thread; False where it is not all shipped after `timeout` seconds.
+    def flushed(self) -> None:
+        """Do nothing: MLflow may have entries before the disk has them."""
 
-        A request that is out by then is waited for as `stop` does.
+    def finish(self, timeout: float) -> bool:
+        """Ship the remaining entries and end the thread. Return whether all were shipped.
+
+        After `timeout` seconds the thread is stopped as by `stop`.
         """
         self._hurry.set()
         self._news.set()
@@ -110,14 +123,20 @@ class Syncer:
         return self._complete
 
     def stop(self) -> None:
-        """End the thread where it stands, after the run that it tells, or after `LEAVE_SECONDS`: MLflow may hang."""
+        """End the thread after the current run's request. Wait `STOP_SECONDS` at most, as MLflow may hang."""
         self._stopped.set()
         self._hurry.set()
         self._news.set()
         if self._thread is not None:
-            self._thread.join(LEAVE_SECONDS)
+            self._thread.join(STOP_SECONDS)
 
     def _follow(self) -> None:
+        try:
+            self._ship_until_stopped()
+        finally:
+            self._feed.close()
+
+    def _ship_until_stopped(self) -> None:
         outage = 0.0
         models_at = 0.0
         last_tries = LAST_TRIES
@@ -131,13 +150,13 @@ class Syncer:
             except Unavailable as error:
                 if not outage:
                     self._warn(f"{error}: the search goes on, and MLflow is told when it is back")
-                outage = min(max(_PATIENCE[0], 2 * outage), _PATIENCE[1])
+                outage = min(max(RETRY_SECONDS[0], 2 * outage), RETRY_SECONDS[1])
                 if finishing and not (last_tries := last_tries - 1):
-                    return  # nobody waits at the end of a search for a server that is away
+                    return  # the end of a search does not wait for a server that is away
                 self._stopped.wait(1.0) if finishing else self._hurry.wait(outage)
                 continue
             except Exception as error:
-                self._warn(self._lament(error))
+                self._warn(self._describe_end(error))
                 return
             outage = 0.0
             models_at = time.monotonic() if models else models_at
@@ -145,10 +164,10 @@ class Syncer:
                 self._complete = True
                 return
             if whole:
-                self._hurry.wait(pause(time.thread_time() - used))
+                self._hurry.wait(pause_seconds(time.thread_time() - used))
                 self._news.wait(MODELS_INTERVAL)
 
-    def _lament(self, error: Exception) -> str:
+    def _describe_end(self, error: Exception) -> str:
         what = str(error) if isinstance(error, SearchError) else f"MLflow: {type(error).__name__}: {error}"
         what = store.redact(" ".join(what.split()))
         return f"{what}: the search goes on without MLflow; send what is missing with `search sync {self._name}`"
@@ -160,13 +179,13 @@ class Syncer:
     # At once --------------------------------------------------------------------------------------------------------
 
     def drain(self, *, dead: bool = False) -> None:
-        """Ship all that is missing, here and now.
+        """Ship every entry of the journal's file that MLflow does not have yet.
 
         Args:
-            dead: no process runs the study: if the last one was killed, end the runs it left RUNNING.
+            dead: no process runs the study: if the last one was killed, end the runs that it left RUNNING.
 
         Raises:
-            TrackingRefused, Unavailable: see `store.connect`. What has been shipped until then need not be again.
+            TrackingRefused, Unavailable: see `store.connect`. Entries shipped before the error are not shipped again.
             JournalError: the journal cannot be read.
         """
         while not self.sync_once():
@@ -176,17 +195,23 @@ class Syncer:
             self._ship_pending(self._connected())
 
     def sync_once(self, *, models: bool = True) -> bool:
-        """Ship one batch of records, and with `models` the best trials' weights; whether nothing is left.
+        """Ship one batch of records. Return whether nothing is left.
 
-        Raises what `drain` raises. What could not be shipped is shipped first the next time.
+        Changes that could not be shipped are shipped first the next time.
+
+        Args:
+            models: ship the best trials' weights, too.
+
+        Raises:
+            TrackingRefused, Unavailable, JournalError: as `drain`.
         """
         shipper = self._connected()
-        whole = not self._pending and self._take() < LIMIT
+        whole = not self._pending and self._take_next()
         if self._pending:
             self._ship_pending(shipper)
             self._models_due = True
         if self._pending:
-            return False  # told to stop
+            return False  # `stop` was called
         if self._position.offset != self._offset:
             self._position.uid, self._position.offset = self._projection.study.uid, self._offset
             self._position.save(self._paths.tracking)
@@ -194,18 +219,17 @@ class Syncer:
             self._ship_files(shipper)
         return whole
 
-    def _take(self) -> int:
-        """Read the next records; how many there were."""
-        count = 0
-        for entry in islice(journal.read(self._paths.journal, self._offset), LIMIT):
+    def _take_next(self) -> bool:
+        """Take in the next entries. Return whether no more are left."""
+        entries, has_more = self._feed.next(self._offset, MAX_RECORDS)
+        for entry in entries:
             self._offset = entry.end
-            count += 1
             for run, change in self._projection.take(entry):
                 if run in self._pending:
                     self._pending[run].merge(change)
                 else:
                     self._pending[run] = change
-        return count
+        return not has_more
 
     def _ship_pending(self, shipper: Shipper) -> None:
         while self._pending and not self._stopped.is_set():
@@ -213,19 +237,19 @@ class Syncer:
             try:
                 shipper.ship(run, self._pending[run])
             except Rejected as error:
-                who = "the study" if run is None else f"trial {run}"
-                self._warn_once("run", f"MLflow does not take what it is told of {who} ({error}): left out")
+                what = "the study" if run is None else f"trial {run}"
+                self._warn_once("run", f"MLflow does not take what it is told of {what} ({error}): left out")
             del self._pending[run]
 
     def _ship_files(self, shipper: Shipper) -> None:
         try:
             self._ship_page(shipper)
             try:
-                shipper.settle()
+                shipper.delete_duplicates()
                 shipper.ship_space()
                 shipper.ship_models(self._keep_models)
             except Rejected as error:
-                shipper.reach()  # else a proxy said so
+                shipper.check_reachable()  # a proxy may have refused in MLflow's place
                 self._warn_once(
                     "files", f"MLflow's artifact store does not take files ({error}): weights stay in {self._name} only"
                 )
@@ -238,15 +262,15 @@ class Syncer:
         try:
             shipper.ship_page()
         except Rejected:
-            shipper.reach()
+            shipper.check_reachable()
         except TrackingRefused:
-            pass  # `search ui` does without
+            pass  # `search ui` works without the page
 
     def _ship_winner(self, shipper: Shipper) -> None:
         try:
             shipper.ship_winner()
         except (Rejected, TrackingRefused) as error:
-            shipper.reach()
+            shipper.check_reachable()
             self._warn_once("winner", f"MLflow does not take the best model ({error}): it is {self._paths.model}")
 
     def _warn_once(self, kind: str, message: str) -> None:
@@ -257,25 +281,26 @@ class Syncer:
     # The beginning --------------------------------------------------------------------------------------------------
 
     def _connected(self) -> Shipper:
-        """The way to MLflow, opened at the first call; TrackingRefused or Unavailable where there is none."""
+        """Return the shipper, which the first call connects to MLflow. Raise what `store.connect` raises."""
         if self._shipper is None:
             self._shipper = self._open()
         return self._shipper
 
     def _open(self) -> Shipper:
+        """Connect to MLflow, and go on from the saved position if the store still has the study."""
         file = store.local_database(self._uri)
         if file is not None:
-            store.prepare()
+            store.configure_mlflow()
             note = database.initialise(file)
             if note is not None:
                 self._warn_once("note", note)
             database.relocate(file, store.artifact_root(file))
         client = store.connect(self._uri)
         position = Position.load(self._paths.tracking)
-        projection = self._fold(position)
+        projection = self._project(position)
         if projection is not None:
             shipper = self._shipper_of(client, projection, position)
-            if shipper.holds():
+            if shipper.has_study():
                 self._projection, self._position, self._offset = projection, position, position.offset
                 return shipper
         self._projection, self._offset = Projection(), 0
@@ -285,8 +310,11 @@ class Syncer:
     def _shipper_of(self, client: Any, projection: Projection, position: Position) -> Shipper:
         return Shipper(client, self._paths, projection, position, self._experiment, self._register)
 
-    def _fold(self, position: Position) -> Projection | None:
-        """The study up to `position`; None where that is not of this journal, or of another store."""
+    def _project(self, position: Position) -> Projection | None:
+        """Return the projection of the journal up to `position`.
+
+        Return None if the position belongs to another journal or another store.
+        """
         if position.uri != store.redact(self._uri):
             return None
         projection, end = Projection(), 0

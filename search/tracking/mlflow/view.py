@@ -1,16 +1,16 @@
-"""The page that MLflow opens a study with, as its UI keeps it: pure.
+"""The page that MLflow's UI opens for a study, in the UI's own format. Pure.
 
-The UI reads the state of a shared page from an experiment's tag `mlflow.sharedViewState.<key>`, plain JSON, where its
-address ends in `viewStateShareKey=<key>`: which runs, in which order, with which columns and which charts. A study's
-page shows its trials, best first, and
+The UI keeps the state of a shared page in an experiment's tag `mlflow.sharedViewState.<key>`, as plain JSON. It reads
+the tag if the address has `viewStateShareKey=<key>`. The state says which runs, columns and charts are shown, and in
+which order. A study's page shows its trials, best first, and
 
-- parallel coordinates of the parameters that all trials have in common, up to the objective; another of the largest
-  group of trials that have more (the UI leaves a run out that lacks one of a chart's parameters),
-- the learning curves of the objective metric,
-- the parameters that tell most of the objective, each against it,
+- parallel coordinates of the parameters that all trials have in common, up to the objective. The largest group of
+  trials with further parameters gets another chart: the UI omits a run that lacks one of a chart's parameters.
+- the learning curves of the objective's metric,
+- the parameters with the most influence on the objective, each against it,
 - the trials side by side.
 
-Its axes are linear, so what was sampled in log is shown by its `log10_…`, which `layout` logs for it.
+The UI's axes are linear, so a parameter that was sampled in log is shown by the param `log10_…` that `layout` adds.
 """
 
 from __future__ import annotations
@@ -21,46 +21,48 @@ from typing import Any
 
 from search.space.domain import Value
 from search.study.study import Study, Trial
-from search.tracking.mlflow import layout
+from search.tracking.mlflow.layout import LOG10_PREFIX, STUDY_UID_TAG, TEST_PREFIX, clean_key
 
-TAG = "mlflow.sharedViewState."
-"""Key of the experiment's tag, before the page's own key."""
+MAX_CHARACTERS = 5000
+"""Characters of an experiment's tag that every server accepts. MLflow 3.17 itself accepts 20,000."""
 
-LIMIT = 5000
-"""Characters of an experiment's tag that every server takes; MLflow 3.17 itself takes 20,000."""
-
-SCATTERS = 2
+SCATTER_CHARTS = 2
 """How many parameters are shown against the objective."""
 
-FEWEST = 5
-"""Trials that a chart is worth drawing for, and that a parameter's influence can be seen in."""
+MIN_TRIALS = 5
+"""The fewest trials for a chart, and for an estimate of a parameter's influence."""
 
 
-def key(uid: str) -> str:
-    """The page's key: several studies may share an experiment."""
+def _page_key(uid: str) -> str:
+    # Several studies may share an experiment.
     return f"search-{uid}"
 
 
-def condition(uid: str) -> str:
-    """MLflow's filter for the trials of a study, without its parent run."""
-    return f"tags.`{layout.STUDY_UID}` = '{uid}' and tags.`search.kind` = 'trial'"
+def page_tag(uid: str) -> str:
+    """Return the name of the experiment's tag that has the page of the study `uid`."""
+    return f"mlflow.sharedViewState.{_page_key(uid)}"
 
 
-def address(experiment_id: str, uid: str) -> str:
-    """The page's address, below that of the server."""
-    query = f"workflowType=machine_learning&viewStateShareKey={key(uid)}&compareRunsMode=CHART"
+def page_address(experiment_id: str, uid: str) -> str:
+    """Return the address of the page of the study `uid`, relative to the server's address."""
+    query = f"workflowType=machine_learning&viewStateShareKey={_page_key(uid)}&compareRunsMode=CHART"
     return f"#/experiments/{experiment_id}/runs?{query}"
 
 
-def state(study: Study) -> str:
-    """The tag's value: the page of `study`, in JSON of at most `LIMIT` characters.
+def trials_filter(uid: str) -> str:
+    """Return MLflow's filter for the trials of the study `uid`, without its parent run."""
+    return f"tags.`{STUDY_UID_TAG}` = '{uid}' and tags.`search.kind` = 'trial'"
 
-    Of more parameters than fit, the least used ones are left out.
+
+def make_page(study: Study) -> str:
+    """Return the page of `study`: JSON of at most `MAX_CHARACTERS` characters, the value of the tag.
+
+    If not all parameters fit, the least used ones are omitted.
     """
     used = _used(study)
     while True:
         text = json.dumps(_page(study, used), ensure_ascii=False, separators=(",", ":"))
-        if len(text) <= LIMIT or not used:
+        if len(text) <= MAX_CHARACTERS or not used:
             return text
         least = min(map(len, used.values()))
         used.pop([name for name, trials in used.items() if len(trials) == least][-1])
@@ -69,8 +71,8 @@ def state(study: Study) -> str:
 def _page(study: Study, used: Mapping[str, frozenset[int]]) -> dict[str, Any]:
     tests = sorted({name for trial in study.trials.values() if trial.tested is not None for name in trial.tested.logs})
     columns = ["metrics.`objective`", "metrics.`best_epoch`"]
-    columns += [f"metrics.`{layout.key(layout.TEST + name)}`" for name in tests]
-    columns += [f"params.`{layout.key(name)}`" for name in used]
+    columns += [f"metrics.`{clean_key(TEST_PREFIX + name)}`" for name in tests]
+    columns += [f"params.`{clean_key(name)}`" for name in used]
     columns += ["tags.`search.epochs`", "tags.`search.state`"]
     common, further = _common(study, used), _further(study, used)
     charts = [_parallel(study, "common", common)] if common else []
@@ -78,7 +80,7 @@ def _page(study: Study, used: Mapping[str, frozenset[int]]) -> dict[str, Any]:
     if further:
         charts.append(_parallel(study, "further", [*_varying(study, common, used[further[0]]), *further]))
     return {
-        "searchFilter": condition(study.uid),
+        "searchFilter": trials_filter(study.uid),
         "orderByKey": "metrics.`objective`",
         "orderByAsc": study.objective.direction == "min",
         "selectedColumns": columns,
@@ -89,7 +91,7 @@ def _page(study: Study, used: Mapping[str, frozenset[int]]) -> dict[str, Any]:
             _section("curves", "Curves, and what matters", columns=3),
             *([_section("further", f"Where {further[0]} is used", columns=1)] if further else []),
             _section("trials", "Trials side by side, best first", columns=1, height=480),
-            # Where the UI puts a chart of every other metric.
+            # The UI puts a chart of every other metric here.
             {**_section("others", "Model metrics", columns=3), "display": False},
         ],
         "compareRunCharts": [*charts, _table()],
@@ -117,12 +119,12 @@ def _chart(uuid: str, section: str, kind: str, name: str | None = None, **fields
 
 
 def _parallel(study: Study, section: str, names: Sequence[str]) -> dict[str, Any]:
-    params = [axis(study, name) for name in names]
+    params = [axis_param(study, name) for name in names]
     return _chart(section, section, "PARALLEL", selectedParams=params, selectedMetrics=["objective"], showAllRuns=True)
 
 
 def _curve(study: Study) -> dict[str, Any]:
-    metric = layout.key(study.objective.name)
+    metric = clean_key(study.objective.name)
     return _chart(
         "curve", "curves", "LINE", f"{metric} by epoch", metricKey=metric, selectedMetricKeys=[metric], xAxisKey="step",
         xAxisScaleType="linear", scaleType="linear", useGlobalXaxisKey=True, lineSmoothness=0,
@@ -132,10 +134,10 @@ def _curve(study: Study) -> dict[str, Any]:
 def _scatters(study: Study, used: Mapping[str, frozenset[int]]) -> list[dict[str, Any]]:
     return [
         _chart(
-            f"scatter-{number}", "curves", "SCATTER", f"objective by {axis(study, name)}",
-            xaxis={"key": axis(study, name), "type": "PARAM"}, yaxis={"key": "objective", "type": "METRIC"},
+            f"scatter-{number}", "curves", "SCATTER", f"objective by {axis_param(study, name)}",
+            xaxis={"key": axis_param(study, name), "type": "PARAM"}, yaxis={"key": "objective", "type": "METRIC"},
         )
-        for number, name in enumerate(telling(study, used)[:SCATTERS])
+        for number, name in enumerate(rank_by_influence(study, used)[:SCATTER_CHARTS])
     ]  # fmt: skip
 
 
@@ -150,12 +152,15 @@ def _table() -> dict[str, Any]:
 
 
 def _used(study: Study) -> dict[str, frozenset[int]]:
-    """The trials that each parameter is used by, in the order of asking; before any has an objective, those that the
-    probe was asked for, by an imagined one. Without those that have no choice."""
+    """Return the parameters in the order of asking, each with the numbers of the trials that use it.
+
+    Parameters with a single value are omitted. Before any trial has an objective, the parameters are those of the
+    probe, used by a trial 0.
+    """
     ranked = study.ranked()
-    asked = [(trial.number, trial.parameters) for trial in ranked] or [(0, list(study.parameters))]
+    parameters_of = [(trial.number, trial.parameters) for trial in ranked] or [(0, list(study.parameters))]
     used: dict[str, set[int]] = {}
-    for number, parameters in asked:
+    for number, parameters in parameters_of:
         for parameter in parameters:
             if parameter.domain.size != 1:
                 used.setdefault(parameter.name, set()).add(number)
@@ -163,38 +168,41 @@ def _used(study: Study) -> dict[str, frozenset[int]]:
 
 
 def _common(study: Study, used: Mapping[str, frozenset[int]]) -> list[str]:
-    """The parameters that all trials have and that make an axis."""
-    everyone = frozenset().union(*used.values())
-    return [name for name in used if used[name] == everyone and _is_axis(study, name)]
+    """Return the parameters that all trials have and that can be an axis."""
+    all_trials = frozenset().union(*used.values())
+    return [name for name in used if used[name] == all_trials and _is_axis(study, name)]
 
 
 def _further(study: Study, used: Mapping[str, frozenset[int]]) -> list[str]:
-    """The parameters that the largest group of trials has which has more than `_common`."""
-    everyone = frozenset().union(*used.values())
-    groups = [used[name] for name in used if FEWEST <= len(used[name]) < len(everyone) and _is_axis(study, name)]
-    largest = max(groups, key=len, default=everyone)
-    found = [name for name in used if largest <= used[name] < everyone and _is_axis(study, name)]
-    return sorted(found, key=lambda name: len(used[name]))  # that which all of the group have stands for it
+    """Return the parameters that the largest group of trials has, but not every trial.
+
+    A group is the trials that use some parameter. Exactly the largest group uses the first parameter returned.
+    """
+    all_trials = frozenset().union(*used.values())
+    groups = [used[name] for name in used if MIN_TRIALS <= len(used[name]) < len(all_trials) and _is_axis(study, name)]
+    largest = max(groups, key=len, default=all_trials)
+    found = [name for name in used if largest <= used[name] < all_trials and _is_axis(study, name)]
+    return sorted(found, key=lambda name: len(used[name]))
 
 
 def _varying(study: Study, names: Sequence[str], trials: frozenset[int]) -> list[str]:
-    """Those of `names` that have more than one value in `trials`."""
+    """Return the parameters of `names` that have more than one value in `trials`."""
     return [name for name in names if len({study.trials[number].params[name] for number in trials}) > 1]
 
 
-def axis(study: Study, name: str) -> str:
-    """The param that stands for the hyperparameter `name` on an axis: its `log10_…` where it was sampled in log."""
+def axis_param(study: Study, name: str) -> str:
+    """Return the MLflow param that shows the parameter `name` on an axis: its `log10_…` if it was sampled in log."""
     domains = {
         parameter.domain.sampling
         for parameters in (study.parameters, *(trial.parameters for trial in study.trials.values()))
         for parameter in parameters
         if parameter.name == name
     }
-    return layout.key(layout.LOG10 + name if domains == {"log"} else name)
+    return clean_key(LOG10_PREFIX + name if domains == {"log"} else name)
 
 
 def _is_axis(study: Study, name: str) -> bool:
-    """Whether its values are all numbers, or none: of a mixture the UI leaves half of the runs out."""
+    """Return whether the values of `name` are all numbers, or all not: the UI omits half of the runs of a mixture."""
     kinds = {_is_number(trial.params[name]) for trial in study.trials.values() if name in trial.params}
     return len(kinds) < 2
 
@@ -203,20 +211,26 @@ def _is_number(value: Value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def telling(study: Study, used: Mapping[str, frozenset[int]]) -> list[str]:
-    """The parameters, those first that the objective depends on most; before any is known, those sampled in log."""
+def rank_by_influence(study: Study, used: Mapping[str, frozenset[int]]) -> list[str]:
+    """Return the parameters by their influence on the objective, the strongest first.
+
+    With fewer than `MIN_TRIALS` trials, the parameters that are sampled in log come first.
+
+    Args:
+        used: the parameters' names, each with the numbers of the trials that use it.
+    """
     ranked = study.ranked()
-    if len(ranked) < FEWEST:
-        return sorted(used, key=lambda name: not axis(study, name).startswith(layout.LOG10))
-    strength = {name: _strength(name, [trial for trial in ranked if trial.number in used[name]]) for name in used}
-    return sorted(used, key=lambda name: -strength[name])
+    if len(ranked) < MIN_TRIALS:
+        return sorted(used, key=lambda name: not axis_param(study, name).startswith(LOG10_PREFIX))
+    influence = {name: _influence(name, [trial for trial in ranked if trial.number in used[name]]) for name in used}
+    return sorted(used, key=lambda name: -influence[name])
 
 
-def _strength(name: str, ranked: Sequence[Trial]) -> float:
-    """How much of the order of `ranked`, best first, the parameter explains: ε² (Kelley 1935), at most 1.
+def _influence(name: str, ranked: Sequence[Trial]) -> float:
+    """Return how much of the order of `ranked`, best first, a parameter explains: ε² (Kelley 1935), at most 1.
 
-    The trials are grouped by value, those of a number with many values into quarters: a number may matter though more
-    is not better. ε² corrects the share of the ranks' variance between groups by the groups' number.
+    ε² is the share of the ranks' variance between groups, corrected by the number of groups. The trials are grouped by
+    value. A number with many values is grouped into quarters: it may have influence though more is not better.
     """
     count = len(ranked)
     values = [trial.params[name] for trial in ranked]
@@ -228,7 +242,7 @@ def _strength(name: str, ranked: Sequence[Trial]) -> float:
     else:
         for rank, value in enumerate(values):
             groups.setdefault(value, []).append(rank)
-    if count < FEWEST or not 1 < len(groups) < count:
+    if count < MIN_TRIALS or not 1 < len(groups) < count:
         return 0.0
     mean = (count - 1) / 2
     between = sum(len(group) * (sum(group) / len(group) - mean) ** 2 for group in groups.values())

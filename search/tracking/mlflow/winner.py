@@ -1,4 +1,7 @@
-"""Ships a study's winner: a logged model of the parent run, and a version of a registered model. May be repeated."""
+"""The study's winner in MLflow: a logged model of the parent run, and a version of a registered model.
+
+Every call here may be repeated.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,27 @@ from search.errors import TrackingRefused
 from search.study.paths import StudyPaths
 from search.study.records import Exported
 from search.study.study import Trial
-from search.tracking.mlflow import layout, model, store
-from search.tracking.mlflow.layout import Projection
+from search.tracking.mlflow import store
+from search.tracking.mlflow.layout import STUDY_UID_TAG, TEST_PREFIX, Projection, clean_key, param_text
+from search.tracking.mlflow.model import write_model
 from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.store import Rejected
 
-ALIAS = "champion"
+CHAMPION_ALIAS = "champion"
+"""Alias of the registered version that has the winner."""
 
-WINNER = "search.winner"
-"""Tag of a logged model and of a version: which weights they hold, as `trial/execution/epoch`."""
+WINNER_TAG = "search.winner"
+"""Tag of a logged model and of a version: the weights in it, as `trial/execution/epoch`."""
 
 
 class WinnerShipper:
-    """One study's way to a store's models.
+    """The models of one study in a store.
 
     Args:
         client: from `store.connect`.
         paths: the study's files.
-        projection: of the study's journal: what was exported.
-        position: what is known to be there; kept up to date here, saved by the caller.
+        projection: the projection of the study's journal, which has the exported trial.
+        position: the models that the store has; kept up to date here, saved by the caller.
         register: the registered model's name that the user gave. On a local store it is the study's by default; on a
             server, which others share, nothing is registered without a name.
     """
@@ -44,9 +49,11 @@ class WinnerShipper:
         self._register = register
 
     def ship(self, run_id: str) -> None:
-        """Make the parent run `run_id` hold the winner, and the registry name it `champion`. Does what is missing.
+        """Upload the winner to the parent run `run_id`, and register it as `champion`, unless that was done before.
 
-        Rejected where the store does not take it; TrackingRefused where these credentials may not.
+        Raises:
+            Rejected: the store does not accept it.
+            TrackingRefused: these credentials may not do that.
         """
         exported = self._projection.study.exported
         if exported is None or not self._paths.model.is_file():
@@ -55,13 +62,13 @@ class WinnerShipper:
         name = self._register or (self._projection.study.name if self._is_local else "")
         if (self._position.winner, self._position.registered) == (winner, name):
             return
-        with store.translated(self._client.tracking_uri):
-            logged = self._logged(run_id, exported, winner)
+        with store.translate_errors(self._client.tracking_uri):
+            logged = self._ensure_logged(run_id, exported, winner)
         self._position.winner, self._position.registered = winner, ""
         if name:
             try:
-                with store.translated(self._client.tracking_uri):
-                    self._registered(name, logged, exported, winner)
+                with store.translate_errors(self._client.tracking_uri):
+                    self._ensure_registered(name, logged, exported, winner)
             except (Rejected, TrackingRefused) as error:
                 raise Rejected(f"it cannot be registered as {name!r}: {error}") from None
         self._position.registered = name
@@ -72,31 +79,35 @@ class WinnerShipper:
 
     # The logged model -----------------------------------------------------------------------------------------------
 
-    def _logged(self, run_id: str, exported: Exported, winner: str) -> Any:
-        """The winner as a logged model of the parent run, looked for before it is made."""
+    def _ensure_logged(self, run_id: str, exported: Exported, winner: str) -> Any:
+        """Return the winner as a logged model of the parent run, which is created if it is missing."""
         run = self._client.get_run(run_id)
         tags = self._tags(exported, winner)
-        condition = f"tags.`{WINNER}` = '{winner}' AND tags.`{layout.STUDY_UID}` = '{tags[layout.STUDY_UID]}'"
+        condition = f"tags.`{WINNER_TAG}` = '{winner}' AND tags.`{STUDY_UID_TAG}` = '{tags[STUDY_UID_TAG]}'"
 
-        def found() -> list[Any]:
+        def find() -> list[Any]:
             models = list(self._client.search_logged_models([run.info.experiment_id], filter_string=condition))
             return sorted(models, key=lambda model: str(model.status) != "READY")
 
-        known = found()
+        known = find()
         if known:
             logged = known[0]
         else:
-            params = {layout.key(name): layout.text(value) for name, value in self._trial(exported).params.items()}
+            params = {clean_key(name): param_text(value) for name, value in self._trial(exported).params.items()}
             logged = self._client.create_logged_model(
-                run.info.experiment_id, name=_plain(self._projection.study.name), source_run_id=run_id, tags=tags,
-                params=params, model_type="keras",
-            )  # fmt: skip
+                run.info.experiment_id,
+                name=_without_dots(self._projection.study.name),
+                source_run_id=run_id,
+                tags=tags,
+                params=params,
+                model_type="keras",
+            )
         if str(logged.status) != "READY":
-            self._put(logged, run_id, exported)
+            self._upload(logged, run_id, exported)
             logged = self._client.finalize_logged_model(logged.model_id, "READY")
-        for twin in found():  # made by a request whose answer was lost
-            if twin.model_id != logged.model_id:
-                self._client.delete_logged_model(twin.model_id)
+        for duplicate in find():  # created by a request whose answer was lost
+            if duplicate.model_id != logged.model_id:
+                self._client.delete_logged_model(duplicate.model_id)
         outputs = run.outputs.model_outputs if run.outputs is not None else []
         if logged.model_id not in [output.model_id for output in outputs]:
             from mlflow.entities import LoggedModelOutput
@@ -104,65 +115,65 @@ class WinnerShipper:
             self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=exported.epoch)])
         return logged
 
-    def _put(self, logged: Any, run_id: str, exported: Exported) -> None:
-        """Upload the model's folder, and tell its metrics."""
+    def _upload(self, logged: Any, run_id: str, exported: Exported) -> None:
+        """Upload the model's folder, and log its metrics."""
         from mlflow.entities import Metric
 
         with TemporaryDirectory() as work:
             folder = Path(work)
             location = logged.artifact_location
             identity = {"model_id": logged.model_id, "run_id": run_id, "artifact_path": location}
-            model.write(folder, self._projection.study, exported, self._paths, **identity)
-            store.repository(self._client, location).log_artifacts(str(folder))
+            write_model(folder, self._projection.study, exported, self._paths, **identity)
+            store.artifact_repository(self._client, location).log_artifacts(str(folder))
         time = self._projection.exported_at
         points = [
-            Metric(layout.key(name), value, time, exported.epoch, model_id=logged.model_id, run_id=run_id)
+            Metric(clean_key(name), value, time, exported.epoch, model_id=logged.model_id, run_id=run_id)
             for name, value in self._logs(exported).items()
             if math.isfinite(value)
         ]
         self._client.log_batch(run_id, metrics=points, synchronous=True)
 
     def _logs(self, exported: Exported) -> dict[str, float]:
-        """The metrics of the exported epoch, and those of the test data."""
+        """Return the metrics of the exported epoch, and those of the test data."""
         trial = self._trial(exported)
         trained = trial.executions[exported.execution].find(exported.epoch)
         logs = dict(trained.logs) if trained is not None else {}
         if trial.tested is not None:
-            logs |= {f"{layout.TEST}{name}": value for name, value in trial.tested.logs.items()}
+            logs |= {f"{TEST_PREFIX}{name}": value for name, value in trial.tested.logs.items()}
         return logs
 
     # The registered model -------------------------------------------------------------------------------------------
 
-    def _registered(self, name: str, logged: Any, exported: Exported, winner: str) -> None:
-        """The winner as a version of the registered model `name`, which is made where it is missing."""
+    def _ensure_registered(self, name: str, logged: Any, exported: Exported, winner: str) -> None:
+        """Register the winner as a version of the model `name`, unless it is one already, and set the alias."""
         uid = self._projection.study.uid
 
-        def is_it(version: Any) -> bool:
-            return bool(version.tags.get(WINNER) == winner and version.tags.get(layout.STUDY_UID) == uid)
+        def is_winner(version: Any) -> bool:
+            return bool(version.tags.get(WINNER_TAG) == winner and version.tags.get(STUDY_UID_TAG) == uid)
 
         versions = self._versions(name)
-        version = max(filter(is_it, versions), key=_number, default=None)
+        version = max(filter(is_winner, versions), key=_number, default=None)
         if version is None:
             trial = self._trial(exported)
             objective = self._projection.study.objective.name
             version = self._client.create_model_version(
                 name,
-                # By its address: a store without a server looks `models:/…` up in MLflow's default store.
-                source=store.placed(self._client, logged.artifact_location),
+                # An address, as a store without a server looks up `models:/…` in MLflow's default store.
+                source=store.current_address(self._client, logged.artifact_location),
                 run_id=logged.source_run_id,
                 tags=self._tags(exported, winner),
                 description=f"Trial {trial.number} of study {self._projection.study.name}: {objective} "
                 f"{trial.objective:.6g} after epoch {exported.epoch}",
                 model_id=logged.model_id,
             )
-            for twin in filter(is_it, self._versions(name)):  # made by a request whose answer was lost
-                if twin.version != version.version:
-                    self._client.delete_model_version(name, twin.version)
-        if _number(version) >= max(map(_number, versions), default=0):  # else a later search's is the champion
-            self._client.set_registered_model_alias(name, ALIAS, version.version)
+            for duplicate in filter(is_winner, self._versions(name)):  # created by a request whose answer was lost
+                if duplicate.version != version.version:
+                    self._client.delete_model_version(name, duplicate.version)
+        if _number(version) >= max(map(_number, versions), default=0):  # else the champion is of a later search
+            self._client.set_registered_model_alias(name, CHAMPION_ALIAS, version.version)
 
     def _versions(self, name: str) -> list[Any]:
-        """The versions of the registered model `name`; it is made where there is none."""
+        """Return the versions of the registered model `name`, which is created if it is missing."""
         from mlflow.exceptions import MlflowException
 
         found = self._client.search_registered_models(f"name = '{name}'")
@@ -171,7 +182,7 @@ class WinnerShipper:
                 self._client.create_registered_model(name)
                 return []
             except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # made late by a request whose answer was lost
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # else a request whose answer was lost
                     raise
         versions: list[Any] = []
         token = None
@@ -188,17 +199,17 @@ class WinnerShipper:
     def _tags(self, exported: Exported, winner: str) -> dict[str, str]:
         study, trial = self._projection.study, self._trial(exported)
         return {
-            layout.STUDY_UID: study.uid,
+            STUDY_UID_TAG: study.uid,
             "search.study": study.name,
             "search.trial": str(exported.trial),
             "search.objective": study.objective.name,
             "search.value": repr(trial.objective),
-            WINNER: winner,
+            WINNER_TAG: winner,
         }
 
 
-def _plain(name: str) -> str:
-    """A study's name as a logged model's, which has no dots."""
+def _without_dots(name: str) -> str:
+    """Return the name of the logged model of the study `name`: MLflow allows no dots there."""
     return name.replace(".", "_")
 
 

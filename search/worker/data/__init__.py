@@ -1,1 +1,1 @@
-"""A space's data: arrays, streams, and arrays shared between workers."""
+"""The data of a space: arrays, streams, and arrays that workers share."""

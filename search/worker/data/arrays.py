@@ -1,8 +1,8 @@
-"""What a space file's `load_data` returned, made ready for training: arrays, checked and cast as Keras would; streams.
+"""The data of a space file's `load_data`, prepared for training: arrays, checked and cast as by Keras, or streams.
 
-A *split* is `(x,)`, `(x, y)` or `(x, y, sample_weight)`; each of the three is one array, or a dict, list or tuple of
-arrays for models with several inputs or outputs. Lists become tuples, as Keras makes them before training. What gives
-batches itself is a `Stream`.
+A *split* is `(x,)`, `(x, y)` or `(x, y, sample_weight)`. Each of the three is one array, or a dict, list or tuple of
+arrays for models with several inputs or outputs. Lists become tuples, as in Keras before training. Data that come in
+batches are a `Stream`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import numpy as np
 from search.errors import SpaceError
 from search.worker.data.streams import Stream, as_stream
 
-__all__ = ["Data", "Split", "describe", "described", "prepare", "split_off"]
+__all__ = ["Data", "Split", "prepare_data", "spec_from_json", "spec_to_json", "split_off"]
 
 _NAMES = ("x", "y", "sample_weight")
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Samples that belong together; all arrays have the same length.
+    """The samples of one split; all arrays have the same length.
 
     Attributes:
         x: inputs, an array of shape (samples, …) or a dict or tuple of them.
-        y: targets, like `x`; None where the model needs none.
-        sample_weight: a weight for every sample, shape (samples,) or as the loss allows; as nested as `y`; or None.
+        y: targets, like `x`; None if the model needs none.
+        sample_weight: weights, shape (samples,) or as the loss allows, with the structure of `y`; or None.
     """
 
     x: Any
@@ -39,7 +39,7 @@ class Split:
 
     @property
     def packed(self) -> tuple[Any, ...]:
-        """`(x,)`, `(x, y)` or `(x, y, sample_weight)`, as `train_step` and `validation_data` take it."""
+        """The split as `train_step` and `validation_data` take it: `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
         if self.y is None:
             return (self.x,)
         return (self.x, self.y) if self.sample_weight is None else (self.x, self.y, self.sample_weight)
@@ -50,18 +50,18 @@ class Split:
 
     @property
     def x_spec(self) -> Any:
-        """The inputs' shapes and dtypes as `keras.KerasTensor`s, the batch's size open."""
+        """Shapes and dtypes of the inputs as `keras.KerasTensor`s, with batch size None."""
         return keras.tree.map_structure(
             lambda array: keras.KerasTensor((None, *array.shape[1:]), array.dtype.name), self.x
         )
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays together."""
+        """Total size of the arrays in bytes."""
         return sum(array.nbytes for array in keras.tree.flatten(self.packed))
 
     def is_equal(self, other: object) -> bool:
-        """Whether `other` has the same samples. Arrays that both share are not looked at."""
+        """Return whether `other` has the same samples. Arrays that both share are not compared."""
         if not isinstance(other, Split):
             return False
         mine, others = keras.tree.flatten(self.packed), keras.tree.flatten(other.packed)
@@ -70,23 +70,23 @@ class Split:
         pairs = zip(mine, others, strict=True)
         return all(a is b or (a.dtype == b.dtype and np.array_equal(a, b)) for a, b in pairs)
 
-    def part(self, where: slice) -> Split:
-        """The samples in a slice."""
-        take = functools.partial(keras.tree.map_structure, lambda array: None if array is None else array[where])
+    def part(self, samples: slice) -> Split:
+        """Return the split of the samples in a slice."""
+        take = functools.partial(keras.tree.map_structure, lambda array: None if array is None else array[samples])
         return Split(take(self.x), take(self.y), take(self.sample_weight))
 
     def take(self, indices: Any) -> tuple[Any, ...]:
-        """The samples at `indices` (an index array or a slice), packed."""
+        """Return the samples at `indices` (an index array or a slice) in the form of `packed`."""
         packed: tuple[Any, ...] = keras.tree.map_structure(lambda array: array[indices], self.packed)
         return packed
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The splits of a space file; only `train` must be there.
+    """The splits of a space file. Only `train` is required.
 
     Attributes:
-        raw: what `load_data` returned for each, for a `fit` of the user's.
+        raw: the splits as `load_data` returned them, for a user's `fit`.
     """
 
     train: Split | Stream
@@ -96,20 +96,21 @@ class Data:
 
     @property
     def is_arrays(self) -> bool:
-        """Whether all splits are arrays, which stay as they are from trial to trial."""
+        """Whether all splits are arrays, which are the same for all trials."""
         return not any(isinstance(part, Stream) for part in (self.train, self.validation, self.test))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays together."""
+        """Total size of the arrays in bytes."""
         return sum(part.nbytes for part in (self.train, self.validation, self.test) if isinstance(part, Split))
 
 
-def prepare(raw: Any) -> Data:
-    """`raw`, as `load_data` returned it: numpy arrays with floats in `keras.config.floatx()`, or streams.
+def prepare_data(raw: Any) -> Data:
+    """Convert the return value of `load_data` to numpy arrays with floats in `keras.config.floatx()`, or to streams.
 
-    Takes `(train, validation)` or `(train, validation, test)`, each of arrays that `numpy.asarray` understands (numpy,
-    pandas, of which a Series becomes a column, as in Keras, tensors), or a stream.
+    Args:
+        raw: `(train, validation)` or `(train, validation, test)`. Each is a stream or consists of arrays that
+            `numpy.asarray` accepts: from numpy, pandas (a Series becomes a column, as in Keras), or tensors.
 
     Raises:
         SpaceError: in one line, for anything else, for no samples, and for unequal numbers of samples.
@@ -120,50 +121,50 @@ def prepare(raw: Any) -> Data:
     if raw[0] is None:
         raise SpaceError("load_data returned None for train: return (x, y) arrays, or a dataset, to train on")
     train, validation, test = (
-        None if part is None else _part(part, name)
+        None if part is None else _prepare_split(part, name)
         for part, name in zip((*raw, None), ("train", "validation", "test"), strict=False)
     )
     assert train is not None
     return Data(train, validation, test, raw)
 
 
-def _part(raw: Any, name: str) -> Split | Stream:
-    return as_stream(raw, name) or _split(raw, name)
+def _prepare_split(raw: Any, name: str) -> Split | Stream:
+    return as_stream(raw, name) or _make_split(raw, name)
 
 
 def split_off(split: Split, fraction: float) -> tuple[Split, Split]:
-    """The samples but for the last `fraction`, and those: what `validation_split` means to Keras."""
+    """Split off the last `fraction` of the samples for validation, as Keras does for `validation_split`."""
     at = math.floor(split.samples * (1.0 - fraction))
     if not 0 < at < split.samples:
         raise SpaceError(f"validation_split={fraction} leaves nothing to train or to validate on: give another")
     return split.part(slice(at)), split.part(slice(at, None))
 
 
-def _split(raw: Any, name: str) -> Split:
+def _make_split(raw: Any, name: str) -> Split:
     if not isinstance(raw, tuple) or not 1 <= len(raw) <= 3:
         found = f"a tuple of {len(raw)}" if isinstance(raw, tuple) else _kind(raw)
         raise SpaceError(
             f"load_data: {name} is {found}: return (x, y) or (x, y, sample_weight) of arrays, or a dataset"
         )
     parts = [
-        None if part is None and position else _arrays(part, f"{name} {_NAMES[position]}")
+        None if part is None and position else _to_arrays(part, f"{name} {_NAMES[position]}")
         for position, part in enumerate(raw)
     ]
     x, y, weight = (*parts, None, None)[:3]
-    split = Split(x, y, _weights(weight, y, name))
+    split = Split(x, y, _nest_weights(weight, y, name))
     _check_lengths(split, name)
     return split
 
 
-def _arrays(value: Any, where: str) -> Any:
-    """`value` with every leaf a numpy array and every list a tuple."""
-    arrays = keras.tree.map_structure(lambda leaf: _array(leaf, where), value)
+def _to_arrays(value: Any, where: str) -> Any:
+    """Return `value` with every leaf as a numpy array and every list as a tuple."""
+    arrays = keras.tree.map_structure(lambda leaf: _to_array(leaf, where), value)
     if not keras.tree.flatten(arrays):
         raise SpaceError(f"load_data: {where} holds no array: return at least one")
     return keras.tree.lists_to_tuples(arrays)
 
 
-def _array(leaf: Any, where: str) -> np.ndarray[Any, Any]:
+def _to_array(leaf: Any, where: str) -> np.ndarray[Any, Any]:
     if not hasattr(leaf, "__array__"):
         raise SpaceError(f"load_data: {where} holds {_kind(leaf)}, which is no array: return numpy arrays")
     try:
@@ -186,8 +187,8 @@ def _array(leaf: Any, where: str) -> np.ndarray[Any, Any]:
     return array[:, None] if hasattr(leaf, "iloc") and array.ndim == 1 else array
 
 
-def _weights(weight: Any, y: Any, name: str) -> Any:
-    """One array of weights stands for every output; several must be nested as `y` is. As in Keras."""
+def _nest_weights(weight: Any, y: Any, name: str) -> Any:
+    """Return sample weights in the structure of `y`. As in Keras, one array serves all outputs."""
     if weight is None or not keras.tree.is_nested(y):
         return weight
     if not keras.tree.is_nested(weight):
@@ -217,26 +218,26 @@ def _check_lengths(split: Split, name: str) -> None:
 
 
 def _kind(value: Any) -> str:
-    """`value` in a few words, for an error message."""
+    """Return the kind of `value` for an error message."""
     return "None" if value is None else f"a {type(value).__name__}"
 
 
 # Inputs as JSON -------------------------------------------------------------------------------------------------------
 
 
-def describe(x_spec: Any) -> Any:
-    """The inputs' shapes and dtypes as JSON, for who brings a model back without its data."""
+def spec_to_json(x_spec: Any) -> Any:
+    """Return the shapes and dtypes of inputs as JSON, to rebuild a model without its data."""
     if isinstance(x_spec, dict):
-        return {"dict": {name: describe(item) for name, item in x_spec.items()}}
+        return {"dict": {name: spec_to_json(item) for name, item in x_spec.items()}}
     if isinstance(x_spec, (list, tuple)):
-        return {"tuple": [describe(item) for item in x_spec]}
+        return {"tuple": [spec_to_json(item) for item in x_spec]}
     return {"shape": list(x_spec.shape), "dtype": x_spec.dtype}
 
 
-def described(data: Any) -> Any:
-    """The `keras.KerasTensor`s that `describe` made `data` of."""
+def spec_from_json(data: Any) -> Any:
+    """Return the `keras.KerasTensor`s that `spec_to_json` converted to `data`."""
     if "dict" in data:
-        return {name: described(item) for name, item in data["dict"].items()}
+        return {name: spec_from_json(item) for name, item in data["dict"].items()}
     if "tuple" in data:
-        return tuple(described(item) for item in data["tuple"])
+        return tuple(spec_from_json(item) for item in data["tuple"])
     return keras.KerasTensor(tuple(data["shape"]), data["dtype"])

@@ -1,16 +1,16 @@
-"""Data that come batch by batch: `tf.data.Dataset`, `keras.utils.PyDataset`, and functions that make generators.
+"""Data that come in batches: `tf.data.Dataset`, `keras.utils.PyDataset`, and functions that return generators.
 
-Which batches an epoch trains on must be a function of the epoch, so that a trial can go on in another process. Every
-stream is therefore read in *passes*, one from its beginning to its end after the other, and an epoch is a stretch of
-`steps` batches of them. A stream is made anew for each segment; what it has gone through until then is caught up:
+The batches of an epoch must be a function of the epoch, so that a trial can continue in another process. So a stream is
+read in *passes*, each from its beginning to its end, and an epoch is the next `steps` batches of them. A stream is made
+anew for each segment. It is then advanced past the completed epochs:
 
-- a `tf.data.Dataset` reshuffles whenever an iterator of it is made: one is made for each past pass;
+- a `tf.data.Dataset` reshuffles for each new iterator, so one iterator is made for each past pass;
 - a `PyDataset` has its `on_epoch_begin` and `on_epoch_end` called once for each past epoch, and is read in an order
-  derived from (seed, pass); its `workers` are threads here, that read ahead within an epoch;
-- a function is called once a pass.
+  derived from (seed, pass); its `workers` are threads here, which read ahead within an epoch;
+- a function is called once per pass.
 
-Keras's own readers of the last two make and drop iterators as they like, some of which read ahead: what an epoch trains
-on would depend on timing. Ours read on demand, in order.
+Keras's own readers of the last two create and drop iterators at will, and some read ahead, so that the batches of an
+epoch would depend on timing. The readers here read on demand and in order.
 """
 
 from __future__ import annotations
@@ -31,61 +31,58 @@ from search.study.trial import derive_seed
 
 __all__ = ["Stream", "as_stream", "for_evaluation", "for_training", "steps_of"]
 
-Kind = Literal["dataset", "pydataset", "function"]
+StreamKind = Literal["dataset", "pydataset", "function"]
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Batches `(x, y[, sample_weight])`, as often as they are asked for.
+    """A source of batches `(x, y[, sample_weight])` that can be read repeatedly.
 
     Attributes:
-        source: the object that the user gave.
-        batches: how many a pass has; None where it is endless, or has not been counted.
+        source: the object that `load_data` returned.
+        batches: the number of batches in a pass; None if the pass is endless or was not counted.
         endless: whether a pass never ends.
     """
 
-    kind: Kind
+    kind: StreamKind
     source: Any
     batches: int | None
     endless: bool
 
     def one_pass(self) -> Iterator[Any]:
-        """The batches of a pass, as the source gives them."""
+        """Return an iterator over the batches of a pass, as the source yields them."""
         return iter(self.source() if self.kind == "function" else self.source)
 
     def count(self) -> int:
-        """How many batches a pass has, counted where it is not known."""
+        """Return the number of batches in a pass, counting them if it is unknown."""
         if self.batches is not None:
             return self.batches
         return sum(1 for _ in self.one_pass())
 
     @property
     def first(self) -> tuple[Any, ...]:
-        """The first batch, of numpy arrays."""
+        """The first batch, as numpy arrays."""
         batch = self.source[0] if self.kind == "pydataset" else next(self.one_pass(), None)
         if batch is None:
             raise SpaceError("load_data: a pass over the data has no batches: return at least one")
-        return packed(batch)
+        return pack_batch(batch)
 
     @property
     def x_spec(self) -> Any:
-        """The inputs' shapes and dtypes as `keras.KerasTensor`s, the batch's size open.
+        """Shapes and dtypes of the inputs as `keras.KerasTensor`s, with batch size None.
 
-        Of a `tf.data.Dataset` they are known; reading it would shuffle it on.
+        A `tf.data.Dataset` states them. Reading its first batch would advance its shuffle.
         """
         if self.kind == "dataset":
             spec = self.source.element_spec
             x = spec[0] if isinstance(spec, tuple) else spec
-            return keras.tree.map_structure(lambda leaf: _open(leaf.shape[1:], leaf.dtype.name), x)
-        return keras.tree.map_structure(lambda leaf: _open(leaf.shape[1:], leaf.dtype.name), self.first[0])
+        else:
+            x = self.first[0]
+        return keras.tree.map_structure(lambda leaf: keras.KerasTensor((None, *leaf.shape[1:]), leaf.dtype.name), x)
 
 
-def _open(shape: Any, dtype: str) -> Any:
-    return keras.KerasTensor((None, *shape), dtype)
-
-
-def packed(batch: Any) -> tuple[Any, ...]:
-    """A batch as a tuple of numpy arrays, or of structures of them."""
+def pack_batch(batch: Any) -> tuple[Any, ...]:
+    """Return a batch as a tuple of numpy arrays, or of structures of them."""
     parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     return tuple(keras.tree.map_structure(_as_array, part) for part in parts)
 
@@ -95,7 +92,7 @@ def _as_array(leaf: Any) -> Any:
 
 
 def as_stream(value: Any, name: str) -> Stream | None:
-    """`value` as a stream; None where it is none. SpaceError for what can be read only once."""
+    """Return `value` as a stream, or None if it is none. SpaceError if it can be read only once."""
     if isinstance(value, keras.utils.PyDataset):
         batches = value.num_batches
         return Stream("pydataset", value, batches, batches is None)
@@ -118,80 +115,82 @@ def as_stream(value: Any, name: str) -> Stream | None:
 
 
 def for_training(stream: Stream, steps: int, *, from_epoch: int = 0, seed: int = 0, shuffle: bool = False) -> Any:
-    """What `model.fit` takes, with `steps` batches an epoch, from `from_epoch` on; it never ends.
+    """Return an endless input for `model.fit`, which starts at the batches of epoch `from_epoch` (from 0).
 
     Args:
-        seed: what the order of a PyDataset's batches is derived from.
-        shuffle: whether that order is shuffled; the other kinds shuffle themselves.
+        steps: batches per epoch.
+        seed: the seed for the order of a PyDataset's batches.
+        shuffle: whether that order is shuffled; streams of other kinds shuffle themselves.
     """
     if stream.kind == "dataset":
-        return _dataset(stream, from_epoch * steps)
+        return _skip_batches(stream, from_epoch * steps)
     make = _pydataset_epochs if stream.kind == "pydataset" else _function_epochs
     workers = int(getattr(stream.source, "workers", 1)) if stream.kind == "pydataset" else 1
     reader = _Reader(make(stream, steps, from_epoch, seed, shuffle), workers)
-    return _fed(reader.batches, None)
+    return _make_input(reader.batches, None)
 
 
 def for_evaluation(stream: Stream, steps: int | None) -> Any:
-    """What `model.evaluate` takes, again and again: `steps` batches from the beginning of a pass, or all."""
+    """Return an input for repeated calls of `model.evaluate`: the first `steps` batches of a pass, or all."""
     if stream.kind == "dataset":
         return stream.source if steps is None else stream.source.take(steps)
     if stream.kind == "pydataset":
         count = steps or stream.batches or 0
-        return _fed(lambda: map(_as_tuple, map(stream.source.__getitem__, range(count))), count)
+        return _make_input(lambda: map(_as_tuple, map(stream.source.__getitem__, range(count))), count)
     count = steps or stream.count()
-    return _fed(lambda: map(_as_tuple, itertools.islice(stream.one_pass(), count)), count)
+    return _make_input(lambda: map(_as_tuple, itertools.islice(stream.one_pass(), count)), count)
 
 
 def _as_tuple(batch: Any) -> tuple[Any, ...]:
     return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
 
 
-def _dataset(stream: Stream, skip: int) -> Any:
+def _skip_batches(stream: Stream, skip: int) -> Any:
+    """Return the dataset of `stream`, repeated, without its first `skip` batches."""
     dataset = stream.source
     if stream.batches is None:
-        return dataset.skip(skip)  # endless: it was not counted
-    past, left = divmod(skip, stream.batches)
-    for _ in range(past):
+        return dataset.skip(skip)  # it is endless
+    passes, rest = divmod(skip, stream.batches)
+    for _ in range(passes):
         iter(dataset)
-    return dataset.skip(left).concatenate(dataset.repeat()) if left else dataset.repeat()
+    return dataset.skip(rest).concatenate(dataset.repeat()) if rest else dataset.repeat()
 
 
-Batch = Callable[[], Any]
-"""Reads a batch."""
+ReadBatch = Callable[[], Any]
+"""A function that reads one batch."""
 
 
 def _pydataset_epochs(
     stream: Stream, steps: int, from_epoch: int, seed: int, shuffle: bool
-) -> Iterator[Iterator[Batch]]:
-    inner, count = stream.source, stream.batches
+) -> Iterator[Iterator[ReadBatch]]:
+    dataset, count = stream.source, stream.batches
     for _ in range(from_epoch):
-        inner.on_epoch_begin()
-        inner.on_epoch_end()
+        dataset.on_epoch_begin()
+        dataset.on_epoch_end()
 
     @functools.lru_cache(maxsize=1)
     def order(number: int) -> Any:
         assert count is not None
         return np.random.default_rng(derive_seed(seed, "order", number)).permutation(count)
 
-    def place(position: int) -> int:
+    def index_at(position: int) -> int:
         if count is None:
             return position
         number, index = divmod(position, count)
         return int(order(number)[index]) if shuffle else index
 
     for epoch in itertools.count(from_epoch):
-        inner.on_epoch_begin()
-        yield (functools.partial(inner.__getitem__, place(epoch * steps + index)) for index in range(steps))
-        inner.on_epoch_end()
+        dataset.on_epoch_begin()
+        yield (functools.partial(dataset.__getitem__, index_at(epoch * steps + step)) for step in range(steps))
+        dataset.on_epoch_end()
 
 
 def _function_epochs(
     stream: Stream, steps: int, from_epoch: int, seed: int, shuffle: bool
-) -> Iterator[Iterator[Batch]]:
+) -> Iterator[Iterator[ReadBatch]]:
     skip = from_epoch * steps
-    left = skip % stream.batches if stream.batches else skip
-    passes = itertools.islice(_passes(stream), left, None)
+    rest = skip % stream.batches if stream.batches else skip
+    passes = itertools.islice(_passes(stream), rest, None)
     while True:
         yield (functools.partial(next, passes) for _ in range(steps))
 
@@ -207,56 +206,56 @@ def _passes(stream: Stream) -> Iterator[Any]:
 
 
 class _Reader:
-    """Reads the batches of one epoch after the other, a few ahead, in order.
+    """A reader of the batches of successive epochs, in order. Threads read a few batches ahead.
 
-    Keras makes iterators that it throws away after a first look. What they have read is read again from memory by the
-    one that trains.
+    Keras makes iterators that it drops after a look at the first batches. The iterator that trains gets those batches
+    from memory.
     """
 
-    def __init__(self, epochs: Iterator[Iterator[Batch]], workers: int) -> None:
+    def __init__(self, epochs: Iterator[Iterator[ReadBatch]], workers: int) -> None:
         self._threads = ThreadPoolExecutor(workers, "search-data")
-        self._reach = workers + 1
+        self._ahead = workers + 1
         self._source = self._read(epochs)
-        self._kept: list[Any] = []
+        self._first: list[Any] = []
 
-    def _read(self, epochs: Iterator[Iterator[Batch]]) -> Iterator[Any]:
+    def _read(self, epochs: Iterator[Iterator[ReadBatch]]) -> Iterator[Any]:
         for epoch in epochs:
             ahead: deque[Future[Any]] = deque()
-            for batch in epoch:
-                ahead.append(self._threads.submit(batch))
-                if len(ahead) > self._reach:
+            for read_batch in epoch:
+                ahead.append(self._threads.submit(read_batch))
+                if len(ahead) > self._ahead:
                     yield _as_tuple(ahead.popleft().result())
             while ahead:
                 yield _as_tuple(ahead.popleft().result())
 
     def batches(self) -> Iterator[Any]:
-        """The batches from the first one on, for an iterator of Keras's."""
+        """Yield the batches from the first one on, for one of Keras's iterators."""
         for position in itertools.count():
-            if position == len(self._kept):
-                if position >= _LOOKS:
+            if position == len(self._first):
+                if position >= _MAX_FIRST:
                     yield from self._source
-                self._kept.append(next(self._source))
-            yield self._kept[position]
+                self._first.append(next(self._source))
+            yield self._first[position]
 
 
-_LOOKS = 4
-"""Batches that may be looked at before the training begins."""
+_MAX_FIRST = 4
+"""Batches that Keras may look at before the training begins, at most."""
 
 
-def _fed(batches: Callable[[], Iterator[Any]], count: int | None) -> Any:
-    """What Keras reads without reading ahead: on TensorFlow a `tf.data.Dataset`, else a PyDataset."""
+def _make_input(batches: Callable[[], Iterator[Any]], count: int | None) -> Any:
+    """Return an input that Keras reads without reading ahead: on TensorFlow a `tf.data.Dataset`, else a PyDataset."""
     if keras.config.backend() != "tensorflow":
         return _InOrder(batches, count)
     import tensorflow as tf
 
     first = list(itertools.islice(batches(), 2))
-    signature = keras.tree.map_structure(_signature, *(first if len(first) == 2 else first * 2))
+    signature = keras.tree.map_structure(_tensor_spec, *(first if len(first) == 2 else first * 2))
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return dataset if count is None else dataset.apply(tf.data.experimental.assert_cardinality(count))
 
 
-def _signature(a: Any, b: Any) -> Any:
-    """The shape and dtype that both batches have; sizes that differ, and the batch's, are open."""
+def _tensor_spec(a: Any, b: Any) -> Any:
+    """Return the shape and dtype of two batches. The batch size, and sizes that differ, are None."""
     import tensorflow as tf
 
     a, b = _as_array(a), _as_array(b)
@@ -265,7 +264,7 @@ def _signature(a: Any, b: Any) -> Any:
 
 
 class _InOrder(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
-    """Batches that come in order, from the first one again where Keras begins anew."""
+    """A PyDataset that reads its batches in order, and from the first one again when Keras starts anew."""
 
     def __init__(self, batches: Callable[[], Iterator[Any]], count: int | None) -> None:
         super().__init__(workers=1, use_multiprocessing=False)
@@ -285,10 +284,17 @@ class _InOrder(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
         return next(self._iterator)
 
 
-def steps_of(stream: Stream, given: int | None, option: str) -> int:
-    """The batches of an epoch: as many as a pass has, unless the user has given another number."""
-    if given is not None:
-        return given
+def steps_of(stream: Stream, steps: int | None, option: str) -> int:
+    """Return the batches per epoch: the user's number `steps`, or by default all batches of a pass.
+
+    Args:
+        option: the fit option that sets the number, for the error message.
+
+    Raises:
+        SpaceError: if the stream is endless and `steps` is None.
+    """
+    if steps is not None:
+        return steps
     if stream.endless:
         raise SpaceError(f"load_data returned data without an end: say how many batches an epoch has, with {option}")
     return stream.count()

@@ -1,1 +1,1 @@
-"""How an epoch runs."""
+"""Runners: the ways to train the epochs of a segment."""

@@ -1,8 +1,8 @@
-"""One trial over several devices: data parallelism, by `tf.distribute.MirroredStrategy` on TensorFlow and by
-`keras.distribution.DataParallel` on JAX.
+"""Data parallelism: one trial on several devices.
 
-Every device has a copy of the model and gets its part of each batch; the gradients are averaged. The batch size stays
-what the user's code says: that of all devices together.
+TensorFlow has `tf.distribute.MirroredStrategy` for that, JAX `keras.distribution.DataParallel`. Every device has a
+copy of the model and gets its part of each batch; the gradients are averaged. The batch size in the user's code is that
+of all devices together.
 """
 
 from __future__ import annotations
@@ -13,28 +13,31 @@ from typing import Any
 
 import keras
 
-__all__ = ["configure", "count", "scope"]
+__all__ = ["configure", "device_count", "scope"]
 
 _devices = 1
 _parallel: Any = None
-"""Of this process: a strategy of TensorFlow's, or a distribution of Keras's."""
+"""This process's strategy (TensorFlow) or distribution (JAX); None on one device."""
 
 
 def configure(devices: int, *, gpus: bool) -> None:
-    """Have this process spread its models over `devices` devices; to be called before the framework's runtime starts.
+    """Spread the models of this process over `devices` devices. Call it before the framework's runtime starts.
 
     Args:
-        gpus: whether they are the GPUs that this process sees; else the processor is cut into so many.
+        gpus: True for the GPUs that this process sees; False cuts the processor into as many devices.
     """
     global _devices, _parallel
-    make = {"tensorflow": _strategy, "jax": _distribution}.get(keras.config.backend())
+    make = {"tensorflow": _make_strategy, "jax": _make_distribution}.get(keras.config.backend())
     if devices > 1 and make is not None:
         _devices, _parallel = devices, make(devices, gpus=gpus)
 
 
 @contextmanager
 def scope() -> Iterator[None]:
-    """Where models are built and used. `clear_session` makes Keras, and TensorFlow, forget it: it belongs before."""
+    """Build and use models on the configured devices.
+
+    Call `clear_session` before, not within: it makes Keras and TensorFlow forget the scope.
+    """
     if _parallel is None:
         yield
     elif keras.config.backend() == "tensorflow":
@@ -48,12 +51,12 @@ def scope() -> Iterator[None]:
             keras.distribution.set_distribution(None)
 
 
-def count() -> int:
-    """Over how many devices a model is spread in this process."""
+def device_count() -> int:
+    """Return over how many devices a model is spread in this process."""
     return _devices
 
 
-def _strategy(devices: int, *, gpus: bool) -> Any:
+def _make_strategy(devices: int, *, gpus: bool) -> Any:
     import tensorflow as tf
 
     if gpus:
@@ -63,26 +66,28 @@ def _strategy(devices: int, *, gpus: bool) -> Any:
     return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(devices)])
 
 
-def _distribution(devices: int, *, gpus: bool) -> Any:
+def _make_distribution(devices: int, *, gpus: bool) -> Any:
     import jax
 
     if not gpus:
         jax.config.update("jax_num_cpu_devices", devices)
 
-    # Keras takes the first batch's cut for all of an epoch's, of which the last may be smaller.
+    # Keras cuts all batches of an epoch as it cut the first, but the last may be smaller. So each is cut by itself.
     from keras.src.backend.jax import trainer
 
     trainer.JAXEpochIterator._get_distributed_iterator = lambda iterator, _: map(
         trainer._distribute_data, iterator.data_adapter.get_jax_iterator()
     )
 
-    class Even(keras.distribution.DataParallel):  # type: ignore[misc]  # keras is untyped
-        """Gives each device a whole batch that cannot be cut evenly, as an epoch's last one: the results are the same,
-        and JAX would refuse to cut it."""
+    class UnevenDataParallel(keras.distribution.DataParallel):  # type: ignore[misc]  # keras is untyped
+        """Data parallelism that gives each device the whole of a batch that cannot be cut evenly.
+
+        An epoch's last batch may be uneven. The results are the same, and JAX would refuse to cut such a batch.
+        """
 
         def get_data_layout(self, data_shape: Any) -> Any:
             if data_shape and data_shape[0] % devices:
                 return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
             return super().get_data_layout(data_shape)
 
-    return Even(auto_shard_dataset=False)
+    return UnevenDataParallel(auto_shard_dataset=False)

@@ -1,7 +1,7 @@
-"""A training's plan (which samples in which order, in what batches), and the runner that hands it to `model.fit`.
+"""The plan of a training (which samples, in which order and batches), and the runner that trains by `model.fit`.
 
-The order of an epoch is derived from (seed, epoch), so it needs no state: any epoch can be trained in any process, by
-either runner, with the same result. What comes in batches of its own is `search.worker.data.streams`' care.
+The sample order of an epoch is derived from (seed, epoch). It needs no state: any process can train any epoch, by
+either runner, with the same result. For data that come in batches of their own see `search.worker.data.streams`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from search.study.trial import derive_seed
 from search.worker.data.arrays import Data, Split
 from search.worker.data.streams import Stream, for_evaluation, for_training, steps_of
 
-__all__ = ["FitRunner", "Plan", "make_plan"]
+__all__ = ["FitRunner", "TrainingPlan", "make_training_plan"]
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-_OWNED = {
+_RESERVED_OPTIONS = {
     "x": "the training data come from load_data",
     "y": "the training data come from load_data",
     "sample_weight": "return (x, y, sample_weight) from load_data",
@@ -34,22 +34,25 @@ _OWNED = {
     "initial_epoch": "the search decides it",
     "callbacks": "return them from callbacks(hp)",
 }
-_DEFAULT_BATCH = 32  # Keras's
+"""Options of `model.fit` that users may not set, with what to do instead."""
+
+_DEFAULT_BATCH_SIZE = 32
+"""Keras's default."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How a model is trained, but for the model.
+class TrainingPlan:
+    """The data, batches and sample order of a training: everything but the model.
 
     Attributes:
-        train: the training samples; of arrays, class weights have become sample weights.
+        train: the training samples. If they are arrays, class weights have become sample weights.
         validation: the samples to validate on after an epoch, or None.
-        seed: what the order of the samples is derived from.
-        batch_size, validation_batch_size: samples a batch of arrays; the last batch may be smaller.
-        steps: batches an epoch.
+        seed: the seed from which the order of the samples is derived.
+        batch_size, validation_batch_size: samples per batch of arrays; the last batch may be smaller.
+        steps: batches per epoch.
         shuffle: False keeps the natural order.
-        class_weight: of a stream.
-        validation_steps: where given.
+        class_weight: class weights, only for a stream.
+        validation_steps: batches per validation, if the user gave a number or the stream is endless.
     """
 
     train: Split | Stream
@@ -64,60 +67,62 @@ class Plan:
 
     @property
     def arrays(self) -> Split:
-        """The training samples of a plan that has arrays."""
+        """The training samples of a plan whose training data are arrays."""
         assert isinstance(self.train, Split)
         return self.train
 
     @property
-    def batches(self) -> int:
-        """Batches in one pass over arrays: `steps`, unless the user gave `steps_per_epoch`."""
+    def batches_per_pass(self) -> int:
+        """Batches in one pass over arrays. They equal `steps`, unless the user gave `steps_per_epoch`."""
         return math.ceil(self.arrays.samples / self.batch_size)
 
-    def has_arrays_of(self, other: Plan) -> bool:
-        """Whether both have the same arrays, in whatever batches and order."""
+    def has_same_arrays(self, other: TrainingPlan) -> bool:
+        """Return whether both plans have the same arrays, in whatever batches and order."""
         parts = (self.train, other.train), (self.validation, other.validation)
         return all(one is two or (isinstance(one, Split) and one.is_equal(two)) for one, two in parts)
 
-    def order(self, epoch: int) -> Indices:
-        """The samples of arrays in the order in which pass `epoch` (from 0) over them trains on them."""
+    def sample_order(self, number: int) -> Indices:
+        """Return the order of the samples in pass `number` (from 0) over arrays: indices, shape (samples,)."""
         if not self.shuffle:
             return np.arange(self.arrays.samples)
-        return np.random.default_rng(derive_seed(self.seed, "order", epoch)).permutation(self.arrays.samples)
+        return np.random.default_rng(derive_seed(self.seed, "order", number)).permutation(self.arrays.samples)
 
 
-def make_plan(data: Data, options: Mapping[str, Any], seed: int) -> Plan:
-    """The plan for `data` under the user's options for `model.fit`.
+def make_training_plan(data: Data, options: Mapping[str, Any], seed: int) -> TrainingPlan:
+    """Return the plan for `data` under the user's options for `model.fit`.
 
     Raises:
-        SpaceError: in one line, for an option that is the search's own, is unknown, or has a value that cannot be used.
+        SpaceError: in one line, for an option that the search sets itself, that is unknown, or whose value is invalid.
     """
     _check_options(options)
-    given = {name: value for name, value in options.items() if value is not None}
-    batch_size = _count(given, "batch_size")
-    steps = _count(given, "steps_per_epoch")
-    validation_steps = _count(given, "validation_steps")
-    shuffle = given.get("shuffle", True)
+    user_options = {name: value for name, value in options.items() if value is not None}
+    user_batch_size = _positive_int(user_options, "batch_size")
+    steps = _positive_int(user_options, "steps_per_epoch")
+    validation_steps = _positive_int(user_options, "validation_steps")
+    shuffle = user_options.get("shuffle", True)
     if not isinstance(shuffle, (bool, np.bool_)):
         raise SpaceError(f"fit_options returned shuffle={shuffle!r}: use True or False")
-    train, class_weight = data.train, given.get("class_weight")
+    train, class_weight = data.train, user_options.get("class_weight")
     if isinstance(train, Stream):
-        if batch_size is not None:
+        if user_batch_size is not None:
             raise SpaceError("fit_options returned batch_size: leave it out, the data come in batches of their own")
-        size, steps = 1, steps_of(train, steps, "steps_per_epoch")
+        batch_size, steps = 1, steps_of(train, steps, "steps_per_epoch")
     else:
         if class_weight is not None:
-            train, class_weight = replace(train, sample_weight=_class_weights(train, class_weight)), None
-        # Keras divides the samples among the steps where only those are given.
-        size = batch_size or (math.ceil(train.samples / steps) if steps else _DEFAULT_BATCH)
-        steps = steps or math.ceil(train.samples / size)
+            train, class_weight = replace(train, sample_weight=_class_to_sample_weights(train, class_weight)), None
+        # As in Keras: steps without a batch size divide the samples among them.
+        batch_size = user_batch_size or (math.ceil(train.samples / steps) if steps else _DEFAULT_BATCH_SIZE)
+        steps = steps or math.ceil(train.samples / batch_size)
     if isinstance(data.validation, Stream) and data.validation.endless:
         validation_steps = steps_of(data.validation, validation_steps, "validation_steps")
-    return Plan(
+    return TrainingPlan(
         train=train,
         validation=data.validation,
         seed=seed,
-        batch_size=size,
-        validation_batch_size=_count(given, "validation_batch_size") or batch_size or _DEFAULT_BATCH,
+        batch_size=batch_size,
+        validation_batch_size=_positive_int(user_options, "validation_batch_size")
+        or user_batch_size
+        or _DEFAULT_BATCH_SIZE,
         steps=steps,
         shuffle=bool(shuffle),
         class_weight=class_weight,
@@ -128,15 +133,15 @@ def make_plan(data: Data, options: Mapping[str, Any], seed: int) -> Plan:
 def _check_options(options: Mapping[str, Any]) -> None:
     known = [name for name in inspect.signature(keras.Model.fit).parameters if name != "self"]
     for name in options:
-        if name in _OWNED:
-            raise SpaceError(f"fit_options returned {name!r}: leave it out, {_OWNED[name]}")
+        if name in _RESERVED_OPTIONS:
+            raise SpaceError(f"fit_options returned {name!r}: leave it out, {_RESERVED_OPTIONS[name]}")
         if name not in known:
             raise SpaceError(f"fit_options returned {name!r}, which model.fit does not take.{nearest(name, known)}")
     if options.get("validation_freq") not in (None, 1):
         raise SpaceError("fit_options returned 'validation_freq': leave it out, every epoch is compared")
 
 
-def _count(options: Mapping[str, Any], name: str) -> int | None:
+def _positive_int(options: Mapping[str, Any], name: str) -> int | None:
     value = options.get(name)
     if value is None:
         return None
@@ -145,8 +150,8 @@ def _count(options: Mapping[str, Any], name: str) -> int | None:
     return int(value)
 
 
-def _class_weights(train: Split, class_weight: Any) -> np.ndarray[Any, Any]:
-    """Class weights as sample weights, shape (samples,), as Keras makes them of labels or of one-hot rows."""
+def _class_to_sample_weights(train: Split, class_weight: Any) -> np.ndarray[Any, Any]:
+    """Return class weights as sample weights, shape (samples,), for labels or one-hot rows, as Keras does."""
     y = train.y
     if not isinstance(class_weight, Mapping):
         raise SpaceError("fit_options returned class_weight that is no dict: give {class index: weight}")
@@ -164,13 +169,13 @@ def _class_weights(train: Split, class_weight: Any) -> np.ndarray[Any, Any]:
 
 
 class FitRunner:
-    """Trains with `model.fit`, on any backend of Keras.
+    """A runner that trains by `model.fit`, on any backend of Keras.
 
     Attributes:
         name: "fit: <why not fused>".
     """
 
-    def __init__(self, model: Any, plan: Plan, reason: str) -> None:
+    def __init__(self, model: Any, plan: TrainingPlan, reason: str) -> None:
         self.name = f"fit: {reason}"
         self._model = model
         self._plan = plan
@@ -179,29 +184,29 @@ class FitRunner:
         """Train epochs `from_epoch` to `to_epoch - 1` (from 0), driving `callbacks`."""
         plan = self._plan
         options: dict[str, Any] = {}
-        keep_up = _KeepUp()
+        epoch_hook = _EpochHook()
         if isinstance(plan.train, Stream):
             x = for_training(plan.train, plan.steps, from_epoch=from_epoch, seed=plan.seed, shuffle=plan.shuffle)
             options = {"steps_per_epoch": plan.steps, "class_weight": plan.class_weight}
         else:
-            x = keep_up.batches = _Batches(plan, from_epoch)
-        # The class's own fit: an instance's may have been replaced by one that leads here.
+            x = epoch_hook.batches = _ArrayBatches(plan, from_epoch)
+        # An instance's `fit` may have been replaced by one that leads here, so the class's is called.
         type(self._model).fit(
             self._model,
             x,
             initial_epoch=from_epoch,
             epochs=to_epoch,
-            callbacks=[*callbacks, keep_up],
+            callbacks=[*callbacks, epoch_hook],
             # Keras shuffles the *batches* of a PyDataset; ours have an order.
             shuffle=False,
             verbose=0,
             **options,
-            **validation_arguments(plan),
+            **_validation_arguments(plan),
         )
 
 
-def validation_arguments(plan: Plan) -> dict[str, Any]:
-    """What `model.fit` is told of validation."""
+def _validation_arguments(plan: TrainingPlan) -> dict[str, Any]:
+    """Return the arguments of `model.fit` that concern validation."""
     validation = plan.validation
     if validation is None:
         return {}
@@ -215,14 +220,14 @@ def validation_arguments(plan: Plan) -> dict[str, Any]:
     return {"validation_data": for_evaluation(validation, plan.validation_steps)}
 
 
-class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
-    """The batches of one epoch at a time. One worker: no threads, so they come in order.
+class _ArrayBatches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
+    """Batches of arrays, one epoch at a time. One worker: without threads, batches come in order.
 
-    With `steps_per_epoch`, epochs need not begin where a pass over the samples does: batches are counted over all
-    epochs, so that a trial trains on the same ones however it is cut into segments.
+    With `steps_per_epoch`, an epoch need not begin where a pass over the samples does. So batches are counted over all
+    epochs: a trial trains on the same ones however it is cut into segments.
     """
 
-    def __init__(self, plan: Plan, epoch: int) -> None:
+    def __init__(self, plan: TrainingPlan, epoch: int) -> None:
         super().__init__(workers=1, use_multiprocessing=False)
         self._plan = plan
         self._orders: dict[int, Indices] = {}
@@ -233,16 +238,19 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         plan = self._plan
-        epoch, batch = divmod(self.epoch * plan.steps + index, plan.batches)
-        if epoch not in self._orders:
-            self._orders = {epoch: plan.order(epoch)}
-        return plan.arrays.take(self._orders[epoch][batch * plan.batch_size : (batch + 1) * plan.batch_size])
+        number, batch = divmod(self.epoch * plan.steps + index, plan.batches_per_pass)
+        if number not in self._orders:
+            self._orders = {number: plan.sample_order(number)}
+        return plan.arrays.take(self._orders[number][batch * plan.batch_size : (batch + 1) * plan.batch_size])
 
 
-class _KeepUp(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """Tells the batches of arrays which epoch it is: a PyDataset's own hooks fire before epoch 0, and ahead of time."""
+class _EpochHook(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
+    """A callback that tells the batches of arrays which epoch begins.
 
-    batches: _Batches | None = None
+    The hooks of a PyDataset would not do: they fire before epoch 0, and ahead of time.
+    """
+
+    batches: _ArrayBatches | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self.batches is not None:

@@ -1,7 +1,7 @@
-"""What a worker has traced or compiled: graphs, by the signature of the models that they train.
+"""The cache of a worker's traced or compiled graphs, by the keys of the models that they train.
 
-Trials that differ only in what a graph leaves open and in the values of variables are trained by one graph; so are all
-segments of a trial. Those that were used last are kept.
+One graph trains all segments of a trial, and all trials that differ only in dynamic sizes and in the values of
+variables. The most recently used graphs are kept.
 """
 
 from __future__ import annotations
@@ -14,81 +14,94 @@ from typing import Any
 import keras
 
 from search.worker.runners import distribution
-from search.worker.runners import model_key as signature
-from search.worker.runners.dynamic_sizes import DynamicSizes, find
-from search.worker.runners.fit import Plan
-from search.worker.runners.fused import Framework, Graph, Loops
-from search.worker.runners.model_key import ModelKey
+from search.worker.runners.dynamic_sizes import DynamicSizes, find_dynamic_sizes
+from search.worker.runners.fit import TrainingPlan
+from search.worker.runners.fused import Framework, Loops, SharedGraph
+from search.worker.runners.model_key import ModelKey, describe_callbacks, describe_model
 
-__all__ = ["drop_all", "loops", "sign", "size"]
+__all__ = ["cached_graphs", "clear_graph_cache", "count_scalars", "get_loops", "make_model_key"]
 
-MOST = 32
-"""Graphs that are kept."""
+MAX_GRAPHS = 32
+"""Graphs in the cache, at most."""
 
-MOST_SCALARS = 64 << 20
-"""Scalars in the variables of a model that shares its graph, 256 MiB as a rule: sharing takes a copy of them, and of
-training a larger one, tracing is no large part."""
+MAX_SHARED_SCALARS = 64 << 20
+"""Scalars in the variables of a model that shares its graph, at most; 256 MiB as a rule.
 
-
-@dataclass(slots=True)
-class _Made:
-    """A graph, for the arrays of `plan`; None where models with this signature cannot share one."""
-
-    word: Hashable
-    plan: Plan
-    graph: Graph | None
+Sharing takes a copy of the variables. Tracing is no large part of training a larger model.
+"""
 
 
-_made: list[_Made] = []
-"""What was used last comes last."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _CachedGraph:
+    """A graph for the arrays of `plan`; None if models with this description cannot share one."""
+
+    description: Hashable
+    plan: TrainingPlan
+    graph: SharedGraph | None
 
 
-def sign(model: Any, callbacks: Sequence[Any]) -> ModelKey | None:
-    """The signature of a model that is built, compiled and not yet trained; None where it cannot be told.
+_cache: list[_CachedGraph] = []
+"""The cached graphs, the most recently used last."""
+
+
+def make_model_key(model: Any, callbacks: Sequence[Any]) -> ModelKey | None:
+    """Return the key of a model that is built, compiled and not yet trained; None if its graph cannot be shared.
 
     Args:
-        callbacks: the user's; what they know of the model's making cannot be told either.
+        callbacks: the user's callbacks. If they may know of the model's making, the model has no key.
     """
-    if distribution.count() > 1 or model.optimizer is None or signature.of_callbacks(callbacks) is None:
-        return None  # a strategy ends with its session
+    # A distribution strategy ends with its session.
+    if distribution.device_count() > 1 or model.optimizer is None or describe_callbacks(callbacks) is None:
+        return None
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    if size(model) > MOST_SCALARS:
+    if count_scalars(model) > MAX_SHARED_SCALARS:
         return None
     # A compiler makes another program for each shape in any case.
     is_traced = keras.config.backend() == "tensorflow" and not model.jit_compile
-    freedom = find(model) if is_traced else DynamicSizes()
-    word = signature.of_model(model, freedom)
-    return None if word is None else ModelKey(word, freedom)
+    dynamic_sizes = find_dynamic_sizes(model) if is_traced else DynamicSizes()
+    description = describe_model(model, dynamic_sizes)
+    return None if description is None else ModelKey(description, dynamic_sizes)
 
 
-def size(model: Any) -> int:
-    """Scalars in the variables of model and optimizer."""
+def count_scalars(model: Any) -> int:
+    """Return the number of scalars in the variables of a model and its optimizer."""
     return sum(math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
 
 
-def loops(framework: Framework, model: Any, plan: Plan, signed: ModelKey | None) -> Loops:
-    """The loops of a model, by a graph that may have served others.
+def get_loops(framework: Framework, model: Any, plan: TrainingPlan, model_key: ModelKey | None) -> Loops:
+    """Return the loops of a model, by a graph that may have served others.
 
     Args:
-        signed: None for a graph of the model's own.
+        model_key: the model's key; None for a graph of the model's own.
     """
-    if signed is None:
-        return framework.loops(model, plan)
-    made = next((made for made in _made if made.word == signed.word and made.plan.has_arrays_of(plan)), None)
-    if made is None:
+    if model_key is None:
+        return framework.make_loops(model, plan)
+    cached = next((each for each in _cache if _matches(each, model_key, plan)), None)
+    if cached is None:
         try:
-            made = _Made(signed.word, plan, framework.graph(model, plan, signed))
+            cached = _CachedGraph(model_key.description, plan, framework.make_shared_graph(model, plan, model_key))
         except Exception:
-            # Where the model is at fault, its own graph will say so.
-            made = _Made(signed.word, plan, None)
+            # If the model is at fault, its own graph will say so.
+            cached = _CachedGraph(model_key.description, plan, None)
     else:
-        _made.remove(made)
-    _made.append(made)
-    del _made[:-MOST]
-    return framework.loops(model, plan) if made.graph is None else made.graph.loops(model, plan, signed.freedom)
+        _cache.remove(cached)
+    _cache.append(cached)
+    del _cache[:-MAX_GRAPHS]
+    if cached.graph is None:
+        return framework.make_loops(model, plan)
+    return cached.graph.loops_for(model, plan, model_key.dynamic_sizes)
 
 
-def drop_all() -> None:
-    """Let go of everything."""
-    _made.clear()
+def _matches(cached: _CachedGraph, model_key: ModelKey, plan: TrainingPlan) -> bool:
+    return cached.description == model_key.description and cached.plan.has_same_arrays(plan)
+
+
+def cached_graphs() -> list[SharedGraph | None]:
+    """Return the cached graphs, the most recently used last; None stands for models that could not share one."""
+    return [cached.graph for cached in _cache]
+
+
+def clear_graph_cache() -> None:
+    """Drop all cached graphs."""
+    _cache.clear()

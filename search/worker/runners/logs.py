@@ -1,4 +1,4 @@
-"""An epoch's logs as Keras gives them, made plain numbers."""
+"""Logs of an epoch as plain numbers."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import numpy as np
 
 
 def scalar_logs(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Return the scalars of `logs` as floats; what is not a scalar is left out."""
+    """Return the scalars among Keras's logs of an epoch as floats, without other values."""
     return {name: float(value) for name, value in logs.items() if np.ndim(value) == 0}

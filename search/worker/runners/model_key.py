@@ -1,12 +1,12 @@
-"""Which models train by the same graph: equal in all that tracing can read, but for the values of variables.
+"""Model keys: models with equal keys train by the same graph.
 
-A trial's learning rate, its initial weights and its seeds are variables' values, and a graph may leave more open
-(`search.worker.runners.dynamic_sizes`); trials that differ in nothing else, and the executions of one trial, need one traced or
-compiled graph between them.
+Such models are equal in all that tracing can read, except the values of variables. Learning rate, initial weights and
+seeds are values of variables, and a graph may leave sizes dynamic (`search.worker.runners.dynamic_sizes`). Trials that
+differ only in these, and the executions of one trial, need one traced or compiled graph between them.
 
-A configuration would not do for a signature: Keras's leave things out (the `delta` of a Huber loss). This one goes
-through the attributes of everything that the model refers to. It knows Keras's own objects only: what a class or a
-function of the user's reads cannot be known, so a model with one in it has no signature.
+Keras's configurations would not do as keys, as they leave things out (the `delta` of a Huber loss). A key describes the
+attributes of everything that the model refers to. It knows Keras's own objects only. A class or function of the user's
+may read anything, so a model that contains one has no key.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ import numpy as np
 
 from search.worker.runners.dynamic_sizes import DynamicSizes
 
-__all__ = ["ModelKey", "of_callbacks", "of_model"]
+__all__ = ["ModelKey", "describe_callbacks", "describe_model"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelKey:
-    """What the graph of a model depends on.
+    """All that the graph of a model depends on.
 
     Attributes:
-        word: the same for all models that one graph can train.
-        freedom: what that graph leaves open, of this model.
+        description: the same for all models that one graph can train.
+        dynamic_sizes: the sizes of this model that its graph leaves dynamic.
     """
 
-    word: Hashable
-    freedom: DynamicSizes
+    description: Hashable
+    dynamic_sizes: DynamicSizes
 
 
-_UNREAD = {
+_IGNORED = {
     "_tracker",  # a layer's list of its variables and parts, which are attributes, too
     "_nodes",  # of a functional model, by their addresses; its operations refer to them
     "_self_unconditional_checkpoint_dependencies",
@@ -46,63 +46,65 @@ _UNREAD = {
     "_self_unconditional_deferred_dependencies",
     "_distribution_strategy",
     "_distribute_strategy",
-    "_call_signature",  # of its class
+    "_call_signature",  # of the object's class
     "_trainable_variables_indices",  # of an optimizer, by their addresses
     "_build_shapes_dict",  # of a layer
-    "_auto_config",  # of a layer: what it was made with
+    "_auto_config",  # of a layer: its constructor's arguments
 }
-"""Attributes that say nothing more of the graph, or nothing that is the same in an equal model."""
+"""Attributes that say nothing more of the graph, or differ between equal models."""
 
-_FOLLOWING = {(keras.KerasTensor, "_shape"), (keras.InputSpec, "shape"), (keras.InputSpec, "axes")}
-"""Sizes that follow from those of the model's inputs and from what its layers say."""
+_DERIVED = {(keras.KerasTensor, "_shape"), (keras.InputSpec, "shape"), (keras.InputSpec, "axes")}
+"""Sizes that follow from the model's input sizes and its layers' attributes."""
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
-def of_model(model: Any, freedom: DynamicSizes | None = None) -> Hashable | None:
-    """What a built and compiled model's graph depends on; None where that cannot be told.
+def describe_model(model: Any, dynamic_sizes: DynamicSizes | None = None) -> Hashable | None:
+    """Return all that the graph of a built and compiled model depends on; None if that cannot be known.
 
-    Models with the same signature have variables in the same order, of the same shapes but for what is open.
+    Models with equal descriptions have their variables in the same order, of the same shapes except dynamic sizes.
 
     Args:
-        freedom: what the graph leaves open; by default nothing.
+        dynamic_sizes: the sizes that the graph leaves dynamic; by default none.
     """
-    return _describe(model, freedom or DynamicSizes())
+    return _describe(model, dynamic_sizes or DynamicSizes())
 
 
-def of_callbacks(callbacks: Sequence[Any]) -> Hashable | None:
-    """As `of_model`, of callbacks that have not met their model; None where they might know of one."""
+def describe_callbacks(callbacks: Sequence[Any]) -> Hashable | None:
+    """Describe callbacks that have not met their model, like `describe_model`; None if one might know of a model."""
     return _describe(list(callbacks), DynamicSizes())
 
 
-def _describe(root: Any, freedom: DynamicSizes) -> Hashable | None:
-    """All that `root` refers to, each object once, parts after what they are parts of; None where one is unknown."""
-    is_open = freedom.attributes()
-    said: list[Hashable] = []
-    seen: dict[int, tuple[int, Any]] = {}  # an object is kept, so that no other one gets its address
+def _describe(root: Any, dynamic_sizes: DynamicSizes) -> Hashable | None:
+    """Describe all that `root` refers to, each object once and before its parts; None if one is unknown."""
+    dynamic_attributes = dynamic_sizes.attributes()
+    description: list[Hashable] = []
+    seen: dict[int, tuple[int, Any]] = {}  # keeps each object, so that no other one gets its address
     waiting = [root]  # no recursion: a deep model is a long chain
     while waiting:
         value = waiting.pop()
         if type(value) in _PLAIN:
-            said += type(value).__name__, repr(value)  # a float's digits, -0.0 and nan
+            description += type(value).__name__, repr(value)  # a float's digits, -0.0 and nan
         elif id(value) in seen:
-            said.append(("seen", seen[id(value)][0]))
+            description.append(("seen", seen[id(value)][0]))
         else:
             seen[id(value)] = len(seen), value
-            told = _look(value, freedom, is_open)
-            if told is None:
+            described = _describe_object(value, dynamic_sizes, dynamic_attributes)
+            if described is None:
                 return None
-            word, parts = told
-            said.append(word)
+            own, parts = described
+            description.append(own)
             waiting += reversed(parts)
-    return tuple(said)
+    return tuple(description)
 
 
-def _look(value: Any, freedom: DynamicSizes, is_open: set[tuple[int, str]]) -> tuple[Hashable, list[Any]] | None:
-    """What is to be said of `value` itself, and what it refers to; None where it may be or do anything."""
+def _describe_object(
+    value: Any, dynamic_sizes: DynamicSizes, dynamic_attributes: set[tuple[int, str]]
+) -> tuple[Hashable, list[Any]] | None:
+    """Return the description of `value` without its parts, and the parts; None if `value` may be or do anything."""
     if isinstance(value, keras.Variable):
-        word = "variable", freedom.shape(value), value.dtype, value.trainable, value.aggregation
-        return word, [value.regularizer, value.constraint, value.overwrite_with_gradient]
+        own = "variable", dynamic_sizes.shape(value), value.dtype, value.trainable, value.aggregation
+        return own, [value.regularizer, value.constraint, value.overwrite_with_gradient]
     if isinstance(value, keras.initializers.Initializer):
         return "initializer", []  # it has done its work
     if isinstance(value, (np.ndarray, np.generic)) and not value.dtype.hasobject:
@@ -113,23 +115,23 @@ def _look(value: Any, freedom: DynamicSizes, is_open: set[tuple[int, str]]) -> t
         return ("module", value.__name__), []
     if isinstance(value, inspect.Parameter):
         return ("parameter", str(value)), []
-    if isinstance(value, dict) and _is_known(type(value)):
+    if isinstance(value, dict) and _is_known_container(type(value)):
         return ("dict", len(value)), [part for item in value.items() for part in item]
-    if isinstance(value, (list, tuple)) and _is_known(type(value)):
+    if isinstance(value, (list, tuple)) and _is_known_container(type(value)):
         return (type(value).__name__, len(value)), list(value)
     if isinstance(value, (set, frozenset)) and all(type(item) in _PLAIN for item in value):
         return ("set", tuple(sorted(map(repr, value)))), []
     if not _is_keras(type(value).__module__):
         return None
     attributes = {
-        name: None if (id(value), name) in is_open else attribute
+        name: None if (id(value), name) in dynamic_attributes else attribute
         for name, attribute in _attributes(value)
-        if name not in _UNREAD and (type(value), name) not in _FOLLOWING
+        if name not in _IGNORED and (type(value), name) not in _DERIVED
     }
     return ("object", type(value).__module__, type(value).__qualname__, *attributes), list(attributes.values())
 
 
-def _is_known(container: type) -> bool:
+def _is_known_container(container: type) -> bool:
     return container.__module__.partition(".")[0] in ("builtins", "collections", "keras", "tensorflow")
 
 

@@ -1,16 +1,19 @@
-"""One MLflow database that is made once and copied, and folders of studies written by hand."""
+"""Fixtures: one MLflow database that is made once and copied, one server, and folders of studies written by hand."""
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
-from by_hand import OLDER, Clock
+from by_hand import OLD_REVISION, Clock
+from stores import Server, WriteStudy
 
+from search.driver.loop import Follower
 from search.study.journal import Journal
 from search.study.paths import StudyPaths, local_store
 from search.study.records import Checkpointed, Record
@@ -19,8 +22,8 @@ from search.tracking.mlflow import database, store
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database."""
-    store.prepare()
+    """Return an empty MLflow database, to be copied."""
+    store.configure_mlflow()
     file = tmp_path_factory.mktemp("pristine") / "mlflow.db"
     database.initialise(file)
     return file
@@ -28,7 +31,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def runs(tmp_path: Path, pristine: Path) -> Path:
-    """A `runs/` folder whose local store is there."""
+    """Return a folder of studies with an empty local store."""
     folder = tmp_path / "runs"
     folder.mkdir()
     shutil.copyfile(pristine, local_store(folder))
@@ -37,7 +40,7 @@ def runs(tmp_path: Path, pristine: Path) -> Path:
 
 @pytest.fixture
 def older(tmp_path: Path) -> Path:
-    """A database that its own migrations made up to revision `OLDER`, with a study's run in it, as it was then."""
+    """Return a database of `OLD_REVISION`, made by MLflow's own migrations, with a study's run of that time."""
     from alembic import command
     from mlflow.store.db import utils
 
@@ -47,7 +50,7 @@ def older(tmp_path: Path) -> Path:
     config = utils._get_alembic_config(str(engine.url))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, OLDER)
+        command.upgrade(config, OLD_REVISION)
     engine.dispose()
     artifacts = store.artifact_root(file) / "digits"
     with closing(sqlite3.connect(file)) as connection, connection:
@@ -67,26 +70,54 @@ def older(tmp_path: Path) -> Path:
     return file
 
 
-Writer = Callable[..., StudyPaths]
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory, pristine: Path) -> Iterator[Server]:
+    """Yield the MLflow server of all tests, as a start takes seconds."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copyfile(pristine, folder / "mlflow.db")
+    server = Server(folder)
+    yield server
+    server.kill()
 
 
 @pytest.fixture
-def write(runs: Path) -> Writer:
-    """Writes a study's folder: `write(records, study)`; called again, it appends."""
+def server(shared_server: Server) -> Server:
+    """Return the MLflow server of all tests, which runs."""
+    shared_server.start()
+    return shared_server
+
+
+_UIDS = count(1)
+
+
+@pytest.fixture
+def uid() -> str:
+    """Return the uid of a study that no other test has, as several tests share a server."""
+    return f"{next(_UIDS):016x}"
+
+
+@pytest.fixture
+def write(runs: Path) -> WriteStudy:
+    """Return a function that writes a study's folder; called again, it appends.
+
+    A follower is told of the new entries, as the driver does it.
+    """
     clock = Clock()
 
-    def write(records: Iterable[Record], study: str = "digits") -> StudyPaths:
+    def write(records: Iterable[Record], study: str = "digits", *, follower: Follower | None = None) -> StudyPaths:
         paths = StudyPaths.of(runs, study)
         paths.space.mkdir(parents=True, exist_ok=True)
         (paths.space / "digits.py").write_text("import layers\n")
         (paths.space / "layers.py").write_text("WIDTH = 1\n")
         journal = Journal(paths.journal, clock)
         for record in records:
-            journal.append([record])
+            entries = journal.append([record])
             if isinstance(record, Checkpointed):
                 best = paths.trial(record.trial).best(record.execution)
                 best.parent.mkdir(parents=True, exist_ok=True)
                 best.write_bytes(b"weights of %d/%d" % (record.trial, record.best_epoch or 0))
+            if follower is not None:
+                follower.take(entries)
         journal.close()
         return paths
 

@@ -1,7 +1,7 @@
-"""Loads champions where the package `search` is not installed: `python -I fresh.py URI NAME=FOLDER …`.
+"""A script that loads champions without the package `search`: `python -I fresh.py URI NAME=FOLDER …`.
 
-Each registered model NAME predicts FOLDER/x.npz. Its answers go to FOLDER/pyfunc.npz, those of what
-`mlflow.keras.load_model` gives to FOLDER/keras.npz, where it gives any. Told nothing else than the tracking address.
+Each registered model NAME predicts FOLDER/x.npz. Its output goes to FOLDER/pyfunc.npz. If `mlflow.keras.load_model` can
+load the model, the output of that one goes to FOLDER/keras.npz. The script knows only the tracking address.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ def main(uri: str, *words: str) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = uri
     import mlflow
 
-    sys.modules["layers"] = mine = type(sys)("layers")  # a module of whoever loads the models
+    sys.modules["layers"] = mine = type(sys)("layers")  # a module of the process that loads the models
     folders = {name: Path(folder) for name, _, folder in (word.partition("=") for word in words)}
     models = {name: mlflow.pyfunc.load_model(f"models:/{name}@champion") for name in folders}
     assert sys.modules["layers"] is mine
@@ -27,7 +27,7 @@ def main(uri: str, *words: str) -> None:
             x = {f"input_{number}": array for number, array in enumerate(x)}
         save(folder / "pyfunc.npz", models[name].predict(x))
     for name, folder in folders.items():
-        with contextlib.suppress(TypeError, ValueError):  # Keras cannot know what is not its own
+        with contextlib.suppress(TypeError, ValueError):  # Keras cannot load custom objects
             model = mlflow.keras.load_model(f"models:/{name}@champion")
             save(folder / "keras.npz", model.predict(inputs(folder), verbose=0))
 

@@ -1,7 +1,7 @@
-"""Makes winners as a worker would: `python make_models.py FOLDER`.
+"""A script that makes winners as a worker would: `python make_models.py FOLDER`.
 
 For every kind of model FOLDER/<kind>/ gets `space/`, `model.keras`, `exported.json` (values, signature), `x.npz` and
-what the model says to it, `y.npz`. Run in a process of its own: tests import no framework.
+the model's output for it, `y.npz`. It runs in a process of its own, as tests import no framework.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def build_model(hp):
 CUSTOM = """
 import keras
 import layers
-import this_package_is_not_installed_where_models_are_served  # what a space file needs, a model may not
+import this_package_is_not_installed_where_models_are_served  # the space file needs it, the model does not
 
 def load_data(): ...
 
@@ -108,7 +108,7 @@ SHIFT = 7.0
 
 def load_data(): ...
 
-def relu(x):  # by its name alone it would be Keras's
+def relu(x):  # Keras has a function of this name
     return keras.ops.tanh(x) - SHIFT
 
 def build_model(hp):
@@ -178,7 +178,8 @@ KINDS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
 }
 
 
-def make(folder: Path, kind: str) -> None:
+def make_winner(folder: Path, kind: str) -> None:
+    """Make the winner of one kind in `folder`."""
     import cloudpickle
     import keras
     import numpy as np
@@ -211,18 +212,19 @@ def make(folder: Path, kind: str) -> None:
     model.save(folder / "model.keras")
     np.savez(folder / "x.npz", **_named(x, "x"))
     np.savez(folder / "y.npz", **_named(y, "y"))
-    said = {"values": values, "space": main, "signature": {"inputs": _tensors(x), "outputs": _tensors(y)}}
-    (folder / "exported.json").write_text(json.dumps(said))
+    exported = {"values": values, "space": main, "signature": {"inputs": _tensors(x), "outputs": _tensors(y)}}
+    (folder / "exported.json").write_text(json.dumps(exported))
 
 
 def _factory(file: Path) -> Any:
-    """The factory of a space file, imported as a worker does; one of these files names what is not installed."""
+    """Return the factory of a space file, imported as by a worker."""
     import types
 
-    from search.space import file as spaces
+    from search.space.file import import_space_file
 
+    # One of the files imports it.
     sys.modules["this_package_is_not_installed_where_models_are_served"] = types.ModuleType("stub")
-    module = spaces._import(file)
+    module = import_space_file(file)
     return getattr(module, "build_model", None) or module.hypermodel.build
 
 
@@ -243,4 +245,4 @@ def _tensors(data: Any) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     for each in KINDS:
-        make(Path(sys.argv[1]) / each, each)
+        make_winner(Path(sys.argv[1]) / each, each)

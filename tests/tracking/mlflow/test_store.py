@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from by_hand import OLDER
+from by_hand import OLD_REVISION
 
 from search.errors import OptionError, TrackingRefused, Unavailable
 from search.study.paths import local_store
@@ -25,7 +24,7 @@ from search.tracking.mlflow import database, store
 # Addresses ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_address_is_the_given_one_else_the_environments_else_local(
+def test_the_address_is_the_given_one_or_that_of_the_environment_or_local(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -44,7 +43,7 @@ def test_a_relative_database_becomes_absolute(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     "uri", ["./mlruns", "/x/mlruns", "file:///x/mlruns", "sqlite://", "sqlite:///:memory:", "ftp://x"]
 )
-def test_an_address_that_mlflow_cannot_use_is_one_line(uri: str, tmp_path: Path) -> None:
+def test_an_address_that_mlflow_cannot_use_is_refused_in_one_line(uri: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="give sqlite") as caught:
         store.resolve_uri(uri, tmp_path)
     assert "\n" not in str(caught.value)
@@ -60,7 +59,7 @@ def test_an_address_that_mlflow_cannot_use_is_one_line(uri: str, tmp_path: Path)
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
     ],
 )
-def test_passwords_are_left_out(text: str, expected: str) -> None:
+def test_passwords_are_removed(text: str, expected: str) -> None:
     assert store.redact(text) == expected
 
 
@@ -77,7 +76,7 @@ def test_a_fresh_database_has_the_write_ahead_log_and_is_made_once(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_two_processes_may_make_it_at_once(tmp_path: Path) -> None:
+def test_two_processes_may_make_the_database_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from search.tracking.mlflow import store\n"
         "client = store.connect(store.resolve_uri(None, sys.argv[1]))\n"
@@ -90,19 +89,19 @@ def test_two_processes_may_make_it_at_once(tmp_path: Path) -> None:
 
 
 def test_an_older_database_is_migrated_after_a_copy(older: Path, pristine: Path) -> None:
-    assert database._revision(older) == OLDER
+    assert database.schema_revision(older) == OLD_REVISION
     client = store.connect(f"sqlite:///{older}")
-    assert database._revision(older) == database._revision(pristine)
+    assert database.schema_revision(older) == database.schema_revision(pristine)
     run = client.get_run("a" * 32)
     assert (run.data.params, run.data.tags["search.kind"]) == ({"units": "8"}, "study")
     assert [point.value for point in client.get_metric_history(run.info.run_id, "objective")] == [0.5, 0.75]
-    # What this version needs works.
+    # Features that this version needs work.
     again = client.create_run(client.get_experiment_by_name("digits").experiment_id)
     client.log_metric(again.info.run_id, "objective", 1.0)
     client.create_registered_model("digits")
     client.set_experiment_tag("1", "page", "x" * 5000)
     (backup,) = older.parent.glob("*.bak")
-    assert database._revision(backup) == OLDER
+    assert database.schema_revision(backup) == OLD_REVISION
     with closing(sqlite3.connect(backup)) as connection:
         assert connection.execute("SELECT value FROM metrics").fetchall() == [(0.5,), (0.75,)]
     store.connect(f"sqlite:///{older}")
@@ -117,7 +116,7 @@ def test_two_processes_that_find_an_older_database_migrate_it_once(older: Path, 
     )
     both = [subprocess.Popen([sys.executable, "-c", code, f"sqlite:///{older}"]) for _ in range(2)]
     assert [process.wait(120) for process in both] == [0, 0]
-    assert database._revision(older) == database._revision(pristine)
+    assert database.schema_revision(older) == database.schema_revision(pristine)
     assert len(list(older.parent.glob("*.bak"))) == 1
 
 
@@ -138,7 +137,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     assert file.read_text().startswith("hello")
 
 
-def test_who_only_reads_makes_no_store(tmp_path: Path) -> None:
+def test_a_reader_makes_no_store(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no MLflow database"):
         store.connect(f"sqlite:///{tmp_path}/typo/mlflow.db", create=False)
     assert not list(tmp_path.iterdir())
@@ -162,7 +161,7 @@ me@box:/x /mnt/with\\040space fuse.sshfs rw 0 0
         ("/var", None),
     ],
 )
-def test_network_file_systems_are_known_by_their_mounts(path: str, kind: str | None) -> None:
+def test_network_file_systems_are_found_among_the_mounts(path: str, kind: str | None) -> None:
     assert database.network_file_system(Path(path), MOUNTS) == kind
 
 
@@ -170,7 +169,7 @@ def test_on_a_network_file_system_the_database_is_plain_and_a_line_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "network_file_system", lambda path: "nfs4")
-    line = store.initialise_local(tmp_path)
+    line = database.initialise(local_store(tmp_path))
     assert line is not None
     assert "nfs4" in line
     assert "\n" not in line
@@ -187,12 +186,12 @@ def test_artifacts_of_a_moved_store_are_found_beside_it(name: str, tmp_path: Pat
     root = store.artifact_root(local_store(old)) / "digits"
     run = client.create_run(client.create_experiment("e", artifact_location=str(root)))
     (tmp_path / "a.txt").write_text("a")
-    store.artifacts(client, run).log_artifact(str(tmp_path / "a.txt"), "model")
+    store.run_artifacts(client, run).log_artifact(str(tmp_path / "a.txt"), "model")
     assert list(root.glob("*/artifacts/model/a.txt"))
 
     shutil.copytree(old, new)
     client = store.connect(f"sqlite:///{local_store(new)}")
-    moved = store.artifacts(client, client.get_run(run.info.run_id))
+    moved = store.run_artifacts(client, client.get_run(run.info.run_id))
     assert moved.artifact_uri.startswith(str(new))
     shutil.rmtree(old)
     assert [item.path for item in moved.list_artifacts("model")] == ["model/a.txt"]
@@ -212,7 +211,7 @@ def test_addresses_in_a_moved_store_are_corrected(name: str, tmp_path: Path, pri
     client.create_registered_model("digits")
     client.create_model_version("digits", logged.artifact_location, runs[0].info.run_id)
     (tmp_path / "a.txt").write_text("a")
-    store.artifacts(client, runs[0]).log_artifact(str(tmp_path / "a.txt"))
+    store.run_artifacts(client, runs[0]).log_artifact(str(tmp_path / "a.txt"))
 
     new.parent.mkdir()
     old.rename(new)
@@ -241,7 +240,7 @@ def test_addresses_in_a_moved_store_are_corrected(name: str, tmp_path: Path, pri
 
 @pytest.fixture
 def refusing() -> Iterator[tuple[str, list[int], list[str]]]:
-    """A server that answers every request with the first status in a list, and notes what it was sent."""
+    """Yield the address of a server, the status that it answers with, and the credentials of its requests."""
     status, seen = [401], []
 
     class Handler(BaseHTTPRequestHandler):
@@ -264,7 +263,7 @@ def refusing() -> Iterator[tuple[str, list[int], list[str]]]:
 
 
 @pytest.mark.parametrize("code", [401, 403])
-def test_a_server_that_refuses_is_said_in_one_line(
+def test_a_server_that_refuses_is_reported_in_one_line(
     code: int, refusing: tuple[str, list[int], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri, status, seen = refusing
@@ -286,14 +285,14 @@ def test_a_token_is_sent(refusing: tuple[str, list[int], list[str]], monkeypatch
     assert seen == ["Bearer abc"]
 
 
-def test_what_is_no_mlflow_is_said_to_be_none(refusing: tuple[str, list[int], list[str]]) -> None:
+def test_a_server_that_is_not_mlflow_is_an_error(refusing: tuple[str, list[int], list[str]]) -> None:
     uri, status, _ = refusing
     status[0] = 404
     with pytest.raises(OptionError, match="no MLflow tracking server"):
         store.connect(uri)
 
 
-def test_a_server_in_trouble_is_out_of_reach(refusing: tuple[str, list[int], list[str]]) -> None:
+def test_a_server_with_an_error_is_out_of_reach(refusing: tuple[str, list[int], list[str]]) -> None:
     uri, status, _ = refusing
     status[0] = 502
     with pytest.raises(Unavailable):
@@ -301,12 +300,20 @@ def test_a_server_in_trouble_is_out_of_reach(refusing: tuple[str, list[int], lis
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
-def test_an_address_where_nobody_listens_is_known_quickly(scheme: str) -> None:
-    with closing(socket.socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        begin = time.monotonic()
+def test_an_address_that_refuses_connections_is_tried_once(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[object] = []
+
+    class Counted(socket.socket):
+        def connect(self, address: object) -> None:
+            attempts.append(address)
+            super().connect(address)  # type: ignore[arg-type]
+
+    with closing(socket.socket()) as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = bound.getsockname()
+        monkeypatch.setattr(socket, "socket", Counted)
         with pytest.raises(Unavailable, match="refused") as caught:
-            store.connect(f"{scheme}://me:secret@127.0.0.1:{taken.getsockname()[1]}/db")
-    assert time.monotonic() - begin < 5
+            store.connect(f"{scheme}://me:secret@127.0.0.1:{address[1]}/db")
+    assert attempts == [address]
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -1,21 +1,19 @@
-"""`search sync` after real searches: beside an outage, and into a store that is empty."""
+"""`search sync` after real searches: after an outage, and into an empty store."""
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from by_hand import shown
+from by_hand import shown_runs
 from places import SLOW, TINY
-from test_outage import until
-from test_syncer import Server
+from stores import Server, wait_until
 
 import search
 from search import cli
@@ -28,32 +26,21 @@ OPTIONS: dict[str, Any] = {"seed": 0, "workers": 1, "progress": False, "objectiv
 
 
 def check(uri: str, study: StudyResults) -> None:
-    """The store has the study's runs and no other, and one point for each metric of each epoch, as it was trained."""
-    seen = shown(store.connect(uri), study.study.uid)
+    """Assert that the store has exactly the study's runs, with one point for each metric of each epoch."""
+    seen = shown_runs(store.connect(uri), study.study.uid)
     assert sorted(seen) == sorted([study.study.name, *(f"trial-{trial.number:04d}" for trial in study.trials)])
     for trial in study.trials:
         run = seen[f"trial-{trial.number:04d}"]
         assert run["status"] == ("FAILED" if trial.state == "failed" else "FINISHED")
         assert run["params"].items() >= {name: str(value) for name, value in trial.params.items()}.items()
         for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
-            told = [(step, value) for step, _, value in run["points"][name]]
-            assert told == [(epoch.epoch, epoch.logs[name]) for epoch in trial.curve]
+            points = [(step, value) for step, _, value in run["points"][name]]
+            assert points == [(epoch.epoch, epoch.logs[name]) for epoch in trial.curve]
         assert [step for step, _, _ in run["points"]["objective"]] == [epoch.epoch for epoch in trial.curve]
     assert seen[study.study.name]["status"] == "FINISHED"
 
 
 # A server that comes and goes -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server(tmp_path: Path, pristine: Path) -> Iterator[Server]:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    shutil.copyfile(pristine, folder / "mlflow.db")
-    one = Server(folder)
-    one.start()
-    yield one
-    one.kill()
 
 
 @pytest.mark.slow
@@ -69,26 +56,28 @@ def test_a_search_goes_on_without_its_server_and_a_sync_sends_the_rest(
         return journal.read_bytes().count(b'"kind":"epoch_done"') if journal.exists() else 0
 
     def kill_in_the_middle() -> None:
-        until(lambda: trained() >= 3, 120)
+        wait_until(lambda: trained() >= 3, 120)
         client = store.connect(server.uri)
-        until(lambda: client.search_runs([e.experiment_id for e in client.search_experiments()]), 60)
+        wait_until(lambda: client.search_experiments(filter_string="name = 's'"), 60)
+        (experiment,) = client.search_experiments(filter_string="name = 's'")
+        wait_until(lambda: client.search_runs([experiment.experiment_id]), 60)
         server.kill()
 
     killer = threading.Thread(target=kill_in_the_middle)
     killer.start()
-    # That it ends at all shows that training does not wait: the server stays away.
+    # The search ends although the server stays away: training does not wait.
     study = search.run("space.py", max_trials=6, **options)
     killer.join()
     assert len(study.trials) == 6
-    said = capfd.readouterr().err
-    assert said.count("is out of reach") == 1
+    output = capfd.readouterr().err
+    assert output.count("is out of reach") == 1
     words = ["sync", "s", "--tracking-uri", server.uri]
     assert cli.main(words) == 2
-    said = capfd.readouterr().err
-    assert said.startswith(f"search: MLflow at {server.uri} is out of reach (")
-    assert said.count("\n") == 1
+    output = capfd.readouterr().err
+    assert output.startswith(f"search: MLflow at {server.uri} is out of reach (")
+    assert output.count("\n") == 1
 
-    starter = threading.Timer(0.5, server.start)  # while it goes on
+    starter = threading.Timer(0.5, server.start)  # while the search goes on
     starter.start()
     study = search.run("space.py", max_trials=10, resume=True, **options)
     starter.join()
@@ -104,7 +93,7 @@ def test_a_search_goes_on_without_its_server_and_a_sync_sends_the_rest(
 
 
 def content(file: Path) -> dict[str, list[Any]]:
-    """What a store's tables hold, in any order, without what is drawn by lot or is the time of the upload."""
+    """Return the rows of a store's tables, sorted, without random values and times of the upload."""
     queries = {
         "runs": "SELECT name, status, start_time, end_time, lifecycle_stage FROM runs",
         "metrics": "SELECT name, key, value, timestamp, step FROM metrics JOIN runs USING (run_uuid)",
@@ -122,7 +111,7 @@ def content(file: Path) -> dict[str, list[Any]]:
 
 
 def artifacts(folder: Path) -> list[str]:
-    """The files' places, without the names of runs and models."""
+    """Return the files' folders and names, without the names of runs and models."""
     return sorted("/".join(file.relative_to(folder).parts[-2:]) for file in folder.rglob("*") if file.is_file())
 
 
@@ -138,7 +127,7 @@ def test_a_sync_rebuilds_the_whole_experiment_in_an_empty_store(
     before, files = content(first / "mlflow.db"), artifacts(first / "mlartifacts")
     assert len(before["runs"]) == 6
     assert before["versions"] == [("t", 1, "READY")]
-    # Nothing but the study's own folder is there to build it from.
+    # Only the study's own folder is left to build the experiment from.
     aside = workplace / "aside"
     aside.mkdir()
     for path in (*first.glob("mlflow.db*"), first / "mlartifacts"):

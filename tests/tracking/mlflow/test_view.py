@@ -1,4 +1,4 @@
-"""The page that MLflow opens a study with: its state, and what a browser makes of it."""
+"""The page that MLflow's UI opens for a study: its state, and its display in a browser."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from by_hand import FINISHED, closed, epochs, header, started
+from by_hand import SEARCH_ENDED, epochs, evaluated, header, reached, started
+from stores import WriteStudy, local_address
 
 from search.space.domain import Domain, Parameter, Value
-from search.study import records as facts
-from search.study.paths import StudyPaths, local_store
+from search.study.paths import StudyPaths
 from search.study.records import (
     BackendChanged,
     Built,
-    Header,
     ParameterSet,
     Record,
     SearchStarted,
@@ -34,10 +34,8 @@ from search.study.records import (
 from search.study.study import Study
 from search.tracking.mlflow import store, ui, view
 from search.tracking.mlflow.position import Position
-from search.tracking.mlflow.retrieve import find_study, trials
+from search.tracking.mlflow.retrieve import find_remote_study, list_remote_trials
 from search.tracking.mlflow.syncer import Syncer
-
-Write = Callable[..., StudyPaths]
 
 RATE = Parameter("rate", Domain("float", 1e-4, 1e-1, sampling="log"))
 UNITS = Parameter("units", Domain("int", 8, 64))
@@ -51,20 +49,17 @@ def trial(number: int, score: float, *values: tuple[Parameter, Value]) -> list[R
     return [
         SegmentRequested(number, 0, 2, 0, 0, False, number), *(ParameterSet(number, *value) for value in values),
         started(number, 0, 2), Built(number, 9, "fused"), *epochs(number, [score / 2, score]),
-        *closed(number, 2, 2, score), TrialEnded(number, "completed"),
+        *reached(number, 2, 2, score), TrialEnded(number, "completed"),
     ]  # fmt: skip
 
 
 def start(*parameters: Parameter) -> list[Record]:
-    said = header()
-    return [
-        Header(**{**{name: getattr(said, name) for name in said.__slots__}, "parameters": parameters}),
-        BackendChanged("hyperband", {}), SearchStarted("host", 1, {}),
-    ]  # fmt: skip
+    header_of_probe = replace(header(), parameters=parameters)
+    return [header_of_probe, BackendChanged("hyperband", {}), SearchStarted("host", 1, {})]
 
 
-def story() -> list[Record]:
-    """Twelve trials: the best have a rate near 0.01; only those of kind b have a depth."""
+def twelve_trials() -> list[Record]:
+    """Return a study of twelve trials: the best have a rate near 0.01, and only those of kind b have a depth."""
     records = start(RATE, UNITS, KIND)
     for number in range(12):
         rate = 10 ** (-4 + 3 * number / 11)
@@ -72,7 +67,7 @@ def story() -> list[Record]:
         deeper = [(DEPTH, 1 + number % 3)] if kind == "b" else []
         score = 0.9 - 0.3 * abs(math.log10(rate) + 2)
         records += trial(number, score, (RATE, rate), (UNITS, 8 + 5 * number % 7), (KIND, kind), (FIXED, 3), *deeper)
-    return [*records, FINISHED]
+    return [*records, SEARCH_ENDED]
 
 
 def fold(records: list[Record]) -> Study:
@@ -82,32 +77,32 @@ def fold(records: list[Record]) -> Study:
     return study
 
 
-def charts(state: str) -> dict[str, dict[str, Any]]:
-    return {chart["uuid"]: chart for chart in json.loads(state)["compareRunCharts"]}
+def charts(page: str) -> dict[str, dict[str, Any]]:
+    return {chart["uuid"]: chart for chart in json.loads(page)["compareRunCharts"]}
 
 
-# The state ------------------------------------------------------------------------------------------------------------
+# The page -------------------------------------------------------------------------------------------------------------
 
 
-def test_before_any_trial_the_page_shows_what_the_probe_was_asked_for() -> None:
-    state = view.state(fold(start(UNITS, RATE, FIXED)))
-    found = charts(state)
+def test_before_any_trial_the_page_shows_the_parameters_of_the_probe() -> None:
+    page = view.make_page(fold(start(UNITS, RATE, FIXED)))
+    found = charts(page)
     assert found["common"]["selectedParams"] == ["units", "log10_rate"]
     assert found["common"]["selectedMetrics"] == ["objective"]
     assert found["scatter-0"]["xaxis"] == {"key": "log10_rate", "type": "PARAM"}
     assert found["curve"]["metricKey"] == "val_accuracy"
-    assert json.loads(state)["orderByAsc"] is False
-    assert json.loads(state)["searchFilter"] == view.condition("0123456789abcdef")
+    assert json.loads(page)["orderByAsc"] is False
+    assert json.loads(page)["searchFilter"] == view.trials_filter("0123456789abcdef")
 
 
-def test_at_the_end_it_shows_what_the_trials_used() -> None:
-    state = view.state(fold([*story(), facts.Tested(7, 0, 2, {"accuracy": 0.8})]))
-    found = charts(state)
+def test_at_the_end_the_page_shows_the_parameters_of_the_trials() -> None:
+    text = view.make_page(fold([*twelve_trials(), evaluated(7, 2, {"accuracy": 0.8})]))
+    found = charts(text)
     assert found["common"]["selectedParams"] == ["log10_rate", "units", "kind"]
     assert found["further"]["selectedParams"] == ["log10_rate", "units", "depth"]  # kind is always b there
     assert found["scatter-0"]["xaxis"]["key"] == "log10_rate"
     assert len([uuid for uuid in found if uuid.startswith("scatter")]) == 2
-    page = json.loads(state)
+    page = json.loads(text)
     assert page["selectedColumns"] == [
         "metrics.`objective`", "metrics.`best_epoch`", "metrics.`test_accuracy`", "params.`rate`", "params.`units`",
         "params.`kind`", "params.`depth`", "tags.`search.epochs`", "tags.`search.state`",
@@ -117,22 +112,22 @@ def test_at_the_end_it_shows_what_the_trials_used() -> None:
     assert sections["further"] == "Where depth is used"
 
 
-def test_a_mixture_of_numbers_and_words_makes_no_axis() -> None:
+def test_a_parameter_of_numbers_and_words_is_no_axis() -> None:
     records = start(UNITS, MIXED)
     for number in range(6):
         records += trial(number, 0.1 * number, (UNITS, 8 + number), (MIXED, 1 if number % 2 else "many"))
-    found = charts(view.state(fold(records)))
+    found = charts(view.make_page(fold(records)))
     assert found["common"]["selectedParams"] == ["units"]
 
 
-def test_more_parameters_than_fit_leave_the_least_used_ones_out() -> None:
+def test_of_too_many_parameters_the_least_used_ones_are_omitted() -> None:
     many = [Parameter(f"a_parameter_with_a_long_name_{i}", Domain("int", 1, 9)) for i in range(120)]
     records = start(*many)
     for number in range(6):
         records += trial(number, 0.1 * number, *((each, 1 + number) for each in many[: 100 if number else 120]))
-    state = view.state(fold(records))
-    assert 4800 < len(state) <= view.LIMIT
-    shown = charts(state)["common"]["selectedParams"]
+    page = view.make_page(fold(records))
+    assert 4800 < len(page) <= view.MAX_CHARACTERS
+    shown = charts(page)["common"]["selectedParams"]
     assert shown == [each.name for each in many[: len(shown)]]
     assert len(shown) > 30
 
@@ -142,50 +137,50 @@ def test_more_parameters_than_fit_leave_the_least_used_ones_out() -> None:
     [[8, 7, 6, 5, 4, 3, 2, 1], [4, 5, 3, 6, 2, 7, 1, 8], ["x", "x", "x", "x", "y", "y", "y", "y"]],
     ids=["more is better", "the middle is best", "a choice"],
 )
-def test_the_most_telling_parameter_comes_first(values: list[Value]) -> None:
-    columns: dict[str, list[Value]] = {"telling": values, "idle": [1, 3, 5, 7, 8, 6, 4, 2]}
+def test_the_parameter_with_the_most_influence_comes_first(values: list[Value]) -> None:
+    columns: dict[str, list[Value]] = {"strong": values, "idle": [1, 3, 5, 7, 8, 6, 4, 2]}
     parameters = {
         name: Parameter(name, Domain("choice", values=tuple(set(column)))) for name, column in columns.items()
     }
-    for order in (["telling", "idle"], ["idle", "telling"]):
+    for order in (["strong", "idle"], ["idle", "strong"]):
         records = start(*(parameters[name] for name in order))
         for number in range(8):
-            drawn = ((parameters[name], columns[name][number]) for name in order)
-            records += trial(number, 0.9 - 0.1 * number, *drawn)
-        assert charts(view.state(fold(records)))["scatter-0"]["xaxis"]["key"] == "telling"
+            values_of_trial = ((parameters[name], columns[name][number]) for name in order)
+            records += trial(number, 0.9 - 0.1 * number, *values_of_trial)
+        assert charts(view.make_page(fold(records)))["scatter-0"]["xaxis"]["key"] == "strong"
 
 
 # In MLflow ------------------------------------------------------------------------------------------------------------
 
 
 def sync(paths: StudyPaths) -> str:
-    """Ship what is missing; the state of the study's page then."""
-    uri = f"sqlite:///{local_store(paths.folder.parent)}"
+    """Ship the missing entries. Return the study's page in MLflow."""
+    uri = local_address(paths.folder.parent)
     Syncer(paths, uri, warn=pytest.fail).drain()
     client = store.connect(uri)
     tags = client.get_experiment(Position.load(paths.tracking).experiment_id).tags
     return str(tags["mlflow.sharedViewState.search-0123456789abcdef"])
 
 
-def test_the_experiment_has_the_page_from_the_beginning_and_anew_at_the_end(write: Write) -> None:
-    records = story()
-    assert sync(write(records[:3])) == view.state(fold(records[:3]))
+def test_the_experiment_has_the_page_from_the_beginning_and_a_new_one_at_the_end(write: WriteStudy) -> None:
+    records = twelve_trials()
+    assert sync(write(records[:3])) == view.make_page(fold(records[:3]))
     paths = write(records[3:])
-    assert sync(paths) == view.state(fold(records))
+    assert sync(paths) == view.make_page(fold(records))
     paths.tracking.unlink()
-    assert sync(paths) == view.state(fold(records))
+    assert sync(paths) == view.make_page(fold(records))
 
 
-def test_what_was_sampled_in_log_has_its_logarithm_as_a_param(write: Write, runs: Path) -> None:
+def test_a_value_sampled_in_log_has_its_logarithm_as_a_param(write: WriteStudy, runs: Path) -> None:
     own = Parameter("log10_rate", Domain("float", -4, -1))
     rate = Parameter("other", Domain("float", 0.5, 0.99, sampling="reverse_log"))
     records = start(UNITS)
     records += trial(0, 0.5, (RATE, 0.01), (UNITS, 8), (rate, 0.9), (KIND, "a"))
     records += trial(1, 0.5, (own, -3.5), (RATE, 0.001))
     sync(write(records))
-    client = store.connect(f"sqlite:///{local_store(runs)}")
-    study = find_study(client, "digits")
-    found = [client.get_run(each.run_id).data.params for each in trials(study)]
+    client = store.connect(local_address(runs))
+    study = find_remote_study(client, "digits")
+    found = [client.get_run(each.run_id).data.params for each in list_remote_trials(study)]
     assert found[0] == {
         "rate": "0.01", "log10_rate": "-2", "units": "8", "other": "0.9", "log10_other": "-0.0457575", "kind": "a",
     }  # fmt: skip
@@ -193,7 +188,7 @@ def test_what_was_sampled_in_log_has_its_logarithm_as_a_param(write: Write, runs
 
 
 class NoTags:
-    """A client of a real store whose experiments take no tags."""
+    """A client of a real store that accepts no tags of experiments."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -208,20 +203,20 @@ class NoTags:
 
 
 def test_without_the_tag_the_address_is_that_of_the_uis_own_charts(
-    write: Write, runs: Path, monkeypatch: pytest.MonkeyPatch
+    write: WriteStudy, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = write(story())
-    client = store.connect(f"sqlite:///{local_store(runs)}")
+    paths = write(twelve_trials())
+    client = store.connect(local_address(runs))
     with monkeypatch.context() as patch:
         patch.setattr(store, "connect", lambda uri: NoTags(client))
-        Syncer(paths, f"sqlite:///{local_store(runs)}", warn=pytest.fail).drain()
-    study = find_study(client, "digits")
-    plain = ui.address("http://here/", study)
+        Syncer(paths, local_address(runs), warn=pytest.fail).drain()
+    study = find_remote_study(client, "digits")
+    plain = ui.study_address("http://here/", study)
     assert "searchFilter=tags" in plain
     assert "viewStateShareKey" not in plain
     sync(paths)
-    ready = ui.address("http://here/", study)
-    # The UI reads the tag only where the address says nothing of what is in it.
+    ready = ui.study_address("http://here/", study)
+    # The UI reads the tag only if the address has no state of its own.
     assert ready == (
         f"http://here/#/experiments/{study.experiment_id}/runs?workflowType=machine_learning"
         "&viewStateShareKey=search-0123456789abcdef&compareRunsMode=CHART"
@@ -240,9 +235,9 @@ FLAGS = [
 
 
 @pytest.fixture
-def served(write: Write, runs: Path) -> Iterator[str]:
-    """The address that `search ui` says, which serves the study meanwhile."""
-    sync(write(story()))
+def served(write: WriteStudy, runs: Path) -> Iterator[str]:
+    """Yield the address that `search ui` prints, which serves the study meanwhile."""
+    sync(write(twelve_trials()))
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -267,13 +262,13 @@ def test_a_browser_shows_the_charts_and_the_columns(served: str, tmp_path: Path)
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         return done.stdout
 
-    dom(served)  # the server is cold, and loads what it needs at the first request
+    dom(served)  # at the first request, the server loads modules
     page = dom(served)
     assert "log10_rate vs. objective" in page
     assert "Where depth is used" in page
     assert page.count(">Parallel Coordinates<") == 2
     assert re.search(r">trial-\d+ \(val_accuracy\)<", page)  # the curves' legend
-    assert "<strong>12</strong> matching runs" in page  # without the parent
+    assert "<strong>12</strong> matching runs" in page  # without the parent run
     assert re.findall(r">(trial-\d{4})</span></a>", page)[:3] == ["trial-0007", "trial-0008", "trial-0006"]
     table = dom(served.replace("&compareRunsMode=CHART", ""))
     for column in (

@@ -1,4 +1,4 @@
-"""The winner as a model in MLflow: what is logged and registered, and that it loads where `search` is not installed."""
+"""The winner as a model in MLflow: logged, registered, and loaded without the package `search`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from by_hand import FINISHED, closed, epochs, header, whole
+from by_hand import SEARCH_ENDED, completed_trial, epochs, evaluated, header, reached, study_start
 from make_models import KINDS
 from places import ROOT
-from test_syncer import Server, Shaky
+from stores import BreakingClient, Server, WriteStudy, local_address, sync
 
 from search.errors import Unavailable
 from search.space.domain import Domain, Parameter
-from search.study import records as facts
 from search.study.journal import Journal
 from search.study.paths import StudyPaths, local_store
 from search.study.records import (
@@ -38,29 +37,17 @@ from search.tracking.mlflow import loader, store
 from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.syncer import Syncer
 
-Write = Callable[..., StudyPaths]
-
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A winner of every kind, made by Keras; see `make_models`."""
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a winner of every kind, made by Keras; see `make_models`."""
     folder = tmp_path_factory.mktemp("models")
     environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(Path(__file__).with_name("make_models.py")), str(folder)]
     subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return folder
-
-
-def address(runs: Path) -> str:
-    return f"sqlite:///{local_store(runs)}"
-
-
-def sync(paths: StudyPaths, **options: Any) -> list[str]:
-    warnings: list[str] = []
-    Syncer(paths, address(paths.folder.parent), warn=warnings.append, **options).drain()
-    return warnings
 
 
 def exported(trial: int = 0, epoch: int = 2, **changes: Any) -> Exported:
@@ -71,39 +58,41 @@ def exported(trial: int = 0, epoch: int = 2, **changes: Any) -> Exported:
     return replace(Exported(trial, 0, epoch, signature, ("keras==3.15.0", "numpy==2.4.0")), **changes)
 
 
-def story(made: Path, kind: str, uid: str) -> list[Record]:
-    """A study whose only trial is the winner of that kind."""
-    said = json.loads((made / kind / "exported.json").read_text())
-    source = "" if said["space"].endswith(".pkl") else f"/home/me/{said['space']}"
-    values = [ParameterSet(0, Parameter(name, Domain("fixed", values=(v,))), v) for name, v in said["values"].items()]
+def winner_records(models: Path, kind: str, uid: str) -> list[Record]:
+    """Return the records of a study whose only trial is the winner of that kind."""
+    description = json.loads((models / kind / "exported.json").read_text())
+    source = "" if description["space"].endswith(".pkl") else f"/home/me/{description['space']}"
+    values = [
+        ParameterSet(0, Parameter(name, Domain("fixed", values=(v,))), v) for name, v in description["values"].items()
+    ]
     return [
         replace(header(kind, uid), source=source, versions={"keras": "3.15.0", "keras_backend": "tensorflow"}),
-        BackendChanged("hyperband", {}), SearchStarted("host", 1, {}), SegmentRequested(0, 0, 2, 0, 0, False, 1), *values, Built(0, 9, "fused"),
-        *epochs(0, [0.5, 0.6]), *closed(0, 2, 2, 0.6), TrialEnded(0, "completed"),
-        facts.Tested(0, 0, 2, {"loss": 0.5, "accuracy": 0.55}),
-        exported(signature=said["signature"]), FINISHED,
+        BackendChanged("hyperband", {}), SearchStarted("host", 1, {}),
+        SegmentRequested(0, 0, 2, 0, 0, False, 1), *values, Built(0, 9, "fused"),
+        *epochs(0, [0.5, 0.6]), *reached(0, 2, 2, 0.6), TrialEnded(0, "completed"),
+        evaluated(0, 2, {"loss": 0.5, "accuracy": 0.55}),
+        exported(signature=description["signature"]), SEARCH_ENDED,
     ]  # fmt: skip
 
 
 @pytest.fixture
-def win(write: Write, made: Path) -> Callable[..., StudyPaths]:
-    """Writes the study `digits` with two trials, whose winner is a real model: `win()`; `win(records)` appends."""
+def write_winner(write: WriteStudy, models: Path) -> Callable[..., StudyPaths]:
+    """Return a function that writes the study `digits` with two trials and a real model; with `records` it appends."""
 
-    def win(records: list[Record] | None = None) -> StudyPaths:
+    def write_winner(records: list[Record] | None = None) -> StudyPaths:
         if records is None:
-            tested = facts.Tested(0, 0, 2, {"accuracy": 0.55})
-            beginning = [header(), BackendChanged("hyperband", {}), SearchStarted("host", 1, {})]
-            records = [*beginning, *whole(0, [0.5, 0.7]), *whole(1, [0.6]), tested, exported(), FINISHED]
+            trials = [*completed_trial(0, [0.5, 0.7]), *completed_trial(1, [0.6])]
+            records = [*study_start(), *trials, evaluated(0, 2, {"accuracy": 0.55}), exported(), SEARCH_ENDED]
         paths = write(records)
-        shutil.copyfile(made / "plain" / "model.keras", paths.model)
+        shutil.copyfile(models / "plain" / "model.keras", paths.model)
         return paths
 
-    return win
+    return write_winner
 
 
-def shown(runs: Path) -> dict[str, Any]:
-    """The store's logged models, and its registered ones with their versions and champions."""
-    client = store.connect(address(runs))
+def shown_models(runs: Path) -> dict[str, Any]:
+    """Return the store's logged models, and its registered ones with their versions and aliases."""
+    client = store.connect(local_address(runs))
     ids = [item.experiment_id for item in client.search_experiments()]
     logged = client.search_logged_models(ids)
     registered = client.search_registered_models()
@@ -132,7 +121,7 @@ ONCE = {
 
 
 def load_all(uri: str, folders: dict[str, Path], elsewhere: Path) -> None:
-    """Let every registered model predict, in a process that cannot import `search`; see `fresh`."""
+    """Have every registered model predict in a process that cannot import `search`; see `fresh`."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KERAS_BACKEND")}
     words = [f"{name}={folder}" for name, folder in folders.items()]
     command = [sys.executable, "-I", str(Path(__file__).with_name("fresh.py")), uri, *words]
@@ -141,25 +130,25 @@ def load_all(uri: str, folders: dict[str, Path], elsewhere: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def loaded(made: Path, tmp_path_factory: pytest.TempPathFactory, pristine: Path) -> Path:
-    """`made`, after a winner of every kind was shipped, the runs moved elsewhere, and all were loaded again."""
-    home = tmp_path_factory.mktemp("home")
-    runs = home / "runs"
+def loaded(models: Path, tmp_path_factory: pytest.TempPathFactory, pristine: Path) -> Path:
+    """Return `models` after each winner was shipped, the store was moved, and all models were loaded from it."""
+    folder = tmp_path_factory.mktemp("store")
+    runs = folder / "runs"
     runs.mkdir()
     shutil.copyfile(pristine, local_store(runs))
     for number, kind in enumerate(KINDS):
         paths = StudyPaths.of(runs, kind)
-        shutil.copytree(made / kind / "space", paths.space)
-        shutil.copyfile(made / kind / "model.keras", paths.model)
+        shutil.copytree(models / kind / "space", paths.space)
+        shutil.copyfile(models / kind / "model.keras", paths.model)
         journal = Journal(paths.journal)
-        journal.append(story(made, kind, f"{number:016x}"))
+        journal.append(winner_records(models, kind, f"{number:016x}"))
         journal.close()
         assert sync(paths) == []
-    moved = home / "moved here"
+    moved = folder / "moved here"
     runs.rename(moved)
     assert sync(StudyPaths.of(moved, "plain")) == []
-    load_all(address(moved), {kind: made / kind for kind in KINDS}, tmp_path_factory.mktemp("elsewhere"))
-    return made
+    load_all(local_address(moved), {kind: models / kind for kind in KINDS}, tmp_path_factory.mktemp("elsewhere"))
+    return models
 
 
 @pytest.mark.slow
@@ -173,20 +162,20 @@ def test_the_champion_predicts_where_search_is_not_installed(kind: str, loaded: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "several", "listed"])
-def test_a_model_of_keras_own_layers_comes_back_as_a_keras_model_too(kind: str, loaded: Path) -> None:
+def test_a_model_of_keras_own_layers_is_loaded_as_a_keras_model_too(kind: str, loaded: Path) -> None:
     answers, expected = np.load(loaded / kind / "keras.npz"), np.load(loaded / kind / "y.npz")
     for name in expected:
         np.testing.assert_array_equal(answers[name], expected[name])
 
 
-def test_what_a_file_refers_to_is_known_without_keras(made: Path) -> None:
-    found = {kind: loader.custom(made / kind / "model.keras") for kind in KINDS}
+def test_custom_objects_of_a_file_are_found_without_keras(models: Path) -> None:
+    found = {kind: loader.find_custom_objects(models / kind / "model.keras") for kind in KINDS}
     assert {kind for kind in KINDS if not found[kind]} == {"plain", "several", "listed"}
     assert [kind for kind in KINDS if found[kind].functions] == ["functions"]
     assert found["custom"].classes == {("layers", "Times", "Times"), ("layers", "Registered", "Custom>Registered")}
 
 
-def test_shipping_imports_no_framework(win: Callable[..., StudyPaths], runs: Path) -> None:
+def test_shipping_imports_no_framework(write_winner: Callable[..., StudyPaths], runs: Path) -> None:
     code = (
         "import sys\n"
         "from search.study.paths import StudyPaths\n"
@@ -194,22 +183,22 @@ def test_shipping_imports_no_framework(win: Callable[..., StudyPaths], runs: Pat
         "Syncer(StudyPaths.of(sys.argv[1], 'digits'), sys.argv[2], warn=sys.exit).drain()\n"
         "assert not {'keras', 'tensorflow', 'keras_tuner'} & set(sys.modules)\n"
     )
-    win()
+    write_winner()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code, str(runs), address(runs)], env=environment, check=True)
-    assert shown(runs) == ONCE
+    subprocess.run([sys.executable, "-c", code, str(runs), local_address(runs)], env=environment, check=True)
+    assert shown_models(runs) == ONCE
 
 
-# What is logged -------------------------------------------------------------------------------------------------------
+# Models and versions --------------------------------------------------------------------------------------------------
 
 
-def test_the_winner_is_a_model_of_the_parent_run(win: Callable[..., StudyPaths], runs: Path) -> None:
+def test_the_winner_is_a_model_of_the_parent_run(write_winner: Callable[..., StudyPaths], runs: Path) -> None:
     from mlflow.models import Model
 
-    paths = win()
+    paths = write_winner()
     assert sync(paths) == []
-    assert shown(runs) == ONCE
-    client, position = store.connect(address(runs)), Position.load(paths.tracking)
+    assert shown_models(runs) == ONCE
+    client, position = store.connect(local_address(runs)), Position.load(paths.tracking)
     parent = client.get_run(position.run_id)
     (output,) = parent.outputs.model_outputs
     logged = client.get_logged_model(output.model_id)
@@ -243,12 +232,14 @@ def test_the_winner_is_a_model_of_the_parent_run(win: Callable[..., StudyPaths],
     assert [line.partition("==")[0] for line in requirements[:-2]] == ["mlflow"]
 
 
-def test_test_results_are_metrics_of_the_trial_and_of_the_parent(win: Callable[..., StudyPaths], runs: Path) -> None:
-    worse = facts.Tested(1, 0, 1, {"accuracy": 0.5, "loss": float("nan")})
-    paths = win([header(), BackendChanged("hyperband", {}), SearchStarted("h", 1, {}), *whole(0, [0.5, 0.7]), *whole(1, [0.6]), worse,
-                 facts.Tested(0, 0, 2, {"accuracy": 0.55}), FINISHED])  # fmt: skip
+def test_test_results_are_metrics_of_the_trial_and_of_the_parent_run(
+    write_winner: Callable[..., StudyPaths], runs: Path
+) -> None:
+    worse = evaluated(1, 1, {"accuracy": 0.5, "loss": float("nan")})
+    trials = [*completed_trial(0, [0.5, 0.7]), *completed_trial(1, [0.6])]
+    paths = write_winner([*study_start(), *trials, worse, evaluated(0, 2, {"accuracy": 0.55}), SEARCH_ENDED])
     sync(paths)
-    client, position = store.connect(address(runs)), Position.load(paths.tracking)
+    client, position = store.connect(local_address(runs)), Position.load(paths.tracking)
 
     def tests(run_id: str) -> dict[str, Any]:
         found = client.get_run(run_id).data.metrics
@@ -264,99 +255,101 @@ def test_test_results_are_metrics_of_the_trial_and_of_the_parent(win: Callable[.
 
 
 def test_the_same_winner_is_shipped_once_and_a_better_one_is_another_version(
-    win: Callable[..., StudyPaths], runs: Path
+    write_winner: Callable[..., StudyPaths], runs: Path
 ) -> None:
-    paths = win()
+    paths = write_winner()
     sync(paths)
     sync(paths)
-    win([SearchStarted("host", 2, {}), exported(), FINISHED])  # resumed, and nothing better was found
+    write_winner([SearchStarted("host", 2, {}), exported(), SEARCH_ENDED])  # the resumed search finds nothing better
     sync(paths)
     paths.tracking.unlink()
     sync(paths)
-    assert shown(runs) == ONCE
-    win([SearchStarted("host", 3, {}), *whole(2, [0.9]), exported(2, 1), FINISHED])
+    assert shown_models(runs) == ONCE
+    write_winner([SearchStarted("host", 3, {}), *completed_trial(2, [0.9]), exported(2, 1), SEARCH_ENDED])
     for forget in (False, True):
         if forget:
             paths.tracking.unlink()
         sync(paths)
-        assert shown(runs) == {
+        assert shown_models(runs) == {
             "logged": [("0/0/2", "READY"), ("2/0/1", "READY")],
             "registered": {"digits": {"versions": [(1, "0/0/2"), (2, "2/0/1")], "aliases": {"champion": 2}}},
         }
 
 
-def test_an_empty_store_gets_the_winner_again(win: Callable[..., StudyPaths], runs: Path, pristine: Path) -> None:
-    paths = win()
+def test_an_empty_store_gets_the_winner_again(
+    write_winner: Callable[..., StudyPaths], runs: Path, pristine: Path
+) -> None:
+    paths = write_winner()
     sync(paths)
     for file in runs.glob("mlflow.db*"):
         file.unlink()
     shutil.copyfile(pristine, local_store(runs))
     assert sync(paths) == []
-    assert shown(runs) == ONCE
+    assert shown_models(runs) == ONCE
 
 
-def test_a_winner_that_was_cleaned_away_is_no_error(win: Callable[..., StudyPaths], runs: Path) -> None:
-    paths = win()
+def test_a_deleted_winner_is_no_error(write_winner: Callable[..., StudyPaths], runs: Path) -> None:
+    paths = write_winner()
     paths.model.unlink()
     assert sync(paths) == []
-    assert shown(runs) == {"logged": [], "registered": {}}
+    assert shown_models(runs) == {"logged": [], "registered": {}}
 
 
-def test_a_name_of_ones_own_is_registered_instead(win: Callable[..., StudyPaths], runs: Path) -> None:
-    paths = win()
+def test_the_name_that_the_user_gave_is_registered_instead(write_winner: Callable[..., StudyPaths], runs: Path) -> None:
+    paths = write_winner()
     assert sync(paths, register="our best 1.0") == []
-    assert list(shown(runs)["registered"]) == ["our best 1.0"]
+    assert list(shown_models(runs)["registered"]) == ["our best 1.0"]
     assert sync(paths) == []  # a later sync without the name
-    assert shown(runs)["logged"] == ONCE["logged"]
+    assert shown_models(runs)["logged"] == ONCE["logged"]
 
 
-def test_an_older_search_does_not_take_the_alias_back(win: Callable[..., StudyPaths], write: Write, runs: Path) -> None:
-    paths = win()
+def test_an_older_search_does_not_take_the_alias_back(
+    write_winner: Callable[..., StudyPaths], write: WriteStudy, runs: Path
+) -> None:
+    paths = write_winner()
     sync(paths, register="shared")
-    beginning = [header("other", "f" * 16), BackendChanged("hyperband", {}), SearchStarted("h", 1, {})]
-    other = write([*beginning, *whole(0, [0.8, 0.9]), exported(), FINISHED], "other")
+    other = write([*study_start("other", "f" * 16), *completed_trial(0, [0.8, 0.9]), exported(), SEARCH_ENDED], "other")
     shutil.copyfile(paths.model, other.model)
     sync(other, register="shared")
     paths.tracking.unlink()
     sync(paths, register="shared")
-    assert shown(runs)["registered"]["shared"]["aliases"] == {"champion": 2}
+    assert shown_models(runs)["registered"]["shared"]["aliases"] == {"champion": 2}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("effect", "killed"), [("none", False), ("done", False), ("done", True)])
-def test_a_connection_that_breaks_while_it_is_shipped_changes_nothing(
+def test_a_connection_that_breaks_while_the_winner_is_shipped_changes_nothing(
     effect: str,
     killed: bool,
-    win: Callable[..., StudyPaths],
+    write_winner: Callable[..., StudyPaths],
     runs: Path,
     pristine: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    paths = win()
+    paths = write_winner()
     sync(paths)
-    told = paths.tracking.read_text()
-    position = json.loads(told)
+    position = json.loads(paths.tracking.read_text())
     before = local_store(runs).read_bytes()
     for at in range(1, 100):
-        # All is told but the winner.
+        # MLflow lacks only the winner.
         for file in runs.glob("mlflow.db*"):
             file.unlink()
         local_store(runs).write_bytes(before)
-        client = store.connect(address(runs))
+        client = store.connect(local_address(runs))
         for model in client.search_logged_models([position["experiment_id"]]):
             client.delete_logged_model(model.model_id)
         client.delete_registered_model("digits")
         paths.tracking.write_text(json.dumps({**position, "winner": "", "registered": ""}))
-        shaky = Shaky(client, at, effect)
+        breaking = BreakingClient(client, at, effect)
         with monkeypatch.context() as patch:
-            patch.setattr(store, "connect", lambda uri, shaky=shaky: shaky)
-            one = Syncer(paths, address(runs), warn=pytest.fail)
+            patch.setattr(store, "connect", lambda uri, breaking=breaking: breaking)
+            follower = Syncer(paths, local_address(runs), warn=pytest.fail)
             try:
-                one.drain()
+                follower.drain()
             except Unavailable:
-                (Syncer(paths, address(runs), warn=pytest.fail) if killed else one).drain()
-        assert shown(runs) == ONCE, f"broken at request {at}"
-        if not shaky.broken:
+                (Syncer(paths, local_address(runs), warn=pytest.fail) if killed else follower).drain()
+        assert shown_models(runs) == ONCE, f"broken at request {at}"
+        if not breaking.has_broken:
             assert at > 10
             return
     pytest.fail("the connection always broke")
@@ -379,43 +372,37 @@ class NoRegistry:
 
 @pytest.mark.parametrize("status", ["ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "PERMISSION_DENIED"])
 def test_a_store_without_a_registry_costs_one_warning(
-    status: str, win: Callable[..., StudyPaths], runs: Path, monkeypatch: pytest.MonkeyPatch
+    status: str, write_winner: Callable[..., StudyPaths], runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = win()
-    client = store.connect(address(runs))
+    paths = write_winner()
+    client = store.connect(local_address(runs))
     warnings: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr(store, "connect", lambda uri: NoRegistry(client, status))
-        one = Syncer(paths, address(runs), warn=warnings.append)
-        one.drain()
-        win([SearchStarted("host", 2, {}), *whole(2, [0.65]), FINISHED])
-        one.drain()
+        follower = Syncer(paths, local_address(runs), warn=warnings.append)
+        follower.drain()
+        write_winner([SearchStarted("host", 2, {}), *completed_trial(2, [0.65]), SEARCH_ENDED])
+        follower.drain()
     (warning,) = warnings
     assert "digits" in warning
     assert str(paths.model) in warning
-    assert shown(runs) == {**ONCE, "registered": {}}
-    assert sync(paths) == []  # the registry is there now
-    assert shown(runs) == ONCE
+    assert shown_models(runs) == {**ONCE, "registered": {}}
+    assert sync(paths) == []  # now there is a registry
+    assert shown_models(runs) == ONCE
 
 
 @pytest.mark.slow
-def test_a_server_registers_only_what_is_named_and_serves_it(
-    win: Callable[..., StudyPaths], made: Path, pristine: Path, tmp_path: Path
+def test_a_server_registers_a_winner_only_if_the_user_gave_a_name(
+    write_winner: Callable[..., StudyPaths], models: Path, server: Server, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    shutil.copyfile(pristine, folder / "mlflow.db")
-    server = Server(folder)
-    server.start()
-    try:
-        paths = win()
-        for name in (None, "digits of ours"):
-            Syncer(paths, server.uri, register=name, warn=pytest.fail).drain()
-            client = store.connect(server.uri)
-            assert [model.name for model in client.search_registered_models()] == ([name] if name else [])
-        assert len(client.search_logged_models([Position.load(paths.tracking).experiment_id or ""])) == 1
-        load_all(server.uri, {"digits of ours": made / "plain"}, tmp_path)
-    finally:
-        server.kill()
+    client = store.connect(server.uri)
+    before = {model.name for model in client.search_registered_models()}  # of other tests
+    paths = write_winner()
+    for name in (None, "digits of ours"):
+        Syncer(paths, server.uri, register=name, warn=pytest.fail).drain()
+        names = {model.name for model in client.search_registered_models()}
+        assert names - before == ({name} if name else set())
+    assert len(client.search_logged_models([Position.load(paths.tracking).experiment_id or ""])) == 1
+    load_all(server.uri, {"digits of ours": models / "plain"}, tmp_path)
     for answer in ("pyfunc.npz", "keras.npz"):
-        np.testing.assert_array_equal(np.load(made / "plain" / answer)["y"], np.load(made / "plain" / "y.npz")["y"])
+        np.testing.assert_array_equal(np.load(models / "plain" / answer)["y"], np.load(models / "plain" / "y.npz")["y"])

@@ -1,3 +1,5 @@
+"""The preparation of arrays: types, structures, and errors in one line."""
+
 import keras
 import numpy as np
 import pandas as pd
@@ -5,30 +7,30 @@ import pytest
 import tensorflow as tf
 
 from search.errors import SpaceError
-from search.worker.data.arrays import Split, prepare
+from search.worker.data.arrays import Split, prepare_data
 
 X = np.arange(12.0).reshape(4, 3)
 Y = np.array([0, 1, 0, 1])
 
 
 def test_arrays_are_cast_as_keras_does():
-    data = prepare(((X, Y), (X[:2], Y[:2])))
+    data = prepare_data(((X, Y), (X[:2], Y[:2])))
     assert data.train.x.dtype == np.float32
     assert data.train.y.dtype == Y.dtype
     assert (data.train.samples, data.validation.samples, data.test) == (4, 2, None)
     assert data.train.nbytes == 4 * 3 * 4 + 4 * Y.itemsize
 
 
-def test_floatx_is_followed():
+def test_floats_are_cast_to_floatx():
     keras.config.set_floatx("float64")
     try:
-        assert prepare(((X.astype("float16"),), None)).train.x.dtype == np.float64
+        assert prepare_data(((X.astype("float16"),), None)).train.x.dtype == np.float64
     finally:
         keras.config.set_floatx("float32")
 
 
 def test_three_splits_and_optional_parts():
-    data = prepare(((X,), None, (X, Y, np.ones(4))))
+    data = prepare_data(((X,), None, (X, Y, np.ones(4))))
     assert data.validation is None
     assert data.train.packed == (data.train.x,)
     assert len(data.test.packed) == 3
@@ -36,14 +38,14 @@ def test_three_splits_and_optional_parts():
 
 def test_pandas_and_tensors():
     frame = pd.DataFrame({"a": [1.5, 2.5], "b": [3, 4]})
-    train = prepare(((frame, frame["b"]), None)).train
+    train = prepare_data(((frame, frame["b"]), None)).train
     assert (train.x.shape, train.x.dtype, train.y.shape) == ((2, 2), np.float32, (2, 1))
-    train = prepare(((tf.constant(X), tf.cast(tf.constant(X), tf.bfloat16)), None)).train
+    train = prepare_data(((tf.constant(X), tf.cast(tf.constant(X), tf.bfloat16)), None)).train
     assert train.x.dtype == train.y.dtype == np.float32
 
 
 def test_nested_parts():
-    train = prepare((({"a": X, "b": Y}, [Y, X], np.ones(4)), None)).train
+    train = prepare_data((({"a": X, "b": Y}, [Y, X], np.ones(4)), None)).train
     assert isinstance(train.y, tuple)
     assert [weight.shape for weight in train.sample_weight] == [(4,), (4,)]
     x, y, weight = train.take(np.array([2, 0]))
@@ -58,7 +60,7 @@ def test_prepared_splits_are_frozen():
 
 
 @pytest.mark.parametrize(
-    ("raw", "words"),
+    ("raw", "found"),
     [
         (None, "load_data returned None"),
         ([(X, Y), None], "load_data returned a list"),
@@ -82,10 +84,10 @@ def test_prepared_splits_are_frozen():
         (((tf.sparse.from_dense(X), Y), None), "train x"),
     ],
 )
-def test_one_clear_line_for_what_cannot_be_used(raw, words):
+def test_unusable_data_are_refused_in_one_line(raw, found):
     with pytest.raises(SpaceError) as caught:
-        prepare(raw)
+        prepare_data(raw)
     message = str(caught.value)
-    assert words in message
+    assert found in message
     assert "load_data" in message
     assert "\n" not in message

@@ -1,4 +1,4 @@
-"""Large arrays lie in memory once: who maps them has what was loaded, and does not load it."""
+"""Large shared arrays: a worker that maps them has the loaded data and does not load them itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from search.space.file import SpaceRef
 from search.study.trial import Objective
 from search.testing.executors import Conversation
 from search.worker.data import shared
-from search.worker.data.arrays import Data, Split, prepare
+from search.worker.data.arrays import Data, Split, prepare_data
 
 SPACE = """
 import pathlib
@@ -27,7 +27,7 @@ def load_data():
     with pathlib.Path(__file__).with_name("loads").open("a") as file:
         file.write("x")
     x = np.random.default_rng(0).normal(size=(600, 4)).astype("float32")
-    BEHIND
+    SIDE_EFFECT
     return (x[:400], x[:400, :1]), (x[400:500], x[400:500, :1]), (x[500:], x[500:, :1])
 
 
@@ -38,12 +38,12 @@ def build_model(hp):
 """
 
 
-def test_what_is_saved_is_mapped(tmp_path: Path) -> None:
+def test_saved_arrays_are_mapped(tmp_path: Path) -> None:
     x, y = np.arange(12, dtype="float32").reshape(6, 2), np.arange(6)
-    data = prepare((({"a": x, "b": x[:, :1]}, [y, y + 1]), (x, None), None))
-    assert shared.load(tmp_path / "none") is None
-    shared.save(tmp_path / "data", data)
-    found = shared.load(tmp_path / "data")
+    data = prepare_data((({"a": x, "b": x[:, :1]}, [y, y + 1]), (x, None), None))
+    assert shared.load_arrays(tmp_path / "none") is None
+    shared.save_arrays(tmp_path / "data", data)
+    found = shared.load_arrays(tmp_path / "data")
     assert isinstance(found, Data)
     assert isinstance(found.train, Split)
     assert set(found.train.x) == {"a", "b"}
@@ -59,14 +59,14 @@ def test_what_is_saved_is_mapped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behind", "is_shared"),
+    ("side_effect", "is_shared"),
     [("pass", True), ("NAMES.append(1)", False), ("global FOUND; FOUND = 3", False)],
 )
 def test_the_arrays_of_a_probe_are_shared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: str, is_shared: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side_effect: str, is_shared: bool
 ) -> None:
-    monkeypatch.setattr(shared, "LARGE", 1000)
-    (tmp_path / "space.py").write_text(SPACE.replace("BEHIND", behind))
+    monkeypatch.setattr(shared, "LARGE_BYTES", 1000)
+    (tmp_path / "space.py").write_text(SPACE.replace("SIDE_EFFECT", side_effect))
     ref = SpaceRef(str(tmp_path / "space.py"))
     probed = InlineExecutor().probe(Probe(ref, str(tmp_path / "data")))
     assert isinstance(probed, Probed), probed
@@ -85,8 +85,8 @@ def test_the_arrays_of_a_probe_are_shared(
     assert mapped == train(None)
 
 
-def test_small_ones_are_not(tmp_path: Path) -> None:
-    (tmp_path / "space.py").write_text(SPACE.replace("BEHIND", "pass"))
+def test_small_arrays_are_not_shared(tmp_path: Path) -> None:
+    (tmp_path / "space.py").write_text(SPACE.replace("SIDE_EFFECT", "pass"))
     probed = InlineExecutor().probe(Probe(SpaceRef(str(tmp_path / "space.py")), str(tmp_path / "data")))
     assert isinstance(probed, Probed)
     assert not probed.shared

@@ -1,4 +1,4 @@
-"""Data that come in batches: an epoch is the same in whichever segment, and process, it is trained."""
+"""Data that come in batches: an epoch has the same batches in any segment and process."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from search.space.file import SpaceRef
 from search.study.records import Built
 from search.study.trial import Objective
 from search.testing.executors import Conversation
-from search.worker.data.arrays import prepare
+from search.worker.data.arrays import prepare_data
 from search.worker.data.streams import as_stream, for_training
-from search.worker.runners.fit import make_plan
+from search.worker.runners.fit import make_training_plan
 
 SPACE = """
 import keras
@@ -89,7 +89,7 @@ def build_model(hp):
 
 
 class Study:
-    """A trial of the space file of one kind of data."""
+    """Trials of a space file with one kind of data."""
 
     def __init__(self, folder: Path, kind: str, options: str = "{}") -> None:
         self.folder = folder
@@ -98,7 +98,7 @@ class Study:
         self.ref = SpaceRef(str(folder / "space.py"))
 
     def train(self, trial: int, from_epoch: int, to_epoch: int) -> Conversation:
-        """A segment, as if in a process of its own."""
+        """Train a segment as in a separate process."""
         segment = Segment(
             trial=trial,
             execution=0,
@@ -129,36 +129,36 @@ class Study:
         ("mixed", "{}"),
     ],
 )
-def test_a_trial_goes_on_as_if_it_had_never_stopped(tmp_path: Path, kind: str, options: str) -> None:
-    made = Study(tmp_path, kind, options)
-    whole = made.train(0, 0, 4)
+def test_a_trial_in_several_segments_has_the_results_of_one(tmp_path: Path, kind: str, options: str) -> None:
+    study = Study(tmp_path, kind, options)
+    whole = study.train(0, 0, 4)
     assert whole.end.outcome == "reached", whole.end.error
-    parts = made.train(1, 0, 1).curve + made.train(1, 1, 3).curve + made.train(1, 3, 4).curve
+    parts = study.train(1, 0, 1).curve + study.train(1, 1, 3).curve + study.train(1, 3, 4).curve
     assert parts == whole.curve
     assert len(whole.curve) == 4
-    # No epoch is trained on the same batches in the same order twice, so the loss is not the same either.
+    # No two epochs have the same batches in the same order, so their losses differ.
     assert len({logs["loss"] for logs in whole.curve}) == 4
-    built = next(message for message in whole.said if isinstance(message, Built))
+    built = next(message for message in whole.messages if isinstance(message, Built))
     assert built.runner == "fit: data that come in batches"
 
 
 @pytest.mark.parametrize("kind", ["seeded", "pydataset", "function", "mixed"])
 def test_test_data_are_evaluated_on_the_best_weights(tmp_path: Path, kind: str) -> None:
-    made = Study(tmp_path, kind)
-    made.train(0, 0, 2)
+    study = Study(tmp_path, kind)
+    study.train(0, 0, 2)
     executor = InlineExecutor()
-    said: list[Any] = []
+    messages: list[Any] = []
     weights = str(tmp_path / "trial-0" / "best-0.npz")
-    executor.start(0, Evaluate(0, made.ref, {"units": 6}, weights, str(tmp_path / "trial-0")))
-    executor.poll(lambda slot, message: said.append(message), 0)
-    (harvested,) = said
-    assert isinstance(harvested, Evaluated)
-    assert harvested.error is None
-    assert harvested.logs is not None
-    assert 0 < harvested.logs["loss"] < 100
+    executor.start(0, Evaluate(0, study.ref, {"units": 6}, weights, str(tmp_path / "trial-0")))
+    executor.poll(lambda slot, message: messages.append(message), 0)
+    (evaluated,) = messages
+    assert isinstance(evaluated, Evaluated)
+    assert evaluated.error is None
+    assert evaluated.logs is not None
+    assert 0 < evaluated.logs["loss"] < 100
 
 
-def test_threads_give_the_batches_of_one_thread(tmp_path: Path) -> None:
+def test_several_threads_read_the_batches_of_one_thread(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     assert (
@@ -169,7 +169,7 @@ def test_threads_give_the_batches_of_one_thread(tmp_path: Path) -> None:
 X = np.arange(12, dtype="float32").reshape(6, 2)
 
 
-def test_what_is_a_stream() -> None:
+def test_streams_are_recognized() -> None:
     dataset = tf.data.Dataset.from_tensor_slices((X, X)).batch(4)
     stream = as_stream(dataset, "train")
     assert stream is not None
@@ -188,7 +188,7 @@ def test_what_is_a_stream() -> None:
     assert as_stream((X, X), "train") is None
 
 
-def test_passes_of_a_function_are_caught_up_with() -> None:
+def test_a_function_is_advanced_past_completed_epochs() -> None:
     stream = as_stream(lambda: iter([(np.full(1, i),) for i in range(3)]), "train")
     assert stream is not None
     counted = type(stream)(stream.kind, stream.source, 3, False)
@@ -197,7 +197,7 @@ def test_passes_of_a_function_are_caught_up_with() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "options", "words"),
+    ("raw", "options", "message"),
     [
         (((i for i in range(3)), None), {}, "can be read only once: return the function that makes it"),
         ((tf.data.Dataset.from_tensors((X, X)).repeat(), None), {}, "without an end.*steps_per_epoch"),
@@ -209,12 +209,12 @@ def test_passes_of_a_function_are_caught_up_with() -> None:
         ((tf.data.Dataset.from_tensors((X, X)), None), {"batch_size": 8}, "batch_size: leave it out"),
     ],
 )
-def test_one_clear_line_for_what_cannot_be_read(raw: Any, options: dict[str, Any], words: str) -> None:
-    with pytest.raises(SpaceError, match=words):
-        make_plan(prepare(raw), options, 0)
+def test_unreadable_data_are_refused_in_one_line(raw: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        make_training_plan(prepare_data(raw), options, 0)
 
 
-def test_a_pydataset_that_does_not_say_how_long_it_is(tmp_path: Path) -> None:
+def test_a_pydataset_without_a_length_is_refused(tmp_path: Path) -> None:
     class Endless(keras.utils.PyDataset):
         @property
         def num_batches(self) -> None:
@@ -224,4 +224,4 @@ def test_a_pydataset_that_does_not_say_how_long_it_is(tmp_path: Path) -> None:
             return X, X
 
     with pytest.raises(SpaceError, match="without an end"):
-        make_plan(prepare((Endless(), None)), {}, 0)
+        make_training_plan(prepare_data((Endless(), None)), {}, 0)

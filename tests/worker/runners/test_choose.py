@@ -1,3 +1,5 @@
+"""The choice of the runner, training plans, and fused epochs beside those of `model.fit`."""
+
 import keras
 import numpy as np
 import pytest
@@ -6,9 +8,9 @@ from keras import layers
 
 from search.errors import SpaceError
 from search.study.trial import derive_seed
-from search.worker.data.arrays import prepare
-from search.worker.runners.choose import build, choose
-from search.worker.runners.fit import make_plan
+from search.worker.data.arrays import prepare_data
+from search.worker.runners.choose import choose_runner, create_weights
+from search.worker.runners.fit import make_training_plan
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(70, 6)).astype("float32")
@@ -24,7 +26,7 @@ LISTS = (([X, X[:, :2]], [Y, X[:, :1]]), ([X, X[:, :2]], [Y, X[:, :1]]))
 
 
 class Record(keras.callbacks.Callback):
-    """Every hook that is not of a batch, with what it was given."""
+    """All calls of hooks, except those of batches, with their arguments."""
 
     def __init__(self):
         super().__init__()
@@ -129,7 +131,7 @@ def two_heads(kind):
 
 
 class OwnStep(keras.Sequential):
-    """Counts its steps, and says what the last of them was."""
+    """A model with steps of its own, which may return logs of their own."""
 
     extra = False
 
@@ -150,12 +152,12 @@ def own_step(extra=False):
 
 
 def train(make, raw, options, fuse, epochs=((0, 3),), extra=list):
-    """Train a new model; returns all that must be equal."""
+    """Train a new model; return all that must be equal: variables, events of callbacks, history."""
     keras.utils.set_random_seed(3)
     keras.backend.clear_session()
     model, record = make(), Record()
     callbacks = [*extra(), record]
-    runner = choose(model, prepare(raw), options, 7, callbacks, fuse)
+    runner = choose_runner(model, prepare_data(raw), options, 7, callbacks, fuse)
     for start, end in epochs:
         runner.run(start, end, callbacks)
     assert runner.name == ("fused" if fuse else "fit: asked for")
@@ -218,7 +220,7 @@ def test_both_equal_plain_keras_in_the_same_order():
 
 
 @pytest.mark.parametrize("fuse", [True, False])
-def test_segments_make_one_training(fuse):
+def test_a_training_in_segments_equals_one_in_whole(fuse):
     whole = train(regularised, PLAIN, {}, fuse)
     parts = train(regularised, PLAIN, {}, fuse, epochs=((0, 1), (1, 3)))
     assert_equal((whole[0], 0), (parts[0], 0))
@@ -269,15 +271,15 @@ def test_callbacks_act_alike(extra):
         assert rates[1] == pytest.approx(rates[0] / 2)
 
 
-def test_steps_per_epoch_go_on_where_the_last_epoch_stopped():
+def test_with_steps_per_epoch_an_epoch_continues_the_pass():
     options = {"batch_size": 16, "steps_per_epoch": 3}
-    plan = make_plan(prepare(PLAIN), options, 7)
-    assert (plan.steps, plan.batches) == (3, 5)
+    plan = make_training_plan(prepare_data(PLAIN), options, 7)
+    assert (plan.steps, plan.batches_per_pass) == (3, 5)
     models = []
     for epochs in (((0, 4),), ((0, 1), (1, 4))):
         keras.utils.set_random_seed(3)
         model = weighted()
-        runner = choose(model, prepare(PLAIN), options, 7, [])
+        runner = choose_runner(model, prepare_data(PLAIN), options, 7, [])
         assert runner.name == "fit: steps_per_epoch"
         for start, end in epochs:
             runner.run(start, end, [])
@@ -329,26 +331,26 @@ def own():
         (weighted, [], {"validation_steps": 2}, "fit: validation_steps"),
     ],
 )
-def test_fused_only_where_it_is_right(make, callbacks, options, name):
-    assert choose(make(), prepare(PLAIN), options, 0, callbacks).name == name
+def test_only_equivalent_trainings_are_fused(make, callbacks, options, name):
+    assert choose_runner(make(), prepare_data(PLAIN), options, 0, callbacks).name == name
 
 
 def test_large_data_are_not_fused():
     huge = np.broadcast_to(np.float32(0), (2**20, 6, 50))
     assert (
-        choose(sequential(layers.Flatten()), prepare(((huge, np.zeros(2**20)), None)), {}, 0, []).name
+        choose_runner(sequential(layers.Flatten()), prepare_data(((huge, np.zeros(2**20)), None)), {}, 0, []).name
         == "fit: 1.2 GiB of data"
     )
 
 
-def test_a_strategy_is_not_fused():
+def test_a_distribute_strategy_is_not_fused():
     with tf.distribute.OneDeviceStrategy("cpu").scope():
         model = weighted()
-    assert choose(model, prepare(PLAIN), {}, 0, []).name == "fit: distribute strategy"
+    assert choose_runner(model, prepare_data(PLAIN), {}, 0, []).name == "fit: distribute strategy"
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"epochs": 3}, "the search decides it"),
         ({"validation_freq": 2}, "every epoch is compared"),
@@ -361,34 +363,34 @@ def test_a_strategy_is_not_fused():
         ({"class_weight": [1, 2]}, "no dict"),
     ],
 )
-def test_options_that_cannot_be_used(options, words):
+def test_unusable_options_are_refused_in_one_line(options, message):
     with pytest.raises(SpaceError, match="fit_options returned") as caught:
-        make_plan(prepare(PLAIN), options, 0)
-    assert words in str(caught.value)
+        make_training_plan(prepare_data(PLAIN), options, 0)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_class_weights_are_as_keras_makes_them():
+def test_class_weights_become_the_sample_weights_of_keras():
     weights = {0: 0.5, 2: 3.0}
     expected = np.array([weights.get(int(label), 1.0) for label in Y], dtype="float32")
     for y in (Y, Y[:, None], np.eye(3)[Y], Y.astype("float32")):
         assert np.array_equal(
-            make_plan(prepare(((X, y), None)), {"class_weight": weights}, 0).train.sample_weight, expected
+            make_training_plan(prepare_data(((X, y), None)), {"class_weight": weights}, 0).train.sample_weight, expected
         )
     for raw in (WEIGHTED, LISTS, ((X,), None)):
         with pytest.raises(SpaceError, match="class_weight"):
-            make_plan(prepare(raw), {"class_weight": weights}, 0)
+            make_training_plan(prepare_data(raw), {"class_weight": weights}, 0)
 
 
-def test_build_leaves_the_batch_size_open_and_draws_nothing():
+def test_created_weights_leave_the_batch_size_dynamic_and_draw_nothing():
     keras.utils.set_random_seed(1)
     model = deferred()
-    spec = prepare(PLAIN).train.x_spec
-    build(model, spec)
+    spec = prepare_data(PLAIN).train.x_spec
+    create_weights(model, spec)
     assert model.input_shape == (None, 6)
     other = subclass()
-    build(other, spec)
+    create_weights(other, spec)
     assert other.built
     state = [keras.ops.convert_to_numpy(v) for v in other.variables if "seed" in v.path]
-    build(other, spec)
+    create_weights(other, spec)
     assert np.array_equal(state, [keras.ops.convert_to_numpy(v) for v in other.variables if "seed" in v.path])

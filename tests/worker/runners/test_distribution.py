@@ -54,7 +54,7 @@ def write(folder: Path, samples: int, batch: int) -> Path:
 
 
 @pytest.mark.slow
-def test_two_devices_give_what_one_gives(workplace: Path) -> None:
+def test_two_devices_give_the_results_of_one(workplace: Path) -> None:
     space = write(workplace, samples=96, batch=32)
     one = search.run(space, study="one", **OPTIONS)
     two = search.run(space, study="two", logical_devices=2, **OPTIONS)
@@ -70,7 +70,7 @@ def test_two_devices_give_what_one_gives(workplace: Path) -> None:
     assert model.evaluate(*validation, verbose=0)[0] == pytest.approx(two.best_trials(1)[0].objective, rel=1e-4)
 
 
-def test_a_batch_that_cannot_be_shared_is_said(workplace: Path) -> None:
+def test_a_batch_that_cannot_be_cut_evenly_is_an_error(workplace: Path) -> None:
     space = write(workplace, samples=99, batch=33)
     with pytest.raises(SearchError, match="batches of 33 cannot be shared by 2 devices: use a multiple of that"):
         search.run(space, logical_devices=2, **OPTIONS)
@@ -93,7 +93,7 @@ print(json.dumps([[[r.logs["val_loss"] for r in t.curve] for t in s.trials] for 
 
 @pytest.mark.slow
 def test_jax_takes_any_batch(tmp_path: Path) -> None:
-    """Also the last one of an epoch, which cannot be cut in two."""
+    """The last batch of an epoch cannot be cut in two."""
     space = write(tmp_path, samples=99, batch=32)
     space.write_text(space.read_text().replace('print("replicas:", keras.dist', '0 and print("", keras.dist'))
     code = JAX.format(options=OPTIONS, space=str(space))
@@ -114,4 +114,4 @@ def test_torch_trains_on_one_device(workplace: Path) -> None:
 
     probed = Probed("", (), (), {}, (), (), {}, 0, "", 32, (1, 1), "", {"keras_backend": "torch"})
     with pytest.raises(OptionError, match="--logical-devices 2: Keras on torch trains on one device"):
-        checks.check_keras(options.resolve({"logical_devices": 2}), probed, 2)
+        checks.check_keras(options.resolve_options({"logical_devices": 2}), probed, 2)

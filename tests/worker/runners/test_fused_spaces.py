@@ -1,4 +1,4 @@
-"""Every ready space's model: fused epochs are those of `model.fit` with the same order of samples, to the last bit."""
+"""Fused epochs of every ready space equal those of `model.fit` with the same sample order, to the last bit."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pytest
 from places import SPACES
 
 from search.space.file import SpaceRef
-from search.worker import segment as training
 from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
-from search.worker.runners import choose as runner
-from search.worker.runners import graph_cache as graphs
+from search.worker.runners.choose import choose_runner, create_weights
+from search.worker.runners.graph_cache import make_model_key
+from search.worker.segment import clear_caches, load_data, load_space, set_up_trial, trial_folder
 
 FILES = sorted(SPACES.glob("*.py"))
 UNFUSED = {
     "text_pipeline": "fit: data that come in batches",
 }
-"""Why `model.fit` itself trains the others."""
+"""The spaces that `model.fit` itself trains, and why."""
 ROUNDED = {"custom_train_step"}
-"""Whose own arithmetic TensorFlow simplifies in a loop in another order: equal but for rounding."""
+"""Spaces that are equal but for rounding: in a loop, TensorFlow simplifies their own arithmetic in another order."""
 
 
 class Logs(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
@@ -37,27 +37,27 @@ class Logs(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
 
 
 def train(path: Path, seed: int, fuse: bool) -> tuple[str, list[dict[str, float]], list[np.ndarray[Any, Any]]]:
-    """Two epochs of a model with random hyperparameters."""
+    """Train two epochs of a model with random hyperparameters; return the runner's name, the logs and all variables."""
     ref = SpaceRef(str(path))
     rng = random.Random(seed)
     hp = LazyHyperParameters(lambda parameter: parameter.domain.at(rng.random()), {})
-    space = training.load_space(ref)
-    data = training.load_data(ref, hp)
+    space = load_space(ref)
+    data = load_data(ref, hp)
     with session(seed):
-        ready = training.make_ready(space, hp)
+        ready = set_up_trial(space, hp)
         callbacks = [*ready.callbacks, logs := Logs()]
-        runner.build(ready.model, data.train.x_spec)
-        signature = graphs.sign(ready.model, ready.callbacks)
-        chosen = runner.choose(ready.model, data, ready.fit_options, seed, callbacks, fuse, signature)
-        with training.trial_folder():
-            chosen.run(0, 2, callbacks)
+        create_weights(ready.model, data.train.x_spec)
+        model_key = make_model_key(ready.model, ready.callbacks)
+        runner = choose_runner(ready.model, data, ready.fit_options, seed, callbacks, fuse, model_key)
+        with trial_folder():
+            runner.run(0, 2, callbacks)
         variables = [*ready.model.variables, *ready.model.optimizer.variables]
-        return chosen.name, logs.epochs, [np.array(variable.numpy()) for variable in variables]
+        return runner.name, logs.epochs, [np.array(variable.numpy()) for variable in variables]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_fused_epochs_are_those_of_fit(path: Path) -> None:
+def test_fused_epochs_equal_those_of_fit(path: Path) -> None:
     for seed in (1, 2):
         name, logs, variables = train(path, seed, fuse=True)
         assert name == UNFUSED.get(path.stem, "fused")
@@ -74,4 +74,4 @@ def test_fused_epochs_are_those_of_fit(path: Path) -> None:
         assert logs == fitted_logs
         for one, two in zip(variables, fitted, strict=True):
             np.testing.assert_array_equal(one, two)
-    training.forget()
+    clear_caches()

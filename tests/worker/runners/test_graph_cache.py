@@ -1,4 +1,4 @@
-"""One graph trains models of other widths, rates and factors, each as `model.fit` trains it, to the last bit."""
+"""One graph trains models of different widths, rates and factors as `model.fit` trains each, to the last bit."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from keras import layers, optimizers, regularizers
 from places import SPACES
 from tensorflow.python.eager import context
 
-from search.worker.data import arrays as datas
+from search.worker.data.arrays import prepare_data
 from search.worker.keras_session import session
-from search.worker.runners import choose as runner
-from search.worker.runners import graph_cache as graphs
-from search.worker.runners.tensorflow import epochs as fused_tensorflow
-from search.worker.runners.tensorflow import graph_files as traced
+from search.worker.runners import graph_cache
+from search.worker.runners.choose import choose_runner
+from search.worker.runners.graph_cache import cached_graphs, clear_graph_cache, make_model_key
+from search.worker.runners.tensorflow import epochs
+from search.worker.runners.tensorflow.graph_files import registered_functions, set_graph_folder
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((50, 8, 8, 2)).astype("float32")
@@ -88,7 +89,7 @@ def series(filters: int = 4) -> Any:
 
 
 def branches(units: int = 8) -> Any:
-    """Whose widths are read by what joins them, but for one."""
+    """Return a model with branches. The layers that join them read all widths but one."""
     inputs = keras.Input((5,))
     one, two = layers.Dense(6, activation="relu")(inputs), layers.Dense(units, activation="relu")(inputs)
     two = layers.Dense(6)(two)
@@ -101,25 +102,39 @@ def branches(units: int = 8) -> Any:
 def train(
     make: Callable[..., Any], options: Mapping[str, Any], x: Any, y: Any, batch_size: int, seed: int, share: bool
 ) -> tuple[Any, list[Any]]:
-    """Two epochs, fused by a shared graph or by `fit`."""
-    data = datas.prepare(((x[:37], y[:37]), (x[37:], y[37:])))
+    """Train two epochs, fused by a shared graph or by `fit`; return the history and all variables."""
+    data = prepare_data(((x[:37], y[:37]), (x[37:], y[37:])))
     with session(seed):
         model = make(**options)
         history = keras.callbacks.History()
-        signature = graphs.sign(model, []) if share else None
-        assert share == (signature is not None)
+        model_key = make_model_key(model, []) if share else None
+        assert share == (model_key is not None)
         fit_options = {"batch_size": batch_size}
-        chosen = runner.choose(model, data, fit_options, seed, [history], fuse=share, signature=signature)
-        chosen.run(0, 2, [history])
+        runner = choose_runner(model, data, fit_options, seed, [history], fuse=share, model_key=model_key)
+        runner.run(0, 2, [history])
         variables = [np.array(variable) for variable in (*model.variables, *model.optimizer.variables)]
         return history.history, variables
 
 
 @pytest.fixture(autouse=True)
-def _nothing_made() -> Iterator[None]:
-    graphs.drop_all()
+def _empty_cache() -> Iterator[None]:
+    clear_graph_cache()
     yield
-    graphs.drop_all()
+    clear_graph_cache()
+    set_graph_folder(None)
+
+
+def count_traces(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list that gets each model whose training step is traced from now on."""
+    traced: list[Any] = []
+    train_step = keras.Model.train_step
+
+    def trace(model: Any, data: Any) -> Any:
+        traced.append(model)
+        return train_step(model, data)
+
+    monkeypatch.setattr(keras.Model, "train_step", trace)
+    return traced
 
 
 def assert_equal(one: tuple[Any, list[Any]], other: tuple[Any, list[Any]]) -> None:
@@ -129,30 +144,30 @@ def assert_equal(one: tuple[Any, list[Any]], other: tuple[Any, list[Any]]) -> No
 
 
 def assert_as_fit(
-    make: Callable[..., Any], variants: list[Mapping[str, Any]], x: Any, y: Any = LABELS, traced: int = 1
+    make: Callable[..., Any], variants: list[Mapping[str, Any]], x: Any, y: Any = LABELS, graphs: int = 1
 ) -> None:
-    """Shared graphs train the variants after the first as `fit` does.
+    """Assert that shared graphs train the variants after the first as `fit` does.
 
     Args:
-        traced: how many graphs there are for all.
+        graphs: the number of graphs for all variants.
     """
     for i, options in enumerate(variants):
         shared = train(make, options, x, y, 8 + 3 * i, 7 + i, share=True)
         if i == 0:
             continue
         assert_equal(shared, train(make, options, x, y, 8 + 3 * i, 7 + i, share=False))
-    assert len(graphs._made) == traced
-    assert all(made.graph is not None for made in graphs._made)
+    assert len(cached_graphs()) == graphs
+    assert None not in cached_graphs()
 
 
-def test_widths_rates_factors_and_batches_are_open() -> None:
+def test_widths_rates_factors_and_batches_are_dynamic() -> None:
     wide = {"units": 20, "rate": 0.45, "l2": 0.01}
     assert_as_fit(rows, [{}, wide, {"units": 2}], ROWS)
 
 
-def test_the_graph_of_another_keras_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_graph_of_an_older_keras_is_static(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras, "__version__", "3.9.0")
-    assert_as_fit(series, [{}, {"filters": 9}], IMAGES.reshape(50, 8, 16), traced=2)
+    assert_as_fit(series, [{}, {"filters": 9}], IMAGES.reshape(50, 8, 16), graphs=2)
 
 
 @pytest.mark.slow
@@ -181,9 +196,9 @@ def test_every_optimizer_takes_any_width(optimizer: Callable[[], Any]) -> None:
 @pytest.mark.parametrize(
     "optimizer", [lambda: optimizers.Muon(0.01), lambda: optimizers.Adam(0.01, gradient_accumulation_steps=2)]
 )
-def test_an_optimizer_that_reads_widths_gets_them(optimizer: Callable[[], Any]) -> None:
-    given: dict[str, Any] = {"optimizer": optimizer}
-    assert_as_fit(rows, [given, given | {"rate": 0.4}, given | {"units": 9}], ROWS, traced=2)
+def test_an_optimizer_that_reads_widths_has_a_static_graph(optimizer: Callable[[], Any]) -> None:
+    options: dict[str, Any] = {"optimizer": optimizer}
+    assert_as_fit(rows, [options, options | {"rate": 0.4}, options | {"units": 9}], ROWS, graphs=2)
 
 
 @pytest.mark.slow
@@ -198,7 +213,7 @@ def test_an_optimizer_that_reads_widths_gets_them(optimizer: Callable[[], Any]) 
         lambda: layers.Activation("softmax"),
     ],
 )
-def test_layers_pass_any_width(layer: Callable[[], Any]) -> None:
+def test_width_preserving_layers_take_any_width(layer: Callable[[], Any]) -> None:
     assert_as_fit(rows, [{"hidden": (layer,)}, {"hidden": (layer,), "units": 20}], ROWS)
 
 
@@ -213,8 +228,8 @@ def test_layers_pass_any_width(layer: Callable[[], Any]) -> None:
         lambda: layers.PReLU(),
     ],
 )
-def test_the_width_is_known_where_another_layer_may_read_it(layer: Callable[[], Any]) -> None:
-    assert_as_fit(rows, [{"hidden": (layer,)}, {"hidden": (layer,), "units": 20}], ROWS, traced=2)
+def test_a_width_that_another_layer_may_read_is_static(layer: Callable[[], Any]) -> None:
+    assert_as_fit(rows, [{"hidden": (layer,)}, {"hidden": (layer,), "units": 20}], ROWS, graphs=2)
 
 
 @pytest.mark.slow
@@ -234,15 +249,15 @@ def test_a_dense_layer_may_be_set_up_in_any_way(dense: Mapping[str, Any]) -> Non
 
 @pytest.mark.slow
 def test_a_width_of_one_is_another_graph() -> None:
-    """By it Keras decides how a bias is added."""
-    assert_as_fit(rows, [{"units": 1}, {"units": 5}, {"units": 1, "rate": 0.4}], ROWS, traced=2)
+    """Keras adds the bias of such a layer in another way."""
+    assert_as_fit(rows, [{"units": 1}, {"units": 5}, {"units": 1, "rate": 0.4}], ROWS, graphs=2)
 
 
 @pytest.mark.slow
-def test_the_width_of_outputs_is_known() -> None:
-    """By that of 1, Keras decides whether labels are given another dimension."""
+def test_the_width_of_outputs_is_static() -> None:
+    """Keras gives labels another dimension if the width is 1."""
     assert_as_fit(rows, [{"outputs": 1}, {"outputs": 1, "units": 9}], ROWS, SIGNS)
-    assert_as_fit(rows, [{"outputs": 3}, {"outputs": 4}], ROWS, LABELS, traced=3)
+    assert_as_fit(rows, [{"outputs": 3}, {"outputs": 4}], ROWS, LABELS, graphs=3)
 
 
 @pytest.mark.slow
@@ -259,82 +274,84 @@ def test_convolutions_of_series_have_any_number_of_filters() -> None:
 
 
 @pytest.mark.slow
-def test_a_model_with_branches_is_open_where_it_can_be() -> None:
+def test_a_model_with_branches_has_a_dynamic_width() -> None:
     assert_as_fit(branches, [{}, {"units": 11}], ROWS)
 
 
 @pytest.mark.slow
-def test_half_precision_leaves_widths_open() -> None:
+def test_half_precision_leaves_widths_dynamic() -> None:
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        assert_as_fit(rows, [{}, {"units": 20}, {"rate": 0.4}], ROWS, traced=2)
+        assert_as_fit(rows, [{}, {"units": 20}, {"rate": 0.4}], ROWS, graphs=2)
     finally:
         keras.config.set_dtype_policy(policy)
 
 
 def test_models_that_take_turns_keep_their_state() -> None:
-    """Epoch by epoch, two models of one graph train as one after the other."""
+    """Two models of one graph that train by turns, epoch by epoch, equal two that train one after the other."""
 
     def run(turns: list[int]) -> list[list[Any]]:
-        graphs.drop_all()
-        data = datas.prepare(((ROWS, LABELS), None))
+        clear_graph_cache()
+        data = prepare_data(((ROWS, LABELS), None))
         trained = []
         for i in (0, 1):
             with session(3 + i):
                 model = rows(units=5 + 6 * i)
-                trained.append((model, runner.choose(model, data, {}, i, [], signature=graphs.sign(model, []))))
-        epochs = [0, 0]
+                runner = choose_runner(model, data, {}, i, [], model_key=make_model_key(model, []))
+                trained.append((model, runner))
+        done = [0, 0]
         for i in turns:
-            trained[i][1].run(epochs[i], epochs[i] + 1, [])
-            epochs[i] += 1
+            trained[i][1].run(done[i], done[i] + 1, [])
+            done[i] += 1
         return [[np.array(v) for v in (*model.variables, *model.optimizer.variables)] for model, _ in trained]
 
     for one, other in zip(run([0, 0, 1, 1]), run([0, 1, 0, 1]), strict=True):
         for array, same in zip(one, other, strict=True):
             np.testing.assert_array_equal(array, same)
-    assert len(graphs._made) == 1
+    assert len(cached_graphs()) == 1
 
 
 def test_models_may_be_trained_by_two_graphs_in_turn() -> None:
     def run(share: bool) -> list[Any]:
-        halves = [datas.prepare(((ROWS[part], LABELS[part]), None)) for part in (slice(25), slice(25, 50))]
-        models, trainers = [], []
+        halves = [prepare_data(((ROWS[part], LABELS[part]), None)) for part in (slice(25), slice(25, 50))]
+        models, runners = [], []
         for i in (0, 1):
             with session(3 + i):
                 models.append(rows(units=5 + 6 * i))
-                signature = graphs.sign(models[i], []) if share else None
-                trainers.append([runner.choose(models[i], half, {}, 1, [], signature=signature) for half in halves])
-        epochs = [0, 0]
+                model_key = make_model_key(models[i], []) if share else None
+                runners.append([choose_runner(models[i], half, {}, 1, [], model_key=model_key) for half in halves])
+        done = [0, 0]
         for turn in (0, 0, 1, 1, 0, 1, 0):
-            trainers[turn][epochs[turn] % 2].run(epochs[turn], epochs[turn] + 1, [])
-            epochs[turn] += 1
+            runners[turn][done[turn] % 2].run(done[turn], done[turn] + 1, [])
+            done[turn] += 1
         return [np.array(v) for model in models for v in (*model.variables, *model.optimizer.variables)]
 
     for array, same in zip(run(True), run(False), strict=True):
         np.testing.assert_array_equal(array, same)
-    assert len(graphs._made) == 2
+    assert len(cached_graphs()) == 2
 
 
-def test_the_least_used_graphs_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "MOST", 1)
+def test_the_least_recently_used_graph_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_cache, "MAX_GRAPHS", 1)
     train(rows, {}, ROWS, LABELS, 8, 1, share=True)
-    first = graphs._made[0]
+    (first,) = cached_graphs()
     train(rows, {"units": 1}, ROWS, LABELS, 8, 2, share=True)
-    assert len(graphs._made) == 1
-    assert graphs._made[0] is not first
+    (second,) = cached_graphs()
+    assert second is not first
 
 
-def test_tensorflow_forgets_a_graph_that_nobody_holds() -> None:
+def test_tensorflow_forgets_a_dropped_graph() -> None:
+    gc.collect()
+    assert registered_functions() == []
     train(rows, {}, ROWS, LABELS, 8, 1, share=True)
-    (library,) = traced._libraries.values()
-    names = list(library.names)
-    del library
+    names = registered_functions()
     runtime = context.context()
     assert names
     assert all(runtime.has_function(name) for name in names)
-    graphs.drop_all()
+    clear_graph_cache()
     gc.collect()  # the model that was trained knows its loops
+    assert registered_functions() == []
     assert not any(runtime.has_function(name) for name in names)
 
 
@@ -343,10 +360,10 @@ def test_a_model_that_cannot_share_trains_by_a_graph_of_its_own(monkeypatch: pyt
         raise ValueError("a capture")
 
     fitted = train(rows, {}, ROWS, LABELS, 8, 1, share=False)
-    monkeypatch.setattr(fused_tensorflow, "graph", fail)
+    monkeypatch.setattr(epochs, "make_shared_graph", fail)
     alone = train(rows, {}, ROWS, LABELS, 8, 1, share=True)
     assert alone[0] == fitted[0]
-    assert [made.graph for made in graphs._made] == [None]
+    assert cached_graphs() == [None]
 
 
 @pytest.mark.slow
@@ -358,21 +375,22 @@ def test_a_model_that_cannot_share_trains_by_a_graph_of_its_own(monkeypatch: pyt
 def test_another_process_need_not_trace(
     make: Callable[..., Any], options: Mapping[str, Any], x: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(traced, "_folder", [tmp_path])
+    set_graph_folder(str(tmp_path))
     fitted = train(make, options, x, LABELS, 8, 3, share=False)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, traced.use, (str(tmp_path),)) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, set_graph_folder, (str(tmp_path),)) as pool:
         first = pool.submit(train, make, {}, x, LABELS, 8, 1, share=True).result()
     assert len(list(tmp_path.iterdir())) == 1
-    monkeypatch.setattr(fused_tensorflow, "_traced", None)
+    traced = count_traces(monkeypatch)
     assert_equal(train(make, options, x, LABELS, 8, 3, share=True), fitted)
-    graphs.drop_all()
+    clear_graph_cache()
     assert_equal(train(make, {}, x, LABELS, 8, 1, share=True), first)
-    assert all(made.graph is not None for made in graphs._made)
+    assert None not in cached_graphs()
+    assert not traced
 
 
 @pytest.mark.slow
-def test_files_of_what_was_traced_go_with_the_search(tmp_path: Path) -> None:
+def test_graph_files_go_with_the_search(tmp_path: Path) -> None:
     space = SPACES / "digits.py"
     main = "import sys; from search.cli import main; sys.exit(main(sys.argv[1:]))"
     options = ["--max-epochs", "1", "--max-trials", "2", "--runs", str(tmp_path / "runs")]

@@ -1,4 +1,4 @@
-"""Models with the same signature train by the same graph, and what a graph depends on is in the signature."""
+"""A model's description, the base of its key, has all that its graph depends on, and no values of variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from keras import layers
 
 from search.worker.keras_session import session
-from search.worker.runners import model_key as signature
+from search.worker.runners.model_key import describe_callbacks, describe_model
 
 
 def network(
@@ -40,11 +40,11 @@ def network(
         return model
 
 
-def test_learning_rates_and_seeds_are_not_in_it() -> None:
-    known = signature.of_model(network())
-    assert known is not None
-    assert signature.of_model(network(seed=1)) == known
-    assert signature.of_model(network(optimizer=lambda: keras.optimizers.Adam(0.3), seed=2)) == known
+def test_learning_rates_and_seeds_are_left_out() -> None:
+    expected = describe_model(network())
+    assert expected is not None
+    assert describe_model(network(seed=1)) == expected
+    assert describe_model(network(optimizer=lambda: keras.optimizers.Adam(0.3), seed=2)) == expected
 
 
 @pytest.mark.parametrize(
@@ -69,21 +69,21 @@ def test_learning_rates_and_seeds_are_not_in_it() -> None:
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_what_a_graph_depends_on_is_in_it(options: dict[str, Any]) -> None:
-    found = signature.of_model(network(**options))
+def test_everything_a_graph_depends_on_is_described(options: dict[str, Any]) -> None:
+    found = describe_model(network(**options))
     assert found is not None
-    assert found != signature.of_model(network())
-    assert found == signature.of_model(network(**options, seed=3))
+    assert found != describe_model(network())
+    assert found == describe_model(network(**options, seed=3))
 
 
-def test_what_configurations_leave_out_is_in_it() -> None:
+def test_attributes_missing_in_configurations_are_described() -> None:
     one, other = (network(loss=keras.losses.Huber(delta)) for delta in (1.0, 2.0))
-    assert signature.of_model(one) != signature.of_model(other)
+    assert describe_model(one) != describe_model(other)
     smooth = [network(loss=keras.losses.BinaryCrossentropy(label_smoothing=share)) for share in (0.0, 0.1)]
-    assert signature.of_model(smooth[0]) != signature.of_model(smooth[1])
+    assert describe_model(smooth[0]) != describe_model(smooth[1])
 
 
-def test_an_order_of_connections_is_in_it() -> None:
+def test_the_order_of_connections_is_described() -> None:
     def branches(swapped: bool) -> Any:
         with session(0):
             inputs = keras.Input((3,))
@@ -93,28 +93,28 @@ def test_an_order_of_connections_is_in_it() -> None:
             model.compile("adam", "mse")
             return model
 
-    assert signature.of_model(branches(False)) == signature.of_model(branches(False)) is not None
-    assert signature.of_model(branches(False)) != signature.of_model(branches(True))
+    assert describe_model(branches(False)) == describe_model(branches(False)) is not None
+    assert describe_model(branches(False)) != describe_model(branches(True))
 
 
-def test_what_was_given_to_a_variable_is_in_it() -> None:
-    """As weight decay is added to a model that was loaded: tracing reads it from the variable, not from its layer."""
+def test_attributes_of_a_variable_are_described() -> None:
+    """Weight decay may be added to a loaded model so: tracing reads it from the variable, not from its layer."""
     plain, decayed, constrained = network(), network(), network()
     decayed.layers[1].kernel.regularizer = keras.regularizers.L2(0.1)
     constrained.layers[1].kernel.constraint = keras.constraints.NonNeg()
-    signatures = [signature.of_model(model) for model in (plain, decayed, constrained)]
-    assert None not in signatures
-    assert len(set(signatures)) == 3
+    descriptions = [describe_model(model) for model in (plain, decayed, constrained)]
+    assert None not in descriptions
+    assert len(set(descriptions)) == 3
 
 
-def test_deep_models_have_one() -> None:
+def test_a_deep_model_is_described() -> None:
     with session(0):
         x = inputs = keras.Input((1,))
         for _ in range(500):
             x = layers.Activation("relu")(x)
         model = keras.Model(inputs, x)
         model.compile("adam", "mse")
-    assert signature.of_model(model) is not None
+    assert describe_model(model) is not None
 
 
 class Own(layers.Layer):
@@ -155,20 +155,20 @@ def normalized() -> Any:
         pytest.param(lambda: network(loss=lambda y, p: (y - p) ** 2), id="loss"),
         pytest.param(lambda: network(metrics=[lambda y, p: y - p]), id="metric"),
         pytest.param(subclass, id="subclass"),
-        pytest.param(normalized, id="constants of TensorFlow's"),
+        pytest.param(normalized, id="constants of TensorFlow"),
     ],
 )
-def test_what_is_the_users_has_none(make: Callable[[], Any]) -> None:
-    assert signature.of_model(make()) is None
+def test_a_model_with_parts_of_the_users_is_not_described(make: Callable[[], Any]) -> None:
+    assert describe_model(make()) is None
 
 
-def test_callbacks_that_may_know_more_have_none() -> None:
+def test_callbacks_that_may_know_more_are_not_described() -> None:
     known = [keras.callbacks.EarlyStopping(patience=2), keras.callbacks.ReduceLROnPlateau()]
-    assert signature.of_callbacks([]) is not None
-    assert signature.of_callbacks(known) is not None
+    assert describe_callbacks([]) is not None
+    assert describe_callbacks(known) is not None
     for callback in (
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None),
         keras.callbacks.LearningRateScheduler(lambda epoch: 0.1),
         type("Own", (keras.callbacks.Callback,), {})(),
     ):
-        assert signature.of_callbacks([*known, callback]) is None
+        assert describe_callbacks([*known, callback]) is None

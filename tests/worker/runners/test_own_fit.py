@@ -1,4 +1,4 @@
-"""A `fit` of the user's: what it trains by `model.fit` is trained as any other, what it returns counts."""
+"""A `fit` of the user's: its `model.fit` trains like any other, and the numbers that it returns count."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def fit(hp, model, train, validation, epochs, **kwargs):
 
 
 class Trial:
-    """A trial of a space file with a `fit`."""
+    """Trials of a space file with a `fit`."""
 
     def __init__(self, folder: Path, fit: str, objective: str = "val_loss") -> None:
         (folder / "space.py").write_text(HEAD + fit)
@@ -119,15 +119,15 @@ class Trial:
 
 
 def built(talk: Conversation) -> Built:
-    return next(message for message in talk.said if isinstance(message, Built))
+    return next(message for message in talk.messages if isinstance(message, Built))
 
 
 @pytest.mark.parametrize("fit", [HANDED_ON, HYPERMODEL], ids=["fit", "hypermodel"])
-def test_it_is_trained_as_without_it_and_continued(tmp_path: Path, fit: str) -> None:
+def test_an_own_fit_trains_and_continues_as_without_it(tmp_path: Path, fit: str) -> None:
     own = Trial(tmp_path, fit)
     whole = own.train(0, 0, 4)
     assert whole.end.outcome == "reached", whole.end.error
-    assert [message.parameter.name for message in whole.said if isinstance(message, Question)] == ["batch_size"]
+    assert [message.parameter.name for message in whole.messages if isinstance(message, Question)] == ["batch_size"]
     assert built(whole) == Built(0, 25, "fused", own_fit=True)
     assert own.train(1, 0, 1).curve + own.train(1, 1, 4).curve == whole.curve
     (tmp_path / "plain").mkdir()
@@ -136,7 +136,7 @@ def test_it_is_trained_as_without_it_and_continued(tmp_path: Path, fit: str) -> 
     assert built(plain).own_fit is False
 
 
-def test_what_it_prepares_is_what_is_trained_on(tmp_path: Path) -> None:
+def test_data_that_it_prepares_are_trained_on(tmp_path: Path) -> None:
     own = Trial(tmp_path, PREPARED)
     whole = own.train(0, 0, 3)
     assert whole.end.outcome == "reached", whole.end.error
@@ -147,13 +147,13 @@ def test_what_it_prepares_is_what_is_trained_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fit", "objective"), [(RETURNED, "mae"), (DICT, "error"), (LIST, "mae")], ids=str.split)
-def test_what_it_returns_belongs_to_the_last_epoch(tmp_path: Path, fit: str, objective: str) -> None:
+def test_returned_numbers_belong_to_the_last_epoch(tmp_path: Path, fit: str, objective: str) -> None:
     own = Trial(tmp_path, fit, objective)
     whole = own.train(0, 0, 3)
     assert whole.end.outcome == "reached", whole.end.error
     assert [objective in logs for logs in whole.curve] == [False, False, True]
-    assert whole.kinds[-5:] == [*["EpochDone"] * 3, "Checkpointed", "Ended"]
-    # A segment more: each has its value, of the model as it was when that was returned.
+    assert whole.kinds[-5:] == [*["EpochDone"] * 3, "Checkpointed", "SegmentEnded"]
+    # With two segments each has a value, of the model at the end of that segment.
     parts = own.train(1, 0, 2), own.train(1, 2, 3)
     assert [objective in logs for part in parts for logs in part.curve] == [False, True, True]
     assert parts[1].curve[-1] == whole.curve[-1]
@@ -161,7 +161,7 @@ def test_what_it_returns_belongs_to_the_last_epoch(tmp_path: Path, fit: str, obj
         assert whole.curve[-1]["other"] == 3
     if fit is LIST:
         assert whole.curve[-1]["mae"] == 2.0
-    # The journal may know less than the disk.
+    # The journal may know less than the checkpoint on disk.
     again = own.train(0, 0, 3)
     assert again.curve == whole.curve
 
@@ -170,13 +170,13 @@ def test_its_own_number_of_epochs_ends_the_training(tmp_path: Path) -> None:
     own = Trial(tmp_path, OWN_EPOCHS)
     talk = own.train(0, 0, 9)
     assert (talk.end.outcome, talk.end.epoch, len(talk.curve)) == ("stopped_by_callback", 3, 3)
-    # Cut by a rung, it goes on; what it has had in whole, it does not want again.
+    # If a rung cuts the training, it goes on. A training that is complete does not begin again.
     assert own.train(1, 0, 2).end.outcome == "reached"
     rest = own.train(1, 2, 9)
     assert (rest.end.outcome, rest.end.epoch) == ("stopped_by_callback", 3)
     assert rest.curve == talk.curve[2:]
     assert own.train(2, 0, 3).end.outcome == "reached"
-    assert own.train(2, 3, 9).kinds == ["Built", "Checkpointed", "Ended"]
+    assert own.train(2, 3, 9).kinds == ["Built", "Checkpointed", "SegmentEnded"]
 
 
 def test_a_second_training_follows_each_segment(tmp_path: Path) -> None:
@@ -188,23 +188,23 @@ def test_a_second_training_follows_each_segment(tmp_path: Path) -> None:
     assert own.train(1, 1, 3).curve == whole.curve[1:]
 
 
-def test_one_that_never_calls_fit_begins_anew_for_each_segment(tmp_path: Path) -> None:
+def test_an_own_fit_without_model_fit_begins_anew_for_each_segment(tmp_path: Path) -> None:
     own = Trial(tmp_path, LOOP, "error")
     first = own.train(0, 0, 2, values={"units": 4, "step": 0.01})
-    assert first.kinds == ["Built", "EpochDone", "Checkpointed", "Ended"]
+    assert first.kinds == ["Built", "EpochDone", "Checkpointed", "SegmentEnded"]
     assert built(first).runner == "own fit: begins anew for each segment"
-    done = next(message for message in first.said if isinstance(message, EpochDone))
+    done = next(message for message in first.messages if isinstance(message, EpochDone))
     assert (done.epoch, done.trained, done.logs) == (2, 2, {"error": 0.5})
     second = own.train(0, 2, 4, values={"units": 4, "step": 0.01})
-    done = next(message for message in second.said if isinstance(message, EpochDone))
+    done = next(message for message in second.messages if isinstance(message, EpochDone))
     assert (done.epoch, done.trained, done.logs) == (4, 4, {"error": 0.25})
-    # Told again, not trained again, where the journal has missed it.
+    # An epoch that the journal has missed is reported again, not trained again.
     again = own.train(0, 2, 4, values={"units": 4, "step": 0.01})
     assert again.curve == second.curve
-    assert next(message for message in again.said if isinstance(message, Checkpointed)).best_epoch == 4
+    assert next(message for message in again.messages if isinstance(message, Checkpointed)).best_epoch == 4
 
 
-def test_verdicts_and_interrupts_reach_it(tmp_path: Path) -> None:
+def test_verdicts_and_interrupts_reach_an_own_fit(tmp_path: Path) -> None:
     own = Trial(tmp_path, HANDED_ON)
 
     def stop(message: Message) -> Verdict:
@@ -218,7 +218,7 @@ def test_verdicts_and_interrupts_reach_it(tmp_path: Path) -> None:
     assert own.train(1, 3, 5).curve == own.train(2, 0, 5).curve[3:]
 
 
-def test_what_it_misses_of_a_training_cut_short_is_no_failure(tmp_path: Path) -> None:
+def test_an_error_after_an_interrupt_is_no_failure(tmp_path: Path) -> None:
     own = Trial(
         tmp_path,
         HANDED_ON.replace("    return model", "    history = model") + "    return history.history['loss'][8]\n",
@@ -230,7 +230,7 @@ def test_what_it_misses_of_a_training_cut_short_is_no_failure(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("fit", "words"),
+    ("fit", "message"),
     [
         ("def fit(hp, model, train, validation, **kwargs):\n    return None\n", "fit returned None"),
         ("def fit(hp, model, train, validation, **kwargs):\n    return 'good'\n", "fit returned a str"),
@@ -240,11 +240,11 @@ def test_what_it_misses_of_a_training_cut_short_is_no_failure(tmp_path: Path) ->
         ),
     ],
 )
-def test_one_clear_line_for_what_it_gets_wrong(tmp_path: Path, fit: str, words: str) -> None:
+def test_an_error_of_an_own_fit_is_one_clear_line(tmp_path: Path, fit: str, message: str) -> None:
     talk = Trial(tmp_path, fit).train(0, 0, 1)
     assert talk.end.outcome == "failed"
     assert talk.end.error is not None
-    assert words in talk.end.error
+    assert message in talk.end.error
     assert "\n" not in talk.end.error
 
 
@@ -255,7 +255,7 @@ def probed(folder: Path, fit: str) -> Probed:
     return found
 
 
-def test_a_probe_sees_what_it_asks_for(tmp_path: Path) -> None:
+def test_a_probe_finds_its_parameters_and_runner(tmp_path: Path) -> None:
     found = probed(tmp_path, HANDED_ON)
     assert [parameter.name for parameter in found.parameters] == ["units", "batch_size"]
     assert (found.metrics, found.runner, found.own_fit) == (("loss", "val_loss"), "fused", True)
@@ -263,7 +263,7 @@ def test_a_probe_sees_what_it_asks_for(tmp_path: Path) -> None:
     found = probed(tmp_path, LOOP)
     assert [parameter.name for parameter in found.parameters] == ["units", "step"]
     assert (found.metrics, found.runner) == ((), "own fit: begins anew for each segment")
-    # What fails on a few samples may do on all.
+    # A `fit` that fails on a few samples may work on all.
     found = probed(
         tmp_path, "def fit(hp, model, train, validation, **kwargs):\n    return 1 / (len(train[0]) - 40 + 1)\n"
     )

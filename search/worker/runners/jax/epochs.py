@@ -1,8 +1,7 @@
 """Fused epochs on JAX: compiled functions of the variables' values and of data that lie on the device.
 
-On a GPU or TPU an epoch is one call, a `lax.scan` over its batches. On a processor it is a call for each batch, as
-XLA's convolutions are several times slower within a loop there; calls run ahead, as nothing is read before the epoch's
-end.
+On a GPU or TPU an epoch is one call, a `lax.scan` over its batches. On a processor each batch is a call, as XLA's
+convolutions are several times slower within a loop there. Calls run ahead, as nothing is read before the epoch's end.
 """
 
 from __future__ import annotations
@@ -18,54 +17,57 @@ import numpy as np
 
 from search.worker.data.arrays import Split
 from search.worker.runners.dynamic_sizes import DynamicSizes
-from search.worker.runners.fit import Plan
-from search.worker.runners.fused import Loops, has_own_steps, logs_of, on_device
+from search.worker.runners.fit import TrainingPlan
+from search.worker.runners.fused import Loops, copy_to_device, epoch_logs, has_own_steps
 from search.worker.runners.model_key import ModelKey
 
-__all__ = ["graph", "loops"]
+__all__ = ["make_loops", "make_shared_graph"]
 
 Variables = tuple[Sequence[Any], ...]
-"""Those of the model, of its optimizer where it is trained, and of its metrics."""
+"""The variables of the model, of its optimizer if it is trained, and of its metrics: a sequence for each group."""
 State = tuple[list[Any], ...]
-"""Their values."""
+"""The values of `Variables`."""
 
 
-def loops(model: Any, plan: Plan) -> Loops:
-    """See `search.worker.runners.fused.Framework`."""
-    return _Graph(model, plan).loops(model, plan)
+def make_loops(model: Any, plan: TrainingPlan) -> Loops:
+    """Return loops of the model's own, see `search.worker.runners.fused.Framework`."""
+    return _SharedGraph(model).loops_for(model, plan)
 
 
-def graph(model: Any, plan: Plan, signature: ModelKey) -> _Graph:
-    """See `search.worker.runners.fused.Framework`."""
-    return _Graph(model, plan)
+def make_shared_graph(model: Any, plan: TrainingPlan, model_key: ModelKey) -> _SharedGraph:
+    """Return a graph for all models with this key, see `search.worker.runners.fused.Framework`."""
+    return _SharedGraph(model)
 
 
-class _Graph:
-    """See `search.worker.runners.fused.Graph`. Steps are functions of all variables' values, so they are no model's own."""
+class _SharedGraph:
+    """A graph as in `search.worker.runners.fused.SharedGraph`.
 
-    def __init__(self, model: Any, plan: Plan) -> None:
-        own = has_own_steps(model)
-        make = epoch_of_device()
-        self.train: Epoch = make(model.train_step, own)
-        self.validate: Epoch = make(model.test_step, own)
+    Steps are functions of all variables' values, so no model owns them.
+    """
 
-    def loops(self, model: Any, plan: Plan, freedom: DynamicSizes | None = None) -> Loops:
+    def __init__(self, model: Any) -> None:
+        own_logs = has_own_steps(model)
+        make = epoch_function_class()
+        self.train: EpochFunction = make(model.train_step, own_logs)
+        self.validate: EpochFunction = make(model.test_step, own_logs)
+
+    def loops_for(self, model: Any, plan: TrainingPlan, dynamic_sizes: DynamicSizes | None = None) -> Loops:
         return _Loops(self, model, plan)
 
 
 class _Loops:
-    """See `search.worker.runners.fused.Loops`."""
+    """Loops as in `search.worker.runners.fused.Loops`."""
 
-    def __init__(self, graph: _Graph, model: Any, plan: Plan) -> None:
+    def __init__(self, graph: _SharedGraph, model: Any, plan: TrainingPlan) -> None:
         self._graph, self._model, self._plan = graph, model, plan
-        # As `fit` does: metrics have no variables before.
+        # As in `fit`: before that call metrics have no variables.
         model._symbolic_build(data_batch=plan.arrays.take(slice(plan.batch_size)))
 
     def train(self, order: Any) -> dict[str, Any]:
         plan, variables = self._plan, self._variables(self._model.optimizer.variables)
         self._graph.train.prepare(variables, plan.arrays, plan.batch_size)
         if plan.validation is not None:
-            # What is needed next is compiled beside it.
+            # Validation is needed next, and is compiled beside the training.
             self._graph.validate.prepare(self._variables(), self._validation, plan.validation_batch_size)
         return self._run(self._graph.train, variables, plan.arrays, order, plan.batch_size)
 
@@ -83,34 +85,41 @@ class _Loops:
         model = self._model
         return (model.trainable_variables, model.non_trainable_variables, *more, model.metrics_variables)
 
-    def _run(self, epoch: Epoch, variables: Variables, split: Split, order: Any, batch_size: int) -> dict[str, Any]:
-        data = on_device(split.packed, jnp.asarray)
-        last, state = epoch(_own_buffers(variables), data, order.astype("int32"), batch_size)
+    def _run(
+        self, function: EpochFunction, variables: Variables, split: Split, order: Any, batch_size: int
+    ) -> dict[str, Any]:
+        data = copy_to_device(split.packed, jnp.asarray)
+        last_logs, state = function(_own_buffers(variables), data, order.astype("int32"), batch_size)
         for group, values in zip(variables, state, strict=True):
             for variable, value in zip(group, values, strict=True):
                 variable.assign(value)
-        logs: dict[str, Any] = logs_of(self._model, last)
+        logs: dict[str, Any] = epoch_logs(self._model, last_logs)
         return logs
 
 
-class Epoch(Protocol):
-    """The batches of an epoch: (variables' values, data, order of the samples, batch size) → (logs of the last step,
-    where they count; values). The values that are given are given away.
+class EpochFunction(Protocol):
+    """A function that runs all batches of an epoch.
 
     It is made of the model's step, a function of variables' values and a batch, and of whether the step's logs count.
     """
 
-    def __call__(self, state: State, data: Any, order: Any, batch_size: int) -> tuple[Any, State]: ...
+    def __call__(self, state: State, data: Any, order: Any, batch_size: int) -> tuple[Any, State]:
+        """Return the logs of the last step, or None if they do not count, and the variables' new values.
+
+        Args:
+            state: the variables' values. Their memory is given away.
+            order: the order of the samples: indices, shape (samples,).
+        """
 
     def prepare(self, variables: Variables, split: Split, batch_size: int) -> None:
-        """Begin to compile what a call will need, if that can be done beside other work."""
+        """Begin to compile for a call, if that can be done beside other work."""
 
 
-class Steps:
-    """See `Epoch`: a call for each batch. What it needs is compiled when it is called.
+class BatchCalls:
+    """An `EpochFunction` that makes a call for each batch, and compiles at the first call.
 
-    The batch is taken by a function of its own, which all models share: within the step it would have to be compiled
-    with each of them, a quarter of the time again.
+    A function of its own, which all models share, takes the batch from the data. Within the step it would be compiled
+    with each model, which takes a quarter longer.
     """
 
     def __init__(self, step: Any, own_logs: bool) -> None:
@@ -124,14 +133,14 @@ class Steps:
         pass
 
     def __call__(self, state: State, data: Any, order: Any, batch_size: int) -> tuple[Any, State]:
-        last = None
+        last_logs = None
         for begin in range(0, len(order), batch_size):
-            state, last = self._step(state, _take_compiled(data, order[begin : begin + batch_size]))
-        return last, state
+            state, last_logs = self._step(state, _take_compiled(data, order[begin : begin + batch_size]))
+        return last_logs, state
 
 
-class Scan:
-    """See `Epoch`: one call for all batches."""
+class BatchScan:
+    """An `EpochFunction` that makes one call for all batches."""
 
     def __init__(self, step: Any, own_logs: bool) -> None:
         def run(state: State, batches: Any, rest: Any, data: Any) -> tuple[State, Any]:
@@ -150,34 +159,34 @@ class Scan:
 
     def prepare(self, variables: Variables, split: Split, batch_size: int) -> None:
         if (split.samples, batch_size) not in self._compiled:
-            data = on_device(split.packed, jnp.asarray)
+            data = copy_to_device(split.packed, jnp.asarray)
             order = np.arange(split.samples, dtype="int32")
             # Keras traces in this thread; XLA compiles in another.
-            traced = self._run.lower(_values(variables), *_batches(order, batch_size), data)
-            self._compiled[split.samples, batch_size] = _compilers.submit(traced.compile)
+            lowered = self._run.lower(_values(variables), *_batches(order, batch_size), data)
+            self._compiled[split.samples, batch_size] = _compilers.submit(lowered.compile)
 
     def __call__(self, state: State, data: Any, order: Any, batch_size: int) -> tuple[Any, State]:
         try:
             compiled = self._compiled[len(order), batch_size].result()
         except Exception:
-            # A GPU that had no memory for it may have some when the trial is tried again.
+            # A GPU without memory for the program may have some when the trial is tried again.
             del self._compiled[len(order), batch_size]
             raise
-        state, last = compiled(state, *_batches(order, batch_size), data)
-        return last, state
+        state, last_logs = compiled(state, *_batches(order, batch_size), data)
+        return last_logs, state
 
 
-def epoch_of_device() -> Callable[[Any, bool], Epoch]:
-    """The form that is faster where JAX computes."""
-    return Steps if jax.default_backend() == "cpu" else Scan
+def epoch_function_class() -> Callable[[Any, bool], EpochFunction]:
+    """Return the class that is faster on JAX's default device."""
+    return BatchCalls if jax.default_backend() == "cpu" else BatchScan
 
 
 _compilers = ThreadPoolExecutor(2, "compile")
-"""Its threads begin with their first work: after the fork."""
+"""The threads that compile, started with their first work: after the fork."""
 
 
 def _batches(order: Any, batch_size: int) -> tuple[Any, Any]:
-    """The indices of whole batches, shape (batches, batch_size), and of the rest."""
+    """Return the indices of whole batches, shape (batches, batch_size), and of the rest."""
     whole = len(order) - len(order) % batch_size
     return order[:whole].reshape(-1, batch_size), order[whole:]
 
@@ -194,13 +203,15 @@ def _values(variables: Variables) -> State:
 
 
 def _own_buffers(variables: Variables) -> State:
-    """The variables' values, each in memory of its own, as they are given away: one that was assigned to another
-    variable (an average to its weight) shares it."""
+    """Return the variables' values, each in memory of its own, as a call gives it away.
+
+    A value that was assigned to another variable (an average to its weight) shares memory with it, and is copied.
+    """
     seen: set[int] = set()
 
     def own(value: Any) -> Any:
-        taken = id(value) in seen
+        is_shared = id(value) in seen
         seen.add(id(value))
-        return jnp.copy(value) if taken else value
+        return jnp.copy(value) if is_shared else value
 
     return tuple([own(variable.value) for variable in group] for group in variables)

@@ -1,8 +1,8 @@
-"""Traced functions of TensorFlow as files: what one worker of a search has traced, the others need not trace.
+"""Graph files: functions that one worker of a search has traced, for the other workers to load.
 
-A file has the functions' definitions as they were traced, before TensorFlow makes them fit a processor, with what they
-capture left out. Whoever traced them runs them from these definitions, too: what Python knows of a graph takes
-megabytes, and is let go of.
+A file has the functions' definitions as traced, before TensorFlow adapts them to a processor, without the tensors that
+they capture. The worker that traced them runs them from these definitions, too: so Python's objects of a graph, which
+take megabytes, are freed.
 """
 
 from __future__ import annotations
@@ -23,68 +23,72 @@ import keras
 from tensorflow.core.framework.function_pb2 import FunctionDefLibrary
 from tensorflow.python.eager import context
 
-__all__ = ["keep", "load", "use"]
+__all__ = ["load_functions", "registered_functions", "save_functions", "set_graph_folder"]
 
 _folder: list[Path] = []
 _numbers = itertools.count()
 
 
-def use(folder: str) -> None:
-    """Keep files in `folder`, for the processes of one search only: the user's code may change what is traced."""
-    _folder[:] = [Path(folder)]
+def set_graph_folder(folder: str | None) -> None:
+    """Set the folder of graph files; None for no files.
+
+    It serves the processes of one search only, as the user's code may change what is traced.
+    """
+    _folder[:] = [] if folder is None else [Path(folder)]
 
 
-def keep(word: Hashable, made: Mapping[str, Any], known: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """Write concrete functions, if there is a folder, and give functions that do the same.
+def save_functions(key: Hashable, functions: Mapping[str, Any], known: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Write concrete functions to a file, if there is a folder, and return functions that do the same.
 
     Args:
-        word: what they depend on.
-        known: of each, by its name, the tensors that it may capture.
+        key: all that the functions depend on.
+        functions: the concrete functions, by name.
+        known: the tensors that each function may capture, by its name.
 
     Raises:
-        ValueError: one captures another tensor.
+        ValueError: a function captures another tensor.
     """
-    described = _described(made, known, f"_{_key(word)}_{os.getpid()}_{next(_numbers)}")
-    path = _path(word)
+    content = _serialize(functions, known, f"_{_digest(key)}_{os.getpid()}_{next(_numbers)}")
+    path = _path(key)
     if path is not None:
         temporary = path.with_suffix(f".{os.getpid()}")
         with suppress(OSError):
-            temporary.write_text(json.dumps(described))
+            temporary.write_text(json.dumps(content))
             temporary.replace(path)
-    return _functions(described, known)
+    return _functions(content, known)
 
 
-def load(word: Hashable, known: Mapping[str, Sequence[Any]]) -> dict[str, Any] | None:
-    """The functions that depend on `word`, if another process has kept them.
+def load_functions(key: Hashable, known: Mapping[str, Sequence[Any]]) -> dict[str, Any] | None:
+    """Return the functions that another process has saved for `key`; None if there are none.
 
     Args:
-        known: of each the tensors that it may capture, in the order of when it was kept.
+        known: the tensors that each function may capture, in the same order as when it was saved.
     """
-    path = _path(word)
+    path = _path(key)
     if path is None or not path.exists():
         return None
     return _functions(json.loads(path.read_text()), known)
 
 
-def _path(word: Hashable) -> Path | None:
-    return _folder[0] / f"{_key(word)}.json" if _folder else None
+def _path(key: Hashable) -> Path | None:
+    return _folder[0] / f"{_digest(key)}.json" if _folder else None
 
 
-def _key(word: Hashable) -> str:
-    return hashlib.sha256(repr(word).encode()).hexdigest()[:32]
+def _digest(key: Hashable) -> str:
+    return hashlib.sha256(repr(key).encode()).hexdigest()[:32]
 
 
 # As text --------------------------------------------------------------------------------------------------------------
 
 
-def _described(made: Mapping[str, Any], known: Mapping[str, Sequence[Any]], suffix: str) -> dict[str, Any]:
-    """All that is to be known of the functions.
+def _serialize(functions: Mapping[str, Any], known: Mapping[str, Sequence[Any]], suffix: str) -> dict[str, Any]:
+    """Return the content of a graph file.
 
     Args:
-        suffix: for the definitions' names: each process counts its own from the same number.
+        suffix: is added to the definitions' names, as each process numbers its own from the same start.
     """
     parts, library = {}, FunctionDefLibrary()
-    for name, function in made.items():
+    for name, function in functions.items():
         places = {id(tensor): i for i, tensor in enumerate(known[name])}
         if not all(id(tensor) in places for tensor in function.captured_inputs):
             raise ValueError("the graph captures more of its model than its variables")
@@ -97,11 +101,11 @@ def _described(made: Mapping[str, Any], known: Mapping[str, Sequence[Any]], suff
         }
         library.function.append(function.function_def)
         library.function.extend(function.graph.as_graph_def().library.function)
-    _rename(library, suffix)
+    _add_suffix(library, suffix)
     return {"library": base64.b64encode(library.SerializeToString()).decode(), "suffix": suffix, "parts": parts}
 
 
-def _rename(library: Any, suffix: str) -> None:
+def _add_suffix(library: Any, suffix: str) -> None:
     names = {function.signature.name: function.signature.name + suffix for function in library.function}
     for function in library.function:
         function.signature.name = names[function.signature.name]
@@ -121,7 +125,7 @@ def _nodes(library: Any) -> Iterator[Any]:
 
 
 class _Library:
-    """Definitions that TensorFlow knows in this process, as long as one holds this."""
+    """Function definitions, registered with TensorFlow in this process as long as this object lives."""
 
     def __init__(self, library: str) -> None:
         definitions = FunctionDefLibrary.FromString(base64.b64decode(library)).function
@@ -129,22 +133,27 @@ class _Library:
         for definition in definitions:
             runtime.add_function_def(definition)
         self.names = [definition.signature.name for definition in definitions]
-        weakref.finalize(self, _forget, runtime, self.names).atexit = False
+        weakref.finalize(self, _unregister, runtime, self.names).atexit = False
 
 
-def _forget(runtime: Any, names: Iterable[str]) -> None:
+def _unregister(runtime: Any, names: Iterable[str]) -> None:
     for name in names:
         runtime.remove_function(name)
 
 
 _libraries: weakref.WeakValueDictionary[str, _Library] = weakref.WeakValueDictionary()
-"""Those that are held, by the suffix of their names."""
+"""The libraries in use, by the suffix of their names."""
 
 
-def _functions(described: Mapping[str, Any], known: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    library = _libraries.get(described["suffix"]) or _Library(described["library"])
-    _libraries[described["suffix"]] = library
-    return {name: _function(part, known[name], library) for name, part in described["parts"].items()}
+def registered_functions() -> list[str]:
+    """Return the names of all definitions that are registered with TensorFlow in this process."""
+    return [name for library in _libraries.values() for name in library.names]
+
+
+def _functions(content: Mapping[str, Any], known: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    library = _libraries.get(content["suffix"]) or _Library(content["library"])
+    _libraries[content["suffix"]] = library
+    return {name: _function(part, known[name], library) for name, part in content["parts"].items()}
 
 
 def _function(part: Mapping[str, Any], known: Sequence[Any], library: _Library) -> _Function:
@@ -154,11 +163,12 @@ def _function(part: Mapping[str, Any], known: Sequence[Any], library: _Library) 
 
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """A function of a library, by its name.
+    """A function of a library, called by its name.
 
     Attributes:
-        captured: the tensors that it takes after its arguments.
-        outputs: a structure of places among the tensors that it returns, of which there are `count`.
+        captured: the tensors that follow its arguments.
+        outputs: the structure of its result. The leaves are indices of the tensors that it returns.
+        count: the number of tensors that it returns.
     """
 
     library: _Library
@@ -168,5 +178,5 @@ class _Function:
     count: int
 
     def __call__(self, *arguments: Any) -> Any:
-        found = context.context().call_function(self.name, [*arguments, *self.captured], self.count)
-        return keras.tree.map_structure(found.__getitem__, self.outputs)
+        tensors = context.context().call_function(self.name, [*arguments, *self.captured], self.count)
+        return keras.tree.map_structure(tensors.__getitem__, self.outputs)

@@ -1,8 +1,8 @@
-"""What TensorFlow's graph optimizer, Grappler, does to a function of ours before it first runs.
+"""Grappler options: a lighter run of TensorFlow's graph optimizer over a function of ours, before its first call.
 
-By default it goes over a graph twice, for half of the time that it takes to make a traced function of a small model
-ready to run. On a processor the second time, and some of its parts, changed nothing that counts in any model tried, and
-are left out. Results stay those of `fit`, to the last bit: the tests of both runners compare them.
+By default Grappler goes over a graph twice. That is half of the time that it takes to make a traced function of a small
+model ready to run. On a processor the second pass, and some of the optimizers, changed nothing that counts in any model
+tried, and are left out. Results stay those of `fit`, to the last bit: the tests of both runners compare them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 from tensorflow.python.eager import context
 
-__all__ = ["once"]
+__all__ = ["light_grappler"]
 
 
 @contextmanager
-def once() -> Iterator[None]:
-    """Functions that are called within for the first time are gone over once. With GPUs nothing is changed."""
+def light_grappler() -> Iterator[None]:
+    """Have Grappler go once, and lightly, over functions first called within. With GPUs nothing changes."""
     if tf.config.list_logical_devices("GPU"):
         yield
         return
     runtime = context.context()
     before = runtime.function_call_options
     config = ConfigProto.FromString(before.config_proto_serialized)
-    _lighten(config.graph_options.rewrite_options)
+    _set_light_options(config.graph_options.rewrite_options)
     runtime.function_call_options = context.FunctionCallOptions(before.executor_type, config)
     try:
         yield
@@ -36,11 +36,11 @@ def once() -> Iterator[None]:
         runtime.function_call_options = before
 
 
-def _lighten(options: Any) -> None:
+def _set_light_options(options: Any) -> None:
     options.meta_optimizer_iterations = RewriterConfig.ONE
     options.memory_optimization = RewriterConfig.NO_MEM_OPT  # swaps and recomputes for GPUs
     options.layout_optimizer = RewriterConfig.OFF  # of images, for GPUs
     options.implementation_selector = RewriterConfig.OFF  # between kernels of different devices
-    # Moves operations into the branches of conditions; both are needed to turn it off.
+    # Moves operations into the branches of conditions; both options are needed to turn it off.
     options.disable_tfg_optimizer = True
     options.experimental_conditional_code_motion = RewriterConfig.OFF

@@ -1,9 +1,9 @@
-"""An optimizer's update, traced for one variable and repeated for the others.
+"""Optimizer updates: traced for one variable, and repeated for the others.
 
-Keras traces `update_step` for each variable, with Adam 37 operations, half of which make the same scalars each time: a
-third and more of what a model takes to be traced. Here it is traced for the first variable of each dtype. For the
-others the graph gets once more the operations that depend on the variable, its gradient or its slots, as they are. So
-the results are equal to the last bit.
+Keras traces `update_step` for each variable. With Adam these are 37 operations, half of which make the same scalars
+each time: a third and more of the time that tracing a model takes. Here the update is traced for the first variable of
+each dtype. For each other variable the graph gets copies of the operations that depend on the variable, its gradient or
+its slots. So the results are equal to the last bit.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from search.worker.runners.dynamic_sizes import ELEMENTWISE
+from search.worker.runners.dynamic_sizes import ELEMENTWISE_OPTIMIZERS
 
-__all__ = ["repeated"]
+__all__ = ["SLOT_ATTRIBUTES", "UpdateTemplate", "repeated_updates"]
 
-_SLOTS = (
+SLOT_ATTRIBUTES = (
     "momentums",
     "_accumulated_delta_vars",
     "_accumulated_grads",
@@ -34,71 +34,72 @@ _SLOTS = (
     "_velocities",
     "_velocity_hats",
 )
-"""Where Keras's optimizers keep a variable for each variable."""
+"""Attributes in which Keras's optimizers keep slots, one for each variable."""
 
-_SHARED = ("_iterations", "_learning_rate", "_u_product")
-"""Where they keep a variable for all of them."""
+_SHARED_ATTRIBUTES = ("_iterations", "_learning_rate", "_u_product")
+"""Attributes in which they keep one variable for all."""
 
-_UPDATE = "_distributed_tf_update_step"
+_UPDATE_METHOD = "_distributed_tf_update_step"
 
 
 @contextmanager
-def repeated(optimizer: Any) -> Iterator[None]:
-    """Have an optimizer trace its update once for all variables; others than those of Keras are left alone.
+def repeated_updates(optimizer: Any) -> Iterator[None]:
+    """Have an optimizer of Keras's trace its update once for all variables. Other optimizers are left alone.
 
-    It needs TensorFlow's and Keras's insides, and raises anything where a version has others.
+    Raises:
+        Exception: of any class, if a version of TensorFlow or Keras has other internals than are used here.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if type(optimizer) not in ELEMENTWISE:
+    if type(optimizer) not in ELEMENTWISE_OPTIMIZERS:
         yield
         return
-    attributes = vars(optimizer)  # past what Keras does when an attribute is set
-    attributes[_UPDATE] = functools.partial(_update, optimizer, getattr(optimizer, _UPDATE))
+    attributes = vars(optimizer)  # past Keras's `__setattr__`
+    attributes[_UPDATE_METHOD] = functools.partial(_update, optimizer, getattr(optimizer, _UPDATE_METHOD))
     try:
         yield
     finally:
-        del attributes[_UPDATE]
+        del attributes[_UPDATE_METHOD]
 
 
 def _update(optimizer: Any, trace: Any, strategy: Any, pairs: Sequence[tuple[Any, Any]], learning_rate: Any) -> None:
-    """Update variables, of which there are pairs (gradient, variable)."""
+    """Update the variables of `pairs` (gradient, variable); `trace` is Keras's own method for that."""
     graph = tf.compat.v1.get_default_graph()
-    templates: dict[Any, _Template | None] = {}
+    templates: dict[Any, UpdateTemplate | None] = {}
     for gradient, variable in pairs:
-        kind = (gradient.dtype, variable.dtype) if isinstance(gradient, tf.Tensor) else None
-        template = templates.get(kind)
-        own = [] if kind is None else [gradient, *_captured(graph, optimizer, variable)]
+        dtypes = (gradient.dtype, variable.dtype) if isinstance(gradient, tf.Tensor) else None
+        template = templates.get(dtypes)
+        own = [] if dtypes is None else [gradient, *_variable_handles(graph, optimizer, variable)]
         if template is not None:
             template.repeat(own)
             continue
         before = len(graph.get_operations())
         trace(strategy, [(gradient, variable)], learning_rate)
-        if kind is not None and kind not in templates:
-            known = {tensor.name for tensor in (*own, *_shared(graph, optimizer))}
-            templates[kind] = _Template.of(graph, graph.get_operations()[before:], own, known)
+        if dtypes is not None and dtypes not in templates:
+            known = {tensor.name for tensor in (*own, *_shared_handles(graph, optimizer))}
+            templates[dtypes] = UpdateTemplate.of(graph, graph.get_operations()[before:], own, known)
 
 
-def _captured(graph: Any, optimizer: Any, variable: Any) -> list[Any]:
-    """The handles of a variable and of its slots, as the graph has them."""
+def _variable_handles(graph: Any, optimizer: Any, variable: Any) -> list[Any]:
+    """Return the handles of a variable and of its slots, as the graph captures them."""
     index = optimizer._get_variable_index(variable)
-    slots = [getattr(optimizer, name, None) for name in _SLOTS]
+    slots = [getattr(optimizer, name, None) for name in SLOT_ATTRIBUTES]
     values = [variable, *(slot[index].value for slot in slots if slot)]
     return [graph.capture(value.handle) for value in values]
 
 
-def _shared(graph: Any, optimizer: Any) -> list[Any]:
-    """The handles of what all variables share, as the graph has them."""
-    variables = [getattr(optimizer, name, None) for name in _SHARED]
+def _shared_handles(graph: Any, optimizer: Any) -> list[Any]:
+    """Return the handles of the optimizer's variables that serve all, as the graph captures them."""
+    variables = [getattr(optimizer, name, None) for name in _SHARED_ATTRIBUTES]
     return [graph.capture(variable.value.handle) for variable in variables if isinstance(variable, keras.Variable)]
 
 
 @dataclass(frozen=True, slots=True)
-class _Template:
-    """What was traced for one variable.
+class UpdateTemplate:
+    """The update that was traced for one variable.
 
     Attributes:
-        own: the tensors that are another variable's when it is repeated, by name.
-        operations: those that depend on them, in order, with their attributes.
+        own: the names of the tensors that a repetition replaces by those of another variable.
+        operations: the operations that depend on these tensors, in order, with their attributes.
     """
 
     graph: Any
@@ -106,28 +107,39 @@ class _Template:
     operations: list[tuple[Any, Any]]
 
     @classmethod
-    def of(cls, graph: Any, operations: Sequence[Any], own: Sequence[Any], known: set[str]) -> _Template | None:
-        """None where an operation cannot be repeated, or has a variable that is not among the `known` tensors."""
-        depend, kept = {tensor.name for tensor in own}, []
+    def of(cls, graph: Any, operations: Sequence[Any], own: Sequence[Any], known: set[str]) -> UpdateTemplate | None:
+        """Return the template of a traced update; None if it cannot be repeated.
+
+        Args:
+            operations: the operations that were traced.
+            own: the handles of the variable and its slots, and its gradient.
+            known: the names of all handles that the update may use. One that uses another is not repeated.
+        """
+        dependent, repeated = {tensor.name for tensor in own}, []
         for operation in operations:
             resources = {tensor.name for tensor in operation.inputs if tensor.dtype == tf.resource}
             if not resources <= known:
                 return None
-            if not any(tensor.name in depend for tensor in operation.inputs):
+            if not any(tensor.name in dependent for tensor in operation.inputs):
                 continue
             attributes = dict(operation.node_def.attr)
             if any(value.HasField("func") for value in attributes.values()):
                 return None
-            attributes.pop("_class", None)  # it is placed by the variable
-            depend.update(tensor.name for tensor in operation.outputs)
-            kept.append((operation, attributes))
-        return cls(graph, [tensor.name for tensor in own], kept)
+            attributes.pop("_class", None)  # places it with the variable
+            dependent.update(tensor.name for tensor in operation.outputs)
+            repeated.append((operation, attributes))
+        return cls(graph, [tensor.name for tensor in own], repeated)
 
     def repeat(self, own: Sequence[Any]) -> None:
+        """Add the update of another variable to the graph.
+
+        Args:
+            own: the tensors of that variable, in the order of `self.own`.
+        """
         tensors = dict(zip(self.own, own, strict=True))
-        made: dict[str, Any] = {}
+        copies: dict[str, Any] = {}
         for operation, attributes in self.operations:
-            after = [made.get(other.name, other) for other in operation.control_inputs]
+            after = [copies.get(other.name, other) for other in operation.control_inputs]
             with self.graph.control_dependencies(after):
                 copy = self.graph._create_op_internal(
                     operation.type,
@@ -136,5 +148,5 @@ class _Template:
                     attrs=attributes,
                     op_def=operation.op_def,
                 )
-            made[operation.name] = copy
+            copies[operation.name] = copy
             tensors.update((old.name, new) for old, new in zip(operation.outputs, copy.outputs, strict=True))

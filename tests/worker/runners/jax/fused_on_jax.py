@@ -1,4 +1,4 @@
-"""Fused epochs on JAX beside `model.fit`, for many kinds of models; run with KERAS_BACKEND=jax. Prints what differs."""
+"""A comparison of fused epochs on JAX with `model.fit`, for many kinds of models. Run it with KERAS_BACKEND=jax."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from search.worker.data.arrays import prepare
-from search.worker.runners.choose import choose
-from search.worker.runners.jax import epochs as fused_jax
+from search.worker.data.arrays import prepare_data
+from search.worker.runners.choose import choose_runner
+from search.worker.runners.jax import epochs
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(70, 6)).astype("float32")
@@ -35,7 +35,7 @@ class Record(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untype
 
 
 class Own(keras.Model):  # type: ignore[misc]
-    """A step with logs of its own."""
+    """A model whose step returns logs of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def train(make: Any, raw: Any, fuse: bool) -> tuple[str, list[dict[str, float]],
     keras.utils.clear_session()
     keras.utils.set_random_seed(3)
     model, record = make(), Record()
-    runner = choose(model, prepare(raw), {"batch_size": 16}, 7, [record], fuse)
+    runner = choose_runner(model, prepare_data(raw), {"batch_size": 16}, 7, [record], fuse)
     runner.run(0, 3, [record])
     variables = [*model.variables, *model.optimizer.variables]
     return runner.name, record.logs, [keras.ops.convert_to_numpy(variable.value) for variable in variables]
@@ -118,8 +118,8 @@ def main() -> None:
         name, logs, arrays = train(make, raw, False)
         assert name == "fit: asked for"
         assert len(logs) == 3
-        for epoch in (fused_jax.Steps, fused_jax.Scan):  # on a processor, and on a GPU
-            fused_jax.epoch_of_device = lambda epoch=epoch: epoch
+        for epoch_function in (epochs.BatchCalls, epochs.BatchScan):  # on a processor, and on a GPU
+            epochs.epoch_function_class = lambda epoch_function=epoch_function: epoch_function
             fused_name, fused_logs, fused = train(make, raw, True)
             assert fused_name == "fused"
             for one, other in zip(fused_logs, logs, strict=True):
@@ -127,7 +127,7 @@ def main() -> None:
                 np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-6, err_msg=make.__name__)
             for array, fitted in zip(fused, arrays, strict=True):
                 np.testing.assert_allclose(array, fitted, rtol=1e-5, atol=1e-6, err_msg=make.__name__)
-            print(make.__name__, epoch.__name__, "the same")
+            print(make.__name__, epoch_function.__name__, "the same")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fused epochs on JAX, in a process of their own."""
+"""Fused epochs on JAX, in another process with that backend of Keras."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 
 @pytest.mark.slow
-def test_they_give_what_fit_gives() -> None:
+def test_fused_epochs_equal_those_of_fit() -> None:
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    words = [sys.executable, str(Path(__file__).with_name("fused_on_jax.py"))]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(Path(__file__).with_name("fused_on_jax.py"))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("the same") == 16

@@ -1,4 +1,4 @@
-"""TensorFlow's graph optimizer goes over functions of ours once. That bits stay is seen wherever they are compared."""
+"""Grappler options of our functions. All tests that compare the bits of both runners show that bits stay."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 from tensorflow.python.eager import context
 
-from search.worker.runners.tensorflow import grappler as rewriting
+from search.worker.runners.tensorflow.grappler import light_grappler
 
 
-def now() -> RewriterConfig:
-    given = context.context().function_call_options.config_proto_serialized
-    return ConfigProto.FromString(given).graph_options.rewrite_options
+def current_options() -> RewriterConfig:
+    config = context.context().function_call_options.config_proto_serialized
+    return ConfigProto.FromString(config).graph_options.rewrite_options
 
 
-def test_what_is_set_otherwise_stays_and_all_is_as_before_after_it() -> None:
-    before = now()
+def test_other_options_stay_and_all_are_restored() -> None:
+    before = current_options()
     tf.config.optimizer.set_experimental_options({"remapping": False})
     try:
-        with rewriting.once():
-            assert now().meta_optimizer_iterations == RewriterConfig.ONE
-            assert now().remapping == RewriterConfig.OFF
-        assert now().meta_optimizer_iterations == before.meta_optimizer_iterations
+        with light_grappler():
+            assert current_options().meta_optimizer_iterations == RewriterConfig.ONE
+            assert current_options().remapping == RewriterConfig.OFF
+        assert current_options().meta_optimizer_iterations == before.meta_optimizer_iterations
     finally:
         tf.config.optimizer.set_experimental_options({"remapping": True})
 
 
-def test_it_is_as_before_after_an_error_too() -> None:
-    before = now()
-    with pytest.raises(ValueError, match="a loop"), rewriting.once():
+def test_options_are_restored_after_an_error() -> None:
+    before = current_options()
+    with pytest.raises(ValueError, match="a loop"), light_grappler():
         raise ValueError("a loop")
-    assert now() == before
+    assert current_options() == before

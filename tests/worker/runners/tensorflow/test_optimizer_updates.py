@@ -1,4 +1,4 @@
-"""An update that was traced for one variable trains all of them as `model.fit` does, to the last bit."""
+"""An update that is traced for one variable trains all variables as `model.fit` does, to the last bit."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from keras import layers, optimizers
 
-from search.worker.data import arrays as datas
+from search.worker.data.arrays import prepare_data
 from search.worker.keras_session import session
-from search.worker.runners import choose as runner
-from search.worker.runners import graph_cache as graphs
-from search.worker.runners.tensorflow import optimizer_updates as updates
+from search.worker.runners.choose import choose_runner
+from search.worker.runners.graph_cache import clear_graph_cache, make_model_key
+from search.worker.runners.tensorflow import optimizer_updates
+from search.worker.runners.tensorflow.optimizer_updates import UpdateTemplate, repeated_updates
 
 RNG = np.random.default_rng(0)
 WORDS = RNG.integers(0, 9, (50, 4)).astype("int32")
@@ -25,17 +26,17 @@ Make = Callable[[], Any]
 
 
 def train(make: Make, fuse: bool) -> list[Any]:
-    """Two epochs of an optimizer, fused by a graph that could be shared, or by `fit`; all variables thereafter."""
-    data = datas.prepare(DATA)
+    """Train two epochs, fused by a graph that could be shared or by `fit`; return all variables."""
+    data = prepare_data(DATA)
     with session(1):
         x = inputs = keras.Input((4,), dtype="int32")
-        x = layers.Embedding(9, 5)(x)  # whose gradient is no tensor
+        x = layers.Embedding(9, 5)(x)  # its gradient is no tensor
         x = layers.Dense(7, activation="tanh")(layers.Flatten()(x))
         model = keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
         model.compile(make(), "sparse_categorical_crossentropy")
-        signature = graphs.sign(model, [])
-        assert signature is not None
-        runner.choose(model, data, {"batch_size": 8}, 1, [], fuse=fuse, signature=signature).run(0, 2, [])
+        model_key = make_model_key(model, [])
+        assert model_key is not None
+        choose_runner(model, data, {"batch_size": 8}, 1, [], fuse=fuse, model_key=model_key).run(0, 2, [])
         return [np.array(variable) for variable in (*model.variables, *model.optimizer.variables)]
 
 
@@ -44,18 +45,18 @@ def equal(ones: list[Any], others: list[Any]) -> bool:
 
 
 @pytest.fixture
-def repeats(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """For each repetition what it was for."""
-    graphs.drop_all()
-    made: list[Any] = []
-    repeat = updates._Template.repeat
+def repeated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list that gets the tensors of each repetition of an update."""
+    clear_graph_cache()
+    repeated: list[Any] = []
+    repeat = UpdateTemplate.repeat
 
-    def count(template: Any, own: Any) -> None:
-        made.append(own)
+    def note(template: UpdateTemplate, own: Any) -> None:
+        repeated.append(own)
         repeat(template, own)
 
-    monkeypatch.setattr(updates._Template, "repeat", count)
-    return made
+    monkeypatch.setattr(UpdateTemplate, "repeat", note)
+    return repeated
 
 
 OPTIMIZERS: list[Make] = [
@@ -79,27 +80,27 @@ OPTIMIZERS: list[Make] = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", OPTIMIZERS, ids=lambda make: make().name)
-def test_variables_are_those_of_fit(make: Make, repeats: list[Any]) -> None:
+def test_variables_equal_those_of_fit(make: Make, repeated: list[Any]) -> None:
     trained = train(make, fuse=True)
-    # Of five variables the embedding's is traced by itself where its gradient is no tensor, and one for the others.
-    assert len(repeats) in (3, 4)
+    # Of five variables, one is traced for the others, and the embedding's by itself if its gradient is no tensor.
+    assert len(repeated) in (3, 4)
     assert equal(trained, train(make, fuse=False))
 
 
-def test_an_optimizer_whose_variables_are_not_all_known_is_traced_as_it_is(
-    repeats: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_an_optimizer_with_unknown_slots_is_traced_as_it_is(
+    repeated: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(updates, "_SLOTS", ("_momentums",))
+    monkeypatch.setattr(optimizer_updates, "SLOT_ATTRIBUTES", ("_momentums",))
     trained = train(optimizers.Adam, fuse=True)
-    assert not repeats
+    assert not repeated
     assert equal(trained, train(optimizers.Adam, fuse=False))
 
 
-def test_others_than_those_of_keras_are_left_alone() -> None:
+def test_optimizers_that_are_not_elementwise_are_left_alone() -> None:
     class Own(optimizers.Adam):
-        """A user's, whose update may treat variables by their shapes."""
+        """A user's optimizer. Its update may depend on the shapes of variables."""
 
     for optimizer in (Own(), optimizers.Adafactor(), optimizers.Muon()):
         before = dict(vars(optimizer))
-        with updates.repeated(optimizer):
+        with repeated_updates(optimizer):
             assert vars(optimizer) == before

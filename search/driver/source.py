@@ -1,0 +1,82 @@
+"""The source of a search: a space file, or the parts of a space given from Python."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search import options
+from search.errors import OptionError, SpaceError
+from search.space.file import is_users_module, parse_file, written_options
+
+__all__ = ["Source"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A space file, or the parts of a space.
+
+    Attributes:
+        path: the space file, or None.
+        parts: `build_model` or `hypermodel`, `data` and further functions, by name. Empty for a resumed study of a
+            factory, whose pickle the study has already.
+    """
+
+    path: Path | None = None
+    parts: Mapping[str, Any] | None = None
+
+    @property
+    def label(self) -> str:
+        """The source's name in messages."""
+        return str(self.path) if self.path else "the factory"
+
+    def default_name(self) -> str:
+        """Return the name of a study that the user gives none."""
+        if self.path is not None:
+            return self.path.stem
+        assert self.parts is not None
+        factory = self.parts.get("build_model") or type(self.parts["hypermodel"])
+        return getattr(factory, "__name__", "study").strip("_<>") or "study"
+
+    def early_options(self) -> dict[str, Any]:
+        """Return the file's options that must be known before it is run; they are read without running it.
+
+        Raises:
+            OptionError: an option is not written as a constant, or has a wrong value.
+        """
+        written = written_options(parse_file(self.path)) if self.path else {}
+        early = {}
+        for name in options.EARLY:
+            if name not in written:
+                continue
+            node = written[name]
+            with options.error_prefix(f"{self.path}:{node.lineno}"):
+                if not isinstance(node, ast.Constant):
+                    raise OptionError(f"{name} must be known before the file is run: write its value here, as text")
+                if node.value is not None:
+                    early[name] = options.check_option(name, node.value)
+        return early
+
+    def pickled(self) -> bytes:
+        """Return the factory's pickle, followed by the pickle of its data. SpaceError if it cannot be pickled."""
+        import cloudpickle
+
+        from search.space import pickling
+
+        assert self.parts is not None
+        factory = {name: part for name, part in self.parts.items() if name != "data"}
+        # The user's modules travel along: another process may not find them.
+        for module in {getattr(part, "__module__", None) for part in factory.values()}:
+            if module in sys.modules and is_users_module(sys.modules[module]):
+                cloudpickle.register_pickle_by_value(sys.modules[module])
+        try:
+            return pickling.dumps(factory) + pickling.dumps(self.parts["data"])
+        except Exception as error:
+            raise SpaceError(
+                f"the factory cannot be sent to a worker ({type(error).__name__}: {error}): make what it uses inside "
+                "of it, or write a space file"
+            ) from error

@@ -1,0 +1,48 @@
+"""The limits of a search, as the user sets them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search.study.study import Study
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a search ends, and which failures it tolerates.
+
+    Attributes:
+        max_trials: configurations to try. Trials that have begun are promoted and trained to their end all the same.
+        max_total_epochs: epochs to train, over all trials and resumes; the last segments are cut to fit.
+        timeout: seconds that the search may run, over all its resumes.
+        target: objective value at which the search ends.
+        trial_timeout: seconds that one trial may run, over all its segments.
+        retries: times that a trial is started again without progress after its process died.
+        max_consecutive_failures: failed trials before any succeeds, after which the search aborts.
+        executions: trainings of each trial, with different seeds.
+        evaluate_best: trials, the best ones, evaluated on the test data at the end; the best of them is written to a
+            file. With 0 there is no final evaluation.
+        test: whether there are test data.
+    """
+
+    max_trials: int | None = None
+    max_total_epochs: int | None = None
+    timeout: float | None = None
+    target: float | None = None
+    trial_timeout: float | None = None
+    retries: int = 1
+    max_consecutive_failures: int = 5
+    executions: int = 1
+    evaluate_best: int = 0
+    test: bool = False
+
+    def reached(self, study: Study, now: float) -> tuple[str, bool] | None:
+        """Return (reason, whether the search is complete) if `timeout` or `target` ends the search `now`, else None."""
+        if self.timeout is not None and study.seconds(now) >= self.timeout:
+            return "the time is up", False
+        best = study.best
+        if self.target is not None and best is not None and not study.objective.better(self.target, best.objective):
+            return f"the target of {self.target:g} is reached", True
+        return None

@@ -1,0 +1,108 @@
+"""Answers to the questions of model factories: initial values and draws, no configuration twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from search.backends.base import BackEnd
+from search.messages import Question
+from search.scheduler.deduplication import ConfigurationTree
+from search.scheduler.initial import InitialConfigurations, domain_error, value_in_domain
+from search.space.domain import Domain, Parameter, Value, compatible
+from search.study.records import Header, ParameterSet, Record, SpaceChanged
+from search.study.study import Study, Trial
+
+__all__ = ["Questions", "Refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A question without an answer: `error` fails the trial, and the search too if `ends_search`."""
+
+    error: str
+    ends_search: bool = False
+
+
+class Questions:
+    """The questions of a study's trials, and the domains and configurations known from them. A fold of the journal.
+
+    A question is *deferred* if its answer must wait until another trial is built (see `deduplication`).
+
+    Args:
+        try_first: initial configurations.
+
+    Attributes:
+        domains: by parameter key, the domain with which the parameter was last asked for in this space.
+        configurations: those that trials have reached.
+        initial: the initial configurations.
+        may_retry: whether deferred questions may have an answer by now.
+    """
+
+    def __init__(self, try_first: Sequence[Mapping[str, Value]] = ()) -> None:
+        self.domains: dict[str, Domain] = {}
+        self.configurations = ConfigurationTree()
+        self.initial = InitialConfigurations(try_first)
+        self.may_retry = False
+        self._deferred: list[tuple[int, Question, Value]] = []
+
+    def apply(self, record: Record, study: Study) -> None:
+        """Take in a record that `study` has taken in already."""
+        self.may_retry |= self.configurations.apply(record)
+        self.initial.apply(record)
+        match record:
+            case Header() | SpaceChanged():
+                self.domains.clear()
+                self.configurations = ConfigurationTree(record.parameters, ignored=study.trials)
+            case ParameterSet():
+                self.domains[record.parameter.key] = record.parameter.domain
+
+    def answer(self, slot: int, question: Question, trial: Trial, backend: BackEnd) -> ParameterSet | Refusal | None:
+        """Return the answer to a question, to be journaled and sent; None if the question is deferred.
+
+        Args:
+            slot: of the worker that asks.
+            question: of `trial`'s model factory.
+            trial: the trial that the question is about.
+            backend: draws values that are not initial ones.
+        """
+        parameter = question.parameter
+        before = self.domains.get(parameter.key, parameter.domain)
+        if not compatible(before, parameter.domain):
+            changed = (
+                f"parameter {parameter.key!r} changed its domain between trials, from {before} to {parameter.domain}: "
+                "ask for the same domain every time, or give the two different names"
+            )
+            return Refusal(changed, ends_search=True)
+        if error := domain_error(trial.initial_values, parameter):
+            return Refusal(error)
+        value, attributes = self._choose(trial, parameter, backend)
+        if self.configurations.must_wait(trial.number, value):
+            self._deferred.append((slot, question, value))
+            return None
+        return ParameterSet(trial.number, parameter, value, attributes)
+
+    def _choose(self, trial: Trial, parameter: Parameter, backend: BackEnd) -> tuple[Value, dict[str, object]]:
+        if parameter.domain.size == 1:
+            return parameter.domain.value(0), {}
+        initial, explored = trial.initial_values, self.configurations.explored_values(trial.number)
+        if parameter.name in initial and (value := value_in_domain(initial, parameter)) not in explored:
+            return value, {}
+        draw = backend.suggest(trial.number, parameter, explored)
+        return draw.value, dict(draw.attributes)
+
+    def retry(self) -> Iterator[tuple[int, Question]]:
+        """Yield (slot, question) of deferred questions that may be asked again, and forget them."""
+        self.may_retry = False
+        deferred, self._deferred = self._deferred, []
+        for item in deferred:
+            slot, question, value = item
+            # When many workers start, all but one wait. To draw again for each of them at every build takes long.
+            if self.configurations.must_wait(question.trial, value):
+                self._deferred.append(item)
+            else:
+                yield slot, question
+
+    def drop(self, slot: int) -> None:
+        """Forget the deferred question of `slot`, whose segment has ended."""
+        self._deferred = [item for item in self._deferred if item[0] != slot]

@@ -1,0 +1,21 @@
+"""Versions of libraries: those that a study ran with, against those of today."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+KERAS_BACKENDS = ("tensorflow", "jax", "torch")
+"""The frameworks that Keras computes with."""
+
+
+def changed_versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return the libraries whose versions differ, as "keras 3.14.0 (now 3.15.1)"; "" if there are none.
+
+    Frameworks other than the Keras back end compute nothing, and are left out.
+    """
+    idle = set(KERAS_BACKENDS) - {now.get("keras_backend")} | {"keras_backend"}
+    return ", ".join(
+        f"{name} {version} (now {now[name]})"
+        for name, version in before.items()
+        if name not in idle and name in now and now[name] != version
+    )
