@@ -23,7 +23,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 set_environment()
 
-pytest.register_assert_rewrite("commands")
+pytest.register_assert_rewrite("commands", "stores")
 
 
 @pytest.fixture(scope="session")

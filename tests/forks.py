@@ -228,7 +228,7 @@ def _become(request: Request, fds: Sequence[int]) -> CodeType:
 
 
 def _run(code: CodeType) -> NoReturn:
-    """Run `code`, and end this process as the interpreter would, but without the second that it takes to free memory."""
+    """Run `code`, and end this process as the interpreter would, but do not free its memory, which takes a second."""
     exit_code = 0
     try:
         exec(code, {"__name__": "__main__"})

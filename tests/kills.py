@@ -27,10 +27,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import forks
 from places import STATEFUL
 
 from search.results.study_results import StudyResults
@@ -192,48 +195,74 @@ def history(study: Study) -> list[Any]:
     ]
 
 
-def run_command(folder: Path, arguments: Sequence[str], kills: Sequence[Kill]) -> int:
+@dataclass(frozen=True)
+class Templates:
+    """The templates that processes are forked from, so that no process imports a framework.
+
+    A driver is a process of its own, and so is its zygote, and each zygote that replaces a killed one.
+    """
+
+    driver: forks.Template
+    keras: forks.Template
+
+
+@contextmanager
+def start_templates() -> Iterator[Templates]:
+    with forks.Template("driver") as driver, forks.Template("keras") as keras:
+        yield Templates(driver, keras)
+
+
+def run_here(folder: Path, arguments: Sequence[str]) -> int:
+    """Run `search` with `arguments` in `folder`, in this process, and return its exit code."""
+    from search.cli import main
+
+    with chdir(folder), open("output.txt", "a") as output, redirect_stdout(output), redirect_stderr(output):
+        return main(list(arguments))
+
+
+def run_killed(folder: Path, arguments: Sequence[str], kills: Sequence[Kill], templates: Templates) -> int:
     """Run `search` with `arguments` in `folder`, in a process with `kills`, and return its exit code."""
     code = "import sys; from kills import *; sys.exit(run_driver())"
     environment = {
         **os.environ,
         "KILLS": json.dumps([asdict(kill) for kill in kills]),
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep),
+        "ZYGOTES": templates.keras.address,
     }
     with (folder / "output.txt").open("a") as output:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=output,
-            check=False,
-        )
-    return done.returncode
-
-
-def run_search(folder: Path, backend: Sequence[str], kills: Sequence[Kill], workers: int = 1) -> int:
-    """Begin or resume the study in `folder` in one process with `kills`, and return its exit code."""
-    arguments = ["run", "stateful.py", "--study", "study", "--seed", "0", "--resume", "--no-progress"]
-    # Many retries: a trial whose worker is killed several times must not fail.
-    arguments += ["--workers", str(workers), "--retries", "1000", *backend]
-    return run_command(folder, arguments, kills)
+        command = [sys.executable, "-c", code, *arguments]
+        address = templates.driver.address
+        return forks.start(address, command, cwd=folder, env=environment, output=output.fileno()).wait()
 
 
 def run_driver() -> int:
     """Run the command line of this process with the kills in the environment variable KILLS."""
     from search.cli import main
+    from search.executors import local
 
+    def fork_zygote(*arguments: Any, **options: Any) -> forks.Process:
+        return forks.start(os.environ["ZYGOTES"], *arguments, **options)
+
+    # As `subprocess` starts a zygote, so does the template: in a new process, with the same code.
+    local.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": fork_zygote})  # type: ignore[assignment]
     arrange_kills([Kill(**kill) for kill in json.loads(os.environ["KILLS"])])
     return main(sys.argv[1:])
 
 
-def search_with_kills(folder: Path, backend: Sequence[str], seed: object, workers: int = 1) -> int:
+def search_arguments(backend: Sequence[str], workers: int = 1) -> list[str]:
+    """Return the command that begins or resumes the study."""
+    arguments = ["run", "stateful.py", "--study", "study", "--seed", "0", "--resume", "--no-progress"]
+    # Many retries: a trial whose worker is killed several times must not fail.
+    return [*arguments, "--workers", str(workers), "--retries", "1000", *backend]
+
+
+def search_with_kills(
+    folder: Path, backend: Sequence[str], seed: object, templates: Templates, workers: int = 1
+) -> int:
     """Search in `folder` to the end, with kills, and return the number of kills."""
     shutil.copy(STATEFUL, folder)
     for number in range(1000):
         kills = draw_kills(random.Random(f"{seed}/{number}"))
-        code = run_search(folder, backend, kills, workers)
+        code = run_killed(folder, search_arguments(backend, workers), kills, templates)
         print(
             f"    process {number}: exit {code}, {', '.join(f'{kill.what} {kill.n:g}' for kill in kills)}", flush=True
         )
@@ -247,7 +276,7 @@ def search_with_kills(folder: Path, backend: Sequence[str], seed: object, worker
 def search_undisturbed(folder: Path, backend: Sequence[str], workers: int = 1) -> Study:
     """Search in `folder` without kills, and return the study."""
     shutil.copy(STATEFUL, folder)
-    assert run_search(folder, backend, (), workers) == 0, (folder / "output.txt").read_text()[-3000:]
+    assert run_here(folder, search_arguments(backend, workers)) == 0, (folder / "output.txt").read_text()[-3000:]
     return StudyResults(StudyPaths.of(folder / "runs", "study")).study
 
 
@@ -316,7 +345,9 @@ def check_mlflow(folder: Path, study: Study) -> None:
         assert [point.step for point in sorted(points, key=lambda point: point.step)] == [e.epoch for e in trial.curve]
 
 
-def search_studies(kills: int, seed: int, only: int | None, folder: Path) -> Iterator[tuple[str, int]]:
+def search_studies(
+    kills: int, seed: int, only: int | None, folder: Path, templates: Templates
+) -> Iterator[tuple[str, int]]:
     """Search studies until there were `kills`, with each back end at least once, and check each.
 
     Args:
@@ -338,7 +369,7 @@ def search_studies(kills: int, seed: int, only: int | None, folder: Path) -> Ite
             undisturbed[name] = search_undisturbed(folder / name, backend)
         place = folder / f"study-{number}"
         place.mkdir()
-        count = search_with_kills(place, backend, f"{seed}/{number}")
+        count = search_with_kills(place, backend, f"{seed}/{number}", templates)
         study = check_study(place, undisturbed[name])
         print(f"    {count} kills, {study.trained - study.epochs} of {study.epochs} epochs trained again", flush=True)
         shutil.rmtree(place)
@@ -357,7 +388,9 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="search-kills-"))
-    total = sum(count for _, count in search_studies(arguments.kills, arguments.seed, arguments.study, folder))
+    with start_templates() as templates:
+        studies = search_studies(arguments.kills, arguments.seed, arguments.study, folder, templates)
+        total = sum(count for _, count in studies)
     print(f"{total} kills in {time.monotonic() - began:.0f} s, and nothing was lost")
     shutil.rmtree(folder)
 

@@ -13,12 +13,11 @@ The budget is small: three trials of up to three epochs.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forks
 import kills
 from places import SPACES
 
@@ -42,11 +42,11 @@ FLAGS = {"data_parallel": ["--logical-devices", "2"]}
 """Flags that a space needs to show its subject."""
 
 
-def run_search(folder: Path, space: str, backend: str, *driver_kills: kills.Kill) -> int:
-    """Begin or resume the search of a space in `folder`, and return the exit code."""
+def search_arguments(space: str, backend: str) -> list[str]:
+    """Return the command that begins or resumes the search of a space."""
     command = ["run", str(SPACES / f"{space}.py"), "--study", "study", "--resume", "--no-progress"]
     command += ["--max-epochs", "3", "--max-trials", "3", "--workers", "1", "--seed", "0"]
-    return kills.run_command(folder, [*command, *BACKENDS[backend], *FLAGS.get(space, [])], driver_kills)
+    return [*command, *BACKENDS[backend], *FLAGS.get(space, [])]
 
 
 def read_study(folder: Path) -> Study:
@@ -57,31 +57,33 @@ def read_output(folder: Path) -> str:
     return (folder / "output.txt").read_text()[-3000:]
 
 
-def kill(folder: Path, space: str, backend: str) -> None:
+def kill(folder: Path, space: str, backend: str, templates: kills.Templates) -> None:
     """Kill the driver once, resume, and compare with an undisturbed search."""
+    arguments = search_arguments(space, backend)
     undisturbed, killed = folder / "undisturbed", folder / "killed"
     undisturbed.mkdir()
     killed.mkdir()
-    assert run_search(undisturbed, space, backend) == 0, read_output(undisturbed)
+    assert kills.run_here(undisturbed, arguments) == 0, read_output(undisturbed)
     # The record is after the first ones of a trial, and before the last ones of the search.
     record = random.Random(f"{space}/{backend}").randint(12, 30)
-    exit_code = run_search(killed, space, backend, kills.Kill("driver after", record))
+    exit_code = kills.run_killed(killed, arguments, [kills.Kill("driver after", record)], templates)
     assert exit_code == -signal.SIGKILL, read_output(killed)
-    assert run_search(killed, space, backend) == 0, read_output(killed)
+    assert kills.run_here(killed, arguments) == 0, read_output(killed)
     study = read_study(killed)
     kills.assert_same(kills.history(study), kills.history(read_study(undisturbed)))
     kills.check_repeats(StudyPaths.of(killed / "runs", "study"))
     kills.check_mlflow(killed, study)
 
 
-def reload(folder: Path, space: str, backend: str) -> None:
+def reload(folder: Path, space: str, backend: str, templates: kills.Templates) -> None:
     """Search, rebuild the best model in another process, and compare its metrics with the logged ones."""
-    assert run_search(folder, space, backend) == 0, read_output(folder)
+    assert kills.run_here(folder, search_arguments(space, backend)) == 0, read_output(folder)
     study = read_study(folder)
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
-    for name in ("mlflow.db", "mlartifacts"):
-        shutil.move(folder / "runs" / name, elsewhere / name)
+    for file in (folder / "runs").glob("mlflow.db*"):  # the write-ahead log lies beside the database
+        shutil.copy(file, elsewhere)
+    shutil.copytree(folder / "runs" / "mlartifacts", elsewhere / "mlartifacts")
     shutil.rmtree(folder / "runs")
     best = study.best
     assert best is not None
@@ -89,11 +91,12 @@ def reload(folder: Path, space: str, backend: str) -> None:
     record = best.best.find(best.best_epoch)
     assert record is not None
     logged = {name: value for name, value in record.logs.items() if name.startswith("val_")}
-    command = [sys.executable, __file__, "--evaluate", json.dumps(dict(best.params)), str(SPACES / f"{space}.py")]
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
-    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    code = "import sys; from ready import *; print_evaluation(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, json.dumps(dict(best.params)), str(SPACES / f"{space}.py")]
+    with (elsewhere / "output.txt").open("w") as output:
+        done = forks.start(templates.keras.address, command, cwd=elsewhere, output=output.fileno())
+        assert done.wait() == 0, read_output(elsewhere)
+    found = json.loads(read_output(elsewhere).splitlines()[-1])
     compared = found.keys() & logged.keys()
     assert len(compared) > 1 or study.objective.name in compared, (found, logged)
     for name in compared:
@@ -128,7 +131,12 @@ def evaluate_best(values: dict[str, Any], path: Path) -> dict[str, float]:
     return {f"val_{name}": float(value) for name, value in found.items()}
 
 
-WAYS: dict[str, Callable[[Path, str, str], None]] = {"kill": kill, "reload": reload}
+def print_evaluation(values: str, path: str) -> None:
+    """Print what `evaluate_best` returns, as JSON."""
+    print(json.dumps(evaluate_best(json.loads(values), Path(path))))
+
+
+WAYS: dict[str, Callable[[Path, str, str, kills.Templates], None]] = {"kill": kill, "reload": reload}
 
 
 def main() -> None:
@@ -136,25 +144,19 @@ def main() -> None:
     parser.add_argument("--spaces", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--evaluate", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.evaluate:
-        values, path = arguments.evaluate
-        print(json.dumps(evaluate_best(json.loads(values), Path(path))))
-        return
     failed = 0
-    for space in arguments.spaces:
-        for backend in arguments.backends:
-            for way in arguments.ways:
-                folder, began = Path(tempfile.mkdtemp(prefix="search-ready-")), time.monotonic()
-                outcome = "passed"
-                try:
-                    WAYS[way](folder, space, backend)
-                    shutil.rmtree(folder)
-                except AssertionError as error:
-                    failed += 1
-                    outcome = f"FAILED, see {folder}: {error}"
-                print(f"{space:18} {backend:10} {way:7} {time.monotonic() - began:4.0f} s  {outcome}", flush=True)
+    with kills.start_templates() as templates:
+        for space, backend, way in itertools.product(arguments.spaces, arguments.backends, arguments.ways):
+            folder, began = Path(tempfile.mkdtemp(prefix="search-ready-")), time.monotonic()
+            outcome = "passed"
+            try:
+                WAYS[way](folder, space, backend, templates)
+                shutil.rmtree(folder)
+            except AssertionError as error:
+                failed += 1
+                outcome = f"FAILED, see {folder}: {error}"
+            print(f"{space:18} {backend:10} {way:7} {time.monotonic() - began:4.0f} s  {outcome}", flush=True)
     sys.exit(failed > 0)
 
 

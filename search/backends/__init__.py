@@ -1,1 +1,1 @@
-"""Back ends, which choose the trials of a search and the epochs to train them for."""
+"""Back ends: the next configuration to try, and the epochs to train it."""

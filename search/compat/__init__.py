@@ -1,1 +1,1 @@
-"""Interfaces of other tools, so that their scripts run here."""
+"""Other tools' interfaces, for scripts written for them."""

@@ -91,7 +91,7 @@ class Tuner:
     """
 
     search_sets_epochs = True
-    """Whether `search` takes the epochs of a trial."""
+    """True if `search` takes the epochs of a trial."""
 
     def __init__(
         self,

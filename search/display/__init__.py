@@ -1,1 +1,1 @@
-"""The display of a search to a person: the live view, the tables of the commands, the report at the end."""
+"""Displays of a search for people: the live view, tables, the closing report."""

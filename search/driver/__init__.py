@@ -1,1 +1,1 @@
-"""How a search starts, runs and resumes."""
+"""The driver: start, loop and resume of a search."""

@@ -1,1 +1,1 @@
-"""The executors, which run segments in worker processes, in this process, or in a simulation."""
+"""Executors: the places where segments run."""

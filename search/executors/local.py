@@ -101,7 +101,7 @@ class Zygote:
 
     @property
     def ready(self) -> bool:
-        """Whether the zygote has reported that it can fork."""
+        """True if the zygote has reported that it can fork."""
         return self._ready
 
     @property

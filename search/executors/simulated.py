@@ -351,7 +351,7 @@ class SimulatedExecutor:
 
     @property
     def silent(self) -> bool:
-        """Whether no worker will send a message until it receives one."""
+        """True if no worker will send a message until it receives one."""
         return not self._events
 
     def now(self) -> float:

@@ -1,1 +1,1 @@
-"""What a search found."""
+"""Results of a search: best trials, trained models, exports."""

@@ -1,1 +1,1 @@
-"""The pure decisions of a search: no clock, no files, no processes."""
+"""The decisions of a search, all pure: no clock, no files, no processes."""

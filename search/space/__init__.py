@@ -1,1 +1,1 @@
-"""The search space: domains, parameters, and the space files that the user writes."""
+"""The search space: domains of hyperparameters, and the space files that users write."""

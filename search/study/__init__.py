@@ -1,1 +1,1 @@
-"""What is known of a search, in memory and on disk."""
+"""The facts of a search: records, the journal, and the study that they fold into."""

@@ -1,1 +1,1 @@
-"""Trackers that show a search in other tools: MLflow and TensorBoard."""
+"""Other tools that are told of a search: MLflow and TensorBoard."""

@@ -1,1 +1,1 @@
-"""The training of a trial: the worker process, its segments and its checkpoints."""
+"""The training of a trial: the worker process, its segments, its checkpoints."""

@@ -111,7 +111,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
 
     @property
     def _is_satisfied(self) -> bool:
-        """Whether a user's `fit` has had all epochs that it asked for, although the search would train more."""
+        """True if a user's `fit` has had all epochs that it asked for, although the search would train more."""
         return self.epoch >= self.last_epoch < self._segment.to_epoch
 
     @functools.cached_property

@@ -13,11 +13,12 @@ SEED = 0
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_after_any_kills_the_search_equals_an_undisturbed_one(tmp_path: Path) -> None:
+def test_after_any_kills_the_search_equals_an_undisturbed_one(workplace: Path) -> None:
     """At least 25 kills of drivers, workers and zygotes, at least one for each study.
 
     The output names each kill. `python tests/kills.py --seed 0 --study N` repeats one study.
     """
-    done = list(kills.search_studies(KILLS, SEED, None, tmp_path))
+    with kills.start_templates() as templates:
+        done = list(kills.search_studies(KILLS, SEED, None, workplace, templates))
     assert sum(count for _, count in done) >= KILLS
     assert {name for name, _ in done} == {name for name, _ in kills.BACKENDS}

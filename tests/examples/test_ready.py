@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import kills
 import pytest
 import ready
 
 PAIRS = [(backend, way) for backend in ready.BACKENDS for way in ready.WAYS]
 
 
+@pytest.fixture(scope="module")
+def templates() -> Iterator[kills.Templates]:
+    with kills.start_templates() as templates:
+        yield templates
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("space", "backend", "way"), [(space, *PAIRS[i % len(PAIRS)]) for i, space in enumerate(ready.NAMES)]
 )
-def test_a_ready_space_is_searched(space: str, backend: str, way: str, tmp_path: Path) -> None:
-    ready.WAYS[way](tmp_path, space, backend)
+def test_a_ready_space_is_searched(
+    space: str, backend: str, way: str, workplace: Path, templates: kills.Templates
+) -> None:
+    ready.WAYS[way](workplace, space, backend, templates)

@@ -41,6 +41,9 @@ def build_model(hp):
 
 
 class Fate(keras.callbacks.Callback):
+    # A model with a callback that is not Keras's own shares no graph, and each segment would take a second to trace it.
+    __module__ = "keras"
+
     def on_epoch_begin(self, epoch, logs=None):
         time.sleep(float(os.environ.get("EPOCH_SECONDS", "0.1")))
         order = Path(__file__).with_name("kill")

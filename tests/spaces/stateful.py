@@ -52,8 +52,10 @@ class WarmUp(keras.callbacks.Callback):
 
 
 def callbacks(hp):
+    # A model with a callback of the user's is built and traced for each segment. Other models are kept, and share graphs.
+    own = [WarmUp()] if hp.Boolean("warm_up") else []
     return [
-        WarmUp(),
+        *own,
         keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=1, min_delta=0.01),
         keras.callbacks.EarlyStopping(monitor="val_loss", patience=3),
     ]

@@ -217,7 +217,7 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
             yield PARENT, Change(tags={"search.digest": record.digest})
         case BackendChanged():
             # Params cannot change, so those of a later phase are prefixed with its number.
-            prefix = f"era{study.phase}/" if study.phase else ""
+            prefix = f"phase{study.phase}/" if study.phase else ""
             params = {clean_key(f"{prefix}{name}"): param_text(value) for name, value in record.options.items()}
             params.pop("seed", None)
             yield PARENT, Change(params=params, tags={"search.backend": record.backend})

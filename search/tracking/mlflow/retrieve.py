@@ -55,7 +55,7 @@ class RemoteStudy:
 
     @property
     def is_local(self) -> bool:
-        """Whether the store is a database file on this machine, so that its code may be trusted."""
+        """True if the store is a database file on this machine, so that its code may be trusted."""
         return store.local_database(self.client.tracking_uri) is not None
 
 

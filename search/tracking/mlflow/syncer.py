@@ -49,7 +49,7 @@ def pause_seconds(used: float) -> float:
 
 
 class Syncer:
-    """The way of one study's journal to MLflow.
+    """The transfer of one study's journal to MLflow.
 
     During a search it is a follower of the driver. It works in a thread between `start` and `finish` or `stop`, and
     takes its entries from `take`. It reads the journal's file to catch up: at the start, and after an outage in which

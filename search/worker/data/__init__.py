@@ -1,1 +1,1 @@
-"""The data of a space: arrays, streams, and arrays that workers share."""
+"""A space's data: arrays, streams, and arrays that workers share."""

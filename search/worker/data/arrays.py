@@ -96,7 +96,7 @@ class Data:
 
     @property
     def is_arrays(self) -> bool:
-        """Whether all splits are arrays, which are the same for all trials."""
+        """True if all splits are arrays, which are the same for all trials."""
         return not any(isinstance(part, Stream) for part in (self.train, self.validation, self.test))
 
     @property

@@ -1,1 +1,1 @@
-"""Runners: the ways to train the epochs of a segment."""
+"""Runners: the ways to train an epoch."""

@@ -17,7 +17,7 @@ from search.driver.loop import Follower
 from search.study.journal import Journal
 from search.study.paths import StudyPaths, local_store
 from search.study.records import Checkpointed, Record
-from search.tracking.mlflow import database, store
+from search.tracking.mlflow import database, store, syncer
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +85,15 @@ def server(shared_server: Server) -> Server:
     """Return the MLflow server of all tests, which runs."""
     shared_server.start()
     return shared_server
+
+
+@pytest.fixture
+def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the syncer work and try again often, and give requests up after a second."""
+    monkeypatch.setattr(syncer, "MAX_PAUSE", 0.01)
+    monkeypatch.setattr(syncer, "MODELS_INTERVAL", 0.1)
+    monkeypatch.setattr(syncer, "RETRY_SECONDS", (0.2, 0.5))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
 
 
 _UIDS = count(1)

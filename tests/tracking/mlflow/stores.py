@@ -13,9 +13,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
+from by_hand import completed_trial, shown_runs
+
 from search.driver.loop import Follower
 from search.study.paths import StudyPaths, local_store
 from search.study.records import Record
+from search.tracking.mlflow import store
 from search.tracking.mlflow.syncer import Syncer
 
 
@@ -131,3 +134,34 @@ class BreakingClient:
             raise ConnectionError("the connection broke")
 
         return call
+
+
+# Trials to be shipped -------------------------------------------------------------------------------------------------
+
+TRIALS = 5
+
+
+def trial(number: int) -> list[Record]:
+    """Return all records of a trial with five epochs."""
+    return completed_trial(number, [0.01 * number + 0.001 * step for step in range(1, 6)])
+
+
+def all_trials() -> list[Record]:
+    """Return all records of `TRIALS` trials."""
+    return [record for number in range(TRIALS) for record in trial(number)]
+
+
+def check_trials(uri: str, uid: str, trials: int = TRIALS) -> None:
+    """Assert that the store has every point of `trial(0)`, `trial(1)`, … once, and no other runs."""
+    client = store.connect(uri)
+    seen = shown_runs(client, uid)
+    assert sorted(seen) == ["digits", *(f"trial-{number:04d}" for number in range(trials))]
+    assert {run["status"] for run in seen.values()} == {"FINISHED"}
+    for number in range(trials):
+        points = seen[f"trial-{number:04d}"]["points"]
+        assert points.keys() == {"loss", "val_accuracy", "objective", "best_epoch"}
+        for history in points.values():
+            assert [step for step, _, _ in history] == [1, 2, 3, 4, 5]
+        assert [value for _, _, value in points["val_accuracy"]] == [0.01 * number + 0.001 * s for s in range(1, 6)]
+    # The best objective of the whole search, at each epoch that improved it.
+    assert len(seen["digits"]["points"]["objective"]) == 5 + (trials - 1) * 5
