@@ -13,6 +13,7 @@ from search.worker.process import set_environment
 
 if TYPE_CHECKING:
     from commands import Command
+    from forks import Templates
 
 # These must be set before any test imports the framework.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -32,6 +33,16 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     from search.executors.local import Zygote
 
     made = Zygote(tmp_path_factory.mktemp("zygote") / "zygote.log", None)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def templates() -> Iterator[Templates]:
+    """Yield templates of processes: a fork of one is a new process that need not import the framework."""
+    from forks import Templates
+
+    made = Templates()
     yield made
     made.close()
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
-from typing import NoReturn, Self
+from typing import NoReturn
 
 from search.worker.zygote import receive, send
 
@@ -35,6 +35,13 @@ store.configure_mlflow()
 database.warm_up()
 database.make_fresh_database()
 import mlflow, optuna, search.backends.optuna, search.cli, search.driver.launch, search.executors.local
+""",
+    # All that a process needs to send a study to MLflow.
+    "mlflow": """
+from search.tracking.mlflow import database, store
+store.configure_mlflow()
+database.warm_up()
+import mlflow.store.model_registry.sqlalchemy_store
 """,
     # All that a zygote imports. It starts no runtime of the framework: a fork of such a process hangs.
     "keras": """
@@ -66,33 +73,37 @@ class Request:
 # In the process that asks ---------------------------------------------------------------------------------------------
 
 
-class Template:
-    """A process that imports what `PREPARED[name]` says, and then forks on request until it is closed.
+class Templates:
+    """The template processes, by their names in `PREPARED`. Each is started when it is first needed."""
 
-    Each process that knows `address` can ask for forks, with `start`.
-    """
-
-    def __init__(self, name: str) -> None:
+    def __init__(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="forks-")
-        self.address = str(Path(self._folder, "socket"))
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(self.address)
-            listener.listen(64)  # requests wait until the template has imported everything
-            code = f"import forks; forks.serve({listener.fileno()}, {name!r})"
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                pass_fds=[listener.fileno()],
-                stdin=subprocess.PIPE,  # at its end of file the template ends
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
-            )
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def __enter__(self) -> Self:
-        return self
+    def address(self, name: str) -> str:
+        """Return the address of a template, with which any process can `start` a fork of it."""
+        address = str(Path(self._folder, name))
+        if name not in self._processes:
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(address)
+                listener.listen(64)  # requests wait until the template has imported everything
+                self._processes[name] = subprocess.Popen(
+                    [sys.executable, "-c", f"import forks; forks.serve({listener.fileno()}, {name!r})"],
+                    pass_fds=[listener.fileno()],
+                    stdin=subprocess.PIPE,  # at its end of file the template ends
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+                )
+        return address
 
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in self._processes.values():
+            process.wait()
         shutil.rmtree(self._folder)
 
 
@@ -161,7 +172,12 @@ def start(
 
 
 def serve(fd: int, name: str) -> NoReturn:
-    """Fork on request until standard input ends, and run in each fork what its request says."""
+    """Fork on request until standard input ends, and run in each fork what its request says.
+
+    Args:
+        fd: the file descriptor of the socket that requests connect to.
+        name: the template's name.
+    """
     exec(PREPARED[name], {})
     listener = socket.socket(fileno=fd)
     wake_read, wake_write = os.pipe()

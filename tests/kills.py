@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, closing, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,7 +79,7 @@ def draw_kills(rng: random.Random) -> list[Kill]:
 def draw_number(what: str, rng: random.Random) -> float:
     """Draw the `n` of a kill."""
     if what.endswith(" at"):
-        return round(rng.uniform(0.0, 20.0), 3)
+        return round(rng.uniform(0.0, 10.0), 3)
     return rng.randint(1, {"batch": 10, "checkpoint": 20}.get(what.split()[0], 150))
 
 
@@ -195,23 +195,6 @@ def history(study: Study) -> list[Any]:
     ]
 
 
-@dataclass(frozen=True)
-class Templates:
-    """The templates that processes are forked from, so that no process imports a framework.
-
-    A driver is a process of its own, and so is its zygote, and each zygote that replaces a killed one.
-    """
-
-    driver: forks.Template
-    keras: forks.Template
-
-
-@contextmanager
-def start_templates() -> Iterator[Templates]:
-    with forks.Template("driver") as driver, forks.Template("keras") as keras:
-        yield Templates(driver, keras)
-
-
 def run_here(folder: Path, arguments: Sequence[str]) -> int:
     """Run `search` with `arguments` in `folder`, in this process, and return its exit code."""
     from search.cli import main
@@ -220,18 +203,27 @@ def run_here(folder: Path, arguments: Sequence[str]) -> int:
         return main(list(arguments))
 
 
-def run_killed(folder: Path, arguments: Sequence[str], kills: Sequence[Kill], templates: Templates) -> int:
-    """Run `search` with `arguments` in `folder`, in a process with `kills`, and return its exit code."""
+def start_driver(
+    folder: Path, arguments: Sequence[str], kills: Sequence[Kill], templates: forks.Templates
+) -> forks.Process:
+    """Start `search` with `arguments` and `kills` in `folder`, in a process of its own.
+
+    This process, its zygote, and each zygote that replaces a killed one are forks: none has to import a framework.
+    """
     code = "import sys; from kills import *; sys.exit(run_driver())"
     environment = {
         **os.environ,
         "KILLS": json.dumps([asdict(kill) for kill in kills]),
-        "ZYGOTES": templates.keras.address,
+        "ZYGOTES": templates.address("keras"),
     }
     with (folder / "output.txt").open("a") as output:
-        command = [sys.executable, "-c", code, *arguments]
-        address = templates.driver.address
-        return forks.start(address, command, cwd=folder, env=environment, output=output.fileno()).wait()
+        return forks.start(
+            templates.address("driver"),
+            [sys.executable, "-c", code, *arguments],
+            cwd=folder,
+            env=environment,
+            output=output.fileno(),
+        )
 
 
 def run_driver() -> int:
@@ -239,13 +231,18 @@ def run_driver() -> int:
     from search.cli import main
     from search.executors import local
 
-    def fork_zygote(*arguments: Any, **options: Any) -> forks.Process:
-        return forks.start(os.environ["ZYGOTES"], *arguments, **options)
-
-    # As `subprocess` starts a zygote, so does the template: in a new process, with the same code.
-    local.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": fork_zygote})  # type: ignore[assignment]
+    local.subprocess = forked_zygotes(os.environ["ZYGOTES"])  # type: ignore[assignment]
     arrange_kills([Kill(**kill) for kill in json.loads(os.environ["KILLS"])])
     return main(sys.argv[1:])
+
+
+def forked_zygotes(address: str) -> SimpleNamespace:
+    """Return what `search.executors.local` can have for `subprocess`: the template at `address` forks its zygotes."""
+
+    def start(*arguments: Any, **options: Any) -> forks.Process:
+        return forks.start(address, *arguments, **options)
+
+    return SimpleNamespace(**{**vars(subprocess), "Popen": start})
 
 
 def search_arguments(backend: Sequence[str], workers: int = 1) -> list[str]:
@@ -256,13 +253,13 @@ def search_arguments(backend: Sequence[str], workers: int = 1) -> list[str]:
 
 
 def search_with_kills(
-    folder: Path, backend: Sequence[str], seed: object, templates: Templates, workers: int = 1
+    folder: Path, backend: Sequence[str], seed: object, templates: forks.Templates, workers: int = 1
 ) -> int:
     """Search in `folder` to the end, with kills, and return the number of kills."""
     shutil.copy(STATEFUL, folder)
     for number in range(1000):
         kills = draw_kills(random.Random(f"{seed}/{number}"))
-        code = run_killed(folder, search_arguments(backend, workers), kills, templates)
+        code = start_driver(folder, search_arguments(backend, workers), kills, templates).wait()
         print(
             f"    process {number}: exit {code}, {', '.join(f'{kill.what} {kill.n:g}' for kill in kills)}", flush=True
         )
@@ -346,7 +343,7 @@ def check_mlflow(folder: Path, study: Study) -> None:
 
 
 def search_studies(
-    kills: int, seed: int, only: int | None, folder: Path, templates: Templates
+    kills: int, seed: int, only: int | None, folder: Path, templates: forks.Templates
 ) -> Iterator[tuple[str, int]]:
     """Search studies until there were `kills`, with each back end at least once, and check each.
 
@@ -388,7 +385,7 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="search-kills-"))
-    with start_templates() as templates:
+    with closing(forks.Templates()) as templates:
         studies = search_studies(arguments.kills, arguments.seed, arguments.study, folder, templates)
         total = sum(count for _, count in studies)
     print(f"{total} kills in {time.monotonic() - began:.0f} s, and nothing was lost")

@@ -7,7 +7,7 @@
 - reload: another process has only a copy of the MLflow store. There the best model must give the metrics that were
   logged for its best epoch.
 
-The budget is small: three trials of up to three epochs.
+The budget is small: two trials of up to three epochs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ FLAGS = {"data_parallel": ["--logical-devices", "2"]}
 def search_arguments(space: str, backend: str) -> list[str]:
     """Return the command that begins or resumes the search of a space."""
     command = ["run", str(SPACES / f"{space}.py"), "--study", "study", "--resume", "--no-progress"]
-    command += ["--max-epochs", "3", "--max-trials", "3", "--workers", "1", "--seed", "0"]
+    command += ["--max-epochs", "3", "--max-trials", "2", "--workers", "1", "--seed", "0"]
     return [*command, *BACKENDS[backend], *FLAGS.get(space, [])]
 
 
@@ -57,7 +58,7 @@ def read_output(folder: Path) -> str:
     return (folder / "output.txt").read_text()[-3000:]
 
 
-def kill(folder: Path, space: str, backend: str, templates: kills.Templates) -> None:
+def kill(folder: Path, space: str, backend: str, templates: forks.Templates) -> None:
     """Kill the driver once, resume, and compare with an undisturbed search."""
     arguments = search_arguments(space, backend)
     undisturbed, killed = folder / "undisturbed", folder / "killed"
@@ -66,7 +67,7 @@ def kill(folder: Path, space: str, backend: str, templates: kills.Templates) -> 
     assert kills.run_here(undisturbed, arguments) == 0, read_output(undisturbed)
     # The record is after the first ones of a trial, and before the last ones of the search.
     record = random.Random(f"{space}/{backend}").randint(12, 30)
-    exit_code = kills.run_killed(killed, arguments, [kills.Kill("driver after", record)], templates)
+    exit_code = kills.start_driver(killed, arguments, [kills.Kill("driver after", record)], templates).wait()
     assert exit_code == -signal.SIGKILL, read_output(killed)
     assert kills.run_here(killed, arguments) == 0, read_output(killed)
     study = read_study(killed)
@@ -75,7 +76,7 @@ def kill(folder: Path, space: str, backend: str, templates: kills.Templates) -> 
     kills.check_mlflow(killed, study)
 
 
-def reload(folder: Path, space: str, backend: str, templates: kills.Templates) -> None:
+def reload(folder: Path, space: str, backend: str, templates: forks.Templates) -> None:
     """Search, rebuild the best model in another process, and compare its metrics with the logged ones."""
     assert kills.run_here(folder, search_arguments(space, backend)) == 0, read_output(folder)
     study = read_study(folder)
@@ -94,7 +95,7 @@ def reload(folder: Path, space: str, backend: str, templates: kills.Templates) -
     code = "import sys; from ready import *; print_evaluation(*sys.argv[1:])"
     command = [sys.executable, "-c", code, json.dumps(dict(best.params)), str(SPACES / f"{space}.py")]
     with (elsewhere / "output.txt").open("w") as output:
-        done = forks.start(templates.keras.address, command, cwd=elsewhere, output=output.fileno())
+        done = forks.start(templates.address("keras"), command, cwd=elsewhere, output=output.fileno())
         assert done.wait() == 0, read_output(elsewhere)
     found = json.loads(read_output(elsewhere).splitlines()[-1])
     compared = found.keys() & logged.keys()
@@ -136,7 +137,7 @@ def print_evaluation(values: str, path: str) -> None:
     print(json.dumps(evaluate_best(json.loads(values), Path(path))))
 
 
-WAYS: dict[str, Callable[[Path, str, str, kills.Templates], None]] = {"kill": kill, "reload": reload}
+WAYS: dict[str, Callable[[Path, str, str, forks.Templates], None]] = {"kill": kill, "reload": reload}
 
 
 def main() -> None:
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     arguments = parser.parse_args()
     failed = 0
-    with kills.start_templates() as templates:
+    with closing(forks.Templates()) as templates:
         for space, backend, way in itertools.product(arguments.spaces, arguments.backends, arguments.ways):
             folder, began = Path(tempfile.mkdtemp(prefix="search-ready-")), time.monotonic()
             outcome = "passed"

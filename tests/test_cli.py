@@ -82,23 +82,32 @@ def run_python(code: str, folder: Path, *arguments: object) -> str:
 # Searching ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def copied(searched: tuple[Path, int], workplace: Path) -> Path:
+    """Return an empty folder with a copy of the study `t`, which a test may change."""
+    shutil.copytree(searched[0] / "runs" / "t", workplace / "runs" / "t")
+    return workplace
+
+
 def test_a_run_announces_its_plan_and_reports_its_result(command: Command, space: Path) -> None:
-    outcome = command("run", "space.py", *RUN)
+    outcome = command("run", space, *RUN[2:])
     assert outcome.code == 0
+    # The study is named after the file.
+    assert StudyPaths.of("runs", "space").journal.exists()
     lines = outcome.err.splitlines()
-    assert lines[0].startswith("study t in ")
+    assert lines[0].startswith("study space in ")
     assert lines[1].startswith("objective val_accuracy, max")
     assert "hyperband" in lines[2]
     assert "3 trials" in lines[2]
     assert lines[-1].startswith("ended: ")
     assert outcome.out.splitlines()[0].split()[:3] == ["rank", "trial", "val_accuracy"]
-    for next_command in ("search best t", "search show t ", "search ui", "search export t --to model.keras"):
+    for next_command in (
+        "search best space",
+        "search show space ",
+        "search ui",
+        "search export space --to model.keras",
+    ):
         assert next_command in outcome.out
-
-
-def test_a_study_is_named_after_its_file(command: Command, space: Path) -> None:
-    assert command("run", space, *AGAIN, "--max-epochs", 1).code == 0
-    assert StudyPaths.of("runs", "space").journal.exists()
 
 
 def test_options_of_the_file_are_defaults(command: Command, space: Path) -> None:
@@ -131,11 +140,6 @@ def test_a_finished_study_is_resumed(command: Command, space: Path) -> None:
     assert len(after) == 4
 
 
-def test_resume_creates_a_missing_study(command: Command, space: Path) -> None:
-    assert command("run", "space.py", *RUN, "--resume").code == 0
-    assert len(trials(command)) == 3
-
-
 @pytest.mark.slow
 def test_overwrite_begins_anew(command: Command, space: Path) -> None:
     assert command("run", "space.py", *RUN).code == 0
@@ -149,7 +153,9 @@ def test_overwrite_begins_anew(command: Command, space: Path) -> None:
 
 
 def test_a_resumed_study_keeps_its_back_end_and_takes_its_options(command: Command, space: Path) -> None:
-    assert command("run", "space.py", *RUN, "--backend", "optuna", "--max-trials", 1).code == 0
+    # The first --resume creates the study.
+    assert command("run", "space.py", *RUN, "--backend", "optuna", "--max-trials", 1, "--resume").code == 0
+    assert len(trials(command)) == 1
     assert command("resume", "t", *AGAIN, "--max-trials", 2, "--sampler", "random", "--pruner", "none").code == 0
     found = search.load_study("t")
     assert [phase.backend for phase in found.study.phases] == ["optuna", "optuna"]
@@ -254,8 +260,7 @@ def test_status_of_a_finished_study(command: Command, study: search.StudyResults
     assert [each.keys() for each in json.loads(command("status", "--json").out)] == [one.keys()]
 
 
-def test_an_unreadable_journal_hides_no_other_study(command: Command, space: Path) -> None:
-    assert command("run", "space.py", *RUN).code == 0
+def test_an_unreadable_journal_hides_no_other_study(command: Command, copied: Path) -> None:
     broken = StudyPaths.of("runs", "broken").journal
     broken.parent.mkdir()
     broken.write_text("rubbish\nrubbish\n")
@@ -363,8 +368,7 @@ def test_weights_are_exported(command: Command, study: search.StudyResults, tmp_
     assert (tmp_path / "model.weights.h5").exists()
 
 
-def test_a_model_that_no_longer_builds_is_not_exported(command: Command, space: Path) -> None:
-    assert command("run", "space.py", *RUN).code == 0
+def test_a_model_that_no_longer_builds_is_not_exported(command: Command, copied: Path) -> None:
     copy = StudyPaths.of("runs", "t").space / "space.py"
     copy.write_text(copy.read_text().replace("    model = ", "    raise RuntimeError('no more')\n    model = "))
     outcome = command("export", "t", "--to", "model.keras")
@@ -391,18 +395,21 @@ def test_failed_trials_give_no_models(command: Command, space: Path) -> None:
 # The command itself ---------------------------------------------------------------------------------------------------
 
 
-def installed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def installed(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("search")), *arguments]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    return subprocess.run(command, cwd=folder, env=inherited | environment, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.slow
 def test_the_installed_command_searches(tmp_path: Path) -> None:
     added = "\nimport os\nprint(f\"set: {os.environ.get('TF_ENABLE_ONEDNN_OPTS')}\")\n"
     (tmp_path / "space.py").write_text(TINY.read_text() + added)
-    done = installed(tmp_path, "run", "space.py", *RUN)
+    (tmp_path / "temporary").mkdir()
+    done = installed(tmp_path, "run", "space.py", *RUN, TMPDIR=str(tmp_path / "temporary"))
     assert done.returncode == 0
+    # Graph files and other temporary files go with the search.
+    assert not list((tmp_path / "temporary").glob("search-*"))
     logs = "".join(path.read_text() for path in tmp_path.rglob("*log*") if path.is_file())
     assert f"set: {'1' if platform.machine() == 'x86_64' else None}" in logs
     assert [line.split()[0] for line in done.stderr.splitlines()][:2] == ["study", "objective"]
@@ -411,13 +418,25 @@ def test_the_installed_command_searches(tmp_path: Path) -> None:
         assert noise not in done.stderr + done.stdout
 
 
-def test_the_installed_command_refuses_a_wrong_space(tmp_path: Path) -> None:
-    text = TINY.read_text() + "\nmissing\n"
+@pytest.mark.parametrize(
+    ("wrong", "options", "message"),
+    [
+        ("def broken(:", (), "invalid syntax"),
+        pytest.param(
+            "missing", ("--executor", "inline"), "NameError: name 'missing' is not defined", marks=pytest.mark.slow
+        ),
+    ],
+    ids=["before the framework is imported", "after"],
+)
+def test_the_installed_command_refuses_a_wrong_space(
+    tmp_path: Path, wrong: str, options: tuple[str, ...], message: str
+) -> None:
+    text = TINY.read_text() + f"\n{wrong}\n"
     (tmp_path / "space.py").write_text(text)
-    done = installed(tmp_path, "run", "space.py", *RUN, "--executor", "inline")
+    done = installed(tmp_path, "run", str(tmp_path / "space.py"), *RUN, *options)
     assert (done.returncode, done.stdout) == (2, "")
     where = f"{tmp_path}/space.py:{text.count(chr(10))}"
-    assert done.stderr.startswith(f"search: {where}: NameError: name 'missing' is not defined")
+    assert done.stderr.startswith(f"search: {where}: {message}")
     assert len(done.stderr.splitlines()) == 1
     files = {path.name for path in tmp_path.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    assert files == {"space.py", "search.log"}
+    assert files == ({"space.py", "search.log"} if options else {"space.py"})

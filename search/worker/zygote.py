@@ -106,10 +106,15 @@ def run_zygote(fd: int, log: str, folder: str | None) -> None:
     # Import all that a worker needs, but start no runtime.
     import keras
 
+    import search.worker.evaluate_best
+    import search.worker.probe
+    import search.worker.segment
+
     if keras.config.backend() == "tensorflow":
+        import search.worker.runners.tensorflow.epochs
         from search.worker.runners.tensorflow.graph_files import set_graph_folder
     elif keras.config.backend() == "jax":
-        pass
+        import search.worker.runners.jax.epochs  # noqa: F401
 
     temporary = None
     if keras.config.backend() == "jax":

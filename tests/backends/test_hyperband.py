@@ -48,8 +48,8 @@ class TestCMAES(TestContract):
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_GP, reason="needs torch and scipy")
 class TestGP(TestContract):
-    sampler = "gp:n_startup_trials=4"
-    trials = 12
+    sampler = "gp:n_startup_trials=2"
+    trials, cuts = 7, 2
 
 
 @pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="needs scipy")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import math
 import statistics
 from typing import Any
@@ -59,8 +58,8 @@ class TestNSGAII(OptunaContract):
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_GP, reason="needs torch and scipy")
 class TestGP(OptunaContract):
-    sampler, pruner = "gp:n_startup_trials=4", "median:n_startup_trials=2"
-    trials = 12
+    sampler, pruner = "gp:n_startup_trials=3", "median:n_startup_trials=4"
+    trials, cuts = 8, 2
 
 
 class TestCMAES(OptunaContract):
@@ -101,7 +100,8 @@ def bowl(params: Any, epoch: int) -> float:
 @pytest.mark.parametrize(
     ("sampler", "pruner"),
     [
-        *itertools.product(["tpe", "tpe:multivariate=True"], ["none", "hyperband"]),
+        ("tpe", "hyperband"),
+        ("tpe:multivariate=False", "none"),
         ("cmaes", "none"),  # learns from complete trials only, and from each of Hyperband's brackets apart
     ],
 )
@@ -273,7 +273,9 @@ def test_messages_explain_options_that_cannot_be_used(option: str, spec: str, sa
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "gp")) for name in sorted(SAMPLERS)]
+)
 def test_samplers_are_made_or_name_missing_packages(name: str) -> None:
     parameters = [Parameter("x", Domain("int", 1, 3))]
     needs = {"gp": ["torch", "scipy"], "qmc": ["scipy"]}.get(name, [])

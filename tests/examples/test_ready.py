@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import kills
+import forks
 import pytest
 import ready
 
 PAIRS = [(backend, way) for backend in ready.BACKENDS for way in ready.WAYS]
-
-
-@pytest.fixture(scope="module")
-def templates() -> Iterator[kills.Templates]:
-    with kills.start_templates() as templates:
-        yield templates
 
 
 @pytest.mark.slow
@@ -23,6 +16,6 @@ def templates() -> Iterator[kills.Templates]:
     ("space", "backend", "way"), [(space, *PAIRS[i % len(PAIRS)]) for i, space in enumerate(ready.NAMES)]
 )
 def test_a_ready_space_is_searched(
-    space: str, backend: str, way: str, workplace: Path, templates: kills.Templates
+    space: str, backend: str, way: str, workplace: Path, templates: forks.Templates
 ) -> None:
     ready.WAYS[way](workplace, space, backend, templates)

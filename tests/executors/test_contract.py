@@ -24,12 +24,18 @@ from search.testing import Conversation, ExecutorContract, MessageContract
 from search.testing.executors import SPACE, VALUES
 
 
+@pytest.fixture(scope="module")
+def inline() -> Iterator[InlineExecutor]:
+    """Yield an inline executor, which keeps its graphs from one test to the next."""
+    made = InlineExecutor()
+    yield made
+    made.close()
+
+
 class TestInline(ExecutorContract):
     @pytest.fixture
-    def executor(self) -> Iterator[InlineExecutor]:
-        made = InlineExecutor()
-        yield made
-        made.close()
+    def executor(self, inline: InlineExecutor) -> InlineExecutor:
+        return inline
 
     def test_a_killed_process_is_lost_with_the_reason_and_its_trial_continues(
         self, executor: Executor, segment: Callable[..., Segment]
@@ -174,10 +180,10 @@ def summarize(message: Message) -> tuple[Any, ...]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(24))
-def test_a_simulated_worker_sends_the_messages_of_a_real_one(seed: int, tmp_path: Path) -> None:
+def test_a_simulated_worker_sends_the_messages_of_a_real_one(seed: int, tmp_path: Path, inline: InlineExecutor) -> None:
     (tmp_path / "space.py").write_text(SPACE)
     script, space = Script.draw(seed), SpaceRef(str(tmp_path / "space.py"))
     real, simulated = (
-        script.run(executor, space, tmp_path / "trial") for executor in (InlineExecutor(), SimulatedExecutor(TINY))
+        script.run(executor, space, tmp_path / "trial") for executor in (inline, SimulatedExecutor(TINY))
     )
     assert real == simulated, script

@@ -1,4 +1,4 @@
-"""A space whose epochs take a tenth of a second, so that there is time to kill the processes that run them.
+"""A space whose epochs take 0.3 seconds, so that there is time to kill the processes that run them.
 
 A file `kill` beside this one orders a worker to kill itself, or to meet another of the `FATES`. Its format is
 `<trial folder> <epoch> <once|always> [<fate>]`: the trial, the epoch (from 0) before which this happens, and whether
@@ -41,11 +41,11 @@ def build_model(hp):
 
 
 class Fate(keras.callbacks.Callback):
-    # A model with a callback that is not Keras's own shares no graph, and each segment would take a second to trace it.
+    # With a callback that is not Keras's own, a model shares no graph, and tracing takes a second for each segment.
     __module__ = "keras"
 
     def on_epoch_begin(self, epoch, logs=None):
-        time.sleep(float(os.environ.get("EPOCH_SECONDS", "0.1")))
+        time.sleep(float(os.environ.get("EPOCH_SECONDS", "0.3")))
         order = Path(__file__).with_name("kill")
         if not order.exists():
             return

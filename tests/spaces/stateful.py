@@ -52,8 +52,8 @@ class WarmUp(keras.callbacks.Callback):
 
 
 def callbacks(hp):
-    # A model with a callback of the user's is built and traced for each segment. Other models are kept, and share graphs.
-    own = [WarmUp()] if hp.Boolean("warm_up") else []
+    # A model with a user's callback is built and traced for each segment. Other models are cached, and share graphs.
+    own = [WarmUp()] if hp.Int("quarter", 1, 4) == 1 else []
     return [
         *own,
         keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=1, min_delta=0.01),

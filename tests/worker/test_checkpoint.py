@@ -2,15 +2,14 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import keras
 import numpy as np
 import pytest
 from keras import layers
-from places import ROOT
 
 from search.errors import SearchError, SpaceError
 from search.worker import checkpoint
@@ -80,7 +79,7 @@ def train(fuse, save_to=None, resume_from=None):
 
 
 def continue_all(folder):
-    """Continue the checkpoint of each runner with each runner. This runs in a separate process."""
+    """Continue the checkpoint of each runner with each runner. A process of its own runs this."""
     for saved in (True, False):
         for fuse in (True, False):
             state, logs = train(fuse, resume_from=folder / f"{saved}.npz")
@@ -89,15 +88,15 @@ def continue_all(folder):
 
 
 @pytest.mark.slow
-def test_a_new_process_continues_with_the_same_bits(tmp_path):
+def test_a_new_process_continues_with_the_same_bits(tmp_path, templates):
     state, logs = train(True, save_to=tmp_path / "True.npz")
     train(False, save_to=tmp_path / "False.npz")
     # Both callbacks act after the pause, by counts that start before it.
     assert PAUSE < len(logs) < EPOCHS
     assert logs[-1]["learning_rate"] < logs[0]["learning_rate"]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": path}
-    subprocess.run([sys.executable, __file__, str(tmp_path)], env=environment, check=True, timeout=120)
+    code = f"import runpy; runpy.run_path({__file__!r}, run_name='__main__')"
+    process = forks.start(templates.address("keras"), [sys.executable, "-c", code, str(tmp_path)])
+    assert process.wait(120) == 0
     for combination in ("True-True", "True-False", "False-True", "False-False"):
         assert json.loads((tmp_path / f"{combination}.json").read_text()) == logs[PAUSE:]
         with np.load(tmp_path / f"{combination}.npz") as found:

@@ -7,6 +7,7 @@ database is made under a file lock, in a temporary file that is renamed when who
 from __future__ import annotations
 
 import fcntl
+import functools
 import importlib
 import os
 import sqlite3
@@ -130,10 +131,16 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
 
 def _is_current(file: Path) -> bool:
     """Return whether `file` has the newest schema."""
+    return schema_revision(file) == _newest_revision()
+
+
+@functools.cache
+def _newest_revision() -> str:
+    """Return the newest schema's revision. The first call reads MLflow's 69 migrations."""
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     newest: str = _get_latest_schema_revision()
-    return schema_revision(file) == newest
+    return newest
 
 
 def schema_revision(file: Path) -> str | None:
@@ -196,10 +203,9 @@ def warm_up() -> None:
 
     That takes seconds of a processor. No database is opened.
     """
-    from mlflow.store.db.utils import _get_latest_schema_revision
     from sqlalchemy.orm import configure_mappers
 
-    _get_latest_schema_revision()
+    _newest_revision()
     importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
     configure_mappers()
 

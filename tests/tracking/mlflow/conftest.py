@@ -38,13 +38,13 @@ def runs(tmp_path: Path, pristine: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def older(tmp_path: Path) -> Path:
-    """Return a database of `OLD_REVISION`, made by MLflow's own migrations, with a study's run of that time."""
+@pytest.fixture(scope="session")
+def old_schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an empty database of `OLD_REVISION`, made by MLflow's own migrations, to be copied."""
     from alembic import command
     from mlflow.store.db import utils
 
-    file = local_store(tmp_path)
+    file = tmp_path_factory.mktemp("old") / "mlflow.db"
     engine = utils.create_sqlalchemy_engine(f"sqlite:///{file}")
     utils.InitialBase.metadata.create_all(engine)
     config = utils._get_alembic_config(str(engine.url))
@@ -52,6 +52,14 @@ def older(tmp_path: Path) -> Path:
         config.attributes["connection"] = connection
         command.upgrade(config, OLD_REVISION)
     engine.dispose()
+    return file
+
+
+@pytest.fixture
+def older(tmp_path: Path, old_schema: Path) -> Path:
+    """Return a database of `OLD_REVISION` with a study's run of that time."""
+    file = local_store(tmp_path)
+    shutil.copyfile(old_schema, file)
     artifacts = store.artifact_root(file) / "digits"
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.executescript(f"""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 from by_hand import SEARCH_ENDED, completed_trial, failed_trial, study_start
-from places import ROOT
 from stores import WriteStudy, local_address
 
 from search.errors import StudyError
@@ -87,7 +85,9 @@ def test_weights_and_space_are_downloaded(synced: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_moved_store_works_in_a_fresh_process_in_another_folder(synced: Path, tmp_path: Path) -> None:
+def test_a_moved_store_works_in_another_process_in_another_folder(
+    synced: Path, tmp_path: Path, templates: forks.Templates
+) -> None:
     moved, elsewhere = tmp_path / "moved here", tmp_path / "elsewhere"
     synced.rename(moved)
     elsewhere.mkdir()
@@ -100,11 +100,11 @@ def test_a_moved_store_works_in_a_fresh_process_in_another_folder(synced: Path, 
         "print(json.dumps([weights.read_text(), description['params'], space.read_text()]))\n"
         "assert not {'keras', 'tensorflow'} & set(sys.modules)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(moved)]
-    out = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
-    assert (out.returncode, out.stderr) == (0, "")
-    assert json.loads(out.stdout) == ["weights of 2/1", {"units": 10, "relu": True}, "import layers\n"]
+    with (tmp_path / "output.txt").open("w") as output:
+        assert forks.start(templates.address("mlflow"), command, cwd=elsewhere, output=output.fileno()).wait() == 0
+    said = json.loads((tmp_path / "output.txt").read_text())
+    assert said == ["weights of 2/1", {"units": 10, "relu": True}, "import layers\n"]
     assert [path.name for path in elsewhere.iterdir()] == ["down"]
     assert not synced.exists()
 

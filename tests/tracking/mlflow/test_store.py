@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import sqlite3
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import forks
 import pytest
 from by_hand import OLD_REVISION
 
@@ -76,13 +76,14 @@ def test_a_fresh_database_has_the_write_ahead_log_and_is_made_once(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_two_processes_may_make_the_database_at_once(tmp_path: Path) -> None:
+def test_two_processes_may_make_the_database_at_once(tmp_path: Path, templates: forks.Templates) -> None:
     code = (
         "import sys; from search.tracking.mlflow import store\n"
         "client = store.connect(store.resolve_uri(None, sys.argv[1]))\n"
         "client.create_experiment(sys.argv[2])"
     )
-    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in ("a", "b")]
+    address = templates.address("mlflow")
+    both = [forks.start(address, [sys.executable, "-c", code, str(tmp_path), name]) for name in ("a", "b")]
     assert [process.wait(120) for process in both] == [0, 0]
     client = store.connect(f"sqlite:///{local_store(tmp_path)}")
     assert {item.name for item in client.search_experiments()} == {"Default", "a", "b"}
@@ -109,12 +110,15 @@ def test_an_older_database_is_migrated_after_a_copy(older: Path, pristine: Path)
 
 
 @pytest.mark.slow
-def test_two_processes_that_find_an_older_database_migrate_it_once(older: Path, pristine: Path) -> None:
+def test_two_processes_that_find_an_older_database_migrate_it_once(
+    older: Path, pristine: Path, templates: forks.Templates
+) -> None:
     code = (
         "import sys; from search.tracking.mlflow import store\n"
         "assert store.connect(sys.argv[1]).get_run('a' * 32).data.params == {'units': '8'}"
     )
-    both = [subprocess.Popen([sys.executable, "-c", code, f"sqlite:///{older}"]) for _ in range(2)]
+    command = [sys.executable, "-c", code, f"sqlite:///{older}"]
+    both = [forks.start(templates.address("mlflow"), command) for _ in range(2)]
     assert [process.wait(120) for process in both] == [0, 0]
     assert database.schema_revision(older) == database.schema_revision(pristine)
     assert len(list(older.parent.glob("*.bak"))) == 1

@@ -29,7 +29,7 @@ import tensorflow as tf
 rng = np.random.default_rng(0)
 X = rng.normal(size=(90, 4)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
-TRAIN, VALIDATION, TEST = (X[:50], Y[:50]), (X[50:70], Y[50:70]), (X[70:], Y[70:])
+TRAIN, VALIDATION, TEST = (X[:48], Y[:48]), (X[48:72], Y[48:72]), (X[72:], Y[72:])  # whole batches: traced once
 
 
 class Sequence(keras.utils.PyDataset):
@@ -133,8 +133,7 @@ def test_a_trial_in_several_segments_has_the_results_of_one(tmp_path: Path, kind
     study = Study(tmp_path, kind, options)
     whole = study.train(0, 0, 4)
     assert whole.end.outcome == "reached", whole.end.error
-    parts = study.train(1, 0, 1).curve + study.train(1, 1, 3).curve + study.train(1, 3, 4).curve
-    assert parts == whole.curve
+    assert study.train(1, 0, 2).curve + study.train(1, 2, 4).curve == whole.curve
     assert len(whole.curve) == 4
     # No two epochs have the same batches in the same order, so their losses differ.
     assert len({logs["loss"] for logs in whole.curve}) == 4

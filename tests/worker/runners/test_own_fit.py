@@ -122,16 +122,21 @@ def built(talk: Conversation) -> Built:
     return next(message for message in talk.messages if isinstance(message, Built))
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Conversation:
+    """Return a training without a `fit`."""
+    folder = tmp_path_factory.mktemp("plain")
+    return Trial(folder, "def fit_options(hp):\n    return dict(batch_size=8)\n").train(0, 0, 4)
+
+
 @pytest.mark.parametrize("fit", [HANDED_ON, HYPERMODEL], ids=["fit", "hypermodel"])
-def test_an_own_fit_trains_and_continues_as_without_it(tmp_path: Path, fit: str) -> None:
+def test_an_own_fit_trains_and_continues_as_without_it(tmp_path: Path, fit: str, plain: Conversation) -> None:
     own = Trial(tmp_path, fit)
     whole = own.train(0, 0, 4)
     assert whole.end.outcome == "reached", whole.end.error
     assert [message.parameter.name for message in whole.messages if isinstance(message, Question)] == ["batch_size"]
     assert built(whole) == Built(0, 25, "fused", own_fit=True)
     assert own.train(1, 0, 1).curve + own.train(1, 1, 4).curve == whole.curve
-    (tmp_path / "plain").mkdir()
-    plain = Trial(tmp_path / "plain", "def fit_options(hp):\n    return dict(batch_size=8)\n").train(0, 0, 4)
     assert plain.curve == whole.curve
     assert built(plain).own_fit is False
 
@@ -153,10 +158,6 @@ def test_returned_numbers_belong_to_the_last_epoch(tmp_path: Path, fit: str, obj
     assert whole.end.outcome == "reached", whole.end.error
     assert [objective in logs for logs in whole.curve] == [False, False, True]
     assert whole.kinds[-5:] == [*["EpochDone"] * 3, "Checkpointed", "SegmentEnded"]
-    # With two segments each has a value, of the model at the end of that segment.
-    parts = own.train(1, 0, 2), own.train(1, 2, 3)
-    assert [objective in logs for part in parts for logs in part.curve] == [False, True, True]
-    assert parts[1].curve[-1] == whole.curve[-1]
     if objective == "error":
         assert whole.curve[-1]["other"] == 3
     if fit is LIST:
@@ -164,6 +165,13 @@ def test_returned_numbers_belong_to_the_last_epoch(tmp_path: Path, fit: str, obj
     # The journal may know less than the checkpoint on disk.
     again = own.train(0, 0, 3)
     assert again.curve == whole.curve
+
+
+def test_each_segment_has_the_number_returned_at_its_end(tmp_path: Path) -> None:
+    own = Trial(tmp_path, RETURNED, "mae")
+    parts = own.train(1, 0, 2), own.train(1, 2, 3)
+    assert ["mae" in logs for part in parts for logs in part.curve] == [False, True, True]
+    assert parts[1].curve[-1] == own.train(0, 0, 3).curve[-1]
 
 
 def test_its_own_number_of_epochs_ends_the_training(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ PLAIN = ((X, Y), (X[:27], Y[:27]))
 EVEN = ((X[:64], Y[:64]), (X[:32], Y[:32]))
 WEIGHTED = ((X, Y, WEIGHT), (X[:27], Y[:27], WEIGHT[:27]))
 NESTED = (
-    ({"a": X, "b": X[:, :2]}, {"u": Y, "v": X[:, :1]}, WEIGHT),
-    ({"a": X, "b": X[:, :2]}, {"u": Y, "v": X[:, :1]}),
+    ({"a": X[:64], "b": X[:64, :2]}, {"u": Y[:64], "v": X[:64, :1]}, WEIGHT[:64]),
+    ({"a": X[:32], "b": X[:32, :2]}, {"u": Y[:32], "v": X[:32, :1]}),
 )
 
 
@@ -100,11 +100,11 @@ def train(make: Any, raw: Any, fuse: bool) -> tuple[str, list[dict[str, float]],
     return runner.name, record.logs, [keras.ops.convert_to_numpy(variable.value) for variable in variables]
 
 
+# If all batches are whole, JAX compiles half as much.
 CASES = [
     (regularised, PLAIN),
-    (regularised, EVEN),
-    (averaged, PLAIN),
-    (deferred, PLAIN),
+    (averaged, EVEN),
+    (deferred, EVEN),
     (weighted, WEIGHTED),
     (own, PLAIN),
     (own, EVEN),
