@@ -253,9 +253,7 @@ def _run(code: CodeType) -> NoReturn:
     except BaseException:
         traceback.print_exc()
         exit_code = 1
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # joins threads; those of a pool end only if they are told to, which it does first
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -80,7 +80,7 @@ def draw_number(what: str, rng: random.Random) -> float:
     """Draw the `n` of a kill."""
     if what.endswith(" at"):
         return round(rng.uniform(0.0, 10.0), 3)
-    return rng.randint(1, {"batch": 10, "checkpoint": 20}.get(what.split()[0], 150))
+    return rng.randint(1, {"batch": 8, "checkpoint": 15}.get(what.split()[0], 100))
 
 
 # In the driver's process ----------------------------------------------------------------------------------------------

@@ -434,18 +434,21 @@ def epochs(paths: StudyPaths) -> int:
     return paths.journal.read_bytes().count(b'"kind":"epoch_done"')
 
 
-def family(templates: forks.Templates) -> list[psutil.Process]:
-    """Return the zygote of the driver, and its workers."""
-    return psutil.Process(templates.pid("keras")).children(recursive=True)
+def family(templates: forks.Templates, zygote: Zygote) -> list[psutil.Process]:
+    """Return the zygote of the driver, and its workers. The zygote of the tests is a fork of the same template."""
+    zygotes = psutil.Process(templates.pid("keras")).children()
+    return [process for each in zygotes if each.pid != zygote.pid for process in (each, *each.children(recursive=True))]
 
 
 @pytest.mark.slow
-def test_workers_whose_threads_cannot_run_end_with_the_driver_too(space: Path, templates: forks.Templates) -> None:
+def test_workers_whose_threads_cannot_run_end_with_the_driver_too(
+    space: Path, templates: forks.Templates, zygote: Zygote
+) -> None:
     space.with_name("kill").write_text("0000 0 always lock")
     process = begin(space, "stuck", templates)
     held = StudyPaths.of(space.parent / "runs", "stuck").trial(0).folder / "held"
     wait_until(lambda: held.exists() or process.poll() is not None)
-    children = family(templates)
+    children = family(templates, zygote)
     assert len(children) >= 2
     process.kill()
     process.wait(60)
@@ -465,12 +468,17 @@ def test_workers_whose_threads_cannot_run_end_with_the_driver_too(space: Path, t
     ],
 )
 def test_a_driver_that_is_ended_is_resumed_to_the_same_search(
-    space: Path, undisturbed: list[Any], templates: forks.Templates, number: signal.Signals, times: int
+    space: Path,
+    undisturbed: list[Any],
+    templates: forks.Templates,
+    zygote: Zygote,
+    number: signal.Signals,
+    times: int,
 ) -> None:
     paths = StudyPaths.of(space.parent / "runs", "stopped")
     process = begin(space, "stopped", templates)
     wait_until(lambda: epochs(paths) >= 5 or process.poll() is not None)
-    children = family(templates)
+    children = family(templates, zygote)
     assert len(children) >= 2  # the zygote, and a worker
     for _ in range(times):
         os.kill(process.pid, number)

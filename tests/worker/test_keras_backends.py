@@ -217,12 +217,14 @@ def test_nothing_runs_in_the_zygote_before_it_forks(whole: search.StudyResults, 
 
 
 def test_compiled_programs_stay_in_their_folder(site: Site) -> None:
+    if site.backend == "torch":
+        pytest.skip("PyTorch compiles nothing")
     kept = site.folder / "kept"
     slot = Slot(0, (), tuple(range(os.cpu_count() or 1)), 1, "CPU")
     executor = LocalExecutor([slot], site.folder / "log", site.backend, kept)
     Conversation(executor).run(segment(site.folder, 10, to_epoch=1))
     executor.close()
-    assert bool(list(kept.glob("jax-*/*"))) == (site.backend == "jax")
+    assert list(kept.glob("jax-*/*"))
 
 
 def test_a_worker_computes_with_its_slots_threads(site: Site) -> None:

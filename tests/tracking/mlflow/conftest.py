@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
 from pathlib import Path
 
 import pytest
-from by_hand import OLD_REVISION, Clock
-from stores import Server, WriteStudy
+from by_hand import OLD_REVISION
+from stores import Server, WriteStudy, make_runs
 
-from search.driver.loop import Follower
-from search.study.journal import Journal
-from search.study.paths import StudyPaths, local_store
-from search.study.records import Checkpointed, Record
+from search.study.paths import local_store
 from search.tracking.mlflow import database, store, syncer
 
 
@@ -29,13 +26,23 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def unflushed() -> Iterator[None]:
+    """Let MLflow not wait for the disk in this process, as no test takes the power away."""
+    from sqlalchemy import Engine, event
+
+    def relax(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", relax)
+    yield
+    event.remove(Engine, "connect", relax)
+
+
 @pytest.fixture
 def runs(tmp_path: Path, pristine: Path) -> Path:
     """Return a folder of studies with an empty local store."""
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    shutil.copyfile(pristine, local_store(folder))
-    return folder
+    return make_runs(tmp_path / "runs", pristine)
 
 
 @pytest.fixture(scope="session")
@@ -115,27 +122,5 @@ def uid() -> str:
 
 @pytest.fixture
 def write(runs: Path) -> WriteStudy:
-    """Return a function that writes a study's folder; called again, it appends.
-
-    A follower is told of the new entries, as the driver does it.
-    """
-    clock = Clock()
-
-    def write(records: Iterable[Record], study: str = "digits", *, follower: Follower | None = None) -> StudyPaths:
-        paths = StudyPaths.of(runs, study)
-        paths.space.mkdir(parents=True, exist_ok=True)
-        (paths.space / "digits.py").write_text("import layers\n")
-        (paths.space / "layers.py").write_text("WIDTH = 1\n")
-        journal = Journal(paths.journal, clock)
-        for record in records:
-            entries = journal.append([record])
-            if isinstance(record, Checkpointed):
-                best = paths.trial(record.trial).best(record.execution)
-                best.parent.mkdir(parents=True, exist_ok=True)
-                best.write_bytes(b"weights of %d/%d" % (record.trial, record.best_epoch or 0))
-            if follower is not None:
-                follower.take(entries)
-        journal.close()
-        return paths
-
-    return write
+    """Return a function that writes a study's folder in `runs`."""
+    return WriteStudy(runs)

@@ -1,7 +1,7 @@
-"""A script that makes winners as a worker would: `python make_models.py FOLDER`.
+"""A script that makes winners as a worker would. Its last argument is a folder.
 
-For every kind of model FOLDER/<kind>/ gets `space/`, `model.keras`, `exported.json` (values, signature), `x.npz` and
-the model's output for it, `y.npz`. It runs in a process of its own, as tests import no framework.
+The folder gets a folder for each kind of model, with `space/`, `model.keras`, `exported.json` (values, signature),
+`x.npz` and the model's output for it, `y.npz`. The script runs in a process of its own, as tests import no framework.
 """
 
 from __future__ import annotations
@@ -244,5 +244,6 @@ def _tensors(data: Any) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    folder = Path(sys.argv[-1])
     for each in KINDS:
-        make_winner(Path(sys.argv[1]) / each, each)
+        make_winner(folder / each, each)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,23 +12,54 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from by_hand import completed_trial, shown_runs
+from by_hand import Clock, completed_trial, shown_runs
 
 from search.driver.loop import Follower
+from search.study.journal import Journal
 from search.study.paths import StudyPaths, local_store
-from search.study.records import Record
+from search.study.records import Checkpointed, Record
 from search.tracking.mlflow import store
+from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.syncer import Syncer
 
 
-class WriteStudy(Protocol):
-    """The fixture `write`."""
+def make_runs(folder: Path, pristine: Path) -> Path:
+    """Make a folder of studies with an empty local store, a copy of `pristine`. Return it."""
+    folder.mkdir()
+    shutil.copyfile(pristine, local_store(folder))
+    return folder
+
+
+class WriteStudy:
+    """A function that writes a study's folder in `runs`; called again, it appends.
+
+    A follower is told of the new entries, as the driver does it.
+    """
+
+    def __init__(self, runs: Path) -> None:
+        self._runs = runs
+        self._clock = Clock()
 
     def __call__(
         self, records: Iterable[Record], study: str = "digits", *, follower: Follower | None = None
-    ) -> StudyPaths: ...
+    ) -> StudyPaths:
+        paths = StudyPaths.of(self._runs, study)
+        paths.space.mkdir(parents=True, exist_ok=True)
+        (paths.space / "digits.py").write_text("import layers\n")
+        (paths.space / "layers.py").write_text("WIDTH = 1\n")
+        journal = Journal(paths.journal, self._clock)
+        for record in records:
+            entries = journal.append([record])
+            if isinstance(record, Checkpointed):
+                best = paths.trial(record.trial).best(record.execution)
+                best.parent.mkdir(parents=True, exist_ok=True)
+                best.write_bytes(b"weights of %d/%d" % (record.trial, record.best_epoch or 0))
+            if follower is not None:
+                follower.take(entries)
+        journal.close()
+        return paths
 
 
 def local_address(runs: Path) -> str:
@@ -49,6 +81,11 @@ def wait_until(condition: Callable[[], Any], seconds: float = 30) -> None:
             return
         time.sleep(0.02)
     raise TimeoutError
+
+
+def wait_until_shipped(paths: StudyPaths) -> None:
+    """Wait until the syncer has noted that MLflow has the whole journal. No request disturbs it meanwhile."""
+    wait_until(lambda: Position.load(paths.tracking).offset == paths.journal.stat().st_size)
 
 
 class Server:
@@ -151,11 +188,11 @@ def all_trials() -> list[Record]:
     return [record for number in range(TRIALS) for record in trial(number)]
 
 
-def check_trials(uri: str, uid: str, trials: int = TRIALS) -> None:
+def check_trials(uri: str, uid: str, trials: int = TRIALS, study: str = "digits") -> None:
     """Assert that the store has every point of `trial(0)`, `trial(1)`, … once, and no other runs."""
     client = store.connect(uri)
     seen = shown_runs(client, uid)
-    assert sorted(seen) == ["digits", *(f"trial-{number:04d}" for number in range(trials))]
+    assert sorted(seen) == [study, *(f"trial-{number:04d}" for number in range(trials))]
     assert {run["status"] for run in seen.values()} == {"FINISHED"}
     for number in range(trials):
         points = seen[f"trial-{number:04d}"]["points"]
@@ -164,4 +201,4 @@ def check_trials(uri: str, uid: str, trials: int = TRIALS) -> None:
             assert [step for step, _, _ in history] == [1, 2, 3, 4, 5]
         assert [value for _, _, value in points["val_accuracy"]] == [0.01 * number + 0.001 * s for s in range(1, 6)]
     # The best objective of the whole search, at each epoch that improved it.
-    assert len(seen["digits"]["points"]["objective"]) == 5 + (trials - 1) * 5
+    assert len(seen[study]["points"]["objective"]) == 5 + (trials - 1) * 5

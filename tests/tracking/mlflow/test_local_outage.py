@@ -5,7 +5,6 @@ In each case every point arrives once in the end, and no run exists twice or sta
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -16,16 +15,24 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 from by_hand import SEARCH_ENDED, eventful_search, shown_runs, study_start
-from places import ROOT
-from stores import TRIALS, WriteStudy, all_trials, check_trials, local_address, trial, wait_until
+from stores import (
+    TRIALS,
+    WriteStudy,
+    all_trials,
+    check_trials,
+    local_address,
+    trial,
+    wait_until,
+    wait_until_shipped,
+)
 
 from search import cli
 from search.errors import Unavailable
 from search.study.paths import StudyPaths, local_store
 from search.tracking.mlflow import database, store
-from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.syncer import Syncer
 
 pytestmark = pytest.mark.usefixtures("short_times")
@@ -92,8 +99,7 @@ def ship_through_lock(write: WriteStudy, runs: Path, at: int, seconds: float) ->
         write(trial(number))
     if at:
         follower.start()
-        # A look into the store might lock the syncer out.
-        wait_until(lambda: Position.load(paths.tracking).offset == paths.journal.stat().st_size)
+        wait_until_shipped(paths)
     with locked(local_store(runs)):
         if not at:
             follower.start()
@@ -126,13 +132,16 @@ def test_a_locked_database_gets_every_point_once(
 @pytest.mark.parametrize(
     ("at", "plain"), [(0, True), (3, False)], ids=["from the beginning, plain", "in the middle, wal"]
 )
-def test_a_database_that_is_locked_for_a_minute_gets_every_point_once(
+def test_a_database_that_is_locked_for_longer_than_mlflow_and_sqlite_wait_gets_every_point_once(
     at: int, plain: bool, write: WriteStudy, runs: Path
 ) -> None:
-    """As above, with the real waiting times of MLflow and of the syncer."""
+    """As above, with the real waiting times of MLflow, 20 seconds, and of sqlite, 5 seconds.
+
+    The lock lasts until the first of these waits has failed, and a second longer.
+    """
     if plain:
         make_plain(local_store(runs))
-    assert len(ship_through_lock(write, runs, at, 60.0)) == 1
+    assert len(ship_through_lock(write, runs, at, 1.0)) == 1
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["wal", "plain"])
@@ -194,7 +203,6 @@ def test_sync_says_in_one_line_that_the_database_is_locked(
 
 KILLED = """
 import os, signal, sys
-import mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
 from mlflow import MlflowClient
 from search.study.paths import StudyPaths
 from search.tracking.mlflow import store
@@ -214,7 +222,7 @@ def killing(name, at, carried_out):
 runs, uri, *orders = sys.argv[1:]
 store.configure_mlflow()
 for order in orders:
-    # Forks share the import of MLflow. Each goes on after the one before was killed.
+    # Each goes on after the one before was killed.
     if not (child := os.fork()):
         name, at, carried_out = order.split("/")
         killing(name, int(at), carried_out == "after")
@@ -226,15 +234,14 @@ for order in orders:
 
 @pytest.mark.slow
 def test_a_sync_completes_the_store_after_the_syncer_was_killed(
-    write: WriteStudy, runs: Path, pristine: Path, capfd: pytest.CaptureFixture[str]
+    write: WriteStudy, runs: Path, pristine: Path, templates: forks.Templates, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write(eventful_search())
     orders = [
         *("create_run/1/after", "log_batch/1/before", "log_batch/3/after", "set_tag/1/after"),
     ]
     command = [sys.executable, "-c", KILLED, str(runs), local_address(runs), *orders]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, env=environment, check=True)
+    assert forks.start(templates.address("mlflow"), command).wait() == 0
     words = ["sync", "digits", "--runs", str(runs), "--tracking-uri", local_address(runs)]
     assert cli.main(words) == 0
     assert capfd.readouterr().err == ""

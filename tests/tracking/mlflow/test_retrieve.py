@@ -11,11 +11,11 @@ from typing import Any
 import forks
 import pytest
 from by_hand import SEARCH_ENDED, completed_trial, failed_trial, study_start
-from stores import WriteStudy, local_address
+from stores import WriteStudy, local_address, make_runs
 
 from search.errors import StudyError
-from search.study.paths import StudyPaths
-from search.tracking.mlflow import store
+from search.study.paths import StudyPaths, local_store
+from search.tracking.mlflow import database, store
 from search.tracking.mlflow.retrieve import (
     RemoteStudy,
     download_space,
@@ -27,11 +27,14 @@ from search.tracking.mlflow.retrieve import (
 )
 from search.tracking.mlflow.syncer import Syncer
 
+pytestmark = pytest.mark.usefixtures("unflushed")
 
-@pytest.fixture
-def synced(write: WriteStudy, runs: Path) -> Path:
-    """Return a folder of studies with the study `digits` in MLflow, whose own folder is deleted."""
-    paths = write(
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory, pristine: Path) -> Path:
+    """Return a folder of studies with the study `digits` in MLflow, whose own folder is deleted. Tests only read it."""
+    runs = make_runs(tmp_path_factory.mktemp("shipped") / "runs", pristine)
+    paths = WriteStudy(runs)(
         [
             *study_start(),
             *completed_trial(0, [0.5, 0.7]),
@@ -46,20 +49,28 @@ def synced(write: WriteStudy, runs: Path) -> Path:
     return runs
 
 
+@pytest.fixture
+def synced(shipped: Path, runs: Path) -> Path:
+    """Return a copy of `shipped`, which a test may change."""
+    shutil.copytree(shipped, runs, dirs_exist_ok=True)
+    database.relocate(local_store(runs), store.artifact_root(local_store(runs)))
+    return runs
+
+
 def retrieved(runs: Path, name: str = "digits") -> RemoteStudy:
     return find_remote_study(store.connect(local_address(runs)), name)
 
 
-def test_a_study_is_found_by_name_and_uid(synced: Path) -> None:
-    study = retrieved(synced)
-    assert study == retrieved(synced, "0123456789abcdef")
+def test_a_study_is_found_by_name_and_uid(shipped: Path) -> None:
+    study = retrieved(shipped)
+    assert study == retrieved(shipped, "0123456789abcdef")
     assert (study.name, study.user, study.backend, study.state) == ("digits", "me", "hyperband", "completed")
     assert (study.objective.name, study.objective.direction, study.best) == ("val_accuracy", "max", 0.9)
     assert study.is_local
 
 
-def test_trials_have_typed_values_and_are_ranked(synced: Path) -> None:
-    study = retrieved(synced)
+def test_trials_have_typed_values_and_are_ranked(shipped: Path) -> None:
+    study = retrieved(shipped)
     assert [(trial.number, trial.state) for trial in list_remote_trials(study)] == [
         (0, "completed"), (1, "failed"), (2, "completed"), (3, "completed"),
     ]  # fmt: skip
@@ -72,8 +83,8 @@ def test_trials_have_typed_values_and_are_ranked(synced: Path) -> None:
     assert best[0].logs["loss"] == 0.5
 
 
-def test_weights_and_space_are_downloaded(synced: Path, tmp_path: Path) -> None:
-    study = retrieved(synced)
+def test_weights_and_space_are_downloaded(shipped: Path, tmp_path: Path) -> None:
+    study = retrieved(shipped)
     weights, description = download_weights(study, rank_remote_trials(study)[0], tmp_path / "a")
     assert weights.read_bytes() == b"weights of 2/1"
     assert description["logs"] == {"loss": 1.0, "val_accuracy": 0.9}

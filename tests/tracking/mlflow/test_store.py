@@ -21,6 +21,8 @@ from search.errors import OptionError, TrackingRefused, Unavailable
 from search.study.paths import local_store
 from search.tracking.mlflow import database, store
 
+pytestmark = pytest.mark.usefixtures("unflushed")
+
 # Addresses ------------------------------------------------------------------------------------------------------------
 
 

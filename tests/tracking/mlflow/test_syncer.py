@@ -24,7 +24,7 @@ from by_hand import (
     started,
     study_start,
 )
-from stores import BreakingClient, Server, WriteStudy, local_address, sync, wait_until
+from stores import BreakingClient, Server, WriteStudy, local_address, make_runs, sync, wait_until
 
 from search.errors import Unavailable
 from search.study.journal import read_all
@@ -44,12 +44,26 @@ from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.retrieve import download_weights, find_remote_study, rank_remote_trials
 from search.tracking.mlflow.syncer import Syncer
 
+pytestmark = pytest.mark.usefixtures("unflushed")
+
 # Content --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_study_is_a_parent_run_and_each_trial_a_run(write: WriteStudy, runs: Path) -> None:
-    assert sync(write(eventful_search())) == []
-    seen = shown_runs(store.connect(local_address(runs)))
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory, pristine: Path) -> StudyPaths:
+    """Return a study whose eventful search was sent to a local store without any error. Tests only read it."""
+    paths = WriteStudy(make_runs(tmp_path_factory.mktemp("shipped") / "runs", pristine))(eventful_search())
+    assert sync(paths) == []
+    return paths
+
+
+def shown_in_store(paths: StudyPaths) -> dict[str, Any]:
+    """Return the study's runs in the local store; see `shown_runs`."""
+    return shown_runs(store.connect(local_address(paths.folder.parent)))
+
+
+def test_a_study_is_a_parent_run_and_each_trial_a_run(shipped: StudyPaths) -> None:
+    seen = shown_in_store(shipped)
     assert sorted(seen) == ["digits", *(f"trial-{number:04d}" for number in range(5))]
 
     parent = seen["digits"]
@@ -87,13 +101,11 @@ def test_a_study_is_a_parent_run_and_each_trial_a_run(write: WriteStudy, runs: P
     assert seen["trial-0001"]["tags"]["search.error"] == "ValueError: units are odd"
 
 
-def test_a_trials_run_is_a_child_of_the_parent_run(write: WriteStudy, runs: Path) -> None:
-    paths = write(eventful_search())
-    sync(paths)
-    client, position = store.connect(local_address(runs)), Position.load(paths.tracking)
+def test_a_trials_run_is_a_child_of_the_parent_run(shipped: StudyPaths) -> None:
+    client, position = store.connect(local_address(shipped.folder.parent)), Position.load(shipped.tracking)
     for run_id in position.trials.values():
         assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == position.run_id
-    assert position.offset == paths.journal.stat().st_size
+    assert position.offset == shipped.journal.stat().st_size
 
 
 def test_the_parent_run_has_the_space_file(write: WriteStudy, runs: Path) -> None:
@@ -194,10 +206,10 @@ def test_a_later_sync_ends_the_runs_of_a_killed_search(write: WriteStudy, runs: 
 
 
 @pytest.fixture
-def expected(write: WriteStudy, runs: Path) -> dict[str, Any]:
-    """Return the store's content after the search without any error. The store is empty again afterwards."""
-    sync(write(eventful_search()))
-    return empty_store(runs)
+def expected(write: WriteStudy, shipped: StudyPaths) -> dict[str, Any]:
+    """Write the eventful search, which is not sent yet, and return what the store has of `shipped`."""
+    write(eventful_search())
+    return shown_in_store(shipped)
 
 
 def empty_store(runs: Path) -> dict[str, Any]:
@@ -223,7 +235,7 @@ def test_a_crash_at_any_record_changes_nothing(
     lines = journal.read_bytes().splitlines(keepends=True)
     for cut in range(1, len(lines), 3):
         paths = StudyPaths.of(runs, "digits")
-        paths.tracking.unlink()
+        paths.tracking.unlink(missing_ok=True)
         journal.write_bytes(b"".join(lines[:cut]) + lines[cut][:10])  # the process died while it wrote a line
         sync(paths)
         journal.write_bytes(b"".join(lines))
@@ -480,17 +492,18 @@ def test_a_server_killed_and_restarted_in_the_middle_gets_every_point_once(
 ) -> None:
     monkeypatch.setattr(syncer, "MAX_PAUSE", 0.01)
     monkeypatch.setattr(syncer, "MODELS_INTERVAL", 0.1)
+    monkeypatch.setattr(syncer, "RETRY_SECONDS", (0.2, 0.5))
     paths = write(study_start(uid=uid))
     warnings: list[str] = []
     follower = Syncer(paths, server.uri, warn=warnings.append)
     follower.start()
     for number in range(12):
         write(completed_trial(number, [0.01 * number + 0.001 * step for step in range(1, 6)]), follower=follower)
-        time.sleep(0.1)
         if number == 5:
+            wait_until(lambda: Position.load(paths.tracking).trials)
             server.kill()
-            time.sleep(1.5)
         if number == 8:
+            wait_until(lambda: warnings)
             server.start()
     write([SEARCH_ENDED], follower=follower)
     assert follower.finish(90)

@@ -37,6 +37,8 @@ from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.retrieve import find_remote_study, list_remote_trials
 from search.tracking.mlflow.syncer import Syncer
 
+pytestmark = pytest.mark.usefixtures("unflushed")
+
 RATE = Parameter("rate", Domain("float", 1e-4, 1e-1, sampling="log"))
 UNITS = Parameter("units", Domain("int", 8, 64))
 KIND = Parameter("kind", Domain("choice", values=("a", "b")))

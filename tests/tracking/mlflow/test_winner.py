@@ -7,17 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pytest
 from by_hand import SEARCH_ENDED, completed_trial, epochs, evaluated, header, reached, study_start
 from make_models import KINDS
-from places import ROOT
-from stores import BreakingClient, Server, WriteStudy, local_address, sync
+from stores import BreakingClient, Server, WriteStudy, local_address, make_runs, sync
 
 from search.errors import Unavailable
 from search.space.domain import Domain, Parameter
@@ -37,16 +37,18 @@ from search.tracking.mlflow import loader, store
 from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.syncer import Syncer
 
+pytestmark = pytest.mark.usefixtures("unflushed")
+
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tmp_path_factory: pytest.TempPathFactory, templates: forks.Templates) -> Path:
     """Return a folder with a winner of every kind, made by Keras; see `make_models`."""
     folder = tmp_path_factory.mktemp("models")
-    environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(Path(__file__).with_name("make_models.py")), str(folder)]
-    subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    code = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+    command = [sys.executable, "-c", code, str(Path(__file__).with_name("make_models.py")), str(folder)]
+    assert forks.start(templates.address("keras"), command).wait() == 0
     return folder
 
 
@@ -120,22 +122,43 @@ ONCE = {
 # In a fresh environment -----------------------------------------------------------------------------------------------
 
 
-def load_all(uri: str, folders: dict[str, Path], elsewhere: Path) -> None:
-    """Have every registered model predict in a process that cannot import `search`; see `fresh`."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KERAS_BACKEND")}
-    words = [f"{name}={folder}" for name, folder in folders.items()]
-    command = [sys.executable, "-I", str(Path(__file__).with_name("fresh.py")), uri, *words]
-    done = subprocess.run(command, cwd=elsewhere, env={**environment, **QUIET}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+LoadAll = Callable[[str, dict[str, Path]], None]
 
 
 @pytest.fixture(scope="module")
-def loaded(models: Path, tmp_path_factory: pytest.TempPathFactory, pristine: Path) -> Path:
+def load_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadAll]:
+    """Yield a function that has registered models predict in a process that cannot import `search`; see `fresh`."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KERAS_BACKEND")}
+    command = [sys.executable, "-I", str(Path(__file__).with_name("fresh.py"))]
+    with (
+        (elsewhere / "log.txt").open("w") as log,
+        subprocess.Popen(
+            command,
+            cwd=elsewhere,
+            env={**environment, **QUIET},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        ) as process,
+    ):
+
+        def load_all(uri: str, folders: dict[str, Path]) -> None:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            request = [uri, {name: str(folder) for name, folder in folders.items()}]
+            print(json.dumps(request), file=process.stdin, flush=True)
+            assert process.stdout.readline() == "0\n", (elsewhere / "log.txt").read_text()[-3000:]
+
+        yield load_all
+
+
+@pytest.fixture(scope="module")
+def loaded(models: Path, tmp_path_factory: pytest.TempPathFactory, pristine: Path, load_all: LoadAll) -> Path:
     """Return `models` after each winner was shipped, the store was moved, and all models were loaded from it."""
     folder = tmp_path_factory.mktemp("store")
-    runs = folder / "runs"
-    runs.mkdir()
-    shutil.copyfile(pristine, local_store(runs))
+    runs = make_runs(folder / "runs", pristine)
     for number, kind in enumerate(KINDS):
         paths = StudyPaths.of(runs, kind)
         shutil.copytree(models / kind / "space", paths.space)
@@ -147,7 +170,7 @@ def loaded(models: Path, tmp_path_factory: pytest.TempPathFactory, pristine: Pat
     moved = folder / "moved here"
     runs.rename(moved)
     assert sync(StudyPaths.of(moved, "plain")) == []
-    load_all(local_address(moved), {kind: models / kind for kind in KINDS}, tmp_path_factory.mktemp("elsewhere"))
+    load_all(local_address(moved), {kind: models / kind for kind in KINDS})
     return models
 
 
@@ -175,7 +198,10 @@ def test_custom_objects_of_a_file_are_found_without_keras(models: Path) -> None:
     assert found["custom"].classes == {("layers", "Times", "Times"), ("layers", "Registered", "Custom>Registered")}
 
 
-def test_shipping_imports_no_framework(write_winner: Callable[..., StudyPaths], runs: Path) -> None:
+@pytest.mark.slow
+def test_shipping_imports_no_framework(
+    write_winner: Callable[..., StudyPaths], runs: Path, templates: forks.Templates
+) -> None:
     code = (
         "import sys\n"
         "from search.study.paths import StudyPaths\n"
@@ -184,8 +210,8 @@ def test_shipping_imports_no_framework(write_winner: Callable[..., StudyPaths], 
         "assert not {'keras', 'tensorflow', 'keras_tuner'} & set(sys.modules)\n"
     )
     write_winner()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code, str(runs), local_address(runs)], env=environment, check=True)
+    command = [sys.executable, "-c", code, str(runs), local_address(runs)]
+    assert forks.start(templates.address("mlflow"), command).wait() == 0
     assert shown_models(runs) == ONCE
 
 
@@ -393,7 +419,7 @@ def test_a_store_without_a_registry_costs_one_warning(
 
 @pytest.mark.slow
 def test_a_server_registers_a_winner_only_if_the_user_gave_a_name(
-    write_winner: Callable[..., StudyPaths], models: Path, server: Server, tmp_path: Path
+    write_winner: Callable[..., StudyPaths], models: Path, server: Server, load_all: LoadAll, tmp_path: Path
 ) -> None:
     client = store.connect(server.uri)
     before = {model.name for model in client.search_registered_models()}  # of other tests
@@ -403,6 +429,7 @@ def test_a_server_registers_a_winner_only_if_the_user_gave_a_name(
         names = {model.name for model in client.search_registered_models()}
         assert names - before == ({name} if name else set())
     assert len(client.search_logged_models([Position.load(paths.tracking).experiment_id or ""])) == 1
-    load_all(server.uri, {"digits of ours": models / "plain"}, tmp_path)
+    shutil.copy(models / "plain" / "x.npz", tmp_path)
+    load_all(server.uri, {"digits of ours": tmp_path})
     for answer in ("pyfunc.npz", "keras.npz"):
-        np.testing.assert_array_equal(np.load(models / "plain" / answer)["y"], np.load(models / "plain" / "y.npz")["y"])
+        np.testing.assert_array_equal(np.load(tmp_path / answer)["y"], np.load(models / "plain" / "y.npz")["y"])

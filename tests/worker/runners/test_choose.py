@@ -157,7 +157,7 @@ def own_step(extra=False):
 def train(make, raw, options, fuse, epochs=((0, 3),), extra=list):
     """Train a new model; return all that must be equal: variables, events of callbacks, history."""
     keras.utils.set_random_seed(3)
-    keras.backend.clear_session()
+    keras.utils.clear_session(free_memory=False)
     model, record = make(), Record()
     callbacks = [*extra(), record]
     runner = choose_runner(model, prepare_data(raw), options, 7, callbacks, fuse)
@@ -212,7 +212,7 @@ def test_fused_equals_fit_to_the_last_bit(make, raw, options):
 def test_both_equal_plain_keras_in_the_same_order():
     ours = train(weighted, WHOLE_WEIGHTED, {"batch_size": 16}, fuse=True)
     keras.utils.set_random_seed(3)
-    keras.backend.clear_session()
+    keras.utils.clear_session(free_memory=False)
     model, losses = weighted(), []
     for epoch in range(3):
         order = np.random.default_rng(derive_seed(7, "order", epoch)).permutation(32)

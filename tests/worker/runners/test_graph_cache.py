@@ -96,6 +96,15 @@ def branches(units: int = 8) -> Any:
     return model
 
 
+def create_variables(model: Any, x: Any, y: Any) -> None:
+    """Create the variables that a model's first step would create. `fit` then traces the step once, not twice."""
+    model.optimizer.build(model.trainable_variables)
+    outputs = model(x)
+    model.compute_loss(x, y, outputs)
+    model.compute_metrics(x, y, outputs)
+    model.reset_metrics()
+
+
 def train(
     make: Callable[..., Any], options: Mapping[str, Any], x: Any, y: Any, batch_size: int, seed: int, share: bool
 ) -> tuple[Any, list[Any]]:
@@ -108,6 +117,8 @@ def train(
         model = make(**options)
         history = keras.callbacks.History()
         model_key = make_model_key(model, []) if share else None
+        if not share:
+            create_variables(model, x[:1], y[:1])
         assert share == (model_key is not None)
         fit_options = {"batch_size": batch_size}
         runner = choose_runner(model, data, fit_options, seed, [history], fuse=share, model_key=model_key)
