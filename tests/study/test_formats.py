@@ -127,7 +127,9 @@ def test_a_reader_may_begin_anywhere(older: Path) -> None:
 # Other libraries ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("older", [FORMAT - 1], indirect=True)
 def test_libraries_that_have_changed_are_named_and_journaled(older: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One older study is enough, as its journal is written anew, in today's format."""
     path = older / "journal.jsonl"
     first, *others = read(path)
     header = first.record

@@ -167,7 +167,7 @@ def test_a_database_that_is_locked_while_mlflow_opens_it_counts_as_an_outage(
         follower = Syncer(paths, local_address(runs), warn=pytest.fail)
         with pytest.raises(Unavailable, match=r"is out of reach \(its database is locked by another process\)$"):
             follower.drain()
-        assert len(short_waits) == 1
+        assert 1 <= len(short_waits) <= 3  # MLflow would try dozens of times
     follower.drain()
     check_trials(local_address(runs), "0123456789abcdef")
 
