@@ -17,7 +17,7 @@ from search.study import paths
 from search.tracking.mlflow import database
 
 REACH_SECONDS = 3.0
-"""How long the first connection to a server may take."""
+"""The longest time for the first connection to a server, in seconds."""
 
 _SERVERS = ("http", "https")
 _DATABASES = ("postgresql", "mysql", "mssql")

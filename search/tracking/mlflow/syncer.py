@@ -37,7 +37,7 @@ LAST_TRIES = 3
 """Attempts to reach a server that is away, once the search has ended."""
 
 STOP_SECONDS = 5.0
-"""How long `stop` waits for the current request."""
+"""The longest time that `stop` waits for the current request, in seconds."""
 
 RETRY_SECONDS = (1.0, 30.0)
 """Shortest and longest time between two attempts to reach a server that is away. The time doubles in between."""

@@ -18,7 +18,7 @@ from search.errors import OptionError, SearchError
 from search.tracking.mlflow import database, retrieve, store, view
 
 UI_START_SECONDS = 180.0
-"""How long the UI may take to start."""
+"""The longest time for the UI to start, in seconds."""
 
 
 def study_address(base: str, study: retrieve.RemoteStudy | None) -> str:
