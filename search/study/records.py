@@ -20,7 +20,7 @@ FORMAT = 4
 """The format of the lines that are written. Each line names its own format; see `search.study.formats`."""
 
 Outcome = Literal["reached", "stopped_by_callback", "stopped", "interrupted", "failed", "lost", "no_memory", "no_space"]
-"""The outcome of a segment: `reached` its last epoch; `stopped_by_callback`: a callback of the user's ended the training;
+"""Outcome of a segment: `reached` its last epoch; `stopped_by_callback`: a callback of the user's ended the training;
 `stopped` by the back end; `interrupted` by the driver, to go on later; `failed` by an exception or a diverged loss;
 `lost` with its process; `no_memory`: the device has too little memory; `no_space`: the disk is full."""
 ResultOutcome = Literal["reached", "stopped_by_callback", "stopped", "failed"]

@@ -27,7 +27,7 @@ MAX_CHARACTERS = 5000
 """Characters of an experiment's tag that every server accepts. MLflow 3.17 itself accepts 20,000."""
 
 SCATTER_CHARTS = 2
-"""How many parameters are shown against the objective."""
+"""The number of parameters that are shown against the objective."""
 
 MIN_TRIALS = 5
 """The fewest trials for a chart, and for an estimate of a parameter's influence."""
