@@ -80,7 +80,12 @@ def _from_3(data: Json) -> Json:
     return data
 
 
-UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1, _from_2, _from_3)
+def _from_4(data: Json) -> Json:
+    """Upgrade to format 5."""
+    return data
+
+
+UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1, _from_2, _from_3, _from_4)
 """`UPGRADES[n - 1]` turns a record of format n into one of format n + 1, both as JSON objects."""
 
 

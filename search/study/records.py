@@ -16,7 +16,7 @@ from typing import Any, Literal
 from search.space.domain import Parameter, Value
 from search.study.trial import Objective, State
 
-FORMAT = 4
+FORMAT = 5
 """The format of the lines that are written. Each line names its own format; see `search.study.formats`."""
 
 Outcome = Literal["reached", "stopped_by_callback", "stopped", "interrupted", "failed", "lost", "no_memory", "no_space"]
