@@ -90,7 +90,10 @@ class Evaluate:
     """Build `trial`'s model with the weights in the file `weights`, for the final evaluation.
 
     Attributes:
+        seed: the training seed of the weights' execution, under which the model is built.
         folder: the trial's own folder.
+        objective: the metric that the model built again is checked by.
+        reference: the file for a batch with its outputs, if the check cannot be made.
         test: whether to evaluate the model on the space's test data.
         model: the `.keras` file to write the model to, or None.
         data: as in `Segment`.
@@ -100,7 +103,10 @@ class Evaluate:
     space: SpaceRef
     values: Mapping[str, Value]
     weights: str
+    seed: int
     folder: str
+    objective: Objective
+    reference: str
     test: bool = True
     model: str | None = None
     data: str | None = None
@@ -181,7 +187,7 @@ class Evaluated:
 
     Attributes:
         logs: the metrics on the test data.
-        signature, requirements: as in `records.Exported`.
+        signature, requirements, warning: as in `records.Exported`.
         error: one line for the user, or None.
     """
 
@@ -189,6 +195,7 @@ class Evaluated:
     logs: Mapping[str, float] | None = None
     signature: Mapping[str, Any] | None = None
     requirements: tuple[str, ...] = ()
+    warning: str = ""
     error: str | None = None
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,13 +209,15 @@ class _Launch:
             admission = Admission(opts)
             executor = selection.make_executor(opts, gpus, self._paths.log, compiled_programs(opts.runs))
             stack.callback(executor.close)
-            ref = self._space_ref(stack)
+            ref = replace(self._space_ref(stack), seed=self._first_seed())
             shutil.rmtree(self._paths.data, ignore_errors=True)
             stack.callback(shutil.rmtree, self._paths.data, ignore_errors=True)
-            probed = executor.probe(Probe(ref, str(self._paths.data) if executor.slots > 1 else None))
-            if isinstance(probed, ProbeFailed):
-                raise SpaceError(probed.message + _log(self._paths, probed.traceback))
+            probed = self._probe(executor, ref)
             opts = options.resolve_options(self._given, probed.options, self._handle.options, self._source.label)
+            if not self._handle.exists and opts.seed not in (None, ref.seed):
+                # The file computes its seed. It was run under another one, and is run again.
+                ref = replace(ref, seed=opts.seed)
+                probed = self._probe(executor, ref)
             with options.error_prefix(self._source.label):
                 slots = selection.slots_of(opts, gpus)
                 objective = self._check(opts, probed, slots, ref, executor)
@@ -226,11 +229,25 @@ class _Launch:
             self._announce(opts, objective, slots, probed)
             if imported:
                 self._say(warm_start.describe_import(str(opts.warm_start), imported, probed.parameters))
-            records = self._handle.first_records(opts, objective, probed, change, imported, self._source.path)
+            records = self._handle.first_records(opts, objective, probed, change, imported, self._source.path, ref.seed)
             self._write_space(probed)
             if ref.pickle is not None:
-                ref = SpaceRef(pickle=str(self._paths.pickle))
+                ref = replace(ref, pickle=str(self._paths.pickle))
             return self._search(opts, probed, ref, executor, slots, records, uri)
+
+    def _first_seed(self) -> int:
+        """Return the study's seed, as far as it is known before the space file is run."""
+        if self._handle.exists:
+            return self._handle.header.seed
+        seed = self._given.get("seed")
+        seed = self._source.written_seed() if seed is None else seed
+        return secrets.randbelow(options.LARGEST_SEED) if seed is None else int(seed)
+
+    def _probe(self, executor: Executor, ref: SpaceRef) -> Probed:
+        probed = executor.probe(Probe(ref, str(self._paths.data) if executor.slots > 1 else None))
+        if isinstance(probed, ProbeFailed):
+            raise SpaceError(probed.message + _log(self._paths, probed.traceback))
+        return probed
 
     def _check(
         self, opts: Options, probed: Probed, slots: tuple[Slot, ...], ref: SpaceRef, executor: Executor

@@ -166,8 +166,9 @@ class Driver:
                 self._noticed.add(message.text)
                 self._say(message.text)
             return
-        if isinstance(message, Evaluated) and message.error is not None:
-            self._say(f"trial {message.trial}'s best model: {message.error}")
+        if isinstance(message, Evaluated):
+            for text in filter(None, (message.error, message.warning)):
+                self._say(f"trial {message.trial}'s best model: {text}")
         self._handle(FromWorker(slot, message))  # type: ignore[arg-type]  # a probe's answer never comes here
 
     def _handle(self, event: Event) -> None:
@@ -233,7 +234,10 @@ class Driver:
             space=self._space,
             values=dict(trial.params),
             weights=str(files.best(trial.best_execution)),
+            seed=self._controller.study.training_seed(trial.number, trial.best_execution),
             folder=str(files.folder),
+            objective=self._controller.study.objective,
+            reference=str(files.reference(trial.best_execution)),
             test=evaluation.test,
             model=str(self._paths.model) if evaluation.export else None,
             data=self._data,

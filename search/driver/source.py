@@ -61,6 +61,12 @@ class Source:
                     early[name] = options.check_option(name, node.value)
         return early
 
+    def written_seed(self) -> int | None:
+        """Return the seed in the file's `search_options` if it is written there as a number."""
+        node = written_options(parse_file(self.path)).get("seed") if self.path else None
+        value = node.value if isinstance(node, ast.Constant) else None
+        return value if type(value) is int and 0 <= value <= options.LARGEST_SEED else None
+
     def pickled(self) -> bytes:
         """Return the factory's pickle, followed by the pickle of its data. SpaceError if it cannot be pickled."""
         import cloudpickle

@@ -134,6 +134,7 @@ class StudyHandle:
         change: SpaceChanged | None,
         imported: Sequence[TrialImported],
         space: Path | None,
+        seed: int,
     ) -> list[Record]:
         """Return the records that this process begins with.
 
@@ -141,13 +142,14 @@ class StudyHandle:
             change: the change of the space, if any.
             imported: trials of another study to learn from.
             space: the space file; None if a factory is searched.
+            seed: the seed of a new study.
         """
         records: list[Record] = []
         kept = {name: value for name, value in opts.to_json().items() if name not in options.LOCATION}
         kept["keras_backend"] = probed.versions["keras_backend"]
         kept["tracking_uri"] = _without_password(opts.tracking_uri)
         if not self.exists:
-            records.append(self._header(opts, objective, probed, space))
+            records.append(self._header(objective, probed, space, seed))
         elif change is not None:
             records.append(change)
         backend = BackendChanged(opts.backend, opts.backend_options())
@@ -157,12 +159,12 @@ class StudyHandle:
             records.append(backend)
         return [*records, *imported, SearchStarted(socket.gethostname(), os.getpid(), kept, probed.versions)]
 
-    def _header(self, opts: Options, objective: Objective, probed: Probed, space: Path | None) -> Header:
+    def _header(self, objective: Objective, probed: Probed, space: Path | None, seed: int) -> Header:
         return Header(
             format=FORMAT,
             uid=secrets.token_hex(8),
             study=self.name,
-            seed=opts.seed if opts.seed is not None else secrets.randbelow(options.LARGEST_SEED),
+            seed=seed,
             objectives=(objective,),
             source=str(space.absolute()) if space is not None else "",
             digest=probed.digest,

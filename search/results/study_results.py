@@ -38,13 +38,17 @@ class _Model:
     Attributes:
         params: the hyperparameters, by name.
         weights: the file of its weights.
+        reference: the file with a batch and the model's outputs for it, if the search has stored one.
+        seed: the training seed of the weights' execution.
         epoch: the epoch that the weights should be of.
     """
 
     trial: int
     params: Mapping[str, Value]
     weights: Path
+    seed: int
     epoch: int | None
+    reference: Path | None = None
 
 
 class StudyResults:
@@ -106,7 +110,10 @@ class StudyResults:
         return _build(self.space_ref, [self._model(trial) for trial in trials], self.study.versions)
 
     def _model(self, trial: Trial) -> _Model:
-        return _Model(trial.number, trial.params, self._weights(trial), trial.best_epoch)
+        seed = self.study.training_seed(trial.number, trial.best_execution)
+        reference = self.paths.trial(trial.number).reference(trial.best_execution)
+        kept = reference if reference.exists() else None
+        return _Model(trial.number, trial.params, self._weights(trial), seed, trial.best_epoch, kept)
 
     def _weights(self, trial: Trial) -> Path:
         return self.paths.trial(trial.number).best(trial.best_execution)
@@ -117,8 +124,8 @@ class StudyResults:
         header = self.study.header
         assert header is not None
         if not header.source:
-            return SpaceRef(pickle=str(self.paths.pickle))
-        return SpaceRef(path=str(self.paths.space / Path(header.source).name))
+            return SpaceRef(pickle=str(self.paths.pickle), seed=header.seed)
+        return SpaceRef(path=str(self.paths.space / Path(header.source).name), seed=header.seed)
 
     def results_summary(self, num_trials: int = 10) -> None:
         """Print the best trials, best first, with their hyperparameters."""
@@ -218,12 +225,14 @@ def get_best_models(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="search-")))
         # MLflow has a factory's pickle in the place of a space file.
         code = Path(space) if space is not None else retrieve.download_space(found, folder / "space")
-        ref = SpaceRef(pickle=str(code)) if code.suffix == ".pkl" else SpaceRef(path=str(code))
+        described = retrieve.describe_remote_study(found)
+        form = "pickle" if code.suffix == ".pkl" else "path"
+        ref = SpaceRef(**{form: str(code)}, seed=described["seed"])
         chosen = []
         for trial in _at_most(kept, num_models, "models"):
-            weights, described = retrieve.download_weights(found, trial, folder / f"trial-{trial.number}")
-            chosen.append(_Model(trial.number, described["params"], weights, trial.model_epoch))
-        return _build(ref, chosen, retrieve.describe_remote_study(found).get("versions", {}))
+            weights, of_trial = retrieve.download_weights(found, trial, folder / f"trial-{trial.number}")
+            chosen.append(_Model(trial.number, of_trial["params"], weights, of_trial["seed"], trial.model_epoch))
+        return _build(ref, chosen, described.get("versions", {}))
 
 
 def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
@@ -242,15 +251,20 @@ def _build(ref: SpaceRef, chosen: Sequence[_Model], versions: Mapping[str, str])
         versions: the libraries that the study ran with. A warning names those whose versions have changed.
     """
     _choose_keras(versions)
+    from search.worker.data.arrays import spec_from_json
     from search.worker.evaluate_best import rebuild_model
+    from search.worker.keras_session import seeded
+    from search.worker.rebuilt_check import check_reference
 
     if difference := _difference(versions):
         warnings.warn(difference, stacklevel=3)
     models = []
     try:
-        space = read_space(ref)
+        with seeded(ref.seed):
+            space = read_space(ref)
         for item in chosen:
-            model, weights = rebuild_model(space, item.params, item.weights)
+            with seeded(item.seed):
+                model, weights = rebuild_model(space, item.params, item.weights)
             if weights.epoch != item.epoch:
                 # Its process was killed between the epoch's end and the next checkpoint.
                 warnings.warn(
@@ -258,6 +272,11 @@ def _build(ref: SpaceRef, chosen: Sequence[_Model], versions: Mapping[str, str])
                     f"{item.epoch}",
                     stacklevel=3,
                 )
+            difference = ""
+            if item.reference is not None and weights.inputs is not None:
+                difference = check_reference(item.reference, model, spec_from_json(weights.inputs))
+            if difference:
+                warnings.warn(f"trial {item.trial}: {difference}: was the space file changed?", stacklevel=3)
             models.append(model)
     except (Exception, SystemExit) as error:
         path = Path(ref.path) if ref.path else None

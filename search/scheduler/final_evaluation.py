@@ -62,7 +62,8 @@ class FinalEvaluation:
         if message.logs is not None:
             records.append(Tested(trial.number, number, epoch, message.logs))
         if message.signature is not None:
-            records.append(Exported(trial.number, number, epoch, message.signature, message.requirements))
+            exported = Exported(trial.number, number, epoch, message.signature, message.requirements, message.warning)
+            records.append(exported)
         return records
 
     def _missing(self, count: int, test: bool) -> Iterator[StartEvaluation]:

@@ -40,10 +40,12 @@ class SpaceRef:
     Attributes:
         path: the space file.
         pickle: the file with the cloudpickle. Exactly one of the two is given.
+        seed: the study's seed, for what the code draws while it is imported.
     """
 
     path: str | None = None
     pickle: str | None = None
+    seed: int = 0
 
     @property
     def label(self) -> str:

@@ -81,8 +81,8 @@ def _from_3(data: Json) -> Json:
 
 
 def _from_4(data: Json) -> Json:
-    """Upgrade to format 5."""
-    return data
+    """Upgrade to format 5: a warning about the winner's model. New kind: `data_loaded`."""
+    return {"warning": "", **data} if data["kind"] == "exported" else data
 
 
 UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1, _from_2, _from_3, _from_4)

@@ -62,6 +62,10 @@ class TrialPaths:
         """Return the file with the weights of the best epoch."""
         return self.folder / f"best-{execution}.npz"
 
+    def reference(self, execution: int) -> Path:
+        """Return the file with a batch and the best model's outputs for it; see `search.worker.rebuilt_check`."""
+        return self.folder / f"reference-{execution}.npz"
+
 
 @dataclass(frozen=True, slots=True)
 class StudyPaths:

@@ -282,6 +282,7 @@ class Exported:
         signature: `inputs` and `outputs`, each a list of {"name": str | None, "dtype": str, "shape": [int]}. A size of
             -1 is dynamic, as the batch size is.
         requirements: the pinned packages that serve the model.
+        warning: the difference between the model as it was trained and as it was built again; "" if there is none.
     """
 
     trial: int
@@ -289,6 +290,7 @@ class Exported:
     epoch: int
     signature: Mapping[str, Any]
     requirements: tuple[str, ...]
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The final evaluation: when all training is over, a trial's best model is built again and evaluated on the test data.
 
-The model is also written to a file, with the signature and the packages that serving it takes.
+The winner is also checked against its training, and written to a file with the signature and the packages that serving
+it takes.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from search.messages import Evaluate, Evaluated
 from search.space.domain import Value
 from search.space.file import Space, describe_error, format_traceback
 from search.worker import checkpoint
-from search.worker.data.arrays import Split, prepare_data, spec_from_json
+from search.worker.data.arrays import Data, Split, prepare_data, spec_from_json
 from search.worker.data.streams import Stream, for_evaluation
 from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
 from search.worker.model_cache import clear_model_cache
+from search.worker.rebuilt_check import check_objective, first_inputs, save_reference
 from search.worker.runners.choose import call_on_specs, create_weights
+from search.worker.runners.fit import make_training_plan
 from search.worker.runners.logs import scalar_logs
 from search.worker.segment import build_trial_model, load_data, load_space, trial_folder
 
@@ -41,6 +44,7 @@ _PACKAGES = {
 def rebuild_model(space: Space, values: Mapping[str, Value], weights: Path) -> tuple[Any, checkpoint.BestWeights]:
     """Build the model for a trial's `values`, assign the weights in a file, and return both.
 
+    The caller has set the random states by the seed of the trial's training: the factory may draw constants.
     The data are loaded only if the model needs its first batch to be built and the file does not describe the inputs.
     """
     best = checkpoint.load_weights(weights)
@@ -60,23 +64,43 @@ def run_evaluation(work: Evaluate) -> Evaluated:
     """Carry out a final evaluation. An exception of the user's code is reported, never raised."""
     path = Path(work.space.path) if work.space.path else None
     logs: dict[str, float] | None = None
+    warning = ""
     try:
         clear_model_cache()  # all training is over
         space = load_space(work.space)
-        with session():
+        with session(work.seed):
             model, best = rebuild_model(space, work.values, Path(work.weights))
             if work.test and model.compiled:
-                hp = LazyHyperParameters(values=work.values)
-                logs = _evaluate(model, load_data(work.space, hp, work.data).test)
+                logs = _evaluate(model, _load_data(work).test)
             if work.model is None:
                 return Evaluated(work.trial, logs)
+            warning = _check(work, space, model, best)
             _save(model, Path(work.model))
-            return Evaluated(work.trial, logs, _signature(model, best.inputs), _requirements())
+            return Evaluated(work.trial, logs, _signature(model, best.inputs), _requirements(), warning)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         print(format_traceback(), flush=True)
-        return Evaluated(work.trial, logs, error=describe_error(error, path, elsewhere=work.space.label))
+        return Evaluated(
+            work.trial, logs, warning=warning, error=describe_error(error, path, elsewhere=work.space.label)
+        )
+
+
+def _load_data(work: Evaluate) -> Data:
+    return load_data(work.space, LazyHyperParameters(values=work.values), work.data)
+
+
+def _check(work: Evaluate, space: Space, model: Any, best: checkpoint.BestWeights) -> str:
+    """Check that the model built again is the trained one. Return the difference in words; "" if there is none."""
+    given, difference, data = False, "", _load_data(work)
+    # A user's `fit` may validate on other data.
+    if space.fit is None and model.compiled:
+        hp = LazyHyperParameters(values=work.values)
+        plan = make_training_plan(data, space.fit_options(hp) if space.fit_options else {}, work.seed)
+        given, difference = check_objective(model, best, plan, work.objective)
+    if not given:
+        save_reference(Path(work.reference), model, first_inputs(data))
+    return difference
 
 
 def _evaluate(model: Any, test: Split | Stream | None) -> dict[str, float] | None:

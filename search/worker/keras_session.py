@@ -1,19 +1,21 @@
 """A clean Keras session for each model: Keras's state of earlier models is cleared, and its random states are set.
 
-Settings that the space file makes for all models, such as a dtype policy, stay.
+Settings that the space file makes for all models, such as a dtype policy, stay. `seeded` sets the random states alone.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 
 from search.worker.runners import distribution
 
-__all__ = ["session"]
+__all__ = ["seeded", "session"]
 
 _seeds: set[int] = set()
 
@@ -37,6 +39,21 @@ def session(seed: int = 0) -> Iterator[None]:
             yield
     finally:
         _set(*settings)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed all random states with `seed`. At the end, those of Python and NumPy are what they were before.
+
+    Keras and the framework give no way to read their global seeds, which stay.
+    """
+    before = random.getstate(), np.random.get_state()
+    keras.utils.set_random_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
 
 
 def _set(policy: Any, layout: Any) -> None:

@@ -30,7 +30,7 @@ from search.worker.data.arrays import Data, prepare_data, spec_to_json
 from search.worker.data.streams import Stream
 from search.worker.failures import classify_failure
 from search.worker.hp import LazyHyperParameters
-from search.worker.keras_session import session
+from search.worker.keras_session import seeded, session
 from search.worker.model_cache import Training
 from search.worker.recorder import Recorder
 from search.worker.runners.choose import choose_runner, create_weights
@@ -71,8 +71,12 @@ def trial_folder(folder: Path | None = None) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def load_space(ref: SpaceRef) -> Space:
-    """Run the user's code, once per process, and return its functions."""
-    return read_space(ref)
+    """Run the user's code, once per process, and return its functions.
+
+    What the code draws while it is imported (a split, a teacher's weights) is the same in every process of the study.
+    """
+    with seeded(ref.seed):
+        return read_space(ref)
 
 
 _arrays: dict[SpaceRef, Data] = {}

@@ -3,13 +3,15 @@
 So it imports nothing of `search`, and works if that is not installed. The model's folder has
 
 data/model.keras    the model
-loader.json         hyperparameters, space file and inputs, written by `search.tracking.mlflow.model`
+loader.json         hyperparameters, seeds, space file and inputs, written by `search.tracking.mlflow.model`
 space/              the space file, called search_space.py, and local modules that it imports; or the pickled factory
 
 There are two ways to load the model. Keras reads the file, which is enough for Keras's own layers and for classes with
 modules in `space/`. Or the factory in the space file builds the model again with the trial's hyperparameters, and the
 file gives the weights; that needs KerasTuner. A `.keras` file has only the name of a function, and the bytecode of a
 Lambda without the names that it uses. If the file has any of these, the factory is tried first.
+
+The code may draw constants. So it is imported under the study's seed, and the factory is called under the trial's.
 
 Both ways run the study's code, and Keras's `safe_mode` is off: loading a model means to trust its search.
 """
@@ -23,6 +25,7 @@ import inspect
 import json
 import os
 import pickle
+import random
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -46,7 +49,8 @@ def _load_pyfunc(path: str) -> Predictor:
     ways: list[Callable[[Path, dict[str, Any]], Any]] = [_load_with_keras, _build_with_factory]
     if find_custom_objects(folder / MODEL_FILE).functions:
         ways.reverse()
-    with _modules(folder / SPACE_FOLDER):
+    with _modules(folder / SPACE_FOLDER), _random_states_kept():
+        _set_seed(info.get("seed"))
         try:
             model = ways[0](folder, info)
         except Exception as first:
@@ -171,6 +175,7 @@ def _build_with_factory(folder: Path, info: Mapping[str, Any]) -> Any:
     else:
         parts = vars(importlib.import_module(SPACE_MODULE))
     build = parts.get("build_model") or parts["hypermodel"].build
+    _set_seed(info.get("training_seed"))
     model = build(_hyperparameters(info["params"]))
     if not model.built:
         _call_once(model, info)
@@ -265,6 +270,30 @@ class _Search(ModuleType):
             raise ImportError(f"search.{name} needs the package keras-search: pip install keras-search")
 
         return missing
+
+
+# Random states --------------------------------------------------------------------------------------------------------
+
+
+def _set_seed(seed: int | None) -> None:
+    """Seed all random states. Models of older versions have no seeds."""
+    if seed is not None:
+        import keras
+
+        keras.utils.set_random_seed(seed)
+
+
+@contextlib.contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Put the random states of Python and NumPy back at the end."""
+    import numpy as np
+
+    before = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
 
 
 def _describe(error: Exception) -> str:

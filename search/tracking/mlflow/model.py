@@ -54,6 +54,8 @@ def write_model(folder: Path, study: Study, exported: Exported, paths: StudyPath
     info = {
         "params": dict(study.trials[exported.trial].params),
         "space": _write_space(folder / loader.SPACE_FOLDER, study, paths),
+        "seed": study.seed,
+        "training_seed": study.training_seed(exported.trial, exported.execution),
         "keras_backend": backend,
         "inputs": names,
         "named": inputs[0]["name"] is not None,

@@ -20,7 +20,7 @@ from search.study.trial import derive_seed
 from search.worker.data.arrays import Data, Split
 from search.worker.data.streams import Stream, for_evaluation, for_training, steps_of
 
-__all__ = ["FitRunner", "TrainingPlan", "make_training_plan"]
+__all__ = ["FitRunner", "TrainingPlan", "make_training_plan", "validation_arguments"]
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -201,11 +201,11 @@ class FitRunner:
             shuffle=False,
             verbose=0,
             **options,
-            **_validation_arguments(plan),
+            **validation_arguments(plan),
         )
 
 
-def _validation_arguments(plan: TrainingPlan) -> dict[str, Any]:
+def validation_arguments(plan: TrainingPlan) -> dict[str, Any]:
     """Return the arguments of `model.fit` that concern validation."""
     validation = plan.validation
     if validation is None:

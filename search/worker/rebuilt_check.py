@@ -1,0 +1,143 @@
+"""The check of a rebuilt model: is it the model that was trained?
+
+A factory that draws constants, or reads data that have changed, builds another model for the same hyperparameters. The
+weights fit, and the predictions are wrong. So the winner is evaluated once more on the validation data, which must give
+the logged objective. If the evaluation cannot give the objective, one batch is stored with its outputs, and later
+rebuilds are compared with these.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from search.errors import SearchError
+from search.study.trial import Objective
+from search.worker.checkpoint import BestWeights
+from search.worker.data.arrays import Data, Split
+from search.worker.runners.fit import TrainingPlan, validation_arguments
+from search.worker.runners.logs import scalar_logs
+
+__all__ = ["check_objective", "check_reference", "first_inputs", "save_reference"]
+
+RELATIVE_TOLERANCE = 1e-4
+"""Relative difference that equal models may show, as sums are taken in another order."""
+
+HALF_PRECISION_TOLERANCE = 1e-2
+"""The same for models that compute in 16 bits."""
+
+_ABSOLUTE_TOLERANCE = 1e-6
+_EAGER_BATCHES = 32
+"""Batches up to which an evaluation step by step is faster than making a graph for it."""
+_REFERENCE_SAMPLES = 32
+
+
+def check_objective(model: Any, best: BestWeights, plan: TrainingPlan, objective: Objective) -> tuple[bool, str]:
+    """Evaluate a rebuilt, compiled model on the validation data, and compare the objective with the logged one.
+
+    Args:
+        best: the weights of the model, with the logged objective.
+        plan: the plan of the model's training, which has the validation data.
+
+    Returns:
+        Whether the evaluation gives the objective at all, and the difference in words; "" if there is none.
+    """
+    name = objective.name.removeprefix("val_")
+    if plan.validation is None or name == objective.name:
+        return False, ""
+    found = _evaluate(model, plan).get(name)
+    if found is None:
+        return False, ""
+    if _is_close(found, best.value, model) or not _is_close(_evaluate(model, plan)[name], found, model):
+        return True, ""  # equal, or the evaluation itself is random
+    return True, (
+        f"{objective.name} was {best.value:.6g} in training and is {found:.6g} of the model built again: the factory "
+        "or the data have changed, or draw from a source that no seed sets"
+    )
+
+
+def _is_close(found: float, expected: float, model: Any) -> bool:
+    return math.isclose(found, expected, rel_tol=tolerance_of(model), abs_tol=_ABSOLUTE_TOLERANCE)
+
+
+def tolerance_of(model: Any) -> float:
+    """Return the relative difference that two equal models like this one may show."""
+    dtypes = {str(getattr(layer, "compute_dtype", "float32")) for layer in (model, *model.layers)}
+    return HALF_PRECISION_TOLERANCE if dtypes & {"float16", "bfloat16"} else RELATIVE_TOLERANCE
+
+
+def _evaluate(model: Any, plan: TrainingPlan) -> dict[str, float]:
+    arguments = validation_arguments(plan)
+    data, batch_size = arguments.pop("validation_data"), arguments.pop("validation_batch_size", None)
+    packed = data if isinstance(data, tuple) else (data,)
+    eager, few = model.run_eagerly, isinstance(plan.validation, Split) and _batches(plan) <= _EAGER_BATCHES
+    model.run_eagerly = eager or (few and model.test_function is None)
+    try:
+        found = model.evaluate(
+            **dict(zip(("x", "y", "sample_weight"), packed, strict=False)),
+            batch_size=batch_size,
+            steps=arguments.get("validation_steps"),
+            return_dict=True,
+            verbose=0,
+        )
+    finally:
+        if model.run_eagerly != eager:
+            model.run_eagerly, model.test_function = eager, None
+    return scalar_logs(found)
+
+
+def _batches(plan: TrainingPlan) -> int:
+    assert isinstance(plan.validation, Split)
+    return math.ceil(plan.validation.samples / plan.validation_batch_size)
+
+
+# References -----------------------------------------------------------------------------------------------------------
+
+
+def first_inputs(data: Data) -> Any:
+    """Return the inputs of the first samples to validate on, or else to train on: arrays in the model's structure."""
+    part = data.validation if data.validation is not None else data.train
+    if isinstance(part, Split):
+        return part.part(slice(_REFERENCE_SAMPLES)).x
+    return part.first[0]
+
+
+def save_reference(path: Path, model: Any, inputs: Any) -> None:
+    """Store `inputs` with the model's outputs for them. Nothing is stored if the model cannot be called on them."""
+    try:
+        outputs = _outputs(model, inputs)
+    except Exception:
+        return  # a model that only a step of its own can call
+    arrays: dict[str, Any] = {f"input-{i}": leaf for i, leaf in enumerate(keras.tree.flatten(inputs))}
+    arrays |= {f"output-{i}": leaf for i, leaf in enumerate(outputs)}
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, **arrays)
+    temporary.replace(path)
+
+
+def check_reference(path: Path, model: Any, inputs_like: Any) -> str:
+    """Compare a model built again with a stored reference. Return the difference in words; "" if there is none.
+
+    Args:
+        inputs_like: the structure of the model's inputs.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            stored = dict(file)
+    except (OSError, ValueError, EOFError) as error:
+        raise SearchError(f"{path} is damaged ({error}): delete it") from error
+    inputs = [stored[f"input-{i}"] for i in range(len(keras.tree.flatten(inputs_like)))]
+    outputs = _outputs(model, keras.tree.pack_sequence_as(inputs_like, inputs))
+    pairs = [(found, stored[f"output-{i}"]) for i, found in enumerate(outputs)]
+    if all(np.allclose(found, expected, tolerance_of(model), _ABSOLUTE_TOLERANCE) for found, expected in pairs):
+        return ""
+    return "its outputs differ from those of the model at the end of the search"
+
+
+def _outputs(model: Any, inputs: Any) -> list[np.ndarray[Any, Any]]:
+    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
+    return [keras.ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten(model(tensors, training=False))]
