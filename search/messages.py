@@ -1,7 +1,7 @@
 """The messages between a driver and its workers. They cross process boundaries as pickles and are never stored.
 
-A worker reports facts as records (`Built`, `EpochDone`, `Checkpointed`, `SegmentEnded`), which the journal keeps. All
-other messages are defined here.
+A worker reports facts as records, which the journal keeps: `DataLoaded`, `Built`, `EpochDone`, `Checkpointed` and
+`SegmentEnded`. All other messages are defined here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from search.space.domain import Parameter, Value
 from search.space.file import SpaceRef
-from search.study.records import Built, Checkpointed, EpochDone, SegmentEnded
+from search.study.records import Built, Checkpointed, DataLoaded, EpochDone, SegmentEnded
 from search.study.trial import Direction, Objective
 
 # To a worker ----------------------------------------------------------------------------------------------------------
@@ -150,6 +150,7 @@ class Probed:
         tested: whether there are test data.
         own_fit: whether the space has its own `fit`.
         extra_logs: whether callbacks or the space's `fit` may add to the logs of the compiled metrics.
+        data: the data that `load_data` returned.
         shared: whether arrays were written to the probe's `share` folder.
     """
 
@@ -170,6 +171,7 @@ class Probed:
     tested: bool = False
     own_fit: bool = False
     extra_logs: bool = False
+    data: DataLoaded | None = None
     shared: bool = False
 
 
@@ -222,6 +224,7 @@ class Lost:
 Command = Probe | Evaluate | Segment | Answer | Verdict | Interrupt | Shutdown
 Message = (
     Question
+    | DataLoaded
     | Built
     | EpochDone
     | Checkpointed

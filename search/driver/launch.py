@@ -386,7 +386,7 @@ class _Launch:
         )
         try:
             syncer.start()
-            end = driver.run(records)
+            end = driver.run(records, probed.data)
         except BaseException as error:
             syncer.stop()
             if not isinstance(error, Exception) or isinstance(error, SearchError):

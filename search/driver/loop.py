@@ -27,9 +27,10 @@ from search.scheduler.events import (
     Tick,
 )
 from search.space.file import SpaceRef
+from search.study.data_changes import changed_data
 from search.study.journal import Entry, Journal
 from search.study.paths import StudyPaths
-from search.study.records import Record, SearchEnded, SegmentEnded, TimedOut
+from search.study.records import DataLoaded, Record, SearchEnded, SegmentEnded, TimedOut
 
 POLL_SECONDS = 0.1
 VIEW_SECONDS = 0.1
@@ -109,8 +110,11 @@ class Driver:
         self._interrupts = 0
         self._viewed = 0.0
 
-    def run(self, records: Iterable[Record]) -> SearchEnded:
+    def run(self, records: Iterable[Record], loaded: DataLoaded | None = None) -> SearchEnded:
         """Begin with `records`, and search until the end. Return how the search ended.
+
+        Args:
+            loaded: the data as the probe has loaded them.
 
         Raises:
             KeyboardInterrupt: at the second Ctrl-C. Everything journaled so far is kept.
@@ -122,7 +126,7 @@ class Driver:
         numbers = [number for number in STOPS if main and signal.getsignal(number) is not signal.SIG_IGN]
         previous = {number: signal.signal(number, self._interrupt) for number in numbers}
         try:
-            self._run(records)
+            self._run(records, loaded)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -136,9 +140,11 @@ class Driver:
         # The journal's precision: a replay then sees the same times as the live search.
         return round(self._clock(), 4)
 
-    def _run(self, records: Iterable[Record]) -> None:
+    def _run(self, records: Iterable[Record], loaded: DataLoaded | None) -> None:
         now = self._now()
         self._act(self._controller.begin(records, now), now)
+        if loaded is not None:
+            self._compare_data(loaded)
         while self._end is None:
             self._executor.poll(self._receive, POLL_SECONDS)
             self._handle(Tick())
@@ -162,14 +168,25 @@ class Driver:
 
     def _receive(self, slot: int, message: Message) -> None:
         if isinstance(message, Notice):
-            if message.text not in self._noticed:
-                self._noticed.add(message.text)
-                self._say(message.text)
+            self._say_once(message.text)
             return
         if isinstance(message, Evaluated):
             for text in filter(None, (message.error, message.warning)):
                 self._say(f"trial {message.trial}'s best model: {text}")
+        elif isinstance(message, DataLoaded):
+            self._compare_data(message)
         self._handle(FromWorker(slot, message))  # type: ignore[arg-type]  # a probe's answer never comes here
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._noticed:
+            self._noticed.add(text)
+            self._say(text)
+
+    def _compare_data(self, loaded: DataLoaded) -> None:
+        """Tell the user if these are other data than the study began with."""
+        known = self._controller.study.data.get(loaded.key)
+        if known is not None and (changes := changed_data(known, loaded.fingerprint)):
+            self._say_once(f"load_data gives other data than when the study began, scores may not compare: {changes}")
 
     def _handle(self, event: Event) -> None:
         if self._end is not None:

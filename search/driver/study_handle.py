@@ -23,7 +23,16 @@ from search.space.domain import Parameter
 from search.study import journal
 from search.study.journal import Entry
 from search.study.paths import StudyPaths
-from search.study.records import FORMAT, BackendChanged, Header, Record, SearchStarted, SpaceChanged, TrialImported
+from search.study.records import (
+    FORMAT,
+    BackendChanged,
+    DataLoaded,
+    Header,
+    Record,
+    SearchStarted,
+    SpaceChanged,
+    TrialImported,
+)
 from search.study.trial import Objective
 
 __all__ = ["StudyHandle"]
@@ -95,6 +104,12 @@ class StudyHandle:
         return self.space.parameters
 
     @property
+    def data_keys(self) -> frozenset[str]:
+        """The `DataLoaded.key` of each set of data that is known."""
+        records = (entry.record for entry in self.entries)
+        return frozenset(record.key for record in records if isinstance(record, DataLoaded))
+
+    @property
     def imported(self) -> frozenset[tuple[str, int]]:
         """The imported trials, as (uid of their study, number there)."""
         records = (entry.record for entry in self.entries)
@@ -157,7 +172,10 @@ class StudyHandle:
         other_parameters = change is not None and self.parameters != probed.parameters
         if other_parameters or self._last(BackendChanged) != backend:
             records.append(backend)
-        return [*records, *imported, SearchStarted(socket.gethostname(), os.getpid(), kept, probed.versions)]
+        records += [*imported, SearchStarted(socket.gethostname(), os.getpid(), kept, probed.versions)]
+        if probed.data is not None and probed.data.key not in self.data_keys:
+            records.append(probed.data)
+        return records
 
     def _header(self, objective: Objective, probed: Probed, space: Path | None, seed: int) -> Header:
         return Header(

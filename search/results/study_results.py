@@ -276,7 +276,7 @@ def _build(ref: SpaceRef, chosen: Sequence[_Model], versions: Mapping[str, str])
             if item.reference is not None and weights.inputs is not None:
                 difference = check_reference(item.reference, model, spec_from_json(weights.inputs))
             if difference:
-                warnings.warn(f"trial {item.trial}: {difference}: was the space file changed?", stacklevel=3)
+                warnings.warn(f"trial {item.trial}: {difference}", stacklevel=3)
             models.append(model)
     except (Exception, SystemExit) as error:
         path = Path(ref.path) if ref.path else None

@@ -38,6 +38,7 @@ from search.study.records import (
     BackendChanged,
     Built,
     Checkpointed,
+    DataLoaded,
     EpochDone,
     Judged,
     Record,
@@ -227,6 +228,8 @@ class Controller:
             case EpochDone():
                 self._epoch_done(slot, start, message)
             case Built() | Checkpointed():
+                self._record(message)
+            case DataLoaded() if message.key not in self.study.data:
                 self._record(message)
             case SegmentEnded():
                 self._segment_ended(slot, message)

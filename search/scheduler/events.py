@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from search.messages import Answer, Evaluated, Interrupt, Lost, Question, Verdict
-from search.study.records import Built, Checkpointed, EpochDone, Record, SearchEnded, SegmentEnded
+from search.study.records import Built, Checkpointed, DataLoaded, EpochDone, Record, SearchEnded, SegmentEnded
 
 # Events ---------------------------------------------------------------------------------------------------------------
 
@@ -25,7 +25,7 @@ class FromWorker:
     """A message of the worker in `slot`."""
 
     slot: int
-    message: Question | Built | EpochDone | Checkpointed | SegmentEnded | Evaluated | Lost
+    message: Question | DataLoaded | Built | EpochDone | Checkpointed | SegmentEnded | Evaluated | Lost
 
 
 Event = Tick | StopRequested | FromWorker

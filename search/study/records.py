@@ -7,6 +7,7 @@ snake_case. Unknown and missing fields are errors; `search.study.formats` adds t
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -115,6 +116,24 @@ class SearchStarted:
     pid: int
     options: Mapping[str, Any]
     versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DataLoaded:
+    """`load_data` returned these data for the first time.
+
+    Attributes:
+        values: the hyperparameters that `load_data` asked for, by name.
+        fingerprint: by split and part, the shape, dtype and checksum; see `search.worker.data.fingerprint`.
+    """
+
+    values: Mapping[str, Value]
+    fingerprint: Mapping[str, Mapping[str, str]]
+
+    @property
+    def key(self) -> str:
+        """The values as a text: data for other values may be others."""
+        return json.dumps(dict(self.values), sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +333,7 @@ Record = (
     | BackendChanged
     | TrialImported
     | SearchStarted
+    | DataLoaded
     | SegmentRequested
     | ParameterSet
     | SegmentStarted

@@ -20,6 +20,7 @@ from search.study.records import (
     BackendChanged,
     Built,
     Checkpointed,
+    DataLoaded,
     EpochDone,
     Exported,
     Header,
@@ -215,6 +216,7 @@ class Study:
         digest, parameters: those of the space, as of its last change.
         phases: the back ends that took over, in order, with their options.
         trials: by number.
+        data: the fingerprints of the data that the study began with, by `DataLoaded.key`.
         imported: trials of other studies, by (uid, number) there; only back ends see them, to learn from them.
         start, end: the last process's; `end` is None while that process runs, or if it was killed.
         epochs: epochs over all executions, each counted once.
@@ -230,6 +232,7 @@ class Study:
         self.objective = Objective("", "min")
         self.phases: list[BackendChanged] = []
         self.trials: dict[int, Trial] = {}
+        self.data: dict[str, Mapping[str, Mapping[str, str]]] = {}
         self.imported: dict[tuple[str, int], Trial] = {}
         self.start: SearchStarted | None = None
         self.end: SearchEnded | None = None
@@ -354,6 +357,8 @@ class Study:
                 self.digest, self.parameters = record.digest, record.parameters
             case BackendChanged():
                 self.phases.append(record)
+            case DataLoaded():
+                self.data.setdefault(record.key, record.fingerprint)
             case TrialImported():
                 self.imported[record.source, record.number] = self._imported(record)
             case SearchStarted():

@@ -19,6 +19,7 @@ import keras
 from search.errors import SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed
 from search.space.file import Space, describe_error, digest_files, digest_parameters, format_traceback, local_files
+from search.study.records import DataLoaded
 from search.study.trial import Direction
 from search.worker.data import shared
 from search.worker.data.arrays import Data, Split
@@ -27,7 +28,16 @@ from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
 from search.worker.runners.choose import choose_runner
 from search.worker.runners.own_fit import FitCall, StopProbe, call_own_fit, first_samples
-from search.worker.segment import WHOLE_FIT, TrialSetup, clear_data, load_data, load_space, set_up_trial, trial_folder
+from search.worker.segment import (
+    WHOLE_FIT,
+    TrialSetup,
+    clear_data,
+    describe_data,
+    load_data,
+    load_space,
+    set_up_trial,
+    trial_folder,
+)
 
 _PACKAGES = ("keras-search", "keras", "keras-tuner", "optuna", "mlflow", "numpy", "tensorflow", "jax", "torch")
 
@@ -51,16 +61,25 @@ def _probe(probe: Probe, path: Path | None) -> Probed:
     before = shared.module_globals(path)
     data = load_data(probe.space, hp)
     shareable = shared.module_globals(path) == before
+    loaded = describe_data(probe.space, data, hp, read_streams=True)
     with session():
-        return _examine(probe, path, space, hp, data, shareable=shareable)
+        return _examine(probe, path, space, hp, data, loaded, shareable=shareable)
 
 
 def _examine(
-    probe: Probe, path: Path | None, space: Space, hp: LazyHyperParameters, data: Data, *, shareable: bool
+    probe: Probe,
+    path: Path | None,
+    space: Space,
+    hp: LazyHyperParameters,
+    data: Data,
+    loaded: DataLoaded,
+    *,
+    shareable: bool,
 ) -> Probed:
     """Build a model with default values and train one step.
 
     Args:
+        loaded: the record of `data`.
         shareable: whether loading the data changed no global name, so that other workers need not load them.
     """
     with trial_folder():
@@ -100,6 +119,7 @@ def _examine(
         versions=installed_versions(),
         tested=data.test is not None,
         own_fit=space.fit is not None,
+        data=loaded,
         extra_logs=space.fit is not None or bool(setup.callbacks),
         shared=shareable and _share(probe, space, data),
     )

@@ -31,6 +31,7 @@ HALF_PRECISION_TOLERANCE = 1e-2
 """The same for models that compute in 16 bits."""
 
 _ABSOLUTE_TOLERANCE = 1e-6
+_CAUSE = "the factory or the data have changed, or draw from a source that no seed sets"
 _EAGER_BATCHES = 32
 """Batches up to which an evaluation step by step is faster than making a graph for it."""
 _REFERENCE_SAMPLES = 32
@@ -55,8 +56,7 @@ def check_objective(model: Any, best: BestWeights, plan: TrainingPlan, objective
     if _is_close(found, best.value, model) or not _is_close(_evaluate(model, plan)[name], found, model):
         return True, ""  # equal, or the evaluation itself is random
     return True, (
-        f"{objective.name} was {best.value:.6g} in training and is {found:.6g} of the model built again: the factory "
-        "or the data have changed, or draw from a source that no seed sets"
+        f"{objective.name} was {best.value:.6g} in training, and is {found:.6g} of the model built again: {_CAUSE}"
     )
 
 
@@ -135,7 +135,7 @@ def check_reference(path: Path, model: Any, inputs_like: Any) -> str:
     pairs = [(found, stored[f"output-{i}"]) for i, found in enumerate(outputs)]
     if all(np.allclose(found, expected, tolerance_of(model), _ABSOLUTE_TOLERANCE) for found, expected in pairs):
         return ""
-    return "its outputs differ from those of the model at the end of the search"
+    return f"the model built again has other outputs than at the end of the search: {_CAUSE}"
 
 
 def _outputs(model: Any, inputs: Any) -> list[np.ndarray[Any, Any]]:

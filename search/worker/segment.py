@@ -7,6 +7,7 @@ The user's functions are called in the order `load_data`, `build_model`, `compil
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -22,11 +23,12 @@ from search.messages import Answer, Question, Segment
 from search.space.domain import Parameter, Value
 from search.space.file import Space, SpaceRef, describe_error, describe_type, format_traceback, read_space
 from search.study.paths import TrialPaths
-from search.study.records import Built, Outcome, SegmentEnded
+from search.study.records import Built, DataLoaded, Outcome, SegmentEnded
 from search.worker import model_cache, outputs
 from search.worker.channel import Channel, Interrupted
 from search.worker.data import shared
 from search.worker.data.arrays import Data, prepare_data, spec_to_json
+from search.worker.data.fingerprint import fingerprint_data
 from search.worker.data.streams import Stream
 from search.worker.failures import classify_failure
 from search.worker.hp import LazyHyperParameters
@@ -83,6 +85,10 @@ _arrays: dict[SpaceRef, Data] = {}
 _counts: dict[tuple[SpaceRef, str], int] = {}
 
 
+_reported: set[tuple[SpaceRef, str]] = set()
+"""The data that this process has reported, by `DataLoaded.key`."""
+
+
 def clear_caches() -> None:
     """Drop the space, the data, all models and all graphs of this process."""
     load_space.cache_clear()
@@ -95,6 +101,7 @@ def clear_data() -> None:
     """Drop the data, so that they are loaded anew when next needed."""
     _arrays.clear()
     _counts.clear()
+    _reported.clear()
     clear_device_copies()
 
 
@@ -132,6 +139,16 @@ def _counted(ref: SpaceRef, name: str, part: Any) -> Any:
     elif part.kind == "dataset":
         iter(part.source)  # counting would have advanced its shuffle as well
     return replace(part, batches=_counts[key])
+
+
+def describe_data(ref: SpaceRef, data: Data, hp: LazyHyperParameters, *, read_streams: bool = False) -> DataLoaded:
+    """Return the record of `data`, which `load_data` has just returned for `hp`.
+
+    Args:
+        read_streams: as in `fingerprint_data`.
+    """
+    values = hp.used_values if load_space(ref).data_takes_hp else {}
+    return DataLoaded(values, fingerprint_data(data, read_streams=read_streams))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +229,7 @@ class _SegmentRun:
         segment, space = self._segment, self._space
         model_cache.keep_only((*segment.cached_trials, segment.trial))
         data = load_data(segment.space, self._hp, segment.data)
+        self._report_data(data)
         if (cached := model_cache.find_cached(segment)) is not None:
             recorder = self._make_recorder(data, values=segment.values)
             if recorder.saved is not None:
@@ -224,6 +242,16 @@ class _SegmentRun:
             recorder = self._make_recorder(data)
             self._train(self._make_training(setup, data, recorder), data, recorder)
             return recorder
+
+    def _report_data(self, data: Data) -> None:
+        """Report the data, once for each set of values that `load_data` asked for."""
+        segment = self._segment
+        if segment.data is not None and data.is_arrays:
+            return  # the probe has loaded them for all workers
+        key = json.dumps(self._hp.used_values if self._space.data_takes_hp else {}, sort_keys=True)
+        if (segment.space, key) not in _reported:
+            _reported.add((segment.space, key))
+            self._channel.send(describe_data(segment.space, data, self._hp))
 
     def _ask(self, parameter: Parameter) -> Value:
         self._channel.send(Question(self._segment.trial, parameter))

@@ -32,9 +32,26 @@ def evaluate(folder: Path, values: dict[str, Any], model: Path | None = None) ->
     messages: list[Any] = []
     executor = InlineExecutor()
     target = None if model is None else str(model)
-    executor.start(0, Evaluate(0, REF, values, str(trial / "best-0.npz"), str(trial), model=target))
+    executor.start(0, command(trial, values, model=target))
     executor.poll(lambda slot, message: messages.append(message), 0)
     return messages[0]
+
+
+def command(trial: Path, values: dict[str, Any], **options: Any) -> Evaluate:
+    """Return the command to evaluate the model of `values`, trained in the folder `trial`."""
+    return Evaluate(
+        **{
+            "trial": 0,
+            "space": REF,
+            "values": values,
+            "weights": str(trial / "best-0.npz"),
+            "seed": 3,
+            "folder": str(trial),
+            "objective": Objective("val_mae", "min"),
+            "reference": str(trial / "reference-0.npz"),
+            **options,
+        }
+    )
 
 
 @pytest.mark.parametrize("kind", ["functional", "deferred", "subclass"])
@@ -42,7 +59,7 @@ def test_the_winner_is_written_with_its_signature_and_packages(tmp_path: Path, k
     values = {"kind": kind, "units": 24 if kind == "subclass" else 5, "regularizer": None}
     file = tmp_path / "model.keras"
     found = evaluate(tmp_path, values, file)
-    assert found.error is None
+    assert (found.error, found.warning) == (None, "")
     assert found.logs is not None
     assert found.signature == {
         "inputs": [{"name": None, "dtype": "float32", "shape": [-1, 4]}],
@@ -68,7 +85,7 @@ def test_an_error_is_reported_in_one_line(tmp_path: Path) -> None:
     executor = InlineExecutor()
     messages: list[Any] = []
     missing = str(tmp_path / "no.npz")
-    executor.start(0, Evaluate(0, REF, {"kind": "functional"}, missing, str(tmp_path / "trial")))
+    executor.start(0, command(tmp_path / "trial", {"kind": "functional"}, weights=missing))
     executor.poll(lambda slot, message: messages.append(message), 0)
     assert "no.npz is missing or damaged" in messages[0].error
     assert "\n" not in messages[0].error

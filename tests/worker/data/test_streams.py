@@ -147,12 +147,18 @@ def test_test_data_are_evaluated_on_the_best_weights(tmp_path: Path, kind: str) 
     study.train(0, 0, 2)
     executor = InlineExecutor()
     messages: list[Any] = []
-    weights = str(tmp_path / "trial-0" / "best-0.npz")
-    executor.start(0, Evaluate(0, study.ref, {"units": 6}, weights, str(tmp_path / "trial-0")))
+    folder, objective = tmp_path / "trial-0", Objective("val_loss", "min")
+    files = {
+        "weights": str(folder / "best-0.npz"),
+        "folder": str(folder),
+        "reference": "",
+        "model": str(folder / "m.keras"),
+    }
+    executor.start(0, Evaluate(0, study.ref, {"units": 6}, seed=3, objective=objective, **files))
     executor.poll(lambda slot, message: messages.append(message), 0)
     (evaluated,) = messages
     assert isinstance(evaluated, Evaluated)
-    assert evaluated.error is None
+    assert (evaluated.error, evaluated.warning) == (None, "")
     assert evaluated.logs is not None
     assert 0 < evaluated.logs["loss"] < 100
 
