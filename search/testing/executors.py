@@ -29,7 +29,7 @@ from search.messages import (
 from search.space.domain import Value
 from search.space.file import SpaceRef
 from search.study.paths import TrialPaths
-from search.study.records import Built, Checkpointed, EpochDone, SegmentEnded
+from search.study.records import Built, Checkpointed, DataLoaded, EpochDone, SegmentEnded
 from search.study.trial import Objective
 
 SPACE = """
@@ -80,7 +80,8 @@ class Conversation:
         react: called with each epoch's record. The message that it returns is sent to the worker.
 
     Attributes:
-        messages: the worker's messages so far.
+        messages: the worker's messages so far, except those in `data`.
+        data: the data that the worker reports, once per process.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Conversation:
         react: Callable[[EpochDone], Verdict | Interrupt | None] = lambda _: None,
     ) -> None:
         self.messages: list[Message] = []
+        self.data: list[DataLoaded] = []
         self._executor = executor
         self._values = dict(values or {})
         self._react = react
@@ -112,6 +114,9 @@ class Conversation:
         assert slot == 0
         ended = self.messages and isinstance(self.messages[-1], (SegmentEnded, Lost))
         assert not ended, "a message after the last one"
+        if isinstance(message, DataLoaded):
+            self.data.append(message)
+            return
         self.messages.append(message)
         if isinstance(message, Question):
             self._executor.send(0, self.answer(message))
@@ -373,6 +378,15 @@ class ExecutorContract(MessageContract):
         probed = executor.probe(Probe(space))
         assert isinstance(probed, Probed), probed
         assert probed.options == {"max_epochs": 5}
+
+    def test_probe_and_workers_report_the_same_data(
+        self, executor: Executor, space: SpaceRef, segment: Callable[..., Segment]
+    ) -> None:
+        probed = executor.probe(Probe(space))
+        assert isinstance(probed, Probed), probed
+        assert probed.data is not None
+        assert list(probed.data.fingerprint["validation"]) == ["x", "y"]
+        assert Conversation(executor, VALUES).run(segment(to_epoch=1)).data == [probed.data]
         assert set(probed.metrics) == {"loss", "val_loss"}
         assert probed.samples == (32, 8)
 

@@ -48,6 +48,7 @@ EVERY_KIND: list[records.Record] = [
         "f01", "other", 2, PARAMETERS[:1], {"rate": 0.01}, (0.5, 0.25), "completed", stopped_by_callback=True
     ),
     records.SearchStarted("host", 1234, {"workers": None, "timeout": 1.5}),
+    records.DataLoaded({"window": 4, "all": None}, {"train": {"x": "float32[32,4] 0a1b2c3d"}}),
     records.SegmentRequested(3, 1, 9, 2, None, True, 17, initial_values={"x": 0.1, "y": True, "z": None}),
     records.ParameterSet(3, PARAMETERS[1], 3, {"relative": {"x": 0.1}, "trial": {"a": [1, 2]}}),
     records.ParameterSet(3, PARAMETERS[2], None),
@@ -60,7 +61,9 @@ EVERY_KIND: list[records.Record] = [
     records.ResultTold(3, 1, None, "failed"),
     TrialEnded(3, "failed"),
     records.Tested(3, 0, 1, {"loss": 0.5}),
-    records.Exported(3, 0, 1, {"inputs": [{"name": None, "dtype": "float32", "shape": [-1, 4]}]}, ("keras==3.15.1",)),
+    records.Exported(
+        3, 0, 1, {"inputs": [{"name": None, "dtype": "float32", "shape": [-1, 4]}]}, ("keras==3.15.1",), "others"
+    ),
     records.SearchEnded("done", complete=True, exit_code=0),
     records.TimedOut(3, "it ran for longer than --trial-timeout 60s"),
 ]
