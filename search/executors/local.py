@@ -79,6 +79,8 @@ class Zygote:
         environment = dict(os.environ)
         if keras_backend is not None:
             environment["KERAS_BACKEND"] = keras_backend
+        # Python orders sets of strings anew in each process, and so a vocabulary or a split made from one.
+        environment.setdefault("PYTHONHASHSEED", "0")
         # The zygote has this process's module path: a notebook's factory may import modules from it.
         path = [str(Path(entry).absolute()) for entry in sys.path]
         code = f"import sys; sys.path[:] = {path!r}; from search.worker import zygote; "

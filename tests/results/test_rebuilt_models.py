@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,19 @@ def test_a_resume_with_other_data_is_announced(workplace: Path, capfd: pytest.Ca
     line = "load_data gives other data than when the study began, scores may not compare: other values in "
     assert said.count("load_data gives other data") == 1
     assert line + ", ".join(parts) in said
+
+
+@pytest.mark.slow
+def test_the_order_of_a_set_is_the_same_in_every_process(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    words = '{"a", "b", "c", "d", "e", "f"}'
+    code = f"print([ord(word) - 97 for word in {words}])"
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": "0"}, capture_output=True, check=True)
+    studies = []
+    for name, order in (("of-a-set", f"[ord(word) - 97 for word in {words}]"), ("written", done.stdout.decode())):
+        path = write(workplace, SPACE.replace("x = x[order]", f"x = x[order][:, {order.strip()}]"))
+        studies.append(search.run(path, study=name, **OPTIONS, max_trials=1))
+    assert fingerprints(studies[0]) == fingerprints(studies[1])
 
 
 @pytest.mark.slow
