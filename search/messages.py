@@ -133,7 +133,7 @@ class Probed:
         options: the file's `search_options`.
         metrics: the names in an epoch's logs, those of validation included.
         compiled_metrics: the metrics that the model was compiled with, without `loss` and `val_`.
-        directions: the direction of each metric whose direction is known.
+        directions: the direction of each metric whose direction is known, by its name without `val_`.
         weight_count: scalars in the model's weights.
         summary: the model's layers, as text.
         batch_size: samples in a training batch.
@@ -145,6 +145,7 @@ class Probed:
         own_fit: whether the space has its own `fit`.
         extra_logs: whether callbacks or the space's `fit` may add to the logs of the compiled metrics.
         shared: whether arrays were written to the probe's `share` folder.
+        vectors: the number of values of each metric that has not exactly one, such as one for each class.
     """
 
     digest: str
@@ -165,6 +166,7 @@ class Probed:
     own_fit: bool = False
     extra_logs: bool = False
     shared: bool = False
+    vectors: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
