@@ -50,7 +50,9 @@ class Options:
         "hyperband", "the back end: it decides what to try, and how long to train it", choices=BACKENDS
     )
     objective: str | None = _option(None, "the metric to compare, as an epoch's logs name it, such as val_accuracy")
-    direction: str | None = _option(None, "minimize or maximize the objective", choices=("min", "max"))
+    direction: str | None = _option(
+        None, "minimize or maximize the objective; by default as its metric says", choices=("min", "max")
+    )
     max_epochs: int = _option(27, "the most epochs for one trial", low=1)
     max_trials: int | None = _option(None, "stop after this many configurations", low=1)
     max_total_epochs: int | None = _option(None, "stop after this many epochs over all trials", low=1)
@@ -324,8 +326,9 @@ def objective_for_metrics(
     """
     name = options.objective
     if name is None:
-        single = len(compiled) == 1 and compiled[0] in directions and not compiled[0].endswith("_loss")
-        name = f"val_{compiled[0]}" if single else "val_loss"
+        single = len(compiled) == 1 and compiled[0] in directions
+        part_of_loss = single and "loss" in metrics and compiled[0].endswith("_loss")
+        name = f"val_{compiled[0]}" if single and not part_of_loss else "val_loss"
         if own_fit and name not in metrics:
             return Objective("default_objective", "max" if options.direction == "max" else "min")
     if name.startswith("val_") and not validated and not extra:

@@ -175,6 +175,8 @@ def test_a_part_of_the_loss_is_no_objective_unless_it_is_named() -> None:
 
     assert choose() == Objective("val_loss", "min")
     assert choose(objective="val_kl_loss") == Objective("val_kl_loss", "min")
+    logs = ("kl_loss", "val_kl_loss")  # the only loss that is logged
+    assert choose() == Objective("val_kl_loss", "min")
 
 
 def test_words_decide_for_a_name_that_no_metric_has() -> None:

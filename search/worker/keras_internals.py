@@ -65,9 +65,18 @@ def metrics_within(metric: Any) -> list[Any] | None:
     return list(inner) if isinstance(inner, (list, tuple)) else None
 
 
+@functools.cache
+def _metrics_hold_functions() -> bool:
+    """Test whether a metric that averages a function holds it. If not, no function is known to be a loss."""
+    try:
+        return keras.metrics.MeanMetricWrapper(keras.ops.abs, name="d")._fn is keras.ops.abs
+    except Exception:
+        return False
+
+
 def function_of_metric(metric: Any) -> Any:
     """Return the function or the loss object that a metric averages, or None."""
-    function = getattr(metric, "_fn", None)
+    function = getattr(metric, "_fn", None) if _metrics_hold_functions() else None
     while isinstance(function, functools.partial):
         function = function.func
     return function

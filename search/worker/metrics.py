@@ -73,9 +73,9 @@ def _direction_of(name: str, metric: Any, model: Any) -> Direction | None:
     """
     if metric is None:
         return direction_of_name(name)
-    if _is_loss(function_of_metric(metric), model):
-        return "min"
     own = direction_of_metric(metric)
+    if own is None and _is_loss(function_of_metric(metric), model):
+        own = "min"
     if own is None:
         return direction_of_name(metric.name)
     if inherits_direction(metric):
@@ -89,4 +89,4 @@ def _is_loss(function: Any, model: Any) -> bool:
     if function is None:
         return False
     known = (*vars(keras.losses).values(), *keras.tree.flatten(getattr(model, "loss", None)))
-    return isinstance(function, keras.losses.Loss) or any(function is loss for loss in known)
+    return isinstance(function, keras.losses.Loss) or any(function == loss for loss in known)

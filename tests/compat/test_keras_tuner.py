@@ -426,11 +426,9 @@ def test_the_direction_of_a_named_objective_is_that_of_its_metric(folder: Path) 
     assert tuner.results.objective == kt.Objective("val_overlap", "max")
     first, second = tuner.results.best_trials(2)
     assert first.objective >= second.objective
-    counts = [keras.metrics.TruePositives()]
-    unknown = kt.RandomSearch(build_model, "val_true_positives", project_name="counts", metrics=counts, workers=1)
-    with pytest.raises(
-        OptionError, match=r"'val_true_positives' is better is not known: .*search.Objective\(name, direction\)"
-    ):
+    counts = [keras.metrics.TruePositives(name="hits")]
+    unknown = kt.RandomSearch(build_model, "val_hits", project_name="counts", metrics=counts, workers=1)
+    with pytest.raises(OptionError, match=r"'val_hits' is better is not known: .*search.Objective\(name, direction\)"):
         unknown.search(X, Y[:, None], validation_data=(X, Y[:, None]), verbose=0)
 
 

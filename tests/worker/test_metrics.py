@@ -164,6 +164,25 @@ class Upward(M.Mean):
     _direction = "up"
 
 
+class NegativeError(M.MeanMetricWrapper):
+    """An error that is turned around, and says so."""
+
+    def __init__(self, direction: str, **arguments: Any) -> None:
+        super().__init__(keras.losses.mean_squared_error, **arguments)
+        self._direction = direction
+
+    def result(self) -> Any:
+        return -super().result()
+
+
+class Inverse(M.MeanMetricWrapper):
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(keras.losses.mean_squared_error, **arguments)
+
+    def result(self) -> Any:
+        return 1 / super().result()
+
+
 @pytest.mark.parametrize(
     ("metric", "direction"),
     [
@@ -182,6 +201,8 @@ class Upward(M.Mean):
         (lambda: LabelIoU(name="false_iou"), None),
         (lambda: Downward(name="accuracy"), "min"),
         (lambda: Upward(name="loss_of_mine"), "max"),
+        (lambda: NegativeError("up", name="mse"), "max"),
+        (lambda: Inverse(name="quality"), None),
     ],
 )
 def test_a_metric_of_the_user_has_the_direction_of_its_object_or_its_name(
@@ -194,6 +215,8 @@ def test_the_function_that_the_model_minimises_is_to_go_down_as_a_metric() -> No
     assert direction_of(named("dice", odd)) == "max"
     assert direction_of(named("dice", odd), loss=odd) == "min"
     assert direction_of(named("dice", odd), loss={"a": "mse", "b": odd}) == "min"
+    own = OwnLoss()
+    assert direction_of(named("dice", own.call), loss=own.call) == "min"  # two objects for one method
 
 
 # Names in the logs ----------------------------------------------------------------------------------------------------
