@@ -139,7 +139,7 @@ class Probed:
         options: the file's `search_options`.
         metrics: the names in an epoch's logs, those of validation included.
         compiled_metrics: the metrics that the model was compiled with, without `loss` and `val_`.
-        directions: the direction of each metric whose direction is known.
+        directions: the direction of each metric whose direction is known, by its name without `val_`.
         weight_count: scalars in the model's weights.
         summary: the model's layers, as text.
         batch_size: samples in a training batch.
@@ -152,6 +152,7 @@ class Probed:
         extra_logs: whether callbacks or the space's `fit` may add to the logs of the compiled metrics.
         data: the data that `load_data` returned.
         shared: whether arrays were written to the probe's `share` folder.
+        vectors: the number of values of each metric that has not exactly one, such as one for each class.
     """
 
     digest: str
@@ -173,6 +174,7 @@ class Probed:
     extra_logs: bool = False
     data: DataLoaded | None = None
     shared: bool = False
+    vectors: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

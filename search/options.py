@@ -20,6 +20,7 @@ from search.backends.brackets import HyperbandPlan, plan_brackets
 from search.backends.registry import BACKEND_OPTIONS, BACKENDS, DEFAULT_SAMPLERS
 from search.errors import OptionError, nearest
 from search.space.domain import Value
+from search.study.directions import direction_of_name
 from search.study.study import Study
 from search.study.trial import Objective
 from search.study.versions import KERAS_BACKENDS
@@ -49,7 +50,9 @@ class Options:
         "hyperband", "the back end: it decides what to try, and how long to train it", choices=BACKENDS
     )
     objective: str | None = _option(None, "the metric to compare, as an epoch's logs name it, such as val_accuracy")
-    direction: str | None = _option(None, "minimize or maximize the objective", choices=("min", "max"))
+    direction: str | None = _option(
+        None, "minimize or maximize the objective; by default as its metric says", choices=("min", "max")
+    )
     max_epochs: int = _option(27, "the most epochs for one trial", low=1)
     max_trials: int | None = _option(None, "stop after this many configurations", low=1)
     max_total_epochs: int | None = _option(None, "stop after this many epochs over all trials", low=1)
@@ -303,13 +306,17 @@ def objective_for_metrics(
     """Return the objective of a search for a model with these metrics.
 
     The objective is the option's. By default it is `val_<metric>` if the model compiles exactly one metric whose
-    direction is known, else `val_loss`. If the logs of the user's own `fit` lack that name, the objective is
-    `default_objective`, KerasTuner's name for the value that such a `fit` returns, and by default minimized.
+    direction is known, and which is no part of the loss, else `val_loss`. If the logs of the user's own `fit` lack that
+    name, the objective is `default_objective`, KerasTuner's name for the value that such a `fit` returns. By default
+    that value is minimized.
+
+    The direction is the option's. By default it is that of `directions`, or for a name that no metric has, that of the
+    words of the name.
 
     Args:
         metrics: the names in an epoch's logs, as the probe saw them; none if only the user's own `fit` knows them.
         compiled: the compiled metrics, without `loss`.
-        directions: `min` or `max` by name, without `val_`, for the metrics with a known direction.
+        directions: `min` or `max` by name, without `val_`, for those of `metrics` with a known direction.
         validated: whether `load_data` returns validation data.
         extra: whether callbacks or the user's own `fit` may add to the logs; the first epoch will show.
         own_fit: whether the space has a `fit` of its own.
@@ -320,7 +327,8 @@ def objective_for_metrics(
     name = options.objective
     if name is None:
         single = len(compiled) == 1 and compiled[0] in directions
-        name = f"val_{compiled[0]}" if single else "val_loss"
+        part_of_loss = single and "loss" in metrics and compiled[0].endswith("_loss")
+        name = f"val_{compiled[0]}" if single and not part_of_loss else "val_loss"
         if own_fit and name not in metrics:
             return Objective("default_objective", "max" if options.direction == "max" else "min")
     if name.startswith("val_") and not validated and not extra:
@@ -333,7 +341,9 @@ def objective_for_metrics(
             f"objective {name!r} is not among the metrics: {', '.join(metrics)}.{nearest(name, metrics)} "
             "Give one with --objective"
         )
-    direction = options.direction or directions.get(name.removeprefix("val_"))
+    # A name that is no metric of the model is logged by a callback or by the user's own `fit`.
+    known = directions.get(name.removeprefix("val_")) if name in metrics else direction_of_name(name)
+    direction = options.direction or known
     if direction is None:
         raise OptionError(f"whether more or less of {name!r} is better is not known: say --direction max or min")
     return Objective(name, "max" if direction == "max" else "min")

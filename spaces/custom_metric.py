@@ -127,6 +127,6 @@ def fit_options(hp):
     return {"batch_size": batch_size(hp)}
 
 
-# An objective that only a callback computes needs a direction. It decides a trial's best epoch, and so which weights
-# are kept.
+# The direction of an objective that only a callback computes is known only if the words of its name are clear. It
+# decides a trial's best epoch, and so which weights are kept.
 search_options = {"objective": "val_f1", "direction": "max", "max_epochs": 9}

@@ -10,6 +10,7 @@ import pytest
 from search import options
 from search.errors import OptionError
 from search.options import FIELDS, Options, objective_for_metrics, parse_seconds, resolve_options
+from search.study.trial import Objective
 
 
 def refusal(**given: Any) -> str:
@@ -164,6 +165,37 @@ def test_a_single_metric_is_the_objective_else_the_loss() -> None:
     assert choose_objective(("my_metric",)) == ("val_loss", "min")
     assert choose_objective(objective="loss") == ("loss", "min")
     assert choose_objective(objective="val_loss", direction="max") == ("val_loss", "max")
+
+
+def test_a_part_of_the_loss_is_no_objective_unless_it_is_named() -> None:
+    logs, directions = ("kl_loss", "loss", "val_kl_loss", "val_loss"), {"kl_loss": "min", "loss": "min"}
+
+    def choose(**given: Any) -> Objective:
+        return objective_for_metrics(resolve_options(given), logs, ("kl_loss",), directions, validated=True)
+
+    assert choose() == Objective("val_loss", "min")
+    assert choose(objective="val_kl_loss") == Objective("val_kl_loss", "min")
+    logs = ("kl_loss", "val_kl_loss")  # the only loss that is logged
+    assert choose() == Objective("val_kl_loss", "min")
+
+
+def test_words_decide_for_a_name_that_no_metric_has() -> None:
+    """A callback, or a `fit` of the user's own, may log it."""
+
+    def choose(name: str, directions: dict[str, str] | None = None, **given: Any) -> str:
+        given |= {"objective": name}
+        logs = ("loss", "val_loss", *(directions or {}))
+        return objective_for_metrics(
+            resolve_options(given), logs, (), directions or {}, validated=True, extra=True
+        ).direction
+
+    assert choose("val_my_f1") == "max"
+    assert choose("my_error") == "min"
+    assert choose("my_error", direction="max") == "max"
+    assert choose("error", {"error": "max"}) == "max"
+    for name in ("val_score", "neg_error"):
+        with pytest.raises(OptionError, match=rf"more or less of '{name}' is better is not known"):
+            choose(name)
 
 
 def test_wrong_objectives_are_refused() -> None:

@@ -53,6 +53,20 @@ def kept_objective(header: Header, opts: Options, given: Mapping[str, Any]) -> O
     return objective
 
 
+def check_single_value(objective: Objective, opts: Options, probed: Probed) -> None:
+    """Raise OptionError if the objective is a metric with several values, such as one for each class.
+
+    A `fit` of the user's own may return one number under that name, if the user named the objective.
+    """
+    count = probed.vectors.get(objective.name)
+    if count is None or (probed.own_fit and opts.objective is not None):
+        return
+    raise OptionError(
+        f"objective {objective.name!r} has {count} values, and trials are compared by one: compile the metric so that "
+        "it gives one, such as F1Score(average='macro'), or give another objective with --objective"
+    )
+
+
 def check_keras(opts: Options, probed: Probed, devices: int = 1) -> None:
     """Raise OptionError if Keras runs on another back end than the user asked for.
 
@@ -185,6 +199,26 @@ def describe_differences(before: tuple[Parameter, ...], now: tuple[Parameter, ..
         if key in new and old[key].domain != new[key].domain
     ]
     return "; ".join(found) or "its parameters are the same, its code or a module beside it is not"
+
+
+def describe_direction(objective: Objective, opts: Options, probed: Probed) -> list[str]:
+    """Return a line for people if a resumed study would have another objective if it began now, else none.
+
+    There is none either if the user gave the direction: the study began with it.
+    """
+    if opts.direction is not None:
+        return []
+    kept = f"this study {_VERBS[objective.direction]}s {objective.name}, as journaled"
+    try:
+        new = objective_of(opts, probed)
+    except OptionError as error:
+        return [f"{kept}; a new study would be refused: {error}"]
+    if new == objective:
+        return []
+    return [f"{kept}; a new study would {_VERBS[new.direction]} {'it' if new.name == objective.name else new.name}"]
+
+
+_VERBS = {"min": "minimise", "max": "maximise"}
 
 
 def describe_updates(format: int, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -164,7 +164,7 @@ def check_space(source: Source, keras_backend: str | None = None) -> Probed:
     opts = options.resolve_options(given, probed.options, where=source.label)
     with options.error_prefix(source.label):
         checks.check_backend(opts, probed.parameters)
-        checks.objective_of(opts, probed)
+        checks.check_single_value(checks.objective_of(opts, probed), opts, probed)
     return probed
 
 
@@ -260,6 +260,7 @@ class _Launch:
             objective = checks.kept_objective(self._handle.header, opts, self._given)
         else:
             objective = checks.objective_of(opts, probed)
+        checks.check_single_value(objective, opts, probed)
         if self._is_new("try_first"):
             checks.check_try_first(
                 opts.try_first, probed.parameters, lambda values: executor.probe(Probe(ref, values=values))
@@ -309,6 +310,8 @@ class _Launch:
         self._say(f"study {handle.name} in {self._paths.folder}")
         if handle.exists:
             for line in checks.describe_updates(handle.entries[-1].format, handle.versions, probed.versions):
+                self._say(line)
+            for line in checks.describe_direction(objective, opts, probed):
                 self._say(line)
         self._say(f"objective {objective.name}, {objective.direction}{chosen}")
         self._say(f"{live.describe_plan(opts)}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from search.errors import SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed
 from search.space.file import Space, describe_error, digest_files, digest_parameters, format_traceback, local_files
 from search.study.records import DataLoaded
-from search.study.trial import Direction
+from search.worker import metrics
 from search.worker.data import shared
 from search.worker.data.arrays import Data, Split
 from search.worker.data.streams import Stream
@@ -91,8 +92,7 @@ def _examine(
             "hp.Boolean for the values to try"
         )
     runner = WHOLE_FIT
-    metrics: tuple[str, ...] = ()
-    compiled: tuple[str, ...] = ()
+    logs: dict[str, Any] = {}
     batch_size = _batch_size(setup.fit_options)
     if call is not None:
         runner = choose_runner(setup.model, call.data, call.options, 0, setup.callbacks).name
@@ -100,16 +100,17 @@ def _examine(
     summary = io.StringIO()
     setup.model.summary(print_fn=lambda line, **_: summary.write(line + "\n"), line_length=79)
     if call is not None:
-        metrics, compiled = _train_a_step(path, setup.model, call.data, batch_size)
+        logs = _train_a_step(path, setup.model, call.data, batch_size)
     files = local_files(path) if path else ()
     return Probed(
         digest=digest_files(files) if path else digest_parameters(hp.parameters),
         files=files,
         parameters=hp.parameters,
         options=dict(space.options),
-        metrics=metrics,
-        compiled_metrics=compiled,
-        directions=_directions(setup.model, metrics),
+        metrics=tuple(logs),
+        compiled_metrics=metrics.compiled_metrics(setup.model, logs),
+        directions=metrics.directions_of_metrics(setup.model, logs),
+        vectors={name: int(np.size(value)) for name, value in logs.items() if np.size(value) != 1},
         weight_count=int(setup.model.count_params()) if setup.model.built else 0,
         summary=summary.getvalue(),
         batch_size=batch_size,
@@ -180,18 +181,16 @@ def _batch_size(fit_options: Any) -> int:
     return int(fit_options.get("batch_size") or 32)
 
 
-def _train_a_step(
-    path: Path | None, model: Any, data: Data, batch_size: int
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Train and validate on one batch, and return (names in an epoch's logs, compiled metrics)."""
+def _train_a_step(path: Path | None, model: Any, data: Data, batch_size: int) -> dict[str, Any]:
+    """Train and validate on one batch. Return the logs, with the names of an epoch's: numbers, or arrays of several."""
     eager = model.run_eagerly
     if keras.config.backend() == "tensorflow":
         model.run_eagerly = True  # tracing a graph for one step takes longer than the step
     try:
-        names = tuple(model.train_on_batch(*_first_batch(data.train, batch_size), return_dict=True))
-        validation: tuple[str, ...] = ()
+        logs = dict(model.train_on_batch(*_first_batch(data.train, batch_size), return_dict=True))
         if data.validation is not None:
-            validation = tuple(model.test_on_batch(*_first_batch(data.validation, batch_size), return_dict=True))
+            validation = model.test_on_batch(*_first_batch(data.validation, batch_size), return_dict=True)
+            logs |= {f"val_{name}": value for name, value in validation.items()}
     except Exception as error:
         shapes = ", ".join(f"{name} {shape}" for name, shape in _shapes(data).items())
         raise SpaceError(
@@ -199,8 +198,7 @@ def _train_a_step(
         ) from error
     finally:
         model.run_eagerly = eager
-    losses = {"loss", *(f"{name}_loss" for name in getattr(model, "output_names", None) or ())}
-    return names + tuple(f"val_{name}" for name in validation), tuple(name for name in names if name not in losses)
+    return logs
 
 
 def _first_batch(part: Split | Stream, batch_size: int) -> tuple[Any, ...]:
@@ -211,31 +209,6 @@ def _shapes(data: Data) -> dict[str, Any]:
     packed = data.train.first if isinstance(data.train, Stream) else data.train.packed
     parts = zip(("x", "y", "sample_weight"), packed, strict=False)
     return {name: keras.tree.map_structure(lambda array: tuple(array.shape), part) for name, part in parts}
-
-
-def _directions(model: Any, metrics: tuple[str, ...]) -> dict[str, Direction]:
-    """Return `min` or `max` for each metric (without `val_`) whose class or name KerasTuner knows."""
-    # KerasTuner's table is not part of its public interface.
-    from keras_tuner.src.engine.metrics_tracking import infer_metric_direction
-
-    by_name: dict[str, Any] = {}
-    for metric in model.metrics:
-        for inner in getattr(metric, "metrics", None) or [metric]:
-            by_name[inner.name] = inner
-    found: dict[str, Direction] = {}
-    for name in {name.removeprefix("val_") for name in metrics}:
-        base = name
-        for output in getattr(model, "output_names", None) or ():
-            base = base.removeprefix(f"{output}_")
-        for candidate in (name, base, by_name.get(name), by_name.get(base)):
-            direction = None
-            if candidate is not None:
-                with contextlib.suppress(Exception):
-                    direction = infer_metric_direction(candidate)
-            if direction in ("min", "max"):
-                found[name] = direction
-                break
-    return found
 
 
 def installed_versions() -> dict[str, str]:

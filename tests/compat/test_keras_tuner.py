@@ -417,6 +417,21 @@ def test_a_hypermodel_sets_its_epochs_and_callbacks_are_copied(folder: Path) -> 
     assert accuracy == pytest.approx(tuner.results.best_trials()[0].objective, abs=1e-6)
 
 
+def test_the_direction_of_a_named_objective_is_that_of_its_metric(folder: Path) -> None:
+    metric = keras.metrics.F1Score(average="macro", threshold=0.5, name="overlap")
+    tuner = kt.RandomSearch(
+        build_model, "val_overlap", max_trials=2, project_name="f1", metrics=[metric], seed=1, workers=1
+    )
+    tuner.search(X, Y[:, None], validation_data=(X, Y[:, None]), verbose=0)
+    assert tuner.results.objective == kt.Objective("val_overlap", "max")
+    first, second = tuner.results.best_trials(2)
+    assert first.objective >= second.objective
+    counts = [keras.metrics.TruePositives(name="hits")]
+    unknown = kt.RandomSearch(build_model, "val_hits", project_name="counts", metrics=counts, workers=1)
+    with pytest.raises(OptionError, match=r"'val_hits' is better is not known: .*search.Objective\(name, direction\)"):
+        unknown.search(X, Y[:, None], validation_data=(X, Y[:, None]), verbose=0)
+
+
 def test_a_grid_has_an_end(folder: Path) -> None:
     hp = fixed_learning_rate()
     hp.Choice("units", [4, 12])

@@ -184,13 +184,14 @@ def returned_logs(returned: Any, objective: Objective, history: Any, *, whole: b
 def _best_epoch(history: Any, objective: Objective) -> dict[str, float]:
     """Return the logs of a History's best epoch, or of its last one if the objective is not in it."""
     epochs = [
-        dict(zip(history.history, values, strict=True)) for values in zip(*history.history.values(), strict=False)
+        scalar_logs(dict(zip(history.history, values, strict=True)))
+        for values in zip(*history.history.values(), strict=False)
     ]
     if not epochs:
         return {}
     if objective.name not in epochs[0]:
-        return scalar_logs(epochs[-1])
-    return scalar_logs(min(epochs, key=lambda logs: objective.cost(float(logs[objective.name]))))
+        return epochs[-1]
+    return min(epochs, key=lambda logs: objective.cost(logs[objective.name]))
 
 
 # Probes ---------------------------------------------------------------------------------------------------------------
