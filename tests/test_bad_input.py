@@ -93,12 +93,6 @@ FILES = {
         edited('hp.Int("units", 2, 8)', "3").replace('hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")', "0.1"),
         ("space.py: build_model asks hp for nothing", "hp.Int"),
     ),
-    "asks for what is fixed": (
-        edited('hp.Int("units", 2, 8)', 'hp.Fixed("units", 3)').replace(
-            'hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")', "0.1"
-        ),
-        ("space.py: build_model asks hp for nothing",),
-    ),
     "not compiled": (
         edited("model.compile(", "ignore(") + IGNORE,
         ("space.py: the model is not compiled", "compile_model"),

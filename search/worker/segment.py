@@ -168,6 +168,7 @@ def set_up_trial(space: Space, hp: Any) -> TrialSetup:
     for callback in callbacks:
         if not isinstance(callback, keras.callbacks.Callback):
             raise SpaceError(f"callbacks returned a list with {callback!r}: return a list of Keras callbacks")
+    hp.note_own_values()
     return TrialSetup(model, options, list(callbacks))
 
 

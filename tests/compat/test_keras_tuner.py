@@ -153,11 +153,6 @@ def test_arguments_have_kerastuners_names_and_order(name: str) -> None:
     assert getattr(kt, name) is getattr(kt.tuners, name)
 
 
-class WithRunTrial(kt.RandomSearch):
-    def run_trial(self, trial: Any) -> float:
-        return 0.0
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -174,7 +169,6 @@ class WithRunTrial(kt.RandomSearch):
         (lambda: kt.RandomSearch(build_model, project_name="a/b"), "give project_name a name"),
         (lambda: kt.RandomSearch(build_model, hyperparameters={"units": 3}), "give a search.HyperParameters"),
         (lambda: kt.Hyperband(build_model, hyperband_iterations=None), "has no end"),
-        (lambda: WithRunTrial(build_model), "give a HyperModel with a fit of its own"),
         (lambda: kt.RandomSearch(build_model).search(), "given no data"),
         (lambda: kt.RandomSearch(build_model).search(X, Y, epoch=3), "Did you mean 'epochs'"),
         (lambda: kt.RandomSearch(build_model).search(iter([]), validation_split=0.2), "give validation_data"),

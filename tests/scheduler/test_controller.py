@@ -418,6 +418,50 @@ def test_a_numeric_range_may_change() -> None:
     assert 50 <= reaction.records[0].value <= 60  # type: ignore[operator]
 
 
+def test_a_fixed_value_may_take_the_place_of_a_domain_and_differ() -> None:
+    """A factory may set a value of its own in some trials, depending on others."""
+    act = Parameter("act", Domain("choice", values=("relu", "tanh")))
+    hand = ControllerByHand(max_consecutive_failures=9)
+    hand.begin()
+    for trial, domain in enumerate(
+        [act.domain, *(Domain("fixed", values=(v,)) for v in ("mine", "other")), act.domain]
+    ):
+        (record,) = hand.say(Question(trial, Parameter("act", domain))).records
+        assert domain.contains(record.value)  # type: ignore[union-attr]
+        hand.say(SegmentEnded(trial, 0, "failed", 0, "x"))
+    reaction = hand.say(Question(4, Parameter("act", Domain("choice", values=("relu", "gelu")))))
+    assert "changed its domain" in reaction.instructions[0][1].error  # type: ignore[union-attr]
+
+
+def test_a_value_that_was_asked_for_already_is_not_changed() -> None:
+    hand = ControllerByHand()
+    hand.begin()
+    hand.say(Question(0, Parameter("units", Domain("fixed", values=(3,)))))
+    refused = hand.say(Question(0, Parameter("units", Domain("fixed", values=(5,)))))
+    assert refused.records == []
+    ((_, answer),) = refused.instructions
+    assert isinstance(answer, Answer)
+    assert answer.error is not None
+    assert "'units' has the value 3, and hp.values was set to 5 afterwards: set it before" in answer.error
+    assert hand.study.trials[0].params == {"units": 3}
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("backend", ["hyperband", "optuna"])
+def test_a_space_in_which_all_is_fixed_runs_its_one_trial(backend: str, slots: int) -> None:
+    def ask(hp: Any) -> None:
+        hp.Fixed("units", 3)
+        hp.Fixed("act", "relu")
+
+    search = Simulation(
+        Scenario(ask, lambda run, epoch: 1 / epoch),
+        lambda study: (Hyperband if backend == "hyperband" else Optuna)(study.objective, 0, max_epochs=9),
+        slots=slots,
+    ).run()
+    assert search.end == SearchEnded("every configuration of the space was tried", True, 0)
+    assert [(trial.params, trial.epochs) for trial in search.trials] == [({"units": 3, "act": "relu"}, 9)]
+
+
 def test_a_domain_may_change_if_the_user_accepted_it() -> None:
     hand = ControllerByHand()
     hand.begin()
