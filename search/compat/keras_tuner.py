@@ -12,7 +12,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,13 @@ _MAPPED = {
     "iterations",
     "retries",
     "max_consecutive_failures",
+    "max_retries_per_trial",
+    "max_consecutive_failed_trials",
 }
 """Options of `search.run` that a tuner sets from arguments with KerasTuner's names."""
+
+_NO_LIMIT = 2**31 - 1
+"""More trials than a search has."""
 
 _OPTIONS = [name for name in FIELDS if name not in _MAPPED]
 
@@ -68,8 +73,9 @@ class Tuner:
         tune_new_entries: whether parameters that are not in `hyperparameters` are searched; else they get their
             defaults.
         allow_new_entries: whether the hypermodel may have parameters that are not in `hyperparameters`.
-        max_retries_per_trial: the number of times that a trial is continued after its process died.
-        max_consecutive_failed_trials: the search is aborted if so many trials failed before any succeeded.
+        max_retries_per_trial: the number of times that a trial is continued after its code raised an exception, and
+            after its process died; by default 0 and 1. A FailedTrialError and a diverged loss are not tried again.
+        max_consecutive_failed_trials: the search is aborted if so many trials failed in a row; never if None.
         executions_per_trial: the number of times that each trial is trained.
         directory, project_name: the folder of all studies, by default `runs`, and the study's name.
         overwrite: begin anew if the project exists; else the search goes on.
@@ -96,7 +102,7 @@ class Tuner:
         tune_new_entries: bool = True,
         allow_new_entries: bool = True,
         max_retries_per_trial: int | None = None,
-        max_consecutive_failed_trials: int = 3,
+        max_consecutive_failed_trials: int | None = 3,
         executions_per_trial: int = 1,
         directory: str | Path | None = None,
         project_name: str | None = None,
@@ -119,7 +125,10 @@ class Tuner:
             "max_trials": max_trials,
             "seed": seed,
             "retries": max_retries_per_trial,
-            "max_consecutive_failures": max_consecutive_failed_trials,
+            "max_retries_per_trial": max_retries_per_trial,
+            "max_consecutive_failed_trials": _NO_LIMIT
+            if max_consecutive_failed_trials is None
+            else max_consecutive_failed_trials,
             "executions_per_trial": executions_per_trial,
             **{name: value for name, value in others.items() if name not in REFUSED_ARGUMENTS},
         }
@@ -196,7 +205,9 @@ class Tuner:
 
         Raises:
             UserError: the input is wrong; the message says what is wrong, where, and what to do.
+            SpaceError: also if a trial raised a FatalError of KerasTuner's.
             NoResult: no trial has an objective.
+            SearchError: too many trials failed in a row, and others have results.
             KeyboardInterrupt: the search was stopped; the same call resumes it.
         """
         check_hooks(self)  # a method may have been assigned since
@@ -261,11 +272,15 @@ class Tuner:
         if self._results is not None:
             self._results.search_space_summary()
             return
+        from keras_tuner.errors import FailedTrialError
+
         from search.worker.hp import LazyHyperParameters
 
         hp = LazyHyperParameters()
         is_hypermodel = hasattr(self._factory, "build")
-        (hypermodel_parts(self._factory)["build_model"] if is_hypermodel else self._factory)(hp)
+        build = hypermodel_parts(self._factory)["build_model"] if is_hypermodel else self._factory
+        with suppress(FailedTrialError):  # of the default values
+            build(hp)
         print_parameters(hp.parameters)
 
 

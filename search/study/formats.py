@@ -81,7 +81,7 @@ def _from_3(data: Json) -> Json:
 
 
 def _from_4(data: Json) -> Json:
-    """Upgrade to format 5."""
+    """Upgrade to format 5: a segment's outcomes `raised` and `fatal`. Older formats have `failed` for both."""
     return data
 
 

@@ -1,6 +1,7 @@
 """The probe: it runs the user's space file, builds one model with default values, trains one step, and reports.
 
-A probe draws no values. Before anything is written, it finds the errors that would make every trial fail.
+A probe draws no values, unless the user's code rejects the default ones by a `FailedTrialError` of KerasTuner's.
+Before anything is written, it finds the errors that would make every trial fail.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import platform
 import sys
 import traceback
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import keras
+from keras_tuner.errors import FailedTrialError
 
 from search.errors import SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed
@@ -23,13 +26,17 @@ from search.study.trial import Direction
 from search.worker.data import shared
 from search.worker.data.arrays import Data, Split
 from search.worker.data.streams import Stream
-from search.worker.hp import LazyHyperParameters
+from search.worker.hp import Ask, LazyHyperParameters, default_value
 from search.worker.keras_session import session
 from search.worker.runners.choose import choose_runner
 from search.worker.runners.own_fit import FitCall, StopProbe, call_own_fit, first_samples
 from search.worker.segment import WHOLE_FIT, TrialSetup, clear_data, load_data, load_space, set_up_trial, trial_folder
 
 _PACKAGES = ("keras-search", "keras", "keras-tuner", "optuna", "mlflow", "numpy", "tensorflow", "jax", "torch")
+
+
+MAX_CONFIGURATIONS = 20
+"""The most configurations that a probe builds, if the user's code rejects the default values."""
 
 
 def run_probe(probe: Probe) -> Probed | ProbeFailed:
@@ -47,12 +54,26 @@ def run_probe(probe: Probe) -> Probed | ProbeFailed:
 
 def _probe(probe: Probe, path: Path | None) -> Probed:
     space = load_space(probe.space)
-    hp = LazyHyperParameters(values=probe.values)
     before = shared.module_globals(path)
-    data = load_data(probe.space, hp)
-    shareable = shared.module_globals(path) == before
-    with session():
-        return _examine(probe, path, space, hp, data, shareable=shareable)
+    for number in range(MAX_CONFIGURATIONS):
+        hp = LazyHyperParameters(_answers(number), probe.values)
+        try:
+            data = load_data(probe.space, hp)
+            shareable = shared.module_globals(path) == before
+            with session():
+                return _examine(probe, path, space, hp, data, shareable=shareable)
+        except FailedTrialError as error:
+            rejected = error
+    raise SpaceError(
+        f"{MAX_CONFIGURATIONS} configurations were built, that of the default values first, and each was rejected: "
+        f"{describe_error(rejected, path)}: reject fewer, or make the domains smaller"
+    ) from rejected
+
+
+def _answers(number: int) -> Ask:
+    """Return the answers for the probe's configuration `number`: 0 has the default values, the others are random."""
+    random = Random(number)
+    return default_value if number == 0 else lambda parameter: parameter.domain.at(random.random())
 
 
 def _examine(

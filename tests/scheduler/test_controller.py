@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
+import keras_tuner
 import pytest
 
 from search.backends.hyperband import Hyperband
@@ -334,6 +337,132 @@ def test_a_trial_that_raised_an_exception_is_not_retried_after_a_kill(last: str)
     assert TrialEnded(0, "failed") in reaction.records
     assert later.study.trials[0].ended == "failed"
     assert [start.trial for _, start in reaction.instructions if isinstance(start, StartSegment)] == [1]
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2])
+def test_a_trial_whose_code_raises_is_tried_again_with_the_same_values(retries: int) -> None:
+    hand = ControllerByHand(max_retries_per_trial=retries, retries=0)
+    hand.begin()
+    hand.build()
+    for _ in range(retries):
+        raised = hand.say(SegmentEnded(0, 0, "raised", 0, "OSError: no route"))
+        assert kinds(raised.records) == ["SegmentEnded", "SegmentStarted"]
+        assert starts(raised) == [(0, 0)]
+        hand = hand.again()  # the count is journaled
+        hand.begin()
+        hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))  # progress does not renew it
+    failed = hand.say(SegmentEnded(0, 0, "raised", 1, "OSError: no route"))
+    assert failed.records[1:3] == [ResultTold(0, hand.study.trials[0].epochs, None, "failed"), TrialEnded(0, "failed")]
+    assert hand.study.trials[0].error == "OSError: no route"
+    assert len(hand.study.trials[0].params) == 1
+
+
+def test_a_trial_that_succeeds_after_an_exception_has_not_failed() -> None:
+    hand = ControllerByHand(max_retries_per_trial=1, max_trials=1)
+    hand.begin()
+    hand.build()
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
+    hand.say(Checkpointed(0, 0, 1, 1))
+    hand.say(SegmentEnded(0, 0, "raised", 1, "OSError: no route"))
+    assert hand.train(epochs=(2, 3)).end is not None
+    trial = hand.study.trials[0]
+    assert (trial.ended, trial.error, trial.failed) == ("completed", None, False)
+
+
+def test_an_exception_after_the_last_epoch_fails_the_trial() -> None:
+    """Nothing is left to train again, so a retry would call nothing that may raise."""
+    hand = ControllerByHand(max_retries_per_trial=5)
+    hand.begin()
+    hand.build()
+    hand.say(EpochDone(0, 0, 3, {"loss": 0.5}, 1.0))
+    hand.say(Checkpointed(0, 0, 3, 3))
+    assert TrialEnded(0, "failed") in hand.say(SegmentEnded(0, 0, "raised", 3, "ValueError: at the end")).records
+
+
+def test_a_killed_process_is_no_exception_of_the_last_segment() -> None:
+    hand = ControllerByHand(max_retries_per_trial=5)
+    hand.begin()
+    hand.build()
+    hand.say(SegmentEnded(0, 0, "raised", 0, "OSError: no route"))
+    hand.say(EpochDone(0, 0, 3, {"loss": 0.5}, 1.0))
+    hand.say(Checkpointed(0, 0, 3, 3))
+    assert ResultTold(0, 3, 0.5, "reached") in hand.again().begin().records
+
+
+def test_a_fatal_error_ends_the_search_and_other_trials_go_on_later() -> None:
+    hand = ControllerByHand(slots=2, max_retries_per_trial=5, retries=5)
+    hand.begin()
+    hand.build(0, 0)
+    hand.build(1, 1)
+    fatal = hand.say(SegmentEnded(0, 0, "fatal", 0, "space.py:3: FatalError: no data"), 0)
+    assert TrialEnded(0, "failed") in fatal.records
+    assert fatal.instructions == [(1, Interrupt())]
+    ended = hand.say(SegmentEnded(1, 0, "interrupted", 1), 1)
+    assert ended.end == SearchEnded(
+        "trial 0 ended the search, space.py:3: FatalError: no data: correct the cause, and resume", False, 2
+    )
+    assert [trial.state for trial in hand.study.trials.values()] == ["failed", "paused"]
+    again = hand.again()
+    assert starts(again.begin()) == [(0, 1), (1, 2)]
+
+
+def stop_of_kerastuner(failed: list[bool], limit: int) -> int | None:
+    """Return the number of trials after which KerasTuner's own check raises, None if it does not."""
+    oracle = SimpleNamespace(trials={}, end_order=[], max_consecutive_failed_trials=limit)
+    for number, fails in enumerate(failed):
+        oracle.trials[number] = SimpleNamespace(status="FAILED" if fails else "COMPLETED", message="")
+        oracle.end_order.append(number)
+        try:
+            keras_tuner.Oracle._check_consecutive_failures(oracle)
+        except RuntimeError:
+            return number + 1
+    return None
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(8))
+def test_failures_in_a_row_are_counted_as_by_kerastuner(limit: int, seed: int) -> None:
+    rng = random.Random(seed)
+    failed = [rng.random() < 0.5 for _ in range(12)]
+    search = Simulation(
+        Scenario(ask_x, lambda run, epoch: 1 / epoch, fails=lambda run: 1 if failed[run.trial] else None),
+        lambda study: Optuna(study.objective, 0, max_epochs=3, sampler="random", pruner="none"),
+        max_epochs=3,
+        limits=Limits(max_trials=12, max_consecutive_failed_trials=limit),
+    ).run()
+    stop = stop_of_kerastuner(failed, limit)
+    assert search.end is not None
+    assert len(search.trials) == (stop or 12)
+    assert search.end.exit_code == (0 if stop is None else 1)
+    if stop is not None:
+        trials = "1 trial" if limit == 1 else f"{limit} trials"
+        assert search.end.reason.startswith(f"{trials} failed in a row, the last one with: ValueError")
+        assert len(search.resume().run().trials) > stop, "the next process tries again"
+
+
+def test_kerastuners_count_replaces_the_rules_of_a_search() -> None:
+    """Neither five failures before a success nor a common error ends a search that may have thirty in a row."""
+    search = Simulation(
+        Scenario(ask_x, lambda run, epoch: 1 / epoch, fails=lambda run: 1),
+        lambda study: Optuna(study.objective, 0, max_epochs=3, sampler="random", pruner="none"),
+        max_epochs=3,
+        limits=Limits(max_consecutive_failed_trials=30),
+    ).run()
+    assert len(search.trials) == 30
+
+
+@pytest.mark.parametrize("retries", [1, 2])
+def test_retries_of_trials_that_raise_survive_a_kill_at_any_record(retries: int) -> None:
+    search = Simulation(
+        Scenario(ask_x, lambda run, epoch: 1 / epoch, fails=lambda run: 2 if run.trial == 1 else None),
+        lambda study: Optuna(study.objective, 0, max_epochs=3, sampler="random", pruner="none"),
+        max_epochs=3,
+        limits=Limits(max_trials=3, max_retries_per_trial=retries),
+    ).run()
+    assert [trial.segments for trial in search.trials] == [1, retries + 1, 1]
+    assert [trial.ended for trial in search.trials] == ["completed", "failed", "completed"]
+    for kept in range(1, len(search.entries)):
+        assert search.resume(kept).run().history() == search.history()
 
 
 def test_a_search_whose_first_trials_all_fail_aborts() -> None:
