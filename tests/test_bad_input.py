@@ -128,6 +128,16 @@ FILES = {
         edited("    return model", "    raise SystemExit('enough')  # here"),
         ("space.py:{here}: sys.exit('enough') was called",),
     ),
+    "every configuration is rejected": (
+        edited(
+            "    return model", "    from keras_tuner.errors import FailedTrialError as E; raise E('small')  # here"
+        ),
+        ("space.py: 20 configurations were built", "space.py:{here}: FailedTrialError: small: reject fewer"),
+    ),
+    "a fatal error": (
+        edited("    return model", "    from keras_tuner.errors import FatalError as E; raise E('no data')  # here"),
+        ("space.py:{here}: FatalError: no data",),
+    ),
     "Keras raises": (
         edited('activation="relu"),', 'activation="rleu"),  # here'),
         ("space.py:{here}: ValueError: Could not interpret", "rleu"),

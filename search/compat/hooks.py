@@ -44,7 +44,6 @@ _BUILD = "give a HyperModel with a build of its own"
 _COMPILE = "compile the model in build, or give optimizer, loss and metrics"
 _TRIAL_BEGINS = "do this in the hypermodel's build, or in the on_train_begin of a callback"
 _TRIAL_ENDS = "do this in the on_train_end of a callback, or in on_search_end, where self.results has all trials"
-_CALLBACK = "give search a callback with a method of this purpose"
 _MODELS = "the search saves the models, and get_best_models loads them"
 _STATE = "the study's journal has the search's state, so keep state of your own in on_search_end"
 _SPACE = "values are drawn when build asks for them, so declare some earlier in a HyperModel's declare_hyperparameters"
@@ -63,10 +62,10 @@ REFUSED_METHODS: Mapping[str, str] = {
     "pre_create_trial": _TRIAL_BEGINS,
     "on_trial_begin": _TRIAL_BEGINS,
     "on_trial_end": _TRIAL_ENDS,
-    "on_epoch_begin": _CALLBACK,
-    "on_epoch_end": _CALLBACK,
-    "on_batch_begin": _CALLBACK,
-    "on_batch_end": _CALLBACK,
+    "on_epoch_begin": "give search a callback with an on_epoch_begin",
+    "on_epoch_end": "give search a callback with an on_epoch_end",
+    "on_batch_begin": "give search a callback with an on_train_batch_begin",
+    "on_batch_end": "give search a callback with an on_train_batch_end",
     "_deepcopy_callbacks": "callbacks are copied for each trial, so give them a __deepcopy__",
     "_configure_tensorboard_dir": _TENSORBOARD,
     "_get_tensorboard_dir": _TENSORBOARD,

@@ -114,6 +114,6 @@ def _change(trial: Trial, parameter: Parameter) -> str | None:
         return None
     before, now = trial.params[parameter.name], parameter.domain.values[0]
     return (
-        f"hyperparameter {parameter.name!r} has the value {before!r}, and hp.values was set to {now!r} afterwards: set "
-        "it before hp asks for it, or give the result another name"
+        f"hyperparameter {parameter.name!r} has the value {before!r}, and hp.values or hp.merge set it to {now!r} "
+        "afterwards: do so before hp asks for it, or give the result another name"
     )

@@ -328,16 +328,16 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
         """Register a parameter for `merge`, and return its value; None if it is inactive.
 
         Args:
-            overwrite: whether a known parameter gets the default of `hyperparameter`, as in KerasTuner.
+            overwrite: whether a different parameter in its place gets the default of `hyperparameter`, as in
+                KerasTuner.
         """
-        name = hyperparameter.name
-        known = name in self.values or self._exists(name, hyperparameter.conditions)
+        parameter = parameter_of(hyperparameter)
         registered = self._retrieve(hyperparameter)
         if not self.is_active(registered):
             return None
-        parameter = parameter_of(hyperparameter)
-        if known and overwrite:
-            self.values[name] = parameter.default
+        # A parameter that is new in this build may have its value already: from an earlier build of the same trial.
+        if overwrite and parameter_of(registered) != parameter:
+            self.values[parameter.name] = parameter.default
         return self._value_of(parameter)
 
 

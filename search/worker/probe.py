@@ -89,8 +89,8 @@ def _examine(
         call = _try_fit(space, hp, setup, data) if space.fit is not None else FitCall(data, setup.fit_options, [], None)
     if not hp.parameters:
         raise SpaceError(
-            "build_model asks hp for nothing that is searched (a copy of hp, and a HyperModel with tunable=False, give "
-            "defaults): use hp.Int, hp.Float, hp.Choice or hp.Boolean for the values to try"
+            "build_model asks hp for nothing that is searched (a copy of hp, tunable=False and tune_new_entries=False "
+            "give defaults): use hp.Int, hp.Float, hp.Choice or hp.Boolean for the values to try"
         )
     runner = WHOLE_FIT
     metrics: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from keras_tuner.errors import FatalError
 
 from search.errors import SearchError, SpaceError
 from search.messages import Answer, Question, Segment
@@ -309,9 +310,11 @@ class _SegmentRun:
                 callbacks=setup.callbacks,
                 train=train,
             )
-        except Exception:
-            # After a training that was cut short, the user's code may miss results of a complete one.
-            if recorders and recorders[0].outcome in ("interrupted", "stopped", "failed"):
+        except Exception as error:
+            # After a training that was cut short, the user's code may miss results of a complete one. A loss that has
+            # diverged cut it short itself, so that a fatal error is meant.
+            cut = ("interrupted", "stopped") if isinstance(error, FatalError) else ("interrupted", "stopped", "failed")
+            if recorders and recorders[0].outcome in cut:
                 return recorders[0]
             raise
         if recorders:

@@ -571,7 +571,7 @@ def test_a_value_that_was_asked_for_already_is_not_changed() -> None:
     ((_, answer),) = refused.instructions
     assert isinstance(answer, Answer)
     assert answer.error is not None
-    assert "'units' has the value 3, and hp.values was set to 5 afterwards: set it before" in answer.error
+    assert "'units' has the value 3, and hp.values or hp.merge set it to 5 afterwards: do so before" in answer.error
     assert hand.study.trials[0].params == {"units": 3}
 
 

@@ -350,24 +350,37 @@ def test_configs_and_pickles_are_kerastuners() -> None:
     assert everything(back) == built
 
 
-def test_merge_overwrites_known_parameters_and_asks_for_new_ones() -> None:
+def test_merge_overwrites_other_parameters_and_asks_for_new_ones() -> None:
+    def build(hp: Any) -> None:
+        hp.Int("units", 1, 9)
+        hp.merge(theirs)
+        hp.merge(theirs)
+
     theirs = space_of(lambda hp: (hp.Int("units", 1, 9, default=2), hp.Int("layers", 1, 5), hp.Fixed("rate", 0.5)))
     kerastuners = keras_tuner.HyperParameters()
     source = Source()
-    ours = LazyHyperParameters(source, {"units": 4})
-    for hp in (ours, kerastuners):
-        hp.Int("units", 1, 9)
-        hp.merge(theirs)
+    ours = LazyHyperParameters(source)
+    build(ours)
+    build(kerastuners)
     assert ours.values == {"units": 2, "layers": 4, "rate": 0.5}
-    assert kerastuners.values == {"units": 2, "layers": 1, "rate": 0.5}
-    assert source.names == ["units", "layers", "rate"]
-    assert str(source.asked[0].domain) == "Fixed(2)", "the value of the factory's own is recorded"
-    ours.merge(theirs)
-    assert source.names == ["units", "layers", "rate", "layers"]
-    assert ours.values["layers"] == 1, "it is known by now"
+    assert kerastuners.values == {"units": 2, "layers": 1, "rate": 0.5}, "its defaults"
+    assert [str(parameter.domain) for parameter in source.asked] == ["Int(1..9)", "Fixed(2)", "Int(1..5)", "Fixed(0.5)"]
+    again = LazyHyperParameters(source, ours.values)
+    build(again)
+    assert again.values == ours.values
+    assert len(source.asked) == 4, "a later build of the trial has the same values"
     ours.values["units"] = 7
     ours.merge([kt.Int("units", 1, 9)], overwrite=False)
     assert ours.values["units"] == 7
+
+
+def test_merge_overwrites_a_declared_parameter_before_it_is_drawn() -> None:
+    source = Source()
+    hp = LazyHyperParameters(source)
+    hp.declare(space_of(lambda hp: hp.Int("units", 1, 9)))
+    hp.merge(space_of(lambda hp: hp.Fixed("units", 77)))
+    assert hp["units"] == hp.Int("units", 1, 9) == 77
+    assert [str(parameter.domain) for parameter in source.asked] == ["Fixed(77)"]
 
 
 def space_of(ask: Callable[[Any], Any]) -> Any:
