@@ -98,6 +98,7 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
         self._known = dict(self.values)
         self._ask = ask
         self._used: dict[str, Parameter] = {}
+        self._untuned: set[str] = set()
         self._inherited: frozenset[str] | None = None
         self._declared: frozenset[str] | None = None
         self._tune_new = self._allow_new = True
@@ -119,6 +120,11 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
     def parameters(self) -> tuple[Parameter, ...]:
         """The active parameters that the factory has asked for so far, in order."""
         return tuple(self._used.values())
+
+    @property
+    def asked(self) -> bool:
+        """True if the factory has asked for anything, be it for defaults that are not searched."""
+        return bool(self._used or self._untuned)
 
     @property
     def used_values(self) -> dict[str, Value]:
@@ -189,7 +195,7 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
         searched. The copy asks for missing values of this object's parameters through this object, which keeps them.
         """
         other = LazyHyperParameters(self._value_of, self.values)
-        other._used = self._used
+        other._used, other._untuned = self._used, self._untuned
         for hyperparameter in self._space:
             other._add(hyperparameter)
         other._inherited = self._inherited
@@ -223,6 +229,7 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
     def _value_of(self, parameter: Parameter) -> Value:
         name = parameter.name
         if self._is_untuned(parameter):
+            self._untuned.add(parameter.key)
             if name not in self.values:
                 self.values[name] = self._known[name] = parameter.default
             return self.values[name]

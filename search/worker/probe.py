@@ -87,10 +87,10 @@ def _examine(
     with trial_folder():
         setup = set_up_trial(space, hp)
         call = _try_fit(space, hp, setup, data) if space.fit is not None else FitCall(data, setup.fit_options, [], None)
-    if not hp.parameters:
+    if not hp.asked:
         raise SpaceError(
-            "build_model asks hp for nothing that is searched (a copy of hp, tunable=False and tune_new_entries=False "
-            "give defaults): use hp.Int, hp.Float, hp.Choice or hp.Boolean for the values to try"
+            "build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, hp.Choice or "
+            "hp.Boolean for the values to try"
         )
     runner = WHOLE_FIT
     metrics: tuple[str, ...] = ()

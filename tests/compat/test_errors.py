@@ -89,6 +89,21 @@ def test_rejected_trials_fail_and_trials_that_raise_are_tried_again(folder: Path
     )
 
 
+class Untuned(kt.HyperModel):
+    def build(self, hp: Any) -> Any:
+        return model_of(hp.Int("units", 2, 9))
+
+
+def test_a_hypermodel_that_is_not_tunable_runs_once_with_its_defaults(folder: Path) -> None:
+    tuner = kt.RandomSearch(Untuned(tunable=False), "val_loss", max_trials=3, project_name="untuned", workers=1)
+    tuner.search(X, Y, validation_split=0.25, verbose=0)
+    (trial,) = tuner.results.trials
+    assert (trial.state, trial.params, trial.weight_count) == ("completed", {}, 4 * 2 + 2 + 2 + 1)
+    assert tuner.get_best_hyperparameters()[0].values == {}
+    (model,) = tuner.get_best_models()
+    assert model.count_params() == trial.weight_count
+
+
 class Fatal(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if epoch == 1:

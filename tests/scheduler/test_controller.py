@@ -577,10 +577,13 @@ def test_a_value_that_was_asked_for_already_is_not_changed() -> None:
 
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("backend", ["hyperband", "optuna"])
-def test_a_space_in_which_all_is_fixed_runs_its_one_trial(backend: str, slots: int) -> None:
+@pytest.mark.parametrize("values", [{"units": 3, "act": "relu"}, {}])
+def test_a_space_without_a_choice_runs_its_one_trial(values: dict[str, Any], backend: str, slots: int) -> None:
+    """All is fixed, or nothing is tuned."""
+
     def ask(hp: Any) -> None:
-        hp.Fixed("units", 3)
-        hp.Fixed("act", "relu")
+        for name, value in values.items():
+            hp.Fixed(name, value)
 
     search = Simulation(
         Scenario(ask, lambda run, epoch: 1 / epoch),
@@ -588,7 +591,7 @@ def test_a_space_in_which_all_is_fixed_runs_its_one_trial(backend: str, slots: i
         slots=slots,
     ).run()
     assert search.end == SearchEnded("every configuration of the space was tried", True, 0)
-    assert [(trial.params, trial.epochs) for trial in search.trials] == [({"units": 3, "act": "relu"}, 9)]
+    assert [(trial.params, trial.epochs) for trial in search.trials] == [(values, 9)]
 
 
 def test_a_domain_may_change_if_the_user_accepted_it() -> None:

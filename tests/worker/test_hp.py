@@ -496,7 +496,9 @@ def test_a_hypermodel_that_is_not_tunable_has_defaults_for_what_was_not_declared
 
     source = Source()
     hp = LazyHyperParameters(source)
+    assert not hp.asked
     assert Model(tunable=False).build(hp) == [8, 1]
+    assert hp.asked
     assert source.names == list(hp.values) == []
     hp.declare(space_of(lambda hp: hp.Int("units", 8, 64)))
     assert Model(tunable=False).build(hp) == [47, 1]
