@@ -10,7 +10,7 @@ from typing import Any
 from search.driver import launch
 from search.driver.loop import View
 from search.driver.source import Source
-from search.errors import NoResult, OptionError, SpaceError
+from search.errors import NoResult, OptionError, SearchError, SpaceError
 from search.options import Options
 from search.results.study_results import StudyResults
 from search.space.file import describe_type
@@ -54,6 +54,7 @@ def run(
     Raises:
         UserError: the input is wrong; the message says what is wrong, where, and what to do.
         NoResult: no trial has an objective.
+        SearchError: the search was given up, as too many trials failed, and has results for `load_study`.
         KeyboardInterrupt: the search was stopped; it goes on with `resume=True`.
     """
     parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks, "fit": fit}
@@ -73,7 +74,7 @@ def run(
     if end.exit_code == 130:
         raise KeyboardInterrupt(end.reason)
     if end.exit_code == 1:
-        raise NoResult(end.reason)
+        raise NoResult(end.reason) if result.study.best is None else SearchError(end.reason)
     return StudyResults(result.paths, result.study)
 
 

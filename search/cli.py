@@ -60,7 +60,9 @@ NoProgress = Annotated[bool, typer.Option("--no-progress", help="Print plain lin
 def _takes_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add every option of `search.options` to a command, which gets them as `given`."""
     own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "given"]
-    names = [name for name in options.FIELDS if not (name == "study" and any(p.name == "name" for p in own))]
+    named = any(p.name == "name" for p in own)
+    shown = [name for name, field in options.FIELDS.items() if not field.metadata.get("hidden")]
+    names = [name for name in shown if not (name == "study" and named)]
     added = [_option_parameter(name) for name in names]
 
     @functools.wraps(function)

@@ -135,7 +135,8 @@ class Probed:
     Attributes:
         digest: the digest of the space file and the local modules it imports; for a factory, of its parameters.
         files: those files, as (path relative to the space file's folder, absolute path).
-        parameters: the parameters that a build with default values asks for, in order.
+        parameters: the parameters that a build with default values asks for, in order. If the user's code rejects
+            those values, of the first build that it does not reject.
         options: the file's `search_options`.
         metrics: the names in an epoch's logs, those of validation included.
         compiled_metrics: the metrics that the model was compiled with, without `loss` and `val_`.

@@ -43,6 +43,7 @@ class Options:
         time: its value is a time, in seconds.
         many: it may be given several times.
         backend: it belongs to this back end only.
+        hidden: the command line lacks it; KerasTuner's tuners set it.
     """
 
     study: str | None = _option(None, "the study's name; by default the space file's")
@@ -94,6 +95,13 @@ class Options:
     retries: int = _option(1, "how often to continue a trial whose process died", low=0)
     max_consecutive_failures: int = _option(
         5, "give up when this many trials have failed and none has succeeded", low=1
+    )
+    max_retries_per_trial: int = _option(0, "how often to continue a trial whose code raised", low=0, hidden=True)
+    max_consecutive_failed_trials: int | None = _option(
+        None,
+        "give up when this many trials have failed in a row; replaces max_consecutive_failures",
+        low=1,
+        hidden=True,
     )
     checkpoint_every: float = _option(30.0, "the seconds between checkpoints while a trial trains", low=0)
     keras_backend: str | None = _option(None, "the back end of Keras", choices=KERAS_BACKENDS)

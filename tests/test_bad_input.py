@@ -93,12 +93,6 @@ FILES = {
         edited('hp.Int("units", 2, 8)', "3").replace('hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")', "0.1"),
         ("space.py: build_model asks hp for nothing", "hp.Int"),
     ),
-    "asks for what is fixed": (
-        edited('hp.Int("units", 2, 8)', 'hp.Fixed("units", 3)').replace(
-            'hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")', "0.1"
-        ),
-        ("space.py: build_model asks hp for nothing",),
-    ),
     "not compiled": (
         edited("model.compile(", "ignore(") + IGNORE,
         ("space.py: the model is not compiled", "compile_model"),
@@ -133,6 +127,16 @@ FILES = {
     "build_model exits": (
         edited("    return model", "    raise SystemExit('enough')  # here"),
         ("space.py:{here}: sys.exit('enough') was called",),
+    ),
+    "every configuration is rejected": (
+        edited(
+            "    return model", "    from keras_tuner.errors import FailedTrialError as E; raise E('small')  # here"
+        ),
+        ("space.py: 20 configurations were built", "space.py:{here}: FailedTrialError: small: reject fewer"),
+    ),
+    "a fatal error": (
+        edited("    return model", "    from keras_tuner.errors import FatalError as E; raise E('no data')  # here"),
+        ("space.py:{here}: FatalError: no data",),
     ),
     "Keras raises": (
         edited('activation="relu"),', 'activation="rleu"),  # here'),

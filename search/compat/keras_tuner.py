@@ -12,11 +12,12 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from search.api import run
+from search.compat.hooks import REFUSED_ARGUMENTS, check_environment, check_hooks
 from search.errors import OptionError, StudyError, UserError, nearest
 from search.options import FIELDS, resolve_options
 from search.results.study_results import StudyResults, load_study, print_parameters
@@ -28,16 +29,6 @@ __all__ = ["BayesianOptimization", "GridSearch", "Hyperband", "RandomSearch", "T
 OWN_FIT_MAX_EPOCHS = 1000
 """The `max_epochs` of a search whose hypermodel has a `fit` of its own, if `search` is called without epochs."""
 
-_REFUSED = {
-    "max_model_size": "raise an exception in build_model if a model is too large, and that trial fails",
-    "distribution_strategy": "gpus_per_trial=2 gives two GPUs to each trial",
-    "tuner_id": "trials run in worker processes, and workers=4 starts four",
-    "logger": "`search ui` shows the search while it runs",
-    "alpha": "it belongs to KerasTuner's Gaussian process, and values are drawn by Optuna's TPE",
-    "beta": "it belongs to KerasTuner's Gaussian process, and values are drawn by Optuna's TPE",
-}
-"""KerasTuner's arguments that are refused, each with the advice in the error message."""
-
 _MAPPED = {
     "study",
     "runs",
@@ -48,8 +39,13 @@ _MAPPED = {
     "iterations",
     "retries",
     "max_consecutive_failures",
+    "max_retries_per_trial",
+    "max_consecutive_failed_trials",
 }
 """Options of `search.run` that a tuner sets from arguments with KerasTuner's names."""
+
+_NO_LIMIT = 2**31 - 1
+"""More trials than a search has."""
 
 _OPTIONS = [name for name in FIELDS if name not in _MAPPED]
 
@@ -77,8 +73,9 @@ class Tuner:
         tune_new_entries: whether parameters that are not in `hyperparameters` are searched; else they get their
             defaults.
         allow_new_entries: whether the hypermodel may have parameters that are not in `hyperparameters`.
-        max_retries_per_trial: the number of times that a trial is continued after its process died.
-        max_consecutive_failed_trials: the search is aborted if so many trials failed before any succeeded.
+        max_retries_per_trial: the number of times that a trial is continued after its code raised an exception, and
+            after its process died; by default 0 and 1. A FailedTrialError and a diverged loss are not tried again.
+        max_consecutive_failed_trials: the search is aborted if so many trials failed in a row; never if None.
         executions_per_trial: the number of times that each trial is trained.
         directory, project_name: the folder of all studies, by default `runs`, and the study's name.
         overwrite: begin anew if the project exists; else the search goes on.
@@ -105,7 +102,7 @@ class Tuner:
         tune_new_entries: bool = True,
         allow_new_entries: bool = True,
         max_retries_per_trial: int | None = None,
-        max_consecutive_failed_trials: int = 3,
+        max_consecutive_failed_trials: int | None = 3,
         executions_per_trial: int = 1,
         directory: str | Path | None = None,
         project_name: str | None = None,
@@ -128,9 +125,12 @@ class Tuner:
             "max_trials": max_trials,
             "seed": seed,
             "retries": max_retries_per_trial,
-            "max_consecutive_failures": max_consecutive_failed_trials,
+            "max_retries_per_trial": max_retries_per_trial,
+            "max_consecutive_failed_trials": _NO_LIMIT
+            if max_consecutive_failed_trials is None
+            else max_consecutive_failed_trials,
             "executions_per_trial": executions_per_trial,
-            **{name: value for name, value in others.items() if name not in _REFUSED},
+            **{name: value for name, value in others.items() if name not in REFUSED_ARGUMENTS},
         }
         self.options = {name: value for name, value in self.options.items() if value is not None}
         self.hypermodel = hypermodel if hasattr(hypermodel, "build") else _Function(hypermodel)
@@ -145,17 +145,19 @@ class Tuner:
         with _errors_in_tuner_terms():
             resolve_options(self.options, {})
             self._paths = StudyPaths.of(self.directory, self.project_name)
+        if not overwrite and self._paths.journal.exists():
+            self.reload()
 
     def _check(self, hypermodel: Any, others: Mapping[str, Any]) -> None:
         name = type(self).__name__
-        if hasattr(self, "run_trial"):
-            raise OptionError(f"{name} has a run_trial, which is not called: give a HyperModel with a fit of its own")
+        check_hooks(self)
+        check_environment(name)
         if hypermodel is None or not (callable(hypermodel) or hasattr(hypermodel, "build")):
             raise OptionError(f"{name} was given {describe_type(hypermodel)}: give a function of hp, or a HyperModel")
         for argument, value in others.items():
-            if argument in _REFUSED and value is not None:
-                raise OptionError(f"{name} was given {argument}: leave it out, {_REFUSED[argument]}")
-            if argument not in _REFUSED and argument not in _OPTIONS:
+            if argument in REFUSED_ARGUMENTS and value is not None:
+                raise OptionError(f"{name} was given {argument}: leave it out, {REFUSED_ARGUMENTS[argument]}")
+            if argument not in REFUSED_ARGUMENTS and argument not in _OPTIONS:
                 raise OptionError(f"{name} does not take {argument!r}: leave it out.{nearest(argument, _OPTIONS)}")
 
     @property
@@ -203,9 +205,12 @@ class Tuner:
 
         Raises:
             UserError: the input is wrong; the message says what is wrong, where, and what to do.
+            SpaceError: also if a trial raised a FatalError of KerasTuner's.
             NoResult: no trial has an objective.
+            SearchError: too many trials failed in a row, and others have results.
             KeyboardInterrupt: the search was stopped; the same call resumes it.
         """
+        check_hooks(self)  # a method may have been assigned since
         own_fit = hasattr(self._factory, "build") and "fit" in hypermodel_parts(self._factory)
         for name in fit_options:
             if name not in _FIT and not own_fit:
@@ -218,6 +223,7 @@ class Tuner:
             options["max_epochs"] = epochs or 1
             if own_fit and epochs is None:
                 factory, options["max_epochs"] = _with_default_epochs(factory), OWN_FIT_MAX_EPOCHS
+        self.on_search_begin()
         with _errors_in_tuner_terms():
             self._results = run(
                 factory,
@@ -233,9 +239,16 @@ class Tuner:
                 **options,
             )
         self._overwrite = False
+        self.on_search_end()
+
+    def on_search_begin(self) -> None:
+        """Do nothing; a subclass may override it. It is called when `search` begins, before anything is written."""
+
+    def on_search_end(self) -> None:
+        """Do nothing; a subclass may override it. It is called at the end of a `search` that raises no exception."""
 
     def reload(self) -> None:
-        """Read the study again."""
+        """Read the study again. It is also called when the tuner is made, if the project exists."""
         self._results = None
 
     # Results --------------------------------------------------------------------------------------------------------
@@ -259,10 +272,15 @@ class Tuner:
         if self._results is not None:
             self._results.search_space_summary()
             return
+        from keras_tuner.errors import FailedTrialError
+
         from search.worker.hp import LazyHyperParameters
 
         hp = LazyHyperParameters()
-        getattr(self._factory, "build", self._factory)(hp)
+        is_hypermodel = hasattr(self._factory, "build")
+        build = hypermodel_parts(self._factory)["build_model"] if is_hypermodel else self._factory
+        with suppress(FailedTrialError):  # of the default values
+            build(hp)
         print_parameters(hp.parameters)
 
 
@@ -465,6 +483,14 @@ def _with_hyperparameters(hypermodel: Any, hyperparameters: Any, tune_new: bool,
         return declare_and_build
     changed = copy.copy(hypermodel)
     changed.build = declare_and_build
+    if (own := getattr(hypermodel, "declare_hyperparameters", None)) is not None:
+
+        @functools.wraps(own)
+        def declare_both(hp: Any) -> None:
+            hp.declare(hyperparameters, tune_new=tune_new, allow_new=allow_new)
+            own(hp)
+
+        changed.declare_hyperparameters = declare_both
     return changed
 
 

@@ -412,6 +412,8 @@ def _limits(opts: Options, probed: Probed) -> Limits:
         trial_timeout=opts.trial_timeout,
         retries=opts.retries,
         max_consecutive_failures=opts.max_consecutive_failures,
+        max_retries_per_trial=opts.max_retries_per_trial,
+        max_consecutive_failed_trials=opts.max_consecutive_failed_trials,
         executions=opts.executions_per_trial,
         evaluate_best=opts.keep_models,
         test=probed.tested,

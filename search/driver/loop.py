@@ -38,7 +38,13 @@ VIEW_SECONDS = 0.1
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a search in order: Ctrl-C, a cluster that takes its machine back, a terminal that is closed."""
 
-ANNOUNCED: Mapping[str, str] = {"failed": "failed", "lost": "lost", "no_memory": "stopped", "no_space": "stopped"}
+ANNOUNCED: Mapping[str, str] = {
+    "failed": "failed",
+    "raised": "failed",
+    "lost": "lost",
+    "no_memory": "stopped",
+    "no_space": "stopped",
+}
 """The outcomes of segments that the user is told, with the word for each."""
 
 

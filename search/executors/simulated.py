@@ -77,6 +77,10 @@ class _Failed(Exception):
     """An exception of the user's code, with its text."""
 
 
+class _Refused(Exception):
+    """An answer that is an error, with its text."""
+
+
 class _Died(Exception):
     """The death of the worker's process."""
 
@@ -126,8 +130,8 @@ class _SimulatedSegment:
             epoch, outcome, error = self._epoch, self._outcome, self._error
         except Interrupted:
             outcome = "interrupted"
-        except _Failed as failure:
-            outcome, error = "failed", str(failure)
+        except (_Failed, _Refused) as failure:
+            outcome, error = "raised" if isinstance(failure, _Failed) else "failed", str(failure)
         except _Died:
             yield Lost("its process was ended")
             return
@@ -154,7 +158,7 @@ class _SimulatedSegment:
             if not isinstance(answer, Answer):
                 raise Interrupted
             if answer.error is not None:
-                raise _Failed(answer.error)
+                raise _Refused(answer.error)
             run[question.name] = answer.value
         yield float(scenario.build(run))
         self._fails, self._finishes = scenario.fails(run), scenario.finishes(run)

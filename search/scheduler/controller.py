@@ -29,6 +29,7 @@ from search.scheduler.events import (
 from search.scheduler.failure_limit import FailureLimit
 from search.scheduler.final_evaluation import FinalEvaluation
 from search.scheduler.limits import Limits
+from search.scheduler.outcomes import result_outcome
 from search.scheduler.questions import Questions, Refusal
 from search.scheduler.slot_pool import SlotPool
 from search.scheduler.timeouts import Timeouts
@@ -42,7 +43,6 @@ from search.study.records import (
     EpochDone,
     Judged,
     Record,
-    ResultOutcome,
     ResultTold,
     SearchEnded,
     SegmentEnded,
@@ -292,25 +292,16 @@ class Controller:
         trial = self.study.trials[message.trial]
         if message.outcome == "no_space":
             self._stop(f"{message.error}: make room on the disk, and resume", complete=False, exit_code=2)
+        elif message.outcome == "fatal":
+            reason = f"trial {message.trial} ended the search, {message.error}: correct the cause, and resume"
+            self._stop(reason, complete=False, exit_code=2)
         if not self._tell_result(trial):
             self._enqueue(trial)  # to go on from its checkpoint
 
     def _tell_result(self, trial: Trial) -> bool:
         """Tell the back end how its suggestion for `trial` ended; return False if there is more to train for it."""
-        if trial.failed:
-            outcome: ResultOutcome = "failed"
-        elif trial.stop_decided:
-            outcome = "stopped"
-        elif trial.exhausted:
-            outcome = "stopped_by_callback"
-        elif trial.unfinished is None:
-            outcome = "reached"
-        elif trial.timed_out:
-            # A trial that had to be killed hangs. Any other keeps its best value, as if a callback had ended it.
-            outcome = "failed" if trial.lost else "stopped_by_callback"
-        elif trial.lost > self.limits.retries:
-            outcome = "failed"
-        else:
+        outcome = result_outcome(trial, self.limits)
+        if outcome is None:
             return False
         score = None if outcome == "failed" else trial.score
         self._record(ResultTold(trial.number, trial.epochs, score, "failed" if score is None else outcome))
@@ -471,7 +462,7 @@ class Controller:
             return
         if reached := self.limits.reached(self.study, self._now):
             self._stop(reached[0], complete=reached[1])
-        if reason := self.failure_limit.abort_reason(self.study, self.limits.max_consecutive_failures):
+        if reason := self.failure_limit.abort_reason(self.study, self.limits):
             self._stop(reason, complete=False, exit_code=1)
 
     def _check_timeouts(self) -> None:

@@ -21,6 +21,9 @@ class Limits:
         trial_timeout: seconds that one trial may run, over all its segments.
         retries: times that a trial is started again without progress after its process died.
         max_consecutive_failures: failed trials before any succeeds, after which the search aborts.
+        max_retries_per_trial: times that a trial is started again after an exception of the user's code.
+        max_consecutive_failed_trials: failed trials in a row, after which the search aborts. If given, this is the only
+            such rule, as in KerasTuner.
         executions: trainings of each trial, with different seeds.
         evaluate_best: trials, the best ones, evaluated on the test data at the end; the best of them is written to a
             file. With 0 there is no final evaluation.
@@ -34,6 +37,8 @@ class Limits:
     trial_timeout: float | None = None
     retries: int = 1
     max_consecutive_failures: int = 5
+    max_retries_per_trial: int = 0
+    max_consecutive_failed_trials: int | None = None
     executions: int = 1
     evaluate_best: int = 0
     test: bool = False

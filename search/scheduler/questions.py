@@ -54,7 +54,7 @@ class Questions:
             case Header() | SpaceChanged():
                 self.domains.clear()
                 self.configurations = ConfigurationTree(record.parameters, ignored=study.trials)
-            case ParameterSet():
+            case ParameterSet() if record.parameter.domain.kind != "fixed":
                 self.domains[record.parameter.key] = record.parameter.domain
 
     def answer(self, slot: int, question: Question, trial: Trial, backend: BackEnd) -> ParameterSet | Refusal | None:
@@ -74,7 +74,7 @@ class Questions:
                 "ask for the same domain every time, or give the two different names"
             )
             return Refusal(changed, ends_search=True)
-        if error := domain_error(trial.initial_values, parameter):
+        if error := domain_error(trial.initial_values, parameter) or _change(trial, parameter):
             return Refusal(error)
         value, attributes = self._choose(trial, parameter, backend)
         if self.configurations.must_wait(trial.number, value):
@@ -106,3 +106,14 @@ class Questions:
     def drop(self, slot: int) -> None:
         """Forget the deferred question of `slot`, whose segment has ended."""
         self._deferred = [item for item in self._deferred if item[0] != slot]
+
+
+def _change(trial: Trial, parameter: Parameter) -> str | None:
+    """Return a line that says that a factory has changed a value that `trial` has already; None if it has not."""
+    if parameter.name not in trial.params or parameter.domain.kind != "fixed":
+        return None
+    before, now = trial.params[parameter.name], parameter.domain.values[0]
+    return (
+        f"hyperparameter {parameter.name!r} has the value {before!r}, and hp.values or hp.merge set it to {now!r} "
+        "afterwards: do so before hp asks for it, or give the result another name"
+    )

@@ -283,5 +283,8 @@ def _same(candidate: Value, value: Value) -> bool:
 
 
 def compatible(before: Domain, now: Domain) -> bool:
-    """Return whether a parameter may change its domain from `before` to `now` between trials: only ranges may."""
-    return before == now or (before.is_range and now.is_range)
+    """Return whether a parameter may change its domain from `before` to `now` between trials.
+
+    Ranges may. A fixed value may also take the place of any domain, as a factory may set a value itself.
+    """
+    return before == now or (before.is_range and now.is_range) or "fixed" in (before.kind, now.kind)

@@ -6,6 +6,7 @@ This module imports no framework. Only a worker runs the user's code, or a proce
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -239,14 +240,32 @@ def _from_module(module: ModuleType) -> Space:
 
 def hypermodel_parts(hypermodel: Any) -> dict[str, Any]:
     """Return the fields of a `Space` that come from a `keras_tuner.HyperModel`."""
-    build, fit = getattr(hypermodel, "build", None), getattr(type(hypermodel), "fit", None)
+    build, fit = getattr(hypermodel, "build", None), getattr(hypermodel, "fit", None)
     if isinstance(hypermodel, type) or not callable(build):
         what = f"the class {hypermodel.__name__}" if isinstance(hypermodel, type) else describe_type(hypermodel)
         raise SpaceError(f"hypermodel is {what}: make it an instance of a keras_tuner.HyperModel, with a build(hp)")
+    parts = {"build_model": _after_declaration(hypermodel, build), "is_hypermodel": True}
     # KerasTuner's default `fit` only calls `model.fit`.
-    own = fit is not None and not fit.__module__.startswith("keras_tuner")
-    parts = {"build_model": build, "is_hypermodel": True}
-    return {**parts, "fit": hypermodel.fit} if own else parts
+    return parts if fit is None or _is_keras_tuners(fit) else {**parts, "fit": fit}
+
+
+def _after_declaration(hypermodel: Any, build: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `build`, preceded by the hypermodel's own `declare_hyperparameters` if it has one."""
+    declare = getattr(hypermodel, "declare_hyperparameters", None)
+    if declare is None or _is_keras_tuners(declare):
+        return build
+
+    @functools.wraps(build)
+    def declare_and_build(hp: Any) -> Any:
+        declare(hp)
+        return build(hp)
+
+    return declare_and_build
+
+
+def _is_keras_tuners(function: Any) -> bool:
+    """Return whether `function` is a part of KerasTuner, and no override of the user's."""
+    return str(getattr(function, "__module__", "")).partition(".")[0] == "keras_tuner"
 
 
 def _checked(space: Space) -> Space:

@@ -81,7 +81,10 @@ def _from_3(data: Json) -> Json:
 
 
 def _from_4(data: Json) -> Json:
-    """Upgrade to format 5: a warning about the winner's model. New kind: `data_loaded`."""
+    """Upgrade to format 5: a warning about the winner's model; a segment's outcomes `raised` and `fatal`.
+
+    Older formats have `failed` for both outcomes. New kind: `data_loaded`.
+    """
     return {"warning": "", **data} if data["kind"] == "exported" else data
 
 

@@ -20,10 +20,22 @@ from search.study.trial import Objective, State
 FORMAT = 5
 """The format of the lines that are written. Each line names its own format; see `search.study.formats`."""
 
-Outcome = Literal["reached", "stopped_by_callback", "stopped", "interrupted", "failed", "lost", "no_memory", "no_space"]
+Outcome = Literal[
+    "reached",
+    "stopped_by_callback",
+    "stopped",
+    "interrupted",
+    "failed",
+    "raised",
+    "fatal",
+    "lost",
+    "no_memory",
+    "no_space",
+]
 """Outcome of a segment: `reached` its last epoch; `stopped_by_callback`: a callback of the user's ended the training;
-`stopped` by the back end; `interrupted` by the driver, to go on later; `failed` by an exception or a diverged loss;
-`lost` with its process; `no_memory`: the device has too little memory; `no_space`: the disk is full."""
+`stopped` by the back end; `interrupted` by the driver, to go on later; `failed` for good: its loss diverged, or the
+code gave the trial up; `raised`: the code raised any other exception; `fatal`: the code ended the search; `lost` with
+its process; `no_memory`: the device has too little memory; `no_space`: the disk is full."""
 ResultOutcome = Literal["reached", "stopped_by_callback", "stopped", "failed"]
 
 

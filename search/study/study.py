@@ -89,7 +89,9 @@ class Trial:
         executions: the executions begun so far.
         trained: epochs actually trained, over all executions, repeats after crashes included.
         objective: the mean of the executions' best values; None until each planned execution has one.
-        failed: an exception or a diverged loss ended the training, or the trial's process died too often.
+        failed: the training failed for good, or an exception ended it or its process died too often.
+        raised: how often an exception of the user's code ended a segment.
+        raising: such an exception ended the last segment, and none has been started since.
         lost: how often the process died, or ran out of memory, since the trial last made progress.
         alone: the trial ran out of memory, so nothing else runs beside it on its device.
         timed_out: the trial has used up its time, and ends with the running epoch.
@@ -128,6 +130,8 @@ class Trial:
     started_at: float | None = None
     stop_decided: bool = False
     failed: bool = False
+    raised: int = 0
+    raising: bool = False
     error: str | None = None
     ended: State | None = None
     began_at: float | None = None
@@ -316,7 +320,7 @@ class Study:
                 self._requested(record, time)
             case SegmentStarted():
                 trial = self.trials[record.trial]
-                trial.slot, trial.started_at = record.slot, time
+                trial.slot, trial.started_at, trial.raising = record.slot, time, False
                 trial.segments += 1
                 trial.execution(record.execution)
             case Built():
@@ -431,7 +435,9 @@ class Study:
             # A segment leaves a checkpoint at its end, even if the record of that checkpoint was lost.
             execution.checkpoint = max(execution.checkpoint, record.epoch)
         execution.exhausted |= record.outcome == "stopped_by_callback"
-        trial.failed |= record.outcome == "failed"
+        trial.failed |= record.outcome in ("failed", "fatal")
+        trial.raising = record.outcome == "raised"
+        trial.raised += trial.raising
         if record.error is not None:
             trial.error = record.error
 

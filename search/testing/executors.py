@@ -324,7 +324,7 @@ class MessageContract:
     def test_an_exception_fails_the_trial(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         conversation = Conversation(executor).run(segment(values={"kind": "raises"}))
         assert conversation.kinds == ["SegmentEnded"]
-        assert conversation.end.outcome == "failed"
+        assert conversation.end.outcome == "raised"
         assert conversation.end.error is not None
         assert "no such layer" in conversation.end.error
         assert "\n" not in conversation.end.error

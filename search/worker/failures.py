@@ -1,10 +1,17 @@
-"""The classification of exceptions that end a segment: by a lack of memory or disk space, a trial has not failed."""
+"""The classification of exceptions that end a segment.
+
+By a lack of memory or disk space, a trial has not failed. KerasTuner's `FailedTrialError` gives a trial up, its
+`FatalError` the search.
+"""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
 
+from keras_tuner.errors import FailedTrialError, FatalError
+
+from search.errors import SearchError
 from search.study.records import Outcome
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -14,6 +21,10 @@ _OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")
 
 def classify_failure(error: BaseException, description: str) -> tuple[Outcome, str]:
     """Return the outcome of a segment that raised `error`, and the one-line `description`, completed."""
+    if isinstance(error, FatalError):
+        return "fatal", description
+    if isinstance(error, FailedTrialError):
+        return "failed", description
     chain = list(_chain(error))
     if any(map(_is_no_space, chain)):
         return "no_space", f"the disk is full: {description}"
@@ -22,7 +33,8 @@ def classify_failure(error: BaseException, description: str) -> tuple[Outcome, s
     if isinstance(error, SystemExit):
         # The user's code wanted the process to end.
         return "lost", f"its code ended the process: {description}"
-    return "failed", description
+    # Our own checks would refuse the same once more.
+    return "failed" if isinstance(error, SearchError) else "raised", description
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

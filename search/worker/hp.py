@@ -80,6 +80,9 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
     object, gives the same values. Inactive parameters return None and are not asked for. A `Choice` of booleans returns
     booleans; KerasTuner's returns 1 and 0.
 
+    A value that the factory itself puts into `values` is returned in place of an answer. It is asked for all the same,
+    as a fixed one, so that the search records it.
+
     An impossible parameter (min_value above max_value, no choices, an unknown parent, …) raises a `SpaceError` that
     names it.
 
@@ -92,8 +95,11 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
     def __init__(self, ask: Ask = default_value, values: Mapping[str, Value] | None = None) -> None:
         super().__init__()
         self.values = dict(values or {})
+        self._known = dict(self.values)
         self._ask = ask
         self._used: dict[str, Parameter] = {}
+        self._untuned: set[str] = set()
+        self._inherited: frozenset[str] | None = None
         self._declared: frozenset[str] | None = None
         self._tune_new = self._allow_new = True
 
@@ -116,10 +122,53 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
         return tuple(self._used.values())
 
     @property
+    def asked(self) -> bool:
+        """True if the factory has asked for anything, be it for defaults that are not searched."""
+        return bool(self._used or self._untuned)
+
+    @property
     def used_values(self) -> dict[str, Value]:
         """The values of `parameters`, by name."""
         names = (parameter.name for parameter in self._used.values())
         return {name: self.values[name] for name in names if name in self.values}
+
+    def note_own_values(self) -> None:
+        """Ask for each value that the factory has put into `values` itself, so that the search records it.
+
+        It does not become one of `parameters`: a later build of the trial finds it among its values.
+
+        Raises:
+            SpaceError: such a value is no scalar of JSON.
+        """
+        for name in [name for name in self.values if self._is_own(name)]:
+            self._note_own_value(name)
+
+    def get(self, name: str) -> Any:
+        """Return the value of an active parameter, which is asked for if it has none yet.
+
+        Raises:
+            ValueError: the parameter is inactive.
+            KeyError: there is no parameter of this name.
+        """
+        active = self._find_active(self._get_name(name))
+        return super().get(name) if active is None else self._value_of(parameter_of(active))
+
+    def __contains__(self, name: object) -> bool:
+        full = self._get_name(name)
+        return full in self.values or self._find_active(full) is not None
+
+    def _find_active(self, name: str) -> Any:
+        """Return the registered parameter called `name` whose conditions hold, or None."""
+        return next((known for known in self._hps.get(name, ()) if self.is_active(known)), None)
+
+    def _conditions_are_active(self, conditions: Any) -> bool:
+        for condition in conditions:
+            # The value of a parent that was only declared is needed now.
+            if not self._is_used(condition.name) and (parent := self._find_active(condition.name)) is not None:
+                self._value_of(parameter_of(parent))
+            if not condition.is_active(self.values):
+                return False
+        return True
 
     @contextlib.contextmanager
     def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
@@ -140,13 +189,27 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
             yield
 
     def copy(self) -> LazyHyperParameters:
-        """Copy the object with its own values. It asks for missing values through this object, which keeps them."""
+        """Copy the object with its own values.
+
+        As in KerasTuner, the copy's new parameters do not reach this object: they have their defaults, and are not
+        searched. The copy asks for missing values of this object's parameters through this object, which keeps them.
+        """
         other = LazyHyperParameters(self._value_of, self.values)
-        other._used = self._used
-        other._declared, other._tune_new, other._allow_new = self._declared, self._tune_new, self._allow_new
+        other._used, other._untuned = self._used, self._untuned
         for hyperparameter in self._space:
             other._add(hyperparameter)
+        other._inherited = self._inherited
+        if other._inherited is None:
+            other._inherited = frozenset(parameter_of(hyperparameter).key for hyperparameter in self._space)
         return other
+
+    def ensure_active_values(self) -> None:
+        """Ask for the missing values of all active parameters, and drop the values of inactive ones."""
+        for hyperparameter in self._space:
+            if self.is_active(hyperparameter):
+                self._value_of(parameter_of(hyperparameter))
+            elif not self.is_active(hyperparameter.name):
+                self.values.pop(hyperparameter.name, None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyHyperParameters:
         return self.copy()
@@ -160,32 +223,66 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
         method = LazyHyperParameters._choice if kind == "Choice" else getattr(keras_tuner.HyperParameters, kind)
         with _explained(f"hyperparameter {self._get_name(name)!r}"):
             hyperparameter = method(self, name, *args, **kwargs)
-            if not self.is_active(hyperparameter):
-                return None
             parameter = parameter_of(hyperparameter)
-        return self._value_of(parameter)
+        return self._value_of(parameter) if self.is_active(hyperparameter) else None
 
     def _value_of(self, parameter: Parameter) -> Value:
         name = parameter.name
-        if self._declared is not None and name not in self._declared:
-            if not self._allow_new:
-                raise SpaceError(
-                    f"hyperparameter {name!r} is not among those that were given, and allow_new_entries is False: add "
-                    "it there, or allow new ones"
-                )
-            if not self._tune_new:
-                return self.values.setdefault(name, parameter.default)
-        if name not in self.values:
-            self.values[name] = self._ask(parameter)
+        if self._is_untuned(parameter):
+            self._untuned.add(parameter.key)
+            if name not in self.values:
+                self.values[name] = self._known[name] = parameter.default
+            return self.values[name]
+        if self._inherited is not None and self._is_own(name):
+            return self.values[name]  # of a copy
+        if self._is_own(name):
+            parameter = self._note_own_value(name, parameter.conditions)
+        elif name not in self.values:
+            self.values[name] = self._known[name] = self._ask(parameter)
         elif parameter.key not in self._used and not parameter.domain.contains(self.values[name]):
-            others = [key for key, used in self._used.items() if used.name == name]
-            if others:
-                raise SpaceError(
-                    f"hyperparameter {parameter.key!r} is asked for where {others[0]!r} is active too, with another "
-                    "domain: give the two different names"
-                )
+            self._refuse_second_domain(parameter)
         self._used.setdefault(parameter.key, parameter)
         return self.values[name]
+
+    def _is_untuned(self, parameter: Parameter) -> bool:
+        """Return whether a parameter has its default, as it is new in a copy or beside declared parameters."""
+        if self._inherited is not None:
+            return parameter.key not in self._inherited
+        if self._declared is None or parameter.name in self._declared:
+            return False
+        if not self._allow_new:
+            raise SpaceError(
+                f"hyperparameter {parameter.name!r} is not among those that were given, and allow_new_entries is "
+                "False: add it there, or allow new ones"
+            )
+        return not self._tune_new
+
+    def _is_used(self, name: str) -> bool:
+        return any(parameter.name == name for parameter in self._used.values())
+
+    def _refuse_second_domain(self, parameter: Parameter) -> None:
+        """Raise SpaceError if another parameter of the same name is active, too: one value cannot serve both."""
+        others = [key for key, used in self._used.items() if used.name == parameter.name]
+        if others:
+            raise SpaceError(
+                f"hyperparameter {parameter.key!r} is asked for where {others[0]!r} is active too, with another "
+                "domain: give the two different names"
+            )
+
+    def _is_own(self, name: str) -> bool:
+        """Return whether the factory itself has put the value of `name` into `values`."""
+        return name in self.values and (name not in self._known or self._known[name] != self.values[name])
+
+    def _note_own_value(self, name: str, conditions: tuple[Condition, ...] = ()) -> Parameter:
+        """Ask for a value of the factory's own as a fixed parameter, and return that."""
+        value = self.values[name] = _plain(self.values[name])
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not isinstance(value, (int, float, str, bool, type(None))) or not finite:
+            raise SpaceError(f"hp.values[{name!r}] was set to {value!r}: set it to a number, a text, a boolean or None")
+        parameter = Parameter(name, Domain("fixed", values=(value,)), value, conditions)
+        self._ask(parameter)
+        self._known[name] = value
+        return parameter
 
     def _choice(
         self,
@@ -235,9 +332,20 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
         return hyperparameter
 
     def _register(self, hyperparameter: Any, overwrite: bool = False) -> Any:
-        """Register a parameter for `merge`. A drawn value is never overwritten."""
-        hyperparameter = self._retrieve(hyperparameter)
-        return self._value_of(parameter_of(hyperparameter)) if self.is_active(hyperparameter) else None
+        """Register a parameter for `merge`, and return its value; None if it is inactive.
+
+        Args:
+            overwrite: whether a different parameter in its place gets the default of `hyperparameter`, as in
+                KerasTuner.
+        """
+        parameter = parameter_of(hyperparameter)
+        registered = self._retrieve(hyperparameter)
+        if not self.is_active(registered):
+            return None
+        # A parameter that is new in this build may have its value already: from an earlier build of the same trial.
+        if overwrite and parameter_of(registered) != parameter:
+            self.values[parameter.name] = parameter.default
+        return self._value_of(parameter)
 
 
 class _Booleans(kt.Choice):  # type: ignore[misc]

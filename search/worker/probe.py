@@ -1,6 +1,7 @@
 """The probe: it runs the user's space file, builds one model with default values, trains one step, and reports.
 
-A probe draws no values. Before anything is written, it finds the errors that would make every trial fail.
+A probe draws no values, unless the user's code rejects the default ones by a `FailedTrialError` of KerasTuner's.
+Before anything is written, it finds the errors that would make every trial fail.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import platform
 import sys
 import traceback
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import keras
 import numpy as np
+from keras_tuner.errors import FailedTrialError
 
 from search.errors import SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed
@@ -25,7 +28,7 @@ from search.worker import metrics
 from search.worker.data import shared
 from search.worker.data.arrays import Data, Split
 from search.worker.data.streams import Stream
-from search.worker.hp import LazyHyperParameters
+from search.worker.hp import Ask, LazyHyperParameters, default_value
 from search.worker.keras_session import session
 from search.worker.runners.choose import choose_runner
 from search.worker.runners.own_fit import FitCall, StopProbe, call_own_fit, first_samples
@@ -43,6 +46,10 @@ from search.worker.segment import (
 _PACKAGES = ("keras-search", "keras", "keras-tuner", "optuna", "mlflow", "numpy", "tensorflow", "jax", "torch")
 
 
+MAX_CONFIGURATIONS = 20
+"""The most configurations that a probe builds, if the user's code rejects the default values."""
+
+
 def run_probe(probe: Probe) -> Probed | ProbeFailed:
     """Probe a space. An exception of the user's code is reported, never raised."""
     path = Path(probe.space.path) if probe.space.path else None
@@ -58,13 +65,27 @@ def run_probe(probe: Probe) -> Probed | ProbeFailed:
 
 def _probe(probe: Probe, path: Path | None) -> Probed:
     space = load_space(probe.space)
-    hp = LazyHyperParameters(values=probe.values)
     before = shared.module_globals(path)
-    data = load_data(probe.space, hp)
-    shareable = shared.module_globals(path) == before
-    loaded = describe_data(probe.space, data, hp, read_streams=True)
-    with session():
-        return _examine(probe, path, space, hp, data, loaded, shareable=shareable)
+    for number in range(MAX_CONFIGURATIONS):
+        hp = LazyHyperParameters(_answers(number), probe.values)
+        try:
+            data = load_data(probe.space, hp)
+            shareable = shared.module_globals(path) == before
+            loaded = describe_data(probe.space, data, hp, read_streams=True)
+            with session():
+                return _examine(probe, path, space, hp, data, loaded, shareable=shareable)
+        except FailedTrialError as error:
+            rejected = error
+    raise SpaceError(
+        f"{MAX_CONFIGURATIONS} configurations were built, that of the default values first, and each was rejected: "
+        f"{describe_error(rejected, path)}: reject fewer, or make the domains smaller"
+    ) from rejected
+
+
+def _answers(number: int) -> Ask:
+    """Return the answers for the probe's configuration `number`: 0 has the default values, the others are random."""
+    random = Random(number)
+    return default_value if number == 0 else lambda parameter: parameter.domain.at(random.random())
 
 
 def _examine(
@@ -86,7 +107,7 @@ def _examine(
     with trial_folder():
         setup = set_up_trial(space, hp)
         call = _try_fit(space, hp, setup, data) if space.fit is not None else FitCall(data, setup.fit_options, [], None)
-    if all(parameter.domain.kind == "fixed" for parameter in hp.parameters):
+    if not hp.asked:
         raise SpaceError(
             "build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, hp.Choice or "
             "hp.Boolean for the values to try"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from keras_tuner.errors import FatalError
 
 from search.errors import SearchError, SpaceError
 from search.messages import Answer, Question, Segment
@@ -189,6 +190,7 @@ def set_up_trial(space: Space, hp: Any) -> TrialSetup:
     for callback in callbacks:
         if not isinstance(callback, keras.callbacks.Callback):
             raise SpaceError(f"callbacks returned a list with {callback!r}: return a list of Keras callbacks")
+    hp.note_own_values()
     return TrialSetup(model, options, list(callbacks))
 
 
@@ -340,9 +342,11 @@ class _SegmentRun:
                 callbacks=setup.callbacks,
                 train=train,
             )
-        except Exception:
-            # After a training that was cut short, the user's code may miss results of a complete one.
-            if recorders and recorders[0].outcome in ("interrupted", "stopped", "failed"):
+        except Exception as error:
+            # After a training that was cut short, the user's code may miss results of a complete one. A loss that has
+            # diverged cut it short itself, so that a fatal error is meant.
+            cut = ("interrupted", "stopped") if isinstance(error, FatalError) else ("interrupted", "stopped", "failed")
+            if recorders and recorders[0].outcome in cut:
                 return recorders[0]
             raise
         if recorders:

@@ -70,7 +70,7 @@ def run_arguments(monkeypatch: pytest.MonkeyPatch) -> Search:
 
 # Arguments ------------------------------------------------------------------------------------------------------------
 
-ALL = {"study": "untitled_project", "runs": "runs", "max_consecutive_failures": 3, "executions_per_trial": 1}
+ALL = {"study": "untitled_project", "runs": "runs", "max_consecutive_failed_trials": 3, "executions_per_trial": 1}
 RANDOM = {**ALL, "backend": "optuna", "sampler": "random", "pruner": "none"}
 
 
@@ -101,6 +101,7 @@ RANDOM = {**ALL, "backend": "optuna", "sampler": "random", "pruner": "none"}
                 "direction": "max",
                 "seed": 0,
                 "retries": 2,
+                "max_retries_per_trial": 2,
                 "workers": 3,
                 "max_trials": 10,
             },
@@ -119,7 +120,7 @@ RANDOM = {**ALL, "backend": "optuna", "sampler": "random", "pruner": "none"}
                 "runs": "my_dir",
                 "study": "mine",
                 "executions_per_trial": 2,
-                "max_consecutive_failures": 8,
+                "max_consecutive_failed_trials": 8,
                 "max_trials": 10,
             },
         ),
@@ -128,6 +129,11 @@ RANDOM = {**ALL, "backend": "optuna", "sampler": "random", "pruner": "none"}
             kt.BayesianOptimization,
             {"num_initial_points": 4},
             {**RANDOM, "sampler": "tpe:n_startup_trials=4", "max_trials": 10},
+        ),
+        (
+            kt.RandomSearch,
+            {"max_consecutive_failed_trials": None},
+            {**RANDOM, "max_consecutive_failed_trials": 2**31 - 1, "max_trials": 10},
         ),
         (kt.BayesianOptimization, {"sampler": "gp"}, {**RANDOM, "sampler": "gp", "max_trials": 10}),
         (kt.GridSearch, {}, {**RANDOM, "sampler": "grid", "max_trials": 100_000}),
@@ -153,11 +159,6 @@ def test_arguments_have_kerastuners_names_and_order(name: str) -> None:
     assert getattr(kt, name) is getattr(kt.tuners, name)
 
 
-class WithRunTrial(kt.RandomSearch):
-    def run_trial(self, trial: Any) -> float:
-        return 0.0
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -171,10 +172,10 @@ class WithRunTrial(kt.RandomSearch):
         (lambda: kt.RandomSearch(build_model, 3), "give a metric's name"),
         (lambda: kt.RandomSearch(build_model, max_trials=0), "^max_trials is 0: it must be at least 1"),
         (lambda: kt.RandomSearch(build_model, max_retries_per_trial=-1), "^max_retries_per_trial is -1"),
+        (lambda: kt.RandomSearch(build_model, max_consecutive_failed_trials=0), "^max_consecutive_failed_trials is 0"),
         (lambda: kt.RandomSearch(build_model, project_name="a/b"), "give project_name a name"),
         (lambda: kt.RandomSearch(build_model, hyperparameters={"units": 3}), "give a search.HyperParameters"),
         (lambda: kt.Hyperband(build_model, hyperband_iterations=None), "has no end"),
-        (lambda: WithRunTrial(build_model), "give a HyperModel with a fit of its own"),
         (lambda: kt.RandomSearch(build_model).search(), "given no data"),
         (lambda: kt.RandomSearch(build_model).search(X, Y, epoch=3), "Did you mean 'epochs'"),
         (lambda: kt.RandomSearch(build_model).search(iter([]), validation_split=0.2), "give validation_data"),

@@ -285,7 +285,7 @@ def test_after_an_exception_a_segment_has_no_epochs() -> None:
     executor = SimulatedExecutor(Scenario(ask, plain, fails=lambda run: 2))
     conversation = Conversation(executor).run(segment())
     assert conversation.kinds == ["Built", "EpochDone", "SegmentEnded"]
-    assert (conversation.end.outcome, conversation.end.epoch) == ("failed", 0)
+    assert (conversation.end.outcome, conversation.end.epoch) == ("raised", 0)
 
 
 def test_a_probe_reports_the_exception_of_a_factory() -> None:

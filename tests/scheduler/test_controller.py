@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
+import keras_tuner
 import pytest
 
 from search.backends.hyperband import Hyperband
@@ -336,6 +339,132 @@ def test_a_trial_that_raised_an_exception_is_not_retried_after_a_kill(last: str)
     assert [start.trial for _, start in reaction.instructions if isinstance(start, StartSegment)] == [1]
 
 
+@pytest.mark.parametrize("retries", [0, 1, 2])
+def test_a_trial_whose_code_raises_is_tried_again_with_the_same_values(retries: int) -> None:
+    hand = ControllerByHand(max_retries_per_trial=retries, retries=0)
+    hand.begin()
+    hand.build()
+    for _ in range(retries):
+        raised = hand.say(SegmentEnded(0, 0, "raised", 0, "OSError: no route"))
+        assert kinds(raised.records) == ["SegmentEnded", "SegmentStarted"]
+        assert starts(raised) == [(0, 0)]
+        hand = hand.again()  # the count is journaled
+        hand.begin()
+        hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))  # progress does not renew it
+    failed = hand.say(SegmentEnded(0, 0, "raised", 1, "OSError: no route"))
+    assert failed.records[1:3] == [ResultTold(0, hand.study.trials[0].epochs, None, "failed"), TrialEnded(0, "failed")]
+    assert hand.study.trials[0].error == "OSError: no route"
+    assert len(hand.study.trials[0].params) == 1
+
+
+def test_a_trial_that_succeeds_after_an_exception_has_not_failed() -> None:
+    hand = ControllerByHand(max_retries_per_trial=1, max_trials=1)
+    hand.begin()
+    hand.build()
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
+    hand.say(Checkpointed(0, 0, 1, 1))
+    hand.say(SegmentEnded(0, 0, "raised", 1, "OSError: no route"))
+    assert hand.train(epochs=(2, 3)).end is not None
+    trial = hand.study.trials[0]
+    assert (trial.ended, trial.error, trial.failed) == ("completed", None, False)
+
+
+def test_an_exception_after_the_last_epoch_fails_the_trial() -> None:
+    """Nothing is left to train again, so a retry would call nothing that may raise."""
+    hand = ControllerByHand(max_retries_per_trial=5)
+    hand.begin()
+    hand.build()
+    hand.say(EpochDone(0, 0, 3, {"loss": 0.5}, 1.0))
+    hand.say(Checkpointed(0, 0, 3, 3))
+    assert TrialEnded(0, "failed") in hand.say(SegmentEnded(0, 0, "raised", 3, "ValueError: at the end")).records
+
+
+def test_a_killed_process_is_no_exception_of_the_last_segment() -> None:
+    hand = ControllerByHand(max_retries_per_trial=5)
+    hand.begin()
+    hand.build()
+    hand.say(SegmentEnded(0, 0, "raised", 0, "OSError: no route"))
+    hand.say(EpochDone(0, 0, 3, {"loss": 0.5}, 1.0))
+    hand.say(Checkpointed(0, 0, 3, 3))
+    assert ResultTold(0, 3, 0.5, "reached") in hand.again().begin().records
+
+
+def test_a_fatal_error_ends_the_search_and_other_trials_go_on_later() -> None:
+    hand = ControllerByHand(slots=2, max_retries_per_trial=5, retries=5)
+    hand.begin()
+    hand.build(0, 0)
+    hand.build(1, 1)
+    fatal = hand.say(SegmentEnded(0, 0, "fatal", 0, "space.py:3: FatalError: no data"), 0)
+    assert TrialEnded(0, "failed") in fatal.records
+    assert fatal.instructions == [(1, Interrupt())]
+    ended = hand.say(SegmentEnded(1, 0, "interrupted", 1), 1)
+    assert ended.end == SearchEnded(
+        "trial 0 ended the search, space.py:3: FatalError: no data: correct the cause, and resume", False, 2
+    )
+    assert [trial.state for trial in hand.study.trials.values()] == ["failed", "paused"]
+    again = hand.again()
+    assert starts(again.begin()) == [(0, 1), (1, 2)]
+
+
+def stop_of_kerastuner(failed: list[bool], limit: int) -> int | None:
+    """Return the number of trials after which KerasTuner's own check raises, None if it does not."""
+    oracle = SimpleNamespace(trials={}, end_order=[], max_consecutive_failed_trials=limit)
+    for number, fails in enumerate(failed):
+        oracle.trials[number] = SimpleNamespace(status="FAILED" if fails else "COMPLETED", message="")
+        oracle.end_order.append(number)
+        try:
+            keras_tuner.Oracle._check_consecutive_failures(oracle)
+        except RuntimeError:
+            return number + 1
+    return None
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(8))
+def test_failures_in_a_row_are_counted_as_by_kerastuner(limit: int, seed: int) -> None:
+    rng = random.Random(seed)
+    failed = [rng.random() < 0.5 for _ in range(12)]
+    search = Simulation(
+        Scenario(ask_x, lambda run, epoch: 1 / epoch, fails=lambda run: 1 if failed[run.trial] else None),
+        lambda study: Optuna(study.objective, 0, max_epochs=3, sampler="random", pruner="none"),
+        max_epochs=3,
+        limits=Limits(max_trials=12, max_consecutive_failed_trials=limit),
+    ).run()
+    stop = stop_of_kerastuner(failed, limit)
+    assert search.end is not None
+    assert len(search.trials) == (stop or 12)
+    assert search.end.exit_code == (0 if stop is None else 1)
+    if stop is not None:
+        trials = "1 trial" if limit == 1 else f"{limit} trials"
+        assert search.end.reason.startswith(f"{trials} failed in a row, the last one with: ValueError")
+        assert len(search.resume().run().trials) > stop, "the next process tries again"
+
+
+def test_kerastuners_count_replaces_the_rules_of_a_search() -> None:
+    """Neither five failures before a success nor a common error ends a search that may have thirty in a row."""
+    search = Simulation(
+        Scenario(ask_x, lambda run, epoch: 1 / epoch, fails=lambda run: 1),
+        lambda study: Optuna(study.objective, 0, max_epochs=3, sampler="random", pruner="none"),
+        max_epochs=3,
+        limits=Limits(max_consecutive_failed_trials=30),
+    ).run()
+    assert len(search.trials) == 30
+
+
+@pytest.mark.parametrize("retries", [1, 2])
+def test_retries_of_trials_that_raise_survive_a_kill_at_any_record(retries: int) -> None:
+    search = Simulation(
+        Scenario(ask_x, lambda run, epoch: 1 / epoch, fails=lambda run: 2 if run.trial == 1 else None),
+        lambda study: Optuna(study.objective, 0, max_epochs=3, sampler="random", pruner="none"),
+        max_epochs=3,
+        limits=Limits(max_trials=3, max_retries_per_trial=retries),
+    ).run()
+    assert [trial.segments for trial in search.trials] == [1, retries + 1, 1]
+    assert [trial.ended for trial in search.trials] == ["completed", "failed", "completed"]
+    for kept in range(1, len(search.entries)):
+        assert search.resume(kept).run().history() == search.history()
+
+
 def test_a_search_whose_first_trials_all_fail_aborts() -> None:
     hand = ControllerByHand(max_consecutive_failures=3)
     hand.begin()
@@ -416,6 +545,53 @@ def test_a_numeric_range_may_change() -> None:
     reaction = hand.say(Question(1, Parameter("units", Domain("int", 50, 60))))
     assert isinstance(reaction.records[0], ParameterSet)
     assert 50 <= reaction.records[0].value <= 60  # type: ignore[operator]
+
+
+def test_a_fixed_value_may_take_the_place_of_a_domain_and_differ() -> None:
+    """A factory may set a value of its own in some trials, depending on others."""
+    act = Parameter("act", Domain("choice", values=("relu", "tanh")))
+    hand = ControllerByHand(max_consecutive_failures=9)
+    hand.begin()
+    for trial, domain in enumerate(
+        [act.domain, *(Domain("fixed", values=(v,)) for v in ("mine", "other")), act.domain]
+    ):
+        (record,) = hand.say(Question(trial, Parameter("act", domain))).records
+        assert domain.contains(record.value)  # type: ignore[union-attr]
+        hand.say(SegmentEnded(trial, 0, "failed", 0, "x"))
+    reaction = hand.say(Question(4, Parameter("act", Domain("choice", values=("relu", "gelu")))))
+    assert "changed its domain" in reaction.instructions[0][1].error  # type: ignore[union-attr]
+
+
+def test_a_value_that_was_asked_for_already_is_not_changed() -> None:
+    hand = ControllerByHand()
+    hand.begin()
+    hand.say(Question(0, Parameter("units", Domain("fixed", values=(3,)))))
+    refused = hand.say(Question(0, Parameter("units", Domain("fixed", values=(5,)))))
+    assert refused.records == []
+    ((_, answer),) = refused.instructions
+    assert isinstance(answer, Answer)
+    assert answer.error is not None
+    assert "'units' has the value 3, and hp.values or hp.merge set it to 5 afterwards: do so before" in answer.error
+    assert hand.study.trials[0].params == {"units": 3}
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("backend", ["hyperband", "optuna"])
+@pytest.mark.parametrize("values", [{"units": 3, "act": "relu"}, {}])
+def test_a_space_without_a_choice_runs_its_one_trial(values: dict[str, Any], backend: str, slots: int) -> None:
+    """All is fixed, or nothing is tuned."""
+
+    def ask(hp: Any) -> None:
+        for name, value in values.items():
+            hp.Fixed(name, value)
+
+    search = Simulation(
+        Scenario(ask, lambda run, epoch: 1 / epoch),
+        lambda study: (Hyperband if backend == "hyperband" else Optuna)(study.objective, 0, max_epochs=9),
+        slots=slots,
+    ).run()
+    assert search.end == SearchEnded("every configuration of the space was tried", True, 0)
+    assert [(trial.params, trial.epochs) for trial in search.trials] == [(values, 9)]
 
 
 def test_a_domain_may_change_if_the_user_accepted_it() -> None:

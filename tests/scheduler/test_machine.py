@@ -198,6 +198,8 @@ class LedgerTrial:
     stopped: bool = False
     told: bool = False
     lost: int = 0
+    raised: int = 0
+    raising: bool = False
     ended: str | None = None
 
     def best(self, objective: Objective) -> list[float]:
@@ -425,6 +427,8 @@ class Ledger:
         assert not trial.stopped, "a stopped trial is trained"
         assert trial.phase == self._phase
         assert trial.lost <= self.limits.retries, "a trial is tried more often than it may be"
+        assert not trial.raising or trial.raised <= self.limits.max_retries_per_trial, "a failed trial is tried again"
+        trial.raising = False
         assert record.execution < trial.executions
         assert record.execution not in trial.exhausted, "a trial stopped by its callback is trained on"
         assert trial.saved.get(record.execution, 0) < trial.to_epoch, "a fulfilled suggestion is trained again"
@@ -471,7 +475,9 @@ class Ledger:
         del self.slots[trial.slot]
         trial.slot = None
         trial.lost += record.outcome == "lost"
-        trial.failed |= record.outcome == "failed"
+        trial.failed |= record.outcome in ("failed", "fatal")
+        trial.raising = record.outcome == "raised"
+        trial.raised += trial.raising
         if record.outcome == "stopped_by_callback":
             trial.exhausted.add(record.execution)
         if record.outcome == "reached":
@@ -483,7 +489,8 @@ class Ledger:
         assert trial.slot is None
         assert trial.ended is None
         score = trial.score(self.objective)
-        if trial.failed:
+        done = trial.stopped or trial.is_exhausted or trial.fulfilled
+        if trial.failed or (trial.raising and (done or trial.raised > self.limits.max_retries_per_trial)):
             expected = "failed"
         elif trial.stopped:
             expected = "stopped"
@@ -533,7 +540,7 @@ class Ledger:
         assert not self.slots, "a segment runs at the end"
         if record.reason == "stopped by the user":
             assert (record.exit_code, record.complete) == (130, False)
-        elif " trials failed, " in record.reason:
+        elif " trials failed, " in record.reason or "failed in a row, " in record.reason:
             assert (record.exit_code, record.complete) == (1, False)
         else:
             assert record.exit_code == (1 if self.best() is None else 0)
@@ -625,6 +632,8 @@ limits = st.builds(
     timeout=rarely(st.integers(1, 40).map(float)),
     target=rarely(st.integers(1, 12).map(lambda tenths: tenths / 10)),
     retries=st.integers(0, 2),
+    max_retries_per_trial=st.integers(0, 2),
+    max_consecutive_failed_trials=rarely(st.integers(1, 4)),
     executions=st.sampled_from([1, 1, 1, 2]),
     evaluate_best=st.integers(0, 2),
     test=st.booleans(),

@@ -229,7 +229,7 @@ def segment_error(path: Path) -> str | None:
     objective = Objective("val_loss", "min")
     run_segment(Segment(0, 0, SpaceRef(str(path)), {}, 0, 0, 1, objective, str(path.parent / "trial")), channel)
     (end,) = ends
-    assert (end.outcome in ("failed", "lost", "no_memory")) == (end.error is not None)
+    assert (end.outcome in ("failed", "raised", "lost", "no_memory")) == (end.error is not None)
     return end.error
 
 

@@ -244,7 +244,7 @@ def test_an_exception_of_ask_reaches_the_caller_unchanged_and_leaves_no_value() 
         with pytest.raises(Gone, match="units"):
             hp.Int("units", 1, 9)
     assert hp.parameters == ()
-    assert "units" not in hp
+    assert hp.values == {}
 
 
 def test_an_exception_in_a_scope_is_the_users_own() -> None:
@@ -308,24 +308,31 @@ def test_an_impossible_parameter_is_refused_in_one_line_that_names_it(case: str)
     assert hp.Int("x", 4, 5) == 4
 
 
-def test_a_copy_asks_the_same_source_and_has_its_own_values() -> None:
+def test_a_copy_has_its_own_values_and_its_new_parameters_do_not_leak() -> None:
     source = Source()
     hp = LazyHyperParameters(source)
     built = everything(hp)
+    asked = len(source.asked)
     for other in (hp.copy(), copy.deepcopy(hp)):
         assert everything(other) == built
         other.values["units"] = 8
         assert other.Int("units", 8, 64, step=8) == 8
         assert hp["units"] != 8
-    asked = len(source.asked)
-    assert hp.copy().Int("new", 1, 9) == 7
+        assert other.Int("new", 1, 9) == 1, "its default, as in KerasTuner"
+        assert other.copy().Int("new", 1, 9) == 1
+        assert "new" not in hp
+        assert "new" not in [hyperparameter.name for hyperparameter in hp.space]
+    assert len(source.asked) == asked == len(hp.parameters)
     assert hp.Int("new", 1, 9) == 7
-    assert len(source.asked) == asked + 1
-    assert hp.parameters[-1].name == "new"
+    assert source.names[asked:] == ["new"]
 
 
-def test_a_copy_records_the_same_parameters() -> None:
-    hp = LazyHyperParameters(Source(), {"a": 3})
+@pytest.mark.parametrize("values", [{}, {"a": 3}])
+def test_a_copy_records_the_parameters_that_the_original_knows(values: dict[str, Value]) -> None:
+    """The values of a later segment are those of the first, and so is what is recorded as used."""
+    hp = LazyHyperParameters(Source(a=3), values)
+    hp.declare(space_of(lambda hp: hp.Int("a", 1, 9)))
+    assert hp.used_values == {}
     assert hp.copy().Int("a", 1, 9) == 3
     assert hp.used_values == {"a": 3}
 
@@ -343,18 +350,133 @@ def test_configs_and_pickles_are_kerastuners() -> None:
     assert everything(back) == built
 
 
-def test_merge_asks_and_overwrites_nothing() -> None:
-    theirs = keras_tuner.HyperParameters()
-    theirs.Int("units", 1, 9)
-    theirs.Int("layers", 1, 5)
+def test_merge_overwrites_other_parameters_and_asks_for_new_ones() -> None:
+    def build(hp: Any) -> None:
+        hp.Int("units", 1, 9)
+        hp.merge(theirs)
+        hp.merge(theirs)
+
+    theirs = space_of(lambda hp: (hp.Int("units", 1, 9, default=2), hp.Int("layers", 1, 5), hp.Fixed("rate", 0.5)))
+    kerastuners = keras_tuner.HyperParameters()
     source = Source()
-    hp = LazyHyperParameters(source, {"units": 4})
-    hp.merge(theirs)
-    assert hp.values == {"units": 4, "layers": 4}
-    assert source.names == ["layers"]
-    assert len(hp.space) == 2
-    hp.merge([kt.Int("units", 1, 9)])
-    assert len(hp.space) == 2
+    ours = LazyHyperParameters(source)
+    build(ours)
+    build(kerastuners)
+    assert ours.values == {"units": 2, "layers": 4, "rate": 0.5}
+    assert kerastuners.values == {"units": 2, "layers": 1, "rate": 0.5}, "its defaults"
+    assert [str(parameter.domain) for parameter in source.asked] == ["Int(1..9)", "Fixed(2)", "Int(1..5)", "Fixed(0.5)"]
+    again = LazyHyperParameters(source, ours.values)
+    build(again)
+    assert again.values == ours.values
+    assert len(source.asked) == 4, "a later build of the trial has the same values"
+    ours.values["units"] = 7
+    ours.merge([kt.Int("units", 1, 9)], overwrite=False)
+    assert ours.values["units"] == 7
+
+
+def test_merge_overwrites_a_declared_parameter_before_it_is_drawn() -> None:
+    source = Source()
+    hp = LazyHyperParameters(source)
+    hp.declare(space_of(lambda hp: hp.Int("units", 1, 9)))
+    hp.merge(space_of(lambda hp: hp.Fixed("units", 77)))
+    assert hp["units"] == hp.Int("units", 1, 9) == 77
+    assert [str(parameter.domain) for parameter in source.asked] == ["Fixed(77)"]
+
+
+def space_of(ask: Callable[[Any], Any]) -> Any:
+    """Return the `keras_tuner.HyperParameters` that `ask` declares."""
+    hp = keras_tuner.HyperParameters()
+    ask(hp)
+    return hp
+
+
+def declare_branches(hp: Any) -> None:
+    hp.Choice("kind", ["small", "large"])
+    with hp.conditional_scope("kind", ["large"]), hp.name_scope("head"):
+        hp.Int("units", 1, 9)
+    hp.Float("never", 0.0, 1.0)
+
+
+@pytest.mark.parametrize("read", [lambda hp, name: hp.get(name), lambda hp, name: hp[name]])
+def test_a_declared_parameter_is_asked_for_when_its_value_is_read(read: Callable[[Any, str], Any]) -> None:
+    source = Source(kind="large")
+    hp = LazyHyperParameters(source)
+    hp.declare(space_of(declare_branches))
+    assert "never" in hp
+    assert source.names == []
+    assert read(hp, "head/units") == 7
+    assert source.names == ["kind", "head/units"], "a parent before its child"
+    assert hp.used_values == hp.values == {"kind": "large", "head/units": 7}
+    again = LazyHyperParameters(Source(), hp.values)
+    again.declare(space_of(declare_branches))
+    assert read(again, "head/units") == 7
+    assert again.used_values == {"kind": "large", "head/units": 7}, "a later segment uses the same parameters"
+
+
+def test_a_declared_parameter_that_is_inactive_or_unknown_is_not_asked_for() -> None:
+    hp = LazyHyperParameters(Source(kind="small"))
+    hp.declare(space_of(declare_branches))
+    with pytest.raises(ValueError, match="head/units is currently inactive"):
+        hp.get("head/units")
+    with pytest.raises(KeyError):
+        hp.get("layers")
+    assert "head/units" not in hp
+
+
+def test_the_parent_of_an_active_parameter_may_be_declared_only() -> None:
+    hp = LazyHyperParameters(Source(kind="large"))
+    hp.declare(space_of(lambda hp: hp.Choice("kind", ["small", "large"])))
+    with hp.conditional_scope("kind", ["large"]):
+        assert hp.Int("units", 1, 9) == 7
+    assert hp.is_active("units")
+    assert hp.Int("depth", 1, 9, parent_name="kind", parent_values=["small"]) is None
+
+
+def test_missing_values_are_drawn_and_not_made_up() -> None:
+    source = Source(kind="small")
+    hp = LazyHyperParameters(source)
+    hp.declare(space_of(declare_branches))
+    hp.ensure_active_values()
+    assert hp.values == {"kind": "small", "never": 0.7}
+    assert source.names == ["kind", "never"]
+
+
+def test_a_value_of_the_factorys_own_wins_and_is_recorded() -> None:
+    source = Source()
+    hp = LazyHyperParameters(source)
+    hp.values["units"] = np.int64(3)
+    hp.values["note"] = "mine"
+    assert hp.Int("units", 4, 64) == 3
+    assert [str(parameter) for parameter in source.asked] == ["units: Fixed(3)"]
+    hp.note_own_values()
+    hp.note_own_values()
+    assert [str(parameter) for parameter in source.asked] == ["units: Fixed(3)", "note: Fixed('mine')"]
+    assert hp.used_values == {"units": 3}
+    later = LazyHyperParameters(source, hp.values)
+    later.values["units"], later.values["note"] = 3, "mine"
+    assert later.Int("units", 4, 64) == 3
+    later.note_own_values()
+    assert len(source.asked) == 2, "a later segment records nothing anew"
+    assert later.used_values == hp.used_values
+
+
+def test_defaults_of_untuned_parameters_are_not_the_factorys_own() -> None:
+    source = Source()
+    hp = LazyHyperParameters(source)
+    hp.declare(space_of(lambda hp: hp.Fixed("lr", 0.1)), tune_new=False)
+    assert hp.Int("units", 4, 64) == 4
+    hp.values["depth"] = 2
+    assert hp.Int("depth", 1, 9) == 2
+    hp.note_own_values()
+    assert source.names == ["depth"]
+
+
+@pytest.mark.parametrize("value", [[1, 2], float("nan"), {"a": 1}])
+def test_a_value_of_the_factorys_own_must_be_a_scalar(value: Any) -> None:
+    hp = LazyHyperParameters(Source())
+    hp.values["units"] = value
+    with pytest.raises(SpaceError, match=r"^hp.values\['units'\] was set to .*: set it to a number"):
+        hp.note_own_values()
 
 
 def test_a_hypermodel_needs_no_change() -> None:
@@ -365,6 +487,22 @@ def test_a_hypermodel_needs_no_change() -> None:
     source = Source()
     assert Model(name="m").build(LazyHyperParameters(source)) == [47, True, "m"]
     assert source.names == ["units"]
+
+
+def test_a_hypermodel_that_is_not_tunable_has_defaults_for_what_was_not_declared() -> None:
+    class Model(keras_tuner.HyperModel):  # type: ignore[misc]
+        def build(self, hp: Any) -> list[Any]:
+            return [hp.Int("units", 8, 64), hp.Int("layers", 1, 5)]
+
+    source = Source()
+    hp = LazyHyperParameters(source)
+    assert not hp.asked
+    assert Model(tunable=False).build(hp) == [8, 1]
+    assert hp.asked
+    assert source.names == list(hp.values) == []
+    hp.declare(space_of(lambda hp: hp.Int("units", 8, 64)))
+    assert Model(tunable=False).build(hp) == [47, 1]
+    assert source.names == list(hp.used_values) == ["units"]
 
 
 @pytest.mark.parametrize(

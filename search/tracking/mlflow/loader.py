@@ -184,16 +184,21 @@ def _build_with_factory(folder: Path, info: Mapping[str, Any]) -> Any:
 
 
 def _hyperparameters(values: Mapping[str, Any]) -> Any:
-    """Return an `hp` of KerasTuner's that only answers with `values`, which the search has checked."""
+    """Return an `hp` of KerasTuner's that answers with `values`, which the search has checked, else with defaults."""
     import keras_tuner
 
     def answer(kind: str) -> Callable[..., Any]:
-        signature = inspect.signature(getattr(keras_tuner.HyperParameters, kind))
+        default = getattr(keras_tuner.HyperParameters, kind)
+        signature = inspect.signature(default)
 
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(self, *args, **kwargs).arguments
             with self._maybe_conditional_scope(bound.get("parent_name"), bound.get("parent_values")):
-                return self.values[self._get_name(bound["name"])] if all(self.active) else None
+                if not all(self.active):
+                    return None
+                name = self._get_name(bound["name"])
+                # A value that was not searched was not recorded either.
+                return self.values[name] if name in self.values else default(self, *args, **kwargs)
 
         return method
 
@@ -204,6 +209,12 @@ def _hyperparameters(values: Mapping[str, Any]) -> Any:
             super().__init__()
             self.values = dict(values)
             self.active: list[bool] = []
+
+        def declare(self, hyperparameters: Any, **options: Any) -> None:
+            """Do nothing: a factory's declarations change the domains, and the values are known."""
+
+        def merge(self, hyperparameters: Any, overwrite: bool = True) -> None:
+            """Do nothing: the values are those after the merge."""
 
         @contextlib.contextmanager
         def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:

@@ -198,6 +198,21 @@ def test_custom_objects_of_a_file_are_found_without_keras(models: Path) -> None:
     assert found["custom"].classes == {("layers", "Times", "Times"), ("layers", "Registered", "Custom>Registered")}
 
 
+def test_a_factory_gets_the_trials_values_and_defaults_for_what_was_not_searched() -> None:
+    import keras_tuner
+
+    hp = loader._hyperparameters({"units": 7, "flag": True, "kind": "a"})
+    hp.declare(keras_tuner.HyperParameters(), tune_new=False, allow_new=True)
+    theirs = keras_tuner.HyperParameters()
+    theirs.Int("units", 1, 9)
+    hp.merge(theirs)
+    assert hp["units"] == hp.get("units") == hp.Int("units", 1, 9) == hp.copy().Int("units", 1, 9) == 7
+    assert hp.Boolean("flag") is True
+    assert hp.Int("layers", 2, 5) == hp.copy().Int("layers", 2, 5) == 2
+    assert hp.Int("depth", 2, 5, parent_name="kind", parent_values=["b"]) is None
+    assert hp.Int("depth", 2, 5, parent_name="kind", parent_values=["a"]) == 2
+
+
 @pytest.mark.slow
 def test_shipping_imports_no_framework(
     write_winner: Callable[..., StudyPaths], runs: Path, templates: forks.Templates

@@ -256,6 +256,26 @@ def test_an_error_of_an_own_fit_is_one_clear_line(tmp_path: Path, fit: str, mess
     assert "\n" not in talk.end.error
 
 
+DIVERGED = "    model.fit(train[0], train[1] * np.nan, **kwargs)\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "error", "outcome"),
+    [
+        ("", "keras_tuner.errors.FatalValueError", "fatal"),
+        (DIVERGED, "keras_tuner.errors.FatalError", "fatal"),
+        (DIVERGED, "ValueError", "failed"),
+        ("", "keras_tuner.errors.FailedTrialError", "failed"),
+        ("", "ValueError", "raised"),
+    ],
+)
+def test_an_exception_of_an_own_fit_does_what_kerastuner_says(
+    tmp_path: Path, before: str, error: str, outcome: str
+) -> None:
+    fit = f"def fit(hp, model, train, validation, **kwargs):\n{before}    raise {error}('no licence')\n"
+    assert Trial(tmp_path, fit, "loss").train(0, 0, 2).end.outcome == outcome
+
+
 def probed(folder: Path, fit: str) -> Probed:
     own = Trial(folder, fit)
     found = InlineExecutor().probe(Probe(own.ref))

@@ -1,0 +1,180 @@
+"""Methods that a subclass overrides are called as KerasTuner calls them, or refused by name."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+import pytest
+
+import search as kt
+from search.compat.hooks import CALLED, REFUSED_METHODS
+from search.compat.keras_tuner import Tuner
+from search.errors import OptionError
+from search.space.file import hypermodel_parts
+from search.worker.hp import LazyHyperParameters
+
+
+def build_model(hp: Any) -> Any:
+    return hp.Int("units", 1, 9)
+
+
+def subclass(name: str, base: type = kt.RandomSearch) -> type:
+    return type("Mine", (base,), {name: lambda *arguments: None})
+
+
+def test_each_method_of_kerastuners_tuners_is_called_or_refused() -> None:
+    tuners = [
+        getattr(keras_tuner, name) for name in ("Hyperband", "RandomSearch", "BayesianOptimization", "GridSearch")
+    ]
+    methods = {
+        name
+        for tuner in tuners
+        for name, _ in inspect.getmembers(
+            tuner, lambda member: inspect.isfunction(member) or isinstance(member, property)
+        )
+        if not name.startswith("__")
+    }
+    assert "_build_and_fit_model" in methods
+    assert methods == REFUSED_METHODS.keys() | CALLED
+    assert not REFUSED_METHODS.keys() & CALLED
+
+
+@pytest.mark.parametrize("name", REFUSED_METHODS)
+def test_an_override_that_would_not_be_called_is_refused(name: str) -> None:
+    with pytest.raises(OptionError, match=f"^Mine has its own {name}, which is not called: leave it out, ") as raised:
+        subclass(name)(build_model)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_override_is_found_wherever_it_comes_from() -> None:
+    class Mixin:
+        def on_epoch_end(self, trial: Any, model: Any, epoch: int, logs: Any = None) -> None:
+            pass
+
+    class Derived(subclass("on_trial_end")):  # type: ignore[misc]
+        pass
+
+    class Mixed(Mixin, kt.Hyperband):
+        pass
+
+    with pytest.raises(OptionError, match="Derived has its own on_trial_end"):
+        Derived(build_model)
+    with pytest.raises(OptionError, match="Mixed has its own on_epoch_end"):
+        Mixed(build_model, "val_loss")
+    tuner = kt.RandomSearch(build_model)
+    tuner.on_epoch_begin = print  # type: ignore[attr-defined]
+    with pytest.raises(OptionError, match="RandomSearch has its own on_epoch_begin"):
+        tuner.search([1])
+
+
+def test_other_methods_are_the_users_own() -> None:
+    for name in (*sorted(CALLED), "helper", "_filter", "on_search_paused"):
+        subclass(name)(build_model)
+
+
+def test_the_hooks_of_a_search_are_called_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Told(kt.RandomSearch):
+        def on_search_begin(self) -> None:
+            super().on_search_begin()
+            told.append("begin")
+
+        def on_search_end(self) -> None:
+            super().on_search_end()
+            told.append(f"end {self.results}")
+
+    monkeypatch.setattr("search.compat.keras_tuner.run", lambda *_, **__: told.append("run") or "results")
+    Told(build_model).search([1])
+    assert told == ["begin", "run", "end results"]
+    told.clear()
+    with pytest.raises(OptionError):
+        Told(build_model).search()
+    assert told == []
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("search.compat.keras_tuner.run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Told(build_model).search([1])
+    assert told == ["begin"]
+
+
+def test_a_tuner_reloads_a_project_that_exists(tmp_path: Path) -> None:
+    reloaded: list[str] = []
+
+    class Reloads(kt.RandomSearch):
+        def reload(self) -> None:
+            super().reload()
+            reloaded.append(self.project_name)
+
+    arguments: dict[str, Any] = {"directory": tmp_path, "project_name": "mine"}
+    Reloads(build_model, **arguments)
+    assert reloaded == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "journal.jsonl").touch()
+    Reloads(build_model, overwrite=True, **arguments)
+    assert reloaded == []
+    Reloads(build_model, **arguments)
+    assert reloaded == ["mine"]
+
+
+@pytest.mark.parametrize("variable", ["KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"])
+def test_the_environment_of_a_distributed_search_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "chief")
+    with pytest.raises(OptionError, match=rf"{variable}, .* unset it, .* workers=4") as raised:
+        kt.RandomSearch(build_model)
+    assert "\n" not in str(raised.value)
+
+
+# Hypermodels ----------------------------------------------------------------------------------------------------------
+
+
+class Declared(kt.HyperModel):
+    """A hypermodel that declares one of its parameters, and reads it by name."""
+
+    def declare_hyperparameters(self, hp: Any) -> None:
+        hp.Int("units", 1, 9)
+
+    def build(self, hp: Any) -> Any:
+        return hp["units"], hp.Int("layers", 1, 5)
+
+
+def answers(hypermodel: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the model of a hypermodel and the domains that it asks for, each answered by its largest value."""
+    hp = LazyHyperParameters(lambda parameter: parameter.domain.at(0.999))
+    model = hypermodel_parts(hypermodel)["build_model"](hp)
+    return model, {parameter.name: str(parameter.domain) for parameter in hp.parameters}
+
+
+def test_hyperparameters_are_declared_before_the_build() -> None:
+    assert answers(Declared()) == ((9, 5), {"units": "Int(1..9)", "layers": "Int(1..5)"})
+    assert answers(Declared(tunable=False)) == ((9, 1), {"units": "Int(1..9)"})
+
+
+def test_given_hyperparameters_replace_declared_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    hp = kt.HyperParameters()
+    hp.Fixed("units", 77)
+    for tunable, layers in ((True, True), (False, False)):
+        tuner: Tuner = kt.RandomSearch(Declared(tunable=tunable), hyperparameters=hp)
+        assert answers(tuner._factory)[0][0] == 77
+        tuner.search_space_summary()
+        printed = capsys.readouterr().out
+        assert "Fixed(77)" in printed
+        assert ("layers" in printed) is layers
+
+
+def test_a_fit_is_the_users_own_wherever_it_is_defined() -> None:
+    def fit(hp: Any, model: Any, *args: Any, **kwargs: Any) -> float:
+        return 1.0
+
+    assigned = Declared()
+    assert "fit" not in hypermodel_parts(assigned)
+    assigned.fit = fit
+    assert hypermodel_parts(assigned)["fit"] is fit
+    fit.__module__ = "keras_tuner_models"
+    assert hypermodel_parts(assigned)["fit"] is fit, "a module of the user's"
