@@ -117,6 +117,7 @@ class Trial:
     best_execution: int = 0
     runner: str | None = None
     own_fit: bool = False
+    black_box: bool = False
     trained: int = 0
     objective: float | None = None
     segments: int = 0
@@ -319,7 +320,7 @@ class Study:
             case Built():
                 trial = self.trials[record.trial]
                 trial.built, trial.weight_count, trial.runner = True, record.weight_count, record.runner
-                trial.own_fit = record.own_fit
+                trial.own_fit, trial.black_box = record.own_fit, record.black_box
             case Checkpointed():
                 execution = self.trials[record.trial].execution(record.execution)
                 execution.checkpoint, execution.saved_epoch = record.epoch, record.best_epoch
