@@ -217,7 +217,8 @@ def _describe_endless(options: Options, limits: list[str], target: str | None) -
         limits.insert(0, pluralize(options.total_epochs, "epoch"))
     parts = [f"up to {' or '.join(limits)}"] if limits else []
     epochs_only = options.total_epochs is not None and len(limits) == 1
-    parts.append(f"{options.max_epochs if epochs_only else pluralize(options.max_epochs, 'epoch')} a trial")
+    # A callback, or a `fit` of the user's, may end a trial before.
+    parts.append(f"at most {options.max_epochs if epochs_only else pluralize(options.max_epochs, 'epoch')} a trial")
     return f"{name}: {', '.join(parts)}{f'; ends {target}' if target else ''}"
 
 
@@ -237,8 +238,8 @@ def best_line(study: Study, width: int | None = None) -> str:
     if trial is None:
         return ""
     line = (
-        f"best {printable(study.objective.name)} {format_objective(trial.objective)} · trial {trial.number} · "
-        f"epoch {trial.best_epoch}"
+        f"best {printable(study.objective.name)} {format_objective(trial.objective)} · trial {trial.number}"
+        f"{'' if trial.best_epoch is None else f' · epoch {trial.best_epoch}'}"
     )
     params = format_params(variable_params(trial), None if width is None else max(0, width - cell_len(line) - 3))
     return f"{line} · {params}" if params else line
@@ -267,7 +268,18 @@ def progress_line(study: Study, options: Options, pace: Pace, now: float) -> str
 
 
 def _format_amount(study: Study, budget: BudgetProgress | None) -> str:
-    return pluralize(study.epochs, "epoch") if budget is None else str(budget)
+    return format_epochs(study) if budget is None else format_progress(study, budget)
+
+
+def format_progress(study: Study, budget: BudgetProgress) -> str:
+    """Return the progress towards a budget."""
+    unknown = budget.unit == "epochs" and study.known_epochs is None
+    return f"{budget} asked for" if unknown else str(budget)
+
+
+def format_epochs(study: Study) -> str:
+    """Return the number of epochs that the study has trained."""
+    return "epochs unknown" if study.known_epochs is None else pluralize(study.known_epochs, "epoch")
 
 
 def _format_time(study: Study, left: float | None, now: float, *, timed: bool = False) -> str:
@@ -356,8 +368,9 @@ def _slot_cells(study: Study, trial: Trial | None, label: str) -> tuple[list[str
     curve = trial.executions[number].curve if number < len(trial.executions) else []
     current = curve[-1].logs.get(study.objective.name) if curve else None
     recent = curve[-3:]
-    pace = _format_pace(sum(epoch.seconds for epoch in recent) / len(recent)) if recent else NONE
-    epoch = f"{curve[-1].epoch if curve else 0}/{trial.to_epoch}"
+    known = bool(recent) and not trial.black_box
+    pace = _format_pace(sum(epoch.seconds for epoch in recent) / len(recent)) if known else NONE
+    epoch = NONE if trial.black_box else f"{curve[-1].epoch if curve else 0}/{trial.to_epoch}"
     if trial.planned > 1:
         rung = f"{rung} e{number}".strip()
     values = [format_objective(current), format_objective(trial.objective)]

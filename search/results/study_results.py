@@ -106,7 +106,7 @@ class StudyResults:
         return _build(self.space_ref, [self._model(trial) for trial in trials], self.study.versions)
 
     def _model(self, trial: Trial) -> _Model:
-        return _Model(trial.number, trial.params, self._weights(trial), trial.best_epoch)
+        return _Model(trial.number, trial.params, self._weights(trial), trial.best.best_epoch)
 
     def _weights(self, trial: Trial) -> Path:
         return self.paths.trial(trial.number).best(trial.best_execution)
@@ -142,7 +142,7 @@ class StudyResults:
             {
                 "trial": trial.number,
                 "state": trial.state,
-                "epochs": trial.epochs,
+                "epochs": trial.known_epochs,
                 "objective": trial.objective,
                 "best_epoch": trial.best_epoch,
                 "seconds": trial.seconds,

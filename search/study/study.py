@@ -86,7 +86,9 @@ class Trial:
         slot: the slot of the running segment, or None.
         planned: the number of executions that the trial shall have.
         executions: the executions begun so far.
-        trained: epochs actually trained, over all executions, repeats after crashes included.
+        black_box: a user's `fit` shows only its result, so its epochs are unknown: `epochs` are those that it was asked
+            for.
+        trained: epochs actually trained, over all executions, those that were trained again included.
         objective: the mean of the executions' best values; None until each planned execution has one.
         failed: an exception or a diverged loss ended the training, or the trial's process died too often.
         lost: how often the process died, or ran out of memory, since the trial last made progress.
@@ -145,6 +147,11 @@ class Trial:
         return self.executions[0].epochs
 
     @property
+    def known_epochs(self) -> int | None:
+        """`epochs`, or None if they are unknown."""
+        return None if self.black_box else self.epochs
+
+    @property
     def exhausted(self) -> bool:
         """True if callbacks of the user's have ended the training of every execution."""
         return len(self.executions) == self.planned and all(execution.exhausted for execution in self.executions)
@@ -170,8 +177,8 @@ class Trial:
 
     @property
     def best_epoch(self) -> int | None:
-        """The 1-based epoch of the best value, or None."""
-        return self.best.best_epoch
+        """The 1-based epoch of the best value; None if there is none, or if the epochs are unknown."""
+        return None if self.black_box else self.best.best_epoch
 
     @property
     def values(self) -> list[float]:
@@ -219,7 +226,7 @@ class Study:
         imported: trials of other studies, by (uid, number) there; only back ends see them, to learn from them.
         start, end: the last process's; `end` is None while that process runs, or if it was killed.
         epochs: epochs over all executions, each counted once.
-        trained: epochs actually trained, repeats after crashes included.
+        trained: epochs actually trained, those that were trained again included.
         best: the best trial that did not fail, or None.
         exported: the winner's file, or None.
     """
@@ -274,6 +281,11 @@ class Study:
         if self.header is None:
             raise JournalError("no header was journaled yet")
         return self.header
+
+    @property
+    def known_epochs(self) -> int | None:
+        """`epochs`, or None if those of a trial are unknown."""
+        return None if any(trial.black_box for trial in self.trials.values()) else self.epochs
 
     def seconds(self, now: float | None = None) -> float:
         """Return the seconds that the search ran over all its processes, up to `now` or else to the last record."""

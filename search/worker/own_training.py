@@ -6,6 +6,7 @@ See `search.worker.runners.own_fit` for the ways in which such a `fit` may train
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -72,6 +73,7 @@ class OwnTraining:
         self._parts = parts
         self._notice = notice
         self._anew = anew
+        self._began = time.monotonic()
         self._reported: str | None = None
 
     @property
@@ -136,7 +138,7 @@ class OwnTraining:
 
     def begin_epoch(self) -> None:
         """Take note that a loop of the user's own begins an epoch, or its training."""
-        self._loop_recorder().begin_own_epoch()
+        self._loop_recorder().begin_own_epoch(time.monotonic())
 
     def end_epoch(self, logs: Mapping[str, Any]) -> None:
         """Record an epoch of a loop of the user's own, and end the loop if the search decides so."""
@@ -150,6 +152,7 @@ class OwnTraining:
     def _loop_recorder(self) -> Recorder:
         if self.recorder is None:
             self.recorder = self._parts.make_recorder(self._data, anew=True)
+            self.recorder.begin_own_epoch(self._began)
             self._report_built(self.recorder, OWN_LOOP)
         else:
             self._go_on(self.recorder, OWN_LOOP)
@@ -161,10 +164,10 @@ class OwnTraining:
         Args:
             runner: the name of a training that goes on like this.
         """
-        if recorder.resumed:
-            raise BeginAnew
         if not recorder.go_on():
             raise EndFit
+        if recorder.resumed:
+            raise BeginAnew
         if self._reported is None:
             self._report_built(recorder, runner)
 

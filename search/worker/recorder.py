@@ -228,16 +228,16 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         """Report an epoch that was held back and is not the last. Return whether there is more to train."""
         record, self._pending = self._pending, None
         self.last_epoch = self._segment.to_epoch
+        if self.outcome == "stopped_by_callback":
+            self.outcome = "reached"  # that was the end of one call of several
         if record is not None:
-            if self.outcome == "stopped_by_callback":
-                self.outcome = "reached"
             self._settle(record, self.model)
             self._state = None
         return self.outcome == "reached" and self.epoch < self._segment.to_epoch
 
-    def begin_own_epoch(self) -> None:
-        """Begin an epoch of a loop of the user's own."""
-        self._began = time.monotonic()
+    def begin_own_epoch(self, now: float) -> None:
+        """Begin an epoch of a loop of the user's own, at the monotonic time `now`."""
+        self._began = now
 
     def end_own_epoch(self, model: Any, logs: Mapping[str, Any]) -> None:
         """Record an epoch of a loop of the user's own. It may be the last, and the objective may be returned later."""
