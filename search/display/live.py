@@ -18,7 +18,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from search.options import Options
+from search.options import OWN_FIT_MAX_EPOCHS, Options
 from search.space.domain import Value
 from search.study.study import Study, Trial
 from search.study.trial import State
@@ -178,8 +178,12 @@ class Pace:
         return left * (now - self.at) / gained if gained > 0 and now > self.at else None
 
 
-def describe_plan(options: Options) -> str:
-    """Describe in one line what the search will do."""
+def describe_plan(options: Options, *, own_fit: bool = False) -> str:
+    """Describe in one line what the search will do.
+
+    Args:
+        own_fit: whether the space has a `fit` of its own.
+    """
     limits = []
     if options.max_trials is not None:
         limits.append(pluralize(options.max_trials, "trial"))
@@ -188,7 +192,7 @@ def describe_plan(options: Options) -> str:
     target = None if options.target is None else f"when the objective is {format_value(options.target)}"
     if options.backend == "hyperband":
         return _describe_hyperband(options, limits, target)
-    return _describe_endless(options, limits, target)
+    return _describe_endless(options, limits, target, own_fit=own_fit)
 
 
 def _describe_hyperband(options: Options, limits: list[str], target: str | None) -> str:
@@ -207,7 +211,7 @@ def _describe_hyperband(options: Options, limits: list[str], target: str | None)
     )
 
 
-def _describe_endless(options: Options, limits: list[str], target: str | None) -> str:
+def _describe_endless(options: Options, limits: list[str], target: str | None, *, own_fit: bool) -> str:
     """Describe a search whose back end has no end of its own."""
     name = options.backend
     if name == "optuna":
@@ -217,8 +221,12 @@ def _describe_endless(options: Options, limits: list[str], target: str | None) -
         limits.insert(0, pluralize(options.total_epochs, "epoch"))
     parts = [f"up to {' or '.join(limits)}"] if limits else []
     epochs_only = options.total_epochs is not None and len(limits) == 1
-    # A callback, or a `fit` of the user's, may end a trial before.
-    parts.append(f"at most {options.max_epochs if epochs_only else pluralize(options.max_epochs, 'epoch')} a trial")
+    if own_fit and options.max_epochs == OWN_FIT_MAX_EPOCHS:
+        parts.append("as many epochs a trial as fit trains")
+    else:
+        # A callback, or a `fit` of the user's, may end a trial before.
+        epochs = options.max_epochs if epochs_only else pluralize(options.max_epochs, "epoch")
+        parts.append(f"at most {epochs} a trial")
     return f"{name}: {', '.join(parts)}{f'; ends {target}' if target else ''}"
 
 
@@ -243,6 +251,11 @@ def best_line(study: Study, width: int | None = None) -> str:
     )
     params = format_params(variable_params(trial), None if width is None else max(0, width - cell_len(line) - 3))
     return f"{line} · {params}" if params else line
+
+
+def epoch_limit(trial: Trial) -> int | None:
+    """Return the epoch that `trial` is to reach; None if that is for a `fit` of the user's to decide."""
+    return None if trial.own_fit and trial.to_epoch == OWN_FIT_MAX_EPOCHS else trial.to_epoch
 
 
 def shown_state(trial: Trial, alive: bool) -> State:
@@ -370,7 +383,8 @@ def _slot_cells(study: Study, trial: Trial | None, label: str) -> tuple[list[str
     recent = curve[-3:]
     known = bool(recent) and not trial.black_box
     pace = _format_pace(sum(epoch.seconds for epoch in recent) / len(recent)) if known else NONE
-    epoch = NONE if trial.black_box else f"{curve[-1].epoch if curve else 0}/{trial.to_epoch}"
+    limit = epoch_limit(trial)
+    epoch = NONE if trial.black_box else f"{curve[-1].epoch if curve else 0}{'' if limit is None else f'/{limit}'}"
     if trial.planned > 1:
         rung = f"{rung} e{number}".strip()
     values = [format_objective(current), format_objective(trial.objective)]

@@ -25,6 +25,7 @@ from search.display.live import (
     best_line,
     budget_progress,
     counts_line,
+    epoch_limit,
     format_epochs,
     format_objective,
     format_params,
@@ -326,9 +327,10 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
 def _epochs_text(trial: Trial) -> str:
     if trial.black_box:
         return "epochs unknown"
-    if trial.exhausted:
-        return pluralize(trial.epochs, "epoch")  # its callbacks or its `fit` wanted no more
-    return f"{trial.epochs} of {pluralize(trial.to_epoch, 'epoch')}"
+    limit = epoch_limit(trial)
+    if trial.exhausted or limit is None:
+        return pluralize(trial.epochs, "epoch")  # its callbacks or its `fit` want no more
+    return f"{trial.epochs} of {pluralize(limit, 'epoch')}"
 
 
 def _executions_line(trial: Trial) -> str:

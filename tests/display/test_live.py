@@ -119,6 +119,13 @@ def test_the_plan_is_described_in_one_line(options: Options, text: str) -> None:
     assert live.describe_plan(options) == text
 
 
+def test_a_plan_names_no_epochs_that_a_fit_decides_on() -> None:
+    options = Options(backend="optuna", pruner="none", sampler="random", max_trials=2, max_epochs=1000)
+    plan = "optuna, random sampler, no pruner: up to 2 trials"
+    assert live.describe_plan(options) == f"{plan}, at most 1000 epochs a trial"
+    assert live.describe_plan(options, own_fit=True) == f"{plan}, as many epochs a trial as fit trains"
+
+
 # The budget -----------------------------------------------------------------------------------------------------------
 
 
