@@ -136,8 +136,13 @@ class OwnTraining:
 
     # A loop of the user's own ---------------------------------------------------------------------------------------
 
+    def begin_loop(self) -> None:
+        """Report the model. If the segment has had all its epochs, only the loop's first one is too many."""
+        if self.recorder is None:
+            self._loop_recorder()
+
     def begin_epoch(self) -> None:
-        """Take note that a loop of the user's own begins an epoch, or its training."""
+        """Begin an epoch of a loop of the user's own, or end the loop if it has had all its epochs."""
         self._loop_recorder().begin_own_epoch(time.monotonic())
 
     def end_epoch(self, logs: Mapping[str, Any]) -> None:

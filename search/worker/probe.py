@@ -22,6 +22,7 @@ from search.errors import SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed
 from search.space.file import Space, describe_error, digest_files, digest_parameters, format_traceback, local_files
 from search.study.trial import Direction
+from search.worker import outputs
 from search.worker.data import shared
 from search.worker.data.arrays import Data, Split
 from search.worker.data.streams import Stream
@@ -29,8 +30,8 @@ from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
 from search.worker.runners.choose import choose_runner
 from search.worker.runners.logs import scalar_logs
-from search.worker.runners.own_fit import BLACK_BOX, OWN_LOOP, FitCall, call_own_fit, first_samples
-from search.worker.segment import TrialSetup, clear_data, load_data, load_space, set_up_trial, trial_folder
+from search.worker.runners.own_fit import BLACK_BOX, OWN_LOOP, FitCall, call_own_fit, callbacks_of, first_samples
+from search.worker.segment import TrialSetup, clear_data, load_data, load_space, set_up_trial, trial_dir, trial_folder
 
 _PACKAGES = ("keras-search", "keras", "keras-tuner", "optuna", "mlflow", "numpy", "tensorflow", "jax", "torch")
 
@@ -150,7 +151,12 @@ class _OwnFitProbe:
         """Carry out one epoch of a call that does not belong to the training, such as a warm-up."""
         if "epochs" in call.arguments:
             call.arguments["epochs"] = call.arguments.get("initial_epoch", 0) + 1
+        if "callbacks" in call.arguments:
+            call.arguments["callbacks"] = _redirected(callbacks_of(call))
         return fit(*call.args, **call.kwargs)
+
+    def begin_loop(self) -> None:
+        self.runner = OWN_LOOP
 
     def begin_epoch(self) -> None:
         self.runner = OWN_LOOP
@@ -174,7 +180,7 @@ def _try_fit(space: Space, hp: Any, setup: TrialSetup, data: Data) -> _OwnFitPro
             first_samples(data, _batch_size(setup.fit_options)),
             epochs=1,
             options=setup.fit_options,
-            callbacks=setup.callbacks,
+            callbacks=_redirected(setup.callbacks),
             trainer=found,
         )
     except _StopProbe:
@@ -187,6 +193,13 @@ def _try_fit(space: Space, hp: Any, setup: TrialSetup, data: Data) -> _OwnFitPro
     if isinstance(returned, keras.callbacks.History):
         found.metrics = tuple(returned.history)
     return found
+
+
+def _redirected(callbacks: list[Any]) -> list[Any]:
+    """Redirect callbacks into the probe's temporary folder."""
+    redirected = outputs.redirect_callbacks(callbacks, trial_dir(), lambda text: None)
+    outputs.resume_outputs(redirected, 0)
+    return redirected
 
 
 def _samples(part: Split | Stream) -> int | None:

@@ -263,7 +263,9 @@ class _SegmentRun:
         folder = Path(self._segment.folder)
         if self._segment.execution:
             folder /= f"execution-{self._segment.execution}"
-        return outputs.redirect_callbacks(callbacks, folder, recorder.notice)
+        redirected = outputs.redirect_callbacks(callbacks, folder, recorder.notice)
+        outputs.resume_outputs(redirected, 0)  # this makes the folders
+        return redirected
 
     def train(self, training: Training, data: Data, recorder: Recorder, initial_epoch: int = 0) -> None:
         """Train from the trial's checkpoint up to the recorder's last epoch.
@@ -318,12 +320,12 @@ class _SegmentRun:
             raise
         if own.recorder is None or not own.recorder.epoch:
             return self._conclude_black_box(model, data, returned, own, time.monotonic() - began)
-        logs = returned_logs(returned, segment.objective, own.histories or [None], own.kept)
+        logs = returned_logs(returned, segment.objective, own=own.histories, kept=own.kept)
         own.recorder.conclude(model, logs)
         return own.recorder
 
     def _conclude_black_box(self, model: Any, data: Data, returned: Any, own: OwnTraining, seconds: float) -> Recorder:
-        logs = returned_logs(returned, self._segment.objective, kept=own.kept)
+        logs = returned_logs(returned, self._segment.objective, kept=own.kept, required=True)
         if not logs:
             raise SpaceError(
                 "fit trained no epoch and returned no number: give model.fit the epochs and the callbacks that fit was "

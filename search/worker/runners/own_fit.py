@@ -103,8 +103,11 @@ class Trainer(Protocol):
             call: the call's arguments, the model among them.
         """
 
+    def begin_loop(self) -> None:
+        """Take note that a loop of the user's own begins its training."""
+
     def begin_epoch(self) -> None:
-        """Take note that a loop of the user's own begins an epoch, or its training."""
+        """Take note that a loop of the user's own begins an epoch."""
 
     def end_epoch(self, logs: Mapping[str, Any]) -> None:
         """Take note that a loop of the user's own has trained an epoch."""
@@ -157,7 +160,7 @@ class _SearchCallback(keras.callbacks.Callback):  # type: ignore[misc]  # keras 
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self._listens:
-            self._trainer.begin_epoch()
+            self._trainer.begin_loop()
 
     def on_epoch_begin(self, epoch: Any, logs: Any = None) -> None:
         if self._listens:
@@ -194,7 +197,7 @@ def call_own_fit(
         call = inspect.signature(fit).bind(model, *args, **kwargs)
         named, found = _by_name(call), callbacks_of(call)
         is_given = any(each is known for each in found for known in (*callbacks, own))
-        if not trainer.closed and (is_given or named.get("epochs") is given):
+        if not trainer.closed and (is_given or named["epochs"] is given):
             return trainer.train(_make_fit_call(named, data, [each for each in found if each is not own], given))
         return trainer.train_plainly(fit, call)
 
@@ -224,7 +227,10 @@ def _call_with_accepted(function: Callable[..., Any], args: tuple[Any, ...], kwa
 
 
 def _by_name(call: inspect.BoundArguments) -> dict[str, Any]:
-    return {**call.arguments, **call.arguments.get("kwargs", {})}
+    """Return the arguments of a call of `model.fit` by name; the epochs even if they are left out."""
+    parameter = call.signature.parameters.get("epochs")
+    default = 1 if parameter is None or parameter.default is parameter.empty else parameter.default
+    return {"epochs": default, **call.arguments, **call.arguments.get("kwargs", {})}
 
 
 def callbacks_of(call: inspect.BoundArguments) -> list[Any]:
@@ -238,7 +244,7 @@ def callbacks_of(call: inspect.BoundArguments) -> list[Any]:
 def _make_fit_call(
     bound: Mapping[str, Any], loaded: Data, callbacks: Sequence[Any], given_epochs: _GivenEpochs
 ) -> FitCall:
-    epochs = bound.get("epochs", 1)
+    epochs = bound["epochs"]
     return FitCall(
         data=_data_of(bound, loaded),
         options={name: value for name, value in bound.items() if name not in _NO_OPTIONS},
@@ -285,21 +291,26 @@ def _is_arrays(value: Any) -> bool:
 
 
 def returned_logs(
-    returned: Any, objective: Objective, own: Sequence[Any] = (), kept: Sequence[tuple[Any, int]] = ()
+    returned: Any,
+    objective: Objective,
+    *,
+    own: Sequence[Any] = (),
+    kept: Sequence[tuple[Any, int]] = (),
+    required: bool = False,
 ) -> dict[str, float]:
     """Return the numbers in the result of a user's `fit`.
 
     Args:
         returned: a History, the objective, a dict of metrics, or a list of these. The numbers of a History are those
             of its last epoch, which belong to the model as it ended.
-        own: the Histories that the search gave to the user's `fit`. They add nothing. If there are none, the result
-            must have numbers.
+        own: the Histories that the search gave to the user's `fit`. They add nothing.
         kept: pairs (History, index) of trainings that ended with the weights of an earlier epoch.
+        required: whether the result must have numbers.
 
     Raises:
         SpaceError: the user's `fit` returned anything else.
     """
-    if own and (returned is None or any(returned is history for history in own)):
+    if any(returned is history for history in own) or (returned is None and not required):
         return {}
     if isinstance(returned, (int, float, np.number)) and not isinstance(returned, bool):
         return {objective.name: float(returned)}
@@ -307,16 +318,17 @@ def returned_logs(
         return scalar_logs(returned)
     if isinstance(returned, keras.callbacks.History):
         index = next((index for history, index in kept if history is returned), -1)
-        return scalar_logs({name: values[index] for name, values in returned.history.items() if len(values) > index})
+        columns = {name: values for name, values in returned.history.items() if -len(values) <= index < len(values)}
+        return scalar_logs({name: values[index] for name, values in columns.items()})
     if isinstance(returned, list) and returned:
-        found = [returned_logs(item, objective, own, kept) for item in returned]
+        found = [returned_logs(item, objective, own=own, kept=kept, required=required) for item in returned]
         names = [name for name in found[0] if all(name in logs for logs in found)]
         return {name: float(np.mean([logs[name] for logs in found])) for name in names}
     if np.ndim(returned) == 0 and hasattr(returned, "__array__"):
         return {objective.name: float(np.asarray(returned))}
     raise SpaceError(
         f"fit returned {describe_type(returned)}: return a History, the objective as a float, a dict of metrics, or a "
-        f"list of these{'' if own else ', or give model.fit the epochs and the callbacks that fit was given'}"
+        f"list of these{', or give model.fit the epochs and the callbacks that fit was given' if required else ''}"
     )
 
 

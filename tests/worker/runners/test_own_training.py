@@ -138,9 +138,11 @@ hypermodel = Model()
 
 BLACK_BOX = """
 def fit(hp, model, train, validation, **kwargs):
+    log = keras.callbacks.CSVLogger("logs/curve.csv")
     stop = keras.callbacks.EarlyStopping(start_from_epoch=1, restore_best_weights=RESTORE)
     rates = keras.callbacks.LearningRateScheduler(lambda epoch: 0.01 if epoch < 3 else 1.0)
-    return model.fit(*train, batch_size=8, validation_data=validation, epochs=5, callbacks=[stop, rates], verbose=0)
+    callbacks = [stop, rates, log]
+    return model.fit(*train, batch_size=8, validation_data=validation, epochs=5, callbacks=callbacks, verbose=0)
 """
 
 
@@ -345,6 +347,7 @@ def test_the_result_of_a_black_box_is_that_of_its_model_as_it_ends(tmp_path: Pat
     assert talk.end.outcome == "reached", talk.end.error
     assert built(talk) == Built(0, 25, "black box: begins anew for each segment", own_fit=True, black_box=True)
     assert len(talk.curve) == 1
+    assert (tmp_path / "trial-0" / "logs" / "curve.csv").exists()
     assert math.isclose(score_of_best_weights(own, 0), talk.curve[0]["val_loss"], rel_tol=1e-5)
 
 
@@ -375,8 +378,13 @@ def test_a_fit_without_any_result_fails_in_one_line(tmp_path: Path, returned: st
     ],
     ids=["warm-up", "loop", "black box"],
 )
-def test_a_probe_finds_the_training(tmp_path: Path, fit: str, metrics: Any, found: str) -> None:
+def test_a_probe_finds_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fit: str, metrics: Any, found: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     own = Trial(tmp_path, fit)
     probed = InlineExecutor().probe(Probe(own.ref))
     assert isinstance(probed, Probed), probed
     assert (probed.metrics, probed.runner) == (metrics, found)
+    # The files of callbacks do not fall into the present folder.
+    assert not (tmp_path / "logs").exists()
