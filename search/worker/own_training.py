@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -14,13 +15,14 @@ import keras
 
 from search.messages import Segment
 from search.study.trial import derive_seed
+from search.worker.checkpoint import copy_weights
 from search.worker.data.arrays import Data
 from search.worker.model_cache import Training
 from search.worker.recorder import Recorder
 from search.worker.runners.choose import choose_runner
 from search.worker.runners.own_fit import OWN_LOOP, SEVERAL_CALLS, EndFit, FitCall, callbacks_of, kept_epoch
 
-__all__ = ["BeginAnew", "OwnTraining", "SegmentParts"]
+__all__ = ["BeginAnew", "OwnTraining", "SegmentParts", "digest_weights"]
 
 
 class BeginAnew(BaseException):
@@ -179,6 +181,11 @@ class OwnTraining:
     def _report_built(self, recorder: Recorder, runner: str) -> None:
         recorder.anew_as = self._reported = runner
         self._parts.report_built(self._model, runner)
+
+
+def digest_weights(model: Any) -> tuple[int, ...]:
+    """Return a checksum of each of the model's weights, none if the model is not built."""
+    return tuple(zlib.crc32(array.tobytes()) for array in copy_weights(model)) if model.built else ()
 
 
 def _make_history(model: Any, recorder: Recorder, offset: int, start: int) -> Any:

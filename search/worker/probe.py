@@ -76,7 +76,7 @@ def _examine(
             "hp.Boolean for the values to try"
         )
     call = FitCall(data, setup.fit_options) if own is None else own.call
-    runner, metrics = ("", ()) if own is None else (own.runner, own.metrics)
+    runner, metrics = ("", ()) if own is None else (own.runner, tuple(scalar_logs(own.logs)))
     compiled = _compiled(setup.model, metrics)
     batch_size = _batch_size(setup.fit_options)
     if call is not None:
@@ -133,7 +133,7 @@ class _OwnFitProbe:
     Attributes:
         call: its call of `model.fit` that is the training, which is not carried out; None if there is none.
         runner: the runner's name, if there is no such call.
-        metrics: the names in an epoch's logs, as far as they are known without such a call.
+        logs: an epoch's logs, as far as they are known without such a call.
     """
 
     closed = False
@@ -141,7 +141,7 @@ class _OwnFitProbe:
     def __init__(self) -> None:
         self.call: FitCall | None = None
         self.runner = BLACK_BOX
-        self.metrics: tuple[str, ...] = ()
+        self.logs: dict[str, Any] = {}
 
     def train(self, call: FitCall) -> Any:
         self.call = call
@@ -162,7 +162,7 @@ class _OwnFitProbe:
         self.runner = OWN_LOOP
 
     def end_epoch(self, logs: Mapping[str, Any]) -> None:
-        self.runner, self.metrics = OWN_LOOP, tuple(scalar_logs(logs))
+        self.runner, self.logs = OWN_LOOP, dict(logs)
         raise _StopProbe
 
 
@@ -191,7 +191,7 @@ def _try_fit(space: Space, hp: Any, setup: TrialSetup, data: Data) -> _OwnFitPro
         traceback.print_exc()
         return found
     if isinstance(returned, keras.callbacks.History):
-        found.metrics = tuple(returned.history)
+        found.logs = {name: values[-1] for name, values in returned.history.items() if values}
     return found
 
 

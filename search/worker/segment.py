@@ -32,7 +32,7 @@ from search.worker.failures import classify_failure
 from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
 from search.worker.model_cache import Training
-from search.worker.own_training import BeginAnew, OwnTraining
+from search.worker.own_training import BeginAnew, OwnTraining, digest_weights
 from search.worker.recorder import Recorder
 from search.worker.runners.choose import choose_runner, create_weights
 from search.worker.runners.fused import clear_device_copies
@@ -297,6 +297,7 @@ class _SegmentRun:
         if (runner := earlier.report_again()) is not None:
             self.report_built(model, runner)
             return earlier
+        untrained = digest_weights(model)
         own = OwnTraining(segment, model, data, self, earlier, anew=anew or earlier.begins_anew)
         began = time.monotonic()
         try:
@@ -319,6 +320,11 @@ class _SegmentRun:
                 return own.recorder
             raise
         if own.recorder is None or not own.recorder.epoch:
+            if digest_weights(model) == untrained:
+                earlier.notice(
+                    "fit has not trained the model that it was given: that is the model that comes back, whatever "
+                    "other model the result is of"
+                )
             return self._conclude_black_box(model, data, returned, own, time.monotonic() - began)
         logs = returned_logs(returned, segment.objective, own=own.histories, kept=own.kept)
         own.recorder.conclude(model, logs)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from search.executors.inline import InlineExecutor
-from search.messages import Interrupt, Probe, Probed, Verdict
+from search.messages import Interrupt, Notice, Probe, Probed, Verdict
 from search.study.paths import TrialPaths
 from search.study.records import Built, EpochDone
 from search.testing.executors import Conversation
@@ -349,6 +349,19 @@ def test_the_result_of_a_black_box_is_that_of_its_model_as_it_ends(tmp_path: Pat
     assert len(talk.curve) == 1
     assert (tmp_path / "trial-0" / "logs" / "curve.csv").exists()
     assert math.isclose(score_of_best_weights(own, 0), talk.curve[0]["val_loss"], rel_tol=1e-5)
+
+
+def test_a_black_box_that_leaves_its_model_untrained_is_named(tmp_path: Path) -> None:
+    fit = """
+def fit(hp, model, train, validation, callbacks, **kwargs):
+    other = keras.models.clone_model(model)
+    other.compile("adam", "mse")
+    return other.fit(*train, validation_data=validation, epochs=2, callbacks=callbacks, verbose=0)
+"""
+    talk = Trial(tmp_path, fit).train(0, 0, 3)
+    assert (talk.end.outcome, runner(talk)) == ("reached", "black box: begins anew for each segment"), talk.end.error
+    (notice,) = [message.text for message in talk.messages if isinstance(message, Notice)]
+    assert notice.startswith("fit has not trained the model that it was given")
 
 
 @pytest.mark.parametrize("returned", ["None", "model.fit(*train, epochs=epochs - 1, callbacks=callbacks)"])
