@@ -372,7 +372,8 @@ def export_command(
     with quietly(Path(os.devnull)), warnings.catch_warnings(action="ignore"):
         needs = export.write_export(model, planned.to, planned.format)
     trial = planned.trial
-    line = f"{to}: trial {trial.number}, weights of epoch {trial.best_epoch}" + (f"; {needs}" if needs else "")
+    weights = "" if trial.best_epoch is None else f", weights of epoch {trial.best_epoch}"
+    line = f"{to}: trial {trial.number}{weights}" + (f"; {needs}" if needs else "")
     out.print(line, markup=False, soft_wrap=True)
 
 

@@ -136,6 +136,8 @@ _MODEL_NAME = re.compile(r"(?!\s|\.\.|\.$)[^/:@'\"`\x00-\x1f]{1,200}(?<!\s)")
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Options)}
 LOCATION = ("study", "runs")
 """Options that name the study, and are not journaled with it."""
+OWN_FIT_MAX_EPOCHS = 1000
+"""The `max_epochs` of a search whose own `fit` decides on its epochs. Beyond them, a trial is ended all the same."""
 EARLY = (*LOCATION, "keras_backend")
 """Options that must be known before the space file is run."""
 

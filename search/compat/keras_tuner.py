@@ -19,15 +19,13 @@ from typing import Any
 from search.api import run
 from search.compat.hooks import REFUSED_ARGUMENTS, check_environment, check_hooks
 from search.errors import OptionError, StudyError, UserError, nearest
-from search.options import FIELDS, resolve_options
+from search.options import FIELDS, OWN_FIT_MAX_EPOCHS, resolve_options
 from search.results.study_results import StudyResults, load_study, print_parameters
 from search.space.file import describe_type, hypermodel_parts
 from search.study.paths import StudyPaths
 
 __all__ = ["BayesianOptimization", "GridSearch", "Hyperband", "RandomSearch", "Tuner"]
 
-OWN_FIT_MAX_EPOCHS = 1000
-"""The `max_epochs` of a search whose hypermodel has a `fit` of its own, if `search` is called without epochs."""
 
 _MAPPED = {
     "study",

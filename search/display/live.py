@@ -18,7 +18,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from search.options import Options
+from search.options import OWN_FIT_MAX_EPOCHS, Options
 from search.space.domain import Value
 from search.study.study import Study, Trial
 from search.study.trial import State
@@ -178,8 +178,12 @@ class Pace:
         return left * (now - self.at) / gained if gained > 0 and now > self.at else None
 
 
-def describe_plan(options: Options) -> str:
-    """Describe in one line what the search will do."""
+def describe_plan(options: Options, *, own_fit: bool = False) -> str:
+    """Describe in one line what the search will do.
+
+    Args:
+        own_fit: whether the space has a `fit` of its own.
+    """
     limits = []
     if options.max_trials is not None:
         limits.append(pluralize(options.max_trials, "trial"))
@@ -188,7 +192,7 @@ def describe_plan(options: Options) -> str:
     target = None if options.target is None else f"when the objective is {format_value(options.target)}"
     if options.backend == "hyperband":
         return _describe_hyperband(options, limits, target)
-    return _describe_endless(options, limits, target)
+    return _describe_endless(options, limits, target, own_fit=own_fit)
 
 
 def _describe_hyperband(options: Options, limits: list[str], target: str | None) -> str:
@@ -207,7 +211,7 @@ def _describe_hyperband(options: Options, limits: list[str], target: str | None)
     )
 
 
-def _describe_endless(options: Options, limits: list[str], target: str | None) -> str:
+def _describe_endless(options: Options, limits: list[str], target: str | None, *, own_fit: bool) -> str:
     """Describe a search whose back end has no end of its own."""
     name = options.backend
     if name == "optuna":
@@ -217,7 +221,12 @@ def _describe_endless(options: Options, limits: list[str], target: str | None) -
         limits.insert(0, pluralize(options.total_epochs, "epoch"))
     parts = [f"up to {' or '.join(limits)}"] if limits else []
     epochs_only = options.total_epochs is not None and len(limits) == 1
-    parts.append(f"{options.max_epochs if epochs_only else pluralize(options.max_epochs, 'epoch')} a trial")
+    if own_fit and options.max_epochs == OWN_FIT_MAX_EPOCHS:
+        parts.append("as many epochs a trial as fit trains")
+    else:
+        # A callback, or a `fit` of the user's, may end a trial before.
+        epochs = options.max_epochs if epochs_only else pluralize(options.max_epochs, "epoch")
+        parts.append(f"at most {epochs} a trial")
     return f"{name}: {', '.join(parts)}{f'; ends {target}' if target else ''}"
 
 
@@ -237,11 +246,16 @@ def best_line(study: Study, width: int | None = None) -> str:
     if trial is None:
         return ""
     line = (
-        f"best {printable(study.objective.name)} {format_objective(trial.objective)} · trial {trial.number} · "
-        f"epoch {trial.best_epoch}"
+        f"best {printable(study.objective.name)} {format_objective(trial.objective)} · trial {trial.number}"
+        f"{'' if trial.best_epoch is None else f' · epoch {trial.best_epoch}'}"
     )
     params = format_params(variable_params(trial), None if width is None else max(0, width - cell_len(line) - 3))
     return f"{line} · {params}" if params else line
+
+
+def epoch_limit(trial: Trial) -> int | None:
+    """Return the epoch that `trial` is to reach; None if that is for a `fit` of the user's to decide."""
+    return None if trial.own_fit and trial.to_epoch == OWN_FIT_MAX_EPOCHS else trial.to_epoch
 
 
 def shown_state(trial: Trial, alive: bool) -> State:
@@ -267,7 +281,18 @@ def progress_line(study: Study, options: Options, pace: Pace, now: float) -> str
 
 
 def _format_amount(study: Study, budget: BudgetProgress | None) -> str:
-    return pluralize(study.epochs, "epoch") if budget is None else str(budget)
+    return format_epochs(study) if budget is None else format_progress(study, budget)
+
+
+def format_progress(study: Study, budget: BudgetProgress) -> str:
+    """Return the progress towards a budget."""
+    unknown = budget.unit == "epochs" and study.known_epochs is None
+    return f"{budget} asked for" if unknown else str(budget)
+
+
+def format_epochs(study: Study) -> str:
+    """Return the number of epochs that the study has trained."""
+    return "epochs unknown" if study.known_epochs is None else pluralize(study.known_epochs, "epoch")
 
 
 def _format_time(study: Study, left: float | None, now: float, *, timed: bool = False) -> str:
@@ -356,8 +381,10 @@ def _slot_cells(study: Study, trial: Trial | None, label: str) -> tuple[list[str
     curve = trial.executions[number].curve if number < len(trial.executions) else []
     current = curve[-1].logs.get(study.objective.name) if curve else None
     recent = curve[-3:]
-    pace = _format_pace(sum(epoch.seconds for epoch in recent) / len(recent)) if recent else NONE
-    epoch = f"{curve[-1].epoch if curve else 0}/{trial.to_epoch}"
+    known = bool(recent) and not trial.black_box
+    pace = _format_pace(sum(epoch.seconds for epoch in recent) / len(recent)) if known else NONE
+    limit = epoch_limit(trial)
+    epoch = NONE if trial.black_box else f"{curve[-1].epoch if curve else 0}{'' if limit is None else f'/{limit}'}"
     if trial.planned > 1:
         rung = f"{rung} e{number}".strip()
     values = [format_objective(current), format_objective(trial.objective)]

@@ -25,8 +25,11 @@ from search.display.live import (
     best_line,
     budget_progress,
     counts_line,
+    epoch_limit,
+    format_epochs,
     format_objective,
     format_params,
+    format_progress,
     format_seconds,
     format_value,
     header_line,
@@ -58,14 +61,14 @@ def trial_fields(trial: Trial, study: Study, run_id: str | None, *, alive: bool)
     return {
         "trial": trial.number,
         "state": shown_state(trial, alive),
-        "epochs": trial.epochs,
+        "epochs": trial.known_epochs,
         "objective": trial.objective,
         "best_epoch": trial.best_epoch,
         "params": {name: _json_value(value) for name, value in trial.params.items()},
         "error": None if trial.error is None else printable(trial.error),
         "seed": trial.seed,
         "mlflow_run_id": run_id,
-        "trained": trial.trained,
+        "trained": None if trial.black_box else trial.trained,
         "executions": [_json_value(execution.objective) for execution in trial.executions],
         "objective_std": trial.spread,
         "test": None if trial.tested is None else dict(trial.tested.logs),
@@ -178,7 +181,7 @@ def trials_table(study: Study, trials: Sequence[Trial], alive: bool) -> Renderab
     fixed = [
         Column("trial", [str(trial.number) for trial in trials]),
         Column("state", [shown_state(trial, alive) for trial in trials], left=True),
-        Column("epochs", [str(trial.epochs) for trial in trials]),
+        Column("epochs", [_or_none(trial.known_epochs) for trial in trials]),
         Column(printable(study.objective.name), [format_objective(trial.objective) for trial in trials]),
         Column("best epoch", [_or_none(trial.best_epoch) for trial in trials]),
     ]
@@ -201,7 +204,7 @@ def leaderboard(study: Study, count: int) -> RenderableType:
         Column("trial", [str(trial.number) for trial in trials]),
         Column(printable(study.objective.name), [format_objective(trial.objective) for trial in trials]),
         Column("best epoch", [_or_none(trial.best_epoch) for trial in trials]),
-        Column("epochs", [str(trial.epochs) for trial in trials]),
+        Column("epochs", [_or_none(trial.known_epochs) for trial in trials]),
         Column("time", [format_seconds(trial.seconds) for trial in trials]),
     ]
     return _params_grid(study, trials, fixed, ["bold green", *("" for _ in trials[1:])], constants=False)
@@ -227,8 +230,8 @@ def status_fields(study: Study, *, alive: bool, now: float) -> dict[str, Any]:
         "direction": study.objective.direction,
         "seed": study.seed,
         "trials": Counter(shown_state(trial, alive) for trial in study.trials.values()),
-        "epochs": study.epochs,
-        "trained": study.trained,
+        "epochs": study.known_epochs,
+        "trained": None if study.known_epochs is None else study.trained,
         "seconds": round(study.seconds(now if alive else None), 3),
         "best": None if best is None else best.objective,
         "best_trial": None if best is None else best.number,
@@ -239,9 +242,9 @@ def status_lines(study: Study, alive: bool, now: float) -> list[str]:
     """Return the lines of `search status` for a study."""
     budgets = budget_progress(study, _last_options(study), now)
     epochs = next((budget for budget in budgets if budget.unit == "epochs"), None)
-    repeats = study.trained - study.epochs
-    work = [str(epochs) if epochs else pluralize(study.epochs, "epoch")]
-    work += [f"{pluralize(repeats, 'epoch')} trained again after crashes"] if repeats else []
+    repeats = 0 if study.known_epochs is None else study.trained - study.epochs
+    work = [format_progress(study, epochs) if epochs else format_epochs(study)]
+    work += [f"{pluralize(repeats, 'epoch')} trained again"] if repeats else []
     work.append(format_seconds(int(study.seconds(now if alive else None))))
     lines = [
         f"{study.name}: {_describe_status(study, alive)}",
@@ -295,11 +298,10 @@ def trial_details(study: Study, trial: Trial, traceback: str, log_tail: str, *, 
 
 def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
     state = shown_state(trial, alive)
-    lines = [f"trial {trial.number} of {study.name}: {state}, {trial.epochs} of {pluralize(trial.to_epoch, 'epoch')}"]
+    lines = [f"trial {trial.number} of {study.name}: {state}, {_epochs_text(trial)}"]
     if trial.objective is not None:
-        lines.append(
-            f"{printable(study.objective.name)} {format_objective(trial.objective)} at epoch {trial.best_epoch}"
-        )
+        at = "" if trial.best_epoch is None else f" at epoch {trial.best_epoch}"
+        lines.append(f"{printable(study.objective.name)} {format_objective(trial.objective)}{at}")
     if trial.planned > 1:
         lines.append(_executions_line(trial))
     if trial.tested is not None:
@@ -310,14 +312,25 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
         lines.append(f"bracket {trial.bracket}, rung {_or_none(trial.rung)}")
     if trial.weight_count is not None:
         lines.append(f"model: {trial.weight_count:,} weights, runner {trial.runner}")
+    if trial.black_box:
+        lines.append("fit: a black box; the result is what it returned, the model is as it ended")
     where = f"running in slot {trial.slot}" if state == "running" else "not running"
-    repeats = trial.trained - sum(execution.epochs for execution in trial.executions)
+    repeats = 0 if trial.black_box else trial.trained - sum(execution.epochs for execution in trial.executions)
     lines.append(
         f"worker: {where}, {pluralize(trial.segments, 'segment')}, {format_seconds(trial.seconds)} of training"
-        + (f", {pluralize(repeats, 'epoch')} trained again after crashes" if repeats else "")
+        + (f", {pluralize(repeats, 'epoch')} trained again" if repeats else "")
     )
     lines.append(f"seed {trial.seed}")
     return lines
+
+
+def _epochs_text(trial: Trial) -> str:
+    if trial.black_box:
+        return "epochs unknown"
+    limit = epoch_limit(trial)
+    if trial.exhausted or limit is None:
+        return pluralize(trial.epochs, "epoch")  # its callbacks or its `fit` want no more
+    return f"{trial.epochs} of {pluralize(limit, 'epoch')}"
 
 
 def _executions_line(trial: Trial) -> str:
@@ -370,13 +383,17 @@ def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
 def _curve_grid(study: Study, trial: Trial) -> Grid:
     """Return at most `CURVE_ROWS` epochs of the curve, always with the first, the best and the last."""
     curve = trial.best.curve
-    best = next((i for i, epoch in enumerate(curve) if epoch.epoch == trial.best_epoch), None)
+    best_epoch = trial.best.best_epoch
+    best = next((i for i, epoch in enumerate(curve) if epoch.epoch == best_epoch), None)
     epochs = [curve[i] for i in _sample_rows(len(curve), best)]
     logged = {name: None for epoch in epochs for name in epoch.logs}
     names = sorted(logged, key=lambda name: name != study.objective.name)
     metrics = [Column(printable(name), [_format_logged(epoch, name) for epoch in epochs]) for name in names]
-    marks = [f"{'*' if epoch.epoch == trial.best_epoch else ''}{epoch.epoch}" for epoch in epochs]
-    fixed = [Column("epoch", marks), Column("time", [format_seconds(epoch.seconds) for epoch in epochs])]
+    marks = [f"{'*' if epoch.epoch == best_epoch else ''}{epoch.epoch}" for epoch in epochs]
+    fixed = [
+        Column("asked for" if trial.black_box else "epoch", marks),
+        Column("time", [format_seconds(epoch.seconds) for epoch in epochs]),
+    ]
 
     def narrow(room: int) -> list[Column]:
         kept: list[Column] = []

@@ -314,7 +314,8 @@ class _Launch:
             for line in checks.describe_direction(objective, opts, probed):
                 self._say(line)
         self._say(f"objective {objective.name}, {objective.direction}{chosen}")
-        self._say(f"{live.describe_plan(opts)}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")
+        plan = live.describe_plan(opts, own_fit=probed.own_fit)
+        self._say(f"{plan}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")
 
     def _write_space(self, probed: Probed) -> None:
         """Write the study's copy of the searched code: space file and local modules, or the factory's pickle."""

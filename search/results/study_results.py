@@ -113,7 +113,7 @@ class StudyResults:
         seed = self.study.training_seed(trial.number, trial.best_execution)
         reference = self.paths.trial(trial.number).reference(trial.best_execution)
         kept = reference if reference.exists() else None
-        return _Model(trial.number, trial.params, self._weights(trial), seed, trial.best_epoch, kept)
+        return _Model(trial.number, trial.params, self._weights(trial), seed, trial.best.best_epoch, kept)
 
     def _weights(self, trial: Trial) -> Path:
         return self.paths.trial(trial.number).best(trial.best_execution)
@@ -149,7 +149,7 @@ class StudyResults:
             {
                 "trial": trial.number,
                 "state": trial.state,
-                "epochs": trial.epochs,
+                "epochs": trial.known_epochs,
                 "objective": trial.objective,
                 "best_epoch": trial.best_epoch,
                 "seconds": trial.seconds,

@@ -81,11 +81,16 @@ def _from_3(data: Json) -> Json:
 
 
 def _from_4(data: Json) -> Json:
-    """Upgrade to format 5: a warning about the winner's model; a segment's outcomes `raised` and `fatal`.
+    """Upgrade to format 5: a warning about the winner's model; a user's `fit` that is a black box.
 
-    Older formats have `failed` for both outcomes. New kind: `data_loaded`.
+    New: the kind `data_loaded`; a segment's outcomes `raised` and `fatal`, which older formats call `failed`.
     """
-    return {"warning": "", **data} if data["kind"] == "exported" else data
+    match data["kind"]:
+        case "built":
+            return {"black_box": data["runner"] == "own fit: begins anew for each segment", **data}
+        case "exported":
+            return {"warning": "", **data}
+    return data
 
 
 UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1, _from_2, _from_3, _from_4)

@@ -202,19 +202,22 @@ class Built:
         weight_count: scalars in the model's weights.
         runner: the runner that trains the model.
         own_fit: a `fit` of the user's trains the model. It may give the objective only at a segment's end.
+        black_box: the search sees only the result of that `fit`. Its epochs are unknown: those of its records are the
+            epochs that it was asked for.
     """
 
     trial: int
     weight_count: int
     runner: str
     own_fit: bool = False
+    black_box: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
     """Epoch `epoch` (1-based) of `trial` ended with `logs`, after `seconds` of training and validation.
 
-    If a user's `fit` does not show its epochs, one record stands for the whole segment, from the first epoch on.
+    If a user's `fit` is a black box, one record stands for the whole segment, from the first epoch on.
 
     Attributes:
         trained: the epochs that the record stands for.

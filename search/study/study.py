@@ -87,7 +87,9 @@ class Trial:
         slot: the slot of the running segment, or None.
         planned: the number of executions that the trial shall have.
         executions: the executions begun so far.
-        trained: epochs actually trained, over all executions, repeats after crashes included.
+        black_box: a user's `fit` shows only its result, so its epochs are unknown: `epochs` are those that it was asked
+            for.
+        trained: epochs actually trained, over all executions, those that were trained again included.
         objective: the mean of the executions' best values; None until each planned execution has one.
         failed: the training failed for good, or an exception ended it or its process died too often.
         raised: how often an exception of the user's code ended a segment.
@@ -120,6 +122,7 @@ class Trial:
     best_execution: int = 0
     runner: str | None = None
     own_fit: bool = False
+    black_box: bool = False
     trained: int = 0
     objective: float | None = None
     segments: int = 0
@@ -149,6 +152,11 @@ class Trial:
         return self.executions[0].epochs
 
     @property
+    def known_epochs(self) -> int | None:
+        """`epochs`, or None if they are unknown."""
+        return None if self.black_box else self.epochs
+
+    @property
     def exhausted(self) -> bool:
         """True if callbacks of the user's have ended the training of every execution."""
         return len(self.executions) == self.planned and all(execution.exhausted for execution in self.executions)
@@ -174,8 +182,8 @@ class Trial:
 
     @property
     def best_epoch(self) -> int | None:
-        """The 1-based epoch of the best value, or None."""
-        return self.best.best_epoch
+        """The 1-based epoch of the best value; None if there is none, or if the epochs are unknown."""
+        return None if self.black_box else self.best.best_epoch
 
     @property
     def values(self) -> list[float]:
@@ -224,7 +232,7 @@ class Study:
         imported: trials of other studies, by (uid, number) there; only back ends see them, to learn from them.
         start, end: the last process's; `end` is None while that process runs, or if it was killed.
         epochs: epochs over all executions, each counted once.
-        trained: epochs actually trained, repeats after crashes included.
+        trained: epochs actually trained, those that were trained again included.
         best: the best trial that did not fail, or None.
         exported: the winner's file, or None.
     """
@@ -281,6 +289,11 @@ class Study:
             raise JournalError("no header was journaled yet")
         return self.header
 
+    @property
+    def known_epochs(self) -> int | None:
+        """`epochs`, or None if those of a trial are unknown."""
+        return None if any(trial.black_box for trial in self.trials.values()) else self.epochs
+
     def seconds(self, now: float | None = None) -> float:
         """Return the seconds that the search ran over all its processes, up to `now` or else to the last record."""
         if self._started_at is None:
@@ -326,7 +339,7 @@ class Study:
             case Built():
                 trial = self.trials[record.trial]
                 trial.built, trial.weight_count, trial.runner = True, record.weight_count, record.runner
-                trial.own_fit = record.own_fit
+                trial.own_fit, trial.black_box = record.own_fit, record.black_box
             case Checkpointed():
                 execution = self.trials[record.trial].execution(record.execution)
                 execution.checkpoint, execution.saved_epoch = record.epoch, record.best_epoch

@@ -51,6 +51,7 @@ class Checkpoint:
         best_epoch, best_value: the best epoch so far (from 1) and its objective, or None.
         stopped_by_callback: whether a user's callback ended the training there.
         whole: whether the training belongs to a user's `fit` that cannot continue and starts anew in each segment.
+        runner: the name of that `fit`'s runner; None in files of old versions.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class Checkpoint:
     best_value: float | None
     stopped_by_callback: bool
     whole: bool
+    runner: str | None
     _groups: dict[str, list[Array]]
     _callbacks: list[dict[str, Any]]
     _trained: dict[str, Any] | None
@@ -141,6 +143,7 @@ def save_checkpoint(
     best_value: float | None,
     stopped_by_callback: bool = False,
     whole: bool = False,
+    runner: str | None = None,
 ) -> None:
     """Write a trial's state to `path`, completely or not at all. The other arguments are as in `Checkpoint`."""
     meta = {
@@ -150,6 +153,7 @@ def save_checkpoint(
         "best_value": best_value,
         "finished": stopped_by_callback,
         "whole": whole,
+        "runner": runner,
         "callbacks": state.callbacks,
         "trained": state.trained,
     }
@@ -167,6 +171,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         best_value=meta["best_value"],
         stopped_by_callback=meta["finished"],
         whole=meta.get("whole", False),
+        runner=meta.get("runner"),
         _groups=groups,
         _callbacks=meta["callbacks"],
         _trained=meta.get("trained"),

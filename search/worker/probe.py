@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import inspect
 import io
 import platform
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,22 +26,23 @@ from search.errors import SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed
 from search.space.file import Space, describe_error, digest_files, digest_parameters, format_traceback, local_files
 from search.study.records import DataLoaded
-from search.worker import metrics
+from search.worker import metrics, outputs
 from search.worker.data import shared
 from search.worker.data.arrays import Data, Split
 from search.worker.data.streams import Stream
 from search.worker.hp import Ask, LazyHyperParameters, default_value
 from search.worker.keras_session import session
 from search.worker.runners.choose import choose_runner
-from search.worker.runners.own_fit import FitCall, StopProbe, call_own_fit, first_samples
+from search.worker.runners.logs import scalar_logs
+from search.worker.runners.own_fit import BLACK_BOX, OWN_LOOP, FitCall, call_own_fit, callbacks_of, first_samples
 from search.worker.segment import (
-    WHOLE_FIT,
     TrialSetup,
     clear_data,
     describe_data,
     load_data,
     load_space,
     set_up_trial,
+    trial_dir,
     trial_folder,
 )
 
@@ -106,14 +109,14 @@ def _examine(
     """
     with trial_folder():
         setup = set_up_trial(space, hp)
-        call = _try_fit(space, hp, setup, data) if space.fit is not None else FitCall(data, setup.fit_options, [], None)
+        own = _try_fit(space, hp, setup, data) if space.fit is not None else None
     if not hp.asked:
         raise SpaceError(
             "build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, hp.Choice or "
             "hp.Boolean for the values to try"
         )
-    runner = WHOLE_FIT
-    logs: dict[str, Any] = {}
+    call = FitCall(data, setup.fit_options) if own is None else own.call
+    runner, logs = ("", {}) if own is None else (own.runner, scalar_logs(own.logs))
     batch_size = _batch_size(setup.fit_options)
     if call is not None:
         runner = choose_runner(setup.model, call.data, call.options, 0, setup.callbacks).name
@@ -161,36 +164,83 @@ def _share(probe: Probe, space: Space, data: Data) -> bool:
     return True
 
 
-def _try_fit(space: Space, hp: Any, setup: TrialSetup, data: Data) -> FitCall | None:
-    """Call the user's `fit` on a few samples and return its call of `model.fit`, which is not carried out.
+class _StopProbe(BaseException):
+    """The end of a probe of the user's `fit`, raised when it begins its training. Not an error of the user's."""
 
-    None if it makes no such call, or if it raises: the samples may be too few, and each trial reports a real error.
+
+class _OwnFitProbe:
+    """The findings of a probe of the user's `fit`, which ends it when its way to train is known.
+
+    Attributes:
+        call: its call of `model.fit` that is the training, which is not carried out; None if there is none.
+        runner: the runner's name, if there is no such call.
+        logs: an epoch's logs, as far as they are known without such a call.
     """
-    calls: list[FitCall] = []
 
-    def stop(call: FitCall) -> Any:
-        calls.append(call)
-        raise StopProbe
+    closed = False
 
+    def __init__(self) -> None:
+        self.call: FitCall | None = None
+        self.runner = BLACK_BOX
+        self.logs: dict[str, Any] = {}
+
+    def train(self, call: FitCall) -> Any:
+        self.call = call
+        raise _StopProbe
+
+    def train_plainly(self, fit: Callable[..., Any], call: inspect.BoundArguments) -> Any:
+        """Carry out one epoch of a call that does not belong to the training, such as a warm-up."""
+        if "epochs" in call.arguments:
+            call.arguments["epochs"] = call.arguments.get("initial_epoch", 0) + 1
+        if "callbacks" in call.arguments:
+            call.arguments["callbacks"] = _redirected(callbacks_of(call))
+        return fit(*call.args, **call.kwargs)
+
+    def begin_loop(self) -> None:
+        self.runner = OWN_LOOP
+
+    def begin_epoch(self) -> None:
+        self.runner = OWN_LOOP
+
+    def end_epoch(self, logs: Mapping[str, Any]) -> None:
+        self.runner, self.logs = OWN_LOOP, dict(logs)
+        raise _StopProbe
+
+
+def _try_fit(space: Space, hp: Any, setup: TrialSetup, data: Data) -> _OwnFitProbe:
+    """Call the user's `fit` on a few samples for an epoch at most, and return the findings.
+
+    If it raises, they are those of a black box: the samples may be too few, and each trial reports a real error.
+    """
+    found = _OwnFitProbe()
     try:
-        call_own_fit(
+        returned = call_own_fit(
             space,
             hp,
             setup.model,
             first_samples(data, _batch_size(setup.fit_options)),
             epochs=1,
-            initial_epoch=0,
             options=setup.fit_options,
-            callbacks=setup.callbacks,
-            train=stop,
+            callbacks=_redirected(setup.callbacks),
+            trainer=found,
         )
-    except StopProbe:
-        return calls[0]
+    except _StopProbe:
+        return found
     except SpaceError:
         raise
     except Exception:
         traceback.print_exc()
-    return None
+        return found
+    if isinstance(returned, keras.callbacks.History):
+        found.logs = {name: values[-1] for name, values in returned.history.items() if values}
+    return found
+
+
+def _redirected(callbacks: list[Any]) -> list[Any]:
+    """Redirect callbacks into the probe's temporary folder."""
+    redirected = outputs.redirect_callbacks(callbacks, trial_dir(), lambda text: None)
+    outputs.resume_outputs(redirected, 0)
+    return redirected
 
 
 def _samples(part: Split | Stream) -> int | None:

@@ -27,6 +27,7 @@ from search.study.trial import derive_seed
 from search.worker import checkpoint
 from search.worker.channel import Channel, Interrupted
 from search.worker.runners.logs import scalar_logs
+from search.worker.runners.own_fit import BLACK_BOX, OWN_LOOP, SEVERAL_CALLS
 
 __all__ = ["Recorder"]
 
@@ -40,12 +41,15 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         values: the hyperparameters' values, which identify the trial's own checkpoint.
         inputs: the model's inputs as `arrays.spec_to_json` describes them, saved with the best weights.
         own_fit: whether a user's `fit` trains. Its last epoch waits for `conclude`.
-        last_epoch: the last epoch that such a `fit` asks for, if it asks for fewer than the segment has.
+        anew: whether the training begins anew although the trial may have a checkpoint. The epochs and the best weights
+            of the checkpoint count all the same: an epoch that is trained again has its first record.
 
     Attributes:
         values: as in the arguments.
         epoch: the number of epochs trained so far, including those before this segment.
-        last_epoch: the epoch to train up to.
+        last_epoch: the epoch to train up to; a user's `fit` may ask for fewer than the segment has.
+        anew_as: the runner's name if later segments begin anew, too; else None.
+        resumed: whether the training continues from a checkpoint.
         outcome, error: how the segment ended.
         history: one record per epoch, with `epoch`, `logs`, `seconds` and `trained`.
     """
@@ -58,7 +62,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         inputs: Any,
         *,
         own_fit: bool = False,
-        last_epoch: int | None = None,
+        anew: bool = False,
     ) -> None:
         super().__init__()
         # The folder may hold a checkpoint of another trial, if a journal was cut short or deleted by hand.
@@ -68,7 +72,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self._channel = channel
         self._inputs = inputs
         self._own_fit = own_fit
-        self.last_epoch = segment.to_epoch if last_epoch is None else min(last_epoch, segment.to_epoch)
+        self.last_epoch = segment.to_epoch
         self._callbacks: Sequence[Any] = ()
         self._paths = TrialPaths(Path(segment.folder))
         self._best: tuple[int, float] | None = None
@@ -81,6 +85,11 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self.epoch = 0
         self.outcome: Outcome = "reached"
         self.error: str | None = None
+        self.anew_as: str | None = SEVERAL_CALLS if anew else None
+        self.resumed = False
+        self._known: dict[int, dict[str, Any]] = {}
+        if anew and self.saved is not None:
+            self._take_over(self.saved)
 
     # Resuming -------------------------------------------------------------------------------------------------------
 
@@ -91,23 +100,30 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             callbacks: the user's callbacks, which are restored when the training begins.
         """
         self._callbacks = callbacks
-        if self.saved is not None:
+        if self.saved is not None and self.anew_as is None:
+            self.resumed = True
             self.saved.restore(model)
             self._resume_from(self.saved)
 
-    def restore_whole(self) -> bool:
-        """Report the segment again and return True if a `fit` that cannot continue has trained it already.
-
-        Such a `fit` starts anew for each segment. Of its earlier segments only the history and the best epoch count.
-        """
+    def report_again(self) -> str | None:
+        """Report the segment again and return its runner's name if a `fit` that begins anew has trained it already."""
         saved = self.saved
         if saved is None or not saved.whole:
-            return False
-        if saved.epoch >= self._segment.to_epoch:
-            self._resume_from(saved)
-            return True
+            return None
+        if saved.epoch < self._segment.to_epoch and not saved.stopped_by_callback:
+            return None
+        self.anew_as = saved.runner or BLACK_BOX
+        self._resume_from(saved)
+        return self.anew_as
+
+    @property
+    def begins_anew(self) -> bool:
+        """True if an earlier segment was trained by a `fit` that cannot continue."""
+        return self.saved is not None and self.saved.whole
+
+    def _take_over(self, saved: checkpoint.Checkpoint) -> None:
         self.history, self._best = list(saved.history), _best_of(saved)
-        return False
+        self._known = {record["epoch"]: record for record in self.history}
 
     @property
     def _is_satisfied(self) -> bool:
@@ -125,7 +141,13 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         except SearchError as error:
             self.notice(f"trial {self._segment.trial} starts anew: {error}")
             return None
-        return saved if saved.owner == self._owner else None
+        return saved if self._owns(saved.owner) else None
+
+    def _owns(self, owner: Mapping[str, Any]) -> bool:
+        """Return whether a checkpoint is the trial's own. A user's `fit` may ask for more values after it was read."""
+        values = owner["values"]
+        same = all(values[name] == value for name, value in self.values.items() if name in values)
+        return bool(owner["seed"] == self._segment.seed and (same if self._own_fit else values == self.values))
 
     def _resume_from(self, saved: checkpoint.Checkpoint) -> None:
         self.epoch, self.history, self._best = saved.epoch, list(saved.history), _best_of(saved)
@@ -143,12 +165,12 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
 
     def on_train_begin(self, logs: Any = None) -> None:
         # The recorder is the last callback, so the others have been reset by now.
-        if self.saved is not None:
+        if self.resumed and self.saved is not None:
             self.saved.restore_callbacks(self._callbacks)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # The user's code may use global random states, which are not in a checkpoint.
-        seed = derive_seed(self._segment.seed, "epoch", epoch)
+        seed = derive_seed(self._segment.seed, "epoch", self.epoch)
         random.seed(seed)
         np.random.seed(seed)
         if keras.config.backend() == "torch":
@@ -159,20 +181,36 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self._began = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.epoch = epoch + 1
+        # A user's `fit` may train in several calls, each of which numbers its epochs anew.
+        self.epoch += 1
         record = self._make_record(scalar_logs(logs or {}))
         stopped_by_callback = self.model.stop_training or self._is_satisfied
         last = self.epoch >= self.last_epoch
         if self._own_fit and (stopped_by_callback or last):
             self.outcome = "stopped_by_callback" if stopped_by_callback else "reached"
-            self._pending, self._state = record, checkpoint.capture_state(self.model, self._callbacks)
-            self._note_best(record["logs"], self.model)
+            self._hold(record, self.model)
             self.model.stop_training = True
-            return
-        if not self._report(record, self.model):
+        elif self._settle(record, self.model, stopped_by_callback=stopped_by_callback):
             self.model.stop_training = True
-            return
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """The history up to the present epoch, including an epoch that waits for `conclude`."""
+        pending = [] if self._pending is None else [self._pending]
+        return [record for record in self.history if record["epoch"] <= self.epoch - len(pending)] + pending
+
+    def _hold(self, record: dict[str, Any], model: Any) -> None:
+        """Keep an epoch back until it is known if it is the last: then the numbers that `fit` returns belong to it."""
+        self._pending = self._known.get(self.epoch, record)
+        self._state = self._capture(model)
+        self._note_best(record["logs"], model)
+
+    def _settle(self, record: dict[str, Any], model: Any, *, stopped_by_callback: bool = False) -> bool:
+        """Report an epoch, and return whether the training ends with it."""
+        if not self._report(record, model):
+            return True
         stopped = self._is_judged(self.epoch) and self._wait_for_stop()
+        last = self.epoch >= self.last_epoch
         if stopped_by_callback:
             self.outcome = "stopped_by_callback"
         elif stopped:
@@ -181,23 +219,53 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             self.outcome = "interrupted"
         ends = last or self.outcome != "reached"
         if ends or time.monotonic() - self._saved_at >= self._segment.checkpoint_every:
-            self._save(checkpoint.capture_state(self.model, self._callbacks))
-        if ends:
-            self.model.stop_training = True
+            self._save(self._capture(model) if self._state is None else self._state)
+        return ends
 
-    @property
-    def curve(self) -> list[dict[str, Any]]:
-        """The history, including an epoch that waits for `conclude`."""
-        return self.history if self._pending is None else [*self.history, self._pending]
+    # A user's fit ---------------------------------------------------------------------------------------------------
 
-    # The end of a user's fit ----------------------------------------------------------------------------------------
+    def go_on(self) -> bool:
+        """Report an epoch that was held back and is not the last. Return whether there is more to train."""
+        record, self._pending = self._pending, None
+        self.last_epoch = self._segment.to_epoch
+        if self.outcome == "stopped_by_callback":
+            self.outcome = "reached"  # that was the end of one call of several
+        if record is not None:
+            self._settle(record, self.model)
+            self._state = None
+        return self.outcome == "reached" and self.epoch < self._segment.to_epoch
+
+    def begin_own_epoch(self, now: float) -> None:
+        """Begin an epoch of a loop of the user's own, at the monotonic time `now`."""
+        self._began = now
+
+    def end_own_epoch(self, model: Any, logs: Mapping[str, Any]) -> None:
+        """Record an epoch of a loop of the user's own. It may be the last, and the objective may be returned later."""
+        self.set_model(model)
+        self.epoch += 1
+        record = self._make_record(scalar_logs(logs))
+        self._began = time.monotonic()
+        if self.epoch >= self._segment.to_epoch or self._segment.objective.name not in record["logs"]:
+            self._hold(record, model)
+        else:
+            self._settle(record, model)
 
     def conclude(self, model: Any, logs: Mapping[str, float]) -> None:
-        """Complete the last epoch with the `logs` that the user's `fit` returned, for the model as it is now."""
+        """End the training. The `logs` that the user's `fit` returned belong to the last epoch and the present model.
+
+        But a returned objective that an earlier epoch has, as of `min(history)`, belongs to that epoch. And if a loop
+        of the user's own gives the objective to the callbacks, those values count.
+        """
         record, self._pending = self._pending, None
+        if self.outcome == "reached" and self.epoch < self._segment.to_epoch:
+            self.outcome = "stopped_by_callback"  # a loop of the user's own has had all epochs that it wants
+            if record is None:
+                self._belonging(logs, self.curve[-1]["logs"])
+                self._save(self._capture(model))
         if record is None:
             return
-        record["logs"].update(logs)
+        if self.epoch not in self._known:
+            record["logs"].update(self._belonging(logs, record["logs"]))
         if not self._report(record, model):
             return
         if self._is_judged(self.epoch):
@@ -205,16 +273,33 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         assert self._state is not None
         self._save(self._state)
 
-    def conclude_whole(self, model: Any, logs: Mapping[str, float], seconds: float) -> None:
-        """Record the segment as one epoch with the `logs` of a user's `fit` that never called `model.fit`.
+    def _belonging(self, returned: Mapping[str, float], logs: Mapping[str, float]) -> dict[str, float]:
+        """Return those of the `returned` numbers that belong to the last epoch, which has `logs`."""
+        name = self._segment.objective.name
+        if name not in returned or name not in logs:
+            return dict(returned)
+        values = [record["logs"][name] for record in self.history if name in record["logs"]]
+        known = any(math.isclose(returned[name], value, rel_tol=1e-6) for value in [*values, logs[name]])
+        if not known and self.anew_as != OWN_LOOP:
+            return dict(returned)
+        if not known:
+            self.notice(
+                f"fit returned {name}={returned[name]:.6g}, which none of its epochs had: the values that it gave to "
+                f"the callbacks count. Leave {name} out of the callbacks' logs if the returned value shall count"
+            )
+        return {other: value for other, value in returned.items() if other not in logs}
+
+    def conclude_black_box(self, model: Any, logs: Mapping[str, float], seconds: float) -> None:
+        """Record the segment as one epoch with the `logs` of a user's `fit` that is a black box.
 
         Args:
             seconds: the duration of that `fit`.
         """
+        self.anew_as = BLACK_BOX
         self.epoch = self._segment.to_epoch
         self._began = time.monotonic() - seconds
         if self._report({**self._make_record(logs), "trained": self.epoch}, model):
-            self._save(checkpoint.capture_state(model, ()), whole=True)
+            self._save(self._capture(model))
 
     # Reports and files ----------------------------------------------------------------------------------------------
 
@@ -224,6 +309,10 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
 
     def _report(self, record: dict[str, Any], model: Any) -> bool:
         """Report an epoch, and return False if the training has diverged in it."""
+        known = self._known.get(self.epoch)
+        if known is not None:
+            self._send_epoch(known)
+            return True
         self.history.append(record)
         sound = not self._diverged(record["logs"])
         if sound:
@@ -241,6 +330,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
 
     def _note_best(self, logs: Mapping[str, float], model: Any) -> None:
         value = logs.get(self._segment.objective.name)
+        if self.epoch in self._known:
+            return
         if value is not None and self._segment.objective.better(value, self._best[1] if self._best else None):
             self._best = (self.epoch, value)
             self._best_weights = checkpoint.copy_weights(model)
@@ -256,7 +347,13 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             return False
         return isinstance(verdict, Verdict) and verdict.stop
 
-    def _save(self, state: checkpoint.TrainingState, *, whole: bool = False) -> None:
+    def _capture(self, model: Any) -> checkpoint.TrainingState:
+        """Copy the state of the training, or none if later segments begin anew."""
+        if self.anew_as is not None:
+            return checkpoint.TrainingState({"model": (), "optimizer": (), "callbacks": ()}, [], [])
+        return checkpoint.capture_state(model, self._callbacks)
+
+    def _save(self, state: checkpoint.TrainingState) -> None:
         if self._best_weights is not None and self._best is not None:
             path = self._paths.best(self._segment.execution)
             checkpoint.save_weights(path, self._best_weights, *self._best, inputs=self._inputs)
@@ -269,7 +366,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             best_epoch=self._best[0] if self._best else None,
             best_value=self._best[1] if self._best else None,
             stopped_by_callback=self.outcome == "stopped_by_callback",
-            whole=whole,
+            whole=self.anew_as is not None,
+            runner=self.anew_as,
         )
         if state.lost:
             lost = ", ".join(state.lost)

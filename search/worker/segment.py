@@ -35,11 +35,12 @@ from search.worker.failures import classify_failure
 from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import seeded, session
 from search.worker.model_cache import Training
+from search.worker.own_training import BeginAnew, OwnTraining, digest_weights
 from search.worker.recorder import Recorder
 from search.worker.runners.choose import choose_runner, create_weights
 from search.worker.runners.fused import clear_device_copies
 from search.worker.runners.graph_cache import clear_graph_cache, make_model_key
-from search.worker.runners.own_fit import FitCall, call_own_fit, returned_logs
+from search.worker.runners.own_fit import BLACK_BOX, EndFit, call_own_fit, returned_logs
 
 _trial_folder: list[Path] = []
 
@@ -228,21 +229,28 @@ class _SegmentRun:
         self._hp = LazyHyperParameters(self._ask, segment.values)
 
     def run(self) -> Recorder:
+        try:
+            return self._run()
+        except BeginAnew:
+            return self._run(anew=True)
+
+    def _run(self, *, anew: bool = False) -> Recorder:
         segment, space = self._segment, self._space
+        self._hp = LazyHyperParameters(self._ask, {**segment.values, **self._hp.used_values})
         model_cache.keep_only((*segment.cached_trials, segment.trial))
         data = load_data(segment.space, self._hp, segment.data)
         self._report_data(data)
         if (cached := model_cache.find_cached(segment)) is not None:
-            recorder = self._make_recorder(data, values=segment.values)
+            recorder = self.make_recorder(data, values=segment.values)
             if recorder.saved is not None:
-                self._train(cached, data, recorder)
+                self.train(cached, data, recorder)
                 return recorder
         with session(segment.seed):
             setup = set_up_trial(space, self._hp)
             if space.fit is not None:
-                return self._run_own_fit(setup, data)
-            recorder = self._make_recorder(data)
-            self._train(self._make_training(setup, data, recorder), data, recorder)
+                return self._run_own_fit(setup, data, anew=anew)
+            recorder = self.make_recorder(data)
+            self.train(self._make_training(setup, data, recorder), data, recorder)
             return recorder
 
     def _report_data(self, data: Data) -> None:
@@ -264,20 +272,19 @@ class _SegmentRun:
             raise SpaceError(answer.error)
         return answer.value
 
-    def _make_recorder(
-        self, data: Data, last_epoch: int | None = None, values: Mapping[str, Value] | None = None
-    ) -> Recorder:
+    def make_recorder(self, data: Data, *, anew: bool = False, values: Mapping[str, Value] | None = None) -> Recorder:
+        """Return a recorder for a training on `data`; the other arguments are as in `Recorder`."""
         return Recorder(
             self._segment,
             self._channel,
             self._hp.used_values if values is None else values,
             spec_to_json(data.train.x_spec),
             own_fit=self._space.fit is not None,
-            last_epoch=last_epoch,
+            anew=anew,
         )
 
     def _make_training(self, setup: TrialSetup, data: Data, recorder: Recorder) -> Training:
-        model, user_callbacks = setup.model, self._redirected(setup.callbacks, recorder)
+        model, user_callbacks = setup.model, self.redirect(setup.callbacks, recorder)
         if self._segment.run_eagerly:
             model.run_eagerly = True
         create_weights(model, data.train.x_spec)
@@ -285,50 +292,47 @@ class _SegmentRun:
         model_key = None if self._space.data_takes_hp else make_model_key(model, user_callbacks)
         return Training(model, setup.fit_options, user_callbacks, model_key)
 
-    def _redirected(self, callbacks: list[Any], recorder: Recorder) -> list[Any]:
+    def redirect(self, callbacks: list[Any], recorder: Recorder) -> list[Any]:
         """Redirect the user's callbacks into the trial's own folder."""
         folder = Path(self._segment.folder)
         if self._segment.execution:
             folder /= f"execution-{self._segment.execution}"
-        return outputs.redirect_callbacks(callbacks, folder, recorder.notice)
+        redirected = outputs.redirect_callbacks(callbacks, folder, recorder.notice)
+        outputs.resume_outputs(redirected, 0)  # this makes the folders
+        return redirected
 
-    def _train(self, training: Training, data: Data, recorder: Recorder) -> None:
-        """Train from the trial's checkpoint to the end of the segment."""
+    def train(self, training: Training, data: Data, recorder: Recorder, initial_epoch: int = 0) -> None:
+        """Train from the trial's checkpoint up to the recorder's last epoch.
+
+        Args:
+            initial_epoch: Keras's number of the trial's first epoch.
+        """
         segment, model, user_callbacks = self._segment, training.model, training.callbacks
         callbacks = [*user_callbacks, recorder]
         runner = choose_runner(model, data, training.options, segment.seed, callbacks, segment.fuse, training.model_key)
-        self._report_built(model, runner.name)
+        self.report_built(model, runner.name)
         recorder.restore(model, user_callbacks)
-        outputs.resume_outputs(user_callbacks, recorder.epoch)
+        outputs.resume_outputs(user_callbacks, initial_epoch + recorder.epoch if recorder.epoch else 0)
         if recorder.epoch < recorder.last_epoch and recorder.outcome == "reached":
-            runner.run(recorder.epoch, recorder.last_epoch, callbacks)
+            runner.run(initial_epoch + recorder.epoch, initial_epoch + recorder.last_epoch, callbacks)
         model_cache.cache_model(segment, training, recorder.values)
 
-    def _report_built(self, model: Any, runner: str) -> None:
+    def report_built(self, model: Any, runner: str) -> None:
+        """Report the model to the driver."""
         count = int(model.count_params()) if model.built else 0
-        self._channel.send(Built(self._segment.trial, count, runner, own_fit=self._space.fit is not None))
+        own_fit = self._space.fit is not None
+        self._channel.send(Built(self._segment.trial, count, runner, own_fit, black_box=runner == BLACK_BOX))
 
     # A user's own fit -----------------------------------------------------------------------------------------------
 
-    def _run_own_fit(self, setup: TrialSetup, data: Data) -> Recorder:
+    def _run_own_fit(self, setup: TrialSetup, data: Data, *, anew: bool) -> Recorder:
         segment, model = self._segment, setup.model
-        whole = self._make_recorder(data)
-        if whole.restore_whole():
-            self._report_built(model, WHOLE_FIT)
-            return whole
-        recorders: list[Recorder] = []
-        histories: list[Any] = []
-
-        def train(call: FitCall) -> Any:
-            recorder = self._make_recorder(call.data, call.epochs)
-            recorders.append(recorder)
-            if segment.run_eagerly:
-                model.run_eagerly = True
-            training = Training(model, call.options, self._redirected(call.callbacks, recorder))
-            self._train(training, call.data, recorder)
-            histories.append(_make_history(model, recorder))
-            return histories[0]
-
+        earlier = self.make_recorder(data)
+        if (runner := earlier.report_again()) is not None:
+            self.report_built(model, runner)
+            return earlier
+        untrained = digest_weights(model)
+        own = OwnTraining(segment, model, data, self, earlier, anew=anew or earlier.begins_anew)
         began = time.monotonic()
         try:
             returned = call_own_fit(
@@ -337,37 +341,39 @@ class _SegmentRun:
                 model,
                 data,
                 epochs=segment.to_epoch,
-                initial_epoch=0,
                 options=setup.fit_options,
-                callbacks=setup.callbacks,
-                train=train,
+                callbacks=self.redirect(setup.callbacks, earlier),
+                trainer=own,
             )
+        except EndFit:
+            assert own.recorder is not None
+            return own.recorder
         except Exception as error:
-            # After a training that was cut short, the user's code may miss results of a complete one. A loss that has
-            # diverged cut it short itself, so that a fatal error is meant.
-            cut = ("interrupted", "stopped") if isinstance(error, FatalError) else ("interrupted", "stopped", "failed")
-            if recorders and recorders[0].outcome in cut:
-                return recorders[0]
+            # After a training that was cut short, the user's code may miss results of a complete one. But a fatal error
+            # is meant if the search did not stop the training itself.
+            meant = isinstance(error, FatalError) and own.recorder is not None and own.recorder.outcome == "failed"
+            if own.recorder is not None and own.is_cut_short and not meant:
+                return own.recorder
             raise
-        if recorders:
-            recorders[0].conclude(model, returned_logs(returned, segment.objective, histories[0], whole=False))
-            return recorders[0]
-        self._report_built(model, WHOLE_FIT)
-        logs = returned_logs(returned, segment.objective, None, whole=True)
-        whole.conclude_whole(model, logs, time.monotonic() - began)
-        return whole
+        if own.recorder is None or not own.recorder.epoch:
+            if digest_weights(model) == untrained:
+                earlier.notice(
+                    "fit has not trained the model that it was given: that is the model that comes back, whatever "
+                    "other model the result is of"
+                )
+            return self._conclude_black_box(model, data, returned, own, time.monotonic() - began)
+        logs = returned_logs(returned, segment.objective, own=own.histories, kept=own.kept)
+        own.recorder.conclude(model, logs)
+        return own.recorder
 
-
-WHOLE_FIT = "own fit: begins anew for each segment"
-"""The runner's name for a user's `fit` that does not call `model.fit` and so cannot continue."""
-
-
-def _make_history(model: Any, recorder: Recorder) -> Any:
-    """Return the history that `model.fit` would have returned for all epochs so far."""
-    history = keras.callbacks.History()
-    history.set_model(model)
-    history.on_train_begin()
-    for record in recorder.curve:
-        history.on_epoch_end(record["epoch"] - 1, record["logs"])
-    model.history = history
-    return history
+    def _conclude_black_box(self, model: Any, data: Data, returned: Any, own: OwnTraining, seconds: float) -> Recorder:
+        logs = returned_logs(returned, self._segment.objective, kept=own.kept, required=True)
+        if not logs:
+            raise SpaceError(
+                "fit trained no epoch and returned no number: give model.fit the epochs and the callbacks that fit was "
+                "given, or return the objective"
+            )
+        self.report_built(model, BLACK_BOX)
+        recorder = self.make_recorder(data, anew=True)
+        recorder.conclude_black_box(model, logs, seconds)
+        return recorder

@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 
 import search as kt
-from search.compat.keras_tuner import OWN_FIT_MAX_EPOCHS, Tuner
+from search.compat.keras_tuner import Tuner
 from search.errors import NoResult, OptionError, SpaceError, StudyError
+from search.options import OWN_FIT_MAX_EPOCHS
 from search.space import pickling
 from search.worker.hp import LazyHyperParameters
 

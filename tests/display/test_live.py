@@ -104,19 +104,26 @@ def test_truncated_text_never_exceeds_the_width(width: int) -> None:
             Options(max_epochs=1, max_total_epochs=1),
             "hyperband, max_epochs 1, factor 3: 1 trial, 1 epoch in 1 bracket; ends earlier after 1 epoch",
         ),
-        (Options(backend="optuna"), "optuna, tpe sampler, hyperband pruner: up to 375 epochs, 27 a trial"),
+        (Options(backend="optuna"), "optuna, tpe sampler, hyperband pruner: up to 375 epochs, at most 27 a trial"),
         (
             Options(backend="optuna", pruner="none", sampler="random", max_trials=50, timeout=90.0),
-            "optuna, random sampler, no pruner: up to 50 trials or 1m 30s, 27 epochs a trial",
+            "optuna, random sampler, no pruner: up to 50 trials or 1m 30s, at most 27 epochs a trial",
         ),
         (
             Options(backend="optuna", target=0.98),
-            "optuna, tpe sampler, hyperband pruner: 27 epochs a trial; ends when the objective is 0.98",
+            "optuna, tpe sampler, hyperband pruner: at most 27 epochs a trial; ends when the objective is 0.98",
         ),
     ],
 )
 def test_the_plan_is_described_in_one_line(options: Options, text: str) -> None:
     assert live.describe_plan(options) == text
+
+
+def test_a_plan_names_no_epochs_that_a_fit_decides_on() -> None:
+    options = Options(backend="optuna", pruner="none", sampler="random", max_trials=2, max_epochs=1000)
+    plan = "optuna, random sampler, no pruner: up to 2 trials"
+    assert live.describe_plan(options) == f"{plan}, at most 1000 epochs a trial"
+    assert live.describe_plan(options, own_fit=True) == f"{plan}, as many epochs a trial as fit trains"
 
 
 # The budget -----------------------------------------------------------------------------------------------------------

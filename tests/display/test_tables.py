@@ -17,7 +17,7 @@ from study_builder import LR, UNITS, StudyBuilder, typical
 from search.display import tables
 from search.messages import Probed
 from search.space.domain import Condition, Domain, Parameter
-from search.study.records import ResultTold, SearchEnded, SegmentEnded, TrialEnded
+from search.study.records import Built, EpochDone, ResultTold, SearchEnded, SearchStarted, SegmentEnded, TrialEnded
 from search.study.study import Study, Trial
 
 
@@ -80,7 +80,7 @@ def test_json_is_standard_json() -> None:
     assert found["error"] == "diverged: loss is nan"
 
 
-def test_repeats_after_crashes_are_trained_epochs() -> None:
+def test_epochs_that_are_trained_again_are_trained_epochs() -> None:
     builder = StudyBuilder()
     builder.request(0, 3)
     builder.epochs(0, 0.5, 0.6)
@@ -88,7 +88,55 @@ def test_repeats_after_crashes_are_trained_epochs() -> None:
     found = tables.trial_fields(builder.study.trials[0], builder.study, None, alive=True)
     assert (found["epochs"], found["trained"]) == (2, 3)
     lines = tables.status_lines(builder.study, True, builder.now)
-    assert lines[3] == "2/375 epochs, 1 epoch trained again after crashes, 5s"
+    assert lines[3] == "2/375 epochs, 1 epoch trained again, 5s"
+
+
+def black_box() -> StudyBuilder:
+    """Return a study whose trial is trained by a user's `fit` that shows only its result."""
+    builder = StudyBuilder("optuna", options={"backend": "optuna", "max_trials": 3})
+    builder.request(0, 1000)
+    builder.values(0, lr=0.003)
+    builder.apply(Built(0, 12345, "black box: begins anew for each segment", own_fit=True, black_box=True))
+    builder.apply(EpochDone(0, 0, 1000, {"val_accuracy": 0.9}, 4.2, trained=1000))
+    return builder
+
+
+def test_the_epochs_of_a_black_box_are_unknown() -> None:
+    builder = black_box()
+    study, trial = builder.study, builder.study.trials[0]
+    found = tables.trial_fields(trial, study, None, alive=True)
+    assert (found["epochs"], found["best_epoch"], found["trained"]) == (None, None, None)
+    status = tables.status_fields(study, alive=True, now=builder.now)
+    assert (status["epochs"], status["trained"], status["best"]) == (None, None, 0.9)
+    (cells,) = csv.DictReader(io.StringIO(tables.trials_csv(study, [trial], {}, alive=True)))
+    assert (cells["epochs"], cells["best_epoch"]) == ("", "")
+    row = rendered(tables.trials_table(study, [trial], alive=True))[1]
+    assert row.split() == ["0", "running", "–", "0.9000", "–", "0.003"]
+    assert rendered(tables.leaderboard(study, 1))[1].split()[:5] == ["1", "0", "0.9000", "–", "–"]
+    assert tables.status_lines(study, True, builder.now)[3:] == [
+        "epochs unknown, 6s",
+        "best val_accuracy 0.9000 · trial 0 · lr=0.003",
+    ]
+    lines = rendered(tables.trial_details(study, trial, "", "", alive=True))
+    assert lines[:5] == [
+        "trial 0 of digits: running, epochs unknown",
+        "val_accuracy 0.9000",
+        "model: 12,345 weights, runner black box: begins anew for each segment",
+        "fit: a black box; the result is what it returned, the model is as it ended",
+        "worker: running in slot 0, 1 segment, 4.2s of training",
+    ]
+    assert lines[-2:] == ["asked for  time  val_accuracy", "    *1000  4.2s        0.9000"]
+    builder.apply(SearchStarted("box", 4321, {"backend": "optuna", "max_total_epochs": 2000}))
+    assert tables.status_lines(study, True, builder.now)[3] == "1000/2000 epochs asked for, 6s"
+
+
+def test_a_trial_that_wants_no_more_epochs_has_as_many_as_it_had() -> None:
+    builder = StudyBuilder()
+    builder.request(0, 1000)
+    builder.epochs(0, 0.5, 0.6)
+    builder.apply(SegmentEnded(0, 0, "stopped_by_callback", 2))
+    lines = rendered(tables.trial_details(builder.study, builder.study.trials[0], "", "", alive=True))
+    assert lines[0] == "trial 0 of digits: paused, 2 epochs"
 
 
 @pytest.mark.parametrize(("alive", "state"), [(True, "running"), (False, "paused")])

@@ -15,7 +15,7 @@ from search import cli
 from search.errors import JournalError
 from search.study import formats, journal
 from search.study.journal import Journal, format_lines, read
-from search.study.records import FORMAT, EpochDone, Header, SearchStarted, SegmentRequested
+from search.study.records import FORMAT, Built, EpochDone, Header, SearchStarted, SegmentRequested, decode
 from search.study.study import read_study
 
 FORMATS = Path(__file__).parent / "formats"
@@ -49,6 +49,15 @@ def test_every_older_format_has_an_upgrade_and_a_journal() -> None:
     for number in range(1, FORMAT):
         for path in (FORMATS / str(number)).glob("*/journal.jsonl"):
             assert {entry.format for entry in read(path)} == {number}
+
+
+def test_a_fit_that_format_4_called_own_is_a_black_box_if_it_began_anew() -> None:
+    data = {"kind": "built", "trial": 0, "weight_count": 7, "own_fit": True}
+    found = [
+        decode(formats.upgrade({**data, "runner": runner}, 4))
+        for runner in ("own fit: begins anew for each segment", "fused")
+    ]
+    assert [record.black_box for record in found if isinstance(record, Built)] == [True, False]
 
 
 def test_fields_that_format_1_lacks_have_their_defaults() -> None:

@@ -233,12 +233,12 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
                 "search.state": state,
                 "search.reason": _shorten(record.reason, _MAX_TAG),
                 "search.trials": str(len(study.trials)),
-                "search.epochs": str(study.epochs),
+                **_epochs_tag(study.known_epochs),
             }
             yield PARENT, Change(status="FAILED" if record.exit_code == 1 else "FINISHED", tags=tags)
         case EpochDone():
             trial = study.trials[record.trial]
-            if study.best is trial and trial.best_epoch == record.epoch and trial.best.curve[-1] is record:
+            if study.best is trial and trial.best.best_epoch == record.epoch and trial.best.curve[-1] is record:
                 yield PARENT, _best(study, time)
         case TrialEnded(state="failed"):
             yield PARENT, _best(study, time)
@@ -343,16 +343,22 @@ def _epoch(trial: Trial, record: EpochDone, time: int) -> Change:
     values = {clean_key(f"{prefix}{name}"): float(value) for name, value in finite.items()}
     if trial.objective is not None:
         values["objective"] = trial.objective
-        values["best_epoch"] = float(trial.best_epoch or 0)
+        if not trial.black_box:
+            values["best_epoch"] = float(trial.best_epoch or 0)
     if trial.planned > 1:
         values |= _execution_values(trial, record)
     change = Change([Point(name, value, time, record.epoch) for name, value in values.items()])
-    change.tags = {"search.epochs": str(trial.epochs)}
+    change.tags = _epochs_tag(trial.known_epochs)
     if len(finite) < len(record.logs):
         # MLflow stores infinity as 1.8e308, which spoils every axis.
         bad = {name for epoch in execution.curve for name, value in epoch.logs.items() if not math.isfinite(value)}
         change.tags["search.nonfinite"] = _shorten(",".join(sorted(bad)), _MAX_TAG)
     return change
+
+
+def _epochs_tag(epochs: int | None) -> dict[str, str]:
+    """Return the tag with a number of epochs, without one if they are unknown."""
+    return {} if epochs is None else {"search.epochs": str(epochs)}
 
 
 def _execution_values(trial: Trial, record: EpochDone) -> dict[str, float]:

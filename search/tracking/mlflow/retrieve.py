@@ -66,6 +66,7 @@ class RemoteTrial:
     Attributes:
         params: the values with the factory's types; as text if there are too many for a tag.
         objective, best_epoch: None if there is no objective.
+        epochs: None if they are unknown.
         logs: the last value of each metric.
         model_epoch: the epoch whose weights are in MLflow, None if none are.
     """
@@ -75,7 +76,7 @@ class RemoteTrial:
     params: Mapping[str, Value]
     objective: float | None
     best_epoch: int | None
-    epochs: int
+    epochs: int | None
     state: str
     seed: int | None
     logs: Mapping[str, float]
@@ -235,7 +236,7 @@ def _trial(run: Any) -> RemoteTrial:
         params=json.loads(typed) if typed else _without_logarithms(run.data.params),
         objective=objective if objective is not None and math.isfinite(objective) else None,
         best_epoch=int(logs["best_epoch"]) if "best_epoch" in logs else None,
-        epochs=int(tags.get("search.epochs", 0)),
+        epochs=int(tags["search.epochs"]) if "search.epochs" in tags else None,
         state=tags.get("search.state", ""),
         seed=int(tags["search.seed"]) if "search.seed" in tags else None,
         logs=dict(logs),

@@ -156,6 +156,7 @@ class WinnerShipper:
         if version is None:
             trial = self._trial(exported)
             objective = self._projection.study.objective.name
+            after = "" if trial.black_box else f" after epoch {exported.epoch}"
             version = self._client.create_model_version(
                 name,
                 # An address, as a store without a server looks up `models:/…` in MLflow's default store.
@@ -163,7 +164,7 @@ class WinnerShipper:
                 run_id=logged.source_run_id,
                 tags=self._tags(exported, winner),
                 description=f"Trial {trial.number} of study {self._projection.study.name}: {objective} "
-                f"{trial.objective:.6g} after epoch {exported.epoch}",
+                f"{trial.objective:.6g}{after}",
                 model_id=logged.model_id,
             )
             for duplicate in filter(is_winner, self._versions(name)):  # created by a request whose answer was lost

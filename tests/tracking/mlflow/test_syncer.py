@@ -31,6 +31,7 @@ from search.study.journal import read_all
 from search.study.paths import StudyPaths, local_store
 from search.study.records import (
     BackendChanged,
+    Built,
     Checkpointed,
     EpochDone,
     SearchEnded,
@@ -123,6 +124,19 @@ def test_the_parent_run_has_the_space_file(write: WriteStudy, runs: Path) -> Non
     sync(paths)
     assert "WIDTH = 2" in Path(repository.download_artifacts("space/layers.py")).read_text()
     assert json.loads(Path(repository.download_artifacts("study.json")).read_text())["digest"] == "digest-2"
+
+
+def test_a_black_box_has_no_epochs(write: WriteStudy, runs: Path) -> None:
+    box = Built(0, 7, "black box: begins anew for each segment", own_fit=True, black_box=True)
+    done = EpochDone(0, 0, 9, {"val_accuracy": 0.5}, 1.0, trained=9)
+    start = [header(), BackendChanged("optuna", {}), SearchStarted("h", 1, {})]
+    assert sync(write([*start, *requested(0, 0, 9), box, done, SEARCH_ENDED])) == []
+    client = store.connect(local_address(runs))
+    seen = shown_runs(client)
+    assert seen["trial-0000"]["points"].keys() == {"val_accuracy", "objective"}
+    assert not any("search.epochs" in run["tags"] for run in seen.values())
+    (trial,) = rank_remote_trials(find_remote_study(client, "digits"))
+    assert (trial.objective, trial.best_epoch, trial.epochs) == (0.5, None, None)
 
 
 def test_values_that_mlflow_refuses_are_changed_to_fit(write: WriteStudy, runs: Path) -> None:

@@ -200,7 +200,7 @@ def test_an_own_fit_without_model_fit_begins_anew_for_each_segment(tmp_path: Pat
     own = Trial(tmp_path, LOOP, "error")
     first = own.train(0, 0, 2, values={"units": 4, "step": 0.01})
     assert first.kinds == ["Built", "EpochDone", "Checkpointed", "SegmentEnded"]
-    assert built(first).runner == "own fit: begins anew for each segment"
+    assert built(first) == Built(0, 25, "black box: begins anew for each segment", own_fit=True, black_box=True)
     done = next(message for message in first.messages if isinstance(message, EpochDone))
     assert (done.epoch, done.trained, done.logs) == (2, 2, {"error": 0.5})
     second = own.train(0, 2, 4, values={"units": 4, "step": 0.01})
@@ -243,7 +243,7 @@ def test_an_error_after_an_interrupt_is_no_failure(tmp_path: Path) -> None:
         ("def fit(hp, model, train, validation, **kwargs):\n    return None\n", "fit returned None"),
         ("def fit(hp, model, train, validation, **kwargs):\n    return 'good'\n", "fit returned a str"),
         (
-            "def fit(hp, model, train, validation, **kwargs):\n    return model.fit(train[0], train[1][:3])\n",
+            "def fit(hp, model, train, validation, epochs):\n    model.fit(train[0], train[1][:3], epochs=epochs)\n",
             "x has 40, y has 3",
         ),
     ],
@@ -290,7 +290,7 @@ def test_a_probe_finds_its_parameters_and_runner(tmp_path: Path) -> None:
     assert found.batch_size == 8
     found = probed(tmp_path, LOOP)
     assert [parameter.name for parameter in found.parameters] == ["units", "step"]
-    assert (found.metrics, found.runner) == ((), "own fit: begins anew for each segment")
+    assert (found.metrics, found.runner) == ((), "black box: begins anew for each segment")
     # A `fit` that fails on a few samples may work on all.
     found = probed(
         tmp_path, "def fit(hp, model, train, validation, **kwargs):\n    return 1 / (len(train[0]) - 40 + 1)\n"
