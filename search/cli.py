@@ -232,15 +232,15 @@ def trials_command(
     runs: Runs = "runs",
 ) -> None:
     """List a study's trials."""
-    from search.display import tables
+    from search.display import rows, tables
 
     found, alive, run_ids = _load_results(name, runs)
     if as_json and as_csv:
         raise OptionError("--json and --csv exclude each other: give one of them")
     if as_json:
-        _print_json([tables.trial_fields(t, found.study, run_ids.get(t.number), alive=alive) for t in found.trials])
+        _print_json([rows.trial_fields(t, found.study, run_ids.get(t.number), alive=alive) for t in found.trials])
     elif as_csv:
-        print(tables.trials_csv(found.study, found.trials, run_ids, alive=alive), end="")
+        print(rows.trials_csv(found.study, found.trials, run_ids, alive=alive), end="")
     else:
         out.print(tables.trials_table(found.study, found.trials, alive=alive))
 
@@ -253,12 +253,12 @@ def best_command(
     runs: Runs = "runs",
 ) -> None:
     """List a study's best trials, best first."""
-    from search.display import tables
+    from search.display import rows, tables
 
     found, alive, run_ids = _load_results(name, runs)
     best = found.best_trials(count)
     if as_json:
-        _print_json([tables.trial_fields(t, found.study, run_ids.get(t.number), alive=alive) for t in best])
+        _print_json([rows.trial_fields(t, found.study, run_ids.get(t.number), alive=alive) for t in best])
     elif best:
         out.print(tables.leaderboard(found.study, count))
     if not best:

@@ -389,7 +389,7 @@ def test_failed_trials_give_no_models(command: Command, space: Path) -> None:
     with pytest.warns(UserWarning, match=f"{len(good) + 1} models were asked for, and there are {len(good)}"):
         assert len(found.get_best_models(len(good) + 1)) == len(good)
     frame = found.trials_dataframe()
-    assert list(frame["state"] == "failed") == list(frame["bad"])
+    assert list(frame["state"] == "failed") == list(frame["params_bad"])
 
 
 # The command itself ---------------------------------------------------------------------------------------------------
