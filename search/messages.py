@@ -145,6 +145,7 @@ class Probed:
         own_fit: whether the space has its own `fit`.
         extra_logs: whether callbacks or the space's `fit` may add to the logs of the compiled metrics.
         shared: whether arrays were written to the probe's `share` folder.
+        inactive: the parameters that the build declared under conditions that do not hold.
     """
 
     digest: str
@@ -165,6 +166,7 @@ class Probed:
     own_fit: bool = False
     extra_logs: bool = False
     shared: bool = False
+    inactive: tuple[Parameter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -42,6 +43,7 @@ def trial_row(trial: Trial, study: Study, run_id: str | None, *, alive: bool) ->
         "runner": trial.runner,
         "seconds": round(trial.seconds, 3),
         "parameters": trial.weight_count,
+        "unused_initial_values": trial.unused_initial_values or None,
         "backend": study.phases[trial.phase].backend if 0 <= trial.phase < len(study.phases) else None,
     }
 
@@ -86,9 +88,14 @@ def trials_csv(study: Study, trials: Iterable[Trial], run_ids: Mapping[int, str]
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        used = {name for name, value in row.items() if value is None and name.startswith(PARAMS_PREFIX)}
-        writer.writerow(row | dict.fromkeys(used, "None"))
+        writer.writerow({name: _cell(name, value) for name, value in row.items()})
     return out.getvalue()
+
+
+def _cell(name: str, value: Any) -> Any:
+    if isinstance(value, dict | list):
+        return json.dumps(_standard(value))
+    return "None" if value is None and name.startswith(PARAMS_PREFIX) else value
 
 
 def parameter_names(study: Study, trials: Iterable[Trial]) -> list[str]:

@@ -35,6 +35,7 @@ from search.display.live import (
     variable_params,
 )
 from search.display.rows import PARAMS_PREFIX, parameter_names
+from search.errors import nearest
 from search.messages import Probed
 from search.options import FIELDS, Options
 from search.space.domain import Parameter, Value
@@ -262,6 +263,10 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
         + (f", {pluralize(repeats, 'epoch')} trained again after crashes" if repeats else "")
     )
     lines.append(f"seed {trial.seed}")
+    drawn = trial.params.keys() - trial.initial_values.keys()
+    for name, value in trial.unused_initial_values.items():
+        given = f"--try-first gives {name} the value {_format_exactly(value)}"
+        lines.append(printable(f"{given}, and the trial did not ask for it.{nearest(name, drawn)}"))
     return lines
 
 

@@ -139,8 +139,9 @@ class StudyResults:
         """Return one row for each trial, by number, with the columns of `search trials --csv`.
 
         These are `trial`, `state`, `epochs`, `objective`, `best_epoch`, `error`, `seed`, `mlflow_run_id`, `trained`,
-        `executions`, `objective_std`, `test`, `bracket`, `rung`, `runner`, `seconds`, `parameters` (the weight count)
-        and `backend`. Then comes `params_NAME` for each hyperparameter NAME, with NaN for trials that did not use it.
+        `executions`, `objective_std`, `test`, `bracket`, `rung`, `runner`, `seconds`, `parameters` (the weight count),
+        `unused_initial_values` and `backend`. Then comes `params_NAME` for each hyperparameter NAME, with NaN for
+        trials that did not use it.
         """
         from search.display import rows
         from search.study import lock

@@ -87,6 +87,7 @@ def _examine(
         digest=digest_files(files) if path else digest_parameters(hp.parameters),
         files=files,
         parameters=hp.parameters,
+        inactive=hp.inactive_parameters,
         options=dict(space.options),
         metrics=metrics,
         compiled_metrics=compiled,

@@ -59,6 +59,7 @@ def test_the_json_entry_of_a_trial() -> None:
         "runner": "fit",
         "seconds": 1.26,
         "parameters": 12345,
+        "unused_initial_values": None,
         "backend": "hyperband",
     }
 
@@ -190,6 +191,8 @@ def test_results_on_test_data_that_are_not_finite_are_standard_json() -> None:
     study.apply(records.Tested(0, 0, 2, {"loss": math.nan, "accuracy": 0.5}), 0.0)
     entry = rows.trial_fields(study.trials[0], study, None, alive=True)
     assert entry["test"] == {"loss": "nan", "accuracy": 0.5}
+    (line,) = csv.DictReader(io.StringIO(rows.trials_csv(study, [study.trials[0]], {}, alive=True)))
+    assert (json.loads(line["test"]), json.loads(line["executions"])) == (entry["test"], entry["executions"])
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
