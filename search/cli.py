@@ -352,7 +352,7 @@ def export_command(
     runs: Runs = "runs",
 ) -> None:
     """Write a trained model to a file, or a SavedModel to a folder."""
-    from search.results import export
+    from search.results import export, export_check
     from search.results.study_results import load_study
     from search.worker.process import quietly
 
@@ -360,7 +360,7 @@ def export_command(
         load_study(name, runs), rank, to, format=format, keras_backend=keras_backend, force=force
     )
     if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = planned.keras_backend
+        os.environ.update(export_check.NO_GPU, KERAS_BACKEND=planned.keras_backend)
     with quietly(Path(os.devnull)):
         import search.worker.segment  # noqa: F401
     with warnings.catch_warnings(record=True) as caught:
@@ -368,7 +368,8 @@ def export_command(
     for warning in caught:
         _say(f"note: {warning.message}")
     with quietly(Path(os.devnull)), warnings.catch_warnings(action="ignore"):
-        needs = export.write_export(model, planned.to, planned.format)
+        check = functools.partial(export_check.check_in_fresh_process, planned)
+        needs = export.write_export(model, planned.to, planned.format, check)
     trial = planned.trial
     line = f"{to}: trial {trial.number}, weights of epoch {trial.best_epoch}" + (f"; {needs}" if needs else "")
     out.print(line, markup=False, soft_wrap=True)

@@ -97,7 +97,7 @@ class StudyResults:
         ranked = self.best_trials()
         if not ranked:
             raise NoResult(f"study {self.name!r} has no trial with an objective: see search trials {self.name}")
-        found = [trial for trial in ranked if self._weights(trial).exists()]
+        found = [trial for trial in ranked if self.weights(trial).exists()]
         if not found:
             raise NoResult(f"study {self.name!r} has no weights in {self.paths.trials}: MLflow may have them")
         return self.load_models(_at_most(found, num_models, "models"))
@@ -107,9 +107,10 @@ class StudyResults:
         return _build(self.space_ref, [self._model(trial) for trial in trials], self.study.versions)
 
     def _model(self, trial: Trial) -> _Model:
-        return _Model(trial.number, trial.params, self._weights(trial), trial.best_epoch)
+        return _Model(trial.number, trial.params, self.weights(trial), trial.best_epoch)
 
-    def _weights(self, trial: Trial) -> Path:
+    def weights(self, trial: Trial) -> Path:
+        """Return the file of the best weights of `trial`."""
         return self.paths.trial(trial.number).best(trial.best_execution)
 
     @property

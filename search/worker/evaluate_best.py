@@ -10,7 +10,8 @@ import json
 import tempfile
 import traceback
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from search.messages import Evaluate, Evaluated
 from search.space.domain import Value
 from search.space.file import Space, describe_error, format_traceback
 from search.worker import checkpoint
-from search.worker.data.arrays import Split, prepare_data, spec_from_json
+from search.worker.data.arrays import Data, Split, prepare_data, spec_from_json
 from search.worker.data.streams import Stream, for_evaluation
 from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
 from search.worker.model_cache import clear_model_cache
 from search.worker.runners.choose import call_on_specs, create_weights
 from search.worker.runners.logs import scalar_logs
+from search.worker.saved_model_check import check_saved_model
 from search.worker.segment import build_trial_model, load_data, load_space, trial_folder
 
 __all__ = ["rebuild_model", "run_evaluation"]
@@ -70,7 +72,8 @@ def run_evaluation(work: Evaluate) -> Evaluated:
                 logs = _evaluate(model, load_data(work.space, hp, work.data).test)
             if work.model is None:
                 return Evaluated(work.trial, logs)
-            _save(model, Path(work.model))
+            hp = LazyHyperParameters(values=work.values)
+            _save(model, Path(work.model), partial(load_data, work.space, hp, work.data), best.inputs)
             return Evaluated(work.trial, logs, _signature(model, best.inputs), _requirements())
     except KeyboardInterrupt:
         raise
@@ -90,8 +93,8 @@ def _evaluate(model: Any, test: Split | Stream | None) -> dict[str, float] | Non
     return scalar_logs(found)
 
 
-def _save(model: Any, path: Path) -> None:
-    """Write a `.keras` file completely, or not at all."""
+def _save(model: Any, path: Path, load: Callable[[], Data], inputs: Any) -> None:
+    """Write a `.keras` file completely, or not at all. SearchError if it would give other values than the model."""
     temporary = path.with_name(f".{path.stem}.new.keras")
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
@@ -102,6 +105,7 @@ def _save(model: Any, path: Path) -> None:
         except (ValueError, TypeError, NotImplementedError):
             traceback.print_exc()
             _save_only_weights(model, temporary)
+        check_saved_model(model, temporary, load, inputs)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
