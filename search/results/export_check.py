@@ -43,6 +43,7 @@ class Request:
         space: the study's own copy of the code.
         params: the trial's hyperparameters.
         weights: the file of the trial's best weights.
+        epoch: the epoch whose value was logged as the trial's best.
         file: the file, or the SavedModel's folder.
         format: one of `export.ENDINGS`.
     """
@@ -50,6 +51,7 @@ class Request:
     space: SpaceRef
     params: Mapping[str, Value]
     weights: Path
+    epoch: int | None
     file: Path
     format: str
 
@@ -71,26 +73,15 @@ def check_in_fresh_process(planned: Export, file: Path) -> str:
     """Check the written export `file`. Return a remark, or "".
 
     Raises:
-        OptionError: the file cannot be loaded, or gives other values than the trial's model.
+        OptionError: the file cannot be loaded, or gives other values than those of the trial's best epoch.
     """
     study, trial = planned.study, planned.trial
-    request = Request(study.space_ref, dict(trial.params), study.weights(trial), file, planned.format)
+    params, weights = dict(trial.params), study.weights(trial)
+    request = Request(study.space_ref, params, weights, trial.best_epoch, file, planned.format)
     finding = _ask_process(request, planned.keras_backend)
     if finding.wrong:
-        raise OptionError(
-            f"--to {planned.to}: nothing is written, as a fresh process found that {finding.wrong}: "
-            f"{_ADVICE[planned.format]}"
-        )
+        raise OptionError(f"--to {planned.to}: nothing is written, as a fresh process found that {finding.wrong}")
     return finding.remark
-
-
-_CODE = "return every argument of a layer from its get_config, and keep in weights whatever a layer draws"
-_ADVICE = {
-    "keras": f"{_CODE}; or export weights, or a SavedModel",
-    "savedmodel": f"{_CODE}; or export weights",
-    "onnx": f"{_CODE}; or try another format",
-    "weights": "build_model must give the same model for the same hyperparameters",
-}
 
 
 def _ask_process(request: Request, keras_backend: str) -> Finding:
@@ -135,41 +126,64 @@ def answer(folder: str) -> None:
 def check_export(request: Request) -> Finding:
     """Load an export in this process and compare it with the trial's model."""
     from search.space.file import read_space
-    from search.worker import saved_model_check
     from search.worker.evaluate_best import rebuild_model
-
-    code = Path(request.space.path) if request.space.path else None
-
-    def because(error: BaseException) -> str:
-        traceback.print_exc()
-        return describe_error(error, code)
 
     try:
         space = read_space(request.space)
         model, best = rebuild_model(space, request.params, request.weights)
     except (Exception, SystemExit) as error:
-        return Finding(f"the trial's model cannot be built ({because(error)})")
+        return Finding(f"the trial's model cannot be built: {_because(error, request)}")
+    if best.epoch != request.epoch:
+        # The worker was killed between the best epoch's end and the next checkpoint.
+        return Finding(
+            f"the saved weights are of epoch {best.epoch}, and the logged value is of epoch {request.epoch}: go on "
+            "with search resume, or export another trial with --rank"
+        )
     if request.format == "weights":
-        try:
-            wrong = saved_model_check.describe_lost_weights(model, request.file)
-        except Exception as error:
-            wrong = f"it cannot be loaded ({because(error)})"
-        return Finding((wrong and f"it would give other weights than the trial's ({wrong})") or "")
+        return _compare_weights(request, model)
+    return _compare_values(request, model, _data_loader(space, request.params), best.inputs)
+
+
+def _compare_weights(request: Request, model: Any) -> Finding:
+    from search.worker.saved_model_check import describe_lost_weights
+
     try:
-        load = _data_loader(space, request.params)
-        x, expected, repeatable = saved_model_check.reference_values(model, load, best.inputs)
+        wrong = describe_lost_weights(model, request.file)
     except Exception as error:
-        return Finding(remark=f"it was not compared with the model, which cannot be called ({because(error)})")
+        return Finding(f"the file cannot be loaded: {_because(error, request)}")
+    if wrong is None:
+        return Finding()
+    return Finding(
+        f"it would give other weights than the trial's ({wrong}): build_model must give the same model for the same "
+        "hyperparameters"
+    )
+
+
+def _compare_values(request: Request, model: Any, load: Callable[[], Any], inputs: Any) -> Finding:
+    from search.worker.saved_model_check import CODE_ADVICE, describe_difference, reference_values, tolerances
+
+    try:
+        x, expected, repeatable = reference_values(model, load, inputs)
+    except Exception as error:
+        return Finding(remark=f"it was not compared with the model, which cannot be called: {_because(error, request)}")
+    advice = f"{CODE_ADVICE}; or export weights, or try another format"
     try:
         found, remark = _LOADERS[request.format](request.file, model, x)
     except Exception as error:
-        return Finding(f"it cannot be loaded and called ({because(error)})")
+        return Finding(f"it cannot be loaded and called ({_because(error, request)}): {advice}")
     if found is None:
         return Finding(remark=remark)
     if not repeatable:
         return Finding(remark="it was loaded and not compared, as the model's values are random")
-    wrong = saved_model_check.describe_difference(expected, found, saved_model_check.tolerances(model))
-    return Finding((wrong and f"it gives other values than the trial's model ({wrong})") or "", remark)
+    wrong = describe_difference(expected, found, tolerances(model))
+    if wrong is None:
+        return Finding(remark=remark)
+    return Finding(f"it gives other values than the trial's model ({wrong}): {advice}")
+
+
+def _because(error: BaseException, request: Request) -> str:
+    traceback.print_exc()
+    return describe_error(error, Path(request.space.path) if request.space.path else None)
 
 
 def _data_loader(space: Any, params: Mapping[str, Value]) -> Callable[[], Any]:
@@ -188,10 +202,17 @@ _Loaded = tuple[Any, str]
 
 
 def _load_keras(file: Path, model: Any, x: Any) -> _Loaded:
+    import keras
+
     from search.worker import saved_model_check
 
-    loaded, compiled = saved_model_check.load_keras_file(file, model, compiled=model.compiled)
-    remark = "" if compiled or not model.compiled else "its compilation cannot be loaded: give compile=False"
+    objects, remark = saved_model_check.named_objects(file, model), ""
+    try:
+        loaded = keras.saving.load_model(file, custom_objects=objects, safe_mode=False)
+    except Exception:
+        traceback.print_exc()
+        loaded = keras.saving.load_model(file, custom_objects=objects, compile=False, safe_mode=False)
+        remark = "its compilation cannot be loaded: give compile=False"
     return saved_model_check.values_of(loaded, x), remark
 
 

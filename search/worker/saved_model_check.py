@@ -1,7 +1,7 @@
 """Checks of files that hold a trained model: loaded again, a file must give the model's values on one batch.
 
 Keras writes files that it reads back as another model, without a word: if a layer's `get_config` lacks an argument, if
-a layer draws constants when it is made, if a Lambda reads names of its module.
+a layer draws constants when it is made, if a function is called like one of Keras's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import traceback
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import keras
@@ -22,17 +21,24 @@ from search.worker.data.arrays import Data, Split, spec_from_json
 from search.worker.data.streams import Stream
 
 __all__ = [
+    "CODE_ADVICE",
     "check_saved_model",
     "describe_difference",
     "describe_lost_weights",
     "foreign_names",
-    "load_keras_file",
+    "named_objects",
     "reference_values",
     "tolerances",
     "values_of",
 ]
 
 Array = np.ndarray[Any, Any]
+
+CODE_ADVICE = (
+    "return every argument of a layer from its get_config, keep in weights whatever a layer draws, and call no "
+    "function like one of Keras's"
+)
+"""The changes of a space's code after which Keras reads a file as the same model."""
 
 _SAMPLES = 32
 """Samples of a batch of real data."""
@@ -47,8 +53,8 @@ _TOLERANCES = {"float16": (2**-7, 2**-8), "bfloat16": (2**-4, 2**-5)}
 def check_saved_model(model: Any, path: Path, load: Callable[[], Data], inputs: Any) -> None:
     """Check that the `.keras` file `path` gives the values of `model`.
 
-    If Keras cannot read the file, a model that the factory has built must get the same weights from it. If the model
-    cannot be called on its own, or its values are random, nothing is compared.
+    If Keras cannot read the file, a model that the factory has built must get the same weights from it: MLflow loads
+    such a model so. If the model cannot be called on its own, or its values are random, nothing is compared.
 
     Args:
         load: returns the space's data.
@@ -63,7 +69,8 @@ def check_saved_model(model: Any, path: Path, load: Callable[[], Data], inputs: 
         traceback.print_exc()
         return
     try:
-        loaded, _ = load_keras_file(path, model, compiled=False)
+        objects = named_objects(path, model)
+        loaded = keras.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=False)
         found = values_of(loaded, x)
     except Exception:
         traceback.print_exc()
@@ -72,8 +79,7 @@ def check_saved_model(model: Any, path: Path, load: Callable[[], Data], inputs: 
         wrong = describe_difference(expected, found, tolerances(model)) if repeatable else None
     if wrong is not None:
         raise SearchError(
-            f"the .keras file would give other values than the model ({wrong}), so it was not kept: return every "
-            "argument of a layer from its get_config, and keep in weights whatever a layer draws"
+            f"the .keras file would give other values than the model ({wrong}), so it was not kept: {CODE_ADVICE}"
         )
 
 
@@ -183,29 +189,18 @@ def describe_lost_weights(model: Any, path: Path) -> str | None:
 # Files of Keras -------------------------------------------------------------------------------------------------------
 
 
-def load_keras_file(path: Path, model: Any, *, compiled: bool) -> tuple[Any, bool]:
-    """Load a `.keras` file with the classes and functions of the user's code.
+def named_objects(path: Path, model: Any) -> dict[str, Any]:
+    """Return the classes and functions that a `.keras` file names and Keras does not have, as `model` refers to them.
 
-    Args:
-        model: a model of the same factory, which leads to these classes and functions.
-        compiled: whether to compile the loaded model, if that is possible.
-
-    Returns:
-        The loaded model, and whether it is compiled if that was asked for.
+    A function that is called like one of Keras's is not among them: Keras takes its own, whatever it is given.
     """
     with zipfile.ZipFile(path) as file:
         names = set(foreign_names(json.loads(file.read("config.json"))))
-    objects = {part.__name__: part for part in _parts(model) if part.__name__ in names}
-    if compiled:
-        try:
-            return keras.saving.load_model(path, custom_objects=objects, safe_mode=False), True
-        except Exception:
-            traceback.print_exc()
-    return keras.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=False), False
+    return {part.__name__: part for part in _parts(model) if part.__name__ in names}
 
 
 def _parts(model: Any) -> Iterator[Any]:
-    """Yield the functions that a model refers to, and the classes of its parts: all that its file names."""
+    """Yield the functions that a model refers to, and the classes of its parts."""
     todo, seen = [model], set()
     while todo:
         item = todo.pop()
@@ -216,11 +211,11 @@ def _parts(model: Any) -> Iterator[Any]:
             todo += item
         elif isinstance(item, dict):
             todo += item.values()
-        elif isinstance(item, FunctionType):
-            yield item
         elif hasattr(type(item), "get_config") and hasattr(item, "__dict__"):
             yield type(item)
             todo += vars(item).values()
+        elif callable(item) and not isinstance(item, type) and isinstance(getattr(item, "__name__", None), str):
+            yield item
 
 
 def foreign_names(config: Any) -> Iterator[str]:

@@ -305,8 +305,12 @@ class Noise(keras.layers.Layer):
         return x + keras.random.normal(keras.ops.shape(x))
 
 
+def relu(x):  # Keras has a function of this name
+    return keras.ops.tanh(x)
+
+
 def layer_of(hp):
-    kind = hp.Choice("kind", ["plain", "argument", "drawn", "hidden", "global", "noise", "local"])
+    kind = hp.Choice("kind", ["plain", "argument", "drawn", "hidden", "name", "global", "noise", "local"])
     if kind == "argument":
         return Scale(3.0)
     if kind == "drawn":
@@ -315,6 +319,8 @@ def layer_of(hp):
         return Hidden()
     if kind == "global":
         return keras.layers.Lambda(lambda x: x * CALLS[0])
+    if kind == "name":
+        return keras.layers.Activation(relu)
     if kind == "noise":
         return Noise()
     if kind == "local":
@@ -354,7 +360,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finding]:
         model, _ = rebuild_model(space, {"kind": kind}, weights)
         to = folder / f"{kind}{ENDINGS[format]}"
         write_export(model, to, format)
-        return check_export(replace(Request(ref, {"kind": kind}, weights, to, format), **changes))
+        return check_export(replace(Request(ref, {"kind": kind}, weights, 1, to, format), **changes))
 
     return export_and_check
 
@@ -370,7 +376,7 @@ def test_a_model_that_is_saved_whole_passes(faulty: Callable[..., Finding], form
     assert faulty("plain", format) == Finding()
 
 
-@pytest.mark.parametrize("kind", ["argument", "drawn", "hidden"])
+@pytest.mark.parametrize("kind", ["argument", "drawn", "hidden", "name"])
 def test_a_keras_file_that_silently_gives_other_values_is_found(faulty: Callable[..., Finding], kind: str) -> None:
     assert faulty(kind).wrong.startswith("it gives other values than the trial's model (values up to ")
 
@@ -400,7 +406,18 @@ def test_weights_that_are_lost_or_changed_are_found(faulty: Callable[..., Findin
     wrong = faulty("plain", "weights", file=tmp_path / "other.weights.h5").wrong
     assert wrong.startswith("it would give other weights than the trial's (of the weights, values up to ")
     (tmp_path / "broken.weights.h5").write_bytes(b"rubbish")
-    assert "it cannot be loaded (OSError" in faulty("plain", "weights", file=tmp_path / "broken.weights.h5").wrong
+    assert "the file cannot be loaded: OSError" in faulty("plain", "weights", file=tmp_path / "broken.weights.h5").wrong
+
+
+def test_weights_of_another_epoch_than_the_best_are_not_exported(faulty: Callable[..., Finding]) -> None:
+    wrong = faulty("plain", epoch=3).wrong
+    assert wrong.startswith("the saved weights are of epoch 1, and the logged value is of epoch 3: go on with search")
+
+
+def test_a_space_that_no_longer_builds_fails(faulty: Callable[..., Finding], tmp_path: Path) -> None:
+    (tmp_path / "space.py").write_text("raise ValueError('gone')\n")
+    wrong = faulty("plain", space=SpaceRef(path=str(tmp_path / "space.py"))).wrong
+    assert wrong == f"the trial's model cannot be built: {tmp_path / 'space.py'}:1: ValueError: gone"
 
 
 def test_onnx_is_checked_without_onnxruntime(faulty: Callable[..., Finding], monkeypatch: pytest.MonkeyPatch) -> None:
