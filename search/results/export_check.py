@@ -159,6 +159,9 @@ def _compare_weights(request: Request, model: Any) -> Finding:
     )
 
 
+_OTHER_FORMAT = "export weights, or try another format"
+
+
 def _compare_values(request: Request, model: Any, load: Callable[[], Any], inputs: Any) -> Finding:
     from search.worker.saved_model_check import CODE_ADVICE, describe_difference, reference_values, tolerances
 
@@ -166,11 +169,10 @@ def _compare_values(request: Request, model: Any, load: Callable[[], Any], input
         x, expected, repeatable = reference_values(model, load, inputs)
     except Exception as error:
         return Finding(remark=f"it was not compared with the model, which cannot be called: {_because(error, request)}")
-    advice = f"{CODE_ADVICE}; or export weights, or try another format"
     try:
         found, remark = _LOADERS[request.format](request.file, model, x)
     except Exception as error:
-        return Finding(f"it cannot be loaded and called ({_because(error, request)}): {advice}")
+        return Finding(f"it cannot be loaded and called ({_because(error, request)}): {_OTHER_FORMAT}")
     if found is None:
         return Finding(remark=remark)
     if not repeatable:
@@ -178,7 +180,7 @@ def _compare_values(request: Request, model: Any, load: Callable[[], Any], input
     wrong = describe_difference(expected, found, tolerances(model))
     if wrong is None:
         return Finding(remark=remark)
-    return Finding(f"it gives other values than the trial's model ({wrong}): {advice}")
+    return Finding(f"it gives other values than the trial's model ({wrong}): {CODE_ADVICE}; or {_OTHER_FORMAT}")
 
 
 def _because(error: BaseException, request: Request) -> str:
