@@ -174,9 +174,11 @@ def _unknown_names(
             if name in known:
                 continue
             given, near = f"--try-first gives {name!r}, which", nearest(name, known - values.keys())
-            if _is_determined(values, probed):
+            # A `fit` of the user's own that the probe could not follow to the training may ask for more.
+            followed = bool(probed.metrics) or not probed.own_fit
+            if followed and _is_determined(values, probed):
                 raise OptionError(f"{given} is not asked for: leave it out.{near}")
-            if not branches:
+            if followed and not branches:
                 branch = "If a branch asks for it, give the values that lead there, too"
                 raise OptionError(f"{given} is not asked for: leave it out.{near} {branch}")
             lines[name] = f"{given} no build has asked for: a trial uses it only if a branch asks for it.{near}"
@@ -184,10 +186,8 @@ def _unknown_names(
 
 
 def _is_determined(values: Mapping[str, Value], probed: Probed) -> bool:
-    """Return whether `values` answer every question of the build, so that the trial's build will ask no others."""
-    answered = all(parameter.name in values or parameter.domain.size == 1 for parameter in probed.parameters)
-    # A `fit` of the user's own that the probe could not follow to the training may ask for more.
-    return answered and (bool(probed.metrics) or not probed.own_fit)
+    """Return whether `values` answer every question of the build, so that the trial's build asks no others."""
+    return all(parameter.name in values or parameter.domain.size == 1 for parameter in probed.parameters)
 
 
 def _names(parameters: Mapping[str, Parameter]) -> set[str]:

@@ -99,7 +99,7 @@ def _ask_process(request: Request, keras_backend: str) -> Finding:
         except FileNotFoundError:
             lines = (folder / "log").read_text(errors="replace").split("\n")
             last = next((line for line in reversed(lines) if line.strip()), "")
-            return Finding(as_one_line(f"the process that loads it has died (exit code {exit_code}) {last}"))
+            return Finding(as_one_line(f"the process that loads the file has died with exit code {exit_code}: {last}"))
 
 
 def run_python(code: str, environment: Mapping[str, str], output: int) -> int:
@@ -154,8 +154,8 @@ def _compare_weights(request: Request, model: Any) -> Finding:
     if wrong is None:
         return Finding()
     return Finding(
-        f"it would give other weights than the trial's ({wrong}): build_model must give the same model for the same "
-        "hyperparameters"
+        f"the file would give other weights than the trial's ({wrong}): build_model must give the same model for the "
+        "same hyperparameters"
     )
 
 
@@ -172,7 +172,7 @@ def _compare_values(request: Request, model: Any, load: Callable[[], Any], input
     try:
         found, remark = _LOADERS[request.format](request.file, model, x)
     except Exception as error:
-        return Finding(f"it cannot be loaded and called ({_because(error, request)}): {_OTHER_FORMAT}")
+        return Finding(f"the file cannot be loaded and called ({_because(error, request)}): {_OTHER_FORMAT}")
     if found is None:
         return Finding(remark=remark)
     if not repeatable:
@@ -180,7 +180,7 @@ def _compare_values(request: Request, model: Any, load: Callable[[], Any], input
     wrong = describe_difference(expected, found, tolerances(model))
     if wrong is None:
         return Finding(remark=remark)
-    return Finding(f"it gives other values than the trial's model ({wrong}): {CODE_ADVICE}; or {_OTHER_FORMAT}")
+    return Finding(f"the file gives other values than the trial's model ({wrong}): {CODE_ADVICE}; or {_OTHER_FORMAT}")
 
 
 def _because(error: BaseException, request: Request) -> str:

@@ -378,7 +378,7 @@ def test_a_model_that_is_saved_whole_passes(faulty: Callable[..., Finding], form
 
 @pytest.mark.parametrize("kind", ["argument", "drawn", "hidden", "name"])
 def test_a_keras_file_that_silently_gives_other_values_is_found(faulty: Callable[..., Finding], kind: str) -> None:
-    assert faulty(kind).wrong.startswith("it gives other values than the trial's model (values up to ")
+    assert faulty(kind).wrong.startswith("the file gives other values than the trial's model (values up to ")
 
 
 def test_constants_that_each_build_draws_are_found_in_every_format(faulty: Callable[..., Finding]) -> None:
@@ -387,7 +387,7 @@ def test_constants_that_each_build_draws_are_found_in_every_format(faulty: Calla
 
 
 def test_a_file_that_cannot_be_called_is_found(faulty: Callable[..., Finding]) -> None:
-    assert "it cannot be loaded and called (" in faulty("global").wrong
+    assert "the file cannot be loaded and called (" in faulty("global").wrong
     assert "name 'CALLS' is not defined" in faulty("global").wrong
     assert faulty("global", "savedmodel") == Finding()
 
@@ -404,7 +404,7 @@ def test_weights_that_are_lost_or_changed_are_found(faulty: Callable[..., Findin
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(4), keras.layers.Dense(2)])
     model.save_weights(tmp_path / "other.weights.h5")
     wrong = faulty("plain", "weights", file=tmp_path / "other.weights.h5").wrong
-    assert wrong.startswith("it would give other weights than the trial's (of the weights, values up to ")
+    assert wrong.startswith("the file would give other weights than the trial's (of the weights, values up to ")
     (tmp_path / "broken.weights.h5").write_bytes(b"rubbish")
     assert "the file cannot be loaded: OSError" in faulty("plain", "weights", file=tmp_path / "broken.weights.h5").wrong
 
@@ -438,7 +438,7 @@ def test_an_export_with_other_values_leaves_nothing(
     assert cli.main(["export", study.name, "--to", "model.keras", "--force"]) == 2
     line = capfd.readouterr().err
     assert line.startswith(
-        "search: --to model.keras: nothing is written, as a fresh process found that it gives other "
+        "search: --to model.keras: nothing is written, as a fresh process found that the file gives other "
     )
     assert "return every argument of a layer from its get_config" in line
     assert line.count("\n") == 1
@@ -451,7 +451,7 @@ def test_a_check_whose_process_dies_fails(
 ) -> None:
     monkeypatch.setattr(export_check, "run_python", lambda code, environment, output: -9)
     planned = plan_export(study, 1, tmp_path / "model.keras")
-    with pytest.raises(OptionError, match=r"the process that loads it has died \(exit code -9\)"):
+    with pytest.raises(OptionError, match=r"the process that loads the file has died with exit code -9"):
         export_check.check_in_fresh_process(planned, tmp_path / "model.keras")
 
 
