@@ -234,15 +234,15 @@ def trials_command(
     runs: Runs = "runs",
 ) -> None:
     """List a study's trials."""
-    from search.display import tables
+    from search.display import rows, tables
 
     found, alive, run_ids = _load_results(name, runs)
     if as_json and as_csv:
         raise OptionError("--json and --csv exclude each other: give one of them")
     if as_json:
-        _print_json([tables.trial_fields(t, found.study, run_ids.get(t.number), alive=alive) for t in found.trials])
+        _print_json([rows.trial_fields(t, found.study, run_ids.get(t.number), alive=alive) for t in found.trials])
     elif as_csv:
-        print(tables.trials_csv(found.study, found.trials, run_ids, alive=alive), end="")
+        print(rows.trials_csv(found.study, found.trials, run_ids, alive=alive), end="")
     else:
         out.print(tables.trials_table(found.study, found.trials, alive=alive))
 
@@ -255,12 +255,12 @@ def best_command(
     runs: Runs = "runs",
 ) -> None:
     """List a study's best trials, best first."""
-    from search.display import tables
+    from search.display import rows, tables
 
     found, alive, run_ids = _load_results(name, runs)
     best = found.best_trials(count)
     if as_json:
-        _print_json([tables.trial_fields(t, found.study, run_ids.get(t.number), alive=alive) for t in best])
+        _print_json([rows.trial_fields(t, found.study, run_ids.get(t.number), alive=alive) for t in best])
     elif best:
         out.print(tables.leaderboard(found.study, count))
     if not best:
@@ -354,7 +354,7 @@ def export_command(
     runs: Runs = "runs",
 ) -> None:
     """Write a trained model to a file, or a SavedModel to a folder."""
-    from search.results import export
+    from search.results import export, export_check
     from search.results.study_results import load_study
     from search.worker.process import quietly
 
@@ -362,7 +362,7 @@ def export_command(
         load_study(name, runs), rank, to, format=format, keras_backend=keras_backend, force=force
     )
     if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = planned.keras_backend
+        os.environ.update(export_check.NO_GPU, KERAS_BACKEND=planned.keras_backend)
     with quietly(Path(os.devnull)):
         import search.worker.segment  # noqa: F401
     with warnings.catch_warnings(record=True) as caught:
@@ -370,7 +370,8 @@ def export_command(
     for warning in caught:
         _say(f"note: {warning.message}")
     with quietly(Path(os.devnull)), warnings.catch_warnings(action="ignore"):
-        needs = export.write_export(model, planned.to, planned.format)
+        check = functools.partial(export_check.check_in_fresh_process, planned)
+        needs = export.write_export(model, planned.to, planned.format, check)
     trial = planned.trial
     weights = "" if trial.best_epoch is None else f", weights of epoch {trial.best_epoch}"
     line = f"{to}: trial {trial.number}{weights}" + (f"; {needs}" if needs else "")

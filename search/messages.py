@@ -154,6 +154,7 @@ class Probed:
         data: the data that `load_data` returned.
         shared: whether arrays were written to the probe's `share` folder.
         vectors: the number of values of each metric that has not exactly one, such as one for each class.
+        inactive: the parameters that the build declared under conditions that do not hold.
     """
 
     digest: str
@@ -176,6 +177,7 @@ class Probed:
     data: DataLoaded | None = None
     shared: bool = False
     vectors: Mapping[str, int] = field(default_factory=dict)
+    inactive: tuple[Parameter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

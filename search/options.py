@@ -265,15 +265,26 @@ def _read_json(text: str | Path) -> Any:
         if not str(text).lstrip().startswith(("{", "[")):
             where = f"--try-first {text}"
             text = Path(text).read_text()
-        return json.loads(str(text))
+        return json.loads(str(text), object_pairs_hook=_without_repeats)
     except OSError as error:
         raise OptionError(f"{where} cannot be read ({error.strerror}): give JSON, or a .json file") from None
     except ValueError as error:
         raise OptionError(f'{where} is not JSON ({error}): write it as {{"lr": 0.01}}') from None
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's pairs as a dict. OptionError if a name is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise OptionError(f"--try-first gives {twice!r} two values in one configuration: give it one")
+    return found
+
+
 def _plain_value(name: Any, value: Any) -> Value:
-    value = value.item() if hasattr(value, "item") else value
+    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
+        value = value.item()  # a NumPy scalar
     finite = not isinstance(value, float) or math.isfinite(value)
     if not isinstance(name, str) or not isinstance(value, (int, float, str, bool, type(None))) or not finite:
         raise OptionError(f"--try-first gives {name!r} the value {value!r}: give names, and values that hp gives")

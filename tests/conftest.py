@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,17 @@ def workplace(zygote: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("search.executors.selection.shared_zygote", zygote)
     return tmp_path
+
+
+@pytest.fixture
+def forked_checks(templates: Templates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the fresh processes that check exports be forks of one that has imported Keras."""
+    import forks
+
+    def run(code: str, environment: Mapping[str, str], output: int) -> int:
+        return forks.start(templates.address("keras"), ["python", "-c", code], env=environment, output=output).wait()
+
+    monkeypatch.setattr("search.results.export_check.run_python", run)
 
 
 @pytest.fixture

@@ -363,6 +363,7 @@ def test_models_load_in_another_process(command: Command, study: search.StudyRes
     assert found["warned"] == ["9 models were asked for, and there are 3: a search keeps 9 with --keep-models 9"]
 
 
+@pytest.mark.usefixtures("forked_checks")
 def test_weights_are_exported(command: Command, study: search.StudyResults, tmp_path: Path) -> None:
     assert command("export", "t", "--rank", 3, "--to", tmp_path / "model.weights.h5").code == 0
     assert (tmp_path / "model.weights.h5").exists()
@@ -389,7 +390,7 @@ def test_failed_trials_give_no_models(command: Command, space: Path) -> None:
     with pytest.warns(UserWarning, match=f"{len(good) + 1} models were asked for, and there are {len(good)}"):
         assert len(found.get_best_models(len(good) + 1)) == len(good)
     frame = found.trials_dataframe()
-    assert list(frame["state"] == "failed") == list(frame["bad"])
+    assert list(frame["state"] == "failed") == list(frame["params_bad"])
 
 
 # The command itself ---------------------------------------------------------------------------------------------------

@@ -1,15 +1,13 @@
-"""The output of the commands that look at a study: tables and lines for people, objects and CSV for programs.
+"""The output of the commands that look at a study: tables and lines for people.
 
 All functions are pure. `alive` says if a process runs the study; otherwise its running trials count as paused.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +37,8 @@ from search.display.live import (
     truncate,
     variable_params,
 )
+from search.display.rows import PARAMS_PREFIX, parameter_names
+from search.errors import nearest
 from search.messages import Probed
 from search.options import FIELDS, Options
 from search.space.domain import Parameter, Value
@@ -49,68 +49,6 @@ GAP = 2
 CURVE_ROWS = 12
 SPARK_WIDTH = 60
 SPARKS = "▁▂▃▄▅▆▇█"
-
-# For programs ---------------------------------------------------------------------------------------------------------
-
-
-def trial_fields(trial: Trial, study: Study, run_id: str | None, *, alive: bool) -> dict[str, Any]:
-    """Return a trial's entry in `search trials --json`.
-
-    The entry is standard JSON: numbers that are not finite become strings.
-    """
-    return {
-        "trial": trial.number,
-        "state": shown_state(trial, alive),
-        "epochs": trial.known_epochs,
-        "objective": trial.objective,
-        "best_epoch": trial.best_epoch,
-        "params": {name: _json_value(value) for name, value in trial.params.items()},
-        "error": None if trial.error is None else printable(trial.error),
-        "seed": trial.seed,
-        "mlflow_run_id": run_id,
-        "trained": None if trial.black_box else trial.trained,
-        "executions": [_json_value(execution.objective) for execution in trial.executions],
-        "objective_std": trial.spread,
-        "test": None if trial.tested is None else dict(trial.tested.logs),
-        "bracket": trial.bracket,
-        "rung": trial.rung,
-        "runner": trial.runner,
-        "seconds": _json_value(round(trial.seconds, 3)),
-        "parameters": trial.weight_count,
-        "backend": study.phases[trial.phase].backend if 0 <= trial.phase < len(study.phases) else None,
-    }
-
-
-def _json_value(value: Value) -> Value:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def trials_csv(study: Study, trials: Iterable[Trial], run_ids: Mapping[int, str], *, alive: bool) -> str:
-    """Return trials as CSV: the keys of `trial_fields`, then a column `params_<name>` for each hyperparameter."""
-    trials = list(trials)
-    names = parameter_names(study, trials)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    # An empty study has the same columns as any other.
-    keys = [key for key in trial_fields(Trial(0, 0, -1), study, None, alive=alive) if key != "params"]
-    writer.writerow([*keys, *(f"params_{name}" for name in names)])
-    for trial in trials:
-        row = trial_fields(trial, study, run_ids.get(trial.number), alive=alive)
-        values = (_csv_value(row["params"][name]) if name in row["params"] else None for name in names)
-        writer.writerow([*(row[key] for key in keys), *values])
-    return out.getvalue()
-
-
-def _csv_value(value: Value) -> Value:
-    return "None" if value is None else value  # an empty cell means that the trial did not use it
-
-
-def parameter_names(study: Study, trials: Iterable[Trial]) -> list[str]:
-    """Return the hyperparameters that `trials` used: those of the space in its order, then others as they appeared."""
-    used = {name: None for trial in trials for name in trial.params}
-    known = {parameter.name: None for parameter in study.parameters if parameter.name in used}
-    return list(known | used)
-
 
 # Tables ---------------------------------------------------------------------------------------------------------------
 
@@ -158,11 +96,19 @@ class Grid:
 def _params_grid(
     study: Study, trials: Sequence[Trial], fixed: Sequence[Column], styles: Sequence[str] = (), *, constants: bool
 ) -> Grid:
-    """Return the `fixed` columns and one for each hyperparameter, or a single one for all if they do not fit."""
+    """Return the `fixed` columns and one for each hyperparameter, or a single one for all if they do not fit.
+
+    A hyperparameter that is called like a fixed column gets the heading that CSV gives it.
+    """
     shown = [dict(trial.params) if constants else variable_params(trial) for trial in trials]
     names = [name for name in parameter_names(study, trials) if any(name in params for params in shown)]
+    taken = {column.heading for column in fixed}
     wide = [
-        Column(printable(name), [format_value(params[name]) if name in params else "" for params in shown], left=True)
+        Column(
+            f"{PARAMS_PREFIX}{name}" if name in taken else printable(name),
+            [format_value(params[name]) if name in params else "" for params in shown],
+            left=True,
+        )
         for name in names
     ]
 
@@ -321,6 +267,10 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
         + (f", {pluralize(repeats, 'epoch')} trained again" if repeats else "")
     )
     lines.append(f"seed {trial.seed}")
+    drawn = trial.params.keys() - trial.initial_values.keys()
+    for name, value in trial.unused_initial_values.items():
+        given = f"--try-first gives {name} the value {_format_exactly(value)}"
+        lines.append(printable(f"{given}, and the trial did not ask for it.{nearest(name, drawn)}"))
     return lines
 
 

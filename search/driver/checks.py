@@ -136,35 +136,76 @@ def check_try_first(
     configurations: Sequence[Mapping[str, Value]],
     parameters: Sequence[Parameter],
     probe: Callable[[Mapping[str, Value]], Probed | ProbeFailed],
-) -> None:
-    """Raise OptionError if a configuration of `--try-first` cannot be tried, as far as that can be known.
+) -> list[str]:
+    """Check that the configurations of `--try-first` can be tried, as far as that can be known.
 
     A build with these values may ask for a name that a build with defaults did not ask for, so `probe` builds with
-    them. A name that is still unknown may belong to a branch that these values do not enter, if the space has branches.
+    them. A name that is still unknown may belong to a branch that a drawn value enters, if the space has branches.
 
     Args:
         configurations: values by name.
-        parameters: those that a build with defaults asks for.
+        parameters: those that a build with defaults declares.
         probe: builds with the values that it is given.
+
+    Returns:
+        A line for each name that is still unknown.
+
+    Raises:
+        OptionError: a value cannot be used, or no build can ask for a name.
     """
-    default = {parameter.key: parameter for parameter in parameters}
-    known = dict(default)
+    known = {parameter.key: parameter for parameter in parameters}
+    branches = any(parameter.conditions for parameter in parameters)
+    doubtful: list[tuple[Mapping[str, Value], Probed]] = []
     for values in configurations:
         _check_values(values, known)
-        if values.keys() <= {parameter.name for parameter in known.values()}:
+        if values.keys() <= _names(known):
             continue
         probed = probe(values)
         if isinstance(probed, ProbeFailed):
             raise OptionError(f"--try-first {json.dumps(values)} cannot be built: {probed.message}")
-        known |= {parameter.key: parameter for parameter in probed.parameters}
+        declared = {parameter.key: parameter for parameter in (*probed.parameters, *probed.inactive)}
+        branches |= not declared.keys() <= known.keys() or any(parameter.conditions for parameter in declared.values())
+        known |= declared
         _check_values(values, known)
-        names = {parameter.name for parameter in known.values()}
-        branches = known.keys() != default.keys() or any(parameter.conditions for parameter in known.values())
-        for name in values.keys() - names:
-            if not branches:
-                raise OptionError(
-                    f"--try-first gives {name!r}, which is not asked for: leave it out.{nearest(name, names)}"
-                )
+        doubtful.append((values, probed))
+    # The build of a later configuration may have asked for a name.
+    return _unknown_names(doubtful, _names(known), branches=branches)
+
+
+def _unknown_names(
+    doubtful: Sequence[tuple[Mapping[str, Value], Probed]], known: set[str], *, branches: bool
+) -> list[str]:
+    """Return a line for each name that is not `known`. OptionError if no build can ask for it.
+
+    Args:
+        doubtful: configurations, each with the findings of a build with its values.
+        known: the names that some build has asked for.
+        branches: whether the answers decide what is asked for, as far as the builds have shown.
+    """
+    lines: dict[str, str] = {}
+    for values, probed in doubtful:
+        for name in values:
+            if name in known:
+                continue
+            given, near = f"--try-first gives {name!r}, which", nearest(name, known - values.keys())
+            # A `fit` of the user's own that the probe could not follow to the training may ask for more.
+            followed = bool(probed.metrics) or not probed.own_fit
+            if followed and _is_determined(values, probed):
+                raise OptionError(f"{given} is not asked for: leave it out.{near}")
+            if followed and not branches:
+                branch = "If a branch asks for it, give the values that lead there, too"
+                raise OptionError(f"{given} is not asked for: leave it out.{near} {branch}")
+            lines[name] = f"{given} no build has asked for: a trial uses it only if a branch asks for it.{near}"
+    return list(lines.values())
+
+
+def _is_determined(values: Mapping[str, Value], probed: Probed) -> bool:
+    """Return whether `values` answer every question of the build, so that the trial's build asks no others."""
+    return all(parameter.name in values or parameter.domain.size == 1 for parameter in probed.parameters)
+
+
+def _names(parameters: Mapping[str, Parameter]) -> set[str]:
+    return {parameter.name for parameter in parameters.values()}
 
 
 def _check_values(values: Mapping[str, Value], known: Mapping[str, Parameter]) -> None:

@@ -261,10 +261,12 @@ class _Launch:
         else:
             objective = checks.objective_of(opts, probed)
         checks.check_single_value(objective, opts, probed)
-        if self._is_new("try_first"):
-            checks.check_try_first(
-                opts.try_first, probed.parameters, lambda values: executor.probe(Probe(ref, values=values))
-            )
+        changed = self._accept_changes and self._handle.exists and self._handle.space.digest != probed.digest
+        if changed or self._is_new("try_first"):
+            untried = self._handle.untried(opts.try_first)
+            declared = (*probed.parameters, *probed.inactive)
+            for line in checks.check_try_first(untried, declared, lambda v: executor.probe(Probe(ref, values=v))):
+                self._say(line)
         return objective
 
     def _read_again(self) -> None:

@@ -19,7 +19,8 @@ from search.driver import checks
 from search.errors import SearchError, StudyError
 from search.messages import Probed
 from search.options import Options
-from search.space.domain import Parameter
+from search.scheduler.initial import InitialConfigurations
+from search.space.domain import Parameter, Value
 from search.study import journal
 from search.study.journal import Entry
 from search.study.paths import StudyPaths
@@ -114,6 +115,13 @@ class StudyHandle:
         """The imported trials, as (uid of their study, number there)."""
         records = (entry.record for entry in self.entries)
         return frozenset((r.source, r.number) for r in records if isinstance(r, TrialImported))
+
+    def untried(self, try_first: Sequence[Mapping[str, Value]]) -> list[Mapping[str, Value]]:
+        """Return the initial configurations that no trial has tried."""
+        initial = InitialConfigurations(try_first)
+        for entry in self.entries:
+            initial.apply(entry.record)
+        return list(initial.untried())
 
     def _last(self, kind: type[R]) -> R | None:
         return next((entry.record for entry in reversed(self.entries) if isinstance(entry.record, kind)), None)

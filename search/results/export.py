@@ -13,7 +13,7 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,17 +89,19 @@ def plan_export(
     return Export(study, ranked[rank - 1], to, chosen, keras_backend)
 
 
-def write_export(model: Any, to: Path, format: str) -> str:
+def write_export(model: Any, to: Path, format: str, check: Callable[[Path], str] | None = None) -> str:
     """Write a built model to `to`, whole or not at all. A file or SavedModel there is replaced.
 
     Args:
         format: one of `ENDINGS`, whose ending `to` has.
+        check: called with the path of the written file or folder, before anything is at `to`. It returns a remark or
+            "", and raises OptionError if the file must not be kept.
 
     Returns:
-        Words that say what loading needs beside Keras, or "".
+        Words that say what loading needs beside Keras, and the check's remark, or "".
 
     Raises:
-        OptionError: the model cannot be expressed in the format.
+        OptionError: the model cannot be expressed in the format, or the check has failed.
     """
     folder = Path(tempfile.mkdtemp(dir=to.absolute().parent, prefix=".export-"))
     try:
@@ -112,14 +114,16 @@ def write_export(model: Any, to: Path, format: str) -> str:
                 f"--to {to}: the model cannot be written as {format} ({type(error).__name__}: {what}): try another "
                 "format, or another Keras with --keras-backend"
             ) from error
+        remark = check(new) if check is not None else ""
         if to.is_dir():
             to.rename(folder / "old")
         new.replace(to)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if format == "weights":
-        return "load them into a model built with the trial's hyperparameters"
-    return loading_needs(_config(to)) if format == "keras" else ""
+    needs = "load them into a model built with the trial's hyperparameters" if format == "weights" else ""
+    if format == "keras":
+        needs = loading_needs(_config(to))
+    return "; ".join(filter(None, (needs, remark)))
 
 
 def _save(model: Any, to: Path, format: str) -> None:
@@ -181,7 +185,9 @@ def _config(path: Path) -> Any:
 
 def loading_needs(config: Any) -> str:
     """Return words that say what `keras.models.load_model` needs beyond Keras itself; "" if nothing."""
-    found = list(dict.fromkeys(_foreign(config)))
+    from search.worker.saved_model_check import foreign_names
+
+    found = list(dict.fromkeys(foreign_names(config)))
     names = [name for name in found if name not in _CODE]
     needs = [f"custom_objects that have {', '.join(names)}"] if names else []
     needs += [needed for what, needed in _CODE.items() if what in found]
@@ -192,31 +198,3 @@ _CODE = {
     "__lambda__": "safe_mode=False, as there is a lambda in it",
     "__torch__": "compile=False where PyTorch is not installed",
 }
-
-
-def _foreign(config: Any) -> Iterator[str]:
-    """Yield the names in a configuration that Keras does not have, and keys of `_CODE`."""
-    if isinstance(config, dict):
-        module, name = str(config.get("module") or ""), str(config.get("class_name"))
-        if name == "__lambda__":
-            yield name
-        elif module.startswith("keras.src.backend.torch"):
-            yield "__torch__"
-        elif module == "builtins" and name == "function":
-            if not _is_of_keras(str(config["config"])):
-                yield str(config["config"])
-        elif config.get("registered_name") and not module.startswith("keras"):
-            yield name
-        for value in config.values():
-            yield from _foreign(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _foreign(value)
-
-
-def _is_of_keras(function: str) -> bool:
-    """Return whether Keras has a function of this name."""
-    import keras
-
-    kinds = (keras.activations, keras.losses, keras.metrics, keras.initializers, keras.regularizers, keras.constraints)
-    return any(hasattr(kind, function) for kind in kinds)

@@ -8,6 +8,7 @@ are loaded. That runs the study's code. Code of this machine is trusted. Code of
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import sys
 import tempfile
@@ -100,7 +101,7 @@ class StudyResults:
         ranked = self.best_trials()
         if not ranked:
             raise NoResult(f"study {self.name!r} has no trial with an objective: see search trials {self.name}")
-        found = [trial for trial in ranked if self._weights(trial).exists()]
+        found = [trial for trial in ranked if self.weights(trial).exists()]
         if not found:
             raise NoResult(f"study {self.name!r} has no weights in {self.paths.trials}: MLflow may have them")
         return self.load_models(_at_most(found, num_models, "models"))
@@ -113,9 +114,10 @@ class StudyResults:
         seed = self.study.training_seed(trial.number, trial.best_execution)
         reference = self.paths.trial(trial.number).reference(trial.best_execution)
         kept = reference if reference.exists() else None
-        return _Model(trial.number, trial.params, self._weights(trial), seed, trial.best.best_epoch, kept)
+        return _Model(trial.number, trial.params, self.weights(trial), seed, trial.best.best_epoch, kept)
 
-    def _weights(self, trial: Trial) -> Path:
+    def weights(self, trial: Trial) -> Path:
+        """Return the file of the best weights of `trial`."""
         return self.paths.trial(trial.number).best(trial.best_execution)
 
     @property
@@ -142,23 +144,38 @@ class StudyResults:
         print_parameters([*(first | seen).values()])
 
     def trials_dataframe(self) -> pd.DataFrame:
-        """Return one row for each trial: number, state, epochs, objective, best epoch, seconds, and hyperparameters."""
-        import pandas as pd
+        """Return one row for each trial, by number, with the columns of `search trials --csv`.
 
-        rows = [
-            {
-                "trial": trial.number,
-                "state": trial.state,
-                "epochs": trial.known_epochs,
-                "objective": trial.objective,
-                "best_epoch": trial.best_epoch,
-                "seconds": trial.seconds,
-                "error": trial.error,
-                **trial.params,
-            }
-            for trial in self.trials
-        ]
-        return pd.DataFrame(rows)
+        These are `trial`, `state`, `epochs`, `objective`, `best_epoch`, `error`, `seed`, `mlflow_run_id`, `trained`,
+        `executions`, `objective_std`, `test`, `bracket`, `rung`, `runner`, `seconds`, `parameters` (the weight count),
+        `unused_initial_values` and `backend`. Then comes `params_NAME` for each hyperparameter NAME, with NaN for
+        trials that did not use it.
+        """
+        from search.display import rows
+        from search.study import lock
+        from search.tracking.mlflow.position import Position
+
+        run_ids, alive = Position.load(self.paths.tracking).trials, lock.is_held(self.paths.lock)
+        return _to_frame(*rows.flat_rows(self.study, self.trials, run_ids, alive=alive))
+
+
+def _to_frame(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return a DataFrame of rows that may lack columns.
+
+    pandas chooses each column's type. It would change some values of hyperparameters: beside a missing value, None
+    becomes NaN and a large whole number is rounded. Such a column holds Python's own objects.
+    """
+    import pandas as pd
+
+    from search.display.rows import PARAMS_PREFIX
+
+    frame = pd.DataFrame(rows, columns=list(columns))
+    for name in columns:
+        if not name.startswith(PARAMS_PREFIX):
+            continue
+        if any(name in row and row[name] != found for row, found in zip(rows, frame[name], strict=True)):
+            frame[name] = pd.Series([row.get(name, math.nan) for row in rows], dtype=object)
+    return frame
 
 
 def print_parameters(parameters: Sequence[Parameter]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from search.space.domain import Parameter, Value
 from search.study.records import Record, SegmentRequested
@@ -27,7 +27,11 @@ class InitialConfigurations:
 
     def next(self) -> Mapping[str, Value]:
         """Return the next configuration to try; empty if there is none."""
-        return next((values for values in self._configurations if _to_text(values) not in self._tried), {})
+        return next(self.untried(), {})
+
+    def untried(self) -> Iterator[Mapping[str, Value]]:
+        """Yield the configurations that no trial has tried, in order."""
+        return (values for values in self._configurations if _to_text(values) not in self._tried)
 
 
 def domain_error(values: Mapping[str, Value], parameter: Parameter) -> str | None:

@@ -157,6 +157,12 @@ class Trial:
         return None if self.black_box else self.epochs
 
     @property
+    def unused_initial_values(self) -> dict[str, Value]:
+        """The initial values that the trial's code did not ask for, by name; empty while it may still ask."""
+        asked = self.built and (not self.own_fit or self.trained > 0 or self.ended is not None)
+        return {name: value for name, value in self.initial_values.items() if asked and name not in self.params}
+
+    @property
     def exhausted(self) -> bool:
         """True if callbacks of the user's have ended the training of every execution."""
         return len(self.executions) == self.planned and all(execution.exhausted for execution in self.executions)

@@ -11,7 +11,8 @@ import json
 import tempfile
 import traceback
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from search.worker.rebuilt_check import check_objective, first_inputs, save_refe
 from search.worker.runners.choose import call_on_specs, create_weights
 from search.worker.runners.fit import make_training_plan
 from search.worker.runners.logs import scalar_logs
+from search.worker.saved_model_check import check_saved_model
 from search.worker.segment import build_trial_model, load_data, load_space, trial_folder
 
 __all__ = ["rebuild_model", "run_evaluation"]
@@ -75,7 +77,7 @@ def run_evaluation(work: Evaluate) -> Evaluated:
             if work.model is None:
                 return Evaluated(work.trial, logs)
             warning = _check(work, space, model, best)
-            _save(model, Path(work.model))
+            _save(model, Path(work.model), partial(_load_data, work), best.inputs)
             return Evaluated(work.trial, logs, _signature(model, best.inputs), _requirements(), warning)
     except KeyboardInterrupt:
         raise
@@ -114,8 +116,8 @@ def _evaluate(model: Any, test: Split | Stream | None) -> dict[str, float] | Non
     return scalar_logs(found)
 
 
-def _save(model: Any, path: Path) -> None:
-    """Write a `.keras` file completely, or not at all."""
+def _save(model: Any, path: Path, load: Callable[[], Data], inputs: Any) -> None:
+    """Write a `.keras` file completely, or not at all. SearchError if it would give other values than the model."""
     temporary = path.with_name(f".{path.stem}.new.keras")
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
@@ -126,6 +128,7 @@ def _save(model: Any, path: Path) -> None:
         except (ValueError, TypeError, NotImplementedError):
             traceback.print_exc()
             _save_only_weights(model, temporary)
+        check_saved_model(model, temporary, load, inputs)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -127,6 +127,12 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
         return bool(self._used or self._untuned)
 
     @property
+    def inactive_parameters(self) -> tuple[Parameter, ...]:
+        """The parameters that the factory has declared under conditions that do not hold, in order."""
+        found = (parameter_of(hyperparameter) for hyperparameter in self._space if hyperparameter.conditions)
+        return tuple(parameter for parameter in found if parameter.key not in self._used)
+
+    @property
     def used_values(self) -> dict[str, Value]:
         """The values of `parameters`, by name."""
         names = (parameter.name for parameter in self._used.values())

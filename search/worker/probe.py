@@ -130,6 +130,7 @@ def _examine(
         digest=digest_files(files) if path else digest_parameters(hp.parameters),
         files=files,
         parameters=hp.parameters,
+        inactive=hp.inactive_parameters,
         options=dict(space.options),
         metrics=tuple(logs),
         compiled_metrics=metrics.compiled_metrics(setup.model, logs),

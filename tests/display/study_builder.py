@@ -54,7 +54,7 @@ class StudyBuilder:
         if slot is not None:
             self.apply(SegmentStarted(trial, 0, 0, slot, 0, to))
 
-    def values(self, trial: int, **values: Value) -> None:
+    def values(self, trial: int, /, **values: Value) -> None:
         for name, value in values.items():
             known = {parameter.name: parameter for parameter in (LR, UNITS, LAYERS)}
             parameter = known.get(name, Parameter(name, Domain("choice", values=(value, "other"))))

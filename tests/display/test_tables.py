@@ -9,14 +9,18 @@ import dataclasses
 import io
 import json
 import math
+from pathlib import Path
 
 import pytest
 from rich.console import Console, RenderableType
 from study_builder import LR, UNITS, StudyBuilder, typical
 
-from search.display import tables
+import search
+from search.display import rows, tables
 from search.messages import Probed
 from search.space.domain import Condition, Domain, Parameter
+from search.study import records
+from search.study.paths import StudyPaths
 from search.study.records import Built, EpochDone, ResultTold, SearchEnded, SearchStarted, SegmentEnded, TrialEnded
 from search.study.study import Study, Trial
 
@@ -36,7 +40,7 @@ def trials_by_number(study: Study) -> list[Trial]:
 
 def test_the_json_entry_of_a_trial() -> None:
     study = typical().study
-    assert tables.trial_fields(study.trials[0], study, "run0", alive=True) == {
+    assert rows.trial_fields(study.trials[0], study, "run0", alive=True) == {
         "trial": 0,
         "state": "paused",
         "epochs": 3,
@@ -55,13 +59,14 @@ def test_the_json_entry_of_a_trial() -> None:
         "runner": "fit",
         "seconds": 1.26,
         "parameters": 12345,
+        "unused_initial_values": None,
         "backend": "hyperband",
     }
 
 
 def test_the_json_entry_of_a_failed_trial() -> None:
     study = typical().study
-    found = tables.trial_fields(study.trials[3], study, None, alive=True)
+    found = rows.trial_fields(study.trials[3], study, None, alive=True)
     assert (found["state"], found["objective"], found["best_epoch"]) == ("failed", None, None)
     assert found["error"] == "ValueError: no such layer"
     assert found["mlflow_run_id"] is None
@@ -73,7 +78,7 @@ def test_json_is_standard_json() -> None:
     builder.values(0, scale=math.inf, shift=math.nan, units=16)
     builder.epochs(0, math.nan, math.inf, seconds=math.nan)
     builder.fail(0, "diverged:\nloss is nan")
-    text = json.dumps(tables.trial_fields(builder.study.trials[0], builder.study, None, alive=True), allow_nan=False)
+    text = json.dumps(rows.trial_fields(builder.study.trials[0], builder.study, None, alive=True), allow_nan=False)
     found = json.loads(text)
     assert found["params"] == {"scale": "inf", "shift": "nan", "units": 16}
     assert found["objective"] is None
@@ -85,7 +90,7 @@ def test_epochs_that_are_trained_again_are_trained_epochs() -> None:
     builder.request(0, 3)
     builder.epochs(0, 0.5, 0.6)
     builder.apply(builder.study.trials[0].curve[1])
-    found = tables.trial_fields(builder.study.trials[0], builder.study, None, alive=True)
+    found = rows.trial_fields(builder.study.trials[0], builder.study, None, alive=True)
     assert (found["epochs"], found["trained"]) == (2, 3)
     lines = tables.status_lines(builder.study, True, builder.now)
     assert lines[3] == "2/375 epochs, 1 epoch trained again, 5s"
@@ -104,11 +109,11 @@ def black_box() -> StudyBuilder:
 def test_the_epochs_of_a_black_box_are_unknown() -> None:
     builder = black_box()
     study, trial = builder.study, builder.study.trials[0]
-    found = tables.trial_fields(trial, study, None, alive=True)
+    found = rows.trial_fields(trial, study, None, alive=True)
     assert (found["epochs"], found["best_epoch"], found["trained"]) == (None, None, None)
     status = tables.status_fields(study, alive=True, now=builder.now)
     assert (status["epochs"], status["trained"], status["best"]) == (None, None, 0.9)
-    (cells,) = csv.DictReader(io.StringIO(tables.trials_csv(study, [trial], {}, alive=True)))
+    (cells,) = csv.DictReader(io.StringIO(rows.trials_csv(study, [trial], {}, alive=True)))
     assert (cells["epochs"], cells["best_epoch"]) == ("", "")
     row = rendered(tables.trials_table(study, [trial], alive=True))[1]
     assert row.split() == ["0", "running", "–", "0.9000", "–", "0.003"]
@@ -143,12 +148,12 @@ def test_a_trial_that_wants_no_more_epochs_has_as_many_as_it_had() -> None:
 def test_a_running_trial_is_paused_if_no_process_lives(alive: bool, state: str) -> None:
     study = typical().study
     trial = study.trials[4]
-    assert tables.trial_fields(trial, study, None, alive=alive)["state"] == state
+    assert rows.trial_fields(trial, study, None, alive=alive)["state"] == state
     assert f" {state} " in rendered(tables.trials_table(study, [trial], alive))[1]
     assert f": {state}," in rendered(tables.trial_details(study, trial, "", "", alive=alive))[0]
     assert ("2 running" in "\n".join(tables.status_lines(study, alive, 0.0))) == alive
-    rows = list(csv.DictReader(io.StringIO(tables.trials_csv(study, [trial], {}, alive=alive))))
-    assert rows[0]["state"] == state
+    lines = list(csv.DictReader(io.StringIO(rows.trials_csv(study, [trial], {}, alive=alive))))
+    assert lines[0]["state"] == state
 
 
 def test_csv_has_a_column_for_each_hyperparameter() -> None:
@@ -159,19 +164,83 @@ def test_csv_has_a_column_for_each_hyperparameter() -> None:
     builder.request(1, 3)
     builder.values(1, units=32)
     builder.fail(1, 'ValueError: "x"')
-    text = tables.trials_csv(builder.study, trials_by_number(builder.study), {0: "abc"}, alive=True)
-    rows = list(csv.DictReader(io.StringIO(text)))
-    assert list(rows[0])[-4:] == ["params_lr", "params_units", "params_zeta", "params_state"]
-    assert (rows[0]["params_zeta"], rows[0]["params_lr"], rows[0]["params_units"]) == ("a, b", "0.1", "")
-    assert (rows[0]["params_state"], rows[1]["params_state"]) == ("None", "")
-    assert (rows[0]["mlflow_run_id"], rows[0]["state"], rows[0]["objective"]) == ("abc", "running", "0.5")
-    assert (rows[1]["error"], rows[1]["objective"], rows[1]["mlflow_run_id"]) == ('ValueError: "x"', "", "")
+    text = rows.trials_csv(builder.study, trials_by_number(builder.study), {0: "abc"}, alive=True)
+    lines = list(csv.DictReader(io.StringIO(text)))
+    assert list(lines[0])[-4:] == ["params_lr", "params_units", "params_zeta", "params_state"]
+    assert (lines[0]["params_zeta"], lines[0]["params_lr"], lines[0]["params_units"]) == ("a, b", "0.1", "")
+    assert (lines[0]["params_state"], lines[1]["params_state"]) == ("None", "")
+    assert (lines[0]["mlflow_run_id"], lines[0]["state"], lines[0]["objective"]) == ("abc", "running", "0.5")
+    assert (lines[1]["error"], lines[1]["objective"], lines[1]["mlflow_run_id"]) == ('ValueError: "x"', "", "")
 
 
 def test_the_csv_of_no_trials_is_a_heading() -> None:
-    text = tables.trials_csv(StudyBuilder().study, [], {}, alive=False)
+    text = rows.trials_csv(StudyBuilder().study, [], {}, alive=False)
     assert text.startswith("trial,state,epochs,objective,best_epoch,error,seed,mlflow_run_id,trained,")
     assert text.count("\n") == 1
+
+
+AWKWARD = {"epochs": 9, "objective": "mse", "trial": 4, "state": "on", "seconds": 5, "x": 1, "params_x": 2, "params": 3}
+"""Hyperparameters that are called like columns, and like each other's columns."""
+
+
+def study_of_awkward_names() -> Study:
+    builder = StudyBuilder()
+    builder.request(0, 3)
+    builder.values(0, **AWKWARD)
+    builder.epochs(0, 0.5)
+    builder.request(1, 3)
+    builder.values(1, lr=0.25, epochs=None)
+    return builder.study
+
+
+def test_a_hyperparameter_may_be_called_like_a_column() -> None:
+    study = study_of_awkward_names()
+    entry = rows.trial_fields(study.trials[0], study, None, alive=True)
+    line, other = csv.DictReader(io.StringIO(rows.trials_csv(study, trials_by_number(study), {}, alive=True)))
+    assert entry["params"] == AWKWARD
+    assert {name: line[f"params_{name}"] for name in AWKWARD} == {name: str(v) for name, v in AWKWARD.items()}
+    for name in ("trial", "state", "epochs", "objective", "seconds"):
+        assert line[name] == str(entry[name])
+    assert [name for name in line if not name.startswith("params_")] == [name for name in entry if name != "params"]
+    assert (other["params_epochs"], other["params_state"], other["epochs"]) == ("None", "", "0")
+    heading = rendered(tables.trials_table(study, [study.trials[0]], True), 200)[0]
+    assert heading.split()[:3] == ["trial", "state", "epochs"]
+    assert heading.split()[-8:] == [
+        *("params_epochs", "objective", "params_trial", "params_state", "seconds", "x", "params_x", "params")
+    ]
+
+
+def test_a_dataframe_has_the_columns_and_the_values_of_the_csv(tmp_path: Path) -> None:
+    builder = StudyBuilder()
+    first = {"epochs": 9, "state": "on", "params_lr": 2**60 + 1, "lr": 0.25, "units": None, "depth": 2}
+    for trial, values in enumerate([first, {"lr": 0.5, "units": 32, "wide": True}]):
+        builder.request(trial, 3)
+        builder.values(trial, **values)
+        builder.epochs(trial, 0.5, 0.75)
+    frame = search.StudyResults(StudyPaths.of(tmp_path, "digits"), builder.study).trials_dataframe()
+    columns, lines = rows.flat_rows(builder.study, trials_by_number(builder.study), {}, alive=False)
+    assert list(frame.columns) == columns
+    names = ["lr", "units", "epochs", "state", "params_lr", "depth", "wide"]
+    assert columns[-7:] == [f"params_{name}" for name in names]
+    for line, found in zip(lines, frame.to_dict("records"), strict=True):
+        known = {name: value for name, value in line.items() if value is not None}
+        assert {name: found[name] for name in known} == known
+    assert list(frame["epochs"]) == [2, 2]
+    assert frame["params_units"][0] is None  # a choice of None is a value
+    assert frame["params_depth"].dtype == float
+    assert [name for name in names if math.isnan(frame[f"params_{name}"][1])] == names[2:6]
+    empty = search.StudyResults(StudyPaths.of(tmp_path, "digits"), StudyBuilder().study).trials_dataframe()
+    assert list(empty.columns) == [name for name in columns if not name.startswith("params_")]
+    assert len(empty) == 0
+
+
+def test_results_on_test_data_that_are_not_finite_are_standard_json() -> None:
+    study = typical().study
+    study.apply(records.Tested(0, 0, 2, {"loss": math.nan, "accuracy": 0.5}), 0.0)
+    entry = rows.trial_fields(study.trials[0], study, None, alive=True)
+    assert entry["test"] == {"loss": "nan", "accuracy": 0.5}
+    (line,) = csv.DictReader(io.StringIO(rows.trials_csv(study, [study.trials[0]], {}, alive=True)))
+    assert (json.loads(line["test"]), json.loads(line["executions"])) == (entry["test"], entry["executions"])
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------

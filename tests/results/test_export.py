@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,14 @@ import pytest
 import search
 from search import cli
 from search.errors import OptionError, SearchError
-from search.results import export
+from search.results import export, export_check
 from search.results.export import ENDINGS, plan_export, write_export
-from search.space.file import SPACE_MODULE, read_space
+from search.results.export_check import Finding, Request, check_export
+from search.space.file import SPACE_MODULE, SpaceRef, read_space
+from search.study.paths import StudyPaths
+from search.worker import checkpoint
+from search.worker.data.arrays import spec_to_json
+from search.worker.evaluate_best import rebuild_model
 
 Array = np.ndarray[Any, Any]
 
@@ -102,8 +110,8 @@ def onnx(path: Path, x: Any) -> Array:
 LOADERS: dict[str, Callable[[Path, Any], Array]] = {"savedmodel": saved_model, "onnx": onnx}
 
 
-@pytest.mark.parametrize("format", LOADERS)
-@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.usefixtures("forked_checks")
+@pytest.mark.parametrize(("format", "rank"), [("savedmodel", 1), ("onnx", 2)])
 def test_a_format_that_needs_no_code_predicts_the_same(
     study: search.StudyResults, tmp_path: Path, x: Array, format: str, rank: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +124,7 @@ def test_a_format_that_needs_no_code_predicts_the_same(
     assert list(tmp_path.iterdir()) == [to]
 
 
+@pytest.mark.usefixtures("forked_checks")
 def test_the_export_of_a_keras_file_says_what_loading_needs(
     study: search.StudyResults, tmp_path: Path, x: Array, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +141,7 @@ def test_the_export_of_a_keras_file_says_what_loading_needs(
     assert np.array_equal(model.predict(x, verbose=0), expected)
 
 
+@pytest.mark.usefixtures("forked_checks")
 def test_weights_load_into_a_model_that_code_has_built(
     study: search.StudyResults, tmp_path: Path, x: Array, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,8 +156,13 @@ def test_weights_load_into_a_model_that_code_has_built(
 
 
 def test_nothing_is_overwritten_unasked(
-    study: search.StudyResults, tmp_path: Path, x: Array, capfd: pytest.CaptureFixture[str]
+    study: search.StudyResults,
+    tmp_path: Path,
+    x: Array,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(export_check, "check_in_fresh_process", lambda planned, file: "")
     file, folder, other = tmp_path / "model.onnx", tmp_path / "model", tmp_path / "precious"
     other.mkdir()
     (other / "thesis.tex").touch()
@@ -245,3 +260,204 @@ def test_a_model_of_keras_classes_needs_no_code(tmp_path: Path) -> None:
     assert write_export(model, tmp_path / "model.keras", "keras") == ""
     torch = {"optimizer": {"module": "keras.src.backend.torch.optimizers.torch_adam", "class_name": "Adam"}}
     assert export.loading_needs(torch) == "load it with compile=False where PyTorch is not installed"
+
+
+# Checks ---------------------------------------------------------------------------------------------------------------
+
+FAULTY = """
+import keras
+import numpy as np
+
+CALLS = [0]
+
+
+class Scale(keras.layers.Layer):
+    def __init__(self, by=2.0, **options):
+        super().__init__(**options)
+        self.by = by
+
+    def call(self, x):
+        return self.by * x
+
+    def get_config(self):
+        return super().get_config()
+
+
+class Drawn(keras.layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.shift = np.random.default_rng().normal(size=4).astype("float32")
+
+    def call(self, x):
+        return x + self.shift
+
+
+class Hidden(keras.layers.Layer):
+    def build(self, shape):
+        self.factor = keras.ops.convert_to_tensor(np.random.default_rng().normal(size=4).astype("float32"))
+
+    def call(self, x):
+        return x * self.factor
+
+
+class Noise(keras.layers.Layer):
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x))
+
+
+def relu(x):  # Keras has a function of this name
+    return keras.ops.tanh(x)
+
+
+def layer_of(hp):
+    kind = hp.Choice("kind", ["plain", "argument", "drawn", "hidden", "name", "global", "noise", "local"])
+    if kind == "argument":
+        return Scale(3.0)
+    if kind == "drawn":
+        return Drawn()
+    if kind == "hidden":
+        return Hidden()
+    if kind == "global":
+        return keras.layers.Lambda(lambda x: x * CALLS[0])
+    if kind == "name":
+        return keras.layers.Activation(relu)
+    if kind == "noise":
+        return Noise()
+    if kind == "local":
+        def twice(x):
+            return 2 * x
+        return keras.layers.Activation(twice)
+    return keras.layers.Dense(4, activation="relu")
+
+
+def build_model(hp):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), layer_of(hp), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    return model
+
+
+def load_data():
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    return (x, x[:, :2]), None
+"""
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finding]:
+    """Return a function that exports a model of some `kind` and returns the finding of the check."""
+    folder = tmp_path_factory.mktemp("faulty")
+    (folder / "space.py").write_text(FAULTY)
+    ref = SpaceRef(path=str(folder / "space.py"))
+
+    def export_and_check(kind: str, format: str = "keras", **changes: Any) -> Finding:
+        keras.utils.set_random_seed(0)
+        weights = folder / f"{kind}.npz"
+        space = read_space(ref)
+        if not weights.exists():
+            model = space.build_model(export_hp(kind))
+            inputs = spec_to_json(keras.KerasTensor((None, 4), "float32"))
+            checkpoint.save_weights(weights, model.get_weights(), 1, 0.5, inputs=inputs)
+        model, _ = rebuild_model(space, {"kind": kind}, weights)
+        to = folder / f"{kind}{ENDINGS[format]}"
+        write_export(model, to, format)
+        return check_export(replace(Request(ref, {"kind": kind}, weights, 1, to, format), **changes))
+
+    return export_and_check
+
+
+def export_hp(kind: str) -> Any:
+    from search.worker.hp import LazyHyperParameters
+
+    return LazyHyperParameters(values={"kind": kind})
+
+
+@pytest.mark.parametrize("format", ENDINGS)
+def test_a_model_that_is_saved_whole_passes(faulty: Callable[..., Finding], format: str) -> None:
+    assert faulty("plain", format) == Finding()
+
+
+@pytest.mark.parametrize("kind", ["argument", "drawn", "hidden", "name"])
+def test_a_keras_file_that_silently_gives_other_values_is_found(faulty: Callable[..., Finding], kind: str) -> None:
+    assert faulty(kind).wrong.startswith("the file gives other values than the trial's model (values up to ")
+
+
+def test_constants_that_each_build_draws_are_found_in_every_format(faulty: Callable[..., Finding]) -> None:
+    assert "gives other values than the trial's model" in faulty("drawn", "savedmodel").wrong
+    assert faulty("drawn", "weights") == Finding()  # equal weights are all that a file of weights promises
+
+
+def test_a_file_that_cannot_be_called_is_found(faulty: Callable[..., Finding]) -> None:
+    assert "the file cannot be loaded and called (" in faulty("global").wrong
+    assert "name 'CALLS' is not defined" in faulty("global").wrong
+    assert faulty("global", "savedmodel") == Finding()
+
+
+def test_objects_within_functions_are_found_for_loading(faulty: Callable[..., Finding]) -> None:
+    assert faulty("local") == Finding()
+
+
+def test_random_values_are_not_compared(faulty: Callable[..., Finding]) -> None:
+    assert faulty("noise") == Finding(remark="it was loaded and not compared, as the model's values are random")
+
+
+def test_weights_that_are_lost_or_changed_are_found(faulty: Callable[..., Finding], tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(4), keras.layers.Dense(2)])
+    model.save_weights(tmp_path / "other.weights.h5")
+    wrong = faulty("plain", "weights", file=tmp_path / "other.weights.h5").wrong
+    assert wrong.startswith("the file would give other weights than the trial's (of the weights, values up to ")
+    (tmp_path / "broken.weights.h5").write_bytes(b"rubbish")
+    assert "the file cannot be loaded: OSError" in faulty("plain", "weights", file=tmp_path / "broken.weights.h5").wrong
+
+
+def test_weights_of_another_epoch_than_the_best_are_not_exported(faulty: Callable[..., Finding]) -> None:
+    wrong = faulty("plain", epoch=3).wrong
+    assert wrong.startswith("the saved weights are of epoch 1, and the logged value is of epoch 3: go on with search")
+
+
+def test_a_space_that_no_longer_builds_fails(faulty: Callable[..., Finding], tmp_path: Path) -> None:
+    (tmp_path / "space.py").write_text("raise ValueError('gone')\n")
+    wrong = faulty("plain", space=SpaceRef(path=str(tmp_path / "space.py"))).wrong
+    assert wrong == f"the trial's model cannot be built: {tmp_path / 'space.py'}:1: ValueError: gone"
+
+
+def test_onnx_is_checked_without_onnxruntime(faulty: Callable[..., Finding], monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "onnxruntime" else find(name))
+    assert faulty("plain", "onnx") == Finding()
+
+
+@pytest.mark.usefixtures("forked_checks")
+def test_an_export_with_other_values_leaves_nothing(
+    study: search.StudyResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(study.paths.folder, Path("runs", study.name))
+    code = StudyPaths.of("runs", study.name).space / "space.py"
+    code.write_text(code.read_text().replace('{**super().get_config(), "by": self.by}', "super().get_config()"))
+    Path("model.keras").write_text("another model")
+    assert cli.main(["export", study.name, "--to", "model.keras", "--force"]) == 2
+    line = capfd.readouterr().err
+    assert line.startswith(
+        "search: --to model.keras: nothing is written, as a fresh process found that the file gives other "
+    )
+    assert "return every argument of a layer from its get_config" in line
+    assert line.count("\n") == 1
+    assert Path("model.keras").read_text() == "another model"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.keras", "runs"]
+
+
+def test_a_check_whose_process_dies_fails(
+    study: search.StudyResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_check, "run_python", lambda code, environment, output: -9)
+    planned = plan_export(study, 1, tmp_path / "model.keras")
+    with pytest.raises(OptionError, match=r"the process that loads the file has died with exit code -9"):
+        export_check.check_in_fresh_process(planned, tmp_path / "model.keras")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ENDINGS)
+def test_a_check_runs_in_a_process_of_its_own(study: search.StudyResults, tmp_path: Path, format: str) -> None:
+    to = tmp_path / f"model{ENDINGS[format]}"
+    assert cli.main(["export", study.name, "--to", str(to)]) == 0
+    assert to.exists()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 from search.backends.base import BackEnd
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
+from search.display import rows, tables
 from search.driver.checks import check_try_first
 from search.errors import OptionError
 from search.messages import Probed, ProbeFailed
@@ -18,7 +22,7 @@ from search.scheduler.initial import value_in_domain
 from search.scheduler.limits import Limits
 from search.space.domain import Condition, Domain, Parameter, Value
 from search.study.records import SegmentRequested
-from search.study.study import Study
+from search.study.study import Study, Trial
 from search.testing import Scenario, Simulation
 from search.testing.backends import epoch_seconds, noise_loss
 
@@ -154,6 +158,9 @@ def test_configurations_are_dicts_json_or_files(tmp_path: Any) -> None:
         (3, ("is 3", "values by name")),
         ('{"lr": [1]}', ("'lr'", "[1]")),
         ('{"lr": NaN}', ("'lr'", "nan")),
+        ('[{"lr": 0.1, "lr": 0.2}]', ("'lr' two values", "give it one")),
+        ([{"lr": np.array([0.1, 0.2])}], ("'lr'", "0.2")),
+        ([{"lr": {0.1}}], ("'lr'", "{0.1}")),
         ([{3: 4}], ("3",)),
     ],
 )
@@ -182,8 +189,8 @@ def probe(scenario: Scenario) -> Callable[[Values], Probed | ProbeFailed]:
     return build
 
 
-def check(*try_first: Values, scenario: Scenario = LAYERED) -> None:
-    check_try_first(try_first, scenario.parameters(), probe(scenario))
+def check(*try_first: Values, scenario: Scenario = LAYERED) -> list[str]:
+    return check_try_first(try_first, scenario.parameters(), probe(scenario))
 
 
 def test_parameters_that_the_probe_did_not_see_are_looked_for() -> None:
@@ -218,6 +225,60 @@ def test_a_name_may_belong_to_a_branch_that_is_not_entered() -> None:
     def probe_again(values: Values) -> Probed:
         return Probed("", (), (optimizer,), {}, (), (), {}, 0, "", 32, (1, 1), "fit", {})
 
-    check_try_first([{"optimizer": "adam", "momentum": 0.5}, {"nesterov": True}], (optimizer, momentum), probe_again)
+    def check_both(*values: Values) -> list[str]:
+        return check_try_first(values, (optimizer, momentum), probe_again)
+
+    assert check_both({"optimizer": "adam", "momentum": 0.5}) == []
+    assert check_both({"momentun": 0.5}, {"momentun": 0.25, "nesterov": True}) == [
+        "--try-first gives 'momentun', which no build has asked for: a trial uses it only if a branch asks for it. "
+        "Did you mean 'momentum'?",
+        "--try-first gives 'nesterov', which no build has asked for: a trial uses it only if a branch asks for it.",
+    ]
     with pytest.raises(OptionError, match="momentum the value 2"):
-        check_try_first([{"optimizer": "adam", "momentum": 2}], (optimizer, momentum), probe_again)
+        check_both({"optimizer": "adam", "momentum": 2})
+    # A configuration that answers every question of its build decides the branch.
+    with pytest.raises(OptionError, match=r"'momentun', which is not asked for: leave it out. Did you mean 'momentum'"):
+        check_both({"optimizer": "adam", "momentun": 0.5})
+
+
+def test_a_later_configuration_may_show_that_a_name_is_asked_for() -> None:
+    assert check({"units_2": 9}, {"layers": 3, "units_2": 8}) == []
+    assert check({"layers": 3, "units_2": 8}, {"units_3": 9}) == [
+        "--try-first gives 'units_3', which no build has asked for: a trial uses it only if a branch asks for it. "
+        "Did you mean 'units_2'?"
+    ]
+    with pytest.raises(OptionError, match=r"'units_2', which is not asked for.* give the values that lead there, too"):
+        check({"units_2": 9})
+
+
+def test_a_fit_that_the_probe_cannot_follow_may_ask_for_more() -> None:
+    def probe_own_fit(metrics: tuple[str, ...]) -> Callable[[Values], Probed]:
+        rate = (Parameter("rate", Domain("float", 0.0, 1.0), 0.0, (Condition("kind", ("a",)),)),)
+        return lambda values: Probed("", (), rate, {}, metrics, (), {}, 0, "", 32, (1, 1), "", {}, own_fit=True)
+
+    values = {"rate": 0.5, "patience": 3}
+    assert len(check_try_first([values], (), probe_own_fit(()))) == 1
+    with pytest.raises(OptionError, match="'patience', which is not asked for"):
+        check_try_first([values], (), probe_own_fit(("loss",)))
+
+
+def test_a_trial_records_the_initial_values_that_it_did_not_ask_for() -> None:
+    search = simulate({"optimizer": "adam", "momentum": 0.5, "rtae": 0.125}, {"rate": 0.5, "units_0": 65}).run()
+    trial, failed, *others = search.trials
+    assert trial.unused_initial_values == {"momentum": 0.5, "rtae": 0.125}
+    assert failed.unused_initial_values == {}  # the build failed before it could ask
+    study = search.study
+    entries = [rows.trial_fields(shown, study, None, alive=True) for shown in (trial, others[0])]
+    assert [entry["unused_initial_values"] for entry in entries] == [trial.unused_initial_values, None]
+    console = Console(file=io.StringIO(), width=200)
+    console.print(tables.trial_details(study, trial, "", "", alive=True))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "--try-first gives rtae the value 0.125, and the trial did not ask for it. Did you mean 'rate'?\n" in shown
+    assert "--try-first gives momentum the value 0.5, and the trial did not ask for it.\n" in shown
+
+
+def test_a_trial_of_an_own_fit_may_ask_until_it_trains() -> None:
+    trial = Trial(0, 0, 0, initial_values={"patience": 3}, built=True, own_fit=True)
+    assert trial.unused_initial_values == {}
+    trial.trained = 1
+    assert trial.unused_initial_values == {"patience": 3}

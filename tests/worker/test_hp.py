@@ -529,3 +529,13 @@ def test_kerastuners_parameters_are_converted(theirs: Any, domain: Domain, defau
     ]
     assert default_value(parameter) == default
     assert Parameter.from_json(parameter.to_json()) == parameter
+
+
+def test_inactive_parameters_are_those_whose_conditions_do_not_hold() -> None:
+    hp = LazyHyperParameters()
+    hp.Choice("optimizer", ["adam", "sgd"])
+    with hp.conditional_scope("optimizer", "sgd"):
+        assert hp.Float("momentum", 0.0, 1.0) is None
+    with hp.conditional_scope("optimizer", "adam"):
+        hp.Float("beta", 0.0, 1.0)
+    assert [parameter.key for parameter in hp.inactive_parameters] == ["momentum [optimizer in ['sgd']]"]

@@ -264,6 +264,7 @@ def test_another_process_retrieves_models_and_searches_inline(whole: search.Stud
     assert losses["inline"][0] == pytest.approx(whole.trials[0].curve[0].logs["val_loss"], abs=1e-5)
 
 
+@pytest.mark.usefixtures("forked_checks")
 def test_models_are_retrieved_with_another_keras_backend(
     whole: search.StudyResults, site: Site, capfd: pytest.CaptureFixture[str]
 ) -> None:
