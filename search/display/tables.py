@@ -267,6 +267,8 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
         + (f", {pluralize(repeats, 'epoch')} trained again" if repeats else "")
     )
     lines.append(f"seed {trial.seed}")
+    if study.exported is not None and study.exported.trial == trial.number and study.exported.warning:
+        lines.append(printable(study.exported.warning))
     drawn = trial.params.keys() - trial.initial_values.keys()
     for name, value in trial.unused_initial_values.items():
         given = f"--try-first gives {name} the value {_format_exactly(value)}"

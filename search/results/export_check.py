@@ -6,6 +6,7 @@ weights must hold equal weights. All others must give the model's values on one 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from search.errors import OptionError
 from search.space.domain import Value
 from search.space.file import SpaceRef, as_one_line, describe_error
+from search.study.trial import Objective
 
 if TYPE_CHECKING:
     from search.results.export import Export
@@ -43,6 +45,9 @@ class Request:
         space: the study's own copy of the code.
         params: the trial's hyperparameters.
         weights: the file of the trial's best weights.
+        seed: the training seed of these weights.
+        reference: the file with a batch and the model's outputs for it, if the search has stored one.
+        objective: the metric to check the model by; None if the numbers of another Keras back end would differ.
         epoch: the epoch whose value was logged as the trial's best.
         file: the file, or the SavedModel's folder.
         format: one of `export.ENDINGS`.
@@ -51,6 +56,9 @@ class Request:
     space: SpaceRef
     params: Mapping[str, Value]
     weights: Path
+    seed: int
+    reference: Path | None
+    objective: Objective | None
     epoch: int | None
     file: Path
     format: str
@@ -76,8 +84,18 @@ def check_in_fresh_process(planned: Export, file: Path) -> str:
         OptionError: the file cannot be loaded, or gives other values than those of the trial's best epoch.
     """
     study, trial = planned.study, planned.trial
-    params, weights = dict(trial.params), study.weights(trial)
-    request = Request(study.space_ref, params, weights, trial.best_epoch, file, planned.format)
+    same_backend = planned.keras_backend == study.study.versions.get("keras_backend")
+    request = Request(
+        space=study.space_ref,
+        params=dict(trial.params),
+        weights=study.weights(trial),
+        seed=study.study.training_seed(trial.number, trial.best_execution),
+        reference=study.reference(trial),
+        objective=study.objective if same_backend else None,
+        epoch=trial.best.best_epoch,
+        file=file,
+        format=planned.format,
+    )
     finding = _ask_process(request, planned.keras_backend)
     if finding.wrong:
         raise OptionError(f"--to {planned.to}: nothing is written, as a fresh process found that {finding.wrong}")
@@ -127,10 +145,13 @@ def check_export(request: Request) -> Finding:
     """Load an export in this process and compare it with the trial's model."""
     from search.space.file import read_space
     from search.worker.evaluate_best import rebuild_model
+    from search.worker.keras_session import seeded
 
     try:
-        space = read_space(request.space)
-        model, best = rebuild_model(space, request.params, request.weights)
+        with seeded(request.space.seed):
+            space = read_space(request.space)
+        with seeded(request.seed):
+            model, best = rebuild_model(space, request.params, request.weights)
     except (Exception, SystemExit) as error:
         return Finding(f"the trial's model cannot be built: {_because(error, request)}")
     if best.epoch != request.epoch:
@@ -139,9 +160,29 @@ def check_export(request: Request) -> Finding:
             f"the saved weights are of epoch {best.epoch}, and the logged value is of epoch {request.epoch}: go on "
             "with search resume, or export another trial with --rank"
         )
+    load = _data_loader(space, request.params)
+    if difference := _compare_with_training(request, space, model, best, load):
+        return Finding(f"the model is not the trained one: {difference}")
     if request.format == "weights":
         return _compare_weights(request, model)
-    return _compare_values(request, model, _data_loader(space, request.params), best.inputs)
+    return _compare_values(request, model, load, best.inputs)
+
+
+def _compare_with_training(request: Request, space: Any, model: Any, best: Any, load: Callable[[], Any]) -> str:
+    """Return the difference between the model built here and the trained one, in words; "" if none can be seen."""
+    from search.worker.data.arrays import spec_from_json
+    from search.worker.rebuilt_check import check_objective, check_reference
+
+    if request.reference is not None and best.inputs is not None:
+        return check_reference(request.reference, model, spec_from_json(best.inputs))
+    try:
+        data = load()
+    except (Exception, SystemExit):
+        traceback.print_exc()
+        return ""
+    if request.objective is None:
+        return ""
+    return check_objective(space, request.params, model, best, data, request.objective)[1]
 
 
 def _compare_weights(request: Request, model: Any) -> Finding:
@@ -191,9 +232,12 @@ def _because(error: BaseException, request: Request) -> str:
 def _data_loader(space: Any, params: Mapping[str, Value]) -> Callable[[], Any]:
     from search.worker.data.arrays import prepare_data
     from search.worker.hp import LazyHyperParameters
+    from search.worker.keras_session import seeded
 
+    @functools.cache
     def load() -> Any:
-        return prepare_data(space.load_data(*([LazyHyperParameters(values=params)] if space.data_takes_hp else [])))
+        with seeded(0):  # as in a worker
+            return prepare_data(space.load_data(*([LazyHyperParameters(values=params)] if space.data_takes_hp else [])))
 
     return load
 

@@ -112,9 +112,13 @@ class StudyResults:
 
     def _model(self, trial: Trial) -> _Model:
         seed = self.study.training_seed(trial.number, trial.best_execution)
-        reference = self.paths.trial(trial.number).reference(trial.best_execution)
-        kept = reference if reference.exists() else None
-        return _Model(trial.number, trial.params, self.weights(trial), seed, trial.best.best_epoch, kept)
+        weights, epoch = self.weights(trial), trial.best.best_epoch
+        return _Model(trial.number, trial.params, weights, seed, epoch, self.reference(trial))
+
+    def reference(self, trial: Trial) -> Path | None:
+        """Return the file with a batch and the best model's outputs for it; None if the search has stored none."""
+        path = self.paths.trial(trial.number).reference(trial.best_execution)
+        return path if path.exists() else None
 
     def weights(self, trial: Trial) -> Path:
         """Return the file of the best weights of `trial`."""

@@ -29,7 +29,6 @@ from search.worker.keras_session import session
 from search.worker.model_cache import clear_model_cache
 from search.worker.rebuilt_check import check_objective, first_inputs, save_reference
 from search.worker.runners.choose import call_on_specs, create_weights
-from search.worker.runners.fit import make_training_plan
 from search.worker.runners.logs import scalar_logs
 from search.worker.saved_model_check import check_saved_model
 from search.worker.segment import build_trial_model, load_data, load_space, trial_folder
@@ -94,12 +93,8 @@ def _load_data(work: Evaluate) -> Data:
 
 def _check(work: Evaluate, space: Space, model: Any, best: checkpoint.BestWeights) -> str:
     """Check that the model built again is the trained one. Return the difference in words; "" if there is none."""
-    given, difference, data = False, "", _load_data(work)
-    # A user's `fit` may validate on other data.
-    if space.fit is None and model.compiled:
-        hp = LazyHyperParameters(values=work.values)
-        plan = make_training_plan(data, space.fit_options(hp) if space.fit_options else {}, work.seed)
-        given, difference = check_objective(model, best, plan, work.objective)
+    data = _load_data(work)
+    given, difference = check_objective(space, work.values, model, best, data, work.objective)
     if not given:
         save_reference(Path(work.reference), model, first_inputs(data))
     return difference

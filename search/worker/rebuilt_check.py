@@ -9,6 +9,7 @@ rebuilds are compared with these.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,17 @@ import keras
 import numpy as np
 
 from search.errors import SearchError
+from search.space.domain import Value
+from search.space.file import Space
 from search.study.trial import Objective
 from search.worker.checkpoint import BestWeights
 from search.worker.data.arrays import Data, Split
-from search.worker.runners.fit import TrainingPlan, validation_arguments
+from search.worker.hp import LazyHyperParameters
+from search.worker.runners.fit import TrainingPlan, make_training_plan, validation_arguments
 from search.worker.runners.logs import scalar_logs
+from search.worker.saved_model_check import describe_difference, tolerances, values_of
 
 __all__ = ["check_objective", "check_reference", "first_inputs", "save_reference"]
-
-RELATIVE_TOLERANCE = 1e-4
-"""Relative difference that equal models may show, as sums are taken in another order."""
-
-HALF_PRECISION_TOLERANCE = 1e-2
-"""The same for models that compute in 16 bits."""
 
 _ABSOLUTE_TOLERANCE = 1e-6
 _CAUSE = "the factory or the data have changed, or draw from a source that no seed sets"
@@ -37,19 +36,24 @@ _EAGER_BATCHES = 32
 _REFERENCE_SAMPLES = 32
 
 
-def check_objective(model: Any, best: BestWeights, plan: TrainingPlan, objective: Objective) -> tuple[bool, str]:
-    """Evaluate a rebuilt, compiled model on the validation data, and compare the objective with the logged one.
+def check_objective(
+    space: Space, values: Mapping[str, Value], model: Any, best: BestWeights, data: Data, objective: Objective
+) -> tuple[bool, str]:
+    """Evaluate a rebuilt model on the validation data, and compare the objective with the logged one.
 
     Args:
+        values: the trial's hyperparameters.
         best: the weights of the model, with the logged objective.
-        plan: the plan of the model's training, which has the validation data.
 
     Returns:
         Whether the evaluation gives the objective at all, and the difference in words; "" if there is none.
     """
     name = objective.name.removeprefix("val_")
-    if plan.validation is None or name == objective.name:
+    # A user's `fit` may validate on other data.
+    if data.validation is None or name == objective.name or space.fit is not None or not model.compiled:
         return False, ""
+    options = space.fit_options(LazyHyperParameters(values=values)) if space.fit_options else {}
+    plan = make_training_plan(data, options, seed=0)
     found = _evaluate(model, plan).get(name)
     if found is None:
         return False, ""
@@ -61,13 +65,7 @@ def check_objective(model: Any, best: BestWeights, plan: TrainingPlan, objective
 
 
 def _is_close(found: float, expected: float, model: Any) -> bool:
-    return math.isclose(found, expected, rel_tol=tolerance_of(model), abs_tol=_ABSOLUTE_TOLERANCE)
-
-
-def tolerance_of(model: Any) -> float:
-    """Return the relative difference that two equal models like this one may show."""
-    dtypes = {str(getattr(layer, "compute_dtype", "float32")) for layer in (model, *model.layers)}
-    return HALF_PRECISION_TOLERANCE if dtypes & {"float16", "bfloat16"} else RELATIVE_TOLERANCE
+    return math.isclose(found, expected, rel_tol=tolerances(model)[0], abs_tol=_ABSOLUTE_TOLERANCE)
 
 
 def _evaluate(model: Any, plan: TrainingPlan) -> dict[str, float]:
@@ -109,7 +107,7 @@ def first_inputs(data: Data) -> Any:
 def save_reference(path: Path, model: Any, inputs: Any) -> None:
     """Store `inputs` with the model's outputs for them. Nothing is stored if the model cannot be called on them."""
     try:
-        outputs = _outputs(model, inputs)
+        outputs = values_of(model, inputs)
     except Exception:
         return  # a model that only a step of its own can call
     arrays: dict[str, Any] = {f"input-{i}": leaf for i, leaf in enumerate(keras.tree.flatten(inputs))}
@@ -131,13 +129,8 @@ def check_reference(path: Path, model: Any, inputs_like: Any) -> str:
     except (OSError, ValueError, EOFError) as error:
         raise SearchError(f"{path} is damaged ({error}): delete it") from error
     inputs = [stored[f"input-{i}"] for i in range(len(keras.tree.flatten(inputs_like)))]
-    outputs = _outputs(model, keras.tree.pack_sequence_as(inputs_like, inputs))
-    pairs = [(found, stored[f"output-{i}"]) for i, found in enumerate(outputs)]
-    if all(np.allclose(found, expected, tolerance_of(model), _ABSOLUTE_TOLERANCE) for found, expected in pairs):
+    found = values_of(model, keras.tree.pack_sequence_as(inputs_like, inputs))
+    expected = [stored[f"output-{i}"] for i in range(len(found))]
+    if describe_difference(expected, found, tolerances(model)) is None:
         return ""
     return f"the model built again has other outputs than at the end of the search: {_CAUSE}"
-
-
-def _outputs(model: Any, inputs: Any) -> list[np.ndarray[Any, Any]]:
-    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
-    return [keras.ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten(model(tensors, training=False))]
