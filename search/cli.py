@@ -365,7 +365,8 @@ def export_command(
         os.environ.update(export_check.NO_GPU, KERAS_BACKEND=planned.keras_backend)
     with quietly(Path(os.devnull)):
         import search.worker.segment  # noqa: F401
-    with warnings.catch_warnings(record=True) as caught:
+    # TensorFlow writes of missing GPUs when the first variable is made.
+    with quietly(Path(os.devnull)), warnings.catch_warnings(record=True) as caught:
         (model,) = planned.study.load_models([planned.trial])
     for warning in caught:
         _say(f"note: {warning.message}")
