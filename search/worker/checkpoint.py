@@ -1,8 +1,9 @@
 """Checkpoints: the state of a training after an epoch, in one `.npz` file without pickles.
 
 A training continues from its checkpoint with the same bits. The state is `model.variables` (with the states of seed
-generators; metrics start anew each epoch and are left out), `optimizer.variables`, the epochs and their logs, the best
-epoch so far, and the attributes of callbacks. A second file holds the weights of the best epoch, for retrieval.
+generators; metrics start anew each epoch and are left out), `optimizer.variables`, what the model's attributes hold
+beside these (see `search.worker.model_state`), the epochs and their logs, the best epoch so far, and the attributes of
+callbacks. A second file holds the weights of the best epoch, for retrieval.
 
 Call `capture_state` in the last callback's `on_epoch_end`. When `fit` ends, `EarlyStopping(restore_best_weights=True)`
 and optimizers with averaged weights change the model.
@@ -12,9 +13,10 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,17 @@ import keras
 import numpy as np
 
 from search.errors import SearchError, SpaceError
+from search.worker import keras_internals
+from search.worker.callback_state import describe_callbacks
+from search.worker.model_state import (
+    Baseline,
+    SavedAttributes,
+    build_layers,
+    capture_attributes,
+    restore_attributes,
+)
+from search.worker.plain_values import Array, decode
+from search.worker.variables import assign_variables, read_variables
 
 __all__ = [
     "BestWeights",
@@ -34,8 +47,6 @@ __all__ = [
     "save_checkpoint",
     "save_weights",
 ]
-
-Array = np.ndarray[Any, Any]
 
 _META = "meta"
 
@@ -52,6 +63,7 @@ class Checkpoint:
         stopped_by_callback: whether a user's callback ended the training there.
         whole: whether the training belongs to a user's `fit` that cannot continue and starts anew in each segment.
         runner: the name of that `fit`'s runner; None in files of old versions.
+        attributes: the state that the attributes of the model and the callbacks lead to.
     """
 
     path: Path
@@ -62,28 +74,53 @@ class Checkpoint:
     stopped_by_callback: bool
     whole: bool
     runner: str | None
+    attributes: SavedAttributes
     _groups: dict[str, list[Array]]
     _callbacks: list[dict[str, Any]]
     _trained: dict[str, Any] | None
+    _built_for: list[int] | None
 
     @property
     def epoch(self) -> int:
         """Number of trained epochs."""
         return int(self.history[-1]["epoch"]) if self.history else 0
 
+    def find_unrestorable(self, model: Any) -> list[str]:
+        """Return what a new model cannot have again, as the user would write it. Layers are built if that is needed."""
+        lost = self.attributes.lost or build_layers(model, self.attributes)
+        if not lost and self.attributes.builds and len(model.variables) != len(self._groups["model"]):
+            return ["variables"]
+        return lost
+
     def restore(self, model: Any) -> None:
-        """Restore the state, with the same bits, in a freshly built and compiled model.
+        """Restore the model's state, with the same bits, in a freshly built and compiled model.
 
         Raises:
             SpaceError: in one line, if the model or its optimizer differs from the saved one.
         """
+        self.restore_variables(model)
+        restore_attributes(model, (), self.attributes.without_callbacks, self.path)
+
+    def restore_variables(self, model: Any) -> None:
+        """Restore only the variables of the model and of its optimizer. Errors are those of `restore`."""
         if self._trained is not None:
             _compile_again(model, self._trained)
-        _assign(model.variables, self._groups["model"], "model", self.path)
-        _assign(_optimizer_variables(model), self._groups["optimizer"], "optimizer", self.path)
+        build_layers(model, self.attributes)
+        assign_variables(model.variables, self._groups["model"], "model", self.path)
+        variables = _optimizer_variables(model, self._built_for)
+        assign_variables(variables, self._groups["optimizer"], "optimizer", self.path)
+
+    def restore_others(self, model: Any, callbacks: Sequence[Any]) -> None:
+        """Restore all but these variables. Call this after `on_train_begin`, in which callbacks reset their state.
+
+        Raises:
+            SpaceError: in one line, if the model or the callbacks differ from the saved ones.
+        """
+        self.restore_callbacks(callbacks)
+        restore_attributes(model, callbacks, self.attributes, self.path)
 
     def restore_callbacks(self, callbacks: Sequence[Any]) -> None:
-        """Restore the attributes of the user's callbacks. Call this after `on_train_begin`, which resets them.
+        """Restore the plain attributes of the user's callbacks.
 
         Raises:
             SpaceError: in one line, if the callbacks differ from the saved ones.
@@ -97,7 +134,7 @@ class Checkpoint:
             )
         for callback, state in zip(callbacks, self._callbacks, strict=True):
             for name, value in state["attributes"].items():
-                setattr(callback, name, _decode(value, self._groups["callbacks"]))
+                setattr(callback, name, decode(value, self._groups["callbacks"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,28 +146,37 @@ class TrainingState:
         callbacks: the class and the attributes of each callback, as JSON.
         lost: the attributes of callbacks that cannot be saved, as "EarlyStopping.name"; functions are not mentioned.
         trained: the trainable layers and the optimizer's configuration, both of which a callback may have changed.
+        attributes: the state that the attributes of the model and the callbacks lead to.
+        built_for: the variables that the optimizer was built for, by their places in `model.variables`. None stands for
+            all trainable ones, and for an optimizer whose variables are elsewhere.
     """
 
     groups: Mapping[str, Sequence[Array]]
     callbacks: list[dict[str, Any]]
     lost: list[str]
     trained: dict[str, Any] | None = None
+    attributes: SavedAttributes = field(default_factory=SavedAttributes)
+    built_for: list[int] | None = None
 
 
-def capture_state(model: Any, callbacks: Sequence[Any]) -> TrainingState:
+def capture_state(model: Any, callbacks: Sequence[Any], baseline: Baseline | None = None) -> TrainingState:
     """Copy the present state of a training.
 
     Args:
-        callbacks: the user's callbacks. Attributes are saved if they consist of JSON's scalars, lists, tuples, dicts,
-            numpy arrays and numpy scalars.
+        callbacks: the user's callbacks. Their attributes are saved if they are plain values, or lead to variables,
+            optimizers and generators of random numbers.
+        baseline: the attributes before training. Without one, plain values of the model's are not saved.
     """
-    states, remembered, lost = _callback_states(callbacks)
+    optimizer_variables = _optimizer_variables(model)
+    attributes = capture_attributes(model, callbacks, baseline)
+    states, remembered = describe_callbacks(callbacks)
     groups = {
-        "model": _values(model, model.variables),
-        "optimizer": _values(model, _optimizer_variables(model)),
+        "model": read_variables(model.variables),
+        "optimizer": read_variables(optimizer_variables),
         "callbacks": remembered,
+        "attributes": attributes.arrays,
     }
-    return TrainingState(groups, states, lost, _trained(model))
+    return TrainingState(groups, states, attributes.lost_by_callbacks, _trained(model), attributes, _built_for(model))
 
 
 def save_checkpoint(
@@ -156,6 +202,8 @@ def save_checkpoint(
         "runner": runner,
         "callbacks": state.callbacks,
         "trained": state.trained,
+        "attributes": state.attributes.meta,
+        "built_for": state.built_for,
     }
     _write(Path(path), state.groups, meta)
 
@@ -172,57 +220,104 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         stopped_by_callback=meta["finished"],
         whole=meta.get("whole", False),
         runner=meta.get("runner"),
+        attributes=SavedAttributes.of(meta.get("attributes"), groups.get("attributes", [])),
         _groups=groups,
         _callbacks=meta["callbacks"],
         _trained=meta.get("trained"),
+        _built_for=meta.get("built_for"),
     )
 
 
 def copy_weights(model: Any) -> list[Array]:
     """Copy `model.weights`, which are enough to evaluate the model as it is now."""
-    return _values(model, model.weights)
+    if keras.config.backend() == "jax":
+        model.jax_state_sync()  # a model in training has its state elsewhere until asked
+    return read_variables(model.weights)
 
 
-def save_weights(path: str | Path, arrays: Sequence[Array], epoch: int, value: float, *, inputs: Any = None) -> None:
+def save_weights(
+    path: str | Path,
+    arrays: Sequence[Array],
+    epoch: int,
+    value: float,
+    *,
+    inputs: Any = None,
+    attributes: SavedAttributes | None = None,
+) -> None:
     """Write the weights of a model to `path`, completely or not at all.
 
     Args:
         arrays: as `copy_weights` returned them.
         epoch, value: the number of trained epochs and the objective at the time of the copy.
         inputs: the model's inputs as JSON; see `arrays.spec_to_json`.
+        attributes: the state of the model that its weights do not have; see `capture_attributes`.
     """
-    _write(Path(path), {"model": arrays}, {"epoch": epoch, "value": value, "inputs": inputs})
+    attributes = attributes or SavedAttributes()
+    groups = {"model": arrays, "attributes": attributes.arrays}
+    _write(Path(path), groups, {"epoch": epoch, "value": value, "inputs": inputs, "attributes": attributes.meta})
 
 
 @dataclass(frozen=True, slots=True)
 class BestWeights:
-    """The weights of a trial's best epoch, read from their file. Files of old versions have no `inputs`."""
+    """The weights of a trial's best epoch, read from their file.
+
+    Files of old versions have no `inputs` and no attributes.
+    """
 
     path: Path
     epoch: int
     value: float
     inputs: Any
     _arrays: list[Array]
+    _attributes: SavedAttributes
 
     def assign_to(self, model: Any) -> None:
-        """Assign the weights to a built model. SpaceError if the model differs from the saved one."""
-        _assign(model.weights, self._arrays, "model", self.path)
+        """Assign the weights to a built model. SpaceError if the model differs from the saved one.
+
+        Attributes that only training creates, which a model that was built anew does not have, cause a warning.
+        """
+        build_layers(model, self._attributes)
+        assign_variables(model.weights, self._arrays, "model", self.path)
+        missing = restore_attributes(model, (), self._attributes, self.path, strict=False)
+        if missing := list(dict.fromkeys([*missing, *self._attributes.lost])):
+            warnings.warn(
+                f"the model has its weights, and not its {', '.join(missing)}, which only training makes", stacklevel=2
+            )
 
 
 def load_weights(path: str | Path) -> BestWeights:
     """Read weights that `save_weights` wrote. SearchError if the file is missing or damaged."""
     groups, meta = _read(Path(path))
-    return BestWeights(Path(path), meta["epoch"], meta["value"], meta.get("inputs"), groups["model"])
+    attributes = SavedAttributes.of(meta.get("attributes"), groups.get("attributes", []))
+    return BestWeights(Path(path), meta["epoch"], meta["value"], meta.get("inputs"), groups["model"], attributes)
 
 
-def _optimizer_variables(model: Any) -> list[Any]:
+def _optimizer_variables(model: Any, built_for: Sequence[int] | None = None) -> list[Any]:
+    """Return the variables of the model's optimizer, which is built if it is not.
+
+    Args:
+        built_for: the variables to build it for, by their places in `model.variables`; by default all trainable ones.
+    """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return []
     if not optimizer.built:
-        optimizer.build(model.trainable_variables)
+        known = model.variables
+        optimizer.build(model.trainable_variables if built_for is None else [known[i] for i in built_for])
     variables: list[Any] = optimizer.variables
     return variables
+
+
+def _built_for(model: Any) -> list[int] | None:
+    """Return the variables that the optimizer was built for; see `TrainingState`."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        return None
+    found = [id(variable) for variable in keras_internals.built_for(optimizer)]
+    if found == [id(variable) for variable in model.trainable_variables]:
+        return None
+    places = {id(variable): i for i, variable in enumerate(model.variables)}
+    return [places[each] for each in found] if all(each in places for each in found) else None
 
 
 def _trained(model: Any) -> dict[str, Any] | None:
@@ -232,7 +327,7 @@ def _trained(model: Any) -> dict[str, Any] | None:
     since, which has no effect yet.
     """
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is None or len(optimizer._trainable_variables) != len(model.trainable_variables):
+    if optimizer is None or len(keras_internals.built_for(optimizer)) != len(model.trainable_variables):
         return None
     try:
         trained = {"layers": _trainable(model), "optimizer": keras.saving.serialize_keras_object(optimizer)}
@@ -244,111 +339,17 @@ def _trained(model: Any) -> dict[str, Any] | None:
 
 def _trainable(model: Any) -> list[bool]:
     """Return whether each layer is trainable, an outer layer before its inner ones."""
-    return [bool(layer.trainable) for layer in model._flatten_layers()]
+    return [bool(layer.trainable) for layer in keras_internals.flatten_layers(model)]
 
 
 def _compile_again(model: Any, trained: Mapping[str, Any]) -> None:
     """Repeat on a new model what a callback did to the saved one: unfreeze layers, and compile."""
     if trained["layers"] == _trainable(model):
         return
-    for layer, trainable in zip(model._flatten_layers(), trained["layers"], strict=False):
+    for layer, trainable in zip(keras_internals.flatten_layers(model), trained["layers"], strict=False):
         layer.trainable = trainable
     model.optimizer = keras.saving.deserialize_keras_object(trained["optimizer"])
     model.train_function = None  # it was made for the previous optimizer
-
-
-def _values(model: Any, variables: Sequence[Any]) -> list[Array]:
-    if keras.config.backend() == "tensorflow":
-        # This also reads a variable with a copy on each device, which Keras returns unconverted.
-        return [np.array(variable.value.numpy()) for variable in variables]
-    # On JAX, a model in training has its state elsewhere until asked.
-    if keras.config.backend() == "jax":
-        model.jax_state_sync()
-    return [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
-
-
-def _assign(variables: Sequence[Any], arrays: Sequence[Array], what: str, path: Path) -> None:
-    """Assign all arrays, or raise SpaceError before any is assigned."""
-    hint = "build_model must give the same model, compiled in the same way, for the same hyperparameters"
-    if len(variables) != len(arrays):
-        raise SpaceError(
-            f"{path} holds {len(arrays)} variables of the {what}, the one that was built has {len(variables)}: {hint}"
-        )
-    for variable, array in zip(variables, arrays, strict=True):
-        built = f"{variable.dtype}{list(variable.shape)}"
-        saved = f"{array.dtype.name}{list(array.shape)}"
-        if built != saved:
-            raise SpaceError(
-                f"{path} holds {saved} for the {what}'s variable {variable.path}, which is {built}: {hint}"
-            )
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
-
-
-# Callbacks ------------------------------------------------------------------------------------------------------------
-
-
-def _callback_states(callbacks: Sequence[Any]) -> tuple[list[dict[str, Any]], list[Array], list[str]]:
-    """Return the callbacks' states as JSON, the arrays that it refers to, and the attributes that cannot be saved."""
-    states, arrays, lost = [], list[Array](), []
-    for callback in callbacks:
-        attributes = {}
-        for name, value in vars(callback).items():
-            if _is_state(callback, name, value):
-                before = len(arrays)
-                try:
-                    attributes[name] = _encode(value, arrays)
-                except TypeError:
-                    del arrays[before:]
-                    lost.append(f"{type(callback).__name__}.{name}")
-        states.append({"class": type(callback).__name__, "attributes": attributes})
-    return states, arrays, lost
-
-
-_RENEWED: Mapping[type[Any], Sequence[str]] = {
-    keras.callbacks.CSVLogger: ("append", "append_header", "csv_file", "writer"),
-    keras.callbacks.TensorBoard: ("_summary_module", "_writers"),
-}
-"""Attributes that Keras's callbacks must make anew for each training."""
-
-
-def _is_state(callback: Any, name: str, value: Any) -> bool:
-    if name in ("model", "_model", "params") or callable(value):
-        return False
-    if any(name in names for cls, names in _RENEWED.items() if isinstance(callback, cls)):
-        return False
-    if isinstance(value, str) and Path(value).is_absolute():
-        return False  # an output path: the study may have been moved
-    # Keras negates `min_delta` once per instance, when it makes `monitor_op`. A restored one would be negated again.
-    return not (name == "min_delta" and hasattr(callback, "monitor_op"))
-
-
-def _encode(value: Any, arrays: list[Array]) -> Any:
-    """Return `value` as JSON, with indices into `arrays`, to which arrays are appended. TypeError if that fails."""
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, (np.ndarray, np.generic)) and not (value.dtype.hasobject or value.dtype.names):
-        arrays.append(np.array(value))
-        return {"array" if isinstance(value, np.ndarray) else "scalar": len(arrays) - 1}
-    if type(value) in (list, tuple):
-        return {type(value).__name__: [_encode(item, arrays) for item in value]}
-    if type(value) is dict:
-        return {"dict": [[_encode(key, arrays), _encode(item, arrays)] for key, item in value.items()]}
-    raise TypeError(f"{type(value).__name__} has no representation")
-
-
-def _decode(data: Any, arrays: Sequence[Array]) -> Any:
-    if not isinstance(data, dict):
-        return data
-    ((kind, content),) = data.items()
-    if kind == "array":
-        return arrays[content]
-    if kind == "scalar":
-        return arrays[content][()]
-    if kind == "dict":
-        return {_decode(key, arrays): _decode(item, arrays) for key, item in content}
-    items = [_decode(item, arrays) for item in content]
-    return tuple(items) if kind == "tuple" else items
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Keras's private API, behind functions with public names.
+"""Keras's private API, behind functions with public names, on any back end.
 
 A private name may change with any release of Keras. So each capability tests itself on a tiny example, the first time
 that a process uses it. If the test fails, the public way is used.
@@ -6,13 +6,30 @@ that a process uses it. If the test fails, the public way is used.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import opcode
+import sys
+import types
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 from search.study.trial import Direction
+
+__all__ = [
+    "assigned_names",
+    "built_for",
+    "direction_of_metric",
+    "flatten_layers",
+    "function_of_metric",
+    "inherits_direction",
+    "learning_rate_of",
+    "metrics_within",
+    "seed_unseeded_draws",
+]
 
 # The direction of a metric --------------------------------------------------------------------------------------------
 
@@ -80,3 +97,82 @@ def function_of_metric(metric: Any) -> Any:
     while isinstance(function, functools.partial):
         function = function.func
     return function
+
+
+# State ----------------------------------------------------------------------------------------------------------------
+
+_FRAMEWORKS = ("keras", "tensorflow", "torch")
+_STORE_ATTR, _EXTENDED_ARG = opcode.opmap["STORE_ATTR"], opcode.opmap["EXTENDED_ARG"]
+
+
+def flatten_layers(layer: Any) -> list[Any]:
+    """Return a layer and all layers in it, an outer one before its inner ones."""
+    if hasattr(layer, "_flatten_layers"):
+        return list(layer._flatten_layers())
+    return [layer, *(each for inner in getattr(layer, "layers", ()) for each in flatten_layers(inner))]
+
+
+def built_for(optimizer: Any) -> list[Any]:
+    """Return the variables that an optimizer was built for; none if it is not built, or if that cannot be known."""
+    return list(getattr(optimizer, "_trainable_variables", ()))
+
+
+def learning_rate_of(optimizer: Any) -> Any:
+    """Return an optimizer's learning rate: a variable, a schedule or a function."""
+    return getattr(optimizer, "_learning_rate", optimizer.learning_rate)
+
+
+def seed_unseeded_draws(seed: int) -> None:
+    """Set the state from which `keras.random` draws if it is given no seed. There is no public way."""
+    with contextlib.suppress(ImportError, AttributeError):
+        from keras.src.random.seed_generator import global_seed_generator
+
+        global_seed_generator().state.assign([seed % 2**31, 0])
+
+
+@functools.cache
+def assigned_names(cls: type[Any]) -> frozenset[str]:
+    """Return the attributes that Keras or its framework may assign to an object of `cls`.
+
+    These are all names that the methods of the class's bases in these packages assign to, on any object.
+    """
+    bases = [base for base in cls.__mro__ if base.__module__.partition(".")[0] in _FRAMEWORKS]
+    names = frozenset[str]().union(*map(_names_assigned_in, bases))
+    if issubclass(cls, keras.Model):
+        names |= {"history"}  # assigned by a callback
+    torch = sys.modules.get("torch")
+    if torch is not None and issubclass(cls, torch.nn.Module):
+        names = names.union(vars(torch.nn.Module()))  # assigned by their names as strings
+    return names
+
+
+@functools.cache
+def _names_assigned_in(cls: type[Any]) -> frozenset[str]:
+    return frozenset(
+        name for member in vars(cls).values() for code in _codes_of(member) for name in _stored_attributes(code)
+    )
+
+
+def _codes_of(member: Any) -> Iterator[types.CodeType]:
+    """Yield the code of a function, also of a wrapped one, or of a property's functions."""
+    functions: list[Any] = [member.fget, member.fset] if isinstance(member, property) else [member]
+    for function in functions:
+        function = getattr(function, "__func__", function)
+        while hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        code = getattr(function, "__code__", None)
+        if isinstance(code, types.CodeType):
+            yield code
+
+
+def _stored_attributes(code: types.CodeType) -> Iterator[str]:
+    """Yield the names of attributes that a code assigns. `dis` would find them too, in ten times the time."""
+    operations, arguments = code.co_code[::2], code.co_code[1::2]
+    at = operations.find(_STORE_ATTR)
+    while at >= 0:
+        extended = arguments[at - 1] << 8 if at and operations[at - 1] == _EXTENDED_ARG else 0
+        yield code.co_names[extended | arguments[at]]
+        at = operations.find(_STORE_ATTR, at + 1)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _stored_attributes(constant)

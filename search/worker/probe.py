@@ -259,10 +259,9 @@ def _train_a_step(path: Path | None, model: Any, data: Data, batch_size: int) ->
     if keras.config.backend() == "tensorflow":
         model.run_eagerly = True  # tracing a graph for one step takes longer than the step
     try:
-        logs = dict(model.train_on_batch(*_first_batch(data.train, batch_size), return_dict=True))
-        if data.validation is not None:
-            validation = model.test_on_batch(*_first_batch(data.validation, batch_size), return_dict=True)
-            logs |= {f"val_{name}": value for name, value in validation.items()}
+        first = [part and _OneBatch(_first_batch(part, batch_size)) for part in (data.train, data.validation)]
+        # `train_on_batch` would not do: it adds a None to the batch, and a `train_step` may say `x, y = data`.
+        logs = type(model).fit(model, first[0], validation_data=first[1], verbose=0).history
     except Exception as error:
         shapes = ", ".join(f"{name} {shape}" for name, shape in _shapes(data).items())
         raise SpaceError(
@@ -270,7 +269,21 @@ def _train_a_step(path: Path | None, model: Any, data: Data, batch_size: int) ->
         ) from error
     finally:
         model.run_eagerly = eager
-    return logs
+    return {name: values[-1] for name, values in logs.items()}
+
+
+class _OneBatch(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
+    """A data set of one batch, which reaches a `train_step` as it is."""
+
+    def __init__(self, batch: tuple[Any, ...]) -> None:
+        super().__init__()
+        self._batch = batch
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return self._batch
 
 
 def _first_batch(part: Split | Stream, batch_size: int) -> tuple[Any, ...]:

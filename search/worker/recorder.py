@@ -24,7 +24,7 @@ from search.space.domain import Value
 from search.study.paths import TrialPaths
 from search.study.records import Checkpointed, EpochDone, Outcome
 from search.study.trial import derive_seed
-from search.worker import checkpoint
+from search.worker import checkpoint, keras_internals, model_state
 from search.worker.channel import Channel, Interrupted
 from search.worker.runners.logs import scalar_logs
 from search.worker.runners.own_fit import BLACK_BOX, OWN_LOOP, SEVERAL_CALLS
@@ -77,6 +77,10 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self._paths = TrialPaths(Path(segment.folder))
         self._best: tuple[int, float] | None = None
         self._best_weights: list[Any] | None = None
+        self._best_attributes: model_state.SavedAttributes | None = None
+        self._continued: checkpoint.Checkpoint | None = None
+        self._unbuilt: model_state.Unbuilt = []
+        self._baseline: model_state.Baseline | None = None
         self._pending: dict[str, Any] | None = None
         self._state: checkpoint.TrainingState | None = None
         self._began = self._saved_at = time.monotonic()
@@ -100,10 +104,19 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             callbacks: the user's callbacks, which are restored when the training begins.
         """
         self._callbacks = callbacks
-        if self.saved is not None and self.anew_as is None:
+        self._unbuilt = model_state.unbuilt_layers(model)
+        saved = self.saved
+        if saved is None or self.anew_as is not None:
+            return
+        lost = saved.find_unrestorable(model)
+        if not lost:
             self.resumed = True
-            self.saved.restore(model)
-            self._resume_from(self.saved)
+            saved.restore_variables(model)
+            self._continued = saved
+        elif saved.epoch < self.last_epoch and not saved.stopped_by_callback:
+            self._notice_lost(lost)
+            return
+        self._resume_from(saved)
 
     def report_again(self) -> str | None:
         """Report the segment again and return its runner's name if a `fit` that begins anew has trained it already."""
@@ -165,12 +178,15 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
 
     def on_train_begin(self, logs: Any = None) -> None:
         # The recorder is the last callback, so the others have been reset by now.
-        if self.resumed and self.saved is not None:
-            self.saved.restore_callbacks(self._callbacks)
+        if self._baseline is None:
+            self._baseline = model_state.Baseline(self.model, self._callbacks, self._unbuilt)
+        if self._continued is not None:
+            self._continued.restore_others(self.model, self._callbacks)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # The user's code may use global random states, which are not in a checkpoint.
         seed = derive_seed(self._segment.seed, "epoch", self.epoch)
+        keras_internals.seed_unseeded_draws(seed)
         random.seed(seed)
         np.random.seed(seed)
         if keras.config.backend() == "torch":
@@ -335,6 +351,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         if value is not None and self._segment.objective.better(value, self._best[1] if self._best else None):
             self._best = (self.epoch, value)
             self._best_weights = checkpoint.copy_weights(model)
+            self._best_attributes = model_state.capture_attributes(model, (), self._baseline, weights_only=True)
 
     def _is_judged(self, epoch: int) -> bool:
         return self._segment.judged and epoch < self._segment.to_epoch
@@ -351,13 +368,15 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         """Copy the state of the training, or none if later segments begin anew."""
         if self.anew_as is not None:
             return checkpoint.TrainingState({"model": (), "optimizer": (), "callbacks": ()}, [], [])
-        return checkpoint.capture_state(model, self._callbacks)
+        return checkpoint.capture_state(model, self._callbacks, self._baseline)
 
     def _save(self, state: checkpoint.TrainingState) -> None:
         if self._best_weights is not None and self._best is not None:
             path = self._paths.best(self._segment.execution)
-            checkpoint.save_weights(path, self._best_weights, *self._best, inputs=self._inputs)
-            self._best_weights = None
+            checkpoint.save_weights(
+                path, self._best_weights, *self._best, inputs=self._inputs, attributes=self._best_attributes
+            )
+            self._best_weights = self._best_attributes = None
         checkpoint.save_checkpoint(
             self._paths.checkpoint(self._segment.execution),
             state,
@@ -372,8 +391,16 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         if state.lost:
             lost = ", ".join(state.lost)
             self.notice(f"the state of {lost} cannot be saved: if a trial continues later, it starts anew")
+        if state.attributes.lost:
+            self._notice_lost(state.attributes.lost)
         self._saved_at = time.monotonic()
         self._send_checkpointed()
+
+    def _notice_lost(self, lost: Sequence[str]) -> None:
+        self.notice(
+            f"training changes the model's {', '.join(lost)}, which cannot be saved: a trial that continues later is "
+            "trained anew from its first epoch"
+        )
 
     def notice(self, text: str) -> None:
         """Show a text to the user, once."""

@@ -5,6 +5,8 @@ All other tests train with TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -192,6 +194,77 @@ def segment(folder: Path, trial: int, from_epoch: int = 0, *, to_epoch: int = 4,
         folder=str(folder / f"trial-{trial}"),
         judged=judged,
     )
+
+
+STATE = """
+
+class Tools:
+    pass
+
+
+def train_tools(tools):
+    tools.net(np.ones((1, 2), "float32"))
+    tools.optimizer.apply([keras.ops.ones((2, 1)) * keras.random.uniform((), seed=tools.seeds)], [tools.net.kernel])
+    tools.numbers = tools.numbers + 1
+    if hasattr(tools, "raw"):
+        import torch
+
+        tools.raw(torch.ones((4, 2)) * float(tools.net.kernel[0, 0]))  # its statistics are buffers
+        tools.kept.add_(1)
+        loss = ((tools.raw.weight - 3) ** 2).sum()
+        tools.raw_optimizer.zero_grad()
+        loss.backward()
+        tools.raw_optimizer.step()
+        return float(tools.raw.running_mean[0] + tools.raw.weight[0] + tools.kept[0])
+    return 0.0
+
+
+class Train(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        tools = self.model.tools[0]
+        logs["raw"] = train_tools(tools)
+        logs["steps"], logs["kernel"] = int(tools.optimizer.iterations), float(tools.net.kernel[0, 0])
+        logs["numbers"] = float(tools.numbers[0])
+
+
+build_stock_model = build_model
+
+
+def build_model(hp):
+    model = build_stock_model(hp)
+    tools = Tools()
+    tools.net = layers.Dense(1)
+    tools.net.build((None, 2))
+    tools.optimizer = keras.optimizers.Adam(0.1)
+    tools.seeds, tools.numbers = keras.random.SeedGenerator(3), keras.ops.zeros((2,))
+    if keras.config.backend() == "torch":
+        import torch
+
+        tools.raw, tools.kept = torch.nn.BatchNorm1d(2), torch.zeros(1)
+        tools.raw_optimizer = torch.optim.Adam(tools.raw.parameters())
+    model.tools = (tools,)
+    return model
+
+
+def callbacks(hp):
+    return [Train()]
+"""
+
+
+def test_state_that_keras_does_not_track_continues(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "space.py").write_text(SPACE + STATE)
+    curves = []
+    with contextlib.closing(executor_of(site)) as executor:
+        for trial, cuts in enumerate([(0, 4), (0, 2, 3, 4)]):
+            curves.append([])
+            for begin, end in itertools.pairwise(cuts):
+                conversation = Conversation(executor).run(segment(tmp_path, trial, begin, to_epoch=end))
+                assert conversation.end.outcome == "reached", conversation.end
+                assert "Notice" not in conversation.kinds, conversation.messages
+                curves[-1] += conversation.curve
+    assert curves[0] == curves[1]
+    assert [logs["steps"] for logs in curves[0]] == [logs["numbers"] for logs in curves[0]] == [1, 2, 3, 4]
+    assert len({logs["kernel"] for logs in curves[0]}) == 4
 
 
 def test_a_training_continues_with_the_same_bits_in_another_process(site: Site) -> None:

@@ -50,6 +50,8 @@ def make_model_key(model: Any, callbacks: Sequence[Any]) -> ModelKey | None:
     Args:
         callbacks: the user's callbacks. If they may know of the model's making, the model has no key.
     """
+    if type(model).__module__.partition(".")[0] != "keras":
+        return None  # its `train_step` may build the optimizer for a part of the variables, and the code below for all
     # A distribution strategy ends with its session.
     if distribution.device_count() > 1 or model.optimizer is None or describe_callbacks(callbacks) is None:
         return None

@@ -1,0 +1,64 @@
+"""The values of variables, of Keras and of frameworks: read, compared and assigned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from search.errors import SpaceError
+from search.worker.plain_values import Array
+
+__all__ = ["HINT", "assign_checked", "assign_variables", "check_variables", "read_variables"]
+
+HINT = "build_model must give the same model, compiled in the same way, for the same hyperparameters"
+"""Advice for a model that differs from the saved one."""
+
+
+def read_variables(variables: Sequence[Any]) -> list[Array]:
+    """Copy the values of variables, of Keras or of a framework."""
+    return [_read_variable(variable) for variable in variables]
+
+
+def _read_variable(variable: Any) -> Array:
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    if keras.config.backend() == "tensorflow":
+        return np.array(value.numpy())  # this also reads a variable with a copy on each device
+    return np.array(keras.ops.convert_to_numpy(value))
+
+
+def assign_variables(variables: Sequence[Any], arrays: Sequence[Array], what: str, file: Path) -> None:
+    """Assign all arrays, or raise SpaceError before any is assigned.
+
+    Args:
+        what: the owner of the variables, for the error.
+        file: the file that has held the arrays, for the error.
+    """
+    check_variables(variables, arrays, what, file)
+    assign_checked(variables, arrays)
+
+
+def assign_checked(variables: Sequence[Any], arrays: Sequence[Array]) -> None:
+    """Assign arrays that `check_variables` has accepted."""
+    for variable, array in zip(variables, arrays, strict=True):
+        if hasattr(variable, "assign"):
+            variable.assign(array)
+        else:
+            variable.detach().copy_(keras.ops.convert_to_tensor(array))  # a parameter of PyTorch
+
+
+def check_variables(variables: Sequence[Any], arrays: Sequence[Array], what: str, file: Path) -> None:
+    """Raise SpaceError if arrays do not fit variables."""
+    if len(variables) != len(arrays):
+        raise SpaceError(
+            f"{file} holds {len(arrays)} variables of the {what}, the one that was built has {len(variables)}: {HINT}"
+        )
+    for variable, array in zip(variables, arrays, strict=True):
+        built = f"{keras.backend.standardize_dtype(variable.dtype)}{list(variable.shape)}"
+        saved = f"{array.dtype.name}{list(array.shape)}"
+        if built != saved:
+            name = getattr(variable, "path", getattr(variable, "name", ""))
+            raise SpaceError(f"{file} holds {saved} for the {what}'s variable {name}, which is {built}: {HINT}")
