@@ -45,23 +45,23 @@ class Request:
         space: the study's own copy of the code.
         params: the trial's hyperparameters.
         weights: the file of the trial's best weights.
-        seed: the training seed of these weights.
-        reference: the file with a batch and the model's outputs for it, if the search has stored one.
-        objective: the metric to check the model by; None if the numbers of another Keras back end would differ.
         epoch: the epoch whose value was logged as the trial's best.
         file: the file, or the SavedModel's folder.
         format: one of `export.ENDINGS`.
+        seed: the training seed of the weights.
+        reference: the file with a batch and the model's outputs for it, if the search has stored one.
+        objective: the metric to check the model by; None if the numbers of another Keras back end would differ.
     """
 
     space: SpaceRef
     params: Mapping[str, Value]
     weights: Path
-    seed: int
-    reference: Path | None
-    objective: Objective | None
     epoch: int | None
     file: Path
     format: str
+    seed: int = 0
+    reference: Path | None = None
+    objective: Objective | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import warnings
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -278,7 +279,9 @@ def build_layers(model: Any, saved: SavedAttributes) -> list[str]:
         try:
             layer = places.find(path)
             if not layer.built:
-                layer.build_from_config(_with_tuples(config))
+                # Keras warns of a layer without a `build` of its own. The layers in it are on the list, too.
+                with warnings.catch_warnings(action="ignore"):
+                    layer.build_from_config(_with_tuples(config))
         except Exception:  # the user's code may raise anything
             failed.append(describe_path(path, places.roots))
     return failed

@@ -400,6 +400,7 @@ def test_random_values_are_not_compared(faulty: Callable[..., Finding]) -> None:
     assert faulty("noise") == Finding(remark="it was loaded and not compared, as the model's values are random")
 
 
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_weights_that_are_lost_or_changed_are_found(faulty: Callable[..., Finding], tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(4), keras.layers.Dense(2)])
     model.save_weights(tmp_path / "other.weights.h5")

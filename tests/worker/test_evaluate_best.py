@@ -143,7 +143,7 @@ def test_a_file_that_would_give_other_values_is_not_kept(tmp_path: Path) -> None
     executor, messages = InlineExecutor(), list[Any]()
     for kind in ("forgetful", "lambda", "relu"):
         file.write_text("an earlier winner")
-        executor.start(0, Evaluate(0, ref, {"kind": kind}, str(weights), str(tmp_path), model=str(file)))
+        executor.start(0, command(tmp_path, {"kind": kind}, space=ref, weights=str(weights), model=str(file)))
         executor.poll(lambda slot, message: messages.append(message), 0)
         assert (file.read_bytes() == b"an earlier winner") == (kind != "lambda")
     for wrong in (messages[0], messages[2]):
