@@ -216,9 +216,15 @@ def _hyperparameters(values: Mapping[str, Any]) -> Any:
         def merge(self, hyperparameters: Any, overwrite: bool = True) -> None:
             """Do nothing: the values are those after the merge."""
 
+        def _parent(self, name: str) -> str:
+            """Return the full name of a parent, which is that of the innermost name scope that has one."""
+            scopes = self._name_scopes
+            names = [self._get_name(name, scopes[:depth]) for depth in range(len(scopes), -1, -1)]
+            return next((full for full in names if full in self.values), names[0])
+
         @contextlib.contextmanager
         def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
-            name = self._get_name(parent_name)
+            name = self._parent(str(parent_name))
             wanted = list(parent_values) if isinstance(parent_values, (list, tuple)) else [parent_values]
             self.active.append(name in self.values and self.values[name] in wanted)
             try:
