@@ -2,21 +2,29 @@
 
 A dataset holds a handle to memory of its process, which cannot be pickled. Its graph, with all captured tensors,
 rebuilds the same dataset in another process.
+
+A factory may use layers that the user's program has made before it. The pickle of the factory has their names, so that
+Keras gives none of them again in another process.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import re
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cloudpickle
 
-__all__ = ["dumps"]
+__all__ = ["dumps", "dumps_factory"]
 
 _PYTHON_CALLS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 """Operations that call a Python function of their own process."""
+
+
+_NUMBERED = re.compile(r"(.*?)(?:_(\d+))?", re.DOTALL)
 
 
 def dumps(value: Any) -> bytes:
@@ -26,13 +34,43 @@ def dumps(value: Any) -> bytes:
         return file.getvalue()
 
 
+def dumps_factory(parts: Mapping[str, Any]) -> bytes:
+    """Return the pickle of a factory's parts, with the names of Keras's objects in them as a further part, `names`.
+
+    That part has the number of names by prefix: {"dense": 2} for `dense` and `dense_1`.
+    """
+    with io.BytesIO() as file:
+        pickler = _Pickler(file)
+        # The parts are pickled in order, so the names are complete when their turn comes.
+        pickler.dump({**parts, "names": pickler.names})
+        return file.getvalue()
+
+
 class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle is untyped
+    """A pickler that counts the names of the pickled layers and other objects of Keras, by prefix."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.names: dict[str, int] = {}
+
     def reducer_override(self, obj: Any) -> Any:
+        for name in _keras_names(obj):
+            prefix, number = _NUMBERED.fullmatch(name).groups()  # type: ignore[union-attr]  # any text matches
+            self.names[prefix] = max(self.names.get(prefix, 0), int(number or 0) + 1)
         # A process that has a dataset has imported TensorFlow; the others need not.
         tensorflow = sys.modules.get("tensorflow")
         if tensorflow is not None and isinstance(obj, tensorflow.data.Dataset):
             return dataset_of, (_graph_of(obj, tensorflow), obj.element_spec)
         return super().reducer_override(obj)
+
+
+def _keras_names(obj: Any) -> Iterator[str]:
+    """Yield the names of a Keras object and of the layers in it; none for any other object."""
+    if any(cls.__module__.partition(".")[0] == "keras" for cls in type(obj).__mro__):
+        if isinstance(name := getattr(obj, "name", None), str):
+            yield name
+        for layer in getattr(obj, "layers", ()):
+            yield from _keras_names(layer)
 
 
 def _graph_of(dataset: Any, tf: Any) -> bytes:

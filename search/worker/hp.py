@@ -199,7 +199,7 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
             LookupError: there is none.
         """
         scopes = self._name_scopes
-        names = [self._get_name(name, scopes[:depth]) for depth in range(len(scopes), -1, -1)]
+        names: list[str] = [self._get_name(name, scopes[:depth]) for depth in range(len(scopes), -1, -1)]
         for full in names:
             if any(all(one in self._conditions for one in known.conditions) for known in self._hps.get(full, ())):
                 return full
