@@ -117,8 +117,8 @@ def _build_more(probe: Probe, path: Path | None) -> None:
         except (Exception, SystemExit) as error:
             values = ", ".join(f"{name}={value!r}" for name, value in hp.used_values.items())
             raise SpaceError(
-                f"{describe_error(error, path, elsewhere=probe.space.label)}; the values were {values}: change the "
-                "domains, or reject such values with keras_tuner.errors.FailedTrialError"
+                f"with {values} no model can be built ({describe_error(error, path)}): change the domains, or reject "
+                "such values with keras_tuner.errors.FailedTrialError"
             ) from error
 
 
