@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import io
 import pickle
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import cloudpickle
+
+from search.space.names import count_names, names_in
 
 __all__ = ["dumps", "dumps_factory"]
 
 _PYTHON_CALLS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 """Operations that call a Python function of their own process."""
-
-
-_NUMBERED = re.compile(r"(.*?)(?:_(\d+))?", re.DOTALL)
 
 
 def dumps(value: Any) -> bytes:
@@ -54,23 +52,14 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle i
         self.names: dict[str, int] = {}
 
     def reducer_override(self, obj: Any) -> Any:
-        for name in _keras_names(obj):
-            prefix, number = _NUMBERED.fullmatch(name).groups()  # type: ignore[union-attr]  # any text matches
-            self.names[prefix] = max(self.names.get(prefix, 0), int(number or 0) + 1)
+        if not isinstance(obj, (list, tuple, dict)):
+            for prefix, count in count_names(names_in(obj)).items():
+                self.names[prefix] = max(self.names.get(prefix, 0), count)
         # A process that has a dataset has imported TensorFlow; the others need not.
         tensorflow = sys.modules.get("tensorflow")
         if tensorflow is not None and isinstance(obj, tensorflow.data.Dataset):
             return dataset_of, (_graph_of(obj, tensorflow), obj.element_spec)
         return super().reducer_override(obj)
-
-
-def _keras_names(obj: Any) -> Iterator[str]:
-    """Yield the names of a Keras object and of the layers in it; none for any other object."""
-    if any(cls.__module__.partition(".")[0] == "keras" for cls in type(obj).__mro__):
-        if isinstance(name := getattr(obj, "name", None), str):
-            yield name
-        for layer in getattr(obj, "layers", ()):
-            yield from _keras_names(layer)
 
 
 def _graph_of(dataset: Any, tf: Any) -> bytes:

@@ -9,6 +9,7 @@ layers are numbered after these, in every process and for every model alike.
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from search.space.file import Space, SpaceRef, read_space
+from search.space.file import SPACE_MODULE, Space, SpaceRef, read_space
+from search.space.names import count_names, names_in_modules
 from search.worker.keras_internals import set_used_names, used_names
 from search.worker.runners import distribution
 
@@ -57,8 +59,10 @@ def import_space(ref: SpaceRef) -> Space:
     """
     with seeded(ref.seed), names_after({}):
         space = read_space(ref)
-        set_used_names(_highest(used_names(), space.names))
-        return replace(space, names=used_names())
+        found = count_names(names_in_modules(sys.modules[SPACE_MODULE])) if ref.path is not None else {}
+        taken = _highest(_highest(used_names(), space.names), found)
+        set_used_names(taken)
+        return replace(space, names=taken)
 
 
 @contextmanager

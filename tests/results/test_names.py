@@ -15,9 +15,10 @@ from commands import Command
 
 import search
 from search.space import pickling
+from search.space.file import SpaceRef
 from search.tracking.mlflow import loader
 from search.worker.keras_internals import set_used_names, used_names
-from search.worker.keras_session import session
+from search.worker.keras_session import import_space, session
 
 SPACE = """
 import argparse
@@ -144,6 +145,25 @@ def test_a_factory_may_use_layers_that_the_program_has_made_before_it(workplace:
     loader._take_names(names)
     assert keras.layers.RandomFlip().name == "random_flip_1"
     assert keras.Sequential().name == "sequential_2"
+
+
+def test_names_of_a_module_that_was_imported_before_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "looks_of_all.py").write_text(MODULE + "more = {'a': keras.layers.Dense(1, name='dense_4')}\n")
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    path = tmp_path / "space.py"
+    path.write_text(
+        "from looks_of_all import augmentation\nimport looks_of_all\n\n\ndef build_model(hp): ...\n"
+        "\n\ndef load_data(): ...\n"
+    )
+    for _ in range(2):
+        names = import_space(SpaceRef(path=str(path))).names
+        assert {name: names[name] for name in ("sequential", "random_flip", "dense")} == {
+            "sequential": 1,
+            "random_flip": 1,
+            "dense": 5,
+        }
+    del sys.modules["looks_of_all"]
 
 
 def test_a_sessions_names_come_after_the_given_ones() -> None:
