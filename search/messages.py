@@ -25,11 +25,13 @@ class Probe:
     Attributes:
         share: the folder to write large arrays to, for other workers to map; None to share nothing.
         values: values to use in place of defaults, by name.
+        more: further configurations to build, with random values.
     """
 
     space: SpaceRef
     share: str | None = None
     values: Mapping[str, Value] = field(default_factory=dict)
+    more: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,15 @@ from keras_tuner.errors import FailedTrialError
 
 from search.errors import SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed
-from search.space.file import Space, describe_error, digest_files, digest_parameters, format_traceback, local_files
+from search.space.file import (
+    Space,
+    describe_error,
+    digest_files,
+    digest_parameters,
+    format_traceback,
+    local_files,
+    without_arguments,
+)
 from search.study.records import DataLoaded
 from search.worker import metrics, outputs
 from search.worker.data import shared
@@ -32,7 +40,7 @@ from search.worker.data.arrays import Data, Split
 from search.worker.data.streams import Stream
 from search.worker.hp import Ask, LazyHyperParameters, default_value
 from search.worker.keras_session import session
-from search.worker.runners.choose import choose_runner
+from search.worker.runners.choose import choose_runner, create_weights
 from search.worker.runners.fit import FitRunner, TrainingPlan, make_training_plan
 from search.worker.runners.graph_cache import make_model_key
 from search.worker.runners.logs import scalar_logs
@@ -44,6 +52,7 @@ from search.worker.segment import (
     load_data,
     load_space,
     set_up_trial,
+    taken_names,
     trial_dir,
     trial_folder,
 )
@@ -59,7 +68,10 @@ def run_probe(probe: Probe) -> Probed | ProbeFailed:
     """Probe a space. An exception of the user's code is reported, never raised."""
     path = Path(probe.space.path) if probe.space.path else None
     try:
-        return _probe(probe, path)
+        with without_arguments(probe.space):
+            probed = _probe(probe, path)
+            _build_more(probe, path)
+            return probed
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -77,7 +89,7 @@ def _probe(probe: Probe, path: Path | None) -> Probed:
             data = load_data(probe.space, hp)
             shareable = shared.module_globals(path) == before
             loaded = describe_data(probe.space, data, hp, read_streams=True)
-            with session():
+            with session(names=taken_names(probe.space)):
                 return _examine(probe, path, space, hp, data, loaded, shareable=shareable)
         except FailedTrialError as error:
             rejected = error
@@ -85,6 +97,31 @@ def _probe(probe: Probe, path: Path | None) -> Probed:
         f"{MAX_CONFIGURATIONS} configurations were built, that of the default values first, and each was rejected: "
         f"{describe_error(rejected, path)}: reject fewer, or make the domains smaller"
     ) from rejected
+
+
+def _build_more(probe: Probe, path: Path | None) -> None:
+    """Build the further configurations of the probe: a build may fail with other values than the default ones.
+
+    Raises:
+        SpaceError: in one line, with the values of the first build that fails.
+    """
+    space = load_space(probe.space)
+    for number in range(1, probe.more + 1):
+        hp = LazyHyperParameters(_answers(number), probe.values)
+        try:
+            data = load_data(probe.space, hp)
+            with session(names=taken_names(probe.space)), trial_folder():
+                model = set_up_trial(space, hp).model
+                if space.fit is None:
+                    create_weights(model, data.train)
+        except FailedTrialError:
+            continue  # the user's code rejects these values
+        except (Exception, SystemExit) as error:
+            values = ", ".join(f"{name}={value!r}" for name, value in hp.used_values.items())
+            raise SpaceError(
+                f"with {values} no model can be built ({describe_error(error, path)}): change the domains, or reject "
+                "such values with keras_tuner.errors.FailedTrialError"
+            ) from error
 
 
 def _answers(number: int) -> Ask:

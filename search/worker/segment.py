@@ -22,7 +22,14 @@ from keras_tuner.errors import FatalError
 from search.errors import SearchError, SpaceError
 from search.messages import Answer, Question, Segment
 from search.space.domain import Parameter, Value
-from search.space.file import Space, SpaceRef, describe_error, describe_type, format_traceback, read_space
+from search.space.file import (
+    Space,
+    SpaceRef,
+    describe_error,
+    describe_type,
+    format_traceback,
+    without_arguments,
+)
 from search.study.paths import TrialPaths
 from search.study.records import Built, DataLoaded, Outcome, SegmentEnded
 from search.worker import model_cache, outputs
@@ -33,7 +40,8 @@ from search.worker.data.fingerprint import fingerprint_data
 from search.worker.data.streams import Stream
 from search.worker.failures import classify_failure
 from search.worker.hp import LazyHyperParameters
-from search.worker.keras_session import seeded, session
+from search.worker.keras_internals import used_names
+from search.worker.keras_session import import_space, names_after, session
 from search.worker.model_cache import Training
 from search.worker.own_training import BeginAnew, OwnTraining, digest_weights
 from search.worker.recorder import Recorder
@@ -75,16 +83,21 @@ def trial_folder(folder: Path | None = None) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def load_space(ref: SpaceRef) -> Space:
-    """Run the user's code, once per process, and return its functions.
-
-    What the code draws while it is imported (a split, a teacher's weights) is the same in every process of the study.
-    """
-    with seeded(ref.seed):
-        return read_space(ref)
+    """Run the user's code, once per process, and return its functions."""
+    return import_space(ref)
 
 
 _arrays: dict[SpaceRef, Data] = {}
 _counts: dict[tuple[SpaceRef, str], int] = {}
+
+
+_data_names: dict[SpaceRef, Mapping[str, int]] = {}
+"""The names that are taken once the data are loaded, where `load_data` changes a global name of the user's modules."""
+
+
+def taken_names(ref: SpaceRef) -> Mapping[str, int]:
+    """Return the names that a model's layers must come after: those of layers that the user's code may put into it."""
+    return _data_names.get(ref, load_space(ref).names)
 
 
 _reported: set[tuple[SpaceRef, str]] = set()
@@ -103,6 +116,7 @@ def clear_data() -> None:
     """Drop the data, so that they are loaded anew when next needed."""
     _arrays.clear()
     _counts.clear()
+    _data_names.clear()
     _reported.clear()
     clear_device_copies()
 
@@ -121,7 +135,7 @@ def load_data(ref: SpaceRef, hp: Any = None, folder: str | None = None) -> Data:
     if loaded is None:
         # The user's unseeded shuffles and splits must be the same in every process.
         keras.utils.set_random_seed(0)
-        loaded = prepare_data(space.load_data(hp) if space.data_takes_hp else space.load_data())
+        loaded = prepare_data(_call_load_data(ref, space, hp))
     clear_device_copies()
     if loaded.is_arrays and not space.data_takes_hp:
         _arrays.clear()
@@ -129,6 +143,16 @@ def load_data(ref: SpaceRef, hp: Any = None, folder: str | None = None) -> Data:
     return replace(
         loaded, train=_counted(ref, "train", loaded.train), validation=_counted(ref, "validation", loaded.validation)
     )
+
+
+def _call_load_data(ref: SpaceRef, space: Space, hp: Any) -> Any:
+    path = Path(ref.path) if ref.path else None
+    before = shared.module_globals(path)
+    with names_after(space.names):
+        raw = space.load_data(hp) if space.data_takes_hp else space.load_data()
+        if shared.module_globals(path) != before:
+            _data_names.setdefault(ref, used_names())
+    return raw
 
 
 def _counted(ref: SpaceRef, name: str, part: Any) -> Any:
@@ -204,7 +228,7 @@ def run_segment(segment: Segment, channel: Channel) -> None:
     epoch, error = segment.from_epoch, None
     outcome: Outcome
     try:
-        with trial_folder(paths.folder):
+        with trial_folder(paths.folder), without_arguments(segment.space):
             recorder = _SegmentRun(segment, channel).run()
         epoch, outcome, error = recorder.epoch, recorder.outcome, recorder.error
     except Interrupted:
@@ -245,7 +269,7 @@ class _SegmentRun:
             if recorder.saved is not None:
                 self.train(cached, data, recorder)
                 return recorder
-        with session(segment.seed):
+        with session(segment.seed, taken_names(segment.space)):
             setup = set_up_trial(space, self._hp)
             if space.fit is not None:
                 return self._run_own_fit(setup, data, anew=anew)
