@@ -361,7 +361,7 @@ def test_a_distribute_strategy_is_not_fused():
         ({"epochs": 3}, "the search decides it"),
         ({"validation_freq": 2}, "every epoch is compared"),
         ({"callbacks": []}, "callbacks(hp)"),
-        ({"validation_split": 0.1}, "load_data"),
+        ({"validation_split": 1.5}, "a fraction between 0 and 1"),
         ({"batchsize": 3}, "Did you mean 'batch_size'?"),
         ({"batch_size": 0}, "whole number of at least 1"),
         ({"batch_size": 3.5}, "whole number of at least 1"),
