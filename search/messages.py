@@ -147,6 +147,7 @@ class Probed:
         summary: the model's layers, as text.
         batch_size: samples in a training batch.
         samples: the numbers of training and validation samples; None if unknown, or if there is no validation.
+        validated: whether the model is validated after an epoch.
         runner: the name of the runner that would train the model.
         versions: the versions of Python, of libraries and of Keras's backend, by name.
         batched: whether each of the two `samples` counts batches, as the data come in batches.
@@ -172,6 +173,7 @@ class Probed:
     samples: tuple[int | None, int | None]
     runner: str
     versions: Mapping[str, str]
+    validated: bool = False
     batched: tuple[bool, bool] = (False, False)
     tested: bool = False
     own_fit: bool = False

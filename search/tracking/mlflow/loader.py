@@ -253,10 +253,15 @@ def _call_once(model: Any, info: Mapping[str, Any]) -> None:
     """Create the weights of a model that is built by its first call, with a batch of zeros."""
     import numpy as np
 
-    arrays = {
-        name: np.zeros([1 if size == -1 else size for size in shape], dtype)
-        for name, (dtype, shape) in info["shapes"].items()
-    }
+    def zeros(dtype: str, shape: list[int]) -> Any:
+        sizes = [1 if size == -1 else size for size in shape]
+        if dtype != "string":
+            return np.zeros(sizes, dtype)
+        import tensorflow as tf
+
+        return tf.constant(np.full(sizes, ""))
+
+    arrays = {name: zeros(dtype, shape) for name, (dtype, shape) in info["shapes"].items()}
     model(arrays if info["named"] else [*arrays.values()] if len(arrays) > 1 else next(iter(arrays.values())))
 
 
