@@ -95,6 +95,7 @@ def layer_names(model: Any) -> str:
     return " ".join(layer.name for layer in (*model.layers, *body.layers)) + f" {model.optimizer.name}"
 
 
+@pytest.mark.slow
 def test_names_are_equal_in_all_workers_in_a_resumed_trial_and_in_models_that_come_back(
     space: Path, command: Command, forked_checks: None
 ) -> None:
