@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from search.space.file import is_users_module
@@ -54,8 +54,16 @@ def names_in_modules(module: ModuleType) -> list[str]:
     while todo:
         for value in list(vars(todo.pop()).values()):
             names += names_in(value)
-            used = value if isinstance(value, ModuleType) else sys.modules.get(str(getattr(value, "__module__", None)))
+            used = _module_of(value)
             if used is not None and used.__name__ not in seen:
                 seen.add(used.__name__)
                 todo += [used] if is_users_module(used) else []
     return names
+
+
+def _module_of(value: Any) -> ModuleType | None:
+    """Return a module itself, or the module of a class, a function or an object's class; None if there is none."""
+    if isinstance(value, ModuleType):
+        return value
+    made = value if isinstance(value, (type, FunctionType)) else type(value)
+    return sys.modules.get(str(made.__module__))

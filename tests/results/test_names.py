@@ -17,6 +17,7 @@ import search
 from search.space import pickling
 from search.space.file import SpaceRef
 from search.tracking.mlflow import loader
+from search.worker import segment
 from search.worker.keras_internals import set_used_names, used_names
 from search.worker.keras_session import import_space, session
 
@@ -94,6 +95,7 @@ def layer_names(model: Any) -> str:
     return " ".join(layer.name for layer in (*model.layers, *body.layers)) + f" {model.optimizer.name}"
 
 
+@pytest.mark.slow
 def test_names_are_equal_in_all_workers_in_a_resumed_trial_and_in_models_that_come_back(
     space: Path, command: Command, forked_checks: None
 ) -> None:
@@ -164,6 +166,36 @@ def test_names_of_a_module_that_was_imported_before_are_taken(tmp_path: Path, mo
             "dense": 5,
         }
     del sys.modules["looks_of_all"]
+
+
+DATA = """
+import keras
+import numpy as np
+
+scaling = None
+
+
+def load_data():
+    global scaling
+    scaling = keras.layers.Normalization()
+    x = np.zeros((4, 2))
+    return (x, x), (x, x)
+
+
+def build_model(hp): ...
+"""
+
+
+def test_names_of_layers_that_load_data_leaves_behind_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "space.py"
+    path.write_text(DATA)
+    ref = SpaceRef(path=str(path))
+    for _ in range(2):
+        segment.clear_caches()
+        assert "normalization" not in segment.taken_names(ref)
+        segment.load_data(ref)
+        assert segment.taken_names(ref)["normalization"] == 1
+    segment.clear_caches()
 
 
 def test_a_sessions_names_come_after_the_given_ones() -> None:

@@ -6,6 +6,7 @@ import keras
 import pytest
 import tensorflow as tf
 
+from search.worker import keras_internals
 from search.worker.keras_session import session
 
 
@@ -36,6 +37,19 @@ def test_kernels_are_kept_until_a_seed_is_reused(monkeypatch: pytest.MonkeyPatch
     assert not cleared
     draw(103)
     assert cleared
+
+
+def test_names_begin_anew_with_each_model_if_keras_has_no_counters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr("keras.src.backend.common.global_state.get_global_attribute")
+    keras_internals._names_are_counted.cache_clear()
+    try:
+        assert keras_internals.used_names() == {}
+        keras_internals.set_used_names({"dense": 3})
+        assert "cannot be counted" in capsys.readouterr().out
+    finally:
+        keras_internals._names_are_counted.cache_clear()
 
 
 def test_settings_of_the_space_file_for_all_models_stay() -> None:
