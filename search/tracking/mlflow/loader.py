@@ -81,7 +81,7 @@ class Predictor:
         """
         if hasattr(data, "to_numpy"):  # a DataFrame
             data = data.to_numpy()
-        return self.model.predict(self._arrange(data), verbose=0)
+        return self.model.predict(_with_text(self._arrange(data)), verbose=0)
 
     def get_raw_model(self) -> Any:
         """Return the Keras model."""
@@ -101,6 +101,19 @@ class Predictor:
             return next(iter(data.values()))
         names = [tensor.name for tensor in inputs]
         return [data[name] for name in (names if set(names) == set(data) else self._names)]
+
+
+def _with_text(data: Any) -> Any:
+    """Return `data` with arrays of text as TensorFlow's tensors: Keras takes no others."""
+    if isinstance(data, dict):
+        return {name: _with_text(item) for name, item in data.items()}
+    if isinstance(data, list):
+        return [_with_text(item) for item in data]
+    if getattr(getattr(data, "dtype", None), "kind", "") not in ("U", "S"):
+        return data
+    import tensorflow as tf
+
+    return tf.constant(data)
 
 
 # By Keras -------------------------------------------------------------------------------------------------------------
