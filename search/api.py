@@ -23,7 +23,7 @@ def run(
     *,
     compile_model: Callable[[Any, Any], Any] | None = None,
     fit_options: Callable[[Any], Any] | None = None,
-    callbacks: Callable[[Any], Any] | None = None,
+    callbacks: Callable[..., Any] | None = None,
     fit: Callable[..., Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,

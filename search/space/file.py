@@ -63,10 +63,11 @@ class Space:
         load_data: → (train, validation[, test]); takes no arguments, or `hp`.
         compile_model: `hp, model` → None, or the model; compiles it.
         fit_options: `hp` → keyword arguments of `model.fit`.
-        callbacks: `hp` → a list of fresh Keras callbacks.
+        callbacks: `hp` → a list of fresh Keras callbacks; may take `model`, too, as `make_callbacks` tells.
         fit: replaces `model.fit`: `hp, model, train, validation, **kwargs`, or as KerasTuner's `HyperModel.fit`.
         is_hypermodel: whether `fit` is a HyperModel's.
         data_takes_hp: whether `load_data` takes `hp`.
+        callbacks_take_model: whether `callbacks` takes `hp, model`.
         options: the file's `search_options`.
     """
 
@@ -78,7 +79,18 @@ class Space:
     fit: Callable[..., Any] | None = None
     is_hypermodel: bool = False
     data_takes_hp: bool = False
+    callbacks_take_model: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def make_callbacks(self, hp: Any, model: Any) -> Any:
+        """Return the result of the user's `callbacks`, an empty list if there is none.
+
+        Args:
+            model: the compiled model.
+        """
+        if self.callbacks is None:
+            return []
+        return self.callbacks(hp, model) if self.callbacks_take_model else self.callbacks(hp)
 
     def fit_arguments(self, raw: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the data arguments of `fit`, positional and named.
@@ -269,7 +281,13 @@ def _is_keras_tuners(function: Any) -> bool:
 
 
 def _checked(space: Space) -> Space:
-    for name, wanted in (("build_model", 1), ("compile_model", 2), ("fit_options", 1), ("callbacks", 1)):
+    takes_model = _has_model_argument(space.callbacks)
+    for name, wanted in (
+        ("build_model", 1),
+        ("compile_model", 2),
+        ("fit_options", 1),
+        ("callbacks", 2 if takes_model else 1),
+    ):
         function = getattr(space, name)
         if function is None:
             continue
@@ -291,7 +309,18 @@ def _checked(space: Space) -> Space:
     takes_hp = not _takes(space.load_data, 0) and next(iter(inspect.signature(space.load_data).parameters)) == "hp"
     if not _takes(space.load_data, 1 if takes_hp else 0):
         raise SpaceError("load_data wants arguments: write def load_data(), or def load_data(hp)")
-    return replace(space, data_takes_hp=takes_hp)
+    return replace(space, data_takes_hp=takes_hp, callbacks_take_model=takes_model)
+
+
+def _has_model_argument(function: Any) -> bool:
+    """Return whether a function wants `model` after `hp`: it has an argument of that name, or cannot do without."""
+    if not callable(function) or not _takes(function, 2):
+        return False
+    try:
+        names = list(inspect.signature(function).parameters)
+    except ValueError:
+        return False  # a builtin without a signature
+    return names[1:2] == ["model"] or not _takes(function, 1)
 
 
 def _takes(function: Callable[..., Any], count: int, names: tuple[str, ...] = ()) -> bool:

@@ -183,7 +183,7 @@ def set_up_trial(space: Space, hp: Any) -> TrialSetup:
     options = space.fit_options(hp) if space.fit_options else {}
     if not isinstance(options, Mapping):
         raise SpaceError(f"fit_options returned {describe_type(options)}: return a dict")
-    callbacks = space.callbacks(hp) if space.callbacks else []
+    callbacks = space.make_callbacks(hp, model)
     if isinstance(callbacks, keras.callbacks.Callback):
         callbacks = [callbacks]
     if not isinstance(callbacks, (list, tuple)):

@@ -133,6 +133,23 @@ def test_hooks_are_found(tmp_path: Path) -> None:
     assert space.compile_model is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ("hp", "(7,)"),
+        ("hp, model", "(7, 8)"),
+        ("hp, model=None", "(7, 8)"),
+        ("hp, built", "(7, 8)"),
+        ("hp, patience=3", "(7, 3)"),
+        ("*arguments", "(7,)"),
+    ],
+)
+def test_callbacks_may_take_the_model(tmp_path: Path, arguments: str, wanted: str) -> None:
+    path = tmp_path / "space.py"
+    path.write_text(STUB + f"def callbacks({arguments}): return str(tuple(locals().values()))\n")
+    assert load(path).make_callbacks(7, 8).replace("((7,),)", "(7,)") == wanted
+
+
 @pytest.mark.parametrize("name", ["keras", "numpy", "search", "space", "test", "json", "my space-1"])
 def test_the_name_of_a_file_hides_no_module(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.py"
