@@ -50,7 +50,9 @@ def redirect_callbacks(callbacks: Sequence[Any], folder: Path, notice: Callable[
         if own[written] != written:
             setattr(callback, name, own[written])
             shown = _for_any_trial(own[written], folder)
-            notice(f"{type(callback).__name__} writes to {shown} in place of {written}: each trial has a file of its own")
+            notice(
+                f"{type(callback).__name__} writes to {shown} in place of {written}: each trial has a file of its own"
+            )
     return kept
 
 
@@ -71,7 +73,7 @@ def resume_outputs(callbacks: Sequence[Any], epochs: int) -> None:
 
 
 def _own_paths(written: Sequence[str], folder: Path) -> dict[str, str]:
-    """Return the path within `folder` for each written one, no two the same. The relative ones have the first choice."""
+    """Return the path within `folder` for each written one, no two the same. Relative ones choose first."""
     own: dict[str, str] = {}
     for path in sorted(dict.fromkeys(written), key=lambda path: Path(path).is_absolute()):
         own[path] = next(each for each in _places(path, folder) if each not in own.values())

@@ -27,6 +27,7 @@ from search.messages import Probe, Probed, ProbeFailed
 from search.space.file import Space, describe_error, digest_files, digest_parameters, format_traceback, local_files
 from search.study.records import DataLoaded
 from search.worker import metrics, outputs
+from search.worker.autologging import without_autologging
 from search.worker.data import shared
 from search.worker.data.arrays import Data, Split
 from search.worker.data.streams import Stream
@@ -109,7 +110,8 @@ def _examine(
     """
     with trial_folder():
         setup = set_up_trial(space, hp)
-        own = _try_fit(space, hp, setup, data) if space.fit is not None else None
+        with without_autologging():
+            own = _try_fit(space, hp, setup, data) if space.fit is not None else None
     if not hp.asked:
         raise SpaceError(
             "build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, hp.Choice or "
@@ -124,7 +126,8 @@ def _examine(
     summary = io.StringIO()
     setup.model.summary(print_fn=lambda line, **_: summary.write(line + "\n"), line_length=79)
     if call is not None:
-        logs = _train_a_step(path, setup.model, call.data, batch_size)
+        with without_autologging():
+            logs = _train_a_step(path, setup.model, call.data, batch_size)
     files = local_files(path) if path else ()
     return Probed(
         digest=digest_files(files) if path else digest_parameters(hp.parameters),
@@ -195,7 +198,8 @@ class _OwnFitProbe:
             call.arguments["epochs"] = call.arguments.get("initial_epoch", 0) + 1
         if "callbacks" in call.arguments:
             call.arguments["callbacks"] = _redirected(callbacks_of(call))
-        return fit(*call.args, **call.kwargs)
+        with without_autologging():  # the user's `fit` may switch it on
+            return fit(*call.args, **call.kwargs)
 
     def begin_loop(self) -> None:
         self.runner = OWN_LOOP

@@ -25,7 +25,7 @@ from search.space.domain import Parameter, Value
 from search.space.file import Space, SpaceRef, describe_error, describe_type, format_traceback, read_space
 from search.study.paths import TrialPaths
 from search.study.records import Built, DataLoaded, Outcome, SegmentEnded
-from search.worker import model_cache, outputs
+from search.worker import autologging, model_cache, outputs
 from search.worker.channel import Channel, Interrupted
 from search.worker.data import shared
 from search.worker.data.arrays import Data, prepare_data, spec_to_json
@@ -311,6 +311,8 @@ class _SegmentRun:
         callbacks = [*user_callbacks, recorder]
         runner = choose_runner(model, data, training.options, segment.seed, callbacks, segment.fuse, training.model_key)
         self.report_built(model, runner.name)
+        if runner.name == "fused" and autologging.is_autologging():
+            recorder.notice(autologging.BYPASSED)
         recorder.restore(model, user_callbacks)
         outputs.resume_outputs(user_callbacks, initial_epoch + recorder.epoch if recorder.epoch else 0)
         if recorder.epoch < recorder.last_epoch and recorder.outcome == "reached":
