@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from search import options
-from search.errors import OptionError
+from search.errors import OptionError, nearest
 from search.options import FIELDS, Options, objective_for_metrics, parse_seconds, resolve_options
 from search.study.trial import Objective
 
@@ -205,3 +205,10 @@ def test_wrong_objectives_are_refused() -> None:
         choose_objective(validated=False)
     with pytest.raises(OptionError, match=r"'odd' is better is not known.*--direction"):
         objective_for_metrics(resolve_options({"objective": "odd"}), ("odd",), (), {}, validated=True)
+
+
+def test_a_name_with_its_words_in_another_order_is_found() -> None:
+    names = ("loss", "accuracy", "val_loss", "val_accuracy")
+    assert nearest("accuracy_val", names) == " Did you mean 'val_accuracy'?"
+    assert nearest("acuracy", names) == " Did you mean 'accuracy'?"
+    assert nearest("f1", names) == ""

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import importlib.util
 import inspect
-import re
 import sys
 import sysconfig
 import traceback
@@ -20,15 +19,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from search.errors import SearchError, SpaceError, nearest
+from search.errors import SpaceError, nearest
 from search.space.domain import Parameter
+from search.space.error_text import as_one_line, escape_unprintable, summarize_error
 from search.space.old_names import Unpickler
 
 SPACE_MODULE = "search_space"
 """The module name of every space file: a file called `keras.py` must not hide Keras."""
-
-MAX_MESSAGE_LENGTH = 400
-"""Characters of an exception's message that are shown."""
 
 _PACKAGE = Path(__file__).parents[1]
 """The folder of the package `search`."""
@@ -352,45 +349,12 @@ def describe_error(error: BaseException, path: Path | None = None, elsewhere: st
         elsewhere: replaces file and line if the traceback has no frame in the user's files.
     """
     place = _place(error, path.parent.absolute() if path is not None else None) or elsewhere
-    return f"{escape_unprintable(place)}: {_summary(error)}" if place else _summary(error)
+    return f"{escape_unprintable(place)}: {summarize_error(error)}" if place else summarize_error(error)
 
 
 def format_traceback() -> str:
     """Return the traceback of the exception being handled, in characters that UTF-8 can encode."""
     return traceback.format_exc().encode(errors="backslashreplace").decode()
-
-
-def as_one_line(text: str) -> str:
-    """Return `text` as one line of printable characters, cut after `MAX_MESSAGE_LENGTH`."""
-    text = " ".join(text.split())
-    text = f"{text[:MAX_MESSAGE_LENGTH]}…" if len(text) > MAX_MESSAGE_LENGTH else text
-    return escape_unprintable(text)
-
-
-def escape_unprintable(text: object) -> str:
-    """Return `text` with unprintable characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
-def _summary(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        code = "" if error.code is None else as_one_line(_text_or_empty(lambda: repr(error.code)))
-        return f"sys.exit({code}) was called: let the file's code return"
-    # Keras colours its messages and appends a layer's call arguments; TensorFlow appends names of graph nodes.
-    text = _text_or_empty(lambda: str(error.msg or "") if isinstance(error, SyntaxError) else str(error))
-    text = re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", text)
-    text, name = as_one_line(text.partition("Arguments received by ")[0]), as_one_line(type(error).__name__)
-    if isinstance(error, SearchError):
-        return text or name
-    return f"{name}: {text}" if text else name
-
-
-def _text_or_empty(make_text: Callable[[], str]) -> str:
-    """Return the text of a user's object, or an empty text if its `__str__` or `__repr__` raises."""
-    try:
-        return make_text()
-    except Exception:
-        return ""
 
 
 def _place(error: BaseException, folder: Path | None) -> str | None:
