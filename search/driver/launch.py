@@ -40,6 +40,19 @@ from search.tracking.mlflow.admission import Admission
 SYNC_SECONDS = 60.0
 """Seconds that the end of a search waits for MLflow."""
 
+
+class SearchStopped(KeyboardInterrupt):
+    """The stop of a search at once, by the second Ctrl-C or after the search's end. The study has begun.
+
+    Attributes:
+        paths: the study's files.
+    """
+
+    def __init__(self, paths: StudyPaths) -> None:
+        super().__init__("stopped; nothing journaled is lost: go on with resume=True")
+        self.paths = paths
+
+
 MakeView = Callable[[Study, Options, tuple[str, ...]], View]
 """A function that makes the view of a study; the last argument labels the slots."""
 
@@ -395,6 +408,8 @@ class _Launch:
             end = driver.run(records, probed.data)
         except BaseException as error:
             syncer.stop()
+            if isinstance(error, KeyboardInterrupt) and study.header is not None:
+                raise SearchStopped(self._paths) from error
             if not isinstance(error, Exception) or isinstance(error, SearchError):
                 raise
             raise SearchError(
@@ -403,7 +418,10 @@ class _Launch:
             ) from error
         finally:
             view.close()
-        return Result(self._paths, study, end, syncer.finish(SYNC_SECONDS))
+        try:
+            return Result(self._paths, study, end, syncer.finish(SYNC_SECONDS))
+        except KeyboardInterrupt as error:
+            raise SearchStopped(self._paths) from error
 
 
 def _limits(opts: Options, probed: Probed) -> Limits:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.errors import NoResult, SpaceError, StudyError
+from search.options import python_arguments
 from search.space.domain import Parameter, Value
 from search.space.file import SpaceRef, describe_error, read_space
 from search.study.paths import StudyPaths, find_study
@@ -202,6 +203,7 @@ def load_study(name: str, runs: str | Path = "runs") -> StudyResults:
     return StudyResults(find_study(name, runs))
 
 
+@python_arguments()
 def get_best_models(
     study: str,
     num_models: int = 1,
@@ -260,7 +262,7 @@ def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
     if count < 1:
         raise ValueError(f"num_{what} is {count}: it must be at least 1")
     if len(found) < count:
-        hint = f": a search keeps {count} with --keep-models {count}" if what == "models" else ""
+        hint = f": a search keeps {count} with keep_models={count}" if what == "models" else ""
         warnings.warn(f"{count} {what} were asked for, and there are {len(found)}{hint}", stacklevel=3)
     return found[:count]
 

@@ -166,7 +166,11 @@ def build_trial_model(space: Space, hp: Any) -> Any:
     """Build a compiled model for `hp`. SpaceError if the factory returns anything else."""
     model = space.build_model(hp)
     if not isinstance(model, keras.Model):
-        raise SpaceError(f"build_model returned {describe_type(model)}: return a keras.Model (is a return missing?)")
+        if _is_keras_2(model):
+            raise SpaceError(f"build_model returned a Keras 2 model; {_KERAS_3}")
+        hint = " (is a return missing?)" if model is None else ""
+        shown = f"the class {model.__name__}" if isinstance(model, type) else describe_type(model)
+        raise SpaceError(f"build_model returned {shown}: return a keras.Model{hint}")
     if space.compile_model is not None:
         compiled = space.compile_model(hp, model)
         model = compiled if isinstance(compiled, keras.Model) else model
@@ -186,6 +190,8 @@ def set_up_trial(space: Space, hp: Any) -> TrialSetup:
     callbacks = space.make_callbacks(hp, model)
     if isinstance(callbacks, keras.callbacks.Callback):
         callbacks = [callbacks]
+    if any(map(_is_keras_2, callbacks if isinstance(callbacks, (list, tuple)) else [callbacks])):
+        raise SpaceError(f"callbacks returned a Keras 2 callback; {_KERAS_3}")
     if not isinstance(callbacks, (list, tuple)):
         raise SpaceError(f"callbacks returned {describe_type(callbacks)}: return a list of Keras callbacks")
     for callback in callbacks:
@@ -193,6 +199,15 @@ def set_up_trial(space: Space, hp: Any) -> TrialSetup:
             raise SpaceError(f"callbacks returned a list with {callback!r}: return a list of Keras callbacks")
     hp.note_own_values()
     return TrialSetup(model, options, list(callbacks))
+
+
+_KERAS_3 = "search trains with Keras 3: import keras in place of tf_keras, and unset TF_USE_LEGACY_KERAS"
+
+
+def _is_keras_2(value: Any) -> bool:
+    """Return whether a value is of a class of Keras 2, or of a subclass."""
+    cls = value if isinstance(value, type) else type(value)
+    return any(base.__module__.partition(".")[0] == "tf_keras" for base in cls.__mro__)
 
 
 # A segment ------------------------------------------------------------------------------------------------------------
