@@ -124,7 +124,8 @@ def _option_parameter(name: str) -> inspect.Parameter:
         metavar = "TIME"
     else:
         metavar = _METAVARS.get(name, "NAME" if str(field.type).startswith("str") else "N")
-    default = "" if field.default in (None, ()) else f" [default: {field.default}]"
+    number = f"{field.default:g}" if isinstance(field.default, float) else field.default
+    default = "" if field.default in (None, ()) else f" [default: {number}]"
     option = typer.Option(options.option_flag(name), metavar=metavar, help=text + default)
     if field.metadata.get("many"):
         return inspect.Parameter(name, kind, default=None, annotation=Annotated[list[str] | None, option])

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from search.backends.brackets import HyperbandPlan, plan_brackets
-from search.backends.registry import BACKEND_OPTIONS, BACKENDS, DEFAULT_SAMPLERS
+from search.backends.registry import BACKEND_OPTIONS, BACKENDS, DEFAULT_SAMPLERS, LARGEST_GRID
 from search.errors import OptionError, SearchError, nearest
 from search.space.domain import Value
 from search.study.directions import direction_of_name
@@ -121,6 +121,12 @@ class Options:
     @property
     def plan(self) -> HyperbandPlan:
         return plan_brackets(self.max_epochs, self.factor)
+
+    @property
+    def lists_all(self) -> bool:
+        """True if a grid search has no limit of trials below the largest grid."""
+        is_grid = self.backend == "optuna" and str(self.sampler).partition(":")[0] == "grid"
+        return is_grid and self.max_trials is not None and self.max_trials >= LARGEST_GRID
 
     @property
     def total_epochs(self) -> int | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from search.api import run
+from search.backends.registry import LARGEST_GRID
 from search.compat.hooks import REFUSED_ARGUMENTS, check_environment, check_hooks
 from search.errors import OptionError, StudyError, nearest
 from search.options import FIELDS, OWN_FIT_MAX_EPOCHS, python_arguments, resolve_options
@@ -340,8 +341,6 @@ class GridSearch(Tuner):
     def __init__(
         self, hypermodel: Any = None, objective: Any = None, max_trials: int | None = None, **arguments: Any
     ) -> None:
-        from search.backends.samplers import LARGEST_GRID
-
         super().__init__(hypermodel, objective, _optuna("grid"), max_trials=max_trials or LARGEST_GRID, **arguments)
 
 

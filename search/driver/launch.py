@@ -239,10 +239,10 @@ class _Launch:
                 executor.set_slots(slots)
             change = self._handle.change_of_space(probed, accepted=self._accept_changes, label=self._source.label)
             uri = admission.result(opts)
-            self._announce(opts, objective, slots, probed)
+            records = self._handle.first_records(opts, objective, probed, change, imported, self._source.path, ref.seed)
+            self._announce(opts, objective, slots, probed, self._handle.count_earlier_trials(records))
             if imported:
                 self._say(warm_start.describe_import(str(opts.warm_start), imported, probed.parameters))
-            records = self._handle.first_records(opts, objective, probed, change, imported, self._source.path, ref.seed)
             self._write_space(probed)
             if ref.pickle is not None:
                 ref = replace(ref, pickle=str(self._paths.pickle))
@@ -316,8 +316,14 @@ class _Launch:
         """Return whether the user gave option `name` for this process, not for an earlier one."""
         return not self._handle.exists or self._given.get(name) is not None
 
-    def _announce(self, opts: Options, objective: Objective, slots: tuple[Slot, ...], probed: Probed) -> None:
-        """Print the plan before it is carried out."""
+    def _announce(
+        self, opts: Options, objective: Objective, slots: tuple[Slot, ...], probed: Probed, earlier: int
+    ) -> None:
+        """Print the plan before it is carried out.
+
+        Args:
+            earlier: the number of trials of earlier back end phases.
+        """
         from search.display import live
 
         handle = self._handle
@@ -329,7 +335,7 @@ class _Launch:
             for line in checks.describe_direction(objective, opts, probed):
                 self._say(line)
         self._say(f"objective {objective.name}, {objective.direction}{chosen}")
-        plan = live.describe_plan(opts, own_fit=probed.own_fit)
+        plan = live.describe_plan(opts, own_fit=probed.own_fit, earlier=earlier)
         self._say(f"{plan}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")
 
     def _write_space(self, probed: Probed) -> None:

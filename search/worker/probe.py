@@ -110,8 +110,9 @@ def _examine(
     """
     with trial_folder():
         setup = set_up_trial(space, hp)
-        with without_autologging():
-            own = _try_fit(space, hp, setup, data) if space.fit is not None else None
+        own = None
+        if space.fit is not None:
+            setup, own = _try_fit(space, hp, setup, data)
     if not hp.asked:
         raise SpaceError(
             "build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, hp.Choice or "
@@ -212,29 +213,38 @@ class _OwnFitProbe:
         raise _StopProbe
 
 
-def _try_fit(space: Space, hp: Any, setup: TrialSetup, data: Data) -> _OwnFitProbe:
-    """Call the user's `fit` on a few samples for an epoch at most, and return the findings.
+def _try_fit(space: Space, hp: Any, setup: TrialSetup, data: Data) -> tuple[TrialSetup, _OwnFitProbe]:
+    """Call the user's `fit` on a few samples for an epoch at most. Return its setup and the findings.
 
-    If it raises, they are those of a black box: the samples may be too few, and each trial reports a real error.
+    If it raises, the samples may be too few: it is called again with all data and a new setup, as in a trial. Then its
+    exception passes through.
     """
-    found = _OwnFitProbe()
+    few = first_samples(data, _batch_size(setup.fit_options))
     try:
-        returned = call_own_fit(
-            space,
-            hp,
-            setup.model,
-            first_samples(data, _batch_size(setup.fit_options)),
-            epochs=1,
-            options=setup.fit_options,
-            callbacks=_redirected(setup.callbacks),
-            trainer=found,
-        )
-    except _StopProbe:
-        return found
-    except SpaceError:
+        return setup, _call_fit(space, hp, setup, few)
+    except (SpaceError, FailedTrialError):
         raise
     except Exception:
         traceback.print_exc()
+    setup = set_up_trial(space, hp)
+    return setup, _call_fit(space, hp, setup, data)
+
+
+def _call_fit(space: Space, hp: Any, setup: TrialSetup, data: Data) -> _OwnFitProbe:
+    found = _OwnFitProbe()
+    try:
+        with without_autologging():
+            returned = call_own_fit(
+                space,
+                hp,
+                setup.model,
+                data,
+                epochs=1,
+                options=setup.fit_options,
+                callbacks=_redirected(setup.callbacks),
+                trainer=found,
+            )
+    except _StopProbe:
         return found
     if isinstance(returned, keras.callbacks.History):
         found.logs = {name: values[-1] for name, values in returned.history.items() if values}
