@@ -362,7 +362,7 @@ def test_models_load_in_another_process(command: Command, study: search.StudyRes
     assert found["store"] == pytest.approx([trial.objective for trial in best], abs=1e-4)
     assert found["exported"] == pytest.approx(best[0].objective, abs=1e-4)
     assert found["all"] == 3
-    assert found["warned"] == ["9 models were asked for, and there are 3: a search keeps 9 with --keep-models 9"]
+    assert found["warned"] == ["9 models were asked for, and there are 3: a search keeps 9 with keep_models=9"]
 
 
 @pytest.mark.usefixtures("forked_checks")

@@ -27,6 +27,7 @@ from search.study.paths import StudyPaths, find_study
 from search.study.study import Study, Trial, read_study
 from search.study.trial import Objective
 from search.study.versions import changed_versions
+from search.wording import pluralize
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -263,7 +264,9 @@ def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
         raise ValueError(f"num_{what} is {count}: it must be at least 1")
     if len(found) < count:
         hint = f": a search keeps {count} with keep_models={count}" if what == "models" else ""
-        warnings.warn(f"{count} {what} were asked for, and there are {len(found)}{hint}", stacklevel=3)
+        asked = f"{pluralize(count, what[:-1])} {'was' if count == 1 else 'were'} asked for"
+        there = f"there {'is' if len(found) == 1 else 'are'} {len(found)}"
+        warnings.warn(f"{asked}, and {there}{hint}", stacklevel=3)
     return found[:count]
 
 
