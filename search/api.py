@@ -11,7 +11,7 @@ from search.driver import launch
 from search.driver.loop import View
 from search.driver.source import Source
 from search.errors import NoResult, OptionError, SearchError, SpaceError
-from search.options import Options
+from search.options import Options, name_arguments, python_arguments
 from search.results.study_results import StudyResults
 from search.space.file import describe_type
 from search.study.study import Study
@@ -23,7 +23,7 @@ def run(
     *,
     compile_model: Callable[[Any, Any], Any] | None = None,
     fit_options: Callable[[Any], Any] | None = None,
-    callbacks: Callable[[Any], Any] | None = None,
+    callbacks: Callable[..., Any] | None = None,
     fit: Callable[..., Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -57,25 +57,30 @@ def run(
         SearchError: the search was given up, as too many trials failed, and has results for `load_study`.
         KeyboardInterrupt: the search was stopped; it goes on with `resume=True`.
     """
-    parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks, "fit": fit}
-    result = launch.run_search(
-        _source(space, data, parts),
-        options,
-        resume=resume,
-        overwrite=overwrite,
-        accept_changes=accept_changes,
-        take_over=take_over,
-        make_view=_view_maker(progress),
-        say=lambda line: print(line, file=sys.stderr),
-    )
-    end = result.end
-    if end.exit_code == 2:
-        raise SpaceError(end.reason)
-    if end.exit_code == 130:
-        raise KeyboardInterrupt(end.reason)
-    if end.exit_code == 1:
-        raise NoResult(end.reason) if result.study.best is None else SearchError(end.reason)
-    return StudyResults(result.paths, result.study)
+    with python_arguments():
+        parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks, "fit": fit}
+        result = launch.run_search(
+            _source(space, data, parts),
+            options,
+            resume=resume,
+            overwrite=overwrite,
+            accept_changes=accept_changes,
+            take_over=take_over,
+            make_view=_view_maker(progress),
+            say=_say,
+        )
+        end = result.end
+        if end.exit_code == 2:
+            raise SpaceError(end.reason)
+        if end.exit_code == 130:
+            raise KeyboardInterrupt(end.reason)
+        if end.exit_code == 1:
+            raise NoResult(end.reason) if result.study.best is None else SearchError(end.reason)
+        return StudyResults(result.paths, result.study)
+
+
+def _say(line: str) -> None:
+    print(name_arguments(line), file=sys.stderr)
 
 
 def _source(space: object, data: Any, parts: dict[str, Any]) -> Source:
@@ -103,10 +108,22 @@ class _MessageView:
         pass
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr)
+        _say(line)
 
     def close(self) -> None:
         pass
+
+
+class _ArgumentsView:
+    """A view whose messages name arguments of Python's in place of flags."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self.update = view.update
+        self.close = view.close
+
+    def say(self, line: str) -> None:
+        self._view.say(name_arguments(line))
 
 
 def _view_maker(progress: bool) -> launch.MakeView:
@@ -118,6 +135,6 @@ def _view_maker(progress: bool) -> launch.MakeView:
         from search.display.live import make_view
 
         console = Console(stderr=True, highlight=False)
-        return make_view(study, options, labels, live=console.is_terminal, console=console)
+        return _ArgumentsView(make_view(study, options, labels, live=console.is_terminal, console=console))
 
     return make

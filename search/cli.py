@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -74,14 +75,24 @@ def _takes_options(function: Callable[..., None]) -> Callable[..., None]:
         try:
             with _interrupted_by_signals():
                 function(given=given, **arguments)
-        except KeyboardInterrupt:
-            raise typer.Exit(
-                _fail("stopped; nothing journaled is lost: go on with the same command and --resume", 130)
-            ) from None
+        except KeyboardInterrupt as error:
+            raise typer.Exit(_fail(_describe_stop(error), 130)) from None
 
     command.__signature__ = inspect.Signature(own + added)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in own + added}
     return command
+
+
+def _describe_stop(error: KeyboardInterrupt) -> str:
+    """Return a line about a search that was stopped at once, with a command that goes on."""
+    from search.display.report import command_line
+    from search.driver.launch import SearchStopped
+
+    if not isinstance(error, SearchStopped):
+        return "stopped before the search began: give the same command again"
+    folder = error.paths.folder
+    resume = command_line(f"resume {shlex.quote(folder.name)}", folder.parent)
+    return f"stopped; nothing journaled is lost: go on with: {resume}"
 
 
 @contextmanager
@@ -113,7 +124,8 @@ def _option_parameter(name: str) -> inspect.Parameter:
         metavar = "TIME"
     else:
         metavar = _METAVARS.get(name, "NAME" if str(field.type).startswith("str") else "N")
-    default = "" if field.default in (None, ()) else f" [default: {field.default}]"
+    number = f"{field.default:g}" if isinstance(field.default, float) else field.default
+    default = "" if field.default in (None, ()) else f" [default: {number}]"
     option = typer.Option(options.option_flag(name), metavar=metavar, help=text + default)
     if field.metadata.get("many"):
         return inspect.Parameter(name, kind, default=None, annotation=Annotated[list[str] | None, option])
@@ -204,8 +216,12 @@ def _say(line: str) -> None:
 
 def _report_and_exit(result: Result) -> None:
     from search.display.report import print_report
+    from search.driver.launch import SearchStopped
 
-    print_report(result, out, _say)
+    try:
+        print_report(result, out, _say)
+    except KeyboardInterrupt as error:
+        raise SearchStopped(result.paths) from error
     raise typer.Exit(result.end.exit_code)
 
 

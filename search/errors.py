@@ -16,6 +16,7 @@ Every message is one line that says what is wrong, where, and what to do.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -69,6 +70,15 @@ class Unavailable(SearchError):
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the candidate nearest to `word`, or "" if none is near."""
-    matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    """Return " Did you mean 'x'?" for the candidate nearest to `word`, or "" if none is near.
+
+    A candidate of the same words in another order is the nearest.
+    """
+    known = list(candidates)
+    matches = [each for each in known if _words(each) == _words(word)]
+    matches = matches or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+def _words(name: str) -> list[str]:
+    return sorted(re.findall(r"[^\W_]+", name.lower()))

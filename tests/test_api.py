@@ -83,8 +83,13 @@ def test_an_unusable_factory_leaves_only_a_log(workplace: Path) -> None:
     def with_a_lock(hp: Any) -> Any:
         return lock
 
-    with pytest.raises(SpaceError, match="cannot be sent to a worker"):
+    with pytest.raises(SpaceError, match=r"^space cannot be sent to a worker \(TypeError"):
         search.run(with_a_lock, data=data(), **OPTIONS)
+    with pytest.raises(SpaceError, match=r"^callbacks cannot be sent to a worker \(TypeError"):
+        search.run(factory(0), data=data(), callbacks=lambda hp: lock, **OPTIONS)
+    train = data()[0]
+    with pytest.raises(SpaceError, match=r"^data\[1\] cannot be sent to a worker .*: give arrays, a tf\.data\.Dataset"):
+        search.run(factory(0), data=(train, (row for row in train)), **OPTIONS)
     assert {path.name for path in workplace.rglob("*") if path.is_file()} == {"search.log"}
 
 
@@ -95,7 +100,8 @@ def test_an_unusable_factory_leaves_only_a_log(workplace: Path) -> None:
         ("space.py", {"data": data()}, "belong into the file"),
         (3, {}, "was given an int"),
         ("space.py", {"max_epoch": 3}, "Did you mean 'max_epochs'"),
-        ("space.py", {"max_epochs": 0}, "at least 1"),
+        ("space.py", {"max_epochs": 0}, r"^max_epochs is 0: it must be at least 1"),
+        ("space.py", {"backend": "grid"}, r"^backend 'grid' is not known"),
     ],
 )
 def test_wrong_arguments_are_refused(workplace: Path, space: Any, options: dict[str, Any], words: str) -> None:

@@ -93,7 +93,23 @@ FILES = {
     "options": (TEXT + "\nsearch_options = ['max_epochs']\n", ("space.py: search_options is a list", "dict")),
     # Functions with a wrong result.
     "no model": (edited("    return model\n", ""), ("space.py: build_model returned None", "return a keras.Model")),
-    "text": (edited("return model", "return 'model'"), ("space.py: build_model returned a str",)),
+    "text": (edited("return model", "return 'model'"), ("space.py: build_model returned a str: return a keras.Model",)),
+    "a class": (
+        edited("return model", "return keras.Model"),
+        ("build_model returned the class Model: return a",),
+    ),
+    "Keras 2": (
+        edited("return model", "return type('Old', (), {'__module__': 'tf_keras.src.engine.training'})()"),
+        ("build_model returned a Keras 2 model; search trains with Keras 3: import keras in place of tf_keras",),
+    ),
+    "a callback of Keras 2": (
+        TEXT + "\ndef callbacks(hp):\n    return [type('Old', (), {'__module__': 'tf_keras.src.callbacks'})()]\n",
+        ("callbacks returned a Keras 2 callback; search trains with Keras 3",),
+    ),
+    "Optuna's hp": (
+        edited('hp.Int("units", 2, 8), activation="relu"),', 'hp.suggest_int("units", 9, 3)),  # here'),
+        ("space.py:{here}: AttributeError: hp has no 'suggest_int'. Did you mean 'hp.Int'?",),
+    ),
     "asks for nothing": (
         edited('hp.Int("units", 2, 8)', "3").replace('hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")', "0.1"),
         ("space.py: build_model asks hp for nothing", "hp.Int"),

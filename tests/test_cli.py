@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from places import TINY
 
 import search
 from search import cli
+from search.driver import launch
 from search.errors import NoResult, SpaceError
 from search.study.paths import StudyPaths
 
@@ -360,7 +362,7 @@ def test_models_load_in_another_process(command: Command, study: search.StudyRes
     assert found["store"] == pytest.approx([trial.objective for trial in best], abs=1e-4)
     assert found["exported"] == pytest.approx(best[0].objective, abs=1e-4)
     assert found["all"] == 3
-    assert found["warned"] == ["9 models were asked for, and there are 3: a search keeps 9 with --keep-models 9"]
+    assert found["warned"] == ["9 models were asked for, and there are 3: a search keeps 9 with keep_models=9"]
 
 
 @pytest.mark.usefixtures("forked_checks")
@@ -441,3 +443,31 @@ def test_the_installed_command_refuses_a_wrong_space(
     assert len(done.stderr.splitlines()) == 1
     files = {path.name for path in tmp_path.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert files == ({"space.py", "search.log"} if options else {"space.py"})
+
+
+@pytest.mark.parametrize("arguments", [("run", "space.py"), ("run", "space.py", "--overwrite"), ("resume", "digits")])
+def test_a_search_that_is_stopped_at_once_advises_a_command_that_works(
+    arguments: tuple[str, ...], workplace: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(error: BaseException) -> Callable[..., Any]:
+        def raise_error(*_: Any, **__: Any) -> Any:
+            raise error
+
+        return raise_error
+
+    before, begun = KeyboardInterrupt(), launch.SearchStopped(StudyPaths.of("elsewhere", "digits"))
+    for error, line in (
+        (before, "search: stopped before the search began: give the same command again\n"),
+        (begun, "search: stopped; nothing journaled is lost: go on with: search resume digits --runs elsewhere\n"),
+    ):
+        monkeypatch.setattr(launch, "run_search", stop(error))
+        monkeypatch.setattr(launch, "resume_search", stop(error))
+        outcome = command(*arguments)
+        assert (outcome.code, outcome.err) == (130, line)
+
+
+def test_defaults_in_the_help_are_written_as_a_user_would_give_them(command: Command) -> None:
+    shown = " ".join(command("run", "--help").out.split())
+    for default in ("300", "30", "1"):
+        assert f"[default: {default}]" in shown
+    assert ".0]" not in shown

@@ -15,7 +15,7 @@ import search
 ROOT = Path(search.__file__).parent
 
 LAYERS = [
-    ["search", "search.errors"],
+    ["search", "search.errors", "search.wording"],
     ["search.space", "search.devices"],
     ["search.study"],
     ["search.messages", "search.backends"],

@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 
 from search import options
-from search.errors import OptionError
-from search.options import FIELDS, Options, objective_for_metrics, parse_seconds, resolve_options
+from search.errors import OptionError, nearest
+from search.options import (
+    FIELDS,
+    Options,
+    name_arguments,
+    objective_for_metrics,
+    parse_seconds,
+    python_arguments,
+    resolve_options,
+)
 from search.study.trial import Objective
 
 
@@ -205,3 +213,34 @@ def test_wrong_objectives_are_refused() -> None:
         choose_objective(validated=False)
     with pytest.raises(OptionError, match=r"'odd' is better is not known.*--direction"):
         objective_for_metrics(resolve_options({"objective": "odd"}), ("odd",), (), {}, validated=True)
+
+
+def test_a_name_with_its_words_in_another_order_is_found() -> None:
+    names = ("loss", "accuracy", "val_loss", "val_accuracy")
+    assert nearest("accuracy_val", names) == " Did you mean 'val_accuracy'?"
+    assert nearest("acuracy", names) == " Did you mean 'accuracy'?"
+    assert nearest("f1", names) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("Give one with --objective", "Give one with objective=…"),
+        ("--max-epochs is 0: it must be at least 1", "max_epochs is 0: it must be at least 1"),
+        ("exists: go on with --resume, or give --study", "exists: go on with resume=True, or give study"),
+        ("say --direction max or min", "say direction='max' or 'min'"),
+        ("goes with --backend optuna, and", "goes with backend='optuna', and"),
+        ("--no-fuse has autologging log them", "fuse=False has autologging log them"),
+        ("--tensorboard needs the package", "tensorboard=True needs the package"),
+        ("unknown option 'x'. See search run --help", "unknown option 'x'. See help(search.run)"),
+        ("--json and a--b stay", "--json and a--b stay"),
+    ],
+)
+def test_messages_for_python_name_arguments(line: str, named: str) -> None:
+    assert name_arguments(line) == named
+
+
+def test_an_inner_block_keeps_the_names_of_the_outer_one() -> None:
+    with pytest.raises(OptionError) as caught, python_arguments({"study": "project_name"}), python_arguments():
+        raise OptionError("give another with --study")
+    assert str(caught.value) == "give another with project_name"

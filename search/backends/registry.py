@@ -20,6 +20,9 @@ BACKEND_OPTIONS: dict[str, tuple[str, ...]] = {
 DEFAULT_SAMPLERS = {"hyperband": "random", "optuna": "tpe"}
 """The sampler of each back end, if the user names none."""
 
+LARGEST_GRID = 100_000
+"""The most configurations of a grid: Optuna lists them all in memory."""
+
 
 def make_backend(
     name: str, options: Mapping[str, Any], objective: Objective, seed: int, parameters: Sequence[Parameter] = ()

@@ -25,6 +25,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
+from search.backends.registry import LARGEST_GRID
 from search.errors import OptionError, nearest
 from search.space.domain import Domain, Parameter, Value
 
@@ -41,9 +42,6 @@ SAMPLERS: dict[str, type[BaseSampler]] = {
     "random": optuna.samplers.RandomSampler,
     "tpe": optuna.samplers.TPESampler,
 }
-
-LARGEST_GRID = 100_000
-"""The most configurations of a grid: Optuna lists them all in memory."""
 
 _REQUIRED_PACKAGES = {"gp": ("torch", "scipy"), "qmc": ("scipy",)}
 

@@ -10,16 +10,16 @@ import copy
 import functools
 import inspect
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from search.api import run
+from search.backends.registry import LARGEST_GRID
 from search.compat.hooks import REFUSED_ARGUMENTS, check_environment, check_hooks
-from search.errors import OptionError, StudyError, UserError, nearest
-from search.options import FIELDS, OWN_FIT_MAX_EPOCHS, resolve_options
+from search.errors import OptionError, StudyError, nearest
+from search.options import FIELDS, OWN_FIT_MAX_EPOCHS, python_arguments, resolve_options
 from search.results.study_results import StudyResults, load_study, print_parameters
 from search.space.file import describe_type, hypermodel_parts
 from search.study.paths import StudyPaths
@@ -140,7 +140,7 @@ class Tuner:
         self._overwrite = overwrite
         self._accept_changes, self._take_over = accept_changes, take_over
         self._results: StudyResults | None = None
-        with _errors_in_tuner_terms():
+        with python_arguments(_ARGUMENT_NAMES):
             resolve_options(self.options, {})
             self._paths = StudyPaths.of(self.directory, self.project_name)
         if not overwrite and self._paths.journal.exists():
@@ -169,7 +169,7 @@ class Tuner:
         if self._results is None:
             if self._overwrite:
                 raise StudyError(f"{self.project_name} is to be overwritten: call the tuner's search before")
-            with _errors_in_tuner_terms():
+            with python_arguments(_ARGUMENT_NAMES):
                 self._results = load_study(self.project_name, self.directory)
         return self._results
 
@@ -222,7 +222,7 @@ class Tuner:
             if own_fit and epochs is None:
                 factory, options["max_epochs"] = _with_default_epochs(factory), OWN_FIT_MAX_EPOCHS
         self.on_search_begin()
-        with _errors_in_tuner_terms():
+        with python_arguments(_ARGUMENT_NAMES):
             self._results = run(
                 factory,
                 _train_and_validation(x, y, sample_weight, validation_data, validation_split),
@@ -341,8 +341,6 @@ class GridSearch(Tuner):
     def __init__(
         self, hypermodel: Any = None, objective: Any = None, max_trials: int | None = None, **arguments: Any
     ) -> None:
-        from search.backends.samplers import LARGEST_GRID
-
         super().__init__(hypermodel, objective, _optuna("grid"), max_trials=max_trials or LARGEST_GRID, **arguments)
 
 
@@ -379,20 +377,11 @@ _ARGUMENT_NAMES = {
     "direction": "with objective=search.Objective(name, direction)",
     "retries": "max_retries_per_trial",
     "iterations": "hyperband_iterations",
+    "space": "hypermodel",
+    "data[0]": "x, y or sample_weight",
+    "data[1]": "validation_data",
 }
-"""The tuner's argument for each flag whose name it does not have."""
-
-
-@contextmanager
-def _errors_in_tuner_terms() -> Iterator[None]:
-    """Replace flags in error messages by the tuner's arguments."""
-    try:
-        yield
-    except UserError as error:
-        text = re.sub(
-            r"--([a-z]+(?:-[a-z]+)*)", lambda flag: _ARGUMENT_NAMES.get(flag[1], flag[1].replace("-", "_")), str(error)
-        )
-        raise type(error)(text) from error
+"""The tuner's argument for each flag whose name it does not have; see `search.options.python_arguments`."""
 
 
 def _search_arguments() -> list[str]:

@@ -22,6 +22,7 @@ from search.options import OWN_FIT_MAX_EPOCHS, Options
 from search.space.domain import Value
 from search.study.study import Study, Trial
 from search.study.trial import State
+from search.wording import pluralize
 
 if TYPE_CHECKING:
     from search.driver.loop import View
@@ -93,11 +94,6 @@ def truncate(text: str, width: int) -> str:
     return set_cell_size(text, width - 1) + "…" if width > 0 else ""
 
 
-def pluralize(number: float, noun: str) -> str:
-    """Return a number with its noun: `1 epoch`, `2 epochs`."""
-    return f"{number:.0f} {noun}{'' if number == 1 else 's'}"
-
-
 def variable_params(trial: Trial) -> dict[str, Value]:
     """Return the hyperparameters of `trial` that could have had another value."""
     constant = {parameter.name for parameter in trial.parameters if parameter.domain.size == 1}
@@ -139,7 +135,7 @@ def budget_progress(study: Study, options: Options, now: float) -> tuple[BudgetP
         found.append(BudgetProgress("epochs", charged, planned))
     if options.total_epochs is not None:
         found.append(BudgetProgress("epochs", study.epochs, options.total_epochs))
-    if options.max_trials is not None:
+    if options.max_trials is not None and not options.lists_all:
         found.append(BudgetProgress("trials", sum(trial.ended is not None for trial in trials), options.max_trials))
     if options.timeout is not None:
         found.append(BudgetProgress("seconds", study.seconds(now), options.timeout))
@@ -178,25 +174,27 @@ class Pace:
         return left * (now - self.at) / gained if gained > 0 and now > self.at else None
 
 
-def describe_plan(options: Options, *, own_fit: bool = False) -> str:
+def describe_plan(options: Options, *, own_fit: bool = False, earlier: int = 0) -> str:
     """Describe in one line what the search will do.
 
     Args:
         own_fit: whether the space has a `fit` of its own.
+        earlier: the number of the study's trials that a plan with other options has begun.
     """
     limits = []
-    if options.max_trials is not None:
+    if options.max_trials is not None and not options.lists_all:
         limits.append(pluralize(options.max_trials, "trial"))
     if options.timeout is not None:
         limits.append(format_seconds(options.timeout).removesuffix(" 00s").removesuffix(" 00m"))
     target = None if options.target is None else f"when the objective is {format_value(options.target)}"
     if options.backend == "hyperband":
-        return _describe_hyperband(options, limits, target)
+        return _describe_hyperband(options, limits, target, earlier)
     return _describe_endless(options, limits, target, own_fit=own_fit)
 
 
-def _describe_hyperband(options: Options, limits: list[str], target: str | None) -> str:
+def _describe_hyperband(options: Options, limits: list[str], target: str | None, earlier: int) -> str:
     plan, times = options.plan, options.iterations
+    beside = f", beside {pluralize(earlier, 'trial')} of other options" if earlier else ""
     amount = f"{pluralize(plan.trial_count * times, 'trial')}, {pluralize(plan.total_epochs * times, 'epoch')}"
     brackets = pluralize(len(plan.brackets), "bracket")
     if options.max_total_epochs is not None:
@@ -206,7 +204,7 @@ def _describe_hyperband(options: Options, limits: list[str], target: str | None)
     sampler = f", {options.sampler} sampler" if options.sampler else ""
     return (
         f"hyperband{sampler}, max_epochs {options.max_epochs}, factor {options.factor}: {amount} in "
-        f"{f'{times} × ' if times > 1 else ''}{brackets}"  # noqa: RUF001
+        f"{f'{times} × ' if times > 1 else ''}{brackets}{beside}"  # noqa: RUF001
         f"{'; ends earlier ' + ' or '.join(ends) if ends else ''}"
     )
 
@@ -219,7 +217,8 @@ def _describe_endless(options: Options, limits: list[str], target: str | None, *
         name += f", {options.backend_options()['sampler']} sampler, {pruner}"
     if options.total_epochs is not None:
         limits.insert(0, pluralize(options.total_epochs, "epoch"))
-    parts = [f"up to {' or '.join(limits)}"] if limits else []
+    parts = ["every combination"] if options.lists_all else []
+    parts += [f"up to {' or '.join(limits)}"] if limits else []
     epochs_only = options.total_epochs is not None and len(limits) == 1
     if own_fit and options.max_epochs == OWN_FIT_MAX_EPOCHS:
         parts.append("as many epochs a trial as fit trains")

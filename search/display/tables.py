@@ -31,7 +31,6 @@ from search.display.live import (
     format_seconds,
     format_value,
     header_line,
-    pluralize,
     printable,
     shown_state,
     truncate,
@@ -44,6 +43,7 @@ from search.options import FIELDS, Options
 from search.space.domain import Parameter, Value
 from search.study.records import EpochDone
 from search.study.study import Study, Trial
+from search.wording import pluralize
 
 GAP = 2
 CURVE_ROWS = 12
@@ -257,7 +257,7 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
     if trial.bracket is not None:
         lines.append(f"bracket {trial.bracket}, rung {_or_none(trial.rung)}")
     if trial.weight_count is not None:
-        lines.append(f"model: {trial.weight_count:,} weights, runner {trial.runner}")
+        lines.append(f"model: {pluralize(trial.weight_count, 'weight', ',')}, runner {trial.runner}")
     if trial.black_box:
         lines.append("fit: a black box; the result is what it returned, the model is as it ended")
     where = f"running in slot {trial.slot}" if state == "running" else "not running"
@@ -389,7 +389,7 @@ def space_details(probed: Probed) -> RenderableType:
     parts += [
         Text(),
         *_summary_lines(probed.summary),
-        Text(f"model: {probed.weight_count:,} weights, runner {probed.runner}"),
+        Text(f"model: {pluralize(probed.weight_count, 'weight', ',')}, runner {probed.runner}"),
         Text(f"samples: {training} for training, {validation} for validation{size}"),
         Text(f"metrics: {', '.join(map(printable, probed.metrics))}"),
     ]
@@ -399,7 +399,7 @@ def space_details(probed: Probed) -> RenderableType:
 def _samples(number: int | None, batched: bool) -> str:
     if number is None:
         return "an unknown number of batches" if batched else "unknown"
-    return f"{number:,} batches" if batched else f"{number:,}"
+    return pluralize(number, "batch", ",") if batched else f"{number:,}"
 
 
 def _summary_lines(summary: str) -> list[RenderableType]:
@@ -435,7 +435,7 @@ def devices_table(found: Sequence[Gpu], slots: Sequence[Slot], cpus: float) -> R
     """Return the output of `search devices`: the GPUs, the number of processors, and the slots."""
     lines = [Text(f"GPU {gpu}, {gpu.memory / 2**30:.0f} GiB") for gpu in found] or [Text("no GPU")]
     idle = unused_gpus(found, slots)
-    parts: list[RenderableType] = [*lines, Text(f"{cpus:g} processors"), Text()]
+    parts: list[RenderableType] = [*lines, Text(f"{cpus:g} {'processor' if cpus == 1 else 'processors'}"), Text()]
     parts.append(
         Grid(
             [

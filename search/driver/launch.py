@@ -43,6 +43,19 @@ RANDOM_CONFIGURATIONS = 5
 SYNC_SECONDS = 60.0
 """Seconds that the end of a search waits for MLflow."""
 
+
+class SearchStopped(KeyboardInterrupt):
+    """The stop of a search at once, by the second Ctrl-C or after the search's end. The study has begun.
+
+    Attributes:
+        paths: the study's files.
+    """
+
+    def __init__(self, paths: StudyPaths) -> None:
+        super().__init__("stopped; nothing journaled is lost: go on with resume=True")
+        self.paths = paths
+
+
 MakeView = Callable[[Study, Options, tuple[str, ...]], View]
 """A function that makes the view of a study; the last argument labels the slots."""
 
@@ -229,10 +242,10 @@ class _Launch:
                 executor.set_slots(slots)
             change = self._handle.change_of_space(probed, accepted=self._accept_changes, label=self._source.label)
             uri = admission.result(opts)
-            self._announce(opts, objective, slots, probed)
+            records = self._handle.first_records(opts, objective, probed, change, imported, self._source.path, ref.seed)
+            self._announce(opts, objective, slots, probed, self._handle.count_earlier_trials(records))
             if imported:
                 self._say(warm_start.describe_import(str(opts.warm_start), imported, probed.parameters))
-            records = self._handle.first_records(opts, objective, probed, change, imported, self._source.path, ref.seed)
             self._write_space(probed)
             if ref.pickle is not None:
                 ref = replace(ref, pickle=str(self._paths.pickle))
@@ -306,8 +319,14 @@ class _Launch:
         """Return whether the user gave option `name` for this process, not for an earlier one."""
         return not self._handle.exists or self._given.get(name) is not None
 
-    def _announce(self, opts: Options, objective: Objective, slots: tuple[Slot, ...], probed: Probed) -> None:
-        """Print the plan before it is carried out."""
+    def _announce(
+        self, opts: Options, objective: Objective, slots: tuple[Slot, ...], probed: Probed, earlier: int
+    ) -> None:
+        """Print the plan before it is carried out.
+
+        Args:
+            earlier: the number of trials of earlier back end phases.
+        """
         from search.display import live
 
         handle = self._handle
@@ -319,7 +338,7 @@ class _Launch:
             for line in checks.describe_direction(objective, opts, probed):
                 self._say(line)
         self._say(f"objective {objective.name}, {objective.direction}{chosen}")
-        plan = live.describe_plan(opts, own_fit=probed.own_fit)
+        plan = live.describe_plan(opts, own_fit=probed.own_fit, earlier=earlier)
         self._say(f"{plan}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")
 
     def _write_space(self, probed: Probed) -> None:
@@ -398,6 +417,8 @@ class _Launch:
             end = driver.run(records, probed.data)
         except BaseException as error:
             syncer.stop()
+            if isinstance(error, KeyboardInterrupt) and study.header is not None:
+                raise SearchStopped(self._paths) from error
             if not isinstance(error, Exception) or isinstance(error, SearchError):
                 raise
             raise SearchError(
@@ -406,7 +427,10 @@ class _Launch:
             ) from error
         finally:
             view.close()
-        return Result(self._paths, study, end, syncer.finish(SYNC_SECONDS))
+        try:
+            return Result(self._paths, study, end, syncer.finish(SYNC_SECONDS))
+        except KeyboardInterrupt as error:
+            raise SearchStopped(self._paths) from error
 
 
 def _limits(opts: Options, probed: Probed) -> Limits:

@@ -82,7 +82,29 @@ class Source:
         try:
             return pickling.dumps_factory(factory) + pickling.dumps(self.parts["data"])
         except Exception as error:
-            raise SpaceError(
-                f"the factory cannot be sent to a worker ({type(error).__name__}: {error}): make what it uses inside "
-                "of it, or write a space file"
-            ) from error
+            raise SpaceError(self._describe_unpicklable(error)) from error
+
+    def _describe_unpicklable(self, error: Exception) -> str:
+        """Return a line about the argument that cannot be pickled, as the pickling of all has failed with `error`."""
+        assert self.parts is not None
+        parts, data = {name: part for name, part in self.parts.items() if name != "data"}, self.parts["data"]
+        several = isinstance(data, (tuple, list))
+        parts |= {f"data[{i}]": part for i, part in enumerate(data)} if several else {"data": data}
+        causes = ((name, _pickle_error(part)) for name, part in parts.items())
+        name, cause = next(((name, cause) for name, cause in causes if cause is not None), ("", error))
+        reason = f"cannot be sent to a worker ({type(cause).__name__}: {cause})"
+        if name.startswith("data"):
+            return f"{name} {reason}: give arrays, a tf.data.Dataset or a keras.utils.PyDataset, or write a space file"
+        argument = "space" if name in ("build_model", "hypermodel", "") else name
+        return f"{argument} {reason}: make what it uses inside of it, or write a space file"
+
+
+def _pickle_error(part: Any) -> Exception | None:
+    """Return the exception that pickling raises, or None."""
+    from search.space import pickling
+
+    try:
+        pickling.dumps(part)
+    except Exception as error:
+        return error
+    return None

@@ -31,6 +31,7 @@ from search.study.records import (
     Header,
     Record,
     SearchStarted,
+    SegmentRequested,
     SpaceChanged,
     TrialImported,
 )
@@ -184,6 +185,21 @@ class StudyHandle:
         if probed.data is not None and probed.data.key not in self.data_keys:
             records.append(probed.data)
         return records
+
+    def count_earlier_trials(self, records: Sequence[Record]) -> int:
+        """Return the number of trials of earlier back end phases, which the plan of the present one does not count.
+
+        Args:
+            records: the records that this process begins with.
+        """
+        earlier, present = set[int](), set[int]()
+        for record in (*(entry.record for entry in self.entries), *records):
+            if isinstance(record, BackendChanged):
+                earlier |= present
+                present.clear()
+            elif isinstance(record, SegmentRequested) and record.trial not in earlier:
+                present.add(record.trial)
+        return len(earlier)
 
     def _header(self, objective: Objective, probed: Probed, space: Path | None, seed: int) -> Header:
         return Header(

@@ -15,6 +15,7 @@ from search.study.paths import StudyPaths, study_names
 from search.study.records import TrialImported
 from search.study.study import Study, Trial, read_study
 from search.study.trial import Objective
+from search.wording import pluralize
 
 
 def _find_journal(name: str, runs: str | Path) -> Path | None:
@@ -76,7 +77,11 @@ def describe_import(name: str, imported: Sequence[TrialImported], parameters: Se
     for record in imported:
         own.apply(record, 0.0)
     fit = sum(values_in_space(trial, parameters) is not None for trial in own.imported.values())
-    return f"warm start: {fit} trials of {name} are learnt from, {len(imported) - fit} do not fit this space"
+    rest = len(imported) - fit
+    verbs = "is" if fit == 1 else "are", "does" if rest == 1 else "do"
+    return (
+        f"warm start: {pluralize(fit, 'trial')} of {name} {verbs[0]} learnt from, {rest} {verbs[1]} not fit this space"
+    )
 
 
 def _imported(source: Study, trial: Trial) -> TrialImported:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import tempfile
 import zipfile
@@ -21,7 +22,9 @@ from typing import Any
 from search.errors import NoResult, OptionError
 from search.executors.selection import check_installed
 from search.results.study_results import StudyResults
+from search.space.error_text import summarize_error
 from search.study.study import Trial
+from search.wording import pluralize
 
 ENDINGS = {"keras": ".keras", "weights": ".weights.h5", "onnx": ".onnx", "savedmodel": ""}
 """The ending of a path for each format. A path without an ending is a folder, and becomes a SavedModel."""
@@ -74,7 +77,9 @@ def plan_export(
     if not ranked:
         raise NoResult(f"study {study.name!r} has no trial with an objective: see search trials {study.name}")
     if rank > len(ranked):
-        raise OptionError(f"--rank {rank}: study {study.name!r} has {len(ranked)} trials with an objective")
+        raise OptionError(
+            f"--rank {rank}: study {study.name!r} has {pluralize(len(ranked), 'trial')} with an objective"
+        )
     if keras_backend is None:
         own = study.study.versions.get("keras_backend", "tensorflow")
         keras_backend = own if chosen in ("keras", "weights") else "tensorflow"
@@ -109,11 +114,7 @@ def write_export(model: Any, to: Path, format: str, check: Callable[[Path], str]
         try:
             _save(model, new, format)
         except Exception as error:
-            what = " ".join(str(error).split())[:300]
-            raise OptionError(
-                f"--to {to}: the model cannot be written as {format} ({type(error).__name__}: {what}): try another "
-                "format, or another Keras with --keras-backend"
-            ) from error
+            raise OptionError(f"--to {to}: {_describe_failure(error, format)}") from error
         remark = check(new) if check is not None else ""
         if to.is_dir():
             to.rename(folder / "old")
@@ -124,6 +125,28 @@ def write_export(model: Any, to: Path, format: str, check: Callable[[Path], str]
     if format == "keras":
         needs = loading_needs(_config(to))
     return "; ".join(filter(None, (needs, remark)))
+
+
+_WITHOUT_CONFIG = (
+    re.compile(r"Object (\w+) was created by passing non-serializable argument values"),
+    re.compile(r"Cannot serialize object .* of type <class '(?:.*\.)?(\w+)'>", re.DOTALL),
+)
+"""Keras's words about a class without `get_config`."""
+
+
+def _describe_failure(error: Exception, format: str) -> str:
+    """Return the reason why Keras could not write a model, with what to do."""
+    found = [match for pattern in _WITHOUT_CONFIG if (match := pattern.search(str(error)))]
+    if found:
+        name = found[0][1]
+        return (
+            f"{name} has no get_config, so Keras cannot write it: give {name} a method get_config that returns the "
+            "arguments of its __init__, or export only the weights, to a name that ends in .weights.h5"
+        )
+    return (
+        f"the model cannot be written as {format} ({summarize_error(error)}): try another format, or another Keras "
+        "with --keras-backend"
+    )
 
 
 def _save(model: Any, to: Path, format: str) -> None:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from search.errors import OptionError
 from search.space.domain import Value
-from search.space.file import SpaceRef, as_one_line, describe_error
+from search.space.error_text import as_one_line
+from search.space.file import SpaceRef, describe_error
 from search.study.trial import Objective
 
 if TYPE_CHECKING:

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.errors import NoResult, SpaceError, StudyError
+from search.options import python_arguments
 from search.space.domain import Parameter, Value
 from search.space.file import Space, SpaceRef, describe_error, without_arguments
 from search.study.paths import StudyPaths, find_study
 from search.study.study import Study, Trial, read_study
 from search.study.trial import Objective
 from search.study.versions import changed_versions
+from search.wording import pluralize
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,6 +204,7 @@ def load_study(name: str, runs: str | Path = "runs") -> StudyResults:
     return StudyResults(find_study(name, runs))
 
 
+@python_arguments()
 def get_best_models(
     study: str,
     num_models: int = 1,
@@ -260,8 +263,10 @@ def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
     if count < 1:
         raise ValueError(f"num_{what} is {count}: it must be at least 1")
     if len(found) < count:
-        hint = f": a search keeps {count} with --keep-models {count}" if what == "models" else ""
-        warnings.warn(f"{count} {what} were asked for, and there are {len(found)}{hint}", stacklevel=3)
+        hint = f": a search keeps {count} with keep_models={count}" if what == "models" else ""
+        asked = f"{pluralize(count, what[:-1])} {'was' if count == 1 else 'were'} asked for"
+        there = f"there {'is' if len(found) == 1 else 'are'} {len(found)}"
+        warnings.warn(f"{asked}, and {there}{hint}", stacklevel=3)
     return found[:count]
 
 

@@ -54,6 +54,7 @@ from search.study.records import (
 )
 from search.study.study import Study, Trial
 from search.study.trial import Done, State, Suggestion, derive_seed
+from search.wording import pluralize
 
 _BY_RESULT = -1
 """In the place of an exit code: 0 if the search has a best trial at its end, else 1."""
@@ -358,7 +359,9 @@ class Controller:
         trial = self._first_unfinished(self._queue)
         if not self._budget.allows(trial):
             if not self._running:
-                self._stop(f"the budget of {self._budget.max_total_epochs} epochs is trained", complete=True)
+                self._stop(
+                    f"the budget of {pluralize(self._budget.max_total_epochs or 0, 'epoch')} is trained", complete=True
+                )
             return None
         return self._queue.popleft() if trial is not None else self._ask_backend()
 
@@ -394,7 +397,7 @@ class Controller:
         if self.questions.configurations.exhausted:
             reason = "every configuration of the space was tried"
         elif enough:
-            reason = f"the budget of {self.limits.max_trials} trials is tried"
+            reason = f"the budget of {pluralize(self.limits.max_trials or 0, 'trial')} is tried"
         else:
             reason = "every bracket is done" if done else "the back end waits for nothing"
         self._stop(reason, complete=True)

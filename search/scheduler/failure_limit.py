@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from search.scheduler.limits import Limits
 from search.study.records import Record, ResultTold, SearchEnded, TrialEnded
 from search.study.study import Study
+from search.wording import pluralize
 
 __all__ = ["FailureLimit"]
 
@@ -58,8 +59,7 @@ class FailureLimit:
         if limits.max_consecutive_failed_trials is not None:
             if self._in_a_row < limits.max_consecutive_failed_trials:
                 return None
-            trials = "1 trial" if self._in_a_row == 1 else f"{self._in_a_row} trials"
-            return f"{trials} failed in a row, the last one with: {self._last_error}"
+            return f"{pluralize(self._in_a_row, 'trial')} failed in a row, the last one with: {self._last_error}"
         if not self._failed:
             return None
         error, count = self._commonest
@@ -67,5 +67,5 @@ class FailureLimit:
         common = tried >= COMMON_ERROR_TRIALS and count >= COMMON_ERROR_SHARE * tried
         none_succeeded = not study.best and not self._succeeded and self._failed >= limits.max_consecutive_failures
         if common or none_succeeded:
-            return f"{self._failed} of {tried} trials failed, {count} of them with: {error}"
+            return f"{self._failed} of {pluralize(tried, 'trial')} failed, {count} of them with: {error}"
         return None

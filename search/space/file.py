@@ -11,7 +11,6 @@ import functools
 import hashlib
 import importlib.util
 import inspect
-import re
 import sys
 import sysconfig
 import traceback
@@ -21,15 +20,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from search.errors import SearchError, SpaceError, nearest
+from search.errors import SpaceError, nearest
 from search.space.domain import Parameter
+from search.space.error_text import as_one_line, escape_unprintable, summarize_error
 from search.space.old_names import Unpickler
 
 SPACE_MODULE = "search_space"
 """The module name of every space file: a file called `keras.py` must not hide Keras."""
-
-MAX_MESSAGE_LENGTH = 400
-"""Characters of an exception's message that are shown."""
 
 _PACKAGE = Path(__file__).parents[1]
 """The folder of the package `search`."""
@@ -64,10 +61,11 @@ class Space:
         load_data: → (train, validation[, test]); takes no arguments, or `hp`.
         compile_model: `hp, model` → None, or the model; compiles it.
         fit_options: `hp` → keyword arguments of `model.fit`.
-        callbacks: `hp` → a list of fresh Keras callbacks.
+        callbacks: `hp` → a list of fresh Keras callbacks; may take `model`, too, as `make_callbacks` tells.
         fit: replaces `model.fit`: `hp, model, train, validation, **kwargs`, or as KerasTuner's `HyperModel.fit`.
         is_hypermodel: whether `fit` is a HyperModel's.
         data_takes_hp: whether `load_data` takes `hp`.
+        callbacks_take_model: whether `callbacks` takes `hp, model`.
         options: the file's `search_options`.
         names: how many names Keras's objects have before a model is built, by prefix: {"dense": 2} for `dense` and
             `dense_1`.
@@ -81,8 +79,19 @@ class Space:
     fit: Callable[..., Any] | None = None
     is_hypermodel: bool = False
     data_takes_hp: bool = False
+    callbacks_take_model: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     names: Mapping[str, int] = field(default_factory=dict)
+
+    def make_callbacks(self, hp: Any, model: Any) -> Any:
+        """Return the result of the user's `callbacks`, an empty list if there is none.
+
+        Args:
+            model: the compiled model.
+        """
+        if self.callbacks is None:
+            return []
+        return self.callbacks(hp, model) if self.callbacks_take_model else self.callbacks(hp)
 
     def fit_arguments(self, raw: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the data arguments of `fit`, positional and named.
@@ -289,7 +298,13 @@ def _is_keras_tuners(function: Any) -> bool:
 
 
 def _checked(space: Space) -> Space:
-    for name, wanted in (("build_model", 1), ("compile_model", 2), ("fit_options", 1), ("callbacks", 1)):
+    takes_model = _has_model_argument(space.callbacks)
+    for name, wanted in (
+        ("build_model", 1),
+        ("compile_model", 2),
+        ("fit_options", 1),
+        ("callbacks", 2 if takes_model else 1),
+    ):
         function = getattr(space, name)
         if function is None:
             continue
@@ -311,7 +326,18 @@ def _checked(space: Space) -> Space:
     takes_hp = not _takes(space.load_data, 0) and next(iter(inspect.signature(space.load_data).parameters)) == "hp"
     if not _takes(space.load_data, 1 if takes_hp else 0):
         raise SpaceError("load_data wants arguments: write def load_data(), or def load_data(hp)")
-    return replace(space, data_takes_hp=takes_hp)
+    return replace(space, data_takes_hp=takes_hp, callbacks_take_model=takes_model)
+
+
+def _has_model_argument(function: Any) -> bool:
+    """Return whether a function wants `model` after `hp`: it has an argument of that name, or cannot do without."""
+    if not callable(function) or not _takes(function, 2):
+        return False
+    try:
+        names = list(inspect.signature(function).parameters)
+    except ValueError:
+        return False  # a builtin without a signature
+    return names[1:2] == ["model"] or not _takes(function, 1)
 
 
 def _takes(function: Callable[..., Any], count: int, names: tuple[str, ...] = ()) -> bool:
@@ -343,59 +369,12 @@ def describe_error(error: BaseException, path: Path | None = None, elsewhere: st
         elsewhere: replaces file and line if the traceback has no frame in the user's files.
     """
     place = _place(error, path.parent.absolute() if path is not None else None) or elsewhere
-    return f"{escape_unprintable(place)}: {_summary(error)}" if place else _summary(error)
+    return f"{escape_unprintable(place)}: {summarize_error(error)}" if place else summarize_error(error)
 
 
 def format_traceback() -> str:
     """Return the traceback of the exception being handled, in characters that UTF-8 can encode."""
     return traceback.format_exc().encode(errors="backslashreplace").decode()
-
-
-def as_one_line(text: str) -> str:
-    """Return `text` as one line of printable characters, cut after `MAX_MESSAGE_LENGTH`."""
-    text = " ".join(text.split())
-    text = f"{text[:MAX_MESSAGE_LENGTH]}…" if len(text) > MAX_MESSAGE_LENGTH else text
-    return escape_unprintable(text)
-
-
-def escape_unprintable(text: object) -> str:
-    """Return `text` with unprintable characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
-def _summary(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        code = "" if error.code is None else as_one_line(_text_or_empty(lambda: repr(error.code)))
-        if (complaint := _complaint_of_argparse(error)) is not None:
-            return (
-                f"sys.exit({code}) was called by argparse ({as_one_line(complaint)}): the code gets no arguments, so "
-                "give each a default"
-            )
-        return f"sys.exit({code}) was called: let the file's code return"
-    # Keras colours its messages and appends a layer's call arguments; TensorFlow appends names of graph nodes.
-    text = _text_or_empty(lambda: str(error.msg or "") if isinstance(error, SyntaxError) else str(error))
-    text = re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", text)
-    text, name = as_one_line(text.partition("Arguments received by ")[0]), as_one_line(type(error).__name__)
-    if isinstance(error, SearchError):
-        return text or name
-    return f"{name}: {text}" if text else name
-
-
-def _complaint_of_argparse(error: SystemExit) -> str | None:
-    """Return the message with which `argparse` has ended the program; None if it has not done so."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        code = frame.f_code
-        if code.co_name == "error" and Path(code.co_filename).name == "argparse.py":
-            return str(frame.f_locals.get("message", ""))
-    return None
-
-
-def _text_or_empty(make_text: Callable[[], str]) -> str:
-    """Return the text of a user's object, or an empty text if its `__str__` or `__repr__` raises."""
-    try:
-        return make_text()
-    except Exception:
-        return ""
 
 
 def _place(error: BaseException, folder: Path | None) -> str | None:

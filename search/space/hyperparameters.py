@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+from search.errors import nearest
+
+_OTHER_NAMES = {
+    "Int": ("int", "integer", "randint", "qrandint"),
+    "Float": ("float", "real", "double", "number", "uniform", "loguniform", "quniform"),
+    "Choice": ("choice", "choices", "categorical", "category", "categories"),
+    "Boolean": ("boolean", "bool"),
+    "Fixed": ("fixed", "constant"),
+}
+"""The words by which other packages, and earlier ones, call the question methods."""
 
 
 class QuestionMethods:
@@ -26,6 +38,16 @@ class QuestionMethods:
 
     def Fixed(self, name: str, *args: Any, **kwargs: Any) -> Any:
         return self._answer_question("Fixed", name, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise AttributeError with the name of the method that is meant: the attribute does not exist."""
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        words = set(re.findall(r"[a-z]+", name.lower()))
+        meant = next((kind for kind, others in _OTHER_NAMES.items() if not words.isdisjoint(others)), None)
+        public = [known for known in dir(type(self)) if not known.startswith("_")]
+        near = f" Did you mean 'hp.{meant}'?" if meant else nearest(name, public).replace("'", "'hp.", 1)
+        raise AttributeError(f"hp has no {name!r}.{near}")
 
     def _answer_question(self, kind: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the value of the parameter `name`, or None if it is inactive.

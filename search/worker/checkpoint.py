@@ -119,6 +119,11 @@ class Checkpoint:
         self.restore_callbacks(callbacks)
         restore_attributes(model, callbacks, self.attributes, self.path)
 
+    @property
+    def callback_states(self) -> Sequence[Mapping[str, Any]]:
+        """The class and the saved plain attributes of each callback, as JSON."""
+        return self._callbacks
+
     def restore_callbacks(self, callbacks: Sequence[Any]) -> None:
         """Restore the plain attributes of the user's callbacks.
 
@@ -165,11 +170,12 @@ def capture_state(model: Any, callbacks: Sequence[Any], baseline: Baseline | Non
     Args:
         callbacks: the user's callbacks. Their attributes are saved if they are plain values, or lead to variables,
             optimizers and generators of random numbers.
-        baseline: the attributes before training. Without one, plain values of the model's are not saved.
+        baseline: the attributes before training. Without one, plain values of the model's are not saved, and all of
+            the callbacks' are.
     """
     optimizer_variables = _optimizer_variables(model)
     attributes = capture_attributes(model, callbacks, baseline)
-    states, remembered = describe_callbacks(callbacks)
+    states, remembered = describe_callbacks(callbacks, baseline.of_callbacks if baseline is not None else None)
     groups = {
         "model": read_variables(model.variables),
         "optimizer": read_variables(optimizer_variables),

@@ -22,6 +22,7 @@ import numpy as np
 from search.errors import SpaceError
 from search.worker import keras_internals
 from search.worker.attributes import Found, Path, describe_path, find_attributes, inner_layers, kind_of, roots_of
+from search.worker.callback_state import CallbackBaseline, fingerprint_object
 from search.worker.plain_values import Array, decode, encode, fingerprint, is_tensor
 from search.worker.variables import HINT, assign_checked, check_variables, read_variables
 
@@ -76,10 +77,22 @@ class Baseline:
     """The attributes of a model before training: those that the user's code gives to any new model.
 
     Args:
+        callbacks: the user's callbacks, whose `on_train_begin` has been called.
         unbuilt: the layers that were not built before a checkpoint was restored; see `unbuilt_layers`.
+        saved: the callbacks' states in the checkpoint that the training continues from; see `CallbackBaseline`.
+
+    Attributes:
+        of_callbacks: the plain attributes of the callbacks.
     """
 
-    def __init__(self, model: Any, callbacks: Sequence[Any] = (), unbuilt: Unbuilt | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        callbacks: Sequence[Any] = (),
+        unbuilt: Unbuilt | None = None,
+        saved: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.of_callbacks = CallbackBaseline(callbacks, saved)
         self.variables = len(model.variables)
         self.unbuilt = unbuilt_layers(model) if unbuilt is None else unbuilt
         self._found: dict[Path, Found] = {}
@@ -87,6 +100,7 @@ class Baseline:
         self._built: set[Path] = set()
         self._unchanged: set[Path] = set()
         self._positions: dict[Path, object] = {}
+        self._objects: dict[Path, bytes | None] = {}
         for found in find_attributes(model, callbacks):
             if found.kind == "unbuilt":
                 continue
@@ -95,6 +109,8 @@ class Baseline:
                 self._fingerprints[found.path] = fingerprint(found.value)
             elif found.kind == "iterator":
                 self._positions[found.path] = _position(found.value)
+            elif found.kind == "opaque" and _is_of_callback(found.path):
+                self._objects[found.path] = fingerprint_object(found.value)
             elif found.kind == "optimizer" and found.value.built:
                 self._built.add(found.path)
 
@@ -126,6 +142,8 @@ class Baseline:
             return before.value is found.value and self._positions[found.path] == _position(found.value)
         if found.kind == "structure":
             return bool(before.value == found.value)
+        if self._objects.get(found.path) is not None:
+            return self._objects[found.path] == fingerprint_object(found.value)
         if before.value is found.value and (_is_constant(found) or found.path in self._unchanged):
             return True
         if found.kind == "opaque":
@@ -134,6 +152,10 @@ class Baseline:
         if unchanged and isinstance(found.value, np.ndarray) and found.value.nbytes > _LARGE:
             self._unchanged.add(found.path)
         return unchanged
+
+
+def _is_of_callback(path: Path) -> bool:
+    return bool(path[0].startswith("callbacks"))
 
 
 def _is_constant(found: Found) -> bool:
@@ -167,7 +189,8 @@ def capture_attributes(
 
     Args:
         callbacks: the user's callbacks. Their attributes are included, except plain ones.
-        baseline: the attributes before training. Without one, no plain values are saved and nothing is lost.
+        baseline: the attributes before training. Without one, no plain values are saved, nothing of the model's is
+            lost, and all of the callbacks' that cannot be saved is.
         weights_only: leave out optimizers and generators of random numbers, which an evaluation does not need.
     """
     if keras.config.backend() == "jax":
@@ -211,9 +234,8 @@ class _Capture:
     def add(self, found: Found) -> None:
         """Save a value, or note that it is lost."""
         baseline = self._baseline
-        of_callback = found.path[0].startswith("callbacks")
-        if found.kind in ("opaque", "iterator") and of_callback:
-            self.lost_by_callbacks.append(found.path)
+        if baseline is None and found.kind in ("opaque", "iterator") and _is_of_callback(found.path):
+            self._lose(found)
         elif found.kind in ("structure", "opaque", "iterator"):
             if baseline is not None and not baseline.is_unchanged(found):
                 self._lose(found)
@@ -235,7 +257,7 @@ class _Capture:
         paths = {each.path for each in found}
         replaced = {each.path for each in found if each.kind != "structure"}
         for path in self._baseline.paths:
-            if path in paths or path[0].startswith("callbacks"):
+            if path in paths or _is_of_callback(path):
                 continue
             if not any(path[:n] in replaced for n in range(1, len(path))):
                 self.lost.append(path)
@@ -245,7 +267,7 @@ class _Capture:
         return any(found.path[: len(path)] == path for path in self._rebuilt)
 
     def _lose(self, found: Found) -> None:
-        if found.path[0].startswith("callbacks"):
+        if _is_of_callback(found.path):
             self.lost_by_callbacks.append(found.path)
         elif not self._is_rebuilt(found):
             self.lost.append(found.path)

@@ -37,6 +37,7 @@ from search.space.file import (
 )
 from search.study.records import DataLoaded
 from search.worker import metrics, outputs
+from search.worker.autologging import without_autologging
 from search.worker.data import shared
 from search.worker.data.arrays import Data, Split
 from search.worker.data.fingerprint import fingerprint_data
@@ -158,7 +159,9 @@ def _examine(
     """
     with trial_folder():
         setup = set_up_trial(space, hp)
-        own = _try_fit(space, hp, setup, data) if space.fit is not None else None
+        own = None
+        if space.fit is not None:
+            setup, own = _try_fit(space, hp, setup, data)
     if not hp.asked:
         raise SpaceError(
             "build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, hp.Choice or "
@@ -178,7 +181,8 @@ def _examine(
     summary = io.StringIO()
     setup.model.summary(print_fn=lambda line, **_: summary.write(line + "\n"), line_length=79)
     if call is not None:
-        logs = _train_a_step(path, setup.model, call.data, call.options, batch_size)
+        with without_autologging():
+            logs = _train_a_step(path, setup.model, call.data, call.options, batch_size)
     files = local_files(path) if path else ()
     return Probed(
         digest=digest_files(files) if path else digest_parameters(hp.parameters),
@@ -250,7 +254,8 @@ class _OwnFitProbe:
             call.arguments["epochs"] = call.arguments.get("initial_epoch", 0) + 1
         if "callbacks" in call.arguments:
             call.arguments["callbacks"] = _redirected(callbacks_of(call))
-        return fit(*call.args, **call.kwargs)
+        with without_autologging():  # the user's `fit` may switch it on
+            return fit(*call.args, **call.kwargs)
 
     def begin_loop(self) -> None:
         self.runner = OWN_LOOP
@@ -263,29 +268,38 @@ class _OwnFitProbe:
         raise _StopProbe
 
 
-def _try_fit(space: Space, hp: Any, setup: TrialSetup, data: Data) -> _OwnFitProbe:
-    """Call the user's `fit` on a few samples for an epoch at most, and return the findings.
+def _try_fit(space: Space, hp: Any, setup: TrialSetup, data: Data) -> tuple[TrialSetup, _OwnFitProbe]:
+    """Call the user's `fit` on a few samples for an epoch at most. Return its setup and the findings.
 
-    If it raises, they are those of a black box: the samples may be too few, and each trial reports a real error.
+    If it raises, the samples may be too few: it is called again with all data and a new setup, as in a trial. Then its
+    exception passes through.
     """
-    found = _OwnFitProbe()
+    few = first_samples(data, _batch_size(setup.fit_options))
     try:
-        returned = call_own_fit(
-            space,
-            hp,
-            setup.model,
-            first_samples(data, _batch_size(setup.fit_options)),
-            epochs=1,
-            options=setup.fit_options,
-            callbacks=_redirected(setup.callbacks),
-            trainer=found,
-        )
-    except _StopProbe:
-        return found
-    except SpaceError:
+        return setup, _call_fit(space, hp, setup, few)
+    except (SpaceError, FailedTrialError):
         raise
     except Exception:
         traceback.print_exc()
+    setup = set_up_trial(space, hp)
+    return setup, _call_fit(space, hp, setup, data)
+
+
+def _call_fit(space: Space, hp: Any, setup: TrialSetup, data: Data) -> _OwnFitProbe:
+    found = _OwnFitProbe()
+    try:
+        with without_autologging():
+            returned = call_own_fit(
+                space,
+                hp,
+                setup.model,
+                data,
+                epochs=1,
+                options=setup.fit_options,
+                callbacks=_redirected(setup.callbacks),
+                trainer=found,
+            )
+    except _StopProbe:
         return found
     if isinstance(returned, keras.callbacks.History):
         found.logs = {name: values[-1] for name, values in returned.history.items() if values}

@@ -181,7 +181,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
     def on_train_begin(self, logs: Any = None) -> None:
         # The recorder is the last callback, so the others have been reset by now.
         if self._baseline is None:
-            self._baseline = model_state.Baseline(self.model, self._callbacks, self._unbuilt)
+            saved = () if self._continued is None else self._continued.callback_states
+            self._baseline = model_state.Baseline(self.model, self._callbacks, self._unbuilt, saved)
         if self._continued is not None:
             self._continued.restore_others(self.model, self._callbacks)
 

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from search.errors import SearchError
+from search.wording import pluralize
 from search.worker.data.arrays import Data, Split, spec_from_json
 from search.worker.data.kinds import example_of
 from search.worker.data.streams import Stream
@@ -158,7 +159,7 @@ def describe_difference(
         tolerance: as `tolerances` returns it; by default floats must be equal. Other values always must.
     """
     if len(expected) != len(found):
-        return f"{len(found)} arrays, not {len(expected)}"
+        return f"{pluralize(len(found), 'array')}, not {len(expected)}"
     for one, other in zip(expected, found, strict=True):
         if one.shape != other.shape:
             return f"the shape {list(other.shape)}, not {list(one.shape)}"

@@ -32,7 +32,7 @@ from search.space.file import (
 )
 from search.study.paths import TrialPaths
 from search.study.records import Built, DataLoaded, Outcome, SegmentEnded
-from search.worker import model_cache, outputs
+from search.worker import autologging, model_cache, outputs
 from search.worker.channel import Channel, Interrupted
 from search.worker.data import shared
 from search.worker.data.arrays import Data, prepare_data, spec_to_json, split_off
@@ -208,7 +208,11 @@ def build_trial_model(space: Space, hp: Any) -> Any:
     """Build a compiled model for `hp`. SpaceError if the factory returns anything else."""
     model = space.build_model(hp)
     if not isinstance(model, keras.Model):
-        raise SpaceError(f"build_model returned {describe_type(model)}: return a keras.Model (is a return missing?)")
+        if _is_keras_2(model):
+            raise SpaceError(f"build_model returned a Keras 2 model; {_KERAS_3}")
+        hint = " (is a return missing?)" if model is None else ""
+        shown = f"the class {model.__name__}" if isinstance(model, type) else describe_type(model)
+        raise SpaceError(f"build_model returned {shown}: return a keras.Model{hint}")
     if space.compile_model is not None:
         compiled = space.compile_model(hp, model)
         model = compiled if isinstance(compiled, keras.Model) else model
@@ -225,9 +229,11 @@ def set_up_trial(space: Space, hp: Any) -> TrialSetup:
     options = space.fit_options(hp) if space.fit_options else {}
     if not isinstance(options, Mapping):
         raise SpaceError(f"fit_options returned {describe_type(options)}: return a dict")
-    callbacks = space.callbacks(hp) if space.callbacks else []
+    callbacks = space.make_callbacks(hp, model)
     if isinstance(callbacks, keras.callbacks.Callback):
         callbacks = [callbacks]
+    if any(map(_is_keras_2, callbacks if isinstance(callbacks, (list, tuple)) else [callbacks])):
+        raise SpaceError(f"callbacks returned a Keras 2 callback; {_KERAS_3}")
     if not isinstance(callbacks, (list, tuple)):
         raise SpaceError(f"callbacks returned {describe_type(callbacks)}: return a list of Keras callbacks")
     for callback in callbacks:
@@ -235,6 +241,15 @@ def set_up_trial(space: Space, hp: Any) -> TrialSetup:
             raise SpaceError(f"callbacks returned a list with {callback!r}: return a list of Keras callbacks")
     hp.note_own_values()
     return TrialSetup(model, options, list(callbacks))
+
+
+_KERAS_3 = "search trains with Keras 3: import keras in place of tf_keras, and unset TF_USE_LEGACY_KERAS"
+
+
+def _is_keras_2(value: Any) -> bool:
+    """Return whether a value is of a class of Keras 2, or of a subclass."""
+    cls = value if isinstance(value, type) else type(value)
+    return any(base.__module__.partition(".")[0] == "tf_keras" for base in cls.__mro__)
 
 
 # A segment ------------------------------------------------------------------------------------------------------------
@@ -372,6 +387,8 @@ class _SegmentRun:
         self.report_built(model, runner.name)
         if CANNOT_FUSE in runner.name:
             recorder.notice(f"a model is trained by {runner.name}: its traceback is in the trial's log")
+        if runner.name == "fused" and autologging.is_autologging():
+            recorder.notice(autologging.BYPASSED)
         recorder.restore(model, user_callbacks)
         outputs.resume_outputs(user_callbacks, initial_epoch + recorder.epoch if recorder.epoch else 0)
         if recorder.epoch < recorder.last_epoch and recorder.outcome == "reached":

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from search.errors import SpaceError
+from search.wording import pluralize
 from search.worker.plain_values import Array
 
 __all__ = ["HINT", "assign_checked", "assign_variables", "check_variables", "read_variables"]
@@ -53,9 +54,8 @@ def assign_checked(variables: Sequence[Any], arrays: Sequence[Array]) -> None:
 def check_variables(variables: Sequence[Any], arrays: Sequence[Array], what: str, file: Path) -> None:
     """Raise SpaceError if arrays do not fit variables."""
     if len(variables) != len(arrays):
-        raise SpaceError(
-            f"{file} holds {len(arrays)} variables of the {what}, the one that was built has {len(variables)}: {HINT}"
-        )
+        held = pluralize(len(arrays), "variable")
+        raise SpaceError(f"{file} holds {held} of the {what}, the one that was built has {len(variables)}: {HINT}")
     for variable, array in zip(variables, arrays, strict=True):
         built = f"{keras.backend.standardize_dtype(variable.dtype)}{list(variable.shape)}"
         saved = f"{array.dtype.name}{list(array.shape)}"

@@ -193,6 +193,14 @@ def test_unsupported_arguments_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_data_that_cannot_be_pickled_are_called_by_the_tuners_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpaceError, match=r"^validation_data cannot be sent to a worker \(TypeError: .*generator"):
+        kt.RandomSearch(build_model, "val_loss").search(X, Y, validation_data=(row for row in X))
+
+
 def test_before_the_search_there_are_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StudyError, match=r"no study 'mine'.*given with directory"):

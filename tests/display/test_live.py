@@ -119,6 +119,17 @@ def test_the_plan_is_described_in_one_line(options: Options, text: str) -> None:
     assert live.describe_plan(options) == text
 
 
+def test_a_plan_counts_the_trials_of_other_options_apart() -> None:
+    plan = live.describe_plan(Options(max_epochs=9), earlier=9)
+    assert plan.endswith(": 17 trials, 75 epochs in 3 brackets, beside 9 trials of other options")
+
+
+def test_a_grid_without_a_limit_is_every_combination() -> None:
+    options = Options(backend="optuna", pruner="none", sampler="grid", max_trials=100_000)
+    assert live.describe_plan(options).endswith(": every combination, at most 27 epochs a trial")
+    assert budget_progress(Study(), options, START) == ()
+
+
 def test_a_plan_names_no_epochs_that_a_fit_decides_on() -> None:
     options = Options(backend="optuna", pruner="none", sampler="random", max_trials=2, max_epochs=1000)
     plan = "optuna, random sampler, no pruner: up to 2 trials"

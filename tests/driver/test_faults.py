@@ -492,7 +492,7 @@ def test_a_driver_that_is_ended_is_resumed_to_the_same_search(
         if times == 1:
             assert "go on with: search resume stopped" in stderr
         else:
-            assert "go on with the same command and --resume" in stderr
+            assert "stopped; nothing journaled is lost: go on with: search resume stopped" in stderr
         assert "Traceback" not in stderr
     _, alive = psutil.wait_procs(children, timeout=5)
     assert alive == []

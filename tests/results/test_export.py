@@ -247,6 +247,27 @@ def test_models_of_other_kinds(tmp_path: Path, make: Callable[[], tuple[Any, Any
     assert LOADERS[format](to, x) == pytest.approx(model.predict(x, verbose=0), abs=1e-6)
 
 
+class Calls(keras.layers.Layer):  # type: ignore[misc]  # keras is untyped
+    """A layer without `get_config` whose argument Keras cannot write."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def call(self, x: Any) -> Any:
+        return self.function(x)
+
+
+def test_an_export_names_the_class_without_get_config(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((2,)), Calls(lambda x: x)])
+    with pytest.raises(SearchError) as raised:
+        write_export(model, tmp_path / "m.keras", "keras")
+    assert str(raised.value).removeprefix(f"--to {tmp_path / 'm.keras'}: ") == (
+        "Calls has no get_config, so Keras cannot write it: give Calls a method get_config that returns the arguments "
+        "of its __init__, or export only the weights, to a name that ends in .weights.h5"
+    )
+
+
 def test_a_model_that_a_format_cannot_express_leaves_nothing(tmp_path: Path) -> None:
     unbuilt = keras.Sequential([keras.layers.Dense(1)])
     with pytest.raises(SearchError, match=r"--to .*: the model cannot be written as savedmodel .* try another format"):

@@ -15,8 +15,8 @@ from places import TINY
 import search
 from search import cli
 from search.errors import OptionError, SpaceError
+from search.space.error_text import MAX_MESSAGE_LENGTH
 from search.space.file import (
-    MAX_MESSAGE_LENGTH,
     SPACE_MODULE,
     Space,
     SpaceRef,
@@ -133,6 +133,23 @@ def test_hooks_are_found(tmp_path: Path) -> None:
     assert space.compile_model is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ("hp", "(7,)"),
+        ("hp, model", "(7, 8)"),
+        ("hp, model=None", "(7, 8)"),
+        ("hp, built", "(7, 8)"),
+        ("hp, patience=3", "(7, 3)"),
+        ("*arguments", "(7,)"),
+    ],
+)
+def test_callbacks_may_take_the_model(tmp_path: Path, arguments: str, wanted: str) -> None:
+    path = tmp_path / "space.py"
+    path.write_text(STUB + f"def callbacks({arguments}): return str(tuple(locals().values()))\n")
+    assert load(path).make_callbacks(7, 8).replace("((7,),)", "(7,)") == wanted
+
+
 @pytest.mark.parametrize("name", ["keras", "numpy", "search", "space", "test", "json", "my space-1"])
 def test_the_name_of_a_file_hides_no_module(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.py"
@@ -166,6 +183,10 @@ def test_an_error_is_located_in_the_innermost_file_of_the_user(tmp_path: Path) -
     assert describe_error(caught.value, path).startswith(f"{path}:5: JSONDecodeError")
 
 
+SAME_SHAPE = "Arguments `target` and `output` must have the same shape"
+RANK = "Argument `output` must have rank (ndim) `target.ndim - 1`"
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -175,6 +196,53 @@ def test_an_error_is_located_in_the_innermost_file_of_the_user(tmp_path: Path) -
         (SystemExit(), "sys.exit() was called: let the file's code return"),
         (SpaceError("complete already"), "complete already"),
         (ValueError("\x1b[1mbold\x1b[0m {{node x}} Arguments received by Dense.call():\n  • x"), "ValueError: bold"),
+        (
+            KeyError(
+                "Exception encountered when calling Seq.call().\n\n\x1b[1m0\x1b[0m\n\nArguments received by S.call():\n"
+            ),
+            "KeyError: Exception encountered when calling Seq.call(). 0",
+        ),
+        (ValueError("as if\nArguments received by hand"), "ValueError: as if Arguments received by hand"),
+        (
+            ValueError(
+                "Invalid input shape for input [[0. 0.]\n [1. 1.]] with name 'images' and path ''. Expected shape "
+                "(None, 28, 28, 1), but input has incompatible shape (32, 28, 29)"
+            ),
+            "ValueError: input 'images' has the shape (32, 28, 29), and the model expects (None, 28, 28, 1)",
+        ),
+        (
+            ValueError("Layer 'a' expects 2 input(s), but it received 1 input tensors. Inputs received: [<tf.Tensor"),
+            "ValueError: Layer 'a' expects 2 input(s), but it received 1 input tensors.",
+        ),
+        (
+            RuntimeError(
+                "Graph execution error:\n\nDetected at node a/b defined at (most recent call last):\n"
+                '  File "/x/y.py", line 14, in <module>\n\n  File "/x/z.py", line 399, in fit\n\n'
+                "Incompatible shapes: [8] vs. [8,3]\n\t [[{{node a/b}}]] [Op:__inference_1]"
+            ),
+            "RuntimeError: Incompatible shapes: [8] vs. [8,3]",
+        ),
+        (
+            ValueError(
+                "Dimensions must be equal, but are 2 and 3 for '{{node a}} = Sub[T=DT_FLOAT](x, y)' with input shapes: "
+                "[?,2], [?,3]."
+            ),
+            "ValueError: Dimensions must be equal, but are 2 and 3 with input shapes: [?,2], [?,3].",
+        ),
+        (
+            ValueError(f"{SAME_SHAPE}. Received: target.shape=(None, 1), output.shape=(None, 10)"),
+            f"ValueError: {SAME_SHAPE}. Received: target.shape=(None, 1), output.shape=(None, 10): labels that are "
+            "integers need the loss sparse_categorical_crossentropy",
+        ),
+        (
+            ValueError(f"{SAME_SHAPE}. Received: target.shape=(None, 4), output.shape=(None, 10)"),
+            f"ValueError: {SAME_SHAPE}. Received: target.shape=(None, 4), output.shape=(None, 10)",
+        ),
+        (
+            ValueError(f"{RANK}. Received: target.shape=(8, 3), output.shape=(8, 3)"),
+            f"ValueError: {RANK}. Received: target.shape=(8, 3), output.shape=(8, 3): one-hot labels need the loss "
+            "categorical_crossentropy",
+        ),
         (ValueError("x" * 999), f"ValueError: {'x' * MAX_MESSAGE_LENGTH}…"),
     ],
 )

@@ -594,3 +594,21 @@ def test_inactive_parameters_are_those_whose_conditions_do_not_hold() -> None:
     with hp.conditional_scope("optimizer", "adam"):
         hp.Float("beta", 0.0, 1.0)
     assert [parameter.key for parameter in hp.inactive_parameters] == ["momentum [optimizer in ['sgd']]"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("suggest_int", "Int"),
+        ("Integer", "Int"),
+        ("suggest_loguniform", "Float"),
+        ("suggest_categorical", "Choice"),
+        ("bool", "Boolean"),
+        ("Chioce", "Choice"),
+        ("conditional_scoop", "conditional_scope"),
+    ],
+)
+def test_a_method_of_another_name_is_answered_with_the_right_one(asked: str, meant: str) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(LazyHyperParameters(), asked)
+    assert str(caught.value) == f"hp has no {asked!r}. Did you mean 'hp.{meant}'?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas
 import pytest
 from kills import history
 from places import ADVERSARIAL
@@ -158,6 +160,7 @@ def test_a_search_that_loses_a_worker_and_its_driver_equals_an_undisturbed_one(w
 LAST_ROWS = np.random.default_rng(0).normal(1.0, 0.5, size=(48, 2)).astype("float32")[32:]
 
 SPACE = """
+import io
 import itertools
 import threading
 
@@ -411,9 +414,66 @@ def test_the_variables_of_callbacks_are_restored(tmp_path: Path) -> None:
     callback.total.assign(3.0)
     callback.nets[0].bias.assign([4.0])
     callback.dice.rand()
-    state = checkpoint.capture_state(model, [callback], model_state.Baseline(model, [callback]))
+    baseline = model_state.Baseline(model, [callback])
+    callback.file = io.StringIO()
+    state = checkpoint.capture_state(model, [callback], baseline)
     assert state.lost == ["Restless.file"]
     file = tmp_path / "c.npz"
     checkpoint.save_checkpoint(file, state, owner={}, history=[], best_epoch=None, best_value=None)
     checkpoint.load_checkpoint(file).restore_others(make_odd(), [new])
     assert (float(new.total.value), float(new.nets[0].bias[0]), new.dice.rand()) == (3.0, 4.0, callback.dice.rand())
+
+
+class Watching(keras.callbacks.Callback):
+    """A callback with data, and with objects of classes that no checkpoint can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = np.arange(100_000.0)
+        self.pairs = [("a", np.zeros(1000)), ("b", np.ones(1000))]
+        self.words = ["x", "y"]
+        self.frame = pandas.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]})
+        self.table = np.array([object(), None])
+        self.file = sys.stdout
+        self.queue = iter([1, 2, 3])
+        self.armed = False
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.armed = True
+
+
+def test_what_training_leaves_as_it_is_in_callbacks_is_neither_saved_nor_lost() -> None:
+    model, callback = make_odd(), Watching()
+    callback.on_train_begin()
+    baseline = model_state.Baseline(model, [callback])
+    state = checkpoint.capture_state(model, [callback], baseline)
+    assert state.lost == []
+    assert list(state.groups["callbacks"]) == []
+    # Numbers are saved in any case, as `on_train_begin` may set them.
+    assert state.callbacks[0]["attributes"] == {"armed": True}
+
+
+def test_what_training_changes_in_callbacks_is_saved_or_lost(tmp_path: Path) -> None:
+    model, callback, new = make_odd(), Watching(), Watching()
+    callback.on_train_begin()
+    baseline = model_state.Baseline(model, [callback])
+    callback.data[7] = -1.0
+    callback.pairs[1][1][:] = 5.0
+    callback.words.append("z")
+    callback.armed = False
+    callback.frame.loc[0, "a"] = 9.0
+    callback.table = np.array([None, None])
+    next(callback.queue)
+    state = checkpoint.capture_state(model, [callback], baseline)
+    assert state.lost == ["Watching.frame", "Watching.table", "Watching.queue"]
+    file = tmp_path / "c.npz"
+    checkpoint.save_checkpoint(file, state, owner={}, history=[], best_epoch=None, best_value=None)
+    saved = checkpoint.load_checkpoint(file)
+    new.on_train_begin()
+    later = model_state.Baseline(model, [new], saved=saved.callback_states)
+    saved.restore_callbacks([new])
+    assert (new.data[7], new.pairs[1][1][0], new.words, new.armed) == (-1.0, 5.0, ["x", "y", "z"], False)
+    # A change stays in later checkpoints, also if a segment has undone it.
+    new.words.pop()
+    (again,) = checkpoint.capture_state(model, [new], later).callbacks
+    assert set(again["attributes"]) == {"data", "pairs", "words", "armed"}

@@ -28,7 +28,8 @@ def build_model(hp):
     model.compile("sgd", "mse")
     return model
 
-def callbacks(hp):
+def callbacks(hp, model):
+    assert model.optimizer is not None
     return [
         keras.callbacks.BackupAndRestore("backup"),
         keras.callbacks.ModelCheckpoint("kept/{epoch}.keras"),
@@ -46,7 +47,9 @@ def callbacks(hp):
         ("best.keras", "/runs/s/trials/0003/best.keras"),
         ("logs/{epoch}.keras", "/runs/s/trials/0003/logs/{epoch}.keras"),
         ("../up/log.csv", "/runs/s/trials/0003/up/log.csv"),
-        ("/tmp/logs", "/runs/s/trials/0003/tmp/logs"),
+        ("/tmp/logs", "/runs/s/trials/0003/logs"),
+        ("/tmp/log.txt", "/runs/s/trials/0003/tmp/log.txt"),
+        ("log.txt", "/runs/s/trials/0003/callback-1/log.txt"),
         ("/runs/s/trials/0003/mine.csv", "/runs/s/trials/0003/mine.csv"),
         ("gs://bucket/models/best.keras", "gs://bucket/models/s/trials/0003/best.keras"),
     ],
@@ -58,6 +61,37 @@ def test_paths_are_redirected_into_the_trials_folder(written: str, own: str) -> 
     assert outputs.redirect_callbacks([callback], Path("/runs/s/trials/0003"), notices.append) == [callback]
     assert callback.filepath == own
     assert len(notices) == (written != own)
+
+
+def redirect(*written: str, folder: str = "/runs/s/trials/0003") -> tuple[list[str], list[str]]:
+    """Return where callbacks write that wrote to these paths, and the lines for the user."""
+    callbacks, notices = [keras.callbacks.CSVLogger("x") for _ in written], list[str]()
+    for callback, path in zip(callbacks, written, strict=True):
+        callback.filename = path
+    outputs.redirect_callbacks(callbacks, Path(folder), notices.append)
+    return [callback.filename for callback in callbacks], notices
+
+
+@pytest.mark.parametrize("execution", ["", "/execution-1"])
+def test_a_line_names_the_path_of_a_callback_before_and_after(execution: str) -> None:
+    for written, shown in (
+        ("/tmp/logs/a.csv", "trials/<number>/a.csv"),
+        ("logs/a.csv", "trials/<number>/logs/a.csv"),
+        ("gs://bucket/a.csv", "gs://bucket/s/trials/<number>/a.csv"),
+    ):
+        _, notices = redirect(written, folder=f"/runs/s/trials/0003{execution}")
+        assert notices == [f"CSVLogger writes to {shown} in place of {written}: each trial has a file of its own"]
+
+
+def test_no_two_callbacks_of_a_trial_get_the_same_file() -> None:
+    own, _ = redirect("/tmp/a/log.csv", "/tmp/b/log.csv", "log.csv", "/tmp/b/log.csv", "../log.csv")
+    assert [path.removeprefix("/runs/s/trials/0003/") for path in own] == [
+        "a/log.csv",
+        "b/log.csv",
+        "log.csv",
+        "b/log.csv",
+        "callback-1/log.csv",
+    ]
 
 
 def test_lines_of_repeated_epochs_are_dropped(tmp_path: Path) -> None:
@@ -94,5 +128,5 @@ def test_each_trial_has_its_own_files(workplace: Path, capfd: pytest.CaptureFixt
             assert np.isfinite(model.predict(np.zeros((1, 4)), verbose=0)).all()
     output = capfd.readouterr().err
     assert output.count("BackupAndRestore is left out") == 1
-    assert output.count("CSVLogger writes to log.csv in each trial's own folder, in place of log.csv") == 1
+    assert output.count("CSVLogger writes to trials/<number>/log.csv in place of log.csv: each trial has a file") == 1
     assert "cannot be saved" not in output

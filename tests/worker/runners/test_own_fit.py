@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from search.executors.inline import InlineExecutor
-from search.messages import Interrupt, Message, Probe, Probed, Question, Segment, Verdict
+from search.messages import Interrupt, Message, Probe, Probed, ProbeFailed, Question, Segment, Verdict
 from search.space.file import SpaceRef
 from search.study.records import Built, Checkpointed, EpochDone
 from search.study.trial import Objective
@@ -292,7 +292,15 @@ def test_a_probe_finds_its_parameters_and_runner(tmp_path: Path) -> None:
     assert [parameter.name for parameter in found.parameters] == ["units", "step"]
     assert (found.metrics, found.runner) == ((), "black box: begins anew for each segment")
     # A `fit` that fails on a few samples may work on all.
-    found = probed(
-        tmp_path, "def fit(hp, model, train, validation, **kwargs):\n    return 1 / (len(train[0]) - 40 + 1)\n"
-    )
+    found = probed(tmp_path, "def fit(hp, model, train, validation, **kwargs):\n    return 1 / (len(train[0]) // 40)\n")
     assert found.metrics == ()
+
+
+def test_an_error_of_a_fit_is_reported_by_the_probe_as_itself(tmp_path: Path) -> None:
+    # It comes before the only question, too.
+    fit = "def fit(hp, model, train, validation, **kwargs):\n    undefined(hp.Int('later', 1, 2))\n"
+    failed = InlineExecutor().probe(Probe(Trial(tmp_path, fit).ref))
+    assert isinstance(failed, ProbeFailed)
+    assert failed.message.endswith(": NameError: name 'undefined' is not defined")
+    assert "space.py:" in failed.message
+    assert "undefined" in failed.traceback
