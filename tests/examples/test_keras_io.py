@@ -1,4 +1,4 @@
-"""Keras's own examples as spaces: each that plain Keras trains is searched, and its best model is the one that was logged.
+"""Keras's own examples as spaces: each is searched, and its best model gives the objective that was logged.
 
 Each file in `tests/keras_io` is one example, written as its user would, with small made-up data. It says itself what it
 expects, in a module-level dict `EXPECTED`:

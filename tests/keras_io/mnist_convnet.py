@@ -19,7 +19,7 @@ def make_digits(samples, seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(num_classes, size=samples)
     images = rng.integers(0, 90, (samples, 14, 14))
-    for image, label in zip(images, labels):
+    for image, label in zip(images, labels, strict=True):
         image[:, 3 * label : 3 * label + 3] += 120
     return images.astype("uint8"), labels
 
