@@ -68,8 +68,11 @@ def validation_of(space: Space, values: dict[str, Any]) -> tuple[Any, dict[str, 
     """Return the validation data of a space, and the options that Keras evaluates them with."""
     hp = keras_tuner.HyperParameters()
     hp.values = dict(values)
-    _, validation, *_ = space.load_data(hp) if space.data_takes_hp else space.load_data()
+    train, validation, *_ = space.load_data(hp) if space.data_takes_hp else space.load_data()
     options = space.fit_options(hp) if space.fit_options else {}
+    if options.get("validation_split"):
+        begin = math.floor(len(train) * (1 - options["validation_split"]))
+        validation = (train[begin:],)
     evaluated = {"steps": options["validation_steps"]} if options.get("validation_steps") else {}
     if isinstance(validation, tuple):
         # The mean loss of a single output does not weigh batches by size, so the batch size counts.

@@ -1,4 +1,4 @@
-"""examples/vision/image_classification_from_scratch: augmentation in a `Sequential` without a name, made by the file."""
+"""examples/vision/image_classification_from_scratch: augmentation in a `Sequential` without a name, in the file."""
 
 import keras
 import numpy as np
@@ -64,7 +64,7 @@ def make_model(input_shape, sizes, dropout):
 
 def build_model(hp):
     sizes = [12, 16][: hp.Int("blocks", 1, 2)]
-    model = make_model(image_size + (3,), sizes, dropout=hp.Float("dropout", 0.0, 0.5))
+    model = make_model((*image_size, 3), sizes, dropout=hp.Float("dropout", 0.0, 0.5))
     model.compile(
         optimizer=keras.optimizers.Adam(hp.Float("learning_rate", 1e-3, 1e-2, sampling="log")),
         loss=keras.losses.BinaryCrossentropy(from_logits=True),

@@ -49,10 +49,9 @@ class Patches(layers.Layer):
         num_patches_h = height // self.patch_size
         num_patches_w = width // self.patch_size
         patches = ops.image.extract_patches(images, size=self.patch_size)
-        patches = ops.reshape(
+        return ops.reshape(
             patches, (batch_size, num_patches_h * num_patches_w, self.patch_size * self.patch_size * channels)
         )
-        return patches
 
 
 class PatchEncoder(layers.Layer):

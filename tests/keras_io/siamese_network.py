@@ -82,14 +82,14 @@ class SiameseModel(keras.Model):
 
 
 def build_model(hp):
-    image = layers.Input(shape=target_shape + (3,))
+    image = layers.Input(shape=(*target_shape, 3))
     x = layers.Flatten()(image)
     x = layers.Dense(hp.Int("units", 16, 64, sampling="log"), activation="relu")(x)
     x = layers.BatchNormalization()(x)
     embedding = keras.Model(image, layers.Dense(8)(x), name="Embedding")
-    anchor_input = layers.Input(name="anchor", shape=target_shape + (3,))
-    positive_input = layers.Input(name="positive", shape=target_shape + (3,))
-    negative_input = layers.Input(name="negative", shape=target_shape + (3,))
+    anchor_input = layers.Input(name="anchor", shape=(*target_shape, 3))
+    positive_input = layers.Input(name="positive", shape=(*target_shape, 3))
+    negative_input = layers.Input(name="negative", shape=(*target_shape, 3))
     distances = DistanceLayer()(embedding(anchor_input), embedding(positive_input), embedding(negative_input))
     siamese_network = keras.Model(inputs=[anchor_input, positive_input, negative_input], outputs=distances)
     model = SiameseModel(siamese_network, margin=hp.Float("margin", 0.2, 1.0))
