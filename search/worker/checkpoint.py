@@ -242,6 +242,7 @@ def save_weights(
     value: float,
     *,
     inputs: Any = None,
+    batch: Any = None,
     attributes: SavedAttributes | None = None,
 ) -> None:
     """Write the weights of a model to `path`, completely or not at all.
@@ -250,24 +251,30 @@ def save_weights(
         arrays: as `copy_weights` returned them.
         epoch, value: the number of trained epochs and the objective at the time of the copy.
         inputs: the model's inputs as JSON; see `arrays.spec_to_json`.
+        batch: a batch as the model's `train_step` takes it, likewise.
         attributes: the state of the model that its weights do not have; see `capture_attributes`.
     """
     attributes = attributes or SavedAttributes()
     groups = {"model": arrays, "attributes": attributes.arrays}
-    _write(Path(path), groups, {"epoch": epoch, "value": value, "inputs": inputs, "attributes": attributes.meta})
+    _write(
+        Path(path),
+        groups,
+        {"epoch": epoch, "value": value, "inputs": inputs, "batch": batch, "attributes": attributes.meta},
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class BestWeights:
     """The weights of a trial's best epoch, read from their file.
 
-    Files of old versions have no `inputs` and no attributes.
+    Files of old versions have no `inputs`, no `batch` and no attributes.
     """
 
     path: Path
     epoch: int
     value: float
     inputs: Any
+    batch: Any
     _arrays: list[Array]
     _attributes: SavedAttributes
 
@@ -289,7 +296,9 @@ def load_weights(path: str | Path) -> BestWeights:
     """Read weights that `save_weights` wrote. SearchError if the file is missing or damaged."""
     groups, meta = _read(Path(path))
     attributes = SavedAttributes.of(meta.get("attributes"), groups.get("attributes", []))
-    return BestWeights(Path(path), meta["epoch"], meta["value"], meta.get("inputs"), groups["model"], attributes)
+    return BestWeights(
+        Path(path), meta["epoch"], meta["value"], meta.get("inputs"), meta.get("batch"), groups["model"], attributes
+    )
 
 
 def _optimizer_variables(model: Any, built_for: Sequence[int] | None = None) -> list[Any]:

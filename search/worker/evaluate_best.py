@@ -28,7 +28,7 @@ from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
 from search.worker.model_cache import clear_model_cache
 from search.worker.rebuilt_check import check_objective, first_inputs, save_reference
-from search.worker.runners.choose import call_on_specs, create_weights
+from search.worker.runners.choose import call_on_specs, create_weights, create_weights_for
 from search.worker.runners.logs import scalar_logs
 from search.worker.saved_model_check import check_saved_model
 from search.worker.segment import build_trial_model, load_data, load_space, trial_folder
@@ -53,10 +53,11 @@ def rebuild_model(space: Space, values: Mapping[str, Value], weights: Path) -> t
     with trial_folder():
         model = build_trial_model(space, hp)
     if best.inputs is not None:
-        create_weights(model, spec_from_json(best.inputs))
+        batch = None if best.batch is None else spec_from_json(best.batch)
+        create_weights_for(model, spec_from_json(best.inputs), batch)
     elif not model.built:
         raw = space.load_data(LazyHyperParameters(values=values)) if space.data_takes_hp else space.load_data()
-        create_weights(model, prepare_data(raw).train.x_spec)
+        create_weights(model, prepare_data(raw).train)
     best.assign_to(model)
     return model, best
 

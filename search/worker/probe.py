@@ -33,6 +33,8 @@ from search.worker.data.streams import Stream
 from search.worker.hp import Ask, LazyHyperParameters, default_value
 from search.worker.keras_session import session
 from search.worker.runners.choose import choose_runner
+from search.worker.runners.fit import FitRunner, TrainingPlan, make_training_plan
+from search.worker.runners.graph_cache import make_model_key
 from search.worker.runners.logs import scalar_logs
 from search.worker.runners.own_fit import BLACK_BOX, OWN_LOOP, FitCall, call_own_fit, callbacks_of, first_samples
 from search.worker.segment import (
@@ -124,7 +126,7 @@ def _examine(
     summary = io.StringIO()
     setup.model.summary(print_fn=lambda line, **_: summary.write(line + "\n"), line_length=79)
     if call is not None:
-        logs = _train_a_step(path, setup.model, call.data, batch_size)
+        logs = _train_a_step(path, setup.model, call.data, call.options, batch_size)
     files = local_files(path) if path else ()
     return Probed(
         digest=digest_files(files) if path else digest_parameters(hp.parameters),
@@ -253,41 +255,57 @@ def _batch_size(fit_options: Any) -> int:
     return int(fit_options.get("batch_size") or 32)
 
 
-def _train_a_step(path: Path | None, model: Any, data: Data, batch_size: int) -> dict[str, Any]:
-    """Train and validate on one batch. Return the logs, with the names of an epoch's: numbers, or arrays of several."""
-    eager = model.run_eagerly
-    if keras.config.backend() == "tensorflow":
-        model.run_eagerly = True  # tracing a graph for one step takes longer than the step
+def _train_a_step(
+    path: Path | None, model: Any, data: Data, options: Mapping[str, Any], batch_size: int
+) -> dict[str, Any]:
+    """Train and validate on one batch by `model.fit`, as a trial would.
+
+    Returns:
+        The logs, with the names of an epoch's: numbers, or arrays of several.
+    """
+    one_step = {
+        "steps_per_epoch": 1 if isinstance(data.train, Stream) else None,
+        "validation_steps": 1 if isinstance(data.validation, Stream) else None,
+    }
+    first = Data(_first_batch(data.train, batch_size), data.validation and _first_batch(data.validation, batch_size))
     try:
-        first = [part and _OneBatch(_first_batch(part, batch_size)) for part in (data.train, data.validation)]
-        # `train_on_batch` would not do: it adds a None to the batch, and a `train_step` may say `x, y = data`.
-        logs = type(model).fit(model, first[0], validation_data=first[1], verbose=0).history
+        return _run_step(model, make_training_plan(first, {**options, **one_step}, seed=0))
     except Exception as error:
         shapes = ", ".join(f"{name} {shape}" for name, shape in _shapes(data).items())
         raise SpaceError(
             f"the model cannot be trained on what load_data returned ({shapes}): {describe_error(error, path)}"
         ) from error
-    finally:
-        model.run_eagerly = eager
-    return {name: values[-1] for name, values in logs.items()}
 
 
-class _OneBatch(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
-    """A data set of one batch, which reaches a `train_step` as it is."""
+def _run_step(model: Any, plan: TrainingPlan) -> dict[str, Any]:
+    """Train an epoch of one step, and return its logs.
 
-    def __init__(self, batch: tuple[Any, ...]) -> None:
-        super().__init__()
-        self._batch = batch
+    Tracing a graph takes longer than the step. So a model of Keras's own objects on TensorFlow takes the step without a
+    graph, if it can: a float8 model cannot. A user's code may fail in a graph only, so it is traced as in a trial.
+    """
+    eager = model.run_eagerly
+    if keras.config.backend() == "tensorflow" and make_model_key(model, ()) is not None:
+        model.run_eagerly = True
+        try:
+            return _step_logs(model, plan)
+        except Exception as error:
+            model.run_eagerly, model.train_function, model.test_function = eager, None, None
+            with contextlib.suppress(Exception):
+                return _step_logs(model, plan)
+            raise error
+        finally:
+            model.run_eagerly = eager
+    return _step_logs(model, plan)
 
-    def __len__(self) -> int:
-        return 1
 
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        return self._batch
+def _step_logs(model: Any, plan: TrainingPlan) -> dict[str, Any]:
+    history = keras.callbacks.History()
+    FitRunner(model, plan, "a probe").run(0, 1, [history])
+    return {name: values[-1] for name, values in history.history.items()}
 
 
-def _first_batch(part: Split | Stream, batch_size: int) -> tuple[Any, ...]:
-    return part.first if isinstance(part, Stream) else part.take(slice(batch_size))
+def _first_batch(part: Split | Stream, batch_size: int) -> Split | Stream:
+    return part if isinstance(part, Stream) else part.part(slice(batch_size))
 
 
 def _shapes(data: Data) -> dict[str, Any]:

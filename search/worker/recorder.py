@@ -39,7 +39,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         segment: the segment to record.
         channel: the connection to the driver.
         values: the hyperparameters' values, which identify the trial's own checkpoint.
-        inputs: the model's inputs as `arrays.spec_to_json` describes them, saved with the best weights.
+        inputs, batch: the model's inputs, and a batch as its `train_step` takes it, as `arrays.spec_to_json` describes
+            them. Both are saved with the best weights.
         own_fit: whether a user's `fit` trains. Its last epoch waits for `conclude`.
         anew: whether the training begins anew although the trial may have a checkpoint. The epochs and the best weights
             of the checkpoint count all the same: an epoch that is trained again has its first record.
@@ -60,6 +61,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         channel: Channel,
         values: Mapping[str, Value],
         inputs: Any,
+        batch: Any,
         *,
         own_fit: bool = False,
         anew: bool = False,
@@ -70,7 +72,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self._owner = {"seed": segment.seed, "values": self.values}
         self._segment = segment
         self._channel = channel
-        self._inputs = inputs
+        self._inputs, self._batch = inputs, batch
         self._own_fit = own_fit
         self.last_epoch = segment.to_epoch
         self._callbacks: Sequence[Any] = ()
@@ -374,7 +376,12 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         if self._best_weights is not None and self._best is not None:
             path = self._paths.best(self._segment.execution)
             checkpoint.save_weights(
-                path, self._best_weights, *self._best, inputs=self._inputs, attributes=self._best_attributes
+                path,
+                self._best_weights,
+                *self._best,
+                inputs=self._inputs,
+                batch=self._batch,
+                attributes=self._best_attributes,
             )
             self._best_weights = self._best_attributes = None
         checkpoint.save_checkpoint(

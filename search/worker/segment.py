@@ -274,11 +274,13 @@ class _SegmentRun:
 
     def make_recorder(self, data: Data, *, anew: bool = False, values: Mapping[str, Value] | None = None) -> Recorder:
         """Return a recorder for a training on `data`; the other arguments are as in `Recorder`."""
+        spec = data.train.step_spec
         return Recorder(
             self._segment,
             self._channel,
             self._hp.used_values if values is None else values,
-            spec_to_json(data.train.x_spec),
+            spec_to_json(keras.utils.unpack_x_y_sample_weight(spec)[0]),
+            spec_to_json(spec),
             own_fit=self._space.fit is not None,
             anew=anew,
         )
@@ -287,7 +289,7 @@ class _SegmentRun:
         model, user_callbacks = setup.model, self.redirect(setup.callbacks, recorder)
         if self._segment.run_eagerly:
             model.run_eagerly = True
-        create_weights(model, data.train.x_spec)
+        create_weights(model, data.train)
         # If data depend on the hyperparameters, graphs may differ although the models do not.
         model_key = None if self._space.data_takes_hp else make_model_key(model, user_callbacks)
         return Training(model, setup.fit_options, user_callbacks, model_key)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from search.errors import SpaceError
-from search.worker.data.streams import Stream, as_stream
+from search.worker.data.streams import Stream, as_stream, specs_of
 
 __all__ = ["Data", "Split", "prepare_data", "spec_from_json", "spec_to_json", "split_off"]
 
@@ -39,10 +39,15 @@ class Split:
 
     @property
     def packed(self) -> tuple[Any, ...]:
-        """The split as `train_step` and `validation_data` take it: `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
+        """The split as `validation_data` takes it: `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
         if self.y is None:
             return (self.x,)
         return (self.x, self.y) if self.sample_weight is None else (self.x, self.y, self.sample_weight)
+
+    @property
+    def step_data(self) -> Any:
+        """The split as `train_step` takes it: as `packed`, or `x` itself if it is one array and alone."""
+        return keras.utils.pack_x_y_sample_weight(self.x, self.y, self.sample_weight)
 
     @property
     def samples(self) -> int:
@@ -51,9 +56,12 @@ class Split:
     @property
     def x_spec(self) -> Any:
         """Shapes and dtypes of the inputs as `keras.KerasTensor`s, with batch size None."""
-        return keras.tree.map_structure(
-            lambda array: keras.KerasTensor((None, *array.shape[1:]), array.dtype.name), self.x
-        )
+        return specs_of(self.x)
+
+    @property
+    def step_spec(self) -> Any:
+        """Shapes and dtypes of `step_data` as `keras.KerasTensor`s, with batch size None."""
+        return specs_of(self.step_data)
 
     @property
     def nbytes(self) -> int:

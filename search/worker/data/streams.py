@@ -29,7 +29,7 @@ import numpy as np
 from search.errors import SpaceError
 from search.study.trial import derive_seed
 
-__all__ = ["Stream", "as_stream", "for_evaluation", "for_training", "steps_of"]
+__all__ = ["Stream", "as_stream", "for_evaluation", "for_training", "specs_of", "steps_of"]
 
 StreamKind = Literal["dataset", "pydataset", "function"]
 
@@ -73,12 +73,18 @@ class Stream:
 
         A `tf.data.Dataset` states them. Reading its first batch would advance its shuffle.
         """
-        if self.kind == "dataset":
-            spec = self.source.element_spec
-            x = spec[0] if isinstance(spec, tuple) else spec
-        else:
-            x = self.first[0]
-        return keras.tree.map_structure(lambda leaf: keras.KerasTensor((None, *leaf.shape[1:]), leaf.dtype.name), x)
+        spec = self.step_spec
+        return spec[0] if isinstance(spec, tuple) else spec
+
+    @property
+    def step_spec(self) -> Any:
+        """Shapes and dtypes of a batch as a `train_step` takes it, as `keras.KerasTensor`s with batch size None."""
+        return specs_of(self.source.element_spec if self.kind == "dataset" else self.first)
+
+
+def specs_of(batch: Any) -> Any:
+    """Return the shapes and dtypes of arrays or tensors as `keras.KerasTensor`s, with batch size None."""
+    return keras.tree.map_structure(lambda leaf: keras.KerasTensor((None, *leaf.shape[1:]), leaf.dtype.name), batch)
 
 
 def pack_batch(batch: Any) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from search.worker.runners.fused import Framework, FusedRunner, Loops
 from search.worker.runners.graph_cache import get_loops
 from search.worker.runners.model_key import ModelKey
 
-__all__ = ["Runner", "call_on_specs", "choose_runner", "create_weights"]
+__all__ = ["Runner", "call_on_specs", "choose_runner", "create_weights", "create_weights_for"]
 
 _MAX_FUSED_BYTES = 2**30
 _BATCH_HOOKS = (
@@ -76,7 +76,7 @@ def choose_runner(
     devices = distribution.device_count()
     if isinstance(plan.train, Split) and plan.batch_size % devices and keras.config.backend() == "tensorflow":
         raise SpaceError(f"batches of {plan.batch_size} cannot be shared by {devices} devices: use a multiple of that")
-    create_weights(model, data.train.x_spec)
+    create_weights(model, data.train)
     reason = _reason_against_fusing(model, plan, fit_options, callbacks) if fuse else "asked for"
     if reason is not None:
         return FitRunner(model, plan, reason)
@@ -99,17 +99,51 @@ def _framework() -> Framework:
     return tensorflow_epochs
 
 
-def create_weights(model: Any, x_spec: Any) -> None:
+def create_weights(model: Any, train: Split | Stream) -> None:
+    """Create the weights of a model that waits for its first batch, which is one of `train`."""
+    if not _is_built(model):
+        step_spec = train.step_spec
+        create_weights_for(model, keras.utils.unpack_x_y_sample_weight(step_spec)[0], step_spec)
+
+
+def _is_built(model: Any) -> bool:
+    return bool(model.built) and all(layer.built for layer in model.layers)
+
+
+def create_weights_for(model: Any, x_spec: Any, step_spec: Any = None) -> None:
     """Create the weights of a model that waits for its first batch (a Sequential without Input, a subclass).
 
     A symbolic call computes nothing and draws no random numbers, and the batch size stays dynamic. A model whose code
-    cannot be called so is called on one sample of zeros.
+    cannot be called so is called on one sample of zeros. A model that cannot be called on its inputs at all, as only
+    its own `train_step` knows how, is built by that step, which is traced and not run.
 
     Args:
         x_spec: the inputs as `keras.KerasTensor`s.
+        step_spec: a batch as the model's `train_step` takes it, likewise; None if it is not known.
     """
-    if not (model.built and all(layer.built for layer in model.layers)):
+    if _is_built(model):
+        return
+    if _function_of(type(model), "call") is _function_of(keras.Model, "call") and _trace_step(model, step_spec):
+        return
+    try:
         call_on_specs(model, x_spec)
+    except Exception:
+        if not _trace_step(model, step_spec):
+            raise
+
+
+def _trace_step(model: Any, step_spec: Any) -> bool:
+    """Build a model by tracing its own `train_step`. Return False if that is not possible here.
+
+    Keras on JAX and PyTorch builds a model by calling it, and refuses one that cannot be called.
+    """
+    own = _function_of(type(model), "train_step") is not _function_of(keras.Model, "train_step")
+    if step_spec is None or not own or keras.config.backend() != "tensorflow":
+        return False
+    from search.worker.runners.tensorflow.steps import trace_training_step
+
+    trace_training_step(model, step_spec)
+    return True
 
 
 def call_on_specs(model: Any, x_spec: Any) -> Any:

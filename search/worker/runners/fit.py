@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -190,19 +191,39 @@ class FitRunner:
             options = {"steps_per_epoch": plan.steps, "class_weight": plan.class_weight}
         else:
             x = epoch_hook.batches = _ArrayBatches(plan, from_epoch)
-        # An instance's `fit` may have been replaced by one that leads here, so the class's is called.
-        type(self._model).fit(
-            self._model,
-            x,
-            initial_epoch=from_epoch,
-            epochs=to_epoch,
-            callbacks=[*callbacks, epoch_hook],
-            # Keras shuffles the *batches* of a PyDataset; ours have an order.
-            shuffle=False,
-            verbose=0,
-            **options,
-            **validation_arguments(plan),
-        )
+        with _step_gets_x_alone(self._model, plan):
+            # An instance's `fit` may have been replaced by one that leads here, so the class's is called.
+            type(self._model).fit(
+                self._model,
+                x,
+                initial_epoch=from_epoch,
+                epochs=to_epoch,
+                callbacks=[*callbacks, epoch_hook],
+                # Keras shuffles the *batches* of a PyDataset; ours have an order.
+                shuffle=False,
+                verbose=0,
+                **options,
+                **validation_arguments(plan),
+            )
+
+
+@contextmanager
+def _step_gets_x_alone(model: Any, plan: TrainingPlan) -> Iterator[None]:
+    """Hand x itself to `model.train_step`, as `fit` does with arrays. Of a PyDataset it hands over `(x,)`."""
+    if isinstance(plan.train, Stream) or isinstance(plan.train.step_data, tuple):
+        yield
+        return
+    step = model.train_step
+
+    def train_step(*arguments: Any) -> Any:
+        *state, data = arguments  # on JAX the state comes first
+        return step(*state, data[0] if isinstance(data, (tuple, list)) else data)
+
+    object.__setattr__(model, "train_step", train_step)
+    try:
+        yield
+    finally:
+        object.__delattr__(model, "train_step")
 
 
 def validation_arguments(plan: TrainingPlan) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class _Loops:
     def _run(
         self, function: EpochFunction, variables: Variables, split: Split, order: Any, batch_size: int
     ) -> dict[str, Any]:
-        data = copy_to_device(split.packed, jnp.asarray)
+        data = copy_to_device(split.step_data, jnp.asarray)
         last_logs, state = function(_own_buffers(variables), data, order.astype("int32"), batch_size)
         for group, values in zip(variables, state, strict=True):
             for variable, value in zip(group, values, strict=True):
@@ -159,7 +159,7 @@ class BatchScan:
 
     def prepare(self, variables: Variables, split: Split, batch_size: int) -> None:
         if (split.samples, batch_size) not in self._compiled:
-            data = copy_to_device(split.packed, jnp.asarray)
+            data = copy_to_device(split.step_data, jnp.asarray)
             order = np.arange(split.samples, dtype="int32")
             # Keras traces in this thread; XLA compiles in another.
             lowered = self._run.lower(_values(variables), *_batches(order, batch_size), data)

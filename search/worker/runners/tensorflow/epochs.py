@@ -80,7 +80,7 @@ class _SharedGraph:
         splits = {"train": plan.arrays}
         if isinstance(plan.validation, Split):
             splits["validate"] = plan.validation
-        data = {name: copy_to_device(split.packed, _tensor) for name, split in splits.items()}
+        data = {name: copy_to_device(split.step_data, _tensor) for name, split in splits.items()}
         known = {name: [*self._placeholders.handles, *keras.tree.flatten(arrays)] for name, arrays in data.items()}
         shapes = keras.tree.map_structure(lambda array: (array.shape, array.dtype), data)
         key = model_key.description, repr(shapes)
@@ -118,8 +118,8 @@ def _create_variables(model: Any, plan: TrainingPlan) -> None:
         model.optimizer.build(model.trainable_variables)
     if has_own_steps(model):
         return
-    batch = keras.tree.map_structure(_spec, plan.arrays.packed)
-    x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    batch = plan.arrays.step_spec
+    _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
     outputs = getattr(model, "outputs", None)  # of a functional or sequential model
     if outputs is None or len(outputs) != 1 or y is None or keras.tree.is_nested(y):
         with suppress(Exception):  # unusable data raise again in training
@@ -128,11 +128,7 @@ def _create_variables(model: Any, plan: TrainingPlan) -> None:
     # The same for one output, in a tenth of the time.
     for part in (model._compile_metrics, model._compile_loss):
         if part is not None and not part.built:
-            part.build(y, model(x))
-
-
-def _spec(array: Any) -> Any:
-    return keras.KerasTensor((None, *array.shape[1:]), array.dtype.name)
+            part.build(y, outputs[0])
 
 
 def _epoch_functions(model: Any, plan: TrainingPlan) -> tuple[Any, Any]:
@@ -145,7 +141,7 @@ def _epoch_functions(model: Any, plan: TrainingPlan) -> tuple[Any, Any]:
 
 def _training_function(model: Any, split: Split) -> Any:
     """Return a function (order, batch size) that runs `model.train_step` on every batch and returns the logs."""
-    step, data = _compiled(model, model.train_step), copy_to_device(split.packed, _tensor)
+    step, data = _compiled(model, model.train_step), copy_to_device(split.step_data, _tensor)
 
     def run(order: Any, batch_size: Any) -> Any:
         def run_step(begin: Any, end: Any) -> Any:
@@ -159,7 +155,7 @@ def _training_function(model: Any, split: Split) -> Any:
 
 def _validation_function(model: Any, split: Split) -> Any:
     """Return a function (batch size) that runs `model.test_step` on every batch and returns the logs."""
-    step, data = _compiled(model, model.test_step), copy_to_device(split.packed, _tensor)
+    step, data = _compiled(model, model.test_step), copy_to_device(split.step_data, _tensor)
 
     def run(batch_size: Any) -> Any:
         def run_step(begin: Any, end: Any) -> Any:
