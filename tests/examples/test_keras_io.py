@@ -71,8 +71,8 @@ def validation_of(space: Space, values: dict[str, Any]) -> tuple[Any, dict[str, 
     train, validation, *_ = space.load_data(hp) if space.data_takes_hp else space.load_data()
     options = space.fit_options(hp) if space.fit_options else {}
     if options.get("validation_split"):
-        begin = math.floor(len(train) * (1 - options["validation_split"]))
-        validation = (train[begin:],)
+        begin = math.floor(len(train[0]) * (1 - options["validation_split"]))
+        validation = tuple(part[begin:] for part in train)
     evaluated = {"steps": options["validation_steps"]} if options.get("validation_steps") else {}
     if isinstance(validation, tuple):
         # The mean loss of a single output does not weigh batches by size, so the batch size counts.

@@ -22,7 +22,7 @@ normalized_data = norm(data)
 
 
 def load_data():
-    return normalized_data, None
+    return (normalized_data,), None
 
 
 def fit_options(hp):

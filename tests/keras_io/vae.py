@@ -71,7 +71,7 @@ def load_data():
     centre, width = rng.uniform(0.2, 0.8, (2, 256, 1, 1)), rng.uniform(0.1, 0.3, (256, 1, 1))
     distance = (x[None, :, None] - centre[0]) ** 2 + (x[None, None, :] - centre[1]) ** 2
     mnist_digits = np.expand_dims(np.exp(-distance / width**2), -1).astype("float32")
-    return mnist_digits, None
+    return (mnist_digits,), None
 
 
 def build_model(hp):

@@ -23,7 +23,8 @@ def load_data():
     for image, start in zip(train_images, rng.integers(0, 6, 128), strict=True):
         image[start : start + 5, start : start + 5] = rng.uniform(150, 255)
     train_images = train_images.reshape(train_images.shape[0], *IMG_SHAPE).astype("float32")
-    return (train_images - 127.5) / 127.5, None
+    train_images = (train_images - 127.5) / 127.5
+    return (train_images,), None
 
 
 def get_discriminator_model(filters, dropout):
