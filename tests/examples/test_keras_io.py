@@ -33,6 +33,8 @@ from search.study.paths import StudyPaths
 HYPERBAND = ("--backend", "hyperband", "--factor", 3)
 OPTUNA = ("--backend", "optuna", "--pruner", "median:n_startup_trials=1")
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 
 def read_expected(path: Path) -> dict[str, Any]:
     """Return the dict `EXPECTED` of a space file without running the file."""
@@ -47,13 +49,13 @@ EXAMPLES = {path.stem: read_expected(path) for path in sorted(KERAS_IO.glob("*.p
 KINDS = [name for name, expected in EXAMPLES.items() if "kind" in expected]
 
 
-def search_example(command: Command, name: str, study: str, *options: object) -> StudyResults:
-    """Search an example, let no trial fail, and return the results."""
+def search_example(command: Command, name: str, study: str, trials: int, *options: object) -> StudyResults:
+    """Search an example with a number of trials, let none of them fail, and return the results."""
     expected = EXAMPLES[name]
     for option in ("objective", "direction"):
         options += (f"--{option}", expected[option]) if option in expected else ()
     outcome = command(
-        *("run", KERAS_IO / f"{name}.py", "--study", study, "--max-epochs", 3, "--max-trials", 4),
+        *("run", KERAS_IO / f"{name}.py", "--study", study, "--max-epochs", 3, "--max-trials", trials),
         *("--workers", 1, "--seed", 0, "--no-progress", *options),
     )
     assert outcome.code == 0, outcome.out[-3000:] + outcome.err[-3000:]
@@ -92,12 +94,11 @@ def evaluate_best(name: str, results: StudyResults) -> dict[str, float]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("workplace", "forked_checks")
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_is_searched(example: str, command: Command) -> None:
     expected = EXAMPLES[example]
-    results = search_example(command, example, example, *HYPERBAND)
+    results = search_example(command, example, example, 4, *HYPERBAND)
     assert any(len(trial.curve) == 3 for trial in results.trials)
     best = results.study.best
     assert best is not None
@@ -120,10 +121,9 @@ def check_exports(command: Command, study: str, exports: str | None) -> None:
         assert possible or len(outcome.err.splitlines()) == 1, outcome.err
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("workplace")
 @pytest.mark.parametrize("name", KINDS)
 def test_an_example_is_searched_with_optuna_and_without_fused_epochs(name: str, command: Command) -> None:
-    fused = search_example(command, name, "fused", *OPTUNA)
-    plain = search_example(command, name, "plain", *OPTUNA, "--no-fuse")
+    fused = search_example(command, name, "fused", 2, *OPTUNA)
+    plain = search_example(command, name, "plain", 2, *OPTUNA, "--no-fuse")
     kills.assert_same(kills.history(plain.study), kills.history(fused.study))
