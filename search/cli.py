@@ -183,7 +183,7 @@ def check_command(
     space: Annotated[Path, typer.Argument(metavar="SPACE.py", help="The space file.")],
     keras_backend: KerasBackend = None,
 ) -> None:
-    """Build the model once, train one step, and print the space and the model's size; search nothing."""
+    """Build the model, train one step, build five random models, and print the space and the model; search nothing."""
     from search.display import tables
     from search.driver import launch
     from search.driver.source import Source

@@ -25,11 +25,13 @@ class Probe:
     Attributes:
         share: the folder to write large arrays to, for other workers to map; None to share nothing.
         values: values to use in place of defaults, by name.
+        more: further configurations to build, with random values.
     """
 
     space: SpaceRef
     share: str | None = None
     values: Mapping[str, Value] = field(default_factory=dict)
+    more: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ class Probed:
         summary: the model's layers, as text.
         batch_size: samples in a training batch.
         samples: the numbers of training and validation samples; None if unknown, or if there is no validation.
+        validated: whether the model is validated after an epoch.
         runner: the name of the runner that would train the model.
         versions: the versions of Python, of libraries and of Keras's backend, by name.
         batched: whether each of the two `samples` counts batches, as the data come in batches.
@@ -170,6 +173,7 @@ class Probed:
     samples: tuple[int | None, int | None]
     runner: str
     versions: Mapping[str, str]
+    validated: bool = False
     batched: tuple[bool, bool] = (False, False)
     tested: bool = False
     own_fit: bool = False

@@ -72,6 +72,11 @@ FILES = {
     "name error": (TEXT + "\nmissing  # here\n", ("space.py:{here}: NameError: name 'missing'", "search.log")),
     "exit": ("import sys\n\nsys.exit(3)  # here\n", ("space.py:{here}: sys.exit(3) was called",)),
     "exit quietly": ("import sys\n\nsys.exit()  # here\n", ("space.py:{here}: sys.exit() was called",)),
+    "argparse": (
+        "import argparse\n\nparser = argparse.ArgumentParser()\nparser.add_argument('--data', required=True)\n"
+        "parser.parse_args()  # here\n",
+        ("space.py:{here}: sys.exit(2) was called by argparse", "required: --data", "default"),
+    ),
     "process ended": ("import os\n\nos._exit(3)\n", ("ended its process", "exit code 3", "search.log")),
     "process killed": ("import os\n\nos.kill(os.getpid(), 11)\n", ("ended its process", "SIGSEGV", "search.log")),
     # Parts that are missing, or cannot be called.
@@ -364,6 +369,26 @@ def test_check_refuses_with_the_words_of_run(command: Command, workplace: Path, 
     here = next((number for number, line in enumerate(str(text).split("\n"), 1) if "# here" in line), 0)
     assert_refused(command, "check", "space.py", words=tuple(word.format(here=here) for word in words))
     assert not (workplace / "runs").exists()
+
+
+SOMETIMES = """
+    from keras_tuner.errors import FailedTrialError
+    if hp.Boolean("rejected"):
+        raise FailedTrialError("not these")
+    if hp.Choice("kind", ["fine", "wrong"]) == "wrong":
+        raise KeyError("no such kind")  # here
+    return model
+"""
+
+
+def test_check_names_the_values_of_a_build_that_fails_in_some_trials(command: Command, workplace: Path) -> None:
+    text = TEXT.replace("\n    return model\n", SOMETIMES)
+    here = next(number for number, line in enumerate(text.split("\n"), 1) if "# here" in line)
+    write(workplace, text)
+    words = ("rejected=False", "kind='wrong'", f"space.py:{here}: KeyError: 'no such kind'", "change the domains")
+    assert_refused(command, "check", "space.py", words=words)
+    write(workplace, text.replace("raise KeyError", "raise FailedTrialError"))
+    assert command("check", "space.py").code == 0
 
 
 # Studies --------------------------------------------------------------------------------------------------------------

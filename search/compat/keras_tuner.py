@@ -421,13 +421,13 @@ def _train_and_validation(x: Any, y: Any, sample_weight: Any, validation: Any, s
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "__array__")
+    return hasattr(value, "__array__") or hasattr(value, "shape")
 
 
 def _count_samples(value: Any) -> int:
     while isinstance(value, (dict, list, tuple)) and len(value):
         value = next(iter(value.values() if isinstance(value, dict) else value))
-    return len(value)
+    return int(value.shape[0]) if hasattr(value, "shape") else len(value)
 
 
 def _take_samples(value: Any, samples: slice) -> Any:
@@ -435,6 +435,8 @@ def _take_samples(value: Any, samples: slice) -> Any:
         return {name: _take_samples(item, samples) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_take_samples(item, samples) for item in value)
+    if hasattr(value, "tocsr"):
+        return value.tocsr()[samples]  # other sparse matrices of SciPy's have no rows
     return value if value is None else getattr(value, "iloc", value)[samples]
 
 

@@ -383,8 +383,7 @@ def space_details(probed: Probed) -> RenderableType:
     else:
         parts.append(Text("no hyperparameters"))
     training, validation = (
-        "unknown" if number is None else f"{number:,} batches" if batched else f"{number:,}"
-        for number, batched in zip(probed.samples, probed.batched, strict=True)
+        _samples(number, batched) for number, batched in zip(probed.samples, probed.batched, strict=True)
     )
     size = "" if probed.batched[0] else f"; batch size {probed.batch_size}"
     parts += [
@@ -395,6 +394,12 @@ def space_details(probed: Probed) -> RenderableType:
         Text(f"metrics: {', '.join(map(printable, probed.metrics))}"),
     ]
     return Group(*parts)
+
+
+def _samples(number: int | None, batched: bool) -> str:
+    if number is None:
+        return "an unknown number of batches" if batched else "unknown"
+    return f"{number:,} batches" if batched else f"{number:,}"
 
 
 def _summary_lines(summary: str) -> list[RenderableType]:

@@ -27,7 +27,7 @@ def objective_of(opts: Options, probed: Probed) -> Objective:
         probed.metrics,
         probed.compiled_metrics,
         probed.directions,
-        validated=probed.samples[1] is not None,
+        validated=probed.validated,
         extra=probed.extra_logs,
         own_fit=probed.own_fit,
     )

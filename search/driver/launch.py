@@ -37,6 +37,9 @@ from search.study.study import Study
 from search.study.trial import Objective
 from search.tracking.mlflow.admission import Admission
 
+RANDOM_CONFIGURATIONS = 5
+"""Configurations with random values that `search check` builds beside the default one."""
+
 SYNC_SECONDS = 60.0
 """Seconds that the end of a search waits for MLflow."""
 
@@ -158,7 +161,7 @@ def check_space(source: Source, keras_backend: str | None = None) -> Probed:
         executor = selection.make_executor(opts, (), Path(folder) / "search.log")
         stack.callback(executor.close)
         assert source.path is not None
-        probed = executor.probe(Probe(SpaceRef(path=str(source.path.absolute()))))
+        probed = executor.probe(Probe(SpaceRef(path=str(source.path.absolute())), more=RANDOM_CONFIGURATIONS))
     if isinstance(probed, ProbeFailed):
         raise SpaceError(probed.message)
     opts = options.resolve_options(given, probed.options, where=source.label)

@@ -80,7 +80,7 @@ class Source:
             if module in sys.modules and is_users_module(sys.modules[module]):
                 cloudpickle.register_pickle_by_value(sys.modules[module])
         try:
-            return pickling.dumps(factory) + pickling.dumps(self.parts["data"])
+            return pickling.dumps_factory(factory) + pickling.dumps(self.parts["data"])
         except Exception as error:
             raise SpaceError(
                 f"the factory cannot be sent to a worker ({type(error).__name__}: {error}): make what it uses inside "

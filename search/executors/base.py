@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
@@ -9,6 +10,11 @@ from search.messages import Answer, Evaluate, Interrupt, Message, Probe, Probed,
 
 Handle = Callable[[int, Message], None]
 """A function that an executor calls with (slot, message)."""
+
+
+def tell_user(text: str) -> None:
+    """Show a worker's text while a probe goes on: the driver, which shows texts otherwise, waits for the probe."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class Executor(Protocol):

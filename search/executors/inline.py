@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search.executors.base import Handle
+from search.executors.base import Handle, tell_user
 from search.messages import Answer, Evaluate, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
 
 
@@ -24,7 +24,7 @@ class InlineExecutor:
     def probe(self, probe: Probe) -> Probed | ProbeFailed:
         from search.worker.probe import run_probe
 
-        return run_probe(probe)
+        return run_probe(probe, tell_user)
 
     def start(self, slot: int, work: Segment | Evaluate) -> None:
         assert self._work is None, "the slot is busy"

@@ -22,7 +22,7 @@ import psutil
 
 from search.devices.slots import Slot
 from search.errors import SearchError
-from search.executors.base import Handle
+from search.executors.base import Handle, tell_user
 from search.messages import (
     Answer,
     Command,
@@ -32,6 +32,7 @@ from search.messages import (
     Interrupt,
     Lost,
     Message,
+    Notice,
     Probe,
     Probed,
     ProbeFailed,
@@ -272,8 +273,9 @@ class LocalExecutor:
             worker = self._worker(0)
             try:
                 worker.connection.send(probe)
-                while isinstance(answer := worker.connection.recv(), Heartbeat):
-                    pass
+                while isinstance(answer := worker.connection.recv(), (Heartbeat, Notice)):
+                    if isinstance(answer, Notice):
+                        tell_user(answer.text)
             except (OSError, EOFError):
                 reason = self._discard(0)
                 if "SIGKILL" not in reason:

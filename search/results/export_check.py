@@ -143,14 +143,12 @@ def answer(folder: str) -> None:
 
 def check_export(request: Request) -> Finding:
     """Load an export in this process and compare it with the trial's model."""
-    from search.space.file import read_space
     from search.worker.evaluate_best import rebuild_model
-    from search.worker.keras_session import seeded
+    from search.worker.keras_session import import_space, names_after, seeded
 
     try:
-        with seeded(request.space.seed):
-            space = read_space(request.space)
-        with seeded(request.seed):
+        space = import_space(request.space)
+        with seeded(request.seed), names_after(space.names):
             model, best = rebuild_model(space, request.params, request.weights)
     except (Exception, SystemExit) as error:
         return Finding(f"the trial's model cannot be built: {_because(error, request)}")

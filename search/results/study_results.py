@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.errors import NoResult, SpaceError, StudyError
 from search.space.domain import Parameter, Value
-from search.space.file import SpaceRef, describe_error, read_space
+from search.space.file import Space, SpaceRef, describe_error, without_arguments
 from search.study.paths import StudyPaths, find_study
 from search.study.study import Study, Trial, read_study
 from search.study.trial import Objective
@@ -268,41 +268,53 @@ def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
 def _build(ref: SpaceRef, chosen: Sequence[_Model], versions: Mapping[str, str]) -> list[Any]:
     """Call the factory with each trial's values, and load its weights.
 
+    The layers have the names that they had in training. A model whose own name this process has used gets another, so
+    that several can be parts of one model.
+
     Args:
         versions: the libraries that the study ran with. A warning names those whose versions have changed.
     """
     _choose_keras(versions)
-    from search.worker.data.arrays import spec_from_json
-    from search.worker.evaluate_best import rebuild_model
-    from search.worker.keras_session import seeded
-    from search.worker.rebuilt_check import check_reference
+    from search.worker.keras_session import import_space
 
     if difference := _difference(versions):
         warnings.warn(difference, stacklevel=3)
-    models = []
     try:
-        with seeded(ref.seed):
-            space = read_space(ref)
-        for item in chosen:
-            with seeded(item.seed):
-                model, weights = rebuild_model(space, item.params, item.weights)
-            if weights.epoch != item.epoch:
-                # Its process was killed between the epoch's end and the next checkpoint.
-                warnings.warn(
-                    f"trial {item.trial}: the weights are of epoch {weights.epoch} ({weights.value:.4g}), the best was "
-                    f"{item.epoch}",
-                    stacklevel=3,
-                )
-            difference = ""
-            if item.reference is not None and weights.inputs is not None:
-                difference = check_reference(item.reference, model, spec_from_json(weights.inputs))
-            if difference:
-                warnings.warn(f"trial {item.trial}: {difference}", stacklevel=3)
-            models.append(model)
+        with without_arguments(ref):
+            space = import_space(ref)
+            return [_build_one(space, item) for item in chosen]
     except (Exception, SystemExit) as error:
         path = Path(ref.path) if ref.path else None
         raise SpaceError(describe_error(error, path, elsewhere=ref.label)) from error
-    return models
+
+
+def _build_one(space: Space, item: _Model) -> Any:
+    from search.worker.data.arrays import spec_from_json
+    from search.worker.evaluate_best import rebuild_model
+    from search.worker.keras_internals import give_unused_name, used_names
+    from search.worker.keras_session import names_after, seeded
+    from search.worker.rebuilt_check import check_reference
+
+    used = used_names()
+    with seeded(item.seed), names_after(space.names):
+        model, weights = rebuild_model(space, item.params, item.weights)
+    give_unused_name(model, used)
+    if weights.epoch != item.epoch:
+        # Its process was killed between the epoch's end and the next checkpoint.
+        warnings.warn(
+            f"trial {item.trial}: the weights are of epoch {weights.epoch} ({weights.value:.4g}), the best was "
+            f"{item.epoch}",
+            stacklevel=_USERS_CALL,
+        )
+    difference = ""
+    if item.reference is not None and weights.inputs is not None:
+        difference = check_reference(item.reference, model, spec_from_json(weights.inputs))
+    if difference:
+        warnings.warn(f"trial {item.trial}: {difference}", stacklevel=_USERS_CALL)
+    return model
+
+
+_USERS_CALL = 5 if sys.version_info < (3, 12) else 4  # before Python 3.12 a comprehension has a frame of its own
 
 
 def _choose_keras(versions: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ This module imports no framework. Only a worker runs the user's code, or a proce
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -14,7 +15,7 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -68,6 +69,8 @@ class Space:
         is_hypermodel: whether `fit` is a HyperModel's.
         data_takes_hp: whether `load_data` takes `hp`.
         options: the file's `search_options`.
+        names: how many names Keras's objects have before a model is built, by prefix: {"dense": 2} for `dense` and
+            `dense_1`.
     """
 
     build_model: Callable[..., Any]
@@ -79,6 +82,7 @@ class Space:
     is_hypermodel: bool = False
     data_takes_hp: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, int] = field(default_factory=dict)
 
     def fit_arguments(self, raw: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the data arguments of `fit`, positional and named.
@@ -160,7 +164,7 @@ def read_space(ref: SpaceRef) -> Space:
         return _from_module(import_space_file(Path(ref.path)))
     assert ref.pickle is not None
     pickled = Path(ref.pickle)
-    with open(pickled, "rb") as file:
+    with without_arguments(ref), open(pickled, "rb") as file:
         parts: dict[str, Any] = Unpickler(file).load()
         data_offset = file.tell()
 
@@ -170,9 +174,24 @@ def read_space(ref: SpaceRef) -> Space:
             file.seek(data_offset)
             return Unpickler(file).load()
 
+    names = parts.pop("names", {})  # pickles of older versions have none
     if (hypermodel := parts.pop("hypermodel", None)) is not None:
         parts |= hypermodel_parts(hypermodel)
-    return _checked(Space(load_data=load_data, **parts))
+    return _checked(Space(load_data=load_data, names=names, **parts))
+
+
+@contextlib.contextmanager
+def without_arguments(ref: SpaceRef) -> Iterator[None]:
+    """Make `sys.argv` that of the user's code, run as a program without arguments, within the context.
+
+    The arguments of this process are not meant for that code, which may parse them.
+    """
+    before = sys.argv
+    sys.argv = [ref.path or ref.pickle or ""]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 _imported: tuple[Path, frozenset[str]] | None = None
@@ -194,7 +213,8 @@ def import_space_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[SPACE_MODULE] = module
-    spec.loader.exec_module(module)
+    with without_arguments(SpaceRef(path=str(path))):
+        spec.loader.exec_module(module)
     return module
 
 
@@ -346,6 +366,11 @@ def escape_unprintable(text: object) -> str:
 def _summary(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         code = "" if error.code is None else as_one_line(_text_or_empty(lambda: repr(error.code)))
+        if (complaint := _complaint_of_argparse(error)) is not None:
+            return (
+                f"sys.exit({code}) was called by argparse ({as_one_line(complaint)}): the code gets no arguments, so "
+                "give each a default"
+            )
         return f"sys.exit({code}) was called: let the file's code return"
     # Keras colours its messages and appends a layer's call arguments; TensorFlow appends names of graph nodes.
     text = _text_or_empty(lambda: str(error.msg or "") if isinstance(error, SyntaxError) else str(error))
@@ -354,6 +379,15 @@ def _summary(error: BaseException) -> str:
     if isinstance(error, SearchError):
         return text or name
     return f"{name}: {text}" if text else name
+
+
+def _complaint_of_argparse(error: SystemExit) -> str | None:
+    """Return the message with which `argparse` has ended the program; None if it has not done so."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if code.co_name == "error" and Path(code.co_filename).name == "argparse.py":
+            return str(frame.f_locals.get("message", ""))
+    return None
 
 
 def _text_or_empty(make_text: Callable[[], str]) -> str:

@@ -2,6 +2,9 @@
 
 A dataset holds a handle to memory of its process, which cannot be pickled. Its graph, with all captured tensors,
 rebuilds the same dataset in another process.
+
+A factory may use layers that the user's program has made before it. The pickle of the factory has their names, so that
+Keras gives none of them again in another process.
 """
 
 from __future__ import annotations
@@ -9,11 +12,14 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import cloudpickle
 
-__all__ = ["dumps"]
+from search.space.names import count_names, names_in
+
+__all__ = ["dumps", "dumps_factory"]
 
 _PYTHON_CALLS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 """Operations that call a Python function of their own process."""
@@ -26,8 +32,29 @@ def dumps(value: Any) -> bytes:
         return file.getvalue()
 
 
+def dumps_factory(parts: Mapping[str, Any]) -> bytes:
+    """Return the pickle of a factory's parts, with the names of Keras's objects in them as a further part, `names`.
+
+    That part has the number of names by prefix: {"dense": 2} for `dense` and `dense_1`.
+    """
+    with io.BytesIO() as file:
+        pickler = _Pickler(file)
+        # The parts are pickled in order, so the names are complete when their turn comes.
+        pickler.dump({**parts, "names": pickler.names})
+        return file.getvalue()
+
+
 class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle is untyped
+    """A pickler that counts the names of the pickled layers and other objects of Keras, by prefix."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.names: dict[str, int] = {}
+
     def reducer_override(self, obj: Any) -> Any:
+        if not isinstance(obj, (list, tuple, dict)):
+            for prefix, count in count_names(names_in(obj)).items():
+                self.names[prefix] = max(self.names.get(prefix, 0), count)
         # A process that has a dataset has imported TensorFlow; the others need not.
         tensorflow = sys.modules.get("tensorflow")
         if tensorflow is not None and isinstance(obj, tensorflow.data.Dataset):

@@ -24,9 +24,9 @@ def _changes(before: Fingerprint, now: Fingerprint) -> Iterator[tuple[str, str, 
             continue
         old, new = before[split], now[split]
         for part in dict.fromkeys((*old, *new)):
-            # Not every process reads the first batch of a stream.
+            # Not every process reads the first batch of a stream, or counts its batches.
             known = part in old and part in new
-            if old.get(part) != new.get(part) and (known or not part.startswith("first")):
+            if old.get(part) != new.get(part) and (known or not part.startswith(("first", "batches"))):
                 yield f"{split} {part}", old.get(part, "none"), new.get(part, "none")
 
 

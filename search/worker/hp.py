@@ -15,6 +15,7 @@ from typing import Any
 import keras_tuner
 import numpy as np
 from keras_tuner.engine import hyperparameters as kt
+from keras_tuner.src.engine.conditions import Parent
 
 from search.errors import SpaceError, nearest
 from search.space.domain import Condition, Domain, Parameter, Value
@@ -178,21 +179,48 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
 
     @contextlib.contextmanager
     def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            with _explained(f"conditional scope of {parent_name!r}"):
-                if not self._exists(self._get_name(parent_name)):
-                    raise LookupError(
-                        "no hyperparameter of this name is asked for before it, under the same conditions."
-                        + nearest(str(parent_name), self._hps)
-                    )
-                if parent_values is None or (isinstance(parent_values, (list, tuple)) and not parent_values):
-                    raise ValueError("parent_values must hold at least one value")
-                values = list(parent_values) if isinstance(parent_values, (list, tuple)) else [parent_values]
-                others = [value for value in values if value is not None]
-                stack.enter_context(super().conditional_scope(parent_name, others or ["None"]))
-                if None in values:  # KerasTuner refuses None
-                    self._conditions[-1].values = [_plain(value) for value in values]
+        with _explained(f"conditional scope of {str(parent_name)!r}"):
+            condition = self._condition_on(self._find_parent(str(parent_name)), parent_values)
+        self._conditions.append(condition)
+        scopes = self.active_scopes if condition.is_active(self.values) else self.inactive_scopes
+        scopes.append(copy.deepcopy(self._conditions))
+        try:
             yield
+        finally:
+            self._conditions.pop()
+
+    def _find_parent(self, name: str) -> str:
+        """Return the full name of the parent called `name`: that of the innermost name scope that has one.
+
+        KerasTuner looks in the present name scope alone, and for a parent that was asked for under exactly the present
+        conditions. Here some of them suffice, or none: then the parent is active whenever its scope is.
+
+        Raises:
+            LookupError: there is none.
+        """
+        scopes = self._name_scopes
+        names: list[str] = [self._get_name(name, scopes[:depth]) for depth in range(len(scopes), -1, -1)]
+        for full in names:
+            if any(all(one in self._conditions for one in known.conditions) for known in self._hps.get(full, ())):
+                return full
+        if any(self._hps.get(full) for full in names):
+            raise LookupError(
+                "this hyperparameter is asked for only under conditions that do not hold in this place: ask for it "
+                "outside of them, or open the scope within them"
+            )
+        raise LookupError("no hyperparameter of this name is asked for before it." + nearest(name, self._hps))
+
+    @staticmethod
+    def _condition_on(name: str, parent_values: Any) -> Any:
+        """Return KerasTuner's condition that the parameter `name` has one of `parent_values`."""
+        if parent_values is None or (isinstance(parent_values, (list, tuple)) and not parent_values):
+            raise ValueError("parent_values must hold at least one value")
+        values = list(parent_values) if isinstance(parent_values, (list, tuple)) else [parent_values]
+        others = [value for value in values if value is not None]
+        condition = Parent(name, others or ["None"])
+        if None in values:  # KerasTuner refuses None
+            condition.values = [_plain(value) for value in values]
+        return condition
 
     def copy(self) -> LazyHyperParameters:
         """Copy the object with its own values.

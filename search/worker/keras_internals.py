@@ -6,13 +6,15 @@ that a process uses it. If the test fails, the public way is used.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import inspect
 import opcode
+import re
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -25,10 +27,13 @@ __all__ = [
     "direction_of_metric",
     "flatten_layers",
     "function_of_metric",
+    "give_unused_name",
     "inherits_direction",
     "learning_rate_of",
     "metrics_within",
     "seed_unseeded_draws",
+    "set_used_names",
+    "used_names",
 ]
 
 # The direction of a metric --------------------------------------------------------------------------------------------
@@ -97,6 +102,68 @@ def function_of_metric(metric: Any) -> Any:
     while isinstance(function, functools.partial):
         function = function.func
     return function
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+# Keras names an object that the user does not name by its class, with the number of names that the class has had.
+
+
+def _counters() -> Any:
+    from keras.src.backend.common import global_state
+
+    fresh: collections.defaultdict[str, int] = collections.defaultdict(int)
+    return global_state.get_global_attribute("object_name_uids", fresh, set_to_default=True)
+
+
+@functools.cache
+def _names_are_counted() -> bool:
+    """Test whether Keras's counters can be read and set. If not, each model is named as the first in its process."""
+    try:
+        before = dict(_counters())
+        _replace_counters({"search_self_test": 1})
+        try:
+            layer = type("SearchSelfTest", (keras.layers.Layer,), {})()
+            works = (layer.name, _counters()["search_self_test"]) == ("search_self_test_1", 2)
+        finally:
+            _replace_counters(before)
+    except Exception:
+        works = False
+    if not works:
+        print(
+            f"search: the names of Keras {keras.__version__} cannot be counted: a model's layers are named without "
+            "regard to those that the space file makes while it is imported"
+        )
+    return works
+
+
+def _replace_counters(counts: Mapping[str, int]) -> None:
+    counters = _counters()
+    counters.clear()
+    counters.update(counts)
+
+
+def used_names() -> dict[str, int]:
+    """Return how many names Keras has given in this process, by prefix: {"dense": 2} for `dense` and `dense_1`."""
+    return dict(_counters()) if _names_are_counted() else {}
+
+
+def set_used_names(counts: Mapping[str, int]) -> None:
+    """Make Keras give names as if it had given `counts`, which are in the form of `used_names`."""
+    if _names_are_counted():
+        _replace_counters(counts)
+
+
+def give_unused_name(model: Any, used: Mapping[str, int]) -> None:
+    """Rename a model that Keras has named, if its name is among those that `used` counts."""
+    if not _names_are_counted():
+        return
+    from keras.src.utils import naming
+
+    prefix = naming.to_snake_case(type(model).__name__)
+    found = re.fullmatch(rf"{re.escape(prefix)}(?:_(\d+))?", model.name)
+    if found is not None and int(found[1] or 0) < used.get(prefix, 0):
+        model.name = naming.auto_name(prefix)
 
 
 # State ----------------------------------------------------------------------------------------------------------------

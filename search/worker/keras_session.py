@@ -1,44 +1,89 @@
 """A clean Keras session for each model: Keras's state of earlier models is cleared, and its random states are set.
 
 Settings that the space file makes for all models, such as a dtype policy, stay. `seeded` sets the random states alone.
+
+Names follow from the user's code alone. Layers that the code makes while it is imported keep their names, and a model's
+layers are numbered after these, in every process and for every model alike.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
+from search.space.file import SPACE_MODULE, Space, SpaceRef, read_space
+from search.space.names import count_names, names_in_modules
+from search.worker.keras_internals import set_used_names, used_names
 from search.worker.runners import distribution
 
-__all__ = ["seeded", "session"]
+__all__ = ["import_space", "names_after", "seeded", "session"]
 
 _seeds: set[int] = set()
 
 
 @contextmanager
-def session(seed: int = 0) -> Iterator[None]:
+def session(seed: int = 0, names: Mapping[str, int] | None = None) -> Iterator[None]:
     """Clear Keras's session, seed all random states with `seed`, and enter the slot's distribution scope.
 
-    Without a cleared session, Keras numbers layers from one model to the next. A trial's layer names must be the same
-    in every worker.
+    Args:
+        names: the names that the model's layers come after, as in `names_after`; none by default.
     """
     settings = keras.config.dtype_policy(), keras.distribution.distribution()
+    before = used_names()
     with _keeping_kernels(seed):
         keras.utils.clear_session(free_memory=False)
+    set_used_names(before)
     _set(*settings)
     try:
-        with distribution.scope():
+        with distribution.scope(), names_after(names or {}):
             with _keeping_kernels(seed):
                 keras.utils.set_random_seed(seed)
             _seeds.add(seed)
             yield
     finally:
         _set(*settings)
+
+
+def import_space(ref: SpaceRef) -> Space:
+    """Run the user's code, and return its functions with the names that are taken then.
+
+    What the code draws while it is imported (a split, a teacher's weights) is the same in every process of the study.
+    """
+    with seeded(ref.seed), names_after({}):
+        space = read_space(ref)
+        found = count_names(names_in_modules(sys.modules[SPACE_MODULE])) if ref.path is not None else {}
+        taken = _highest(_highest(used_names(), space.names), found)
+        set_used_names(taken)
+        return replace(space, names=taken)
+
+
+@contextmanager
+def names_after(names: Mapping[str, int]) -> Iterator[None]:
+    """Make Keras give names as if it had given only `names`. At the end, all names of this process count.
+
+    Without it, names would depend on the models that the process has made before.
+
+    Args:
+        names: the number of names by prefix, as of `used_names`.
+    """
+    before = used_names()
+    set_used_names(names)
+    try:
+        yield
+    finally:
+        set_used_names(_highest(before, used_names()))
+
+
+def _highest(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    return dict(Counter(first) | Counter(second))
 
 
 @contextmanager

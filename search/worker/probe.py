@@ -14,6 +14,7 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,26 +25,38 @@ from keras_tuner.errors import FailedTrialError
 
 from search.errors import SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed
-from search.space.file import Space, describe_error, digest_files, digest_parameters, format_traceback, local_files
+from search.space.domain import Value
+from search.space.file import (
+    Space,
+    describe_error,
+    digest_files,
+    digest_parameters,
+    format_traceback,
+    local_files,
+    without_arguments,
+)
 from search.study.records import DataLoaded
 from search.worker import metrics, outputs
 from search.worker.data import shared
 from search.worker.data.arrays import Data, Split
+from search.worker.data.fingerprint import fingerprint_data
 from search.worker.data.streams import Stream
 from search.worker.hp import Ask, LazyHyperParameters, default_value
 from search.worker.keras_session import session
-from search.worker.runners.choose import choose_runner
-from search.worker.runners.fit import FitRunner, TrainingPlan, make_training_plan
+from search.worker.runners.choose import choose_runner, create_weights
+from search.worker.runners.fit import FitRunner, TrainingPlan, hold_out_validation, make_training_plan
 from search.worker.runners.graph_cache import make_model_key
 from search.worker.runners.logs import scalar_logs
 from search.worker.runners.own_fit import BLACK_BOX, OWN_LOOP, FitCall, call_own_fit, callbacks_of, first_samples
 from search.worker.segment import (
     TrialSetup,
     clear_data,
-    describe_data,
+    count_batches,
+    data_values,
     load_data,
     load_space,
     set_up_trial,
+    taken_names,
     trial_dir,
     trial_folder,
 )
@@ -55,11 +68,18 @@ MAX_CONFIGURATIONS = 20
 """The most configurations that a probe builds, if the user's code rejects the default values."""
 
 
-def run_probe(probe: Probe) -> Probed | ProbeFailed:
-    """Probe a space. An exception of the user's code is reported, never raised."""
+def run_probe(probe: Probe, tell: Callable[[str], None] = print) -> Probed | ProbeFailed:
+    """Probe a space. An exception of the user's code is reported, never raised.
+
+    Args:
+        tell: shows a text to the user while the probe goes on.
+    """
     path = Path(probe.space.path) if probe.space.path else None
     try:
-        return _probe(probe, path)
+        with without_arguments(probe.space):
+            probed = _probe(probe, path, tell)
+            _build_more(probe, path)
+            return probed
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -68,7 +88,7 @@ def run_probe(probe: Probe) -> Probed | ProbeFailed:
         return ProbeFailed(describe_error(error, path, elsewhere=probe.space.label), "" if ours else format_traceback())
 
 
-def _probe(probe: Probe, path: Path | None) -> Probed:
+def _probe(probe: Probe, path: Path | None, tell: Callable[[str], None]) -> Probed:
     space = load_space(probe.space)
     before = shared.module_globals(path)
     for number in range(MAX_CONFIGURATIONS):
@@ -76,15 +96,40 @@ def _probe(probe: Probe, path: Path | None) -> Probed:
         try:
             data = load_data(probe.space, hp)
             shareable = shared.module_globals(path) == before
-            loaded = describe_data(probe.space, data, hp, read_streams=True)
-            with session():
-                return _examine(probe, path, space, hp, data, loaded, shareable=shareable)
+            values = data_values(probe.space, hp)
+            with session(names=taken_names(probe.space)):
+                return _examine(probe, path, space, hp, data, values, tell, shareable=shareable)
         except FailedTrialError as error:
             rejected = error
     raise SpaceError(
         f"{MAX_CONFIGURATIONS} configurations were built, that of the default values first, and each was rejected: "
         f"{describe_error(rejected, path)}: reject fewer, or make the domains smaller"
     ) from rejected
+
+
+def _build_more(probe: Probe, path: Path | None) -> None:
+    """Build the further configurations of the probe: a build may fail with other values than the default ones.
+
+    Raises:
+        SpaceError: in one line, with the values of the first build that fails.
+    """
+    space = load_space(probe.space)
+    for number in range(1, probe.more + 1):
+        hp = LazyHyperParameters(_answers(number), probe.values)
+        try:
+            data = load_data(probe.space, hp)
+            with session(names=taken_names(probe.space)), trial_folder():
+                model = set_up_trial(space, hp).model
+                if space.fit is None:
+                    create_weights(model, data.train)
+        except FailedTrialError:
+            continue  # the user's code rejects these values
+        except (Exception, SystemExit) as error:
+            values = ", ".join(f"{name}={value!r}" for name, value in hp.used_values.items())
+            raise SpaceError(
+                f"with {values} no model can be built ({describe_error(error, path)}): change the domains, or reject "
+                "such values with keras_tuner.errors.FailedTrialError"
+            ) from error
 
 
 def _answers(number: int) -> Ask:
@@ -99,14 +144,16 @@ def _examine(
     space: Space,
     hp: LazyHyperParameters,
     data: Data,
-    loaded: DataLoaded,
+    values: Mapping[str, Value],
+    tell: Callable[[str], None],
     *,
     shareable: bool,
 ) -> Probed:
     """Build a model with default values and train one step.
 
     Args:
-        loaded: the record of `data`.
+        values: the hyperparameters that `load_data` asked for.
+        tell: as in `run_probe`.
         shareable: whether loading the data changed no global name, so that other workers need not load them.
     """
     with trial_folder():
@@ -117,10 +164,15 @@ def _examine(
             "build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, hp.Choice or "
             "hp.Boolean for the values to try"
         )
-    call = FitCall(data, setup.fit_options) if own is None else own.call
+    if own is None:
+        data = count_batches(probe.space, data, setup.fit_options, tell)
+    loaded = DataLoaded(values, fingerprint_data(data, read_streams=True))
+    used = hold_out_validation(data, setup.fit_options) if own is None else data
+    call = FitCall(used, setup.fit_options) if own is None else own.call
     runner, logs = ("", {}) if own is None else (own.runner, scalar_logs(own.logs))
     batch_size = _batch_size(setup.fit_options)
     if call is not None:
+        call = replace(call, data=count_batches(probe.space, call.data, call.options, tell))
         runner = choose_runner(setup.model, call.data, call.options, 0, setup.callbacks, prepare=False).name
         batch_size = _batch_size(call.options)
     summary = io.StringIO()
@@ -141,8 +193,9 @@ def _examine(
         weight_count=int(setup.model.count_params()) if setup.model.built else 0,
         summary=summary.getvalue(),
         batch_size=batch_size,
-        samples=(_samples(data.train), _samples(data.validation) if data.validation else None),
-        batched=(isinstance(data.train, Stream), isinstance(data.validation, Stream)),
+        samples=(_samples(used.train), _samples(used.validation) if used.validation else None),
+        batched=(isinstance(used.train, Stream), isinstance(used.validation, Stream)),
+        validated=used.validation is not None,
         runner=runner,
         versions=installed_versions(),
         tested=data.test is not None,
@@ -158,7 +211,7 @@ def _share(probe: Probe, space: Space, data: Data) -> bool:
 
     A user's `fit` takes the data unprepared, so those are not shared.
     """
-    if probe.share is None or space.data_takes_hp or space.fit is not None or not data.is_arrays:
+    if probe.share is None or space.data_takes_hp or space.fit is not None or not data.is_plain:
         return False
     if data.nbytes < shared.LARGE_BYTES:
         return False

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from search.devices.slots import Slot, apply_slot
-from search.messages import Evaluate, Probe, Segment, Shutdown
+from search.messages import Evaluate, Notice, Probe, Segment, Shutdown
 from search.study.paths import TrialPaths
 from search.worker.channel import PipeChannel
 
@@ -51,7 +51,7 @@ def serve_worker(connection: Connection, slot: Slot, log: str) -> None:
     while True:
         match channel.receive_work():
             case Probe() as probe:
-                channel.send(run_probe(probe))
+                channel.send(run_probe(probe, lambda text: channel.send(Notice(0, text))))
             case Segment() as segment:
                 redirect_output(TrialPaths(Path(segment.folder)).log)
                 run_segment(segment, channel)

@@ -21,9 +21,10 @@ from search.space.domain import Value
 from search.space.file import Space
 from search.study.trial import Objective
 from search.worker.checkpoint import BestWeights
+from search.worker.data import kinds
 from search.worker.data.arrays import Data, Split
 from search.worker.hp import LazyHyperParameters
-from search.worker.runners.fit import TrainingPlan, make_training_plan, validation_arguments
+from search.worker.runners.fit import TrainingPlan, hold_out_validation, make_training_plan, validation_arguments
 from search.worker.runners.logs import scalar_logs
 from search.worker.saved_model_check import describe_difference, tolerances, values_of
 
@@ -50,9 +51,12 @@ def check_objective(
     """
     name = objective.name.removeprefix("val_")
     # A user's `fit` may validate on other data.
-    if data.validation is None or name == objective.name or space.fit is not None or not model.compiled:
+    if name == objective.name or space.fit is not None or not model.compiled:
         return False, ""
     options = space.fit_options(LazyHyperParameters(values=values)) if space.fit_options else {}
+    data = hold_out_validation(data, options)
+    if data.validation is None:
+        return False, ""
     plan = make_training_plan(data, options, seed=0)
     found = _evaluate(model, plan).get(name)
     if found is None:
@@ -100,17 +104,23 @@ def first_inputs(data: Data) -> Any:
     """Return the inputs of the first samples to validate on, or else to train on: arrays in the model's structure."""
     part = data.validation if data.validation is not None else data.train
     if isinstance(part, Split):
-        return part.part(slice(_REFERENCE_SAMPLES)).x
+        return part.take(slice(_REFERENCE_SAMPLES))[0]
     return part.first[0]
 
 
 def save_reference(path: Path, model: Any, inputs: Any) -> None:
-    """Store `inputs` with the model's outputs for them. Nothing is stored if the model cannot be called on them."""
+    """Store `inputs` with the model's outputs for them.
+
+    Nothing is stored if the model cannot be called on them, or if they are sparse or ragged.
+    """
+    leaves = keras.tree.flatten(inputs)
+    if any(kinds.kind_of(leaf) in ("sparse data", "ragged data") for leaf in leaves):
+        return
     try:
         outputs = values_of(model, inputs)
     except Exception:
         return  # a model that only a step of its own can call
-    arrays: dict[str, Any] = {f"input-{i}": leaf for i, leaf in enumerate(keras.tree.flatten(inputs))}
+    arrays: dict[str, Any] = {f"input-{i}": kinds.plain_parts(leaf)[0] for i, leaf in enumerate(leaves)}
     arrays |= {f"output-{i}": leaf for i, leaf in enumerate(outputs)}
     temporary = path.with_suffix(".tmp.npz")
     np.savez(temporary, **arrays)
@@ -128,7 +138,7 @@ def check_reference(path: Path, model: Any, inputs_like: Any) -> str:
             stored = dict(file)
     except (OSError, ValueError, EOFError) as error:
         raise SearchError(f"{path} is damaged ({error}): delete it") from error
-    inputs = [stored[f"input-{i}"] for i in range(len(keras.tree.flatten(inputs_like)))]
+    inputs = [kinds.from_plain(stored[f"input-{i}"]) for i in range(len(keras.tree.flatten(inputs_like)))]
     found = values_of(model, keras.tree.pack_sequence_as(inputs_like, inputs))
     expected = [stored[f"output-{i}"] for i in range(len(found))]
     if describe_difference(expected, found, tolerances(model)) is None:

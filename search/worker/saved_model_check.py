@@ -18,6 +18,7 @@ import numpy as np
 
 from search.errors import SearchError
 from search.worker.data.arrays import Data, Split, spec_from_json
+from search.worker.data.kinds import example_of
 from search.worker.data.streams import Stream
 
 __all__ = [
@@ -124,11 +125,11 @@ def generated_inputs(specs: Any) -> Any:
     """Return inputs with the shapes and dtypes of `specs`. Whole numbers are 0 or 1: any vocabulary has them."""
     random = np.random.default_rng(0)
 
-    def generate(spec: Any) -> Array:
+    def generate(spec: Any) -> Any:
         shape = [_GENERATED_SIZE if size is None else size for size in spec.shape]
         if "float" in spec.dtype:
-            return random.normal(size=shape).astype("float32")
-        return random.integers(0, 2, shape).astype(spec.dtype)
+            return example_of(spec, random.normal(size=shape).astype("float32"))
+        return example_of(spec, random.integers(0, 2, shape).astype("int32" if spec.dtype == "string" else spec.dtype))
 
     x = keras.tree.map_structure(generate, specs)
     return x[0] if isinstance(x, list) and len(x) == 1 else x

@@ -10,7 +10,7 @@ import functools
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,20 +20,28 @@ import keras
 from keras_tuner.errors import FatalError
 
 from search.errors import SearchError, SpaceError
-from search.messages import Answer, Question, Segment
+from search.messages import Answer, Notice, Question, Segment
 from search.space.domain import Parameter, Value
-from search.space.file import Space, SpaceRef, describe_error, describe_type, format_traceback, read_space
+from search.space.file import (
+    Space,
+    SpaceRef,
+    describe_error,
+    describe_type,
+    format_traceback,
+    without_arguments,
+)
 from search.study.paths import TrialPaths
 from search.study.records import Built, DataLoaded, Outcome, SegmentEnded
 from search.worker import model_cache, outputs
 from search.worker.channel import Channel, Interrupted
 from search.worker.data import shared
-from search.worker.data.arrays import Data, prepare_data, spec_to_json
+from search.worker.data.arrays import Data, prepare_data, spec_to_json, split_off
 from search.worker.data.fingerprint import fingerprint_data
 from search.worker.data.streams import Stream
 from search.worker.failures import classify_failure
 from search.worker.hp import LazyHyperParameters
-from search.worker.keras_session import seeded, session
+from search.worker.keras_internals import used_names
+from search.worker.keras_session import import_space, names_after, session
 from search.worker.model_cache import Training
 from search.worker.own_training import BeginAnew, OwnTraining, digest_weights
 from search.worker.recorder import Recorder
@@ -75,16 +83,21 @@ def trial_folder(folder: Path | None = None) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def load_space(ref: SpaceRef) -> Space:
-    """Run the user's code, once per process, and return its functions.
-
-    What the code draws while it is imported (a split, a teacher's weights) is the same in every process of the study.
-    """
-    with seeded(ref.seed):
-        return read_space(ref)
+    """Run the user's code, once per process, and return its functions."""
+    return import_space(ref)
 
 
 _arrays: dict[SpaceRef, Data] = {}
 _counts: dict[tuple[SpaceRef, str], int] = {}
+
+
+_data_names: dict[SpaceRef, Mapping[str, int]] = {}
+"""The names that are taken once the data are loaded, where `load_data` changes a global name of the user's modules."""
+
+
+def taken_names(ref: SpaceRef) -> Mapping[str, int]:
+    """Return the names that a model's layers must come after: those of layers that the user's code may put into it."""
+    return _data_names.get(ref, load_space(ref).names)
 
 
 _reported: set[tuple[SpaceRef, str]] = set()
@@ -103,7 +116,9 @@ def clear_data() -> None:
     """Drop the data, so that they are loaded anew when next needed."""
     _arrays.clear()
     _counts.clear()
+    _data_names.clear()
     _reported.clear()
+    split_off.cache_clear()
     clear_device_copies()
 
 
@@ -121,36 +136,63 @@ def load_data(ref: SpaceRef, hp: Any = None, folder: str | None = None) -> Data:
     if loaded is None:
         # The user's unseeded shuffles and splits must be the same in every process.
         keras.utils.set_random_seed(0)
-        loaded = prepare_data(space.load_data(hp) if space.data_takes_hp else space.load_data())
+        loaded = prepare_data(_call_load_data(ref, space, hp))
+    split_off.cache_clear()
     clear_device_copies()
     if loaded.is_arrays and not space.data_takes_hp:
         _arrays.clear()
         _arrays[ref] = loaded
-    return replace(
-        loaded, train=_counted(ref, "train", loaded.train), validation=_counted(ref, "validation", loaded.validation)
-    )
+    return loaded
 
 
-def _counted(ref: SpaceRef, name: str, part: Any) -> Any:
-    """Return `part`; if it is a stream, with its number of batches, which is counted once per process."""
-    if not isinstance(part, Stream) or part.batches is not None or part.endless:
-        return part
-    key = ref, name
-    if load_space(ref).data_takes_hp or key not in _counts:
-        _counts[key] = part.count()
+def _call_load_data(ref: SpaceRef, space: Space, hp: Any) -> Any:
+    path = Path(ref.path) if ref.path else None
+    before = shared.module_globals(path)
+    with names_after(space.names):
+        raw = space.load_data(hp) if space.data_takes_hp else space.load_data()
+        if shared.module_globals(path) != before:
+            _data_names.setdefault(ref, used_names())
+    return raw
+
+
+def count_batches(ref: SpaceRef, data: Data, options: Mapping[str, Any], tell: Callable[[str], None]) -> Data:
+    """Return `data` with the number of batches of each stream for which the user's options do not say how many to read.
+
+    The batches of what `load_data` returns are counted once per process.
+
+    Args:
+        options: the user's options for `model.fit`.
+        tell: shows a text to the user, if counting takes long.
+    """
+
+    def counted(name: str, part: Any) -> Any:
+        is_known = not isinstance(part, Stream) or part.batches is not None or part.endless
+        return part if is_known or options.get(_STEP_OPTIONS[name]) is not None else _count(ref, name, part, tell)
+
+    return replace(data, train=counted("train", data.train), validation=counted("validation", data.validation))
+
+
+_STEP_OPTIONS = {"train": "steps_per_epoch", "validation": "validation_steps"}
+
+
+def _count(ref: SpaceRef, name: str, part: Stream, tell: Callable[[str], None]) -> Stream:
+    key, space = (ref, name), load_space(ref)
+    if space.data_takes_hp or space.fit is not None or key not in _counts:
+        _counts[key] = part.count(
+            lambda: tell(
+                f"load_data: the batches of the {name} data are being counted, by reading all of them: give "
+                f"{_STEP_OPTIONS[name]} in fit_options, and they are not counted (if they have no end, there is no "
+                "other way)"
+            )
+        )
     elif part.kind == "dataset":
         iter(part.source)  # counting would have advanced its shuffle as well
     return replace(part, batches=_counts[key])
 
 
-def describe_data(ref: SpaceRef, data: Data, hp: LazyHyperParameters, *, read_streams: bool = False) -> DataLoaded:
-    """Return the record of `data`, which `load_data` has just returned for `hp`.
-
-    Args:
-        read_streams: as in `fingerprint_data`.
-    """
-    values = hp.used_values if load_space(ref).data_takes_hp else {}
-    return DataLoaded(values, fingerprint_data(data, read_streams=read_streams))
+def data_values(ref: SpaceRef, hp: LazyHyperParameters) -> Mapping[str, Value]:
+    """Return the values that `load_data` has asked `hp` for, right after it was called; none if it takes no `hp`."""
+    return dict(hp.used_values) if load_space(ref).data_takes_hp else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +246,7 @@ def run_segment(segment: Segment, channel: Channel) -> None:
     epoch, error = segment.from_epoch, None
     outcome: Outcome
     try:
-        with trial_folder(paths.folder):
+        with trial_folder(paths.folder), without_arguments(segment.space):
             recorder = _SegmentRun(segment, channel).run()
         epoch, outcome, error = recorder.epoch, recorder.outcome, recorder.error
     except Interrupted:
@@ -239,29 +281,43 @@ class _SegmentRun:
         self._hp = LazyHyperParameters(self._ask, {**segment.values, **self._hp.used_values})
         model_cache.keep_only((*segment.cached_trials, segment.trial))
         data = load_data(segment.space, self._hp, segment.data)
-        self._report_data(data)
+        values = data_values(segment.space, self._hp)
         if (cached := model_cache.find_cached(segment)) is not None:
+            data = self._report_data(values, data, cached.options)
             recorder = self.make_recorder(data, values=segment.values)
             if recorder.saved is not None:
                 self.train(cached, data, recorder)
                 return recorder
-        with session(segment.seed):
+        with session(segment.seed, taken_names(segment.space)):
             setup = set_up_trial(space, self._hp)
+            # A user's `fit` has its own number of steps.
+            data = self._report_data(values, data, setup.fit_options if space.fit is None else None)
             if space.fit is not None:
                 return self._run_own_fit(setup, data, anew=anew)
             recorder = self.make_recorder(data)
             self.train(self._make_training(setup, data, recorder), data, recorder)
             return recorder
 
-    def _report_data(self, data: Data) -> None:
-        """Report the data, once for each set of values that `load_data` asked for."""
+    def _report_data(self, values: Mapping[str, Value], data: Data, options: Mapping[str, Any] | None) -> Data:
+        """Report the data, once for each set of values that `load_data` asked for. Return them with counted batches.
+
+        Args:
+            options: the user's options for `model.fit`; None if batches are not counted.
+        """
         segment = self._segment
+        if options is not None:
+            data = count_batches(segment.space, data, options, self._tell)
         if segment.data is not None and data.is_arrays:
-            return  # the probe has loaded them for all workers
-        key = json.dumps(self._hp.used_values if self._space.data_takes_hp else {}, sort_keys=True)
+            return data  # the probe has loaded them for all workers
+        key = json.dumps(values, sort_keys=True)
         if (segment.space, key) not in _reported:
             _reported.add((segment.space, key))
-            self._channel.send(describe_data(segment.space, data, self._hp))
+            self._channel.send(DataLoaded(values, fingerprint_data(data)))
+        return data
+
+    def _tell(self, text: str) -> None:
+        print(f"search: {text}", flush=True)
+        self._channel.send(Notice(self._segment.trial, text))
 
     def _ask(self, parameter: Parameter) -> Value:
         self._channel.send(Question(self._segment.trial, parameter))
@@ -311,6 +367,7 @@ class _SegmentRun:
         """
         segment, model, user_callbacks = self._segment, training.model, training.callbacks
         callbacks = [*user_callbacks, recorder]
+        data = count_batches(segment.space, data, training.options, self._tell)
         runner = choose_runner(model, data, training.options, segment.seed, callbacks, segment.fuse, training.model_key)
         self.report_built(model, runner.name)
         if CANNOT_FUSE in runner.name:

@@ -15,6 +15,7 @@ from keras_tuner.engine import hyperparameters as kt
 
 from search.errors import SpaceError
 from search.space.domain import Condition, Domain, Parameter, Value
+from search.tracking.mlflow import loader
 from search.worker.hp import LazyHyperParameters, default_value, parameter_of
 
 
@@ -529,6 +530,60 @@ def test_kerastuners_parameters_are_converted(theirs: Any, domain: Domain, defau
     ]
     assert default_value(parameter) == default
     assert Parameter.from_json(parameter.to_json()) == parameter
+
+
+def in_a_name_scope(hp: Any) -> Any:
+    with hp.name_scope("s"), hp.conditional_scope("a", ["x"]):
+        return hp.Int("child", 1, 3)
+
+
+def by_parent_name(hp: Any) -> Any:
+    with hp.name_scope("s"), hp.name_scope("t"):
+        return hp.Int("child", 1, 3, parent_name="a", parent_values="x")
+
+
+def under_one_more_condition(hp: Any) -> Any:
+    with hp.conditional_scope("b", ["x"]), hp.name_scope("s"), hp.conditional_scope("a", ["x"]):
+        return hp.Int("child", 1, 3)
+
+
+def in_an_outer_name_scope(hp: Any) -> Any:
+    with hp.name_scope("s"):
+        hp.Choice("a", ["y", "x"])
+        with hp.name_scope("t"), hp.conditional_scope("a", ["x"]):
+            return hp.Int("child", 1, 3)
+
+
+PARENTS = {
+    in_a_name_scope: "s/child [a in ['x']]",
+    by_parent_name: "s/t/child [a in ['x']]",
+    under_one_more_condition: "s/child [b in ['x'] and a in ['x']]",
+    in_an_outer_name_scope: "s/t/child [s/a in ['x']]",
+}
+
+
+@pytest.mark.parametrize("ask", PARENTS)
+@pytest.mark.parametrize(("value", "inactive"), [("x", False), ("y", True)])
+def test_a_parent_is_found_in_the_outer_scopes(ask: Callable[[Any], Any], value: str, inactive: bool) -> None:
+    hp = LazyHyperParameters(Source(**{"a": value, "b": "x", "s/a": value}))
+    for name in ("a", "b"):
+        hp.Choice(name, ["x", "y"])
+    assert (ask(hp) is None) == inactive
+    found = hp.inactive_parameters if inactive else hp.parameters
+    assert found[-1].key == PARENTS[ask]
+    rebuilt = loader._hyperparameters(hp.used_values)  # MLflow's way to the same model
+    for name in ("a", "b"):
+        rebuilt.Choice(name, ["x", "y"])
+    assert ask(rebuilt) == ask(hp)
+
+
+def test_a_parent_under_other_conditions_is_refused() -> None:
+    hp = LazyHyperParameters()
+    hp.Choice("a", ["x", "y"])
+    with hp.conditional_scope("a", "x"):
+        hp.Choice("b", ["x", "y"])
+    with pytest.raises(SpaceError, match="asked for only under conditions"), hp.conditional_scope("b", "x"):
+        pass
 
 
 def test_inactive_parameters_are_those_whose_conditions_do_not_hold() -> None:

@@ -49,14 +49,14 @@ def _load_pyfunc(path: str) -> Predictor:
     ways: list[Callable[[Path, dict[str, Any]], Any]] = [_load_with_keras, _build_with_factory]
     if find_custom_objects(folder / MODEL_FILE).functions:
         ways.reverse()
-    with _modules(folder / SPACE_FOLDER), _random_states_kept():
+    with _modules(folder / SPACE_FOLDER), _without_arguments(folder / SPACE_FOLDER), _random_states_kept():
         _set_seed(info.get("seed"))
         try:
             model = ways[0](folder, info)
-        except Exception as first:
+        except (Exception, SystemExit) as first:
             try:
                 model = ways[1](folder, info)
-            except Exception as second:
+            except (Exception, SystemExit) as second:
                 raise RuntimeError(f"the model cannot be loaded: {_describe(first)}; {_describe(second)}") from first
     return Predictor(model, info["inputs"])
 
@@ -172,6 +172,7 @@ def _build_with_factory(folder: Path, info: Mapping[str, Any]) -> Any:
         raise FileNotFoundError("the study's code is not with it")
     if info["space"].endswith(".pkl"):
         parts = pickle.loads((folder / SPACE_FOLDER / info["space"]).read_bytes())
+        _take_names(parts.get("names", {}))
     else:
         parts = vars(importlib.import_module(SPACE_MODULE))
     build = parts.get("build_model") or parts["hypermodel"].build
@@ -181,6 +182,19 @@ def _build_with_factory(folder: Path, info: Mapping[str, Any]) -> Any:
         _call_once(model, info)
     model.load_weights(folder / MODEL_FILE)
     return model
+
+
+def _take_names(names: Mapping[str, int]) -> None:
+    """Make Keras give no name again that an object of the pickled factory has.
+
+    Args:
+        names: the number of names by prefix: {"dense": 2} for `dense` and `dense_1`.
+    """
+    import keras
+
+    for prefix, count in names.items():
+        while keras.backend.get_uid(prefix) < count:
+            pass
 
 
 def _hyperparameters(values: Mapping[str, Any]) -> Any:
@@ -216,9 +230,15 @@ def _hyperparameters(values: Mapping[str, Any]) -> Any:
         def merge(self, hyperparameters: Any, overwrite: bool = True) -> None:
             """Do nothing: the values are those after the merge."""
 
+        def _parent(self, name: str) -> str:
+            """Return the full name of a parent, which is that of the innermost name scope that has one."""
+            scopes = self._name_scopes
+            names: list[str] = [self._get_name(name, scopes[:depth]) for depth in range(len(scopes), -1, -1)]
+            return next((full for full in names if full in self.values), names[0])
+
         @contextlib.contextmanager
         def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
-            name = self._get_name(parent_name)
+            name = self._parent(str(parent_name))
             wanted = list(parent_values) if isinstance(parent_values, (list, tuple)) else [parent_values]
             self.active.append(name in self.values and self.values[name] in wanted)
             try:
@@ -233,10 +253,15 @@ def _call_once(model: Any, info: Mapping[str, Any]) -> None:
     """Create the weights of a model that is built by its first call, with a batch of zeros."""
     import numpy as np
 
-    arrays = {
-        name: np.zeros([1 if size == -1 else size for size in shape], dtype)
-        for name, (dtype, shape) in info["shapes"].items()
-    }
+    def zeros(dtype: str, shape: list[int]) -> Any:
+        sizes = [1 if size == -1 else size for size in shape]
+        if dtype != "string":
+            return np.zeros(sizes, dtype)
+        import tensorflow as tf
+
+        return tf.constant(np.full(sizes, ""))
+
+    arrays = {name: zeros(dtype, shape) for name, (dtype, shape) in info["shapes"].items()}
     model(arrays if info["named"] else [*arrays.values()] if len(arrays) > 1 else next(iter(arrays.values())))
 
 
@@ -264,6 +289,20 @@ def _modules(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
         sys.path.append(str(folder))
         sys.modules.update(aside)
+
+
+@contextlib.contextmanager
+def _without_arguments(folder: Path) -> Iterator[None]:
+    """Make `sys.argv` that of the study's code in `folder`, run as a program without arguments, within this context.
+
+    The code may parse `sys.argv`, which has the arguments of the program that loads the model.
+    """
+    before = sys.argv
+    sys.argv = [str(folder / f"{SPACE_MODULE}.py")]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 class _Search(ModuleType):
@@ -307,5 +346,7 @@ def _random_states_kept() -> Iterator[None]:
         np.random.set_state(before[1])
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"sys.exit({'' if error.code is None else repr(error.code)}) was called"
     return " ".join(f"{type(error).__name__}: {error}".split())[:400]

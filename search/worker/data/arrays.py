@@ -1,8 +1,8 @@
 """The data of a space file's `load_data`, prepared for training: arrays, checked and cast as by Keras, or streams.
 
 A *split* is `(x,)`, `(x, y)` or `(x, y, sample_weight)`. Each of the three is one array, or a dict, list or tuple of
-arrays for models with several inputs or outputs. Lists become tuples, as in Keras before training. Data that come in
-batches are a `Stream`.
+arrays for models with several inputs or outputs. Lists become tuples, as in Keras before training. An array may hold
+numbers, text, sparse or ragged data; see `search.worker.data.kinds`. Data that come in batches are a `Stream`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import keras
 import numpy as np
 
 from search.errors import SpaceError
-from search.worker.data.streams import Stream, as_stream, specs_of
+from search.worker.data import kinds
+from search.worker.data.streams import Stream, as_stream
 
 __all__ = ["Data", "Split", "prepare_data", "spec_from_json", "spec_to_json", "split_off"]
 
 _NAMES = ("x", "y", "sample_weight")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Split:
     """The samples of one split; all arrays have the same length.
 
@@ -51,22 +52,31 @@ class Split:
 
     @property
     def samples(self) -> int:
-        return len(keras.tree.flatten(self.x)[0])
+        return kinds.rows_of(keras.tree.flatten(self.x)[0])
 
     @property
     def x_spec(self) -> Any:
         """Shapes and dtypes of the inputs as `keras.KerasTensor`s, with batch size None."""
-        return specs_of(self.x)
+        return keras.tree.map_structure(kinds.spec_of, self.x)
 
     @property
     def step_spec(self) -> Any:
         """Shapes and dtypes of `step_data` as `keras.KerasTensor`s, with batch size None."""
-        return specs_of(self.step_data)
+        return keras.tree.map_structure(kinds.spec_of, self.step_data)
 
     @property
     def nbytes(self) -> int:
         """Total size of the arrays in bytes."""
-        return sum(array.nbytes for array in keras.tree.flatten(self.packed))
+        return sum(map(kinds.bytes_of, self._leaves))
+
+    @property
+    def special_kinds(self) -> list[str]:
+        """The kinds of those arrays that are not plain numpy arrays of numbers, such as "text"; each once."""
+        return list(dict.fromkeys(kinds.kind_of(leaf) for leaf in self._leaves if not kinds.is_plain(leaf)))
+
+    @property
+    def _leaves(self) -> list[Any]:
+        return [leaf for leaf in keras.tree.flatten(self.packed) if leaf is not None]
 
     def is_equal(self, other: object) -> bool:
         """Return whether `other` has the same samples. Arrays that both share are not compared."""
@@ -75,18 +85,25 @@ class Split:
         mine, others = keras.tree.flatten(self.packed), keras.tree.flatten(other.packed)
         if len(self.packed) != len(other.packed) or len(mine) != len(others):
             return False
-        pairs = zip(mine, others, strict=True)
-        return all(a is b or (a.dtype == b.dtype and np.array_equal(a, b)) for a, b in pairs)
+        return all(a is b or _is_equal(a, b) for a, b in zip(mine, others, strict=True))
 
     def part(self, samples: slice) -> Split:
         """Return the split of the samples in a slice."""
-        take = functools.partial(keras.tree.map_structure, lambda array: None if array is None else array[samples])
+        take = functools.partial(
+            keras.tree.map_structure, lambda array: None if array is None else kinds.rows_at(array, samples)
+        )
         return Split(take(self.x), take(self.y), take(self.sample_weight))
 
     def take(self, indices: Any) -> tuple[Any, ...]:
-        """Return the samples at `indices` (an index array or a slice) in the form of `packed`."""
-        packed: tuple[Any, ...] = keras.tree.map_structure(lambda array: array[indices], self.packed)
+        """Return the samples at `indices` (an index array or a slice) as a batch, in the form of `packed`."""
+        packed: tuple[Any, ...] = keras.tree.map_structure(
+            lambda array: kinds.batch_of(kinds.rows_at(array, indices)), self.packed
+        )
         return packed
+
+
+def _is_equal(a: Any, b: Any) -> bool:
+    return kinds.is_plain(a) and kinds.is_plain(b) and a.dtype == b.dtype and np.array_equal(a, b)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +125,23 @@ class Data:
         return not any(isinstance(part, Stream) for part in (self.train, self.validation, self.test))
 
     @property
+    def is_plain(self) -> bool:
+        """True if all splits are plain numpy arrays of numbers."""
+        parts = [part for part in (self.train, self.validation, self.test) if part is not None]
+        return all(isinstance(part, Split) and not part.special_kinds for part in parts)
+
+    @property
     def nbytes(self) -> int:
         """Total size of the arrays in bytes."""
         return sum(part.nbytes for part in (self.train, self.validation, self.test) if isinstance(part, Split))
 
 
 def prepare_data(raw: Any) -> Data:
-    """Convert the return value of `load_data` to numpy arrays with floats in `keras.config.floatx()`, or to streams.
+    """Convert the return value of `load_data` to arrays with floats in `keras.config.floatx()`, or to streams.
 
     Args:
         raw: `(train, validation)` or `(train, validation, test)`. Each is a stream or consists of arrays that
-            `numpy.asarray` accepts: from numpy, pandas (a Series becomes a column, as in Keras), or tensors.
+            `model.fit` takes: from numpy, pandas (a Series becomes a column, as in Keras), SciPy, or tensors.
 
     Raises:
         SpaceError: in one line, for anything else, for no samples, and for unequal numbers of samples.
@@ -133,6 +156,8 @@ def prepare_data(raw: Any) -> Data:
         for part, name in zip((*raw, None), ("train", "validation", "test"), strict=False)
     )
     assert train is not None
+    if isinstance(test, Stream) and test.endless:
+        raise SpaceError("load_data: test has no end, so its evaluation would have none: return it with .take(batches)")
     return Data(train, validation, test, raw)
 
 
@@ -140,8 +165,12 @@ def _prepare_split(raw: Any, name: str) -> Split | Stream:
     return as_stream(raw, name) or _make_split(raw, name)
 
 
+@functools.lru_cache(maxsize=4)
 def split_off(split: Split, fraction: float) -> tuple[Split, Split]:
-    """Split off the last `fraction` of the samples for validation, as Keras does for `validation_split`."""
+    """Split off the last `fraction` of the samples for validation, as Keras does for `validation_split`.
+
+    The same split gives the same parts, so that trials share their copies on a device.
+    """
     at = math.floor(split.samples * (1.0 - fraction))
     if not 0 < at < split.samples:
         raise SpaceError(f"validation_split={fraction} leaves nothing to train or to validate on: give another")
@@ -166,33 +195,10 @@ def _make_split(raw: Any, name: str) -> Split:
 
 def _to_arrays(value: Any, where: str) -> Any:
     """Return `value` with every leaf as a numpy array and every list as a tuple."""
-    arrays = keras.tree.map_structure(lambda leaf: _to_array(leaf, where), value)
+    arrays = keras.tree.map_structure(lambda leaf: kinds.to_array(leaf, where), value)
     if not keras.tree.flatten(arrays):
         raise SpaceError(f"load_data: {where} holds no array: return at least one")
     return keras.tree.lists_to_tuples(arrays)
-
-
-def _to_array(leaf: Any, where: str) -> np.ndarray[Any, Any]:
-    if not hasattr(leaf, "__array__"):
-        raise SpaceError(f"load_data: {where} holds {_kind(leaf)}, which is no array: return numpy arrays")
-    try:
-        array = np.asarray(leaf)
-    except Exception as error:
-        raise SpaceError(
-            f"load_data: {where} cannot be made a numpy array ({type(error).__name__}: {error}): return dense arrays"
-        ) from error
-    # Extension types such as bfloat16 are of kind V.
-    is_float = array.dtype.kind == "f" or "float" in array.dtype.name
-    if array.dtype.kind not in "biufc" and not is_float:
-        raise SpaceError(
-            f"load_data: {where} is of dtype {array.dtype}: return numbers, encode text and categories first"
-        )
-    if array.ndim == 0:
-        raise SpaceError(f"load_data: {where} is a single value: return an array with one row for each sample")
-    if is_float and array.dtype.name != keras.config.floatx():
-        array = array.astype(keras.config.floatx())
-    # Keras makes a pandas Series a column.
-    return array[:, None] if hasattr(leaf, "iloc") and array.ndim == 1 else array
 
 
 def _nest_weights(weight: Any, y: Any, name: str) -> Any:
@@ -212,7 +218,7 @@ def _nest_weights(weight: Any, y: Any, name: str) -> Any:
 
 def _check_lengths(split: Split, name: str) -> None:
     counts = {
-        label: {len(array) for array in keras.tree.flatten(part)}
+        label: {kinds.rows_of(array) for array in keras.tree.flatten(part)}
         for label, part in zip(_NAMES, (split.x, split.y, split.sample_weight), strict=True)
         if part is not None
     }
@@ -239,7 +245,16 @@ def spec_to_json(x_spec: Any) -> Any:
         return {"dict": {name: spec_to_json(item) for name, item in x_spec.items()}}
     if isinstance(x_spec, (list, tuple)):
         return {"tuple": [spec_to_json(item) for item in x_spec]}
-    return {"shape": list(x_spec.shape), "dtype": x_spec.dtype}
+    found = {"shape": list(x_spec.shape), "dtype": x_spec.dtype}
+    if getattr(x_spec, "sparse", False):
+        found["sparse"] = True
+    if getattr(x_spec, "ragged", False):
+        found |= {"ragged": True, **{name: getattr(x_spec, name) for name in _RAGGED}}
+    return found
+
+
+_RAGGED = ("ragged_rank", "row_splits_dtype")
+"""Attributes of a ragged `keras.KerasTensor`."""
 
 
 def spec_from_json(data: Any) -> Any:
@@ -248,4 +263,4 @@ def spec_from_json(data: Any) -> Any:
         return {name: spec_from_json(item) for name, item in data["dict"].items()}
     if "tuple" in data:
         return tuple(spec_from_json(item) for item in data["tuple"])
-    return keras.KerasTensor(tuple(data["shape"]), data["dtype"])
+    return keras.KerasTensor(**data)

@@ -1,7 +1,7 @@
 """The fingerprint of data: their shapes, dtypes and checksums, as texts that a later process compares.
 
-Of a stream the fingerprint has the kind, the number of batches and the shapes of a batch. The checksum of its first
-batch is there only if two readings agree: an unseeded shuffle makes them differ.
+Of a stream the fingerprint has the number of batches, if it is known, and the shapes of a batch. The checksum of its
+first batch is there only if two readings agree: an unseeded shuffle makes them differ.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from search.worker.data import kinds
 from search.worker.data.arrays import Data, Split
 from search.worker.data.streams import Stream
 
@@ -38,7 +39,9 @@ def fingerprint_data(data: Data, *, read_streams: bool = False) -> dict[str, dic
 def _fingerprint(part: Split | Stream, read_streams: bool) -> dict[str, str]:
     if isinstance(part, Split):
         return _describe(dict(zip(_NAMES, part.packed, strict=False)))
-    found = {"batches": "endless" if part.endless else str(part.batches)}
+    found = {"batches": "endless"} if part.endless else {}
+    if part.batches is not None:
+        found["batches"] = str(part.batches)
     if part.kind == "dataset":
         found["batch"] = str(part.source.element_spec).replace(" ", "")
     if read_streams:
@@ -59,14 +62,23 @@ def _describe(parts: Mapping[str, Any]) -> dict[str, str]:
         leaves = keras.tree.flatten(part)
         for number, leaf in enumerate(leaves):
             if leaf is not None:
-                array = np.asarray(leaf)
-                shape = ",".join(map(str, array.shape))
-                found[name if len(leaves) == 1 else f"{name} {number}"] = f"{array.dtype}[{shape}] {_checksum(array)}"
+                found[name if len(leaves) == 1 else f"{name} {number}"] = f"{_type_of(leaf)} {_checksum(leaf)}"
     return found
 
 
-def _checksum(array: np.ndarray[Any, Any]) -> str:
-    """Return a checksum of an array, 8 hexadecimal digits."""
-    if array.nbytes > SAMPLE_BYTES and array.ndim:
-        array = array[:: math.ceil(array.nbytes / SAMPLE_BYTES)]
-    return f"{zlib.crc32(np.ascontiguousarray(array).tobytes()):08x}"
+def _type_of(leaf: Any) -> str:
+    """Return the kind, dtype and shape of an array, as "float32[1437,64]" or "sparse:float32[1437,64]"."""
+    kind = kinds.kind_of(leaf).partition(" ")[0]
+    array = np.asarray(leaf) if kind == "numbers" else leaf
+    dtype, shape = (array.dtype, ",".join(map(str, array.shape)))
+    return f"{dtype}[{shape}]" if kind == "numbers" else f"{kind}:{dtype.name}[{shape}]"
+
+
+def _checksum(leaf: Any) -> str:
+    """Return a checksum of an array of any kind, 8 hexadecimal digits."""
+    found = 0
+    for array in kinds.plain_parts(leaf):
+        if array.nbytes > SAMPLE_BYTES and array.ndim:
+            array = array[:: math.ceil(array.nbytes / SAMPLE_BYTES)]
+        found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
+    return f"{found:08x}"

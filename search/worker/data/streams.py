@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,8 +29,12 @@ import numpy as np
 
 from search.errors import SpaceError
 from search.study.trial import derive_seed
+from search.worker.data import kinds
 
-__all__ = ["Stream", "as_stream", "for_evaluation", "for_training", "specs_of", "steps_of"]
+__all__ = ["Stream", "as_stream", "for_evaluation", "for_training", "steps_of"]
+
+COUNTING_SECONDS = 2.0
+"""Time after which the user is told that batches are counted, in seconds."""
 
 StreamKind = Literal["dataset", "pydataset", "function"]
 
@@ -53,15 +58,25 @@ class Stream:
         """Return an iterator over the batches of a pass, as the source yields them."""
         return iter(self.source() if self.kind == "function" else self.source)
 
-    def count(self) -> int:
-        """Return the number of batches in a pass, counting them if it is unknown."""
+    def count(self, tell: Callable[[], None] = lambda: None) -> int:
+        """Return the number of batches in a pass, counting them if it is unknown.
+
+        Args:
+            tell: called once, if counting takes longer than `COUNTING_SECONDS`.
+        """
         if self.batches is not None:
             return self.batches
-        return sum(1 for _ in self.one_pass())
+        due, count = time.monotonic() + COUNTING_SECONDS, 0
+        for _ in self.one_pass():
+            count += 1
+            if time.monotonic() > due:
+                tell()
+                due = float("inf")
+        return count
 
     @property
     def first(self) -> tuple[Any, ...]:
-        """The first batch, as numpy arrays."""
+        """The first batch; see `pack_batch`."""
         batch = self.source[0] if self.kind == "pydataset" else next(self.one_pass(), None)
         if batch is None:
             raise SpaceError("load_data: a pass over the data has no batches: return at least one")
@@ -79,21 +94,23 @@ class Stream:
     @property
     def step_spec(self) -> Any:
         """Shapes and dtypes of a batch as a `train_step` takes it, as `keras.KerasTensor`s with batch size None."""
-        return specs_of(self.source.element_spec if self.kind == "dataset" else self.first)
-
-
-def specs_of(batch: Any) -> Any:
-    """Return the shapes and dtypes of arrays or tensors as `keras.KerasTensor`s, with batch size None."""
-    return keras.tree.map_structure(lambda leaf: keras.KerasTensor((None, *leaf.shape[1:]), leaf.dtype.name), batch)
+        if self.kind == "dataset":
+            return keras.tree.map_structure(kinds.spec_of_type, self.source.element_spec)
+        return keras.tree.map_structure(kinds.spec_of, self.first)
 
 
 def pack_batch(batch: Any) -> tuple[Any, ...]:
-    """Return a batch as a tuple of numpy arrays, or of structures of them."""
+    """Return a batch as a tuple of numpy arrays, or of structures of them.
+
+    Text, sparse and ragged data stay tensors.
+    """
     parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     return tuple(keras.tree.map_structure(_as_array, part) for part in parts)
 
 
 def _as_array(leaf: Any) -> Any:
+    if kinds.kind_of(leaf) != "numbers":
+        return kinds.batch_of(leaf)
     return np.asarray(keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else leaf)
 
 
@@ -113,8 +130,15 @@ def as_stream(value: Any, name: str) -> Stream | None:
     if callable(value):
         return Stream("function", value, None, False)
     if "DataLoader" in classes:
-        return Stream("function", value.__iter__, len(value) if hasattr(value, "__len__") else None, False)
+        return Stream("function", value.__iter__, _length_of(value), False)
     return None
+
+
+def _length_of(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None  # that of an IterableDataset
 
 
 # Feeding Keras --------------------------------------------------------------------------------------------------------
@@ -148,14 +172,17 @@ def for_evaluation(stream: Stream, steps: int | None) -> Any:
 
 
 def _as_tuple(batch: Any) -> tuple[Any, ...]:
-    return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    return tuple(keras.tree.map_structure(kinds.batch_of, part) for part in parts)
 
 
 def _skip_batches(stream: Stream, skip: int) -> Any:
     """Return the dataset of `stream`, repeated, without its first `skip` batches."""
     dataset = stream.source
+    if stream.endless:
+        return dataset.skip(skip)
     if stream.batches is None:
-        return dataset.skip(skip)  # it is endless
+        return dataset.repeat().skip(skip)
     passes, rest = divmod(skip, stream.batches)
     for _ in range(passes):
         iter(dataset)
@@ -195,20 +222,24 @@ def _function_epochs(
     stream: Stream, steps: int, from_epoch: int, seed: int, shuffle: bool
 ) -> Iterator[Iterator[ReadBatch]]:
     skip = from_epoch * steps
-    rest = skip % stream.batches if stream.batches else skip
-    passes = itertools.islice(_passes(stream), rest, None)
+    batches = _batches_from(stream, skip % stream.batches if stream.batches else skip)
     while True:
-        yield (functools.partial(next, passes) for _ in range(steps))
+        yield (functools.partial(next, batches) for _ in range(steps))
 
 
-def _passes(stream: Stream) -> Iterator[Any]:
+def _batches_from(stream: Stream, skip: int) -> Iterator[Any]:
+    """Yield the batches of successive passes without the first `skip`. Passes are alike, so one shows their length."""
     while True:
-        empty = True
+        count = 0
         for batch in stream.one_pass():
-            empty = False
-            yield batch
-        if empty:
+            count += 1
+            if skip:
+                skip -= 1
+            else:
+                yield batch
+        if not count:
             raise SpaceError("load_data: a pass over the data has no batches: return at least one")
+        skip %= count
 
 
 class _Reader:
@@ -266,7 +297,10 @@ def _tensor_spec(a: Any, b: Any) -> Any:
 
     a, b = _as_array(a), _as_array(b)
     sizes = [one if one == other else None for one, other in zip(a.shape, b.shape, strict=True)]
-    return tf.TensorSpec([None, *sizes[1:]], a.dtype)
+    kind, shape = kinds.kind_of(a), [None, *sizes[1:]]
+    if kind == "ragged data":
+        return tf.RaggedTensorSpec(shape, a.dtype, a.ragged_rank, a.row_splits.dtype)
+    return tf.SparseTensorSpec(shape, a.dtype) if kind == "sparse data" else tf.TensorSpec(shape, a.dtype)
 
 
 class _InOrder(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
+import numpy as np
 
 from search.errors import SpaceError
 from search.worker.data.arrays import Data, Split
+from search.worker.data.kinds import example_of, is_dense
 from search.worker.data.streams import Stream
 from search.worker.runners import distribution
 from search.worker.runners.fit import FitRunner, TrainingPlan, make_training_plan
@@ -171,7 +173,10 @@ def call_on_specs(model: Any, x_spec: Any) -> Any:
 
 
 def _zeros(spec: Any) -> Any:
-    return keras.ops.zeros(tuple(1 if size is None else size for size in spec.shape), spec.dtype)
+    shape = tuple(1 if size is None else size for size in spec.shape)
+    if is_dense(spec):
+        return keras.ops.zeros(shape, spec.dtype)
+    return example_of(spec, np.zeros(shape, "int32" if spec.dtype == "string" else spec.dtype))
 
 
 def _reason_against_fusing(
@@ -182,6 +187,9 @@ def _reason_against_fusing(
         return f"Keras runs on {keras.config.backend()}"
     if isinstance(plan.train, Stream) or isinstance(plan.validation, Stream):
         return "data that come in batches"
+    special = [kind for part in (plan.train, plan.validation) if part is not None for kind in part.special_kinds]
+    if special:
+        return special[0]
     return _reason_of_model(model) or _reason_of_options(plan, fit_options) or _reason_of_callbacks(callbacks)
 
 

@@ -18,10 +18,11 @@ import numpy as np
 
 from search.errors import SpaceError, nearest
 from search.study.trial import derive_seed
-from search.worker.data.arrays import Data, Split
+from search.worker.data import kinds
+from search.worker.data.arrays import Data, Split, split_off
 from search.worker.data.streams import Stream, for_evaluation, for_training, steps_of
 
-__all__ = ["FitRunner", "TrainingPlan", "make_training_plan", "validation_arguments"]
+__all__ = ["FitRunner", "TrainingPlan", "hold_out_validation", "make_training_plan", "validation_arguments"]
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -30,7 +31,6 @@ _RESERVED_OPTIONS = {
     "y": "the training data come from load_data",
     "sample_weight": "return (x, y, sample_weight) from load_data",
     "validation_data": "return (train, validation) from load_data",
-    "validation_split": "return (train, validation) from load_data",
     "epochs": "the search decides it",
     "initial_epoch": "the search decides it",
     "callbacks": "return them from callbacks(hp)",
@@ -103,6 +103,7 @@ def make_training_plan(data: Data, options: Mapping[str, Any], seed: int) -> Tra
     shuffle = user_options.get("shuffle", True)
     if not isinstance(shuffle, (bool, np.bool_)):
         raise SpaceError(f"fit_options returned shuffle={shuffle!r}: use True or False")
+    data = hold_out_validation(data, options)
     train, class_weight = data.train, user_options.get("class_weight")
     if isinstance(train, Stream):
         if user_batch_size is not None:
@@ -129,6 +130,29 @@ def make_training_plan(data: Data, options: Mapping[str, Any], seed: int) -> Tra
         class_weight=class_weight,
         validation_steps=validation_steps,
     )
+
+
+def hold_out_validation(data: Data, options: Mapping[str, Any]) -> Data:
+    """Return `data` with the last part of the training samples for validation, if the user's options ask for it.
+
+    As in `model.fit`, the option `validation_split` has no effect if there are validation data.
+
+    Raises:
+        SpaceError: in one line, for an invalid fraction, and for data that come in batches.
+    """
+    fraction = options.get("validation_split")
+    if fraction is None or (isinstance(fraction, (int, float, np.number)) and not fraction):
+        return data
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float, np.number)) or not 0 < fraction < 1:
+        raise SpaceError(f"fit_options returned validation_split={fraction!r}: use a fraction between 0 and 1")
+    if data.validation is not None:
+        return data
+    if isinstance(data.train, Stream):
+        raise SpaceError(
+            "fit_options returned validation_split: that needs arrays, return (train, validation) from load_data"
+        )
+    train, validation = split_off(data.train, float(fraction))
+    return replace(data, train=train, validation=validation)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
@@ -158,7 +182,7 @@ def _class_to_sample_weights(train: Split, class_weight: Any) -> np.ndarray[Any,
         raise SpaceError("fit_options returned class_weight that is no dict: give {class index: weight}")
     if train.sample_weight is not None:
         raise SpaceError("fit_options returned class_weight, and load_data sample weights: give one of the two")
-    if y is None or keras.tree.is_nested(y) or y.ndim > 2:
+    if y is None or keras.tree.is_nested(y) or not kinds.is_plain(y) or y.ndim > 2:
         raise SpaceError(
             "fit_options returned class_weight: that needs one output with one label (or row) for each sample"
         )

@@ -30,6 +30,7 @@ from search.errors import SpaceError
 from search.space.file import Space, describe_type
 from search.study.trial import Objective
 from search.worker.data.arrays import Data, Split, prepare_data, split_off
+from search.worker.data.kinds import is_array_like
 from search.worker.data.streams import Stream
 from search.worker.runners.logs import scalar_logs
 
@@ -284,7 +285,7 @@ def _is_same(a: Any, b: Any) -> bool:
 
 
 def _is_arrays(value: Any) -> bool:
-    return all(hasattr(leaf, "__array__") for leaf in keras.tree.flatten(value))
+    return all(is_array_like(leaf) for leaf in keras.tree.flatten(value))
 
 
 # Results --------------------------------------------------------------------------------------------------------------

@@ -198,6 +198,45 @@ def test_custom_objects_of_a_file_are_found_without_keras(models: Path) -> None:
     assert found["custom"].classes == {("layers", "Times", "Times"), ("layers", "Registered", "Custom>Registered")}
 
 
+PARSING = """
+import argparse
+
+import keras
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--scale", type=float, default=2.0)
+scale = parser.parse_args().scale
+
+
+def build_model(hp):
+    return keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x * scale), keras.layers.Dense(1)])
+"""
+
+
+def test_the_code_of_a_model_gets_no_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: dict[str, Any] = {}
+    monkeypatch.setattr(sys, "argv", ["space.py"])
+    exec(PARSING, written)
+    monkeypatch.setattr(sys, "argv", ["serve.py", "--port", "80"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for folder in ("data", "space"):
+        (tmp_path / folder).mkdir()
+    code = tmp_path / "space" / "search_space.py"
+    code.write_text(PARSING)
+    model = written["build_model"](None)
+    model.save(tmp_path / "data" / "model.keras")
+    info = {"keras_backend": "tensorflow", "inputs": [], "space": code.name, "params": {}}
+    (tmp_path / "loader.json").write_text(json.dumps(info))
+    x = np.ones((3, 2), "float32")
+    found = loader._load_pyfunc(str(tmp_path)).predict(x)
+    np.testing.assert_array_equal(found, model.predict(x, verbose=0))
+    assert sys.argv == ["serve.py", "--port", "80"]
+    code.write_text("import sys; sys.exit(3)")
+    monkeypatch.setattr("keras.saving.load_model", lambda *_, **__: sys.exit())
+    with pytest.raises(RuntimeError, match=r"loaded: sys.exit\(3\) was called; sys.exit\(\)"):
+        loader._load_pyfunc(str(tmp_path))
+
+
 def test_a_factory_gets_the_trials_values_and_defaults_for_what_was_not_searched() -> None:
     import keras_tuner
 

@@ -77,11 +77,14 @@ def test_prepared_splits_are_frozen():
         (((X, [0, 1, 0, 1]), None), "train y holds a int"),
         (((X, np.float32(3)), None), "single value"),
         (((np.array(["a", "b"]), Y), None), "encode text"),
-        (((X, pd.Series(["a", "b", "c", "d"]).to_numpy(object)), None), "dtype object"),
+        (((X, pd.Series(["a", "b", "c", "d"])), None), "train y is a pandas Series of text"),
+        (((np.array([["a"]] * 4, dtype=object), Y), None), "dtype object: Keras takes text only as a tensor"),
+        (((np.array([[1], [2, 3]] * 2, dtype=object), Y), None), "unequal lengths"),
         (((X, [Y, Y], [Y, Y, Y]), None), "not nested as train y"),
         (((i for i in range(3)), None), "train is a generator, which can be read only once: return the function"),
         (((keras.utils.PyDataset(), Y), None), "train x holds a PyDataset, which is no array"),
-        (((tf.sparse.from_dense(X), Y), None), "train x"),
+        (((tf.sparse.from_dense(Y), Y), None), "train x is a sparse vector"),
+        (((X, Y), None, tf.data.Dataset.from_tensors((X, Y)).repeat()), "test has no end"),
     ],
 )
 def test_unusable_data_are_refused_in_one_line(raw, found):

@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from search.driver.checks import objective_of
 from search.errors import SpaceError
 from search.executors.inline import InlineExecutor
-from search.messages import Evaluate, Evaluated, Segment
+from search.messages import Evaluate, Evaluated, Notice, Probe, Probed, Segment
+from search.options import Options
 from search.space.file import SpaceRef
 from search.study.records import Built
 from search.study.trial import Objective
 from search.testing.executors import Conversation
+from search.worker.data import streams
 from search.worker.data.arrays import prepare_data
 from search.worker.data.streams import as_stream, for_training
 from search.worker.runners.fit import make_training_plan
+from search.worker.segment import clear_caches
 
 SPACE = """
 import keras
@@ -56,6 +60,20 @@ def batches(x, y):
     return make
 
 
+def endless(x, y):
+    def make():
+        for _ in range(20):
+            yield from batches(x, y)()
+        raise AssertionError("read to its end")
+
+    return make
+
+
+def generated(data):
+    specs = tuple(tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in data)
+    return tf.data.Dataset.from_generator(endless(*data), output_signature=specs)
+
+
 def dataset(data):
     return tf.data.Dataset.from_tensor_slices(data)
 
@@ -67,6 +85,8 @@ KINDS = dict(
     pydataset=lambda: (Sequence(*TRAIN), Sequence(*VALIDATION), Sequence(*TEST)),
     threads=lambda: (Sequence(*TRAIN, workers=3), Sequence(*VALIDATION)),
     function=lambda: (batches(*TRAIN), batches(*VALIDATION), batches(*TEST)),
+    generated=lambda: (generated(TRAIN), endless(*VALIDATION)),
+    repeated=lambda: (endless(*TRAIN), dataset(VALIDATION).batch(8).repeat()),
     mixed=lambda: (TRAIN, dataset(VALIDATION).batch(8), TEST),
 )
 
@@ -126,6 +146,8 @@ class Study:
         ("threads", "{}"),
         ("function", "{}"),
         ("function", "dict(steps_per_epoch=4)"),
+        ("uncounted", "dict(steps_per_epoch=4)"),
+        ("generated", "dict(steps_per_epoch=4, validation_steps=2)"),
         ("mixed", "{}"),
     ],
 )
@@ -161,6 +183,36 @@ def test_test_data_are_evaluated_on_the_best_weights(tmp_path: Path, kind: str) 
     assert (evaluated.error, evaluated.warning) == (None, "")
     assert evaluated.logs is not None
     assert 0 < evaluated.logs["loss"] < 100
+
+
+@pytest.mark.parametrize("kind", ["generated", "repeated"])
+def test_data_without_an_end_are_not_counted(tmp_path: Path, kind: str) -> None:
+    study = Study(tmp_path, kind, "dict(steps_per_epoch=4, validation_steps=2)")
+    probed = InlineExecutor().probe(Probe(study.ref))
+    assert isinstance(probed, Probed), probed
+    assert (probed.validated, probed.samples) == (True, (None, None))
+    assert "val_loss" in probed.metrics
+    assert objective_of(Options(), probed).name == "val_loss"
+    assert study.train(0, 0, 2).end.outcome == "reached"
+
+
+def test_counting_that_takes_long_is_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = Study(tmp_path, "function")
+    InlineExecutor().probe(Probe(study.ref))
+    assert "counted" not in capsys.readouterr().err
+    monkeypatch.setattr(streams, "COUNTING_SECONDS", -1.0)
+    probed = InlineExecutor().probe(Probe(study.ref))
+    assert isinstance(probed, Probed), probed
+    assert probed.samples == (6, 3)
+    train, validation = capsys.readouterr().err.splitlines()
+    assert "the batches of the train data are being counted" in train
+    assert "give steps_per_epoch in fit_options" in train
+    assert "give validation_steps in fit_options" in validation
+    clear_caches()  # as in another process
+    texts = [message.text for message in study.train(0, 0, 1).messages if isinstance(message, Notice)]
+    assert texts == [train, validation]
 
 
 def test_several_threads_read_the_batches_of_one_thread(tmp_path: Path) -> None:
@@ -201,6 +253,21 @@ def test_a_function_is_advanced_past_completed_epochs() -> None:
     assert [int(next(feed)[0][0]) for _ in range(5)] == [1, 2, 0, 1, 2]
 
 
+def test_a_function_of_unknown_length_is_advanced_without_reading_each_past_pass() -> None:
+    read = []
+
+    def make() -> Any:
+        for i in range(3):
+            read.append(i)
+            yield (np.full(1, i),)
+
+    stream = as_stream(make, "train")
+    assert stream is not None
+    feed = iter(for_training(stream, 2, from_epoch=50))
+    assert [int(next(feed)[0][0]) for _ in range(3)] == [1, 2, 0]
+    assert len(read) < 20
+
+
 @pytest.mark.parametrize(
     ("raw", "options", "message"),
     [
@@ -212,6 +279,7 @@ def test_a_function_is_advanced_past_completed_epochs() -> None:
             "without an end.*validation_steps",
         ),
         ((tf.data.Dataset.from_tensors((X, X)), None), {"batch_size": 8}, "batch_size: leave it out"),
+        ((tf.data.Dataset.from_tensors((X, X)), None), {"validation_split": 0.5}, "that needs arrays"),
     ],
 )
 def test_unreadable_data_are_refused_in_one_line(raw: Any, options: dict[str, Any], message: str) -> None:

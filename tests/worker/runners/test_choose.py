@@ -361,7 +361,7 @@ def test_a_distribute_strategy_is_not_fused():
         ({"epochs": 3}, "the search decides it"),
         ({"validation_freq": 2}, "every epoch is compared"),
         ({"callbacks": []}, "callbacks(hp)"),
-        ({"validation_split": 0.1}, "load_data"),
+        ({"validation_split": 1.5}, "a fraction between 0 and 1"),
         ({"batchsize": 3}, "Did you mean 'batch_size'?"),
         ({"batch_size": 0}, "whole number of at least 1"),
         ({"batch_size": 3.5}, "whole number of at least 1"),
@@ -400,3 +400,31 @@ def test_created_weights_leave_the_batch_size_dynamic_and_draw_nothing():
     state = [keras.ops.convert_to_numpy(v) for v in other.variables if "seed" in v.path]
     create_weights(other, train)
     assert np.array_equal(state, [keras.ops.convert_to_numpy(v) for v in other.variables if "seed" in v.path])
+
+
+@pytest.mark.parametrize("options", [{}, {"class_weight": {0: 1.0, 1: 5.0}}])
+def test_a_validation_split_is_that_of_fit(options):
+    options = {"validation_split": 0.3, "shuffle": False, **options}
+    plain = same_start().fit(X, Y, epochs=2, verbose=0, **options).history
+    for fuse in (True, False):
+        record, model = Record(), same_start()
+        choose_runner(model, prepare_data(((X, Y), None)), options, 1, [record], fuse).run(0, 2, [record])
+        found = [dict(event[2]) for event in record.events if event[0] == "epoch_end"]
+        for name, values in plain.items():
+            assert [logs[name] for logs in found] == pytest.approx(values, rel=1e-5), name
+
+
+def same_start():
+    keras.utils.set_random_seed(3)
+    return sequential(layers.Input((6,)))
+
+
+def test_trials_share_the_parts_of_a_validation_split():
+    data = prepare_data(((X, Y), None))
+    first, second = (make_training_plan(data, {"validation_split": 0.3}, seed) for seed in (1, 2))
+    assert first.train is second.train
+    assert (first.arrays.samples, first.validation.samples) == (49, 21)
+    given = prepare_data(((X, Y), (X[:5], Y[:5])))
+    assert make_training_plan(given, {"validation_split": 0.3}, 1).validation.samples == 5, "as in fit"
+    for nothing in (0, 0.0, None):
+        assert make_training_plan(data, {"validation_split": nothing}, 1).validation is None
