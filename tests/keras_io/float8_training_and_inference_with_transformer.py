@@ -1,4 +1,4 @@
-"""A small transformer that trains in float8, or in mixed precision."""
+"""A small transformer that trains in float8."""
 
 import keras
 import numpy as np
@@ -39,7 +39,10 @@ def build_model(hp):
     x = layers.Dense(16, activation="relu")(x)
     outputs = layers.Dense(1, activation="sigmoid")(x)
     model = keras.Model(inputs=token_id_input, outputs=outputs)
-    if hp.Boolean("float8", default=True):
-        model.quantize("float8")
-    model.compile(optimizer="adam", loss="binary_crossentropy", metrics=["accuracy"])
+    model.quantize("float8")
+    model.compile(
+        optimizer=keras.optimizers.Adam(hp.Float("learning_rate", 1e-3, 1e-2, sampling="log")),
+        loss="binary_crossentropy",
+        metrics=["accuracy"],
+    )
     return model
