@@ -314,7 +314,7 @@ class Exported:
 
     Attributes:
         signature: `inputs` and `outputs`, each a list of {"name": str | None, "dtype": str, "shape": [int]}. A size of
-            -1 is dynamic, as the batch size is.
+            -1 is dynamic, as the batch size is. A model that cannot be called on its inputs has no outputs.
         requirements: the pinned packages that serve the model.
         warning: the difference between the model as it was trained and as it was built again; "" if there is none.
     """

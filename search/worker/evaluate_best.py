@@ -78,7 +78,10 @@ def run_evaluation(work: Evaluate) -> Evaluated:
                 return Evaluated(work.trial, logs)
             warning = _check(work, space, model, best)
             _save(model, Path(work.model), partial(_load_data, work), best.inputs)
-            return Evaluated(work.trial, logs, _signature(model, best.inputs), _requirements(), warning)
+            signature = _signature(model, best.inputs)
+            if not signature["outputs"]:
+                warning = warning or "it cannot be called on its inputs, so it predicts nothing: its file has weights"
+            return Evaluated(work.trial, logs, signature, _requirements(), warning)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -159,7 +162,12 @@ def _signature(model: Any, inputs: Any) -> dict[str, Any]:
             "outputs": _tensors(model.outputs if outputs is None else outputs),
         }
     x = spec_from_json(inputs)
-    return {"inputs": _tensors(x), "outputs": _tensors(call_on_specs(model, x))}
+    try:
+        outputs = _tensors(call_on_specs(model, x))
+    except Exception:
+        traceback.print_exc()
+        outputs = []  # only a step of its own can call it
+    return {"inputs": _tensors(x), "outputs": outputs}
 
 
 def _tensors(spec: Any) -> list[dict[str, Any]]:

@@ -121,7 +121,7 @@ def _examine(
     runner, logs = ("", {}) if own is None else (own.runner, scalar_logs(own.logs))
     batch_size = _batch_size(setup.fit_options)
     if call is not None:
-        runner = choose_runner(setup.model, call.data, call.options, 0, setup.callbacks).name
+        runner = choose_runner(setup.model, call.data, call.options, 0, setup.callbacks, prepare=False).name
         batch_size = _batch_size(call.options)
     summary = io.StringIO()
     setup.model.summary(print_fn=lambda line, **_: summary.write(line + "\n"), line_length=79)

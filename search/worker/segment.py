@@ -37,7 +37,7 @@ from search.worker.keras_session import seeded, session
 from search.worker.model_cache import Training
 from search.worker.own_training import BeginAnew, OwnTraining, digest_weights
 from search.worker.recorder import Recorder
-from search.worker.runners.choose import choose_runner, create_weights
+from search.worker.runners.choose import CANNOT_FUSE, choose_runner, create_weights
 from search.worker.runners.fused import clear_device_copies
 from search.worker.runners.graph_cache import clear_graph_cache, make_model_key
 from search.worker.runners.own_fit import BLACK_BOX, EndFit, call_own_fit, returned_logs
@@ -313,6 +313,8 @@ class _SegmentRun:
         callbacks = [*user_callbacks, recorder]
         runner = choose_runner(model, data, training.options, segment.seed, callbacks, segment.fuse, training.model_key)
         self.report_built(model, runner.name)
+        if CANNOT_FUSE in runner.name:
+            recorder.notice(f"a model is trained by {runner.name}: its traceback is in the trial's log")
         recorder.restore(model, user_callbacks)
         outputs.resume_outputs(user_callbacks, initial_epoch + recorder.epoch if recorder.epoch else 0)
         if recorder.epoch < recorder.last_epoch and recorder.outcome == "reached":

@@ -30,7 +30,7 @@ def make_model(width=8, **options):
         [layers.Dense(width, "relu"), layers.BatchNormalization(), layers.Dropout(0.3), layers.Dense(2, "softmax")]
     )
     model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy", metrics=["accuracy"], **options)
-    create_weights(model, X)
+    create_weights(model, DATA.train)
     return model
 
 

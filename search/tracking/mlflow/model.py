@@ -110,7 +110,9 @@ def _signature(signature: Mapping[str, Any], names: Sequence[str]) -> Any:
     from mlflow.models import ModelSignature
 
     outputs = signature["outputs"]
-    return ModelSignature(_schema(signature["inputs"], names), _schema(outputs, _names(outputs, "output")))
+    # A model that only its own training step can call has no outputs.
+    described = _schema(outputs, _names(outputs, "output")) if outputs else None
+    return ModelSignature(_schema(signature["inputs"], names), described)
 
 
 def _schema(tensors: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:

@@ -5,6 +5,7 @@ On TensorFlow on CPU both give the same bits.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,7 +20,10 @@ from search.worker.runners.fused import Framework, FusedRunner, Loops
 from search.worker.runners.graph_cache import get_loops
 from search.worker.runners.model_key import ModelKey
 
-__all__ = ["Runner", "call_on_specs", "choose_runner", "create_weights", "create_weights_for"]
+__all__ = ["CANNOT_FUSE", "Runner", "call_on_specs", "choose_runner", "create_weights", "create_weights_for"]
+
+CANNOT_FUSE = "its steps do not work in a fused epoch"
+"""The reason of a model that `_reason_against_fusing` has nothing against."""
 
 _MAX_FUSED_BYTES = 2**30
 _BATCH_HOOKS = (
@@ -59,6 +63,8 @@ def choose_runner(
     callbacks: Sequence[Any],
     fuse: bool = True,
     model_key: ModelKey | None = None,
+    *,
+    prepare: bool = True,
 ) -> Runner:
     """Return the runner for a compiled model. A model that is not built yet is built for `data`.
 
@@ -68,6 +74,7 @@ def choose_runner(
         callbacks: all callbacks that will be driven, the user's and the search's.
         fuse: False for `fit` in any case.
         model_key: the model's key, if the model may share a graph.
+        prepare: make the loops of fused epochs, and train by `fit` if that fails. If False, only the name is wanted.
 
     Raises:
         SpaceError: in one line, for options that cannot be used.
@@ -85,7 +92,15 @@ def choose_runner(
     def make_loops(recompiled: bool) -> Loops:
         return get_loops(framework, model, plan, None if recompiled else model_key)
 
-    return FusedRunner(model, plan, make_loops)
+    runner = FusedRunner(model, plan, make_loops)
+    try:
+        if prepare:
+            runner.prepare()
+    except Exception as error:
+        traceback.print_exc()
+        # A fault of the user's code shows in `fit` as well, and is told from there.
+        return FitRunner(model, plan, f"{CANNOT_FUSE}, {type(error).__name__}")
+    return runner
 
 
 def _framework() -> Framework:

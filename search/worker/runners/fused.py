@@ -33,6 +33,13 @@ __all__ = [
 class Loops(Protocol):
     """The compiled loops of a built and compiled model. Both return an epoch's logs, as tensors or arrays."""
 
+    def prepare(self) -> None:
+        """Trace what is not traced yet, as far as the framework can without computing.
+
+        Raises:
+            Exception: of any class, if the model's steps do not work in a loop.
+        """
+
     def train(self, order: Any) -> dict[str, Any]:
         """Train one epoch on the samples in this order: indices, shape (samples,)."""
 
@@ -77,6 +84,11 @@ class FusedRunner:
         self._make_loops = make_loops
         self._loops: Loops | None = None
         self._train_function: Any = None
+
+    def prepare(self) -> None:
+        """Make the loops. An exception of any class means that the model must be trained otherwise."""
+        self._model.make_train_function()
+        self._current_loops().prepare()
 
     def run(self, from_epoch: int, to_epoch: int, callbacks: list[Any]) -> None:
         """Train epochs `from_epoch` to `to_epoch - 1` (from 0), driving `callbacks` in the order of `fit`."""

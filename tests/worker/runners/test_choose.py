@@ -391,12 +391,12 @@ def test_class_weights_become_the_sample_weights_of_keras():
 def test_created_weights_leave_the_batch_size_dynamic_and_draw_nothing():
     keras.utils.set_random_seed(1)
     model = deferred()
-    spec = prepare_data(PLAIN).train.x_spec
-    create_weights(model, spec)
+    train = prepare_data(PLAIN).train
+    create_weights(model, train)
     assert model.input_shape == (None, 6)
     other = subclass()
-    create_weights(other, spec)
+    create_weights(other, train)
     assert other.built
     state = [keras.ops.convert_to_numpy(v) for v in other.variables if "seed" in v.path]
-    create_weights(other, spec)
+    create_weights(other, train)
     assert np.array_equal(state, [keras.ops.convert_to_numpy(v) for v in other.variables if "seed" in v.path])

@@ -61,7 +61,7 @@ def train(path: Path, seed: int, fuse: bool) -> tuple[str, list[dict[str, float]
     with session(seed):
         ready = set_up_trial(space, hp)
         callbacks = [*ready.callbacks, logs := Logs()]
-        create_weights(ready.model, data.train.x_spec)
+        create_weights(ready.model, data.train)
         model_key = make_model_key(ready.model, ready.callbacks)
         runner = choose_runner(ready.model, data, ready.fit_options, seed, callbacks, fuse, model_key)
         if runner.name == "fused" or not fuse:

@@ -63,6 +63,9 @@ class _Loops:
         # As in `fit`: before that call metrics have no variables.
         model._symbolic_build(data_batch=plan.arrays.take(slice(plan.batch_size)))
 
+    def prepare(self) -> None:
+        pass  # the first call compiles
+
     def train(self, order: Any) -> dict[str, Any]:
         plan, variables = self._plan, self._variables(self._model.optimizer.variables)
         self._graph.train.prepare(variables, plan.arrays, plan.batch_size)

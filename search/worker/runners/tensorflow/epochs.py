@@ -47,8 +47,15 @@ class _Loops:
 
     def __init__(self, plan: TrainingPlan, train: Any, validate: Any, attach: Callable[[], None] | None = None) -> None:
         self._train, self._validate, self._attach = train, validate, attach
+        self._samples = plan.arrays.samples
         self._batch_size = tf.constant(plan.batch_size)
         self._validation_batch_size = tf.constant(plan.validation_batch_size)
+
+    def prepare(self) -> None:
+        order, size = tf.TensorSpec((self._samples,), tf.int64), tf.TensorSpec((), tf.int32)
+        for function, arguments in ((self._train, (order, size)), (self._validate, (size,))):
+            if hasattr(function, "get_concrete_function"):  # else it is traced
+                function.get_concrete_function(*arguments)
 
     def train(self, order: Any) -> dict[str, Any]:
         return self._call(self._train, tf.constant(order), self._batch_size)
