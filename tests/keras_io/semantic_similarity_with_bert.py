@@ -7,6 +7,7 @@ from keras import layers
 
 EXPECTED = {
     "exports": "keras",
+    "kind": "a PyDataset",
     "special": "a keras.utils.PyDataset that shuffles its own indices at the end of an epoch, on columns of a pandas "
     "frame; a tuple of three inputs for a model made from a list; a frozen part",
 }

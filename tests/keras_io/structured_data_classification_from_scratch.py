@@ -8,6 +8,7 @@ from keras import layers
 
 EXPECTED = {
     "exports": "keras",
+    "kind": "strings within the model",
     "special": "the trained model takes raw strings and integers: StringLookup, IntegerLookup and Normalization "
     "layers, adapted on a tf.data pipeline whenever the model is built; scalars without a last axis",
 }
