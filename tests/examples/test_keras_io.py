@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ HYPERBAND = ("--backend", "hyperband", "--factor", 3)
 OPTUNA = ("--backend", "optuna", "--pruner", "median:n_startup_trials=1")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(autouse=True)
+def policy_stays() -> Iterator[None]:
+    """Set back the dtype policy for all models: an example may set it, and this process reads the examples' files."""
+    import keras
+
+    policy = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(policy)
 
 
 def read_expected(path: Path) -> dict[str, Any]:
