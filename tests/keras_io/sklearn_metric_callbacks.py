@@ -1,5 +1,7 @@
 """A metric of scikit-learn, computed by a callback after each epoch, for TensorBoard and as the objective."""
 
+import tempfile
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -14,6 +16,8 @@ EXPECTED = {
 }
 
 NUM_CLASSES, INPUT_SHAPE = 10, (8, 8, 1)
+
+log_dir = tempfile.mkdtemp()
 
 images, labels = load_digits(return_X_y=True)
 images = np.expand_dims(images.reshape(-1, 8, 8).astype("float32") / 16, -1)
@@ -65,4 +69,4 @@ def build_model(hp):
 
 
 def callbacks(hp, model):
-    return [JaccardScoreCallback(model.name, x_test, np.argmax(y_test, axis=-1), "logs")]
+    return [JaccardScoreCallback(model.name, x_test, np.argmax(y_test, axis=-1), log_dir)]
