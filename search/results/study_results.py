@@ -280,12 +280,12 @@ def _build(ref: SpaceRef, chosen: Sequence[_Model], versions: Mapping[str, str])
         versions: the libraries that the study ran with. A warning names those whose versions have changed.
     """
     _choose_keras(versions)
-    from search.worker.keras_session import import_space
+    from search.worker.keras_session import import_space, settings_of_a_worker
 
     if difference := _difference(versions):
         warnings.warn(difference, stacklevel=3)
     try:
-        with without_arguments(ref):
+        with without_arguments(ref), settings_of_a_worker():
             space = import_space(ref)
             return [_build_one(space, item) for item in chosen]
     except (Exception, SystemExit) as error:

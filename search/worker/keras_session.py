@@ -24,7 +24,7 @@ from search.space.names import count_names, names_in_modules
 from search.worker.keras_internals import set_used_names, used_names
 from search.worker.runners import distribution
 
-__all__ = ["import_space", "names_after", "seeded", "session"]
+__all__ = ["import_space", "names_after", "seeded", "session", "settings_of_a_worker"]
 
 _seeds: set[int] = set()
 
@@ -99,6 +99,20 @@ def seeded(seed: int) -> Iterator[None]:
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
+
+
+@contextmanager
+def settings_of_a_worker() -> Iterator[None]:
+    """Begin with Keras's default dtype policy and distribution, as a worker does; put the present ones back at the end.
+
+    A space file may set others for its own models, and the user's process for theirs.
+    """
+    before = keras.config.dtype_policy(), keras.distribution.distribution()
+    _set(keras.config.floatx(), None)
+    try:
+        yield
+    finally:
+        _set(*before)
 
 
 def _set(policy: Any, layout: Any) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -134,6 +135,19 @@ def test_a_model_that_comes_back_changed_is_announced(workplace: Path, capfd: py
     assert [file.name for file in workplace.glob("runs/t/trials/*/reference-*")] == ["reference-0.npz"]
     with pytest.warns(UserWarning, match="trial 0: the model built again has other outputs than at"):
         search.get_best_models("t")
+
+
+def test_a_dtype_policy_of_a_space_file_stays_with_its_models(workplace: Path) -> None:
+    path = write(workplace, SPACE.replace("TEACHER =", 'keras.config.set_dtype_policy("mixed_bfloat16")\nTEACHER =', 1))
+    half = search.run(path, study="half", **OPTIONS, max_trials=1)
+    before = keras.config.dtype_policy().name
+    keras.config.set_dtype_policy("float64")
+    try:
+        (model,) = half.get_best_models()
+        assert {layer.dtype_policy.name for layer in model.layers if layer.weights} == {"mixed_bfloat16"}
+        assert keras.config.dtype_policy().name == "float64"
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def test_a_resume_with_other_data_is_announced(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
