@@ -113,7 +113,7 @@ def generator_loss(fake_img):
 
 
 class GANMonitor(keras.callbacks.Callback):
-    """Save pictures of the generator after each epoch."""
+    """Look at pictures of the generator after each epoch."""
 
     def __init__(self, num_img=2, latent_dim=noise_dim):
         self.num_img = num_img
@@ -124,7 +124,8 @@ class GANMonitor(keras.callbacks.Callback):
         generated_images = self.model.generator(random_latent_vectors)
         generated_images = (generated_images * 127.5) + 127.5
         for i in range(self.num_img):
-            np.save(f"generated_img_{i}_{epoch}.npy", generated_images[i].numpy())
+            img = generated_images[i].numpy()
+            print(f"generated_img_{i}_{epoch}: from {img.min():.0f} to {img.max():.0f}")
 
 
 def build_model(hp):
