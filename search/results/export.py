@@ -129,14 +129,15 @@ def write_export(model: Any, to: Path, format: str, check: Callable[[Path], str]
 
 _WITHOUT_CONFIG = (
     re.compile(r"Object (\w+) was created by passing non-serializable argument values"),
-    re.compile(r"Cannot serialize object .* of type <class '(?:.*\.)?(\w+)'>", re.DOTALL),
+    re.compile(r"Cannot serialize object .* of type <class '(?:.*\.)?(\w+)'>"),
 )
 """Keras's words about a class without `get_config`."""
 
 
 def _describe_failure(error: Exception, format: str) -> str:
     """Return the reason why Keras could not write a model, with what to do."""
-    found = [match for pattern in _WITHOUT_CONFIG if (match := pattern.search(str(error)))]
+    text = " ".join(str(error).split())
+    found = [match for pattern in _WITHOUT_CONFIG if (match := pattern.search(text))]
     if found:
         name = found[0][1]
         return (

@@ -6,6 +6,7 @@ On TensorFlow on CPU both give the same bits.
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from search.errors import SpaceError
 from search.worker.data.arrays import Data, Split
 from search.worker.data.kinds import example_of, is_dense
 from search.worker.data.streams import Stream
+from search.worker.keras_internals import flatten_layers
 from search.worker.runners import distribution
 from search.worker.runners.fit import FitRunner, TrainingPlan, make_training_plan
 from search.worker.runners.fused import Framework, FusedRunner, Loops
@@ -140,8 +142,13 @@ def create_weights_for(model: Any, x_spec: Any, step_spec: Any = None) -> None:
     """
     if _is_built(model):
         return
-    if _function_of(type(model), "call") is _function_of(keras.Model, "call") and _trace_step(model, step_spec):
-        return
+    if _function_of(type(model), "call") is _function_of(keras.Model, "call"):
+        inner = [layer for layer in flatten_layers(model) if layer is not model]
+        if inner and all(layer.built for layer in inner):
+            model.built = True  # its layers are, and it has no call that could build more
+            return
+        if _trace_step(model, step_spec):
+            return
     try:
         call_on_specs(model, x_spec)
     except Exception:
@@ -166,7 +173,8 @@ def _trace_step(model: Any, step_spec: Any) -> bool:
 def call_on_specs(model: Any, x_spec: Any) -> Any:
     """Return a model's outputs for inputs of these shapes and dtypes, symbolic if it can be called so."""
     try:
-        return model(x_spec)
+        with warnings.catch_warnings(action="ignore"):  # Keras warns of a layer that the next attempt builds
+            return model(x_spec)
     except Exception:
         # A call that failed half-way is repeated from its beginning: variables that were made stay made.
         return model(keras.tree.map_structure(_zeros, x_spec))

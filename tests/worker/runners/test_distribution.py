@@ -75,7 +75,7 @@ def test_a_batch_that_cannot_be_cut_evenly_is_an_error(workplace: Path) -> None:
 
 
 def test_only_workers_spread_a_trial(workplace: Path) -> None:
-    with pytest.raises(OptionError, match="leave --executor inline out"):
+    with pytest.raises(OptionError, match="leave executor='inline' out"):
         search.run(write(workplace, 96, 32), logical_devices=2, executor="inline", **OPTIONS)
 
 
