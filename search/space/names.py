@@ -13,7 +13,7 @@ from typing import Any
 
 from search.space.file import is_users_module
 
-__all__ = ["count_names", "names_in", "names_in_modules"]
+__all__ = ["count_names", "globals_of", "names_in", "names_in_modules"]
 
 _NUMBERED = re.compile(r"(.*?)(?:_(\d+))?", re.DOTALL)
 
@@ -50,15 +50,20 @@ def names_in_modules(module: ModuleType) -> list[str]:
 
     Another program in this process may have imported such a module before, and Keras does not count its names again.
     """
-    todo, seen, names = [module], {module.__name__}, list[str]()
+    return [name for value in globals_of(module) for name in names_in(value)]
+
+
+def globals_of(module: ModuleType) -> list[Any]:
+    """Return the globals of the user's `module` and of the user's modules that it uses."""
+    todo, seen, found = [module], {module.__name__}, list[Any]()
     while todo:
         for value in list(vars(todo.pop()).values()):
-            names += names_in(value)
+            found.append(value)
             used = _module_of(value)
             if used is not None and used.__name__ not in seen:
                 seen.add(used.__name__)
                 todo += [used] if is_users_module(used) else []
-    return names
+    return found
 
 
 def _module_of(value: Any) -> ModuleType | None:

@@ -31,7 +31,7 @@ from search.worker.rebuilt_check import check_objective, first_inputs, save_refe
 from search.worker.runners.choose import call_on_specs, create_weights, create_weights_for
 from search.worker.runners.logs import scalar_logs
 from search.worker.saved_model_check import check_saved_model
-from search.worker.segment import build_trial_model, load_data, load_space, taken_names, trial_folder
+from search.worker.segment import build_trial_model, load_data, load_unused_space, taken_names, trial_folder
 
 __all__ = ["rebuild_model", "run_evaluation"]
 
@@ -69,7 +69,7 @@ def run_evaluation(work: Evaluate) -> Evaluated:
     warning = ""
     try:
         clear_model_cache()  # all training is over
-        space = load_space(work.space)
+        space = load_unused_space(work.space)
         with without_arguments(work.space), session(work.seed, taken_names(work.space)):
             model, best = rebuild_model(space, work.values, Path(work.weights))
             if work.test and model.compiled:

@@ -51,6 +51,7 @@ from search.worker.runners.logs import scalar_logs
 from search.worker.runners.own_fit import BLACK_BOX, OWN_LOOP, FitCall, call_own_fit, callbacks_of, first_samples
 from search.worker.segment import (
     TrialSetup,
+    adapts_objects,
     clear_data,
     count_batches,
     data_values,
@@ -96,7 +97,7 @@ def _probe(probe: Probe, path: Path | None, tell: Callable[[str], None]) -> Prob
         hp = LazyHyperParameters(_answers(number), probe.values)
         try:
             data = load_data(probe.space, hp)
-            shareable = shared.module_globals(path) == before
+            shareable = shared.module_globals(path) == before and not adapts_objects(probe.space)
             values = data_values(probe.space, hp)
             with session(names=taken_names(probe.space)):
                 return _examine(probe, path, space, hp, data, values, tell, shareable=shareable)

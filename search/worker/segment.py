@@ -40,6 +40,7 @@ from search.worker.data.fingerprint import fingerprint_data
 from search.worker.data.streams import Stream
 from search.worker.failures import classify_failure
 from search.worker.hp import LazyHyperParameters
+from search.worker.imported_state import ImportedState
 from search.worker.keras_internals import used_names
 from search.worker.keras_session import import_space, names_after, session
 from search.worker.model_cache import Training
@@ -84,7 +85,32 @@ def trial_folder(folder: Path | None = None) -> Iterator[None]:
 @functools.lru_cache(maxsize=1)
 def load_space(ref: SpaceRef) -> Space:
     """Run the user's code, once per process, and return its functions."""
-    return import_space(ref)
+    space = import_space(ref)
+    _imported[ref] = ImportedState(ref, space)
+    return space
+
+
+def load_unused_space(ref: SpaceRef) -> Space:
+    """Return the user's functions, with all Keras objects that the code has made as before the first model."""
+    space = load_space(ref)
+    if not _imported[ref].reset():
+        load_space.cache_clear()
+        _loaded.discard(ref)
+        clear_data()
+        space = load_space(ref)
+    return space
+
+
+def adapts_objects(ref: SpaceRef) -> bool:
+    """Return whether `load_data` has changed Keras objects that the code has made while it was imported."""
+    return ref in _adapted
+
+
+_imported: dict[SpaceRef, ImportedState] = {}
+"""The state of the objects that the user's code has made before the first model."""
+_loaded: set[SpaceRef] = set()
+"""The code whose `load_data` has been called since its import."""
+_adapted: set[SpaceRef] = set()
 
 
 _arrays: dict[SpaceRef, Data] = {}
@@ -152,6 +178,11 @@ def _call_load_data(ref: SpaceRef, space: Space, hp: Any) -> Any:
         raw = space.load_data(hp) if space.data_takes_hp else space.load_data()
         if shared.module_globals(path) != before:
             _data_names.setdefault(ref, used_names())
+    if ref not in _loaded:
+        _loaded.add(ref)
+        if not _imported[ref].is_unchanged:
+            _adapted.add(ref)
+            _imported[ref] = ImportedState(ref, space)
     return raw
 
 
@@ -282,7 +313,7 @@ class _SegmentRun:
     def __init__(self, segment: Segment, channel: Channel) -> None:
         self._segment = segment
         self._channel = channel
-        self._space = load_space(segment.space)
+        self._space = load_unused_space(segment.space)
         self._hp = LazyHyperParameters(self._ask, segment.values)
 
     def run(self) -> Recorder:
@@ -361,8 +392,10 @@ class _SegmentRun:
         if self._segment.run_eagerly:
             model.run_eagerly = True
         create_weights(model, data.train)
-        # If data depend on the hyperparameters, graphs may differ although the models do not.
-        model_key = None if self._space.data_takes_hp else make_model_key(model, user_callbacks)
+        # If data depend on the hyperparameters, graphs may differ although the models do not. Models that have objects
+        # in common are used one at a time.
+        alone = self._space.data_takes_hp or _imported[self._segment.space].is_in(model)
+        model_key = None if alone else make_model_key(model, user_callbacks)
         return Training(model, setup.fit_options, user_callbacks, model_key)
 
     def redirect(self, callbacks: list[Any], recorder: Recorder) -> list[Any]:
