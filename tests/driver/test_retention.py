@@ -113,5 +113,5 @@ def test_a_search_keeps_files_of_trials_that_may_go_on_and_at_the_end_only_the_b
     best = {int(path.parent.name) for path in study.paths.trials.glob("*/best-*")}
     assert best == {trial.number for trial in study.best_trials(2)}
     assert len(study.get_best_models(2)) == 2
-    with pytest.warns(UserWarning, match=r"there are 2: a search keeps 3 with --keep-models 3"):
+    with pytest.warns(UserWarning, match=r"there are 2: a search keeps 3 with keep_models=3"):
         assert len(study.get_best_models(3)) == 2
