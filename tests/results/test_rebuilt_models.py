@@ -109,12 +109,12 @@ def _validation(workplace: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_mlflows_own_loader_gives_the_same_model(workplace: Path) -> None:
+def test_mlflows_own_loader_gives_the_same_model(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
     study = search.run(write(workplace, SPACE), **OPTIONS)
     validation = study.space_ref, study.best_trials(1)[0]
-    mlflow.set_tracking_uri(f"sqlite:///{workplace}/runs/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/runs/mlflow.db")
     loaded = mlflow.pyfunc.load_model("models:/space@champion")
     shutil.copytree(study.paths.folder, workplace / "away")
     x, y = _validation(workplace)
