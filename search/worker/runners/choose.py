@@ -17,7 +17,6 @@ from search.errors import SpaceError
 from search.worker.data.arrays import Data, Split
 from search.worker.data.kinds import example_of, is_dense
 from search.worker.data.streams import Stream
-from search.worker.keras_internals import flatten_layers
 from search.worker.runners import distribution
 from search.worker.runners.fit import FitRunner, TrainingPlan, make_training_plan
 from search.worker.runners.fused import Framework, FusedRunner, Loops
@@ -143,8 +142,7 @@ def create_weights_for(model: Any, x_spec: Any, step_spec: Any = None) -> None:
     if _is_built(model):
         return
     if _function_of(type(model), "call") is _function_of(keras.Model, "call"):
-        inner = [layer for layer in flatten_layers(model) if layer is not model]
-        if inner and all(layer.built for layer in inner):
+        if model.layers and all(layer.built for layer in model.layers):
             model.built = True  # its layers are, and it has no call that could build more
             return
         if _trace_step(model, step_spec):
