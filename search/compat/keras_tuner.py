@@ -216,11 +216,7 @@ class Tuner:
         if x is None:
             raise OptionError("search was given no data: give x and y, or a dataset, as Model.fit takes them")
         fit_options = {"batch_size": batch_size, **fit_options}
-        factory, options = self._factory, dict(self.options)
-        if self.search_sets_epochs:
-            options["max_epochs"] = epochs or 1
-            if own_fit and epochs is None:
-                factory, options["max_epochs"] = _with_default_epochs(factory), OWN_FIT_MAX_EPOCHS
+        factory, options = self._with_epochs(epochs, own_fit)
         self.on_search_begin()
         with python_arguments(_ARGUMENT_NAMES):
             self._results = run(
@@ -238,6 +234,15 @@ class Tuner:
             )
         self._overwrite = False
         self.on_search_end()
+
+    def _with_epochs(self, epochs: int | None, own_fit: bool) -> tuple[Any, dict[str, Any]]:
+        """Return the factory and the options of a search with so many epochs for a trial."""
+        factory, options = self._factory, dict(self.options)
+        if self.search_sets_epochs:
+            options["max_epochs"] = epochs or 1
+            if own_fit and epochs is None:
+                factory, options["max_epochs"] = _with_default_epochs(factory), OWN_FIT_MAX_EPOCHS
+        return factory, options
 
     def on_search_begin(self) -> None:
         """Do nothing; a subclass may override it. It is called when `search` begins, before anything is written."""

@@ -375,16 +375,7 @@ class _Launch:
         from search.tracking.mlflow.syncer import Syncer
 
         study = Study()
-        controller = Controller(
-            study,
-            lambda phase: registry.make_backend(
-                phase.backend, phase.options, study.objective, study.seed, study.parameters
-            ),
-            _limits(opts, probed),
-            slots_sharing_memory(slots),
-            opts.max_epochs,
-            opts.try_first,
-        )
+        controller = _make_controller(study, opts, probed, slots)
         controller.replay(self._handle.entries)  # the one fold of the journal
         view = self._make_view(study, opts, tuple(slot.label for slot in slots))
         journal = Journal(self._paths.journal, known=self._handle.entries)
@@ -431,6 +422,19 @@ class _Launch:
             return Result(self._paths, study, end, syncer.finish(SYNC_SECONDS))
         except KeyboardInterrupt as error:
             raise SearchStopped(self._paths) from error
+
+
+def _make_controller(study: Study, opts: Options, probed: Probed, slots: tuple[Slot, ...]) -> Controller:
+    return Controller(
+        study,
+        lambda phase: registry.make_backend(
+            phase.backend, phase.options, study.objective, study.seed, study.parameters
+        ),
+        _limits(opts, probed),
+        slots_sharing_memory(slots),
+        opts.max_epochs,
+        opts.try_first,
+    )
 
 
 def _limits(opts: Options, probed: Probed) -> Limits:

@@ -74,7 +74,7 @@ _NOISE = (
         r"input '\1' has the shape \3, and the model expects \2",
     ),
 )
-"""What frameworks add to a message, each with its replacement."""
+"""Patterns of the additions of frameworks to a message, each with its replacement."""
 
 
 def _readable(text: str) -> str:

@@ -179,8 +179,7 @@ def _examine(
         call = replace(call, data=count_batches(probe.space, call.data, call.options, tell))
         runner = choose_runner(setup.model, call.data, call.options, 0, setup.callbacks, prepare=False).name
         batch_size = _batch_size(call.options)
-    summary = io.StringIO()
-    setup.model.summary(print_fn=lambda line, **_: summary.write(line + "\n"), line_length=79)
+    summary = _summarize(setup.model)
     if call is not None:
         with without_autologging():
             logs = _train_a_step(path, setup.model, call.data, call.options, batch_size)
@@ -196,7 +195,7 @@ def _examine(
         directions=metrics.directions_of_metrics(setup.model, logs),
         vectors={name: int(np.size(value)) for name, value in logs.items() if np.size(value) != 1},
         weight_count=int(setup.model.count_params()) if setup.model.built else 0,
-        summary=summary.getvalue(),
+        summary=summary,
         batch_size=batch_size,
         samples=(_samples(used.train), _samples(used.validation) if used.validation else None),
         batched=(isinstance(used.train, Stream), isinstance(used.validation, Stream)),
@@ -209,6 +208,13 @@ def _examine(
         extra_logs=space.fit is not None or bool(setup.callbacks),
         shared=shareable and _share(probe, space, data),
     )
+
+
+def _summarize(model: Any) -> str:
+    """Return Keras's table of the model's layers."""
+    summary = io.StringIO()
+    model.summary(print_fn=lambda line, **_: summary.write(line + "\n"), line_length=79)
+    return summary.getvalue()
 
 
 def _share(probe: Probe, space: Space, data: Data) -> bool:
