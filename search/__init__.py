@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from search.compat.keras_tuner import GridSearch as GridSearch
     from search.compat.keras_tuner import Hyperband as Hyperband
     from search.compat.keras_tuner import RandomSearch as RandomSearch
+    from search.errors import Infeasible as Infeasible
     from search.errors import SearchError as SearchError
     from search.executors.base import Executor as Executor
     from search.results.study_results import StudyResults as StudyResults
@@ -43,6 +44,7 @@ _EXPORTS = {
     "HyperModel": "keras_tuner",
     "HyperParameters": "keras_tuner",
     "Hyperband": "search.compat.keras_tuner",
+    "Infeasible": "search.errors",
     "Objective": "keras_tuner",
     "RandomSearch": "search.compat.keras_tuner",
     "SearchError": "search.errors",
@@ -63,6 +65,7 @@ __all__ = [
     "HyperModel",
     "HyperParameters",
     "Hyperband",
+    "Infeasible",
     "Objective",
     "RandomSearch",
     "SearchError",

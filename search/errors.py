@@ -10,6 +10,8 @@
     ├── NoResult                    the search has no trial with an objective, exit code 1
     └── Unavailable                 something outside is out of reach for now: warn and go on
 
+    Infeasible                      raised by the user's code: this configuration is not to be trained
+
 Every message is one line that says what is wrong, where, and what to do.
 """
 
@@ -20,6 +22,7 @@ import re
 from collections.abc import Iterable
 
 __all__ = [
+    "Infeasible",
     "JournalError",
     "NoResult",
     "OptionError",
@@ -67,6 +70,20 @@ class NoResult(SearchError):
 
 class Unavailable(SearchError):
     """A service is out of reach for now; the work can be done later."""
+
+
+class Infeasible(Exception):
+    """The user's code raises it in `build_model` to refuse a configuration.
+
+    The trial ends as `infeasible`. It costs no epoch and counts as no failure; samplers learn from it as from the worst
+    value. Raised after a trial's first epoch, it is an error like any other.
+
+    Args:
+        reason: one line for people, such as "the kernel is larger than the image".
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.errors import Infeasible
 from search.space.domain import Parameter, Value
 from search.space.file import SpaceRef
 from search.study.records import Built, Checkpointed, DataLoaded, EpochDone, SegmentEnded
@@ -46,6 +47,7 @@ class Segment:
         checkpoint_every: seconds between checkpoints within a segment.
         fuse: whether the fused runner may be used.
         run_eagerly: whether the model runs step by step, without a compiled graph, for debugging.
+        max_weights: the most weights that a model may have, or None.
         data: the folder in which the probe has put the arrays that all workers share, or None.
         cached_trials: trials whose models stay cached in this worker, as it may be asked to train them further.
     """
@@ -63,8 +65,15 @@ class Segment:
     checkpoint_every: float = 30.0
     fuse: bool = True
     run_eagerly: bool = False
+    max_weights: int | None = None
     data: str | None = None
     cached_trials: tuple[int, ...] = ()
+
+    def check_size(self, weight_count: int) -> None:
+        """Raise Infeasible if a model of `weight_count` weights, not trained yet, is too large."""
+        most = self.max_weights
+        if most is not None and weight_count > most and self.from_epoch == 0:
+            raise Infeasible(f"the model has {weight_count:,} weights, more than the {most:,} of --max-weights")
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ class Options:
     )
     max_epochs: int = _option(27, "the most epochs for one trial", low=1)
     max_trials: int | None = _option(None, "stop after this many configurations", low=1)
+    max_weights: int | None = _option(None, "refuse models with more weights: such a trial is infeasible", low=1)
     max_total_epochs: int | None = _option(None, "stop after this many epochs over all trials", low=1)
     timeout: float | None = _option(None, "stop after this time over all resumes, such as 90s, 30m or 2h", time=True)
     factor: int = _option(3, "Hyperband and successive halving promote one trial in this many", low=2)

@@ -288,7 +288,7 @@ def check_study(folder: Path, undisturbed: Study) -> Study:
     check_mlflow(folder, study)
     for trial in study.trials.values():
         left = list(paths.trial(trial.number).folder.glob("checkpoint-*"))
-        assert trial.ended is None or not left, f"the trial has ended, and its checkpoints are left: {left}"
+        assert not trial.ended or not left, f"the trial has ended, and its checkpoints are left: {left}"
     return study
 
 

@@ -23,7 +23,11 @@ def main() -> None:
         progress=False,
     )
     study, trials = results.study, results.trials
-    trained = [common.Trained(dict(trial.params), trial.trained, trial.seed) for trial in trials if trial.trained]
+    trained = [
+        common.Trained(dict(trial.params), trial.progress.trained, trial.seed)
+        for trial in trials
+        if trial.progress.trained
+    ]
     common.write_trials(task.trials, trained)
     began = min(trial.began_at for trial in trials)
     common.say(

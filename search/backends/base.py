@@ -9,8 +9,8 @@ from typing import Protocol
 
 from search.space.domain import Domain, Parameter, Value
 from search.study.records import Record
-from search.study.study import Trial
 from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait, derive_seed
+from search.study.trials import Trial
 
 LEARNING_SAMPLERS = ("tpe", "gp", "cmaes")
 """The samplers that learn from trials that they did not draw."""
@@ -133,7 +133,7 @@ class BackEnd(Protocol):
 
         Returns:
             The trials for which this back end will never suggest training again, as of this record. Each is named
-            once. A trial whose `ResultTold` says `failed` is among them at once.
+            once. A trial whose `ResultTold` says `failed` or `infeasible` is among them at once.
         """
 
     def learn(self, trials: Sequence[Trial]) -> None:
@@ -191,10 +191,11 @@ def values_in_space(trial: Trial, parameters: Sequence[Parameter]) -> list[tuple
         probe did not see may be asked for under conditions, and stays as it was. A trial may lack parameters that are
         new: not every sampler can use such a trial.
 
-        None if there is nothing to learn: the trial has neither a score nor failed, none of its parameters is in the
-        space, or one of its values has left the space. Such a trial's result says nothing of the values that remain.
+        None if there is nothing to learn: the trial has no score, and neither failed nor is infeasible; none of its
+        parameters is in the space; or one of its values has left the space. Such a trial's result says nothing of the
+        values that remain.
     """
-    if trial.objective is None and not trial.failed:
+    if trial.objective is None and not trial.worthless:
         return None
     now = {parameter.key: parameter for parameter in parameters}
     found = []

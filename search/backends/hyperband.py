@@ -9,6 +9,8 @@ A failed trial counts as finished and worst, and is never promoted: its bracket 
 the budget has no new configurations, a bracket's first rung stays as small as it is, and the best of it fill the next
 rungs' planned places. A trial's score at a rung is its best value so far.
 
+An infeasible trial has cost no epoch: another one takes its place in the bracket.
+
 New configurations are drawn at random, or by a sampler that learns from the rungs (BOHB, see `search.backends.rungs`).
 """
 
@@ -23,8 +25,8 @@ from search.backends.base import draw_uniformly
 from search.backends.brackets import Bracket, Rung, plan_brackets
 from search.space.domain import Parameter, Value
 from search.study.records import Record, ResultTold, SegmentRequested
-from search.study.study import Trial
 from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
+from search.study.trials import Trial
 
 if TYPE_CHECKING:
     from search.backends.rungs import RungModel
@@ -147,6 +149,7 @@ class Hyperband:
         self._total = iterations * len(self._plan.brackets)
         self._place: dict[int, tuple[int, int]] = {}
         self._running = 0
+        self._vacated: set[int] = set()
         # With many workers hundreds of brackets are open, and a record changes only one of them. By `new`: the brackets
         # with a promotion, and those that changed since this was last computed.
         self._with_promotion: dict[bool, set[int]] = {True: set(), False: set()}
@@ -165,9 +168,9 @@ class Hyperband:
             return promotion
         if new:
             # The next bracket is opened when all before it have their trials.
-            number = self.opened - 1
-            if number in self.open_brackets and self.open_brackets[number].takes_new:
-                return Suggestion(None, 0, self.open_brackets[number].rungs[0].plan.epochs, number, 0)
+            for number in (*sorted(self._vacated), self.opened - 1):
+                if number in self.open_brackets and self.open_brackets[number].takes_new:
+                    return Suggestion(None, 0, self.open_brackets[number].rungs[0].plan.epochs, number, 0)
             if self.opened < self._total:
                 return Suggestion(None, 0, self._planned(self.opened).rungs[0].epochs, self.opened, 0)
         return Wait() if self._running else Done()
@@ -228,6 +231,8 @@ class Hyperband:
         rung = rungs[record.rung]
         rung.entered += 1
         rung.running += 1
+        if record.rung == 0 and not rung.free_places:
+            self._vacated.discard(record.bracket)
         self._place[record.trial] = (record.bracket, record.rung)
         self._running += 1
         self._mark_changed(record.bracket)
@@ -238,7 +243,10 @@ class Hyperband:
         bracket.rungs[index].running -= 1
         self._running -= 1
         done = []
-        if record.outcome == "failed" or index == len(bracket.rungs) - 1:
+        if record.outcome == "infeasible":
+            bracket.rungs[index].entered -= 1
+            self._vacated.add(number)
+        if record.score is None or index == len(bracket.rungs) - 1:
             done.append(record.trial)
         else:
             cost = self._objective.cost(record.score)
@@ -249,7 +257,7 @@ class Hyperband:
         self._mark_changed(number)
         if bracket.is_over:
             del self.open_brackets[number]
-            for numbers in (*self._with_promotion.values(), *self._changed.values()):
+            for numbers in (self._vacated, *self._with_promotion.values(), *self._changed.values()):
                 numbers.discard(number)
         return done
 

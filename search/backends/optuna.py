@@ -21,8 +21,8 @@ from search.backends.lazy_sampler import LazySampler
 from search.backends.samplers import SamplerFactory, instantiate, parse_spec
 from search.space.domain import Parameter, Value
 from search.study.records import EpochDone, Judged, ParameterSet, Record, ResultTold, SegmentRequested
-from search.study.study import Trial
 from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
+from search.study.trials import Trial
 
 
 class _HyperbandPruner(optuna.pruners.HyperbandPruner):
@@ -170,7 +170,7 @@ class Optuna:
         score = self._objective.worst if record.score is None else record.score
         self.sampler.storage.set_trial_state_values(self.sampler.storage_number(record.trial), state, [score])
         self._running.discard(record.trial)
-        if record.outcome != "failed":
+        if record.score is not None:
             self.sampler.note_success(record.trial)
 
     def learn(self, trials: Sequence[Trial]) -> None:
@@ -184,8 +184,8 @@ class Optuna:
             values = values_in_space(trial, self._parameters)
             if values is None:
                 continue
-            best = [self._objective.worst] if trial.failed else running_best(trial, self._objective)
-            complete = trial.failed or trial.exhausted or trial.epochs >= self._max_epochs
+            best = [self._objective.worst] if trial.worthless else running_best(trial, self._objective)
+            complete = trial.worthless or trial.exhausted or trial.epochs >= self._max_epochs
             known = [epoch.logs.get(self._objective.name) for epoch in trial.curve[: self._max_epochs]]
             self.sampler.import_trial(
                 values,

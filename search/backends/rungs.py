@@ -27,8 +27,8 @@ from search.backends.lazy_sampler import LazySampler, hidden_copy
 from search.backends.samplers import SamplerFactory
 from search.space.domain import Parameter, Value
 from search.study.records import EpochDone, ParameterSet, Record, ResultTold, SegmentRequested
-from search.study.study import Trial
 from search.study.trial import Draw, Objective, derive_seed
+from search.study.trials import Trial
 
 RANDOM_SHARE = 1 / 3
 """The parameter rho of algorithm 2, as its authors set it: the share of trials drawn at random."""
@@ -113,7 +113,7 @@ class RungModel:
                 continue
             number = self.sampler.import_trial(values, state=TrialState.RUNNING)
             self._dimensions = max(self._dimensions, len(values))
-            if trial.failed:
+            if trial.worthless:
                 self._observe_failure(number)
                 continue
             best = running_best(trial, self._objective)
@@ -137,7 +137,7 @@ class RungModel:
 
     def _note_result(self, record: ResultTold) -> None:
         number = self.sampler.storage_number(record.trial)
-        if record.outcome == "failed":
+        if record.score is None:
             self._observe_failure(number)
             return
         budget = self._budget_of[record.trial]

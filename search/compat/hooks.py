@@ -15,7 +15,6 @@ from search.errors import OptionError
 __all__ = ["CALLED", "REFUSED_ARGUMENTS", "REFUSED_METHODS", "check_environment", "check_hooks"]
 
 REFUSED_ARGUMENTS = {
-    "max_model_size": "raise an exception in build_model if a model is too large, and that trial fails",
     "distribution_strategy": "gpus_per_trial=2 gives two GPUs to each trial",
     "tuner_id": "trials run in worker processes, and workers=4 starts four",
     "logger": "`search ui` shows the search while it runs",

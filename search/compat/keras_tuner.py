@@ -39,6 +39,7 @@ _MAPPED = {
     "max_consecutive_failures",
     "max_retries_per_trial",
     "max_consecutive_failed_trials",
+    "max_weights",
 }
 """Options of `search.run` that a tuner sets from arguments with KerasTuner's names."""
 
@@ -75,6 +76,7 @@ class Tuner:
             after its process died; by default 0 and 1. A FailedTrialError and a diverged loss are not tried again.
         max_consecutive_failed_trials: the search is aborted if so many trials failed in a row; never if None.
         executions_per_trial: the number of times that each trial is trained.
+        max_model_size: the most weights that a model may have; a larger one makes its trial infeasible.
         directory, project_name: the folder of all studies, by default `runs`, and the study's name.
         overwrite: begin anew if the project exists; else the search goes on.
         optimizer, loss, metrics: replace those that the hypermodel compiled its model with.
@@ -102,6 +104,7 @@ class Tuner:
         max_retries_per_trial: int | None = None,
         max_consecutive_failed_trials: int | None = 3,
         executions_per_trial: int = 1,
+        max_model_size: int | None = None,
         directory: str | Path | None = None,
         project_name: str | None = None,
         overwrite: bool = False,
@@ -128,6 +131,7 @@ class Tuner:
             if max_consecutive_failed_trials is None
             else max_consecutive_failed_trials,
             "executions_per_trial": executions_per_trial,
+            "max_weights": max_model_size,
             **{name: value for name, value in others.items() if name not in REFUSED_ARGUMENTS},
         }
         self.options = {name: value for name, value in self.options.items() if value is not None}
@@ -381,6 +385,7 @@ _ARGUMENT_NAMES = {
     "take-over": "take_over=True",
     "direction": "with objective=search.Objective(name, direction)",
     "retries": "max_retries_per_trial",
+    "max-weights": "max_model_size",
     "iterations": "hyperband_iterations",
     "space": "hypermodel",
     "data[0]": "x, y or sample_weight",

@@ -20,8 +20,9 @@ from rich.text import Text
 
 from search.options import OWN_FIT_MAX_EPOCHS, Options
 from search.space.domain import Value
-from search.study.study import Study, Trial
+from search.study.study import Study
 from search.study.trial import State
+from search.study.trials import Trial
 from search.wording import pluralize
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ LINE_SECONDS = 10.0
 NONE = "–"  # noqa: RUF001  # the placeholder for a missing value
 SMALLEST_BAR = 10
 
-STATES: tuple[State, ...] = ("running", "paused", "completed", "stopped", "failed")
+STATES: tuple[State, ...] = ("running", "paused", "completed", "stopped", "failed", "infeasible")
 
 # Values as text -------------------------------------------------------------------------------------------------------
 
@@ -136,7 +137,7 @@ def budget_progress(study: Study, options: Options, now: float) -> tuple[BudgetP
     if options.total_epochs is not None:
         found.append(BudgetProgress("epochs", study.epochs, options.total_epochs))
     if options.max_trials is not None and not options.lists_all:
-        found.append(BudgetProgress("trials", sum(trial.ended is not None for trial in trials), options.max_trials))
+        found.append(BudgetProgress("trials", sum(trial.ended for trial in trials), options.max_trials))
     if options.timeout is not None:
         found.append(BudgetProgress("seconds", study.seconds(now), options.timeout))
     return tuple(found)
@@ -144,9 +145,11 @@ def budget_progress(study: Study, options: Options, now: float) -> tuple[BudgetP
 
 def _charged_epochs(trial: Trial) -> int:
     """Return the epochs of Hyperband's plan that `trial` has used up; if it ended early, all that it was granted."""
+    if trial.infeasible:
+        return 0
     if trial.open and not trial.exhausted:
-        return sum(min(execution.epochs, trial.to_epoch) for execution in trial.executions)
-    return trial.to_epoch * trial.planned
+        return sum(min(execution.epochs, trial.progress.to_epoch) for execution in trial.executions)
+    return trial.progress.to_epoch * trial.progress.planned
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +257,7 @@ def best_line(study: Study, width: int | None = None) -> str:
 
 def epoch_limit(trial: Trial) -> int | None:
     """Return the epoch that `trial` is to reach; None if that is for a `fit` of the user's to decide."""
-    return None if trial.own_fit and trial.to_epoch == OWN_FIT_MAX_EPOCHS else trial.to_epoch
+    return None if trial.own_fit and trial.progress.to_epoch == OWN_FIT_MAX_EPOCHS else trial.progress.to_epoch
 
 
 def shown_state(trial: Trial, alive: bool) -> State:
@@ -356,7 +359,7 @@ TEXT_COLUMNS = ("slot", "rung", "hyperparameters")
 
 def _slot_lines(study: Study, slot_labels: Sequence[str], width: int, height: int) -> list[Text]:
     """Return a heading and a line for each slot, in at most `height` lines."""
-    running = {trial.slot: trial for trial in study.trials.values() if trial.state == "running"}
+    running = {trial.resources.slot: trial for trial in study.trials.values() if trial.state == "running"}
     slots = list(range(len(slot_labels)))
     left_out = 0
     if len(slots) + 1 > height:
@@ -375,7 +378,7 @@ def _slot_cells(study: Study, trial: Trial | None, label: str) -> tuple[list[str
     label = truncate(printable(label), 14)
     if trial is None:
         return [label, NONE, "", "", "", "", "", "free"], {}
-    rung = "" if trial.bracket is None else f"b{trial.bracket} r{trial.rung}"
+    rung = "" if trial.progress.bracket is None else f"b{trial.progress.bracket} r{trial.progress.rung}"
     number = trial.unfinished or 0
     curve = trial.executions[number].curve if number < len(trial.executions) else []
     current = curve[-1].logs.get(study.objective.name) if curve else None
@@ -384,10 +387,10 @@ def _slot_cells(study: Study, trial: Trial | None, label: str) -> tuple[list[str
     pace = _format_pace(sum(epoch.seconds for epoch in recent) / len(recent)) if known else NONE
     limit = epoch_limit(trial)
     epoch = NONE if trial.black_box else f"{curve[-1].epoch if curve else 0}{'' if limit is None else f'/{limit}'}"
-    if trial.planned > 1:
+    if trial.progress.planned > 1:
         rung = f"{rung} e{number}".strip()
     values = [format_objective(current), format_objective(trial.objective)]
-    cells = [label, str(trial.number), rung, epoch, *values, pace, "" if trial.built else "building"]
+    cells = [label, str(trial.number), rung, epoch, *values, pace, "" if trial.model else "building"]
     return cells, variable_params(trial)
 
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from search.display.live import printable, shown_state
-from search.study.study import Study, Trial
+from search.study.study import Study
+from search.study.trials import Trial
 
 PARAMS_PREFIX = "params_"
 """Prefix of the columns of hyperparameters. No other column begins with it."""
@@ -34,12 +35,12 @@ def trial_row(trial: Trial, study: Study, run_id: str | None, *, alive: bool) ->
         "error": None if trial.error is None else printable(trial.error),
         "seed": trial.seed,
         "mlflow_run_id": run_id,
-        "trained": None if trial.black_box else trial.trained,
+        "trained": None if trial.black_box else trial.progress.trained,
         "executions": [execution.objective for execution in trial.executions],
         "objective_std": trial.spread,
-        "test": None if trial.tested is None else dict(trial.tested.logs),
-        "bracket": trial.bracket,
-        "rung": trial.rung,
+        "test": None if trial.best.tested is None else dict(trial.best.tested.logs),
+        "bracket": trial.progress.bracket,
+        "rung": trial.progress.rung,
         "runner": trial.runner,
         "seconds": round(trial.seconds, 3),
         "parameters": trial.weight_count,

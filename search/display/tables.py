@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,9 @@ from search.messages import Probed
 from search.options import FIELDS, Options
 from search.space.domain import Parameter, Value
 from search.study.records import EpochDone
-from search.study.study import Study, Trial
+from search.study.study import Study
+from search.study.trial import State
+from search.study.trials import Trial
 from search.wording import pluralize
 
 GAP = 2
@@ -119,6 +121,9 @@ def _params_grid(
     return Grid(fixed, wide, narrow, styles)
 
 
+STATE_STYLES: Mapping[State, str] = {"failed": "red", "infeasible": "dim"}
+
+
 def trials_table(study: Study, trials: Sequence[Trial], alive: bool) -> RenderableType:
     """Return a table of `trials` in the given order: `search trials` sorts by number."""
     trials = list(trials)
@@ -131,9 +136,9 @@ def trials_table(study: Study, trials: Sequence[Trial], alive: bool) -> Renderab
         Column(printable(study.objective.name), [format_objective(trial.objective) for trial in trials]),
         Column("best epoch", [_or_none(trial.best_epoch) for trial in trials]),
     ]
-    styles = ["red" if trial.ended == "failed" else "" for trial in trials]
+    styles = [STATE_STYLES.get(trial.state, "") for trial in trials]
     grid = _params_grid(study, trials, fixed, styles, constants=True)
-    failed = [trial for trial in trials if trial.ended == "failed"]
+    failed = [trial for trial in trials if trial.state == "failed"]
     if not failed:
         return grid
     return Group(grid, Text(f"{len(failed)} failed: `search show {study.name} {failed[-1].number}` says why", "dim"))
@@ -199,7 +204,7 @@ def status_lines(study: Study, alive: bool, now: float) -> list[str]:
         ", ".join(work),
         best_line(study) or "best: none yet",
     ]
-    failed = [trial for trial in study.trials.values() if trial.ended == "failed"]
+    failed = [trial for trial in study.trials.values() if trial.state == "failed"]
     if failed:
         lines.append(f"last failure: trial {failed[-1].number}: {printable(failed[-1].error or 'unknown')}")
     return lines
@@ -231,11 +236,17 @@ def trial_details(study: Study, trial: Trial, traceback: str, log_tail: str, *, 
     parts: list[RenderableType] = [Text(first, "bold"), *map(Text, facts)]
     if trial.params:
         parts += [Text(), _values_grid(trial)]
-    if trial.best.curve:
+    if trial.best_execution.curve:
         parts += [Text(), Text(f"{printable(study.objective.name)}  {sparkline(_objective_curve(study, trial))}")]
         parts.append(_curve_grid(study, trial))
     if trial.error is not None:
-        parts += [Text(), Text(f"error: {printable(trial.error)}", "red")]
+        parts += [
+            Text(),
+            Text(
+                f"{'infeasible' if trial.infeasible else 'error'}: {printable(trial.error)}",
+                "red" if trial.failed else "",
+            ),
+        ]
     for heading, text in (("traceback", traceback), ("end of the log", log_tail)):
         if text.strip():
             parts += [Text(), Text(heading, "bold"), Text.from_ansi(text.rstrip())]
@@ -248,28 +259,27 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
     if trial.objective is not None:
         at = "" if trial.best_epoch is None else f" at epoch {trial.best_epoch}"
         lines.append(f"{printable(study.objective.name)} {format_objective(trial.objective)}{at}")
-    if trial.planned > 1:
+    if trial.progress.planned > 1:
         lines.append(_executions_line(trial))
-    if trial.tested is not None:
-        lines.append(
-            f"test data: {', '.join(f'{printable(k)} {format_objective(v)}' for k, v in trial.tested.logs.items())}"
-        )
-    if trial.bracket is not None:
-        lines.append(f"bracket {trial.bracket}, rung {_or_none(trial.rung)}")
-    if trial.weight_count is not None:
-        lines.append(f"model: {pluralize(trial.weight_count, 'weight', ',')}, runner {trial.runner}")
+    if trial.best.tested is not None:
+        logs = trial.best.tested.logs
+        lines.append(f"test data: {', '.join(f'{printable(k)} {format_objective(v)}' for k, v in logs.items())}")
+    if trial.progress.bracket is not None:
+        lines.append(f"bracket {trial.progress.bracket}, rung {_or_none(trial.progress.rung)}")
+    if trial.model is not None:
+        lines.append(f"model: {pluralize(trial.model.weight_count, 'weight', ',')}, runner {trial.runner}")
     if trial.black_box:
         lines.append("fit: a black box; the result is what it returned, the model is as it ended")
-    where = f"running in slot {trial.slot}" if state == "running" else "not running"
-    repeats = 0 if trial.black_box else trial.trained - sum(execution.epochs for execution in trial.executions)
+    where = f"running in slot {trial.resources.slot}" if state == "running" else "not running"
+    repeats = 0 if trial.black_box else trial.progress.trained - sum(execution.epochs for execution in trial.executions)
     lines.append(
-        f"worker: {where}, {pluralize(trial.segments, 'segment')}, {format_seconds(trial.seconds)} of training"
+        f"worker: {where}, {pluralize(trial.progress.segments, 'segment')}, {format_seconds(trial.seconds)} of training"
         + (f", {pluralize(repeats, 'epoch')} trained again" if repeats else "")
     )
     lines.append(f"seed {trial.seed}")
     if study.exported is not None and study.exported.trial == trial.number and study.exported.warning:
         lines.append(printable(study.exported.warning))
-    drawn = trial.params.keys() - trial.initial_values.keys()
+    drawn = trial.params.keys() - trial.values.initial.keys()
     for name, value in trial.unused_initial_values.items():
         given = f"--try-first gives {name} the value {_format_exactly(value)}"
         lines.append(printable(f"{given}, and the trial did not ask for it.{nearest(name, drawn)}"))
@@ -286,10 +296,10 @@ def _epochs_text(trial: Trial) -> str:
 
 
 def _executions_line(trial: Trial) -> str:
-    values = ", ".join(format_objective(value) for value in trial.values) or "none has an objective yet"
+    values = ", ".join(format_objective(value) for value in trial.scores) or "none has an objective yet"
     spread = "" if trial.spread is None else f"; standard deviation {format_objective(trial.spread)}"
-    best = f"; the model, the curve and the epoch are of execution {trial.best_execution}" if trial.values else ""
-    return f"executions {len(trial.executions)} of {trial.planned}: {values}{spread}{best}"
+    best = f"; the model, the curve and the epoch are of execution {trial.best.execution}" if trial.scores else ""
+    return f"executions {len(trial.executions)} of {trial.progress.planned}: {values}{spread}{best}"
 
 
 def _values_grid(trial: Trial) -> Grid:
@@ -310,7 +320,7 @@ def _format_exactly(value: Value) -> str:
 
 
 def _objective_curve(study: Study, trial: Trial) -> list[float]:
-    return [epoch.logs.get(study.objective.name, math.nan) for epoch in trial.best.curve]
+    return [epoch.logs.get(study.objective.name, math.nan) for epoch in trial.best_execution.curve]
 
 
 def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
@@ -334,8 +344,8 @@ def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
 
 def _curve_grid(study: Study, trial: Trial) -> Grid:
     """Return at most `CURVE_ROWS` epochs of the curve, always with the first, the best and the last."""
-    curve = trial.best.curve
-    best_epoch = trial.best.best_epoch
+    curve = trial.best_execution.curve
+    best_epoch = trial.best_execution.best_epoch
     best = next((i for i, epoch in enumerate(curve) if epoch.epoch == best_epoch), None)
     epochs = [curve[i] for i in _sample_rows(len(curve), best)]
     logged = {name: None for epoch in epochs for name in epoch.logs}

@@ -44,6 +44,7 @@ ANNOUNCED: Mapping[str, str] = {
     "lost": "lost",
     "no_memory": "stopped",
     "no_space": "stopped",
+    "infeasible": "is infeasible",
 }
 """The outcomes of segments that the user is told, with the word for each."""
 
@@ -245,6 +246,7 @@ class Driver:
             checkpoint_every=self._options.checkpoint_every,
             fuse=self._options.fuse,
             run_eagerly=self._options.run_eagerly,
+            max_weights=self._options.max_weights,
             data=self._data,
             cached_trials=self._controller.affinity.trials_of(slot),
         )
@@ -256,11 +258,11 @@ class Driver:
             trial=evaluation.trial,
             space=self._space,
             values=dict(trial.params),
-            weights=str(files.best(trial.best_execution)),
-            seed=self._controller.study.training_seed(trial.number, trial.best_execution),
+            weights=str(files.best(trial.best.execution)),
+            seed=self._controller.study.training_seed(trial.number, trial.best.execution),
             folder=str(files.folder),
             objective=self._controller.study.objective,
-            reference=str(files.reference(trial.best_execution)),
+            reference=str(files.reference(trial.best.execution)),
             test=evaluation.test,
             model=str(self._paths.model) if evaluation.export else None,
             data=self._data,

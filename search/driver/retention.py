@@ -14,7 +14,8 @@ from pathlib import Path
 from search.study.journal import Entry
 from search.study.paths import StudyPaths
 from search.study.records import TrialEnded
-from search.study.study import Study, Trial
+from search.study.study import Study
+from search.study.trials import Trial
 
 __all__ = ["Retention"]
 
@@ -35,7 +36,7 @@ class Retention:
         self._best: list[tuple[float, int, int]] = []
         self._doomed: list[Path] = []
         for trial in study.trials.values():
-            if trial.ended is not None:
+            if trial.ended:
                 self._note(trial)
         # Files that a killed worker was writing.
         self._doomed += paths.trials.glob("*/.*.tmp")
@@ -57,12 +58,12 @@ class Retention:
         files = self._paths.trial(trial.number)
         executions = range(len(trial.executions))
         self._doomed += [files.checkpoint(number) for number in executions]
-        if trial.ended == "failed" or trial.objective is None:
+        if trial.state == "failed" or trial.objective is None:
             self._doomed += [files.best(number) for number in executions]
             return
-        self._doomed += [files.best(number) for number in executions if number != trial.best_execution]
+        self._doomed += [files.best(number) for number in executions if number != trial.best.execution]
         # The order of `Study.ranked`, the worst first.
-        heapq.heappush(self._best, (-self._study.objective.cost(trial.objective), -trial.number, trial.best_execution))
+        heapq.heappush(self._best, (-self._study.objective.cost(trial.objective), -trial.number, trial.best.execution))
         if len(self._best) > self._keep:
             _, number, execution = heapq.heappop(self._best)
             self._doomed.append(self._paths.trial(-number).best(execution))

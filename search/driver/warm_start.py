@@ -13,8 +13,9 @@ from search.options import Options
 from search.space.domain import Parameter
 from search.study.paths import StudyPaths, study_names
 from search.study.records import TrialImported
-from search.study.study import Study, Trial, read_study
+from search.study.study import Study, read_study
 from search.study.trial import Objective
+from search.study.trials import Trial
 from search.wording import pluralize
 
 
@@ -26,7 +27,7 @@ def _find_journal(name: str, runs: str | Path) -> Path | None:
 
 
 def import_trials(opts: Options, objective: Objective, own: StudyHandle) -> list[TrialImported]:
-    """Return the trials of the study `opts.warm_start` that have a score or failed, as records.
+    """Return the trials of the study `opts.warm_start` that have a score, or failed, or are infeasible, as records.
 
     Args:
         objective: of the study that imports.
@@ -57,7 +58,7 @@ def import_trials(opts: Options, objective: Objective, own: StudyHandle) -> list
     return [
         _imported(source, trial)
         for trial in source.trials.values()
-        if (trial.failed or trial.objective is not None) and (source.uid, trial.number) not in known
+        if (trial.worthless or trial.objective is not None) and (source.uid, trial.number) not in known
     ]
 
 
@@ -98,6 +99,6 @@ def _imported(source: Study, trial: Trial) -> TrialImported:
         parameters=tuple(trial.parameters),
         params=dict(trial.params),
         curve=tuple(curve),
-        state="failed" if trial.failed else trial.state,
+        state="failed" if trial.failed else "infeasible" if trial.infeasible else trial.state,
         stopped_by_callback=trial.exhausted,
     )

@@ -103,6 +103,10 @@ def _never(*_: Any) -> None:
     return None
 
 
+def _feasible(*_: Any) -> bool:
+    return False
+
+
 def _one(*_: Any) -> float:
     return 1.0
 
@@ -121,6 +125,7 @@ class Scenario:
     Attributes:
         ask: the factory. If it raises an exception, the trial fails.
         value: the objective, by (values, epoch).
+        infeasible: whether the factory refuses these values.
         fails: the epoch in which a trial with these values raises an exception, 0 for its build; None for never.
         finishes: the epoch after which a user's callback ends the training; None for never.
         dies: the epoch in which the worker's process dies, 0 for the build, by (trial, number of starts); None for
@@ -136,6 +141,7 @@ class Scenario:
 
     ask: Callable[[Hp], object]
     value: Callable[[Run, int], float]
+    infeasible: Callable[[Run], bool] = _feasible
     fails: Callable[[Run], int | None] = _never
     finishes: Callable[[Run], int | None] = _never
     dies: Callable[[int, int], int | None] = _never
@@ -176,6 +182,7 @@ class Scenario:
         pace: Distribution | None = None,
         build: Distribution | None = None,
         latency: Distribution | None = None,
+        infeasible: float = 0.0,
         failing: float = 0.0,
         dying: float = 0.0,
         seed: int = 0,
@@ -188,6 +195,7 @@ class Scenario:
             noise: a term added to the objective of each epoch.
             pace: a factor for the seconds of each epoch, which makes stragglers.
             build, latency: replacements of the scenario's own.
+            infeasible: the probability that the factory refuses a trial's values.
             failing: the probability that a build or an epoch raises an exception.
             dying: the probability that the process dies in a build or an epoch, drawn anew at each start.
             seed: the seed of the draws.
@@ -202,6 +210,10 @@ class Scenario:
             changes["build"] = lambda run: build(run.random(seed, "build"))
         if latency is not None:
             changes["latency"] = lambda run, number: latency(run.random(seed, "latency", number))
+        if infeasible > 0:
+            changes["infeasible"] = lambda run: (
+                random.Random(derive_seed(seed, "infeasible", run.trial)).random() < infeasible
+            )
         if failing > 0:
             changes["fails"] = lambda run: _first(failing, run.random(seed, "fails"))
         if dying > 0:

@@ -19,6 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
+from search.errors import Infeasible
 from search.executors.base import Handle
 from search.executors.scenario import Hp, Run, Scenario, recorded
 from search.messages import (
@@ -132,6 +133,8 @@ class _SimulatedSegment:
             outcome = "interrupted"
         except (_Failed, _Refused) as failure:
             outcome, error = "raised" if isinstance(failure, _Failed) else "failed", str(failure)
+        except Infeasible as refusal:
+            outcome, error = "infeasible", str(refusal)
         except _Died:
             yield Lost("its process was ended")
             return
@@ -149,6 +152,8 @@ class _SimulatedSegment:
         while True:
             try:
                 question = scenario.question(run)
+            except Infeasible:
+                raise
             except Exception as error:
                 raise _Failed(describe_error(error)) from None
             if question is None:
@@ -161,12 +166,19 @@ class _SimulatedSegment:
                 raise _Refused(answer.error)
             run[question.name] = answer.value
         yield float(scenario.build(run))
+        self._check_feasible()
         self._fails, self._finishes = scenario.fails(run), scenario.finishes(run)
         if self._dies == 0:
             raise _Died
         if self._fails == 0:
             raise _Failed("ValueError: the model cannot be built")
         self._saved = self._now()
+
+    def _check_feasible(self) -> None:
+        """Raise Infeasible if the factory refuses the values, or if a new trial's model is too large."""
+        if self.scenario.infeasible(self.run):
+            raise Infeasible("the factory refuses these values")
+        self._segment.check_size(self.scenario.size(self.run))
 
     def _restore(self) -> Activity:
         """Continue from the checkpoint if there is one, and report the epochs that the journal has missed."""

@@ -23,7 +23,7 @@ from search.errors import NoResult, OptionError
 from search.executors.selection import check_installed
 from search.results.study_results import StudyResults
 from search.space.error_text import summarize_error
-from search.study.study import Trial
+from search.study.trials import Trial
 from search.wording import pluralize
 
 ENDINGS = {"keras": ".keras", "weights": ".weights.h5", "onnx": ".onnx", "savedmodel": ""}

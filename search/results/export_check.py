@@ -90,10 +90,10 @@ def check_in_fresh_process(planned: Export, file: Path) -> str:
         space=study.space_ref,
         params=dict(trial.params),
         weights=study.weights(trial),
-        seed=study.study.training_seed(trial.number, trial.best_execution),
+        seed=study.study.training_seed(trial.number, trial.best.execution),
         reference=study.reference(trial),
         objective=study.objective if same_backend else None,
-        epoch=trial.best.best_epoch,
+        epoch=trial.best_execution.best_epoch,
         file=file,
         format=planned.format,
     )

@@ -24,8 +24,9 @@ from search.options import python_arguments
 from search.space.domain import Parameter, Value
 from search.space.file import Space, SpaceRef, describe_error, without_arguments
 from search.study.paths import StudyPaths, find_study
-from search.study.study import Study, Trial, read_study
+from search.study.study import Study, read_study
 from search.study.trial import Objective
+from search.study.trials import Trial
 from search.study.versions import changed_versions
 from search.wording import pluralize
 
@@ -113,18 +114,18 @@ class StudyResults:
         return _build(self.space_ref, [self._model(trial) for trial in trials], self.study.versions)
 
     def _model(self, trial: Trial) -> _Model:
-        seed = self.study.training_seed(trial.number, trial.best_execution)
-        weights, epoch = self.weights(trial), trial.best.best_epoch
+        seed = self.study.training_seed(trial.number, trial.best.execution)
+        weights, epoch = self.weights(trial), trial.best_execution.best_epoch
         return _Model(trial.number, trial.params, weights, seed, epoch, self.reference(trial))
 
     def reference(self, trial: Trial) -> Path | None:
         """Return the file with a batch and the best model's outputs for it; None if the search has stored none."""
-        path = self.paths.trial(trial.number).reference(trial.best_execution)
+        path = self.paths.trial(trial.number).reference(trial.best.execution)
         return path if path.exists() else None
 
     def weights(self, trial: Trial) -> Path:
         """Return the file of the best weights of `trial`."""
-        return self.paths.trial(trial.number).best(trial.best_execution)
+        return self.paths.trial(trial.number).best(trial.best.execution)
 
     @property
     def space_ref(self) -> SpaceRef:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from search.scheduler.events import StartSegment
-from search.study.study import Study, Trial
+from search.study.study import Study
+from search.study.trials import Trial
 
 __all__ = ["EpochBudget"]
 

@@ -29,7 +29,7 @@ from search.scheduler.events import (
 from search.scheduler.failure_limit import FailureLimit
 from search.scheduler.final_evaluation import FinalEvaluation
 from search.scheduler.limits import Limits
-from search.scheduler.outcomes import result_outcome
+from search.scheduler.outcomes import end_state, result_outcome
 from search.scheduler.questions import Questions, Refusal
 from search.scheduler.slot_pool import SlotPool
 from search.scheduler.timeouts import Timeouts
@@ -52,8 +52,9 @@ from search.study.records import (
     TrialEnded,
     TrialImported,
 )
-from search.study.study import Study, Trial
-from search.study.trial import Done, State, Suggestion, derive_seed
+from search.study.study import Study
+from search.study.trial import Done, Suggestion, derive_seed
+from search.study.trials import Trial
 from search.wording import pluralize
 
 _BY_RESULT = -1
@@ -155,15 +156,10 @@ class Controller:
 
     def _end_trial(self, trial: Trial) -> None:
         """Record that `trial` will never be trained again, unless that is recorded."""
-        if trial.ended is not None:
+        if trial.ended:
             return
-        state: State = "stopped"
-        if trial.failed:
-            state = "failed"
-        elif not trial.stop_decided and (trial.exhausted or trial.epochs >= self.max_epochs):
-            state = "completed"
         self.affinity.release(trial.number)
-        self._record(TrialEnded(trial.number, state))
+        self._record(TrialEnded(trial.number, end_state(trial, self.max_epochs)))
 
     # Events ---------------------------------------------------------------------------------------------------------
 
@@ -177,7 +173,7 @@ class Controller:
             # Their back end is gone, or the last process died before it could say so.
             if trial.phase < self.study.phase or trial.number in self._given_up:
                 self._end_trial(trial)
-        unfinished = [trial for trial in trials if trial.open and trial.ended is None]
+        unfinished = [trial for trial in trials if trial.open and not trial.ended]
         # A trial waits only for trials with more answers than it has. With these first, none waits for ever.
         for trial in sorted(unfinished, key=lambda trial: len(trial.parameters), reverse=True):
             self._enqueue(trial)
@@ -272,19 +268,21 @@ class Controller:
         if not start.judged:
             return
         # An epoch before the last known one is trained again: it was judged then.
-        if trial.epochs == message.epoch < trial.to_epoch and self._has_finite_objective(message):
+        if trial.epochs == message.epoch < trial.progress.to_epoch and self._has_finite_objective(message):
             assert self._backend is not None
             decision = self._backend.judge(start.trial, message.epoch)
             if decision.stop or decision.attributes:
                 self._record(Judged(start.trial, message.epoch, decision.stop, decision.attributes))
         # At its segment's last epoch, which the budget may have brought forward, a worker waits for nothing.
         if not last:
-            self._instruct(slot, Verdict(trial.stop_decided))
+            self._instruct(slot, Verdict(trial.status == "stopping"))
 
     def _has_finite_objective(self, message: EpochDone) -> bool:
         return math.isfinite(message.logs.get(self.study.objective.name, math.nan))
 
     def _segment_ended(self, slot: int, message: SegmentEnded) -> None:
+        if message.outcome == "infeasible" and self.study.trials[message.trial].progress.trained:
+            message = replace(message, outcome="failed")  # too late: it has cost epochs
         self._record(message)
         del self._running[slot]
         self._budget.release(slot)
@@ -304,8 +302,10 @@ class Controller:
         outcome = result_outcome(trial, self.limits)
         if outcome is None:
             return False
-        score = None if outcome == "failed" else trial.score
-        self._record(ResultTold(trial.number, trial.epochs, score, "failed" if score is None else outcome))
+        score = None if outcome in ("failed", "infeasible") else trial.score
+        if score is None and outcome != "infeasible":
+            outcome = "failed"
+        self._record(ResultTold(trial.number, trial.epochs, score, outcome))
         return True
 
     # Filling the slots ----------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ class Controller:
             if trial is None:
                 self._slots.release(slot)
                 return
-            if trial.alone:
+            if trial.resources.alone:
                 self._slots.release(slot)
                 self._enqueue(trial)
                 self._start_alone()
@@ -348,7 +348,7 @@ class Controller:
         """Return whether `trial` lets others go first, once: the worker that has its model cached is busy."""
         assigned = self.affinity.slot_of(trial.number)
         busy = assigned is not None and assigned != slot and not self._slots.is_free(assigned)
-        return busy and not trial.alone and self.affinity.may_wait(trial.number)
+        return busy and not trial.resources.alone and self.affinity.may_wait(trial.number)
 
     def _candidate(self, slot: int) -> Trial | None:
         """Return the first trial to go on or to begin, preferring one whose model is cached in `slot`."""
@@ -367,7 +367,7 @@ class Controller:
 
     def _enqueue(self, trial: Trial) -> None:
         """Let `trial` go on when there is a slot: its process died, or was interrupted."""
-        (self._alone_queue if trial.alone else self._queue).append(trial)
+        (self._alone_queue if trial.resources.alone else self._queue).append(trial)
 
     def _first_unfinished(self, queue: deque[Trial]) -> Trial | None:
         """Return the first trial of `queue` that has more to train; remove those before it."""
@@ -426,16 +426,16 @@ class Controller:
         number = trial.unfinished
         assert number is not None, "a fulfilled suggestion is told, and not started"
         epochs = trial.execution(number).epochs
-        to_epoch = self._budget.cut(epochs, trial.to_epoch)
+        to_epoch = self._budget.cut(epochs, trial.progress.to_epoch)
         # A pruner judges the first execution; the others follow if it lets that one pass.
-        start = StartSegment(trial.number, number, to_epoch, trial.judged and number == 0)
+        start = StartSegment(trial.number, number, to_epoch, trial.progress.judged and number == 0)
         self._running[slot] = start
         if to_epoch < self.max_epochs or number + 1 < len(trial.executions):
             self.affinity.assign(trial.number, slot)
         else:
             self.affinity.release(trial.number)
         self._budget.reserve(slot, start)
-        self._record(SegmentStarted(trial.number, number, trial.segments, slot, epochs, to_epoch))
+        self._record(SegmentStarted(trial.number, number, trial.progress.segments, slot, epochs, to_epoch))
         self._instruct(slot, start)
 
     def _release(self, slot: int) -> None:
@@ -476,7 +476,7 @@ class Controller:
         for slot, start in self._running.items():
             trial = self.study.trials[start.trial]
             if self._timeouts.has_expired(slot, trial, self._now):
-                if not trial.timed_out:
+                if trial.status != "expiring":
                     self._record(TimedOut(trial.number, f"it ran for longer than it may {why}"))
                 self._instruct(slot, Interrupt())
             elif self._timeouts.is_overdue(slot, self._now):

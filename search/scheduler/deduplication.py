@@ -101,7 +101,7 @@ class ConfigurationTree:
         if isinstance(record, Built):
             return self._end_path(record.trial)
         if isinstance(record, TrialEnded):
-            return self._end_path(record.trial, failed=record.state == "failed", built=False)
+            return self._end_path(record.trial, failed=record.state in ("failed", "infeasible"), built=False)
         return False
 
     def _descend(self, trial: int, domain: Domain, value: Value) -> bool:

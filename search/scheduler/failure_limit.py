@@ -36,7 +36,7 @@ class FailureLimit:
             case ResultTold(outcome="failed"):
                 self._in_a_row += 1
                 self._last_error = study.trials[record.trial].error or "unknown"
-            case ResultTold():
+            case ResultTold() if record.score is not None:
                 self._in_a_row = 0
                 self._succeeded.add(record.trial)
             case TrialEnded(state="failed"):

@@ -56,7 +56,7 @@ class FinalEvaluation:
         if not isinstance(message, Evaluated):
             return []
         trial = self._study.trials[evaluation.trial]
-        number, epoch = trial.best_execution, trial.best.saved_epoch
+        number, epoch = trial.best.execution, trial.best_execution.saved_epoch
         assert epoch is not None
         records: list[Record] = []
         if message.logs is not None:
@@ -71,8 +71,8 @@ class FinalEvaluation:
         if not count:
             return  # to rank many trials takes milliseconds
         for place, trial in enumerate(self._study.ranked(count)):
-            best = (trial.number, trial.best_execution, trial.best.saved_epoch)
-            wants_test = test and _weights_of(trial.tested) != best
+            best = (trial.number, trial.best.execution, trial.best_execution.saved_epoch)
+            wants_test = test and _weights_of(trial.best.tested) != best
             wants_export = place == 0 and _weights_of(self._study.exported) != best
             if (wants_test or wants_export) and best[2] is not None:
                 yield StartEvaluation(trial.number, wants_test, wants_export)

@@ -11,7 +11,8 @@ from search.scheduler.deduplication import ConfigurationTree
 from search.scheduler.initial import InitialConfigurations, domain_error, value_in_domain
 from search.space.domain import Domain, Parameter, Value, compatible
 from search.study.records import Header, ParameterSet, Record, SpaceChanged
-from search.study.study import Study, Trial
+from search.study.study import Study
+from search.study.trials import Trial
 
 __all__ = ["Questions", "Refusal"]
 
@@ -74,7 +75,7 @@ class Questions:
                 "ask for the same domain every time, or give the two different names"
             )
             return Refusal(changed, ends_search=True)
-        if error := domain_error(trial.initial_values, parameter) or _change(trial, parameter):
+        if error := domain_error(trial.values.initial, parameter) or _change(trial, parameter):
             return Refusal(error)
         value, attributes = self._choose(trial, parameter, backend)
         if self.configurations.must_wait(trial.number, value):
@@ -85,7 +86,7 @@ class Questions:
     def _choose(self, trial: Trial, parameter: Parameter, backend: BackEnd) -> tuple[Value, dict[str, object]]:
         if parameter.domain.size == 1:
             return parameter.domain.value(0), {}
-        initial, explored = trial.initial_values, self.configurations.explored_values(trial.number)
+        initial, explored = trial.values.initial, self.configurations.explored_values(trial.number)
         if parameter.name in initial and (value := value_in_domain(initial, parameter)) not in explored:
             return value, {}
         draw = backend.suggest(trial.number, parameter, explored)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from search.study.study import Trial
+from search.study.trials import Trial
 
 __all__ = ["Timeouts"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from search.space.domain import Parameter, Value
-from search.study.trial import Objective, State
+from search.study.trial import EndState, Objective, State
 
 FORMAT = 5
 """The format of the lines that are written. Each line names its own format; see `search.study.formats`."""
@@ -28,15 +28,17 @@ Outcome = Literal[
     "failed",
     "raised",
     "fatal",
+    "infeasible",
     "lost",
     "no_memory",
     "no_space",
 ]
 """Outcome of a segment: `reached` its last epoch; `stopped_by_callback`: a callback of the user's ended the training;
 `stopped` by the back end; `interrupted` by the driver, to go on later; `failed` for good: its loss diverged, or the
-code gave the trial up; `raised`: the code raised any other exception; `fatal`: the code ended the search; `lost` with
-its process; `no_memory`: the device has too little memory; `no_space`: the disk is full."""
-ResultOutcome = Literal["reached", "stopped_by_callback", "stopped", "failed"]
+code gave the trial up; `raised`: the code raised any other exception; `fatal`: the code ended the search;
+`infeasible`: refused before the first epoch; `lost` with its process; `no_memory`: the device has too little memory;
+`no_space`: the disk is full."""
+ResultOutcome = Literal["reached", "stopped_by_callback", "stopped", "failed", "infeasible"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +282,7 @@ class ResultTold:
     """The back end was told the result of its suggestion for `trial`.
 
     Attributes:
-        score: the best objective so far, None for a failure.
+        score: the best objective so far; None for a failure and for an infeasible trial.
         outcome: as in `Outcome`; after `stopped_by_callback` the trial has no more epochs.
     """
 
@@ -295,7 +297,7 @@ class TrialEnded:
     """`trial` will never be trained again."""
 
     trial: int
-    state: State
+    state: EndState
 
 
 @dataclass(frozen=True, slots=True)

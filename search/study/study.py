@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import heapq
 import math
-import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from search.errors import JournalError
-from search.space.domain import Parameter, Value
+from search.space.domain import Parameter
 from search.study import journal
 from search.study.records import (
     BackendChanged,
@@ -25,6 +23,7 @@ from search.study.records import (
     Exported,
     Header,
     Judged,
+    Outcome,
     ParameterSet,
     Record,
     ResultTold,
@@ -39,191 +38,9 @@ from search.study.records import (
     TrialEnded,
     TrialImported,
 )
-from search.study.trial import Objective, State, derive_seed
-
-
-@dataclass(slots=True)
-class Execution:
-    """One training of a trial's model, with a seed of its own. Most trials have one execution.
-
-    Attributes:
-        curve: one record for each epoch, or for each segment of a user's `fit` that shows no epochs. If an epoch was
-            trained twice, the first record stays.
-        objective, best_epoch: the best value so far and its 1-based epoch; None before there is one.
-        checkpoint: the last epoch whose state is on disk, 0 for none.
-        saved_epoch: the epoch of the best weights on disk.
-        exhausted: a callback of the user's ended the training, so there are no more epochs.
-    """
-
-    curve: list[EpochDone] = field(default_factory=list)
-    objective: float | None = None
-    best_epoch: int | None = None
-    checkpoint: int = 0
-    saved_epoch: int | None = None
-    exhausted: bool = False
-
-    @property
-    def epochs(self) -> int:
-        """Epochs trained so far, each counted once."""
-        return self.curve[-1].epoch if self.curve else 0
-
-    def find(self, epoch: int) -> EpochDone | None:
-        """Return the record of `epoch` (1-based), or None if there is none."""
-        if 0 < epoch <= len(self.curve) and self.curve[epoch - 1].epoch == epoch:
-            return self.curve[epoch - 1]
-        return next((record for record in self.curve if record.epoch == epoch), None)
-
-
-@dataclass(slots=True)
-class Trial:
-    """One assignment of hyperparameters and its learning curve, as journaled so far.
-
-    Attributes:
-        params: the used values, by name.
-        parameters: the hyperparameters that the factory asked for, in order.
-        phase: the number of the back end phase that asked for the trial.
-        from_epoch, to_epoch: the last suggestion; `open` until the back end is told its result.
-        initial_values: the values that the user wants tried, by name.
-        slot: the slot of the running segment, or None.
-        planned: the number of executions that the trial shall have.
-        executions: the executions begun so far.
-        black_box: a user's `fit` shows only its result, so its epochs are unknown: `epochs` are those that it was asked
-            for.
-        trained: epochs actually trained, over all executions, those that were trained again included.
-        objective: the mean of the executions' best values; None until each planned execution has one.
-        failed: the training failed for good, or an exception ended it or its process died too often.
-        raised: how often an exception of the user's code ended a segment.
-        raising: such an exception ended the last segment, and none has been started since.
-        lost: how often the process died, or ran out of memory, since the trial last made progress.
-        alone: the trial ran out of memory, so nothing else runs beside it on its device.
-        timed_out: the trial has used up its time, and ends with the running epoch.
-        busy: seconds that its ended segments ran.
-        stop_decided: the back end has decided that the trial stops here.
-        tested: the result of its best weights on the test data.
-    """
-
-    number: int
-    seed: int
-    phase: int
-    from_epoch: int = 0
-    to_epoch: int = 0
-    bracket: int | None = None
-    rung: int | None = None
-    judged: bool = False
-    open: bool = False
-    initial_values: Mapping[str, Value] = field(default_factory=dict)
-    slot: int | None = None
-    planned: int = 1
-    executions: list[Execution] = field(default_factory=lambda: [Execution()])
-    params: dict[str, Value] = field(default_factory=dict)
-    parameters: list[Parameter] = field(default_factory=list)
-    built: bool = False
-    weight_count: int | None = None
-    best_execution: int = 0
-    runner: str | None = None
-    own_fit: bool = False
-    black_box: bool = False
-    trained: int = 0
-    objective: float | None = None
-    segments: int = 0
-    lost: int = 0
-    alone: bool = False
-    timed_out: bool = False
-    busy: float = 0.0
-    started_at: float | None = None
-    stop_decided: bool = False
-    failed: bool = False
-    raised: int = 0
-    raising: bool = False
-    error: str | None = None
-    ended: State | None = None
-    began_at: float | None = None
-    ended_at: float | None = None
-    tested: Tested | None = None
-
-    @property
-    def curve(self) -> list[EpochDone]:
-        """The learning curve of the first execution."""
-        return self.executions[0].curve
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of the first execution so far, each counted once."""
-        return self.executions[0].epochs
-
-    @property
-    def known_epochs(self) -> int | None:
-        """`epochs`, or None if they are unknown."""
-        return None if self.black_box else self.epochs
-
-    @property
-    def unused_initial_values(self) -> dict[str, Value]:
-        """The initial values that the trial's code did not ask for, by name; empty while it may still ask."""
-        asked = self.built and (not self.own_fit or self.trained > 0 or self.ended is not None)
-        return {name: value for name, value in self.initial_values.items() if asked and name not in self.params}
-
-    @property
-    def exhausted(self) -> bool:
-        """True if callbacks of the user's have ended the training of every execution."""
-        return len(self.executions) == self.planned and all(execution.exhausted for execution in self.executions)
-
-    @property
-    def unfinished(self) -> int | None:
-        """The execution to train next to fulfil the last suggestion; None if the suggestion is fulfilled."""
-        for number, execution in enumerate(self.executions):
-            if not execution.exhausted and execution.checkpoint < self.to_epoch:
-                return number
-        return len(self.executions) if len(self.executions) < self.planned else None
-
-    def execution(self, number: int) -> Execution:
-        """Return execution `number`; it begins here if it is new."""
-        while len(self.executions) <= number:
-            self.executions.append(Execution())
-        return self.executions[number]
-
-    @property
-    def best(self) -> Execution:
-        """The execution with the best objective, whose model stands for the trial."""
-        return self.executions[self.best_execution]
-
-    @property
-    def best_epoch(self) -> int | None:
-        """The 1-based epoch of the best value; None if there is none, or if the epochs are unknown."""
-        return None if self.black_box else self.best.best_epoch
-
-    @property
-    def values(self) -> list[float]:
-        """The best value of each execution that has one."""
-        return [execution.objective for execution in self.executions if execution.objective is not None]
-
-    @property
-    def score(self) -> float | None:
-        """The mean of `values`; None if there are none."""
-        values = self.values
-        if len(values) == 1:
-            return values[0]  # the usual case, twenty times as fast
-        return statistics.fmean(values) if values else None
-
-    @property
-    def spread(self) -> float | None:
-        """The standard deviation of `values` (with n − 1); None for fewer than two."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    @property
-    def state(self) -> State:
-        """The state of the trial; see `State`."""
-        if self.ended is not None:
-            return self.ended
-        return "running" if self.slot is not None else "paused"
-
-    def running(self, now: float) -> float:
-        """Return the seconds that segments of the trial ran up to `now`, builds and waits included."""
-        return self.busy + (max(0.0, now - self.started_at) if self.started_at is not None else 0.0)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training and validation, each epoch counted once."""
-        return sum(epoch.seconds for execution in self.executions for epoch in execution.curve)
+from search.study.transitions import Event, next_status
+from search.study.trial import Objective, derive_seed
+from search.study.trials import Trial, Values
 
 
 class Study:
@@ -316,7 +133,7 @@ class Study:
         Args:
             count: the most trials to return; all by default.
         """
-        found = [trial for trial in self.trials.values() if trial.objective is not None and trial.ended != "failed"]
+        found = [trial for trial in self.trials.values() if trial.objective is not None and trial.state != "failed"]
         return heapq.nsmallest(
             len(found) if count is None else count,
             found,
@@ -333,19 +150,17 @@ class Study:
                 self._epoch(record)
             case ParameterSet():
                 trial = self.trials[record.trial]
-                trial.params[record.parameter.name] = record.value
-                trial.parameters.append(record.parameter)
+                trial.values.used[record.parameter.name] = record.value
+                trial.values.parameters.append(record.parameter)
             case SegmentRequested():
                 self._requested(record, time)
             case SegmentStarted():
-                trial = self.trials[record.trial]
-                trial.slot, trial.started_at, trial.raising = record.slot, time, False
-                trial.segments += 1
+                trial = self._move(record.trial, "started")
+                trial.resources.slot, trial.resources.started_at = record.slot, time
+                trial.progress.segments += 1
                 trial.execution(record.execution)
             case Built():
-                trial = self.trials[record.trial]
-                trial.built, trial.weight_count, trial.runner = True, record.weight_count, record.runner
-                trial.own_fit, trial.black_box = record.own_fit, record.black_box
+                self.trials[record.trial].model = record
             case Checkpointed():
                 execution = self.trials[record.trial].execution(record.execution)
                 execution.checkpoint, execution.saved_epoch = record.epoch, record.best_epoch
@@ -353,19 +168,16 @@ class Study:
             case SegmentEnded():
                 self._segment_ended(record, time)
             case TimedOut():
-                trial = self.trials[record.trial]
-                trial.timed_out, trial.error = True, record.reason
+                self._move(record.trial, "out of time").end.error = record.reason
             case ResultTold():
                 self._result_told(record)
             case TrialEnded():
-                trial = self.trials[record.trial]
-                trial.ended, trial.ended_at = record.state, time
-                if record.state == "failed" and self.best is trial:
-                    self.best = next(iter(self.ranked(1)), None)
+                self._ended(record, time)
             case Judged():
-                self.trials[record.trial].stop_decided |= record.stop
+                if record.stop:
+                    self._move(record.trial, "told to stop")
             case Tested():
-                self.trials[record.trial].tested = record
+                self.trials[record.trial].best.tested = record
             case Exported():
                 self.exported = record
             case _:
@@ -389,85 +201,116 @@ class Study:
                 self._seconds_before, self._started_at = self.seconds(previous), time
                 self.start, self.end = record, None
                 for trial in self.trials.values():
-                    trial.busy, trial.slot, trial.started_at = trial.running(previous), None, None
+                    if trial.resources.slot is not None:
+                        self._leave_slot(self._move(trial.number, "abandoned"), previous)
             case SearchEnded():
                 self.end = record
                 self._seconds_before, self._started_at = self.seconds(), None
 
+    def _move(self, number: int, event: Event) -> Trial:
+        """Move a trial to its status after `event`, and return the trial. JournalError if that cannot happen."""
+        trial = self.trials[number]
+        trial.status = next_status(number, trial.status, event)
+        return trial
+
     def _imported(self, record: TrialImported) -> Trial:
         """Return the trial of another study that `record` describes."""
-        trial = Trial(record.number, seed=0, phase=-1, params=dict(record.params), parameters=list(record.parameters))
+        trial = Trial(record.number, seed=0, phase=-1)
+        trial.status = "paused" if record.state in ("running", "paused") else record.state
+        trial.values = Values(dict(record.params), list(record.parameters))
         name = self.objective.name
         execution = trial.executions[0]
         execution.curve = [
             EpochDone(record.number, 0, e, {name: value}, 0.0) for e, value in enumerate(record.curve, 1)
         ]
-        execution.objective = trial.objective = self.objective.best(record.curve)
+        execution.objective = trial.best.objective = self.objective.best(record.curve)
         execution.exhausted = record.stopped_by_callback
-        trial.ended = None if record.state in ("running", "paused") else record.state
-        trial.failed = record.state == "failed"
         return trial
 
     def _requested(self, record: SegmentRequested, time: float) -> None:
         trial = self.trials.get(record.trial)
         if trial is None:
             trial = self.trials[record.trial] = Trial(record.trial, record.seed, self.phase, began_at=time)
-            trial.initial_values = record.initial_values
-        trial.from_epoch, trial.to_epoch = record.from_epoch, record.to_epoch
-        trial.bracket, trial.rung, trial.judged = record.bracket, record.rung, record.judged
-        trial.planned = max(record.executions, len(trial.executions))
-        trial.open = True
+            trial.values.initial = record.initial_values
+        else:
+            self._move(record.trial, "requested")
+        progress = trial.progress
+        progress.from_epoch, progress.to_epoch, progress.result = record.from_epoch, record.to_epoch, None
+        progress.bracket, progress.rung, progress.judged = record.bracket, record.rung, record.judged
+        progress.planned = max(record.executions, len(progress.executions))
 
     def _epoch(self, record: EpochDone) -> None:
         trial = self.trials[record.trial]
-        trial.trained += record.trained
+        trial.progress.trained += record.trained
         self.trained += record.trained
         execution = trial.execution(record.execution)
         if record.epoch <= execution.epochs:
             return  # trained again after a crash: the first record stays
         self.epochs += record.epoch - execution.epochs
         execution.curve.append(record)
-        trial.lost = 0
+        trial.resources.lost = 0
         value = record.logs.get(self.objective.name)
         if value is None or not math.isfinite(value) or not self.objective.better(value, execution.objective):
             return
         execution.objective, execution.best_epoch = value, record.epoch
-        if self.objective.better(value, trial.best.objective):
-            trial.best_execution = record.execution
-        if trial.planned == 1 or len(trial.values) == trial.planned:
+        if self.objective.better(value, trial.best_execution.objective):
+            trial.best.execution = record.execution
+        if trial.progress.planned == 1 or len(trial.scores) == trial.progress.planned:
             self._scored(trial, trial.score)
 
     def _scored(self, trial: Trial, score: float | None) -> None:
-        before, trial.objective = trial.objective, score
+        before, trial.best.objective = trial.best.objective, score
         if self.best is trial and before is not None and self.objective.cost(score) > self.objective.cost(before):
             self.best = self.ranked(1)[0]  # a mean over more executions may be worse
         elif score is not None and (self.best is None or self.objective.better(score, self.best.objective)):
             self.best = trial
 
     def _segment_ended(self, record: SegmentEnded, time: float) -> None:
-        trial = self.trials[record.trial]
-        trial.busy, trial.slot, trial.started_at = trial.running(time), None, None
-        trial.lost += record.outcome in ("lost", "no_memory")
-        trial.alone |= record.outcome == "no_memory"
+        trial = self._move(record.trial, _END_EVENTS.get(record.outcome, "ended"))
+        self._leave_slot(trial, time)
+        resources = trial.resources
+        resources.lost += record.outcome in ("lost", "no_memory")
+        resources.alone |= record.outcome == "no_memory"
+        resources.raised += record.outcome == "raised"
         execution = trial.execution(record.execution)
         if record.outcome == "reached":
             # A segment leaves a checkpoint at its end, even if the record of that checkpoint was lost.
             execution.checkpoint = max(execution.checkpoint, record.epoch)
         execution.exhausted |= record.outcome == "stopped_by_callback"
-        trial.failed |= record.outcome in ("failed", "fatal")
-        trial.raising = record.outcome == "raised"
-        trial.raised += trial.raising
         if record.error is not None:
-            trial.error = record.error
+            trial.end.error = record.error
+
+    def _leave_slot(self, trial: Trial, time: float) -> None:
+        trial.resources.busy = trial.running(time)
+        trial.resources.slot = trial.resources.started_at = None
 
     def _result_told(self, record: ResultTold) -> None:
         trial = self.trials[record.trial]
-        trial.open = False
-        trial.failed |= record.outcome == "failed"
-        if trial.objective is None and not trial.failed:
+        timed_out = trial.status == "expired"
+        self._move(record.trial, "told")
+        trial.progress.result = record.outcome
+        if trial.worthless:
+            return
+        if trial.best.objective is None:
             self._scored(trial, record.score)  # it stopped before its other executions
-        if not trial.failed and not trial.timed_out:
-            trial.error = None  # a retry succeeded
+        if not timed_out:
+            trial.end.error = None  # a retry succeeded
+
+    def _ended(self, record: TrialEnded, time: float) -> None:
+        trial = self._move(record.trial, record.state)
+        trial.end.at = time
+        if record.state == "failed" and self.best is trial:
+            self.best = next(iter(self.ranked(1)), None)
+
+
+_END_EVENTS: dict[Outcome, Event] = {
+    "stopped": "stopped by its back end",
+    "failed": "ended by a failure",
+    "fatal": "ended by a failure",
+    "raised": "ended by an exception",
+    "infeasible": "refused",
+}
+"""The event in a trial's life by the outcome of its segment, if it is not "ended"."""
 
 
 def fold(entries: Iterable[journal.Entry]) -> Study:

@@ -15,9 +15,11 @@ from typing import Any, Literal
 from search.space.domain import Value
 
 Direction = Literal["min", "max"]
-State = Literal["running", "paused", "completed", "stopped", "failed"]
+EndState = Literal["completed", "stopped", "failed", "infeasible"]
+State = Literal["running", "paused", "completed", "stopped", "failed", "infeasible"]
 """The state of a trial. `running`: a worker trains it. `paused`: it may go on. `completed`: it had its full budget, or
-its own callbacks ended it. `stopped`: its back end has no further use for it. `failed`: it raised, diverged or died."""
+its own callbacks ended it. `stopped`: its back end has no further use for it. `failed`: it raised, diverged or died.
+`infeasible`: it was refused before its first epoch, by `search.Infeasible` or a limit of the user's."""
 
 
 @dataclass(frozen=True, slots=True)

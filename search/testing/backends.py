@@ -74,12 +74,14 @@ SMOOTH = Scenario(ask_conditional, smooth_loss, seconds=epoch_seconds)
 ROUGH = Scenario(
     ask_conditional,
     lambda params, epoch: math.nan if noise(params, "nan", epoch) < 0.02 else smooth_loss(params, epoch),
+    infeasible=lambda run: run.trial % 7 == 3,
     fails=lambda params: int(40 * noise(params, "fails")) if noise(params, "fails") < 0.2 else None,
     finishes=lambda params: 1 + int(20 * noise(params, "ends")) if noise(params, "ends") < 0.3 else None,
     dies=lambda trial, attempt: (trial + attempt) % 3 if (trial + attempt) % 5 == 0 else None,
     seconds=epoch_seconds,
 )
-"""A fifth of the trials raise an exception, some diverge, callbacks end some, and one process in five is lost."""
+"""One trial in seven is infeasible, a fifth raise an exception, some diverge, callbacks end some, and one process in
+five is lost."""
 
 
 def ask_finite(hp: Hp) -> None:
@@ -200,10 +202,10 @@ class BackEndContract:
         assert search.end.complete
         assert len(search.trials) > 3
         for trial in search.trials:
-            assert trial.ended is not None, f"trial {trial.number} never ended"
+            assert trial.ended, f"trial {trial.number} never ended"
             assert not trial.open
-            assert trial.epochs <= trial.to_epoch
-        completed = [trial for trial in search.trials if trial.ended == "completed"]
+            assert trial.epochs <= trial.progress.to_epoch
+        completed = [trial for trial in search.trials if trial.state == "completed"]
         assert completed, "no trial had its full budget"
         for trial in completed:
             assert trial.exhausted or trial.epochs == 9
@@ -211,13 +213,23 @@ class BackEndContract:
     @pytest.mark.parametrize(("slots", "direction"), [(1, "max"), (4, "min")])
     def test_failed_trials_end_and_others_go_on(self, slots: int, direction: str) -> None:
         search = self.shared_search(ROUGH, slots, direction)
-        failed = [trial for trial in search.trials if trial.ended == "failed"]
-        assert 0 < len(failed) < len(search.trials) / 2
+        failed = [trial for trial in search.trials if trial.state == "failed"]
+        assert 0 < len(failed) < len(search.trials)
         for trial in failed:
             requested = [r for r in search.records if isinstance(r, SegmentRequested) and r.trial == trial.number]
             told = [r for r in search.records if isinstance(r, ResultTold) and r.trial == trial.number]
             assert len(requested) == len(told)
             assert told[-1].outcome == "failed"
+
+    @pytest.mark.parametrize(("slots", "direction"), [(1, "max"), (4, "min")])
+    def test_infeasible_trials_end_without_an_epoch(self, slots: int, direction: str) -> None:
+        search = self.shared_search(ROUGH, slots, direction)
+        infeasible = [trial for trial in search.trials if trial.state == "infeasible"]
+        assert infeasible
+        for trial in infeasible:
+            assert (trial.epochs, trial.objective) == (0, None)
+            told = [r for r in search.records if isinstance(r, ResultTold) and r.trial == trial.number]
+            assert [(r.outcome, r.score) for r in told] == [("infeasible", None)]
 
     @pytest.mark.parametrize(("slots", "direction"), [(1, "min"), (4, "max")])
     def test_only_active_parameters_are_drawn(self, slots: int, direction: str) -> None:
@@ -318,7 +330,7 @@ class BackEndContract:
             assert second.end.complete
             new = [trial for trial in second.trials if trial.phase == 1]
             assert len(new) >= 4
-            assert all(trial.ended is not None for trial in second.trials)
+            assert all(trial.ended for trial in second.trials)
             kept = len(second.entries) - 30
             assert second.resume(kept).run().history() == second.history()
 

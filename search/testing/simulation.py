@@ -37,8 +37,9 @@ from search.study.records import (
     TrialEnded,
     TrialImported,
 )
-from search.study.study import Study, Trial
+from search.study.study import Study
 from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
+from search.study.trials import Trial
 
 __all__ = ["CheckedBackEnd", "Hp", "Params", "Scenario", "Simulation"]
 
@@ -84,9 +85,11 @@ class CheckedBackEnd:
             return
         trial = self._study.trials[suggestion.trial]
         assert not trial.open, f"trial {trial.number} is being trained already"
-        assert trial.ended is None, f"trial {trial.number} has ended: {trial.ended}"
+        assert not trial.ended, f"trial {trial.number} has ended: {trial.ended}"
         assert trial.number not in self._given_up, f"trial {trial.number} was given up"
-        assert suggestion.from_epoch == trial.to_epoch, f"trial {trial.number} goes on from another epoch than its last"
+        assert suggestion.from_epoch == trial.progress.to_epoch, (
+            f"trial {trial.number} goes on from another epoch than its last"
+        )
 
     def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
         draw = self.inner.suggest(trial, parameter, explored)
@@ -104,7 +107,7 @@ class CheckedBackEnd:
     def apply(self, record: Record) -> Sequence[int]:
         given_up = self.inner.apply(record)
         assert not self._given_up & set(given_up), "a trial was given up twice"
-        if isinstance(record, ResultTold) and record.outcome == "failed":
+        if isinstance(record, ResultTold) and record.outcome in ("failed", "infeasible"):
             assert record.trial in given_up, "a failed trial was not given up"
         self._given_up |= set(given_up)
         return given_up
@@ -327,7 +330,15 @@ class Simulation:
         """Return each trial with its values, state and curve: equal if and only if two searches are the same."""
         name = self.study.objective.name
         return [
-            (t.number, t.seed, t.params, t.state, t.bracket, t.rung, [(e.epoch, e.logs[name]) for e in t.curve])
+            (
+                t.number,
+                t.seed,
+                t.params,
+                t.state,
+                t.progress.bracket,
+                t.progress.rung,
+                [(e.epoch, e.logs[name]) for e in t.curve],
+            )
             for t in self.trials
         ]
 
@@ -335,7 +346,7 @@ class Simulation:
 
     def check(self, records: Sequence[Record]) -> None:
         """Check the laws that hold after every message. The last message led to `records`."""
-        running = [trial.number for trial in self.trials if trial.slot is not None]
+        running = [trial.number for trial in self.trials if trial.resources.slot is not None]
         assert sorted(running) == sorted(segment.trial for segment in self.executor.segments)
         for record in records:
             if isinstance(record, EpochDone):

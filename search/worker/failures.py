@@ -1,7 +1,7 @@
 """The classification of exceptions that end a segment.
 
-By a lack of memory or disk space, a trial has not failed. KerasTuner's `FailedTrialError` gives a trial up, its
-`FatalError` the search.
+By a lack of memory or disk space, a trial has not failed. By `search.Infeasible`, the user's code refuses a trial's
+values. KerasTuner's `FailedTrialError` gives a trial up, its `FatalError` the search.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from keras_tuner.errors import FailedTrialError, FatalError
 
-from search.errors import SearchError
+from search.errors import Infeasible, SearchError
 from search.study.records import Outcome
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -21,6 +21,8 @@ _OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")
 
 def classify_failure(error: BaseException, description: str) -> tuple[Outcome, str]:
     """Return the outcome of a segment that raised `error`, and the one-line `description`, completed."""
+    if isinstance(error, Infeasible):
+        return "infeasible", _text(error) or "its code gave no reason"
     if isinstance(error, FatalError):
         return "fatal", description
     if isinstance(error, FailedTrialError):

@@ -1,7 +1,7 @@
 """The probe: it runs the user's space file, builds one model with default values, trains one step, and reports.
 
-A probe draws no values, unless the user's code rejects the default ones by a `FailedTrialError` of KerasTuner's.
-Before anything is written, it finds the errors that would make every trial fail.
+A probe draws no values, unless the user's code rejects the default ones by `search.Infeasible` or KerasTuner's
+`FailedTrialError`. Before anything is written, it finds the errors that would make every trial fail.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import keras
 import numpy as np
 from keras_tuner.errors import FailedTrialError
 
-from search.errors import SearchError, SpaceError
+from search.errors import Infeasible, SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed
 from search.space.domain import Value
 from search.space.file import (
@@ -66,6 +66,9 @@ from search.worker.segment import (
 _PACKAGES = ("keras-search", "keras", "keras-tuner", "optuna", "mlflow", "numpy", "tensorflow", "jax", "torch")
 
 
+REJECTIONS = (FailedTrialError, Infeasible)
+"""Exceptions by which the user's code rejects values, and not all of the search."""
+
 MAX_CONFIGURATIONS = 20
 """The most configurations that a probe builds, if the user's code rejects the default values."""
 
@@ -101,7 +104,7 @@ def _probe(probe: Probe, path: Path | None, tell: Callable[[str], None]) -> Prob
             values = data_values(probe.space, hp)
             with session(names=taken_names(probe.space)):
                 return _examine(probe, path, space, hp, data, values, tell, shareable=shareable)
-        except FailedTrialError as error:
+        except REJECTIONS as error:
             rejected = error
     raise SpaceError(
         f"{MAX_CONFIGURATIONS} configurations were built, that of the default values first, and each was rejected: "
@@ -124,13 +127,13 @@ def _build_more(probe: Probe, path: Path | None) -> None:
                 model = set_up_trial(space, hp).model
                 if space.fit is None:
                     create_weights(model, data.train)
-        except FailedTrialError:
+        except REJECTIONS:
             continue  # the user's code rejects these values
         except (Exception, SystemExit) as error:
             values = ", ".join(f"{name}={value!r}" for name, value in hp.used_values.items())
             raise SpaceError(
                 f"with {values} no model can be built ({describe_error(error, path)}): change the domains, or reject "
-                "such values with keras_tuner.errors.FailedTrialError"
+                "such values with search.Infeasible"
             ) from error
 
 
@@ -284,7 +287,7 @@ def _try_fit(space: Space, hp: Any, setup: TrialSetup, data: Data) -> tuple[Tria
     few = first_samples(data, _batch_size(setup.fit_options))
     try:
         return setup, _call_fit(space, hp, setup, few)
-    except (SpaceError, FailedTrialError):
+    except (SpaceError, *REJECTIONS):
         raise
     except Exception:
         traceback.print_exc()

@@ -392,11 +392,16 @@ class _SegmentRun:
         if self._segment.run_eagerly:
             model.run_eagerly = True
         create_weights(model, data.train)
+        self._check_size(model)
         # If data depend on the hyperparameters, graphs may differ although the models do not. Models that have objects
         # in common are used one at a time.
         alone = self._space.data_takes_hp or _imported[self._segment.space].is_in(model)
         model_key = None if alone else make_model_key(model, user_callbacks)
         return Training(model, setup.fit_options, user_callbacks, model_key)
+
+    def _check_size(self, model: Any) -> None:
+        if model.built:
+            self._segment.check_size(int(model.count_params()))
 
     def redirect(self, callbacks: list[Any], recorder: Recorder) -> list[Any]:
         """Redirect the user's callbacks into the trial's own folder."""
@@ -414,6 +419,8 @@ class _SegmentRun:
             initial_epoch: Keras's number of the trial's first epoch.
         """
         segment, model, user_callbacks = self._segment, training.model, training.callbacks
+        if self._space.fit is not None:
+            self._check_size(model)
         callbacks = [*user_callbacks, recorder]
         data = count_batches(segment.space, data, training.options, self._tell)
         runner = choose_runner(model, data, training.options, segment.seed, callbacks, segment.fuse, training.model_key)
@@ -438,6 +445,7 @@ class _SegmentRun:
 
     def _run_own_fit(self, setup: TrialSetup, data: Data, *, anew: bool) -> Recorder:
         segment, model = self._segment, setup.model
+        self._check_size(model)
         earlier = self.make_recorder(data)
         if (runner := earlier.report_again()) is not None:
             self.report_built(model, runner)

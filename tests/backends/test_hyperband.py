@@ -141,7 +141,7 @@ def test_a_bracket_with_failures_still_trains_one_trial_to_the_end() -> None:
     scenario = Scenario(ask_x, unrelated_losses, fails=lambda params: 1 if noise(params, "fails") < 0.25 else None)
     search = simulate(scenario, max_epochs=27).run()
     sizes = [len(entrants(search)[0, rung]) for rung in range(4)]
-    assert sum(trial.ended == "failed" for trial in search.trials) > 10
+    assert sum(trial.state == "failed" for trial in search.trials) > 10
     assert sizes == [27, 9, 3, 1]
 
 
@@ -279,13 +279,13 @@ def test_a_trial_stopped_by_its_callback_is_promoted_without_training() -> None:
         finishes=lambda params: 1 if is_stopped(params) else None,
     )
     search = simulate(scenario).run()
-    stopped = [trial for trial in search.trials if trial.exhausted and trial.bracket == 0]
+    stopped = [trial for trial in search.trials if trial.exhausted and trial.progress.bracket == 0]
     assert stopped
     entered = entrants(search)
     best = min(stopped, key=lambda trial: trial.objective)
     assert entered[0, 2] == [best.number]
-    assert best.ended == "completed"
-    assert best.epochs == best.trained == 1
+    assert best.state == "completed"
+    assert best.epochs == best.progress.trained == 1
     assert sum(isinstance(record, SegmentStarted) and record.trial == best.number for record in search.records) == 1
     told = [
         record.outcome for record in search.records if isinstance(record, ResultTold) and record.trial == best.number

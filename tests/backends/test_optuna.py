@@ -174,7 +174,7 @@ SPECS = [
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_pruner_stops_at_the_end_of_an_epoch(spec: str) -> None:
     search = simulate(Scenario(ask_two, ranked), "random", spec, limits=Limits(max_trials=25)).run()
-    stopped = [trial for trial in search.trials if trial.ended == "stopped"]
+    stopped = [trial for trial in search.trials if trial.state == "stopped"]
     assert bool(stopped) == (spec != "none")
     stops = {r.trial: r.epoch for r in search.records if isinstance(r, Judged) and r.stop}
     assert {trial.number: trial.epochs for trial in stopped} == stops
@@ -182,7 +182,7 @@ def test_a_pruner_stops_at_the_end_of_an_epoch(spec: str) -> None:
     assert all(told[trial.number] == ("stopped" if trial in stopped else "reached") for trial in search.trials)
     judged = {record.judged for record in search.records if isinstance(record, SegmentRequested)}
     assert judged == {spec != "none"}
-    whole = [trial.params["x"] for trial in search.trials if trial.ended == "completed"]
+    whole = [trial.params["x"] for trial in search.trials if trial.state == "completed"]
     if stopped and "wilcoxon" not in spec:
         assert statistics.mean(whole) < statistics.mean(trial.params["x"] for trial in stopped)
 
@@ -240,8 +240,8 @@ def test_trials_of_an_earlier_phase_are_imported_as_they_ended() -> None:
     for trial, theirs in zip(before.trials, imported, strict=True):
         assert theirs.params.keys() == {"x (float linear)", "y (float linear)"}
         assert theirs.params["x (float linear)"] == trial.params["x"]
-        assert theirs.value == (math.inf if trial.ended == "failed" else trial.objective)
-        assert (theirs.state == TrialState.PRUNED) == (trial.ended == "stopped")
+        assert theirs.value == (math.inf if trial.state == "failed" else trial.objective)
+        assert (theirs.state == TrialState.PRUNED) == (trial.state == "stopped")
         assert len(theirs.intermediate_values) == trial.epochs
 
 

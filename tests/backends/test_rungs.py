@@ -21,8 +21,10 @@ from search.backends.samplers import SAMPLERS
 from search.scheduler.limits import Limits
 from search.space.domain import Domain, Parameter
 from search.study.records import EpochDone, ParameterSet, ResultTold, SegmentRequested
-from search.study.study import Study, Trial
+from search.study.study import Study
+from search.study.transitions import Status
 from search.study.trial import Objective
+from search.study.trials import Trial, Values
 from search.testing import Scenario, Simulation
 from search.testing.backends import FINITE_CONFIGURATIONS, ask_finite, configuration_text, epoch_seconds, noise_loss
 
@@ -258,15 +260,17 @@ def test_the_next_back_end_uses_trials_of_the_first(
     assert more.resume(len(begun.entries) + 20).run().history() == more.history()
 
 
-def other_trial(*losses: float, x: float = 0.5, y: float | None = 0.5, exhausted: bool = False, **state: Any) -> Trial:
+def other_trial(
+    *losses: float, x: float = 0.5, y: float | None = 0.5, exhausted: bool = False, status: Status = "paused"
+) -> Trial:
     """Return a trial of another study or phase."""
-    trial = Trial(0, 0, -1, params={"x": x}, parameters=[X], **state)
+    trial = Trial(0, 0, -1, status=status, values=Values({"x": x}, [X]))
     if y is not None:
-        trial.params["y"], trial.parameters = y, [X, Y]
+        trial.values = Values({"x": x, "y": y}, [X, Y])
     execution = trial.execution(0)
     execution.curve = [EpochDone(0, 0, epoch, {"val_loss": loss}, 1.0) for epoch, loss in enumerate(losses, 1)]
     execution.exhausted = exhausted
-    trial.objective = MIN.best(losses)
+    trial.best.objective = MIN.best(losses)
     return trial
 
 
@@ -277,7 +281,7 @@ def test_an_imported_trial_counts_at_the_rungs_that_its_epochs_reached() -> None
             other_trial(0.5, 0.6, 0.4, 0.1),  # half-finished: four epochs
             other_trial(0.7),
             other_trial(0.3, 0.2, exhausted=True),
-            other_trial(0.3, failed=True),
+            other_trial(0.3, status="failed"),
             other_trial(),  # nothing to learn
         ]
     )
@@ -296,7 +300,7 @@ def test_optuna_imports_a_trial_as_if_it_had_trained_it() -> None:
             other_trial(0.5, 0.4, 0.3, 0.2),  # the fourth epoch is beyond max_epochs
             other_trial(0.5, 0.4),
             other_trial(0.5, exhausted=True),
-            other_trial(0.5, failed=True),
+            other_trial(0.5, status="failed"),
         ]
     )
     imported = back_end.sampler.study.get_trials()

@@ -124,7 +124,7 @@ def test_a_fatal_error_of_a_callback_ends_the_search_and_reaches_the_caller(fold
         tuner.search(X, Y, epochs=3, validation_split=0.25, callbacks=[Fatal()], verbose=0)
     assert "\n" not in str(raised.value)
     (trial,) = tuner.results.trials
-    assert (trial.state, trial.segments) == ("failed", 1)
+    assert (trial.state, trial.progress.segments) == ("failed", 1)
     assert told == []
 
 

@@ -166,7 +166,7 @@ def test_arguments_have_kerastuners_names_and_order(name: str) -> None:
         (lambda: kt.RandomSearch(), "was given None: give a function of hp"),
         (lambda: kt.RandomSearch(build_model, max_trial=3), "Did you mean 'max_trials'"),
         (lambda: kt.RandomSearch(build_model, max_epochs=3), "does not take 'max_epochs'"),
-        (lambda: kt.RandomSearch(build_model, max_model_size=3), "raise an exception in build_model"),
+        (lambda: kt.RandomSearch(build_model, max_model_size=0), "^max_model_size is 0: it must be at least 1"),
         (lambda: kt.RandomSearch(build_model, distribution_strategy=object()), "gpus_per_trial=2"),
         (lambda: kt.BayesianOptimization(build_model, beta=2.6), "drawn by Optuna's TPE"),
         (lambda: kt.RandomSearch(build_model, ["val_loss", "val_accuracy"]), "several objectives"),

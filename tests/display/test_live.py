@@ -20,7 +20,8 @@ from search.display.live import Pace, TerminalSize, budget_progress, make_view, 
 from search.options import Options
 from search.space.domain import Value
 from search.study.records import BackendChanged, SegmentEnded, TrialEnded
-from search.study.study import Study, Trial
+from search.study.study import Study
+from search.study.trials import Trial
 
 
 def pace(options: Options) -> Pace:

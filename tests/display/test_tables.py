@@ -21,8 +21,9 @@ from search.messages import Probed
 from search.space.domain import Condition, Domain, Parameter
 from search.study import records
 from search.study.paths import StudyPaths
-from search.study.records import Built, EpochDone, ResultTold, SearchEnded, SearchStarted, SegmentEnded, TrialEnded
-from search.study.study import Study, Trial
+from search.study.records import Built, EpochDone, ResultTold, SearchEnded, SearchStarted, SegmentEnded
+from search.study.study import Study
+from search.study.trials import Trial
 
 
 def rendered(renderable: RenderableType, width: int = 80) -> list[str]:
@@ -294,11 +295,15 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 
 def test_the_leaderboard_is_best_first_without_failures_and_constants() -> None:
     builder = typical()
-    builder.apply(TrialEnded(1, "failed"))
-    assert rendered(tables.leaderboard(builder.study, 2)) == [
+    builder.request(6, 3)
+    builder.values(6, lr=0.01, units=128, layers=3)
+    builder.epochs(6, 0.97)
+    builder.fail(6, "ValueError: no such layer")
+    assert rendered(tables.leaderboard(builder.study, 3)) == [
         "rank  trial  val_accuracy  best epoch  epochs  time  lr      units",
         "   1      0        0.9722           2       3  1.3s  0.003   64",
-        "   2      4        0.6123           2       3  1.3s  0.0001  16",
+        "   2      1        0.9500           2       3  1.3s  0.01    128",
+        "   3      4        0.6123           2       3  1.3s  0.0001  16",
     ]
 
 

@@ -30,19 +30,19 @@ def test_the_objective_is_the_mean_of_the_executions(study: StudyResults) -> Non
     assert len(study.trials) == 5
     for trial in study.trials:
         curves = [[epoch.logs["val_loss"] for epoch in execution.curve] for execution in trial.executions]
-        assert [len(curve) for curve in curves] == [trial.to_epoch] * 3
+        assert [len(curve) for curve in curves] == [trial.progress.to_epoch] * 3
         assert len({curve[0] for curve in curves}) == 3, "each has a seed of its own"
-        assert trial.values == [min(curve) for curve in curves]
-        assert trial.objective == pytest.approx(statistics.fmean(trial.values))
-        assert trial.spread == pytest.approx(statistics.stdev(trial.values))
-        assert trial.trained == 3 * trial.to_epoch
+        assert trial.scores == [min(curve) for curve in curves]
+        assert trial.objective == pytest.approx(statistics.fmean(trial.scores))
+        assert trial.spread == pytest.approx(statistics.stdev(trial.scores))
+        assert trial.progress.trained == 3 * trial.progress.to_epoch
         assert trial.state in ("completed", "stopped")
     assert study.study.epochs == 3 * 11
 
 
 def test_promoted_trials_are_the_best_by_the_mean(study: StudyResults) -> None:
-    first = [trial for trial in study.trials if trial.bracket == 0]
-    promoted = [trial for trial in first if trial.to_epoch == 3]
+    first = [trial for trial in study.trials if trial.progress.bracket == 0]
+    promoted = [trial for trial in first if trial.progress.to_epoch == 3]
     at_one = {t.number: statistics.fmean(e.curve[0].logs["val_loss"] for e in t.executions) for t in first}
     assert [trial.number for trial in promoted] == [min(at_one, key=at_one.__getitem__)]
 
@@ -88,7 +88,7 @@ def test_executions_are_shown(
     assert cli.main(["show", "space", str(best.number)]) == 0
     out = capfd.readouterr().out
     assert "executions 3 of 3: " in out
-    assert f"of execution {best.best_execution}" in out
+    assert f"of execution {best.best.execution}" in out
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_a_pruner_judges_the_first_execution_and_the_others_follow_if_it_passes(
     for trial in stopped:
         assert len(trial.executions) == 1
         assert trial.epochs < 4
-        assert trial.objective == trial.values[0]
+        assert trial.objective == trial.scores[0]
     for trial in completed:
         assert [execution.epochs for execution in trial.executions] == [4, 4]
 
@@ -127,5 +127,5 @@ def test_a_resume_may_ask_for_more_executions(workplace: Path) -> None:
     search.run(space, max_total_epochs=3, **options)
     study = search.run(space, resume=True, max_total_epochs=100, executions_per_trial=2, **options)
     assert {len(trial.executions) for trial in study.trials} == {1, 2}
-    promoted = [trial for trial in study.trials if trial.bracket == 0 and trial.to_epoch == 3]
+    promoted = [trial for trial in study.trials if trial.progress.bracket == 0 and trial.progress.to_epoch == 3]
     assert [[execution.epochs for execution in trial.executions] for trial in promoted] == [[3, 3]]

@@ -77,7 +77,7 @@ def test_a_trial_that_always_kills_its_worker_fails_and_the_others_go_on(space: 
     space.with_name("kill").write_text("0001 0 always")
     study = search.run(space, study="doomed", **OPTIONS)
     assert [trial.number for trial in study.trials if trial.state == "failed"] == [1]
-    assert study.trials[1].segments == 2
+    assert study.trials[1].progress.segments == 2
     assert "SIGKILL" in (study.trials[1].error or "")
     assert len(study.best_trials()) == len(study.trials) - 1
 
@@ -95,7 +95,7 @@ def test_code_that_ends_its_process_is_tried_again_and_then_fails(space: Path) -
     space.with_name("kill").write_text("0001 0 always exit")
     study = search.run(space, study="exits", **OPTIONS)
     trial = study.trials[1]
-    assert (trial.state, trial.segments) == ("failed", 2)
+    assert (trial.state, trial.progress.segments) == ("failed", 2)
     assert [outcome for outcome, _ in ends(study, 1)] == ["lost", "lost"]
     assert trial.error is not None
     assert trial.error.startswith("its code ended the process: ")
@@ -145,7 +145,7 @@ def test_a_trial_that_hangs_is_ended_and_the_search_goes_on(space: Path, monkeyp
     space.with_name("kill").write_text("0001 0 always hang")
     study = search.run(space, study="hangs", trial_timeout="8s", **OPTIONS)
     trial = study.trials[1]
-    assert (trial.state, trial.segments) == ("failed", 1)
+    assert (trial.state, trial.progress.segments) == ("failed", 1)
     assert trial.error == "its epoch came to no end: it hung? (--trial-timeout 8s)"
     assert {each.state for each in study.trials if each is not trial} <= {"completed", "stopped"}
 

@@ -41,7 +41,7 @@ def touch(paths: StudyPaths, study: Study) -> None:
         files = paths.trial(trial.number)
         files.folder.mkdir(parents=True, exist_ok=True)
         for number, execution in enumerate(trial.executions):
-            if trial.ended is None and execution.epochs:
+            if not trial.ended and execution.epochs:
                 files.checkpoint(number).touch()
                 files.best(number).touch()
 
@@ -64,13 +64,13 @@ def test_after_any_record_the_best_trials_and_those_that_may_go_on_have_their_fi
         cleaner.take([entry])
         cleaner.flushed()
         for trial in study.ranked()[:KEEP]:
-            assert paths.trial(trial.number).best(trial.best_execution).exists()
+            assert paths.trial(trial.number).best(trial.best.execution).exists()
         for trial in study.trials.values():
             files = paths.trial(trial.number)
-            if trial.ended is None and trial.epochs:
+            if not trial.ended and trial.epochs:
                 assert files.checkpoint(0).exists()
                 assert files.best(0).exists()
-            elif trial.ended is not None:
+            elif trial.ended:
                 assert not list(files.folder.glob("checkpoint-*"))
                 deleted |= not list(files.folder.glob("best-*"))
     assert deleted

@@ -98,7 +98,7 @@ def test_each_trial_is_one_record(source: Path) -> None:
     for record, trial in zip(records, there.trials, strict=True):
         assert (record.params, record.parameters) == (trial.params, tuple(trial.parameters))
         assert record.curve == tuple(epoch.logs["val_loss"] for epoch in trial.curve)
-        assert (record.state, record.stopped_by_callback) == (trial.ended, trial.exhausted)
+        assert (record.state, record.stopped_by_callback) == (trial.state, trial.exhausted)
         assert parse_line(format_line(record, 1.0)) == (record, 1.0)
     assert {record.state for record in records} == {"completed", "failed"}
     assert any(record.stopped_by_callback for record in records)
@@ -257,7 +257,7 @@ def test_a_warm_start_and_configurations_to_try_first(
     assert [trial.params for trial in later.trials[:3]] == [trial.params for trial in found.trials]
     assert len(later.study.phases) == 1
     assert len(later.study.imported) == 4
-    assert len([trial for trial in later.trials if trial.initial_values]) == 2
+    assert len([trial for trial in later.trials if trial.values.initial]) == 2
     assert run("run", space, "--study", "third", *RUN, "--try-first", '{"unitz": 3}') == 2
     assert run("run", space, "--study", "third", *RUN, "--warm-start", "gone", "--sampler", "tpe") == 2
     assert run("run", space, "--study", "third", *RUN, "--warm-start", "new") == 2

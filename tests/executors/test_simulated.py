@@ -150,7 +150,7 @@ def test_a_study_is_searched_by_the_real_driver(tmp_path: Path) -> None:
     assert study.end.complete
     assert len(study.trials) == plan_brackets(27).trial_count
     assert all(trial.ended and not trial.open for trial in study.trials.values())
-    assert {trial.ended for trial in study.trials.values()} == {"completed", "stopped", "failed"}
+    assert {trial.state for trial in study.trials.values()} == {"completed", "stopped", "failed"}
     assert history(read_study(StudyPaths.of(tmp_path, "study").journal)) == history(study)
     # The study's time is the clock's, and ten workers share the work.
     assert study.seconds() == pytest.approx(executor.now() - 1000.0)

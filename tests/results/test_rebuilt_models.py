@@ -83,8 +83,8 @@ def test_models_come_back_with_the_constants_that_they_were_trained_with(
     study = search.run(write(workplace, SPACE), **{**OPTIONS, "workers": 2})
     assert "load_data gives" not in capfd.readouterr().err
     first, second = study.best_trials(2)
-    assert first.tested is not None
-    assert first.tested.logs["loss"] == pytest.approx(first.objective, rel=1e-5)  # of the same samples
+    assert first.best.tested is not None
+    assert first.best.tested.logs["loss"] == pytest.approx(first.objective, rel=1e-5)  # of the same samples
     assert study.study.exported is not None
     assert study.study.exported.warning == ""
     models = study.get_best_models(2)

@@ -147,7 +147,7 @@ def test_an_epoch_trained_twice_counts_once() -> None:
     hand.say(Lost("killed"))
     hand.say(EpochDone(0, 0, 1, {"loss": 0.1}, 1.0))
     trial = hand.study.trials[0]
-    assert (trial.epochs, trial.trained, trial.objective) == (1, 2, 0.5)
+    assert (trial.epochs, trial.progress.trained, trial.objective) == (1, 2, 0.5)
     assert (hand.study.epochs, hand.study.trained) == (1, 2)
 
 
@@ -180,7 +180,7 @@ def test_progress_renews_the_retries_and_a_success_clears_the_error() -> None:
         assert again.instructions == [(0, StartSegment(0, 0, 3, False))]
     ended = hand.train(epochs=(3,))
     assert ended.end is not None
-    assert hand.study.trials[0].ended == "completed"
+    assert hand.study.trials[0].state == "completed"
     assert hand.study.trials[0].error is None
 
 
@@ -209,12 +209,12 @@ def test_a_trial_out_of_memory_is_retried_alone_on_its_device() -> None:
     assert starts(hand.train(2, slot=2)) == [(2, 3)]  # a new trial on the other GPU
     assert starts(hand.train(1, slot=1)) in ([(0, 0)], [(1, 0)])
     trial = hand.study.trials[0]
-    assert trial.slot is not None
-    hand.build(0, trial.slot)
-    assert starts(hand.train(0, slot=trial.slot)) != []
+    assert trial.resources.slot is not None
+    hand.build(0, trial.resources.slot)
+    assert starts(hand.train(0, slot=trial.resources.slot)) != []
     assert trial.error is None
     assert trial.state == "completed"
-    assert {hand.study.trials[number].slot for number in (4, 5)} == {0, 1}  # both shares are used again
+    assert {hand.study.trials[number].resources.slot for number in (4, 5)} == {0, 1}  # both shares are used again
 
 
 def test_a_trial_out_of_memory_alone_has_failed() -> None:
@@ -314,7 +314,7 @@ def test_trial_timeout_counts_the_time_of_all_segments_and_nothing_else() -> Non
     again.now += 1
     assert again.handle(Tick()).instructions == [(0, Interrupt())]
     assert starts(again.again().begin()) == [(0, 1)]  # killed once more: trial 0 is not started again
-    assert again.study.trials[0].timed_out
+    assert again.study.trials[0].status == "expiring"
 
 
 def test_a_trial_that_raised_an_exception_is_not_retried() -> None:
@@ -335,7 +335,7 @@ def test_a_trial_that_raised_an_exception_is_not_retried_after_a_kill(last: str)
     later = hand.again()
     reaction = later.begin()
     assert TrialEnded(0, "failed") in reaction.records
-    assert later.study.trials[0].ended == "failed"
+    assert later.study.trials[0].state == "failed"
     assert [start.trial for _, start in reaction.instructions if isinstance(start, StartSegment)] == [1]
 
 
@@ -366,7 +366,7 @@ def test_a_trial_that_succeeds_after_an_exception_has_not_failed() -> None:
     hand.say(SegmentEnded(0, 0, "raised", 1, "OSError: no route"))
     assert hand.train(epochs=(2, 3)).end is not None
     trial = hand.study.trials[0]
-    assert (trial.ended, trial.error, trial.failed) == ("completed", None, False)
+    assert (trial.state, trial.error, trial.failed) == ("completed", None, False)
 
 
 def test_an_exception_after_the_last_epoch_fails_the_trial() -> None:
@@ -459,8 +459,8 @@ def test_retries_of_trials_that_raise_survive_a_kill_at_any_record(retries: int)
         max_epochs=3,
         limits=Limits(max_trials=3, max_retries_per_trial=retries),
     ).run()
-    assert [trial.segments for trial in search.trials] == [1, retries + 1, 1]
-    assert [trial.ended for trial in search.trials] == ["completed", "failed", "completed"]
+    assert [trial.progress.segments for trial in search.trials] == [1, retries + 1, 1]
+    assert [trial.state for trial in search.trials] == ["completed", "failed", "completed"]
     for kept in range(1, len(search.entries)):
         assert search.resume(kept).run().history() == search.history()
 
@@ -513,7 +513,7 @@ def test_trials_that_wait_for_a_promotion_count_as_successes() -> None:
     ).run()
     assert search.end is not None
     assert search.end.complete
-    assert sum(trial.ended == "failed" for trial in search.trials) > 25
+    assert sum(trial.state == "failed" for trial in search.trials) > 25
 
 
 # Domains --------------------------------------------------------------------------------------------------------------
@@ -828,7 +828,7 @@ def test_another_back_end_begins_a_phase_and_open_trials_end() -> None:
         for search in (second, third):
             assert len(search.trials) == len(first.trials) + 5
             for trial, state in zip(search.trials, states, strict=False):
-                assert trial.ended == ("stopped" if state == "paused" else state)
+                assert trial.state == ("stopped" if state == "paused" else state)
                 assert trial.phase == 0
             assert all(trial.phase == 1 for trial in search.trials[len(states) :])
         requested = {r.trial for r in second.records[len(first.entries) :] if isinstance(r, SegmentRequested)}

@@ -21,8 +21,10 @@ from search.options import parse_configurations
 from search.scheduler.initial import value_in_domain
 from search.scheduler.limits import Limits
 from search.space.domain import Condition, Domain, Parameter, Value
-from search.study.records import SegmentRequested
-from search.study.study import Study, Trial
+from search.study import trials
+from search.study.records import Built, SegmentRequested
+from search.study.study import Study
+from search.study.trials import Trial
 from search.testing import Scenario, Simulation
 from search.testing.backends import epoch_seconds, noise_loss
 
@@ -62,7 +64,7 @@ def test_initial_configurations_come_first_and_missing_values_are_drawn(
     initial = [{"rate": 0.25, "layers": 3, "units_2": 9}, {"optimizer": "sgd", "momentum": 0.5}, {"rate": 1}]
     search = simulate(*initial, make=make, slots=slots).run()
     trials = search.trials
-    assert [trial.initial_values for trial in trials] == [*initial, {}, {}, {}]
+    assert [trial.values.initial for trial in trials] == [*initial, {}, {}, {}]
     for trial, wanted in zip(trials, initial, strict=False):
         assert wanted.items() <= trial.params.items()
         assert trial.params == LAYERED.used(trial.params)
@@ -79,10 +81,10 @@ def test_a_value_of_a_branch_that_is_not_entered_is_ignored() -> None:
 
 def test_a_value_outside_the_domain_fails_only_its_trial() -> None:
     search = simulate({"rate": 0.5, "units_0": 65}, {"rate": 0.75}).run()
-    assert search.trials[0].ended == "failed"
+    assert search.trials[0].state == "failed"
     assert search.trials[0].error == "try_first gives units_0 the value 65, and it takes Int(8..64)"
     assert search.trials[1].params["rate"] == 0.75
-    assert all(trial.ended not in (None, "failed") for trial in search.trials[1:])
+    assert all(trial.ended and not trial.failed for trial in search.trials[1:])
 
 
 @pytest.mark.parametrize("make", [hyperband, tpe])
@@ -97,7 +99,7 @@ def test_a_resumed_search_tries_each_once(make: Callable[[Study], BackEnd]) -> N
 def test_a_resume_tries_new_configurations() -> None:
     search = simulate({"rate": 0.25}, limits=Limits(max_trials=3)).run()
     more = search.resume(try_first=[{"rate": 0.5}, {"rate": 0.25}], limits=Limits(max_trials=6)).run()
-    assert [trial.initial_values for trial in more.trials] == [{"rate": 0.25}, {}, {}, {"rate": 0.5}, {}, {}]
+    assert [trial.values.initial for trial in more.trials] == [{"rate": 0.25}, {}, {}, {"rate": 0.5}, {}, {}]
 
 
 def test_a_configuration_that_was_tried_is_drawn_again() -> None:
@@ -278,7 +280,7 @@ def test_a_trial_records_the_initial_values_that_it_did_not_ask_for() -> None:
 
 
 def test_a_trial_of_an_own_fit_may_ask_until_it_trains() -> None:
-    trial = Trial(0, 0, 0, initial_values={"patience": 3}, built=True, own_fit=True)
+    trial = Trial(0, 0, 0, values=trials.Values(initial={"patience": 3}), model=Built(0, 1, "own fit", own_fit=True))
     assert trial.unused_initial_values == {}
-    trial.trained = 1
+    trial.progress.trained = 1
     assert trial.unused_initial_values == {"patience": 3}

@@ -60,6 +60,7 @@ from search.study.records import (
 )
 from search.study.study import Study, fold
 from search.study.trial import Objective, derive_seed
+from search.study.trials import Trial
 from search.testing import Hp, Run, Scenario, Simulation
 from search.testing.backends import noise
 
@@ -113,10 +114,13 @@ class World:
         self.drift = 0.0
 
     def scenario(self, space: str, rough: bool) -> Scenario:
-        """Return a scenario that follows these attributes; if `rough`, some values alone make a trial fail or stop."""
+        """Return a scenario that follows these attributes; if `rough`, some values alone end a trial early."""
         return Scenario(
             SPACES[space],
             self._value,
+            infeasible=lambda run: (
+                self._doom(run.trial, "refuse") is not None or (rough and noise(run, "infeasible") < 0.15)
+            ),
             fails=lambda run: self._doom(run.trial, "raise") or (2 if rough and noise(run, "fails") < 0.15 else None),
             finishes=lambda run: (
                 self._doom(run.trial, "stop early") or (3 if rough and noise(run, "ends") < 0.15 else None)
@@ -200,6 +204,7 @@ class LedgerTrial:
     lost: int = 0
     raised: int = 0
     raising: bool = False
+    refused: bool = False
     ended: str | None = None
 
     def best(self, objective: Objective) -> list[float]:
@@ -478,6 +483,9 @@ class Ledger:
         trial.failed |= record.outcome in ("failed", "fatal")
         trial.raising = record.outcome == "raised"
         trial.raised += trial.raising
+        if record.outcome == "infeasible":
+            assert not any(trial.curves), "a trial that has cost epochs is infeasible"
+            trial.refused = True
         if record.outcome == "stopped_by_callback":
             trial.exhausted.add(record.execution)
         if record.outcome == "reached":
@@ -492,6 +500,8 @@ class Ledger:
         done = trial.stopped or trial.is_exhausted or trial.fulfilled
         if trial.failed or (trial.raising and (done or trial.raised > self.limits.max_retries_per_trial)):
             expected = "failed"
+        elif trial.refused:
+            expected = "infeasible"
         elif trial.stopped:
             expected = "stopped"
         elif trial.is_exhausted:
@@ -501,13 +511,15 @@ class Ledger:
         else:
             assert trial.lost > self.limits.retries, "given up before its time"
             expected = "failed"
-        expected = "failed" if score is None else expected
+        expected = "failed" if score is None and expected != "infeasible" else expected
         assert record.outcome == expected
         assert record.score == (None if expected == "failed" else score)
         assert record.epoch == len(trial.curves[0])
         trial.open, trial.told = False, True
         trial.failed |= expected == "failed"
-        if trial.place is not None:
+        if trial.refused and trial.place is not None:
+            self.rungs[trial.place].entered.remove(record.trial)  # another one takes its place
+        elif trial.place is not None:
             self.rungs[trial.place].told[record.trial] = record.score
             self._check_earned(trial.place)
 
@@ -518,6 +530,8 @@ class Ledger:
         assert not trial.open or trial.phase < self._phase, "a trial ended before its suggestion did"
         if trial.failed:
             assert record.state == "failed"
+        elif trial.refused:
+            assert record.state == "infeasible"
         elif not trial.stopped and (trial.is_exhausted or len(trial.curves[0]) >= self._max_epochs):
             assert record.state == "completed"
         else:
@@ -547,7 +561,7 @@ class Ledger:
         if record.reason == "the time is up":
             assert self.limits.timeout is not None
             assert self._before >= self.limits.timeout
-        if record.complete and "epochs is trained" not in record.reason and "target" not in record.reason:
+        if record.complete and " is trained" not in record.reason and "target" not in record.reason:
             for trial in self.trials.values():
                 assert trial.ended is not None, "a trial was lost"
             if self._plan is not None:
@@ -717,7 +731,7 @@ class Search(RuleBasedStateMachine):
 
     @rule(
         trial=st.integers(0, 9),
-        event=st.sampled_from(["raise", "diverge", "stop early", "die"]),
+        event=st.sampled_from(["raise", "diverge", "stop early", "die", "refuse"]),
         epoch=st.integers(1, 6),
     )
     def doom(self, trial: int, event: str, epoch: int) -> None:
@@ -899,7 +913,7 @@ class Search(RuleBasedStateMachine):
             parameter = search.scenario.question(trial.params)
             if parameter is not None:
                 assert one.suggest(trial.number, parameter) == other.suggest(trial.number, parameter)
-            if trial.judged and trial.epochs:
+            if trial.progress.judged and trial.epochs:
                 assert one.judge(trial.number, trial.epochs) == other.judge(trial.number, trial.epochs)
 
     def finish(self) -> None:
@@ -931,13 +945,28 @@ def assert_alike(one: Study, other: Study) -> None:
     assert (one.best and one.best.number) == (other.best and other.best.number)
     assert list(one.trials) == list(other.trials)
     for a, b in zip(one.trials.values(), other.trials.values(), strict=True):
-        for part in fields(a):
-            x, y = getattr(a, part.name), getattr(b, part.name)
-            if part.name in ("began_at", "ended_at"):
-                assert_close(x, y)
+        x, y = known_of(a), known_of(b)
+        for name in x:
+            if name in TIMES:
+                assert_close(x[name], y[name])
             else:
                 # Compared as text: NaN equals nothing.
-                assert repr(x) == repr(y), f"trial {a.number}: {part.name}"
+                assert repr(x[name]) == repr(y[name]), f"trial {a.number}: {name}"
+
+
+TIMES = ("began_at", "end.at")
+
+
+def known_of(trial: Trial) -> dict[str, Any]:
+    """Return all that is known of a trial, by name; that of a group by the group's name and its own."""
+    found = {}
+    for part in fields(trial):
+        value = getattr(trial, part.name)
+        if part.name in ("values", "progress", "best", "resources", "end"):
+            found |= {f"{part.name}.{each.name}": getattr(value, each.name) for each in fields(value)}
+        else:
+            found[part.name] = value
+    return found
 
 
 def assert_close(one: float | None, other: float | None) -> None:

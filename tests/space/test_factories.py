@@ -94,8 +94,10 @@ def test_the_best_model_is_evaluated_on_test_data(study: StudyResults) -> None:
     x, y = load_data()[2]
     trial = study.best_trials(1)[0]
     (model,) = study.get_best_models(1)
-    assert trial.tested is not None
-    assert trial.tested.logs["mae"] == pytest.approx(float(np.mean(np.abs(model.predict(x, verbose=0) - y))), rel=1e-5)
+    assert trial.best.tested is not None
+    assert trial.best.tested.logs["mae"] == pytest.approx(
+        float(np.mean(np.abs(model.predict(x, verbose=0) - y))), rel=1e-5
+    )
     exported = study.study.exported
     assert exported is not None
     assert (exported.trial, exported.epoch) == (trial.number, trial.best_epoch)

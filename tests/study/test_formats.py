@@ -90,7 +90,7 @@ def test_an_older_study_goes_on(older: Path, number: int, capfd: pytest.CaptureF
     study = search.load_study("older")
     trial = study.trials[2]
     assert [epoch.logs for epoch in trial.curve[:2]] == curve
-    assert (trial.epochs, trial.trained, trial.state) == (3, 3, "completed")  # from its checkpoint, not anew
+    assert (trial.epochs, trial.progress.trained, trial.state) == (3, 3, "completed")  # from its checkpoint, not anew
     assert len(study.get_best_models()) == 1
     assert (older / "journal.jsonl").read_bytes().startswith(before)
     written = [entry.format for entry in read(older / "journal.jsonl")]

@@ -43,7 +43,8 @@ def study_of(*records: Record, times: Any = None) -> Study:
 def trial_of(number: int, *curve: float, end: Any = None) -> list[Record]:
     records: list[Record] = [SegmentRequested(number, 0, 9, 1, 0, False, 42), SegmentStarted(number, 0, 0, 3, 0, 9)]
     records += [EpochDone(number, 0, epoch, {"acc": value}, 2.0) for epoch, value in enumerate(curve, 1)]
-    return [*records, *([TrialEnded(number, end)] if end else [])]
+    outcome: Any = "failed" if end == "failed" else "interrupted"
+    return [*records, *([SegmentEnded(number, 0, outcome, len(curve)), TrialEnded(number, end)] if end else [])]
 
 
 def test_a_trial_is_the_fold_of_its_records() -> None:
@@ -58,11 +59,17 @@ def test_a_trial_is_the_fold_of_its_records() -> None:
         Checkpointed(0, 0, 2, 2),
     )
     trial = study.trials[0]
-    assert (trial.objective, trial.best_epoch, trial.epochs, trial.trained) == (0.9, 2, 3, 3)
+    assert (trial.objective, trial.best_epoch, trial.epochs, trial.progress.trained) == (0.9, 2, 3, 3)
     assert (trial.params, trial.parameters) == ({"x": 4}, [parameter])
     assert (trial.weight_count, trial.runner) == (1000, "fused")
-    assert (trial.state, trial.slot, trial.seed, trial.bracket, trial.phase) == ("running", 3, 42, 1, 0)
-    assert (trial.best.checkpoint, trial.best.saved_epoch, trial.seconds) == (2, 2, 6.0)
+    assert (trial.state, trial.resources.slot, trial.seed, trial.progress.bracket, trial.phase) == (
+        "running",
+        3,
+        42,
+        1,
+        0,
+    )
+    assert (trial.best_execution.checkpoint, trial.best_execution.saved_epoch, trial.seconds) == (2, 2, 6.0)
     assert (study.name, study.seed, study.epochs, study.best) == ("digits", 7, 3, trial)
 
 
@@ -71,7 +78,7 @@ def test_states() -> None:
     assert study_of(*begun).trials[0].state == "running"
     assert study_of(*begun, SegmentEnded(0, 0, "interrupted", 1)).trials[0].state == "paused"
     assert study_of(*begun, SearchStarted("", 0, {})).trials[0].state == "paused"
-    assert study_of(*begun, TrialEnded(0, "stopped")).trials[0].state == "stopped"
+    assert study_of(*begun, SegmentEnded(0, 0, "reached", 1), TrialEnded(0, "stopped")).trials[0].state == "stopped"
 
 
 def test_a_value_that_is_not_finite_is_no_objective() -> None:
@@ -101,7 +108,7 @@ def test_the_best_is_the_first_of_the_ranking_at_every_record(direction: Any) ->
         study.apply(entry.record, entry.time)
         ranked = study.ranked()
         assert study.best is (ranked[0] if ranked else None) or study.best.objective == ranked[0].objective  # type: ignore[union-attr]
-    assert any(trial.ended == "failed" and trial.objective is not None for trial in study.trials.values())
+    assert any(trial.state == "failed" and trial.objective is not None for trial in study.trials.values())
 
 
 def test_seconds_count_while_a_process_lives() -> None:
@@ -124,8 +131,8 @@ def test_seconds_count_while_a_process_lives() -> None:
 def test_a_success_forgets_errors_of_lost_processes() -> None:
     lost = [HEADER, *trial_of(0, 0.5), SegmentEnded(0, 0, "lost", 1, "killed")]
     assert study_of(*lost).trials[0].error == "killed"
-    assert study_of(*lost).trials[0].lost == 1
-    assert study_of(*lost, EpochDone(0, 0, 2, {"acc": 0.1}, 1.0)).trials[0].lost == 0
+    assert study_of(*lost).trials[0].resources.lost == 1
+    assert study_of(*lost, EpochDone(0, 0, 2, {"acc": 0.1}, 1.0)).trials[0].resources.lost == 0
     assert study_of(*lost, ResultTold(0, 1, 0.5, "reached")).trials[0].error is None
     assert study_of(*lost, ResultTold(0, 1, None, "failed")).trials[0].error == "killed"
 
@@ -144,7 +151,7 @@ def test_a_study_is_read_from_its_journal(tmp_path: Path) -> None:
     loaded = read_study(path)
     assert loaded.trials.keys() == search.study.trials.keys()
     for trial, theirs in zip(loaded.trials.values(), search.trials, strict=True):
-        trial.began_at, trial.ended_at = theirs.began_at, theirs.ended_at  # the journal rounds them
+        trial.began_at, trial.end.at = theirs.began_at, theirs.end.at  # the journal rounds them
         assert trial == theirs
     assert loaded.epochs == search.study.epochs
 

@@ -157,7 +157,7 @@ def test_a_search_on_another_keras_backend(whole: search.StudyResults, site: Sit
     built = [entry.record for entry in journal.read(whole.paths.journal) if isinstance(entry.record, Built)]
     assert {record.runner for record in built} == {"fused" if site.backend == "jax" else "fit: Keras runs on torch"}
     assert sorted(trial.epochs for trial in whole.trials) == [1, 1, 4]
-    assert all(trial.trained == trial.epochs for trial in whole.trials)
+    assert all(trial.progress.trained == trial.epochs for trial in whole.trials)
     assert bool(compiled(site.folder)) == (site.backend == "jax")
 
 

@@ -109,7 +109,7 @@ def test_each_trial_has_its_own_files(workplace: Path, capfd: pytest.CaptureFixt
         "space.py", max_epochs=3, workers=2, seed=0, executions_per_trial=2, objective="val_loss", progress=False
     )
     assert not {path.name for path in workplace.iterdir()} - {"space.py", "runs", "__pycache__"}
-    assert any(len(trial.curve) == 3 and trial.segments > 2 for trial in study.trials), "none went on later"
+    assert any(len(trial.curve) == 3 and trial.progress.segments > 2 for trial in study.trials), "none went on later"
     for trial in study.trials:
         for number, execution in enumerate(trial.executions):
             folder = study.paths.trial(trial.number).folder

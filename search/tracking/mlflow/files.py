@@ -53,9 +53,9 @@ def choose_weights(study: Study, keep: int) -> list[TrialWeights]:
         return []
     found = []
     for trial in study.ranked():
-        epoch = trial.best.saved_epoch
-        if epoch is not None and epoch <= trial.best.epochs:
-            found.append(TrialWeights(trial.number, epoch, trial.best_execution))
+        epoch = trial.best_execution.saved_epoch
+        if epoch is not None and epoch <= trial.best_execution.epochs:
+            found.append(TrialWeights(trial.number, epoch, trial.best.execution))
         if len(found) == keep:
             break
     return found

@@ -55,7 +55,8 @@ from search.study.records import (
     TrialEnded,
     TrialImported,
 )
-from search.study.study import Study, Trial
+from search.study.study import Study
+from search.study.trials import Trial
 
 RunKey = int | None
 """A run of the study: the trial's number, None for the parent run."""
@@ -201,7 +202,7 @@ class Projection:
 
 def _open(study: Study) -> list[Trial]:
     """Return the trials whose runs are RUNNING."""
-    return [trial for trial in study.trials.values() if trial.open and trial.ended is None]
+    return [trial for trial in study.trials.values() if trial.open and not trial.ended]
 
 
 def _paused(time: int) -> Change:
@@ -238,7 +239,11 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
             yield PARENT, Change(status="FAILED" if record.exit_code == 1 else "FINISHED", tags=tags)
         case EpochDone():
             trial = study.trials[record.trial]
-            if study.best is trial and trial.best.best_epoch == record.epoch and trial.best.curve[-1] is record:
+            if (
+                study.best is trial
+                and trial.best_execution.best_epoch == record.epoch
+                and trial.best_execution.curve[-1] is record
+            ):
                 yield PARENT, _best(study, time)
         case TrialEnded(state="failed"):
             yield PARENT, _best(study, time)
@@ -295,7 +300,7 @@ def _of_trial(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
         case TrialEnded():
             change.status = "FAILED" if record.state == "failed" else "FINISHED"
             change.tags = {"search.state": record.state}
-            if trial.error and (trial.failed or trial.timed_out):
+            if trial.error:
                 change.tags["search.error"] = _shorten(trial.error.strip().splitlines()[0], 500)
         case Tested():
             change.points = _test_points(record, time, record.epoch)
@@ -306,10 +311,10 @@ def _request_tags(study: Study, trial: Trial) -> dict[str, str]:
     tags = {"search.state": trial.state, "search.seed": str(trial.seed)}
     if 0 <= trial.phase < len(study.phases):
         tags["search.backend"] = study.phases[trial.phase].backend
-    if trial.bracket is not None:
-        tags["search.bracket"] = str(trial.bracket)
-    if trial.rung is not None:
-        tags["search.rung"] = str(trial.rung)
+    if trial.progress.bracket is not None:
+        tags["search.bracket"] = str(trial.progress.bracket)
+    if trial.progress.rung is not None:
+        tags["search.rung"] = str(trial.progress.rung)
     return tags
 
 
@@ -339,13 +344,13 @@ def _epoch(trial: Trial, record: EpochDone, time: int) -> Change:
         return Change()  # the epoch was trained again after a crash: the first record counts
     finite = {name: value for name, value in record.logs.items() if math.isfinite(value)}
     # Each of several executions has curves of its own.
-    prefix = "" if trial.planned == 1 else f"execution_{record.execution}/"
+    prefix = "" if trial.progress.planned == 1 else f"execution_{record.execution}/"
     values = {clean_key(f"{prefix}{name}"): float(value) for name, value in finite.items()}
     if trial.objective is not None:
         values["objective"] = trial.objective
         if not trial.black_box:
             values["best_epoch"] = float(trial.best_epoch or 0)
-    if trial.planned > 1:
+    if trial.progress.planned > 1:
         values |= _execution_values(trial, record)
     change = Change([Point(name, value, time, record.epoch) for name, value in values.items()])
     change.tags = _epochs_tag(trial.known_epochs)
@@ -372,7 +377,7 @@ def _execution_values(trial: Trial, record: EpochDone) -> dict[str, float]:
         found[f"objective_{record.execution}"] = value
     if trial.spread is not None:
         found["objective_std"] = trial.spread
-    if record.execution == trial.planned - 1:
+    if record.execution == trial.progress.planned - 1:
         for name in record.logs:
             values = [epoch.logs.get(name, math.nan) for each in trial.executions if (epoch := each.find(record.epoch))]
             if all(map(math.isfinite, values)):

@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.space.domain import Value
-from search.study.study import Study, Trial
+from search.study.study import Study
+from search.study.trials import Trial
 from search.tracking.mlflow.layout import LOG10_PREFIX, STUDY_UID_TAG, TEST_PREFIX, clean_key
 
 MAX_CHARACTERS = 5000
@@ -69,7 +70,9 @@ def make_page(study: Study) -> str:
 
 
 def _page(study: Study, used: Mapping[str, frozenset[int]]) -> dict[str, Any]:
-    tests = sorted({name for trial in study.trials.values() if trial.tested is not None for name in trial.tested.logs})
+    tests = sorted(
+        {name for trial in study.trials.values() if trial.best.tested is not None for name in trial.best.tested.logs}
+    )
     columns = ["metrics.`objective`", "metrics.`best_epoch`"]
     columns += [f"metrics.`{clean_key(TEST_PREFIX + name)}`" for name in tests]
     columns += [f"params.`{clean_key(name)}`" for name in used]

@@ -13,7 +13,7 @@ from typing import Any
 from search.errors import TrackingRefused
 from search.study.paths import StudyPaths
 from search.study.records import Exported
-from search.study.study import Trial
+from search.study.trials import Trial
 from search.tracking.mlflow import store
 from search.tracking.mlflow.layout import STUDY_UID_TAG, TEST_PREFIX, Projection, clean_key, param_text
 from search.tracking.mlflow.model import write_model
@@ -138,8 +138,8 @@ class WinnerShipper:
         trial = self._trial(exported)
         trained = trial.executions[exported.execution].find(exported.epoch)
         logs = dict(trained.logs) if trained is not None else {}
-        if trial.tested is not None:
-            logs |= {f"{TEST_PREFIX}{name}": value for name, value in trial.tested.logs.items()}
+        if trial.best.tested is not None:
+            logs |= {f"{TEST_PREFIX}{name}": value for name, value in trial.best.tested.logs.items()}
         return logs
 
     # The registered model -------------------------------------------------------------------------------------------
