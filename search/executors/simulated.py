@@ -323,6 +323,8 @@ class SimulatedExecutor:
             no longer than its timeout, so that the caller may act in between.
     """
 
+    protocol = 1
+
     def __init__(
         self,
         scenario: Scenario,
