@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,9 +106,12 @@ class Registry:
         name, _ = split_spec(spec)
         if name in self.own:
             return None
-        module = name.partition(":")[0] if ":" in name else self._entry_point(name).module
-        owners = metadata.packages_distributions().get(module.partition(".")[0], [])
-        return f"{owners[0]} {metadata.version(owners[0])}" if owners else None
+        if ":" not in name:
+            package = self._entry_point(name).dist
+        else:
+            owners = metadata.packages_distributions().get(re.split("[.:]", name)[0])
+            package = metadata.distribution(owners[0]) if owners else None
+        return f"{package.name} {package.version}" if package is not None else None
 
     # Finding --------------------------------------------------------------------------------------------------------
 
