@@ -160,8 +160,8 @@ class Options:
 
     @property
     def follows_plan(self) -> bool:
-        """True if trials and epochs are those of Hyperband's plan."""
-        return registry.known_facts_of(self.backend).follows_plan
+        """True if trials and epochs are those of Hyperband's plan: never with a back end of another package."""
+        return registry.OWN.get(self.backend_name, registry.UNKNOWN).follows_plan
 
     @property
     def lists_all(self) -> bool:

@@ -222,9 +222,9 @@ class _Launch:
 
     def run(self) -> Result:
         opts = options.resolve_options(self._given, before=self._handle.options)
+        checks.check_tensorboard(opts)
         named_parts.check_parts(opts, self._handle.versions if self._handle.exists else {})
         checks.check_backend(opts)
-        checks.check_tensorboard(opts)
         gpus = find_gpus()
         selection.slots_of(opts, gpus)  # a missing GPU is reported at once
         checks.make_folder(self._paths.folder)
@@ -278,9 +278,9 @@ class _Launch:
         self, opts: Options, probed: Probed, slots: tuple[Slot, ...], ref: SpaceRef, executor: Executor
     ) -> Objective:
         """Check the options against the probed space. Return the study's objective."""
+        checks.check_tensorboard(opts)
         named_parts.check_parts(opts, {})
         checks.check_backend(opts, probed.parameters)
-        checks.check_tensorboard(opts)
         checks.check_keras(opts, probed, slots[0].devices)
         if self._handle.exists:
             objective = checks.kept_objective(self._handle.header, opts, self._given)

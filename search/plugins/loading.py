@@ -14,12 +14,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.errors import OptionError, nearest
 from search.plugins.spec import parse_arguments, split_spec
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 __all__ = ["BACKENDS", "EXECUTORS", "FOLLOWERS", "STOP_RULES", "Part", "Registry"]
 
@@ -106,6 +108,8 @@ class Registry:
         name, _ = split_spec(spec)
         if name in self.own:
             return None
+        from importlib import metadata
+
         if ":" not in name:
             package = self._entry_point(name).dist
         else:
@@ -136,6 +140,8 @@ class Registry:
 
     def _entry_point(self, name: str) -> metadata.EntryPoint:
         """Return the one entry point called `name`. OptionError if there is none, or if packages differ about it."""
+        from importlib import metadata  # it takes a while to import, and searches with our own parts need it not
+
         points = metadata.entry_points(group=self.group)
         found = {_describe(point): point for point in points if point.name == name}
         if not found:
@@ -251,8 +257,16 @@ def _current_folder() -> Iterator[None]:
 
 
 def spec_of(part: object) -> str:
-    """Return the text that names a part: a class by its module and name, anything else as it is."""
-    return f"{part.__module__}:{part.__qualname__}" if isinstance(part, type) else str(part)
+    """Return the text that names a part: a class by its module and name, anything else as it is.
+
+    Raises:
+        OptionError: the class is defined within a function, where no later process finds it.
+    """
+    if not isinstance(part, type):
+        return str(part)
+    if "<locals>" in part.__qualname__:
+        raise OptionError(f"{part.__qualname__} is defined within a function: move it to the top of a module")
+    return f"{part.__module__}:{part.__qualname__}"
 
 
 BACKEND_OPTIONS: Sequence[str] = ("max_epochs", "factor", "iterations", "sampler", "pruner")

@@ -124,7 +124,7 @@ class FollowerThread:
         self.end()
         self._thread.join(seconds)
         if self._thread.is_alive():
-            self._drop("it did not end in time, and may lack the last records")
+            self._drop("did not end in time, and may lack the last records")
 
     def _put(self, item: Sequence[Entry]) -> None:
         with self._changed:
@@ -135,7 +135,9 @@ class FollowerThread:
             is_full = self._waiting > CAPACITY
             self._changed.notify()
         if is_full:
-            self._drop(f"it hangs, or is too slow: {CAPACITY} records wait for it")
+            self._drop(
+                f"hangs, or is too slow: {CAPACITY} records wait for it, and it gets no more; the search goes on"
+            )
 
     def _drop(self, why: str, details: str = "") -> None:
         """Give the follower no more entries, and tell the user once."""
@@ -143,7 +145,7 @@ class FollowerThread:
             was_ended, self._ended = self._ended, True
             self._queue.clear()
         if not was_ended:
-            self._report(f"follower {self._name} is told no more: {why}; the search goes on", details)
+            self._report(f"follower {self._name} {why}", details)
 
     # In the thread --------------------------------------------------------------------------------------------------
 
@@ -151,7 +153,8 @@ class FollowerThread:
         try:
             self._follow()
         except BaseException as error:  # a `sys.exit` of the follower, too: it ends only this thread
-            self._drop(f"it failed ({type(error).__name__}: {error})", traceback.format_exc())
+            what = f"{type(error).__name__}: {error}"
+            self._drop(f"failed ({what}), and gets no more records; the search goes on", traceback.format_exc())
 
     def _follow(self) -> None:
         setup = self._setup

@@ -96,6 +96,14 @@ def test_a_part_of_a_package_is_found(spec: str) -> None:
     assert resolve_options({"backend": part.cls}).backend == "good_parts:Plain"
 
 
+def test_a_class_within_a_function_is_refused() -> None:
+    class Local:
+        protocol = 1
+
+    with pytest.raises(OptionError, match="defined within a function: move it"):
+        resolve_options({"backend": Local})
+
+
 def test_a_module_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "near.py").write_text(GOOD)
     monkeypatch.chdir(tmp_path)
