@@ -97,6 +97,7 @@ def test_the_package_of_the_page_searches_and_resumes_and_can_be_missing(
     assert done.code == 0, done.err
     assert "nudge: up to 2 trials" in done.err
     assert json.loads(command("status", "space", "--json").out)["backend"] == "nudge"
+    assert search.load_study("space").study.versions["plug-in nudge"] == "nudge-search 0.1.0"
 
     done = command("resume", "space", "--max-trials", "40", "--no-progress")
     assert done.code == 0, done.err

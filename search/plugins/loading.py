@@ -131,6 +131,8 @@ class Registry:
             module, target = point.module, point.attr
         found = self._import_module(name, module)
         for attribute in target.split("."):
+            if not hasattr(found, attribute) and module == "__main__":
+                raise OptionError(f"{self.option} {name!r} is a class of another script: move it to a module")
             if not hasattr(found, attribute):
                 near = nearest(attribute, [each for each in vars(found) if not each.startswith("_")])
                 raise OptionError(f"{self.option} {name!r}: {module} has no {attribute}.{near}")

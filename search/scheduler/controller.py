@@ -403,7 +403,7 @@ class Controller:
         elif enough:
             reason = f"the budget of {pluralize(self.limits.max_trials or 0, 'trial')} is tried"
         else:
-            reason = "every bracket is done" if done else "the back end waits for nothing"
+            reason = "nothing is left to try" if done else "the back end waits for nothing"
         self._stop(reason, complete=True)
 
     def _request_segment(self, suggestion: Suggestion) -> Trial:
@@ -466,12 +466,10 @@ class Controller:
 
     def _check_rules(self) -> None:
         """End the search if a stop rule says so. The first one that speaks wins."""
-        if self._stopping is not None:
-            return
-        for rule in self.rules:
-            if end := rule.check(self.study, self._now):
+        if self._stopping is None:
+            ends = (rule.check(self.study, self._now) for rule in self.rules)
+            if end := next(filter(None, ends), None):
                 self._stop(end.reason, complete=end.complete, exit_code=end.exit_code or None)
-                return
 
     def _check_timeouts(self) -> None:
         """Interrupt trials that have used up their time, and kill those that do not end."""

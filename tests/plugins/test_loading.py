@@ -127,6 +127,7 @@ def test_a_module_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: py
         ("plain:dept=3", ["takes no argument 'dept'", "Did you mean 'depth'?"]),
         ("plain:max_epochs=3", ["give --max-epochs"]),
         ("hyperband:factor=4", ["give --factor"]),
+        ("__main__:Nothing", ["is a class of another script: move it to a module"]),
         ("optuna:tpe", ["write the arguments of optuna as optuna:key=value"]),
     ],
 )
