@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from search.results.study_results import StudyResults as StudyResults
     from search.results.study_results import get_best_models as get_best_models
     from search.results.study_results import load_study as load_study
+    from search.scheduler.stopping import StopRule as StopRule
     from search.space.compiled import compiled as compiled
+    from search.tracking.followers import Follower as Follower
     from search.worker.segment import trial_dir as trial_dir
 
 # Each name is imported on first use: `import search` costs nothing, and only training imports Keras.
@@ -40,6 +42,7 @@ _EXPORTS = {
     "BackEnd": "search.backends.base",
     "BayesianOptimization": "search.compat.keras_tuner",
     "Executor": "search.executors.base",
+    "Follower": "search.tracking.followers",
     "GridSearch": "search.compat.keras_tuner",
     "HyperModel": "keras_tuner",
     "HyperParameters": "keras_tuner",
@@ -48,6 +51,7 @@ _EXPORTS = {
     "Objective": "keras_tuner",
     "RandomSearch": "search.compat.keras_tuner",
     "SearchError": "search.errors",
+    "StopRule": "search.scheduler.stopping",
     "StudyResults": "search.results.study_results",
     "compiled": "search.space.compiled",
     "get_best_models": "search.results.study_results",
@@ -61,6 +65,7 @@ __all__ = [
     "BackEnd",
     "BayesianOptimization",
     "Executor",
+    "Follower",
     "GridSearch",
     "HyperModel",
     "HyperParameters",
@@ -69,6 +74,7 @@ __all__ = [
     "Objective",
     "RandomSearch",
     "SearchError",
+    "StopRule",
     "StudyResults",
     "__version__",
     "compiled",

@@ -118,8 +118,10 @@ def _option_parameter(name: str) -> inspect.Parameter:
         flag = name.replace("_", "-")
         switch = typer.Option(f"--{flag}/--no-{flag}", help=f"{text} [default: {'on' if field.default else 'off'}]")
         return inspect.Parameter(name, kind, default=None, annotation=Annotated[bool | None, switch])
-    if "choices" in field.metadata:
-        metavar = "|".join(field.metadata["choices"])
+    if "registry" in field.metadata and field.metadata.get("many"):
+        metavar = "NAME"
+    elif "choices" in field.metadata:
+        metavar = "|".join([*field.metadata["choices"], *(["NAME"] if "registry" in field.metadata else [])])
     elif field.metadata.get("time"):
         metavar = "TIME"
     else:

@@ -7,32 +7,37 @@ The command line and `search.run` win over a resumed study's journal, the journa
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from search.backends import registry
 from search.backends.brackets import HyperbandPlan, plan_brackets
-from search.backends.registry import BACKEND_OPTIONS, BACKENDS, DEFAULT_SAMPLERS, LARGEST_GRID
 from search.errors import OptionError, SearchError, nearest
+from search.plugins.loading import BACKENDS, EXECUTORS, FOLLOWERS, STOP_RULES, Registry, spec_of
+from search.plugins.spec import split_spec
+from search.space.configurations import parse_configurations
 from search.space.domain import Value
 from search.study.directions import direction_of_name
 from search.study.study import Study
 from search.study.trial import Objective
 from search.study.versions import KERAS_BACKENDS
 
-EXECUTORS = ("local", "inline")
 LARGEST_SEED = 2**31 - 1
 
 
 def _option(default: Any, help: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": help, **metadata})
+
+
+def _parts(registry: Registry) -> dict[str, Any]:
+    """Return the metadata of an option whose values name parts of `registry`."""
+    return {"registry": registry, "choices": tuple(registry.own)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,13 @@ class Options:
         low, high, choices: the values that it takes; `above` excludes `low` itself.
         time: its value is a time, in seconds.
         many: it may be given several times.
-        backend: it belongs to this back end only.
+        registry: its values name parts of this registry; `choices` are our own.
         hidden: the command line lacks it; KerasTuner's tuners set it.
     """
 
     study: str | None = _option(None, "the study's name; by default the space file's")
     backend: str = _option(
-        "hyperband", "the back end: it decides what to try, and how long to train it", choices=BACKENDS
+        "hyperband", "the back end: it decides what to try, and how long to train it", **_parts(BACKENDS)
     )
     objective: str | None = _option(None, "the metric to compare, as an epoch's logs name it, such as val_accuracy")
     direction: str | None = _option(
@@ -62,17 +67,17 @@ class Options:
     max_total_epochs: int | None = _option(None, "stop after this many epochs over all trials", low=1)
     timeout: float | None = _option(None, "stop after this time over all resumes, such as 90s, 30m or 2h", time=True)
     factor: int = _option(3, "Hyperband and successive halving promote one trial in this many", low=2)
-    iterations: int = _option(1, "how often to run Hyperband's whole plan", low=1, backend="hyperband")
+    iterations: int = _option(1, "how often to run Hyperband's whole plan", low=1)
     sampler: str | None = _option(
         None, "the Optuna sampler, as name or name:key=value,…; by default tpe; random with hyperband"
     )
-    pruner: str = _option("hyperband", "the Optuna pruner, as name or name:key=value,…", backend="optuna")
+    pruner: str = _option("hyperband", "the Optuna pruner, as name or name:key=value,…")
     try_first: tuple[Mapping[str, Value], ...] = _option(
         (), 'configurations to try first: JSON such as {"lr": 0.01}, or a .json file; repeatable', many=True
     )
     warm_start: str | None = _option(None, "learn from the trials of this study, given by its name or its folder")
     executor: str = _option(
-        "local", "where trials run: local in worker processes, inline in this process", choices=EXECUTORS
+        "local", "where trials run: local in worker processes, inline in this process", **_parts(EXECUTORS)
     )
     workers: int | None = _option(None, "how many trials run at once; by default as many as the machine allows", low=1)
     gpus: str = _option("auto", "the GPUs to use: auto, none, or numbers or UUIDs such as 0,1")
@@ -82,6 +87,19 @@ class Options:
     )
     executions_per_trial: int = _option(1, "how often to train each trial; its objective is the mean", low=1)
     target: float | None = _option(None, "stop when the objective reaches this value")
+    stop_rule: tuple[str, ...] = _option(
+        (),
+        "a rule that ends the search, as name or name:key=value,…; repeatable; none drops those of a resumed study",
+        many=True,
+        **_parts(STOP_RULES),
+    )
+    follow: tuple[str, ...] = _option(
+        (),
+        "a follower, which is told all that happens, as name or name:key=value,…; repeatable; none drops those of a "
+        "resumed study",
+        many=True,
+        **_parts(FOLLOWERS),
+    )
     seed: int | None = _option(
         None, "a seed, 0 included, makes a search with one worker repeatable", low=0, high=LARGEST_SEED
     )
@@ -114,27 +132,52 @@ class Options:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    @property
+    def backend_name(self) -> str:
+        """The back end's name, without its arguments."""
+        return split_spec(self.backend)[0]
+
     def backend_options(self) -> dict[str, Any]:
-        """Return the options that define the back end: a study resumed with other ones begins a new back end phase."""
-        options = {name: getattr(self, name) for name in BACKEND_OPTIONS[self.backend]}
-        return {**options, "sampler": self.sampler or DEFAULT_SAMPLERS[self.backend]}
+        """Return the options that define the back end: a study resumed with other ones begins a new back end phase.
+
+        Raises:
+            OptionError: the back end cannot be loaded.
+        """
+        facts = registry.facts_of(self.backend)
+        options = {name: getattr(self, name) for name in facts.options}
+        if "sampler" in options:
+            options["sampler"] = self.sampler or facts.sampler
+        return {**options, **BACKENDS.load(self.backend).arguments}
+
+    @property
+    def followers(self) -> tuple[str, ...]:
+        """The followers to start, `--tensorboard` among them."""
+        names = [split_spec(spec)[0] for spec in self.follow]
+        return (*self.follow, *(["tensorboard"] if self.tensorboard and "tensorboard" not in names else []))
 
     @property
     def plan(self) -> HyperbandPlan:
         return plan_brackets(self.max_epochs, self.factor)
 
     @property
+    def follows_plan(self) -> bool:
+        """True if trials and epochs are those of Hyperband's plan: never with a back end of another package."""
+        return registry.OWN.get(self.backend_name, registry.UNKNOWN).follows_plan
+
+    @property
     def lists_all(self) -> bool:
         """True if a grid search has no limit of trials below the largest grid."""
-        is_grid = self.backend == "optuna" and str(self.sampler).partition(":")[0] == "grid"
-        return is_grid and self.max_trials is not None and self.max_trials >= LARGEST_GRID
+        is_grid = str(self.sampler).partition(":")[0] == "grid" and not self.follows_plan
+        return is_grid and self.max_trials is not None and self.max_trials >= registry.LARGEST_GRID
 
     @property
     def total_epochs(self) -> int | None:
-        """The epochs after which the search ends. Optuna has no end of its own: it gets those of Hyperband's plan."""
-        if self.max_total_epochs is not None or self.backend != "optuna":
+        """The epochs after which the search ends. A back end without an end gets those of Hyperband's plan."""
+        if self.max_total_epochs is not None:
             return self.max_total_epochs
         if self.max_trials is not None or self.timeout is not None or self.target is not None:
+            return None
+        if registry.known_facts_of(self.backend).has_end:
             return None
         return self.plan.total_epochs * self.iterations * self.executions_per_trial
 
@@ -147,7 +190,7 @@ LOCATION = ("study", "runs")
 """Options that name the study, and are not journaled with it."""
 OWN_FIT_MAX_EPOCHS = 1000
 """The `max_epochs` of a search whose own `fit` decides on its epochs. Beyond them, a trial is ended all the same."""
-EARLY = (*LOCATION, "keras_backend")
+EARLY = (*LOCATION, "keras_backend", "executor")
 """Options that must be known before the space file is run."""
 
 
@@ -178,12 +221,30 @@ def resolve_options(
                 raise OptionError(f"unknown option {name!r}.{nearest(str(name), FIELDS) or ' See search run --help'}")
             if value is not None:
                 checked[name] = check_option(name, value)
+                if name in given or name not in known:
+                    _check_parts(name, checked[name])
     options = Options(**checked)
-    for name in given:
-        only = FIELDS[name].metadata.get("backend")
-        if only and only != options.backend and (file is not None or "backend" in known):
-            raise OptionError(f"{option_flag(name)} goes with --backend {only}, and this search uses {options.backend}")
+    if file is not None or "backend" in known:
+        _check_taken(given, options)
     return options
+
+
+def _check_parts(name: str, value: Any) -> None:
+    """Raise OptionError if the option `name` names a part that there is not. A journaled one may be missing."""
+    parts: Registry | None = FIELDS[name].metadata.get("registry")
+    if parts is not None:
+        for spec in [value] if isinstance(value, str) else value:
+            parts.check(spec)
+
+
+def _check_taken(given: Iterable[str], options: Options) -> None:
+    """Raise OptionError if one of the `given` options is for other back ends than that of `options`."""
+    for name in given:
+        takers = registry.takers_of(name)
+        if name == "max_epochs" or not takers or name in registry.known_facts_of(options.backend).options:
+            continue
+        used = options.backend_name
+        raise OptionError(f"{option_flag(name)} goes with --backend {' or '.join(takers)}, and this search uses {used}")
 
 
 @contextmanager
@@ -214,6 +275,8 @@ def check_option(name: str, value: Any) -> Any:
             raise OptionError(f"{option_flag(name)} is {value:g} seconds: it must be at least {low}")
     elif name == "try_first":
         value = parse_configurations(value)
+    elif field_.metadata.get("registry"):
+        value = _check_specs(value) if field_.metadata.get("many") else spec_of(value)
     elif kind.startswith(("int", "float")):
         value = _check_number(name, value, whole=kind.startswith("int"))
     elif kind.startswith("bool"):
@@ -223,12 +286,21 @@ def check_option(name: str, value: Any) -> Any:
         value = str(value)
     if name == "register" and not _MODEL_NAME.fullmatch(value):
         raise OptionError(f"--register {value!r} cannot be a model's name: give one without '/', ':', '@' and quotes")
-    choices = field_.metadata.get("choices")
+    choices = None if "registry" in field_.metadata else field_.metadata.get("choices")
     if choices and value not in choices:
         raise OptionError(
             f"{option_flag(name)} {value!r} is not known: use {', '.join(choices)}.{nearest(value, choices)}"
         )
     return value
+
+
+def _check_specs(value: Any) -> tuple[str, ...]:
+    """Return the parts that an option names. `none` stands for no part, and drops those before it."""
+    specs: list[str] = []
+    for part in value if isinstance(value, (list, tuple)) else [value]:
+        spec = spec_of(part)
+        specs = [] if spec == "none" else [*specs, spec]
+    return tuple(specs)
 
 
 def _check_number(name: str, value: Any, *, whole: bool) -> int | float:
@@ -246,58 +318,6 @@ def _check_number(name: str, value: Any, *, whole: bool) -> int | float:
             limits += f" and at most {high}"
         raise OptionError(f"{option_flag(name)} is {value}: it must be {limits}")
     return int(number) if whole else number
-
-
-def parse_configurations(value: Any) -> tuple[dict[str, Value], ...]:
-    """Return the configurations of `--try-first`.
-
-    Args:
-        value: one or several of: a dict of values by name, JSON text of a dict or of a list of dicts, the path of a
-            file with such JSON.
-
-    Raises:
-        OptionError: anything else.
-    """
-    found: list[dict[str, Value]] = []
-    for item in value if isinstance(value, (list, tuple)) else [value]:
-        parsed = _read_json(item) if isinstance(item, (str, Path)) else item
-        for values in parsed if isinstance(parsed, list) else [parsed]:
-            if not isinstance(values, Mapping) or not values:
-                raise OptionError(f'--try-first is {values!r}: give values by name, such as {{"lr": 0.01}}')
-            found.append({name: _plain_value(name, entry) for name, entry in values.items()})
-    return tuple(found)
-
-
-def _read_json(text: str | Path) -> Any:
-    where = "--try-first"
-    try:
-        if not str(text).lstrip().startswith(("{", "[")):
-            where = f"--try-first {text}"
-            text = Path(text).read_text()
-        return json.loads(str(text), object_pairs_hook=_without_repeats)
-    except OSError as error:
-        raise OptionError(f"{where} cannot be read ({error.strerror}): give JSON, or a .json file") from None
-    except ValueError as error:
-        raise OptionError(f'{where} is not JSON ({error}): write it as {{"lr": 0.01}}') from None
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object's pairs as a dict. OptionError if a name is there twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise OptionError(f"--try-first gives {twice!r} two values in one configuration: give it one")
-    return found
-
-
-def _plain_value(name: Any, value: Any) -> Value:
-    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
-        value = value.item()  # a NumPy scalar
-    finite = not isinstance(value, float) or math.isfinite(value)
-    if not isinstance(name, str) or not isinstance(value, (int, float, str, bool, type(None))) or not finite:
-        raise OptionError(f"--try-first gives {name!r} the value {value!r}: give names, and values that hp gives")
-    return value
 
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}

@@ -16,7 +16,7 @@ ROOT = Path(search.__file__).parent
 
 LAYERS = [
     ["search", "search.errors", "search.wording"],
-    ["search.space", "search.devices"],
+    ["search.space", "search.devices", "search.plugins"],
     ["search.study"],
     ["search.messages", "search.backends"],
     ["search.options", "search.scheduler"],
@@ -36,12 +36,13 @@ LAYERS = [
 TOP_MODULES = 8
 """The most modules at the top of the package, `__init__` included."""
 
-PUBLIC = {"search", "search.testing", "search.compat"}
+PUBLIC = {"search", "search.testing", "search.compat", "search.plugins"}
 """The packages whose `__init__` may hold more than a docstring."""
 
 LIGHT = [
     "search.cli",
     "search.driver.loop",
+    "search.driver.named_parts",
     "search.driver.launch",
     "search.results.study_results",
     "search.scheduler.controller",
@@ -176,7 +177,7 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
 
 
 def test_every_export_exists() -> None:
-    assert {"BackEnd", "Executor"} <= set(search.__all__)
+    assert {"BackEnd", "Executor", "Follower", "StopRule"} <= set(search.__all__)
     assert dir(search) == sorted(search.__all__)
     for name in search.__all__:
         if name != "trial_dir":  # it comes with a worker's modules, and so with Keras

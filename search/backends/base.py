@@ -34,14 +34,20 @@ class BackEnd(Protocol):
 
     `search.testing.BackEndContract` tests all of this. Subclass it, and return your back end from its `make`.
 
+    A back end of another package is a class whose constructor takes the objective and the study's seed. Of the options
+    `max_epochs`, `factor`, `iterations`, `sampler` and `pruner` it gets those that are names of its arguments, and
+    `parameters`, those that the probe saw. Its other arguments are its own: `--backend name:key=value,…`. A back end
+    that ends by itself has `has_end = True`; any other ends, if the user gives no limit, after the epochs of
+    Hyperband's plan.
+
     Attributes:
-        name: of the back end, as journals and messages call it.
+        protocol: the version of this protocol that the class was written for; 1 today.
 
     Example:
         Random search, which trains every trial for nine epochs::
 
             class RandomSearch:
-                name = "random-search"
+                protocol = 1
 
                 def __init__(self, objective: Objective, seed: int) -> None:
                     self._seed = seed
@@ -88,7 +94,7 @@ class BackEnd(Protocol):
         With several workers, the calls for several trials interleave.
     """
 
-    name: str
+    protocol: int
 
     def ask(self, *, new: bool) -> Suggestion | Wait | Done:
         """Return the next training, or why there is none.

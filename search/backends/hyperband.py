@@ -128,7 +128,7 @@ class Hyperband:
         OptionError: the sampler is not known, or does not take these arguments.
     """
 
-    name = "hyperband"
+    protocol = 1
 
     def __init__(
         self,

@@ -97,7 +97,7 @@ class Optuna:
         OptionError: the sampler or pruner is not known, or does not take these arguments.
     """
 
-    name = "optuna"
+    protocol = 1
 
     def __init__(
         self,

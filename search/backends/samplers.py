@@ -11,7 +11,6 @@ The samplers' papers:
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.util
 import inspect
@@ -27,6 +26,7 @@ from optuna.trial import FrozenTrial
 
 from search.backends.registry import LARGEST_GRID
 from search.errors import OptionError, nearest
+from search.plugins.spec import parse_arguments
 from search.space.domain import Domain, Parameter, Value
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -63,20 +63,8 @@ def parse_spec(spec: str, known: Mapping[str, type[Any]], option: str) -> tuple[
     name, _, text = spec.partition(":")
     if name not in known:
         raise OptionError(f"{option} {name!r} is not known: use one of {', '.join(known)}.{nearest(name, known)}")
-    arguments: dict[str, Any] = {}
     allowed = [key for key in inspect.signature(known[name]).parameters if key not in ("seed", "search_space")]
-    for item in filter(None, text.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals or key not in allowed:
-            raise OptionError(
-                f"{option} {name!r} takes no argument {key!r}: write {name}:key=value,… with keys among "
-                f"{', '.join(allowed) or 'none'}.{nearest(key, allowed)}"
-            )
-        try:
-            arguments[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            arguments[key] = value
-    return name, arguments
+    return name, parse_arguments(text, allowed, option, name)
 
 
 def instantiate(option: str, spec: str, cls: type[Any], arguments: Mapping[str, Any]) -> Any:

@@ -130,7 +130,7 @@ def budget_progress(study: Study, options: Options, now: float) -> tuple[BudgetP
     """Return the progress towards each limit of a search; limits in epochs come first."""
     found: list[BudgetProgress] = []
     trials = study.trials.values()
-    if options.backend == "hyperband":
+    if options.follows_plan:
         charged = sum(_charged_epochs(trial) for trial in trials if trial.phase == study.phase)
         planned = options.plan.total_epochs * options.iterations * options.executions_per_trial
         found.append(BudgetProgress("epochs", charged, planned))
@@ -190,9 +190,9 @@ def describe_plan(options: Options, *, own_fit: bool = False, earlier: int = 0) 
     if options.timeout is not None:
         limits.append(format_seconds(options.timeout).removesuffix(" 00s").removesuffix(" 00m"))
     target = None if options.target is None else f"when the objective is {format_value(options.target)}"
-    if options.backend == "hyperband":
+    if options.follows_plan:
         return _describe_hyperband(options, limits, target, earlier)
-    return _describe_endless(options, limits, target, own_fit=own_fit)
+    return _describe_other(options, limits, target, own_fit=own_fit)
 
 
 def _describe_hyperband(options: Options, limits: list[str], target: str | None, earlier: int) -> str:
@@ -206,18 +206,19 @@ def _describe_hyperband(options: Options, limits: list[str], target: str | None,
     ends += [target] if target else []
     sampler = f", {options.sampler} sampler" if options.sampler else ""
     return (
-        f"hyperband{sampler}, max_epochs {options.max_epochs}, factor {options.factor}: {amount} in "
+        f"{options.backend_name}{sampler}, max_epochs {options.max_epochs}, factor {options.factor}: {amount} in "
         f"{f'{times} × ' if times > 1 else ''}{brackets}{beside}"  # noqa: RUF001
         f"{'; ends earlier ' + ' or '.join(ends) if ends else ''}"
     )
 
 
-def _describe_endless(options: Options, limits: list[str], target: str | None, *, own_fit: bool) -> str:
-    """Describe a search whose back end has no end of its own."""
-    name = options.backend
-    if name == "optuna":
-        pruner = "no pruner" if options.pruner == "none" else f"{options.pruner} pruner"
-        name += f", {options.backend_options()['sampler']} sampler, {pruner}"
+def _describe_other(options: Options, limits: list[str], target: str | None, *, own_fit: bool) -> str:
+    """Describe a search whose back end follows no plan that is known before."""
+    name, values = options.backend_name, options.backend_options()
+    if values.get("sampler"):
+        name += f", {values['sampler']} sampler"
+    if values.get("pruner"):
+        name += ", no pruner" if values["pruner"] == "none" else f", {values['pruner']} pruner"
     if options.total_epochs is not None:
         limits.insert(0, pluralize(options.total_epochs, "epoch"))
     parts = ["every combination"] if options.lists_all else []

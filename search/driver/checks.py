@@ -13,7 +13,7 @@ from search.backends.base import BackEnd
 from search.backends.registry import make_backend
 from search.errors import OptionError, SearchError, StudyError, nearest
 from search.messages import Probed, ProbeFailed
-from search.options import Options
+from search.options import FIELDS, Options
 from search.space.domain import Domain, Parameter, Value
 from search.study.records import FORMAT, EpochDone, Header, ParameterSet, SegmentRequested
 from search.study.trial import Objective, Suggestion
@@ -87,7 +87,7 @@ def check_keras(opts: Options, probed: Probed, devices: int = 1) -> None:
 
 def check_tensorboard(opts: Options) -> None:
     """Raise OptionError if a log for TensorBoard could not be written."""
-    if not opts.tensorboard:
+    if "tensorboard" not in opts.followers:
         return
     try:
         from search.tracking.tensorboard import TensorBoardLog  # noqa: F401
@@ -104,24 +104,27 @@ def check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None
     Args:
         parameters: those of the probe; None before there is one.
     """
-    if parameters is None and opts.backend_options()["sampler"].partition(":")[0] == "grid":
+    given = opts.backend_options()
+    if parameters is None and str(given.get("sampler")).partition(":")[0] == "grid":
         return  # a grid needs the parameters
-    backend = make_backend(opts.backend, opts.backend_options(), Objective("loss", "min"), 0, parameters or ())
     try:
+        backend = make_backend(opts.backend_name, given, Objective("loss", "min"), 0, parameters or ())
         _rehearse(backend, parameters or (Parameter("any", Domain("int", 0, 1)),))
     except SearchError:
         raise
     except Exception as error:
-        given = ", ".join(f"{options.option_flag(name)} {value}" for name, value in opts.backend_options().items())
+        texts = [f"{options.option_flag(name) if name in FIELDS else name} {value}" for name, value in given.items()]
         raise OptionError(
-            f"--backend {opts.backend} cannot be used with {given} ({type(error).__name__}: {error}): check the values"
+            f"--backend {opts.backend_name} cannot be used with {', '.join(texts) or 'this space'} "
+            f"({type(error).__name__}: {error}): check the values"
         ) from error
 
 
 def _rehearse(backend: BackEnd, parameters: tuple[Parameter, ...]) -> None:
     """Play a trial of one epoch: wrong arguments of a sampler show at its first question."""
     suggestion = backend.ask(new=True)
-    assert isinstance(suggestion, Suggestion), "a new back end has something to suggest"
+    if not isinstance(suggestion, Suggestion):
+        raise TypeError(f"a new back end must suggest a trial, and its ask gave {suggestion!r}")
     first, last, judged = suggestion.from_epoch, suggestion.to_epoch, suggestion.judged
     backend.apply(SegmentRequested(0, first, last, suggestion.bracket, suggestion.rung, judged, seed=0))
     for parameter in parameters:

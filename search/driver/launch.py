@@ -6,18 +6,18 @@ import secrets
 import shutil
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search import options
 from search.backends import registry
 from search.devices.gpus import find_gpus
 from search.devices.slots import Slot, slots_sharing_memory
-from search.driver import checks, warm_start
-from search.driver.loop import Driver, Follower, View
+from search.driver import checks, named_parts, warm_start
+from search.driver.loop import Driver, View
 from search.driver.retention import Retention
 from search.driver.source import Source
 from search.driver.study_handle import StudyHandle
@@ -28,6 +28,7 @@ from search.messages import Probe, Probed, ProbeFailed
 from search.options import Options
 from search.scheduler.controller import Controller
 from search.scheduler.limits import Limits
+from search.scheduler.stopping import StopRule
 from search.space.file import SpaceRef
 from search.study.journal import Journal
 from search.study.lock import Lock
@@ -35,13 +36,20 @@ from search.study.paths import StudyPaths, check_study_name, compiled_programs, 
 from search.study.records import Record, SearchEnded
 from search.study.study import Study
 from search.study.trial import Objective
+from search.tracking.followers import FollowerSetup
 from search.tracking.mlflow.admission import Admission
+
+if TYPE_CHECKING:
+    from search.tracking.mlflow.syncer import Syncer
 
 RANDOM_CONFIGURATIONS = 5
 """Configurations with random values that `search check` builds beside the default one."""
 
 SYNC_SECONDS = 60.0
 """Seconds that the end of a search waits for MLflow."""
+
+FOLLOWER_SECONDS = 10.0
+"""Seconds that the end of a search waits for each follower that the options name."""
 
 
 class SearchStopped(KeyboardInterrupt):
@@ -126,6 +134,7 @@ def run_search(
             "bit; begin another with --study"
         )
     given = {**given, "study": name, "runs": first.runs, "keras_backend": backend}
+    given["executor"] = given.get("executor") or handle.options.get("executor") or early.get("executor")
     return _Launch(source, given, handle, accept_changes, take_over, overwrite, make_view, say).run()
 
 
@@ -213,8 +222,9 @@ class _Launch:
 
     def run(self) -> Result:
         opts = options.resolve_options(self._given, before=self._handle.options)
-        checks.check_backend(opts)
         checks.check_tensorboard(opts)
+        named_parts.check_parts(opts, self._handle.versions if self._handle.exists else {})
+        checks.check_backend(opts)
         gpus = find_gpus()
         selection.slots_of(opts, gpus)  # a missing GPU is reported at once
         checks.make_folder(self._paths.folder)
@@ -238,8 +248,7 @@ class _Launch:
                 slots = selection.slots_of(opts, gpus)
                 objective = self._check(opts, probed, slots, ref, executor)
                 imported = warm_start.import_trials(opts, objective, self._handle) if self._is_new("warm_start") else []
-            if hasattr(executor, "set_slots"):
-                executor.set_slots(slots)
+            selection.set_slots(executor, slots, opts.executor)
             change = self._handle.change_of_space(probed, accepted=self._accept_changes, label=self._source.label)
             uri = admission.result(opts)
             records = self._handle.first_records(opts, objective, probed, change, imported, self._source.path, ref.seed)
@@ -269,8 +278,9 @@ class _Launch:
         self, opts: Options, probed: Probed, slots: tuple[Slot, ...], ref: SpaceRef, executor: Executor
     ) -> Objective:
         """Check the options against the probed space. Return the study's objective."""
-        checks.check_backend(opts, probed.parameters)
         checks.check_tensorboard(opts)
+        named_parts.check_parts(opts, {})
+        checks.check_backend(opts, probed.parameters)
         checks.check_keras(opts, probed, slots[0].devices)
         if self._handle.exists:
             objective = checks.kept_objective(self._handle.header, opts, self._given)
@@ -333,7 +343,8 @@ class _Launch:
         chosen = "" if opts.objective or handle.exists else ", as nothing else was asked for"
         self._say(f"study {handle.name} in {self._paths.folder}")
         if handle.exists:
-            for line in checks.describe_updates(handle.entries[-1].format, handle.versions, probed.versions):
+            versions = {**probed.versions, **named_parts.package_versions(opts)}
+            for line in checks.describe_updates(handle.entries[-1].format, handle.versions, versions):
                 self._say(line)
             for line in checks.describe_direction(objective, opts, probed):
                 self._say(line)
@@ -372,14 +383,60 @@ class _Launch:
         records: list[Record],
         uri: str,
     ) -> Result:
+        study = Study()
+        view: View | None = None
+
+        def report(line: str, details: str) -> None:
+            say = self._say if view is None else view.say
+            say(line + _log(self._paths, details))
+
+        controller = _make_controller(study, opts, probed, slots, named_parts.make_rules(opts, report))
+        try:
+            controller.replay(self._handle.entries)  # the one fold of the journal
+        except Exception as error:
+            raise self._broken(error) from error
+        view = self._make_view(study, opts, tuple(slot.label for slot in slots))
+        setup = FollowerSetup(self._handle.name, self._paths.folder, self._handle.entries, view.say)
+        named = named_parts.make_followers(opts, setup, report)
+        syncer = self._make_syncer(opts, uri, view)
+        driver = Driver(
+            controller,
+            Journal(self._paths.journal, known=self._handle.entries),
+            executor,
+            ref,
+            self._paths,
+            opts,
+            followers=[Retention(study, self._paths, opts.keep_models), syncer, *named],
+            data=str(self._paths.data) if probed.shared else None,
+            view=view,
+        )
+        try:
+            syncer.start()
+            for follower in named:
+                follower.start()
+            end = driver.run(records, probed.data)
+        except BaseException as error:
+            syncer.stop()
+            for follower in named:
+                follower.end()
+            if isinstance(error, KeyboardInterrupt) and study.header is not None:
+                raise SearchStopped(self._paths) from error
+            if not isinstance(error, Exception):
+                raise
+            raise self._broken(error) from error
+        finally:
+            view.close()
+        try:
+            for follower in named:
+                follower.close(FOLLOWER_SECONDS)
+            return Result(self._paths, study, end, syncer.finish(SYNC_SECONDS))
+        except KeyboardInterrupt as error:
+            raise SearchStopped(self._paths) from error
+
+    def _make_syncer(self, opts: Options, uri: str, view: View) -> Syncer:
         from search.tracking.mlflow.syncer import Syncer
 
-        study = Study()
-        controller = _make_controller(study, opts, probed, slots)
-        controller.replay(self._handle.entries)  # the one fold of the journal
-        view = self._make_view(study, opts, tuple(slot.label for slot in slots))
-        journal = Journal(self._paths.journal, known=self._handle.entries)
-        syncer = Syncer(
+        return Syncer(
             self._paths,
             uri,
             keep_models=opts.keep_models,
@@ -387,44 +444,20 @@ class _Launch:
             register=opts.register,
             warn=view.say,
         )
-        followers: list[Follower] = [Retention(study, self._paths, opts.keep_models), syncer]
-        if opts.tensorboard:
-            from search.tracking.tensorboard import TensorBoardLog
 
-            followers.append(TensorBoardLog(self._paths.tensorboard, self._handle.entries, view.say))
-        driver = Driver(
-            controller,
-            journal,
-            executor,
-            ref,
-            self._paths,
-            opts,
-            followers=followers,
-            data=str(self._paths.data) if probed.shared else None,
-            view=view,
+    def _broken(self, error: Exception) -> SearchError:
+        """Return the error that ends a search because of `error`, which is being handled."""
+        if isinstance(error, SearchError):
+            return error
+        return SearchError(
+            f"the search broke ({type(error).__name__}: {error}): nothing journaled is lost, and a resume may get past "
+            f"it" + _log(self._paths, traceback.format_exc())
         )
-        try:
-            syncer.start()
-            end = driver.run(records, probed.data)
-        except BaseException as error:
-            syncer.stop()
-            if isinstance(error, KeyboardInterrupt) and study.header is not None:
-                raise SearchStopped(self._paths) from error
-            if not isinstance(error, Exception) or isinstance(error, SearchError):
-                raise
-            raise SearchError(
-                f"the search broke ({type(error).__name__}: {error}): nothing journaled is lost, and a resume may get "
-                f"past it" + _log(self._paths, traceback.format_exc())
-            ) from error
-        finally:
-            view.close()
-        try:
-            return Result(self._paths, study, end, syncer.finish(SYNC_SECONDS))
-        except KeyboardInterrupt as error:
-            raise SearchStopped(self._paths) from error
 
 
-def _make_controller(study: Study, opts: Options, probed: Probed, slots: tuple[Slot, ...]) -> Controller:
+def _make_controller(
+    study: Study, opts: Options, probed: Probed, slots: tuple[Slot, ...], rules: Sequence[StopRule]
+) -> Controller:
     return Controller(
         study,
         lambda phase: registry.make_backend(
@@ -434,6 +467,7 @@ def _make_controller(study: Study, opts: Options, probed: Probed, slots: tuple[S
         slots_sharing_memory(slots),
         opts.max_epochs,
         opts.try_first,
+        rules,
     )
 
 

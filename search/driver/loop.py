@@ -28,9 +28,10 @@ from search.scheduler.events import (
 )
 from search.space.file import SpaceRef
 from search.study.data_changes import changed_data
-from search.study.journal import Entry, Journal
+from search.study.journal import Journal
 from search.study.paths import StudyPaths
 from search.study.records import DataLoaded, Record, SearchEnded, SegmentEnded, TimedOut
+from search.tracking.followers import Follower
 
 POLL_SECONDS = 0.1
 VIEW_SECONDS = 0.1
@@ -60,16 +61,6 @@ class View(Protocol):
 
     def close(self) -> None:
         """Stop redrawing. May be called twice; `say` still works."""
-
-
-class Follower(Protocol):
-    """A part that is told of every record."""
-
-    def take(self, entries: Sequence[Entry]) -> None:
-        """Take in entries that were just journaled and applied to the study. Must be quick, and must not raise."""
-
-    def flushed(self) -> None:
-        """Act on the entries taken in so far, which the disk has now."""
 
 
 class Driver:

@@ -29,6 +29,8 @@ class Retention:
         keep: the number of best trials whose weights stay.
     """
 
+    protocol = 1
+
     def __init__(self, study: Study, paths: StudyPaths, keep: int) -> None:
         self._study = study
         self._paths = paths

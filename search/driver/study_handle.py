@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from search import options
-from search.driver import checks
+from search.driver import checks, named_parts
 from search.errors import SearchError, StudyError
 from search.messages import Probed
 from search.options import Options
@@ -176,12 +176,13 @@ class StudyHandle:
             records.append(self._header(objective, probed, space, seed))
         elif change is not None:
             records.append(change)
-        backend = BackendChanged(opts.backend, opts.backend_options())
+        versions = {**probed.versions, **named_parts.package_versions(opts)}
+        backend = BackendChanged(opts.backend_name, opts.backend_options())
         # A sampler for other parameters is of no use. New code alone is no reason to begin a new phase.
         other_parameters = change is not None and self.parameters != probed.parameters
         if other_parameters or self._last(BackendChanged) != backend:
             records.append(backend)
-        records += [*imported, SearchStarted(socket.gethostname(), os.getpid(), kept, probed.versions)]
+        records += [*imported, SearchStarted(socket.gethostname(), os.getpid(), kept, versions)]
         if probed.data is not None and probed.data.key not in self.data_keys:
             records.append(probed.data)
         return records

@@ -64,11 +64,11 @@ def import_trials(opts: Options, objective: Objective, own: StudyHandle) -> list
 
 def check_learns(opts: Options) -> None:
     """Raise OptionError if the sampler would not learn from the trials of another study."""
-    sampler = opts.backend_options()["sampler"]
-    if not sampler_learns(sampler):
+    sampler = opts.backend_options().get("sampler")
+    if sampler and not sampler_learns(sampler):
         raise OptionError(
-            f"--warm-start is of no use with --backend {opts.backend} and its {sampler} sampler, which learns nothing "
-            f"from other trials: give --sampler {', '.join(LEARNING_SAMPLERS[:-1])} or {LEARNING_SAMPLERS[-1]}"
+            f"--warm-start is of no use with --backend {opts.backend_name} and its {sampler} sampler, which learns "
+            f"nothing from other trials: give --sampler {', '.join(LEARNING_SAMPLERS[:-1])} or {LEARNING_SAMPLERS[-1]}"
         )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
+from search.devices.slots import Slot
 from search.messages import Answer, Evaluate, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
 
 Handle = Callable[[int, Message], None]
@@ -17,12 +20,47 @@ def tell_user(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+@dataclass(frozen=True, slots=True)
+class ExecutorSetup:
+    """What an executor gets when it is made.
+
+    Attributes:
+        slots: the slots of this machine that the options ask for, each with its GPUs and cores.
+        log: the file for output of processes that train nothing.
+        keras_backend: `tensorflow`, `jax` or `torch`; None for Keras's own choice.
+        compiled: the folder in which workers may keep compiled programs for later searches, if there is one.
+        heartbeat: seconds without a message after which a worker counts as hung.
+        zygote: for `local`: the zygote of all searches of this process, if they share one.
+    """
+
+    slots: tuple[Slot, ...]
+    log: Path
+    keras_backend: str | None = None
+    compiled: Path | None = None
+    heartbeat: float = 300.0
+    zygote: Any = None
+
+
 class Executor(Protocol):
     """Runs segments and final evaluations in slots, which are numbered from 0.
 
     A slot runs at most one of them at a time. Whatever happens, its last message is one `SegmentEnded`, one `Evaluated`
     or one `Lost`. After that the slot is free and ready for the next.
+
+    An executor of another package is a class whose constructor, or classmethod `from_setup`, takes an `ExecutorSetup`
+    first, and then the arguments of `--executor name:key=value,…` by name. It has as many slots as the setup. The
+    workers are Python processes with this package: `search.worker.segment.run_segment` trains a segment there,
+    `search.worker.evaluate_best.run_evaluation` evaluates, and `search.worker.probe.run_probe` probes.
+
+    Two things may be left out. `set_slots(slots)` takes other slots before the first segment, as a space file's options
+    are known only after the probe. `in_process = True` says that the driver's own process trains, in one slot on one
+    device.
+
+    Attributes:
+        protocol: the version of this protocol that the class was written for; 1 today.
     """
+
+    protocol: int
 
     @property
     def slots(self) -> int:

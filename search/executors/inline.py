@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from search.executors.base import Handle, tell_user
+import os
+
+from search.executors.base import ExecutorSetup, Handle, tell_user
 from search.messages import Answer, Evaluate, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
 
 
 class InlineExecutor:
     """Runs a whole segment or final evaluation within one call of `poll`."""
 
+    protocol = 1
+    in_process = True
     slots = 1
+
+    @classmethod
+    def from_setup(cls, setup: ExecutorSetup) -> InlineExecutor:
+        """Return the executor of a search; this process imports the framework here."""
+        from search.worker.process import quietly
+
+        if setup.keras_backend is not None:
+            os.environ["KERAS_BACKEND"] = setup.keras_backend
+        with quietly(setup.log):
+            import search.worker.probe  # noqa: F401
+        return cls()
 
     def __init__(self) -> None:
         from search.worker.channel import DirectChannel

@@ -22,7 +22,7 @@ import psutil
 
 from search.devices.slots import Slot
 from search.errors import SearchError
-from search.executors.base import Handle, tell_user
+from search.executors.base import ExecutorSetup, Handle, tell_user
 from search.messages import (
     Answer,
     Command,
@@ -226,6 +226,20 @@ class LocalExecutor:
         heartbeat: seconds without a message after which a worker counts as hung and is killed.
         zygote: a zygote to share, which stays alive at the end. By default the executor has its own.
     """
+
+    protocol = 1
+
+    @classmethod
+    def from_setup(cls, setup: ExecutorSetup) -> LocalExecutor:
+        """Return the executor of a search."""
+        return cls(
+            setup.slots,
+            setup.log,
+            setup.keras_backend,
+            compiled=setup.compiled,
+            heartbeat=setup.heartbeat,
+            zygote=setup.zygote,
+        )
 
     def __init__(
         self,

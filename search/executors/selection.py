@@ -1,6 +1,6 @@
-"""The choice of an executor by the options: `local` worker processes, or `inline`.
+"""The choice of an executor by the options: `local` worker processes, `inline`, or one of another package.
 
-The third executor, `search.executors.simulated.SimulatedExecutor`, trains nothing and has no option.
+A further executor, `search.executors.simulated.SimulatedExecutor`, trains nothing and has no option.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from search.devices.gpus import Gpu, choose_gpus
 from search.devices.slots import Slot, available_cpus, core_ids, make_slots
-from search.errors import OptionError
-from search.executors.base import Executor
+from search.errors import OptionError, SearchError
+from search.executors.base import Executor, ExecutorSetup
 from search.options import Options
+from search.plugins.loading import EXECUTORS
 from search.study.versions import KERAS_BACKENDS
+from search.wording import pluralize
 
 if TYPE_CHECKING:
     from search.executors.local import Zygote
@@ -27,9 +29,12 @@ shared_zygote: Zygote | None = None
 def slots_of(opts: Options, gpus: tuple[Gpu, ...]) -> tuple[Slot, ...]:
     """Return the slots that `opts` ask for on this machine, which has `gpus`. OptionError if that is impossible."""
     chosen = choose_gpus(gpus, opts.gpus)
-    if opts.executor == "inline" and max(opts.gpus_per_trial if chosen else 1, opts.logical_devices) > 1:
-        raise OptionError("a trial is spread over several devices by a worker process: leave --executor inline out")
-    workers = 1 if opts.executor == "inline" else opts.workers
+    in_process = getattr(EXECUTORS.load(opts.executor).cls, "in_process", False)
+    if in_process and max(opts.gpus_per_trial if chosen else 1, opts.logical_devices) > 1:
+        raise OptionError(
+            f"a trial is spread over several devices by a worker process: leave --executor {opts.executor} out"
+        )
+    workers = 1 if in_process else opts.workers
     return make_slots(chosen, available_cpus(), core_ids(), workers, opts.gpus_per_trial, opts.logical_devices)
 
 
@@ -51,22 +56,30 @@ def make_executor(opts: Options, gpus: tuple[Gpu, ...], log: Path, compiled: Pat
         compiled: the folder in which worker processes keep compiled programs; by default a temporary one.
     """
     check_installed(opts.keras_backend)
-    if opts.executor == "inline":
-        from search.executors.inline import InlineExecutor
-        from search.worker.process import quietly
-
-        if opts.keras_backend is not None:
-            os.environ["KERAS_BACKEND"] = opts.keras_backend
-        with quietly(log):
-            import search.worker.probe  # noqa: F401
-        return InlineExecutor()
-    from search.executors.local import LocalExecutor
-
-    return LocalExecutor(
-        slots_of(opts, gpus),
-        log,
-        opts.keras_backend,
-        compiled=compiled,
-        heartbeat=opts.heartbeat_timeout,
-        zygote=shared_zygote,
+    part = EXECUTORS.load(opts.executor)
+    setup = ExecutorSetup(
+        slots_of(opts, gpus), log, opts.keras_backend, compiled, opts.heartbeat_timeout, zygote=shared_zygote
     )
+    if part.own:
+        return cast(Executor, part.make(setup))
+    try:
+        return cast(Executor, part.make(setup, **part.arguments))
+    except SearchError:
+        raise
+    except Exception as error:
+        raise OptionError(f"--executor {opts.executor} cannot be used ({type(error).__name__}: {error})") from error
+
+
+def set_slots(executor: Executor, slots: tuple[Slot, ...], name: str) -> None:
+    """Give an executor the slots of the search. OptionError if it has another number of them.
+
+    Args:
+        name: of the executor, for messages.
+    """
+    if hasattr(executor, "set_slots"):
+        executor.set_slots(slots)
+    if executor.slots != len(slots):
+        raise OptionError(
+            f"--executor {name} has {pluralize(executor.slots, 'slot')}, and the options ask for {len(slots)}: give "
+            f"--workers {executor.slots}"
+        )

@@ -335,6 +335,8 @@ class SimulatedExecutor:
             no longer than its timeout, so that the caller may act in between.
     """
 
+    protocol = 1
+
     def __init__(
         self,
         scenario: Scenario,

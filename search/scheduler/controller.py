@@ -26,12 +26,12 @@ from search.scheduler.events import (
     StopRequested,
     Tick,
 )
-from search.scheduler.failure_limit import FailureLimit
 from search.scheduler.final_evaluation import FinalEvaluation
 from search.scheduler.limits import Limits
 from search.scheduler.outcomes import end_state, result_outcome
 from search.scheduler.questions import Questions, Refusal
 from search.scheduler.slot_pool import SlotPool
+from search.scheduler.stopping import StopRule, counting, rules_of
 from search.scheduler.timeouts import Timeouts
 from search.space.domain import Value
 from search.study.journal import Entry, uncollected
@@ -75,12 +75,13 @@ class Controller:
         max_epochs: the most epochs that one trial gets.
         try_first: initial configurations: values by name, each for a new trial before the back end draws any. A value
             that one lacks is drawn.
+        rules: stop rules beside those of `limits`.
 
     Attributes:
         study, limits, max_epochs: as given.
         affinity: the slots where trials may be trained further without being built again.
         questions: the model factories' questions, and the configurations that were tried.
-        failure_limit: the failed trials so far.
+        rules: the stop rules, those of `limits` first.
     """
 
     def __init__(
@@ -91,13 +92,15 @@ class Controller:
         slots: int | Sequence[Collection[int]],
         max_epochs: int,
         try_first: Sequence[Mapping[str, Value]] = (),
+        rules: Sequence[StopRule] = (),
     ) -> None:
         self.study = study
         self.limits = limits
         self.max_epochs = max_epochs
         self.affinity = Affinity()
         self.questions = Questions(try_first)
-        self.failure_limit = FailureLimit()
+        self.rules = [*rules_of(limits), *rules]
+        self._counting = counting(self.rules)
         self._make_backend = make_backend
         self._backend: BackEnd | None = None
         self._slots = SlotPool([()] * slots if isinstance(slots, int) else slots)
@@ -127,6 +130,8 @@ class Controller:
     def _apply(self, record: Record, *, rebuild: bool = True) -> Sequence[int]:
         """Take in one record. Return the trials that the back end gives up."""
         self.study.apply(record, self._now)
+        for rule in self._counting:
+            rule.apply(record, self.study)
         if not isinstance(record, _SEGMENT_RECORDS):
             self._apply_decision(record, rebuild)
         if self._backend is None or not rebuild:
@@ -135,7 +140,6 @@ class Controller:
 
     def _apply_decision(self, record: Record, rebuild: bool) -> None:
         self.questions.apply(record, self.study)
-        self.failure_limit.apply(record, self.study)
         match record:
             case BackendChanged() if rebuild:
                 earlier = [trial for trial in self.study.trials.values() if trial.phase < self.study.phase]
@@ -198,7 +202,7 @@ class Controller:
         return self._react()
 
     def _react(self) -> Reaction:
-        self._check_limits()
+        self._check_rules()
         self._check_timeouts()
         if self._stopping is None:
             self._fill_slots()
@@ -399,7 +403,7 @@ class Controller:
         elif enough:
             reason = f"the budget of {pluralize(self.limits.max_trials or 0, 'trial')} is tried"
         else:
-            reason = "every bracket is done" if done else "the back end waits for nothing"
+            reason = "nothing is left to try" if done else "the back end waits for nothing"
         self._stop(reason, complete=True)
 
     def _request_segment(self, suggestion: Suggestion) -> Trial:
@@ -460,13 +464,12 @@ class Controller:
 
     # Stopping -------------------------------------------------------------------------------------------------------
 
-    def _check_limits(self) -> None:
-        if self._stopping is not None:
-            return
-        if reached := self.limits.reached(self.study, self._now):
-            self._stop(reached[0], complete=reached[1])
-        if reason := self.failure_limit.abort_reason(self.study, self.limits):
-            self._stop(reason, complete=False, exit_code=1)
+    def _check_rules(self) -> None:
+        """End the search if a stop rule says so. The first one that speaks wins."""
+        if self._stopping is None:
+            ends = (rule.check(self.study, self._now) for rule in self.rules)
+            if end := next(filter(None, ends), None):
+                self._stop(end.reason, complete=end.complete, exit_code=end.exit_code or None)
 
     def _check_timeouts(self) -> None:
         """Interrupt trials that have used up their time, and kill those that do not end."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.study.study import Study
-
 __all__ = ["Limits"]
 
 
@@ -42,12 +40,3 @@ class Limits:
     executions: int = 1
     evaluate_best: int = 0
     test: bool = False
-
-    def reached(self, study: Study, now: float) -> tuple[str, bool] | None:
-        """Return (reason, whether the search is complete) if `timeout` or `target` ends the search `now`, else None."""
-        if self.timeout is not None and study.seconds(now) >= self.timeout:
-            return "the time is up", False
-        best = study.best
-        if self.target is not None and best is not None and not study.objective.better(self.target, best.objective):
-            return f"the target of {self.target:g} is reached", True
-        return None

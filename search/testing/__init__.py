@@ -1,4 +1,4 @@
-"""Contract kits: tests that every back end and every executor must pass, to be run on ours and on yours.
+"""Contract kits: tests that every back end, executor, stop rule and follower must pass, ours and yours.
 
     class TestMine(BackEndContract):
         def make(self, objective, seed, max_epochs, parameters):
@@ -13,22 +13,28 @@ from __future__ import annotations
 import pytest
 
 # A kit's failed assertions show the values that they compared, as in a test module.
-pytest.register_assert_rewrite(*(f"search.testing.{name}" for name in ("backends", "executors", "simulation")))
+pytest.register_assert_rewrite(
+    *(f"search.testing.{name}" for name in ("backends", "executors", "followers", "rules", "simulation"))
+)
 
 from search.executors.simulated import Hp, Run, Scenario, SimulatedExecutor, recorded  # noqa: E402
 from search.testing.backends import BackEndContract  # noqa: E402
 from search.testing.executors import Conversation, ExecutorContract, MessageContract  # noqa: E402
+from search.testing.followers import FollowerContract  # noqa: E402
+from search.testing.rules import StopRuleContract  # noqa: E402
 from search.testing.simulation import Simulation  # noqa: E402
 
 __all__ = [
     "BackEndContract",
     "Conversation",
     "ExecutorContract",
+    "FollowerContract",
     "Hp",
     "MessageContract",
     "Run",
     "Scenario",
     "SimulatedExecutor",
     "Simulation",
+    "StopRuleContract",
     "recorded",
 ]

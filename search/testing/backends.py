@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from search.backends.base import BackEnd
+from search.plugins.loading import BACKENDS
 from search.scheduler.limits import Limits
 from search.space.domain import Parameter
 from search.study.journal import Entry, format_line, parse_line
@@ -187,6 +188,10 @@ class BackEndContract:
     def spread(self, count: int) -> list[int]:
         """Return at most `cuts` numbers from 0 to `count` - 1, spread evenly."""
         return sorted({(2 * index + 1) * count // (2 * self.cuts) for index in range(self.cuts)})
+
+    def test_it_states_the_protocol(self) -> None:
+        made = self.make(Objective("val_loss", "min"), 0, 9, SMOOTH.parameters())
+        assert type(made).protocol == BACKENDS.protocol
 
     # A search and its end -------------------------------------------------------------------------------------------
 
@@ -431,7 +436,7 @@ def is_last_epoch(search: Simulation, index: int) -> bool:
 class RandomSearch:
     """A minimal back end: it draws at random, and trains every trial for nine epochs."""
 
-    name = "random"
+    protocol = 1
 
     def __init__(self) -> None:
         self._running: set[int] = set()

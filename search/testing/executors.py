@@ -26,6 +26,7 @@ from search.messages import (
     Segment,
     Verdict,
 )
+from search.plugins.loading import EXECUTORS
 from search.space.domain import Value
 from search.space.file import SpaceRef
 from search.study.paths import TrialPaths
@@ -167,6 +168,9 @@ class MessageContract:
             )
 
         return make
+
+    def test_it_states_the_protocol(self, executor: Executor) -> None:
+        assert type(executor).protocol == EXECUTORS.protocol
 
     def test_a_probe_reports_the_space(self, executor: Executor, space: SpaceRef) -> None:
         probed = executor.probe(Probe(space))

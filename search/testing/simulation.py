@@ -19,6 +19,7 @@ from search.messages import Answer, Evaluate, Interrupt, Message, Segment, Verdi
 from search.options import Options
 from search.scheduler.controller import Controller
 from search.scheduler.limits import Limits
+from search.scheduler.stopping import StopRule
 from search.space.domain import Parameter, Value
 from search.space.file import SpaceRef
 from search.study.journal import Entry, Journal
@@ -61,8 +62,9 @@ class CheckedBackEnd:
         max_epochs: the most epochs that one trial gets.
     """
 
+    protocol = 1
+
     def __init__(self, inner: BackEnd, study: Study, max_epochs: int) -> None:
-        self.name = inner.name
         self.inner = inner
         self._study = study
         self._max_epochs = max_epochs
@@ -211,6 +213,7 @@ class Simulation:
         checkpoints: all that is on the disk, instead of `disk`: the checkpoints of an earlier simulation's executor.
         try_first: initial configurations.
         imported: trials of other studies, imported at the start.
+        rules: stop rules beside those of `limits`; a resume needs new ones.
 
     Attributes:
         entries: the journal.
@@ -236,6 +239,7 @@ class Simulation:
         checkpoints: Disk | None = None,
         try_first: Sequence[Params] = (),
         imported: Sequence[TrialImported] = (),
+        rules: Sequence[StopRule] = (),
     ) -> None:
         self._arguments: dict[str, Any] = {"scenario": scenario, "make_backend": make_backend}
         self._arguments |= {"objective": objective, "seed": seed, "slots": slots, "max_epochs": max_epochs}
@@ -252,6 +256,7 @@ class Simulation:
             slots,
             max_epochs,
             try_first,
+            rules,
         )
         self.controller.replay(self.entries)
         self.end: SearchEnded | None = None

@@ -35,6 +35,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from search.space.domain import Domain, Parameter, Value
 from search.study.journal import Entry
+from search.study.paths import StudyPaths
 from search.study.records import (
     Built,
     EpochDone,
@@ -48,6 +49,7 @@ from search.study.records import (
     TrialEnded,
 )
 from search.study.trial import Objective
+from search.tracking.followers import FollowerSetup
 
 __all__ = ["TensorBoardLog"]
 
@@ -87,6 +89,13 @@ class TensorBoardLog:
         entries: the journal so far.
         warn: shows the user one line.
     """
+
+    protocol = 1
+
+    @classmethod
+    def from_setup(cls, setup: FollowerSetup) -> TensorBoardLog:
+        """Return the log of a study."""
+        return cls(StudyPaths(setup.folder).tensorboard, setup.entries, setup.say)
 
     def __init__(self, folder: Path, entries: Iterable[Entry], warn: Callable[[str], None]) -> None:
         self._folder = folder

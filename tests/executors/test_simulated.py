@@ -11,7 +11,7 @@ import pytest
 
 from search.backends.brackets import plan_brackets
 from search.backends.hyperband import Hyperband
-from search.driver.loop import Driver, Follower
+from search.driver.loop import Driver
 from search.executors.simulated import Disk, Hp, Run, Scenario, SimulatedExecutor, recorded
 from search.messages import Interrupt, Lost, Message, Probe, ProbeFailed, Segment
 from search.options import Options
@@ -33,6 +33,7 @@ from search.study.records import (
 from search.study.study import Study, read_study
 from search.study.trial import Objective
 from search.testing import Conversation
+from search.tracking.followers import Follower
 
 OBJECTIVE = Objective("val_loss", "min")
 

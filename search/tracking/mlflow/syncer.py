@@ -64,6 +64,8 @@ class Syncer:
         warn: shows the user one line; called from the syncer's thread.
     """
 
+    protocol = 1
+
     def __init__(
         self,
         paths: StudyPaths,

@@ -16,10 +16,10 @@ from typing import Any
 
 from by_hand import Clock, completed_trial, shown_runs
 
-from search.driver.loop import Follower
 from search.study.journal import Journal
 from search.study.paths import StudyPaths, local_store
 from search.study.records import Checkpointed, Record
+from search.tracking.followers import Follower
 from search.tracking.mlflow import store
 from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.syncer import Syncer
