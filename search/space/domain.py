@@ -164,29 +164,15 @@ class RangeDomain(Domain):
 
     __slots__ = ()
     is_range = True
-
-    @classmethod
-    def declare(cls, min_value: Any, max_value: Any, step: Any = None, sampling: Sampling = "linear") -> Domain:
-        if not (math.isfinite(min_value) and math.isfinite(max_value)):
-            raise ValueError(f"min_value and max_value must be finite, found {min_value} and {max_value}")
-        if step is not None and not (math.isfinite(step) and step > 0):
-            raise ValueError(f"step must be greater than 0, found {step}")
-        return cls._of_range(min_value, max_value, step, sampling)
-
-    @classmethod
-    def _of_range(cls, low: Any, high: Any, step: Any, sampling: Sampling) -> Domain:
-        raise NotImplementedError
+    default_step: ClassVar[int | None] = None
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "low": self.low, "high": self.high, "step": self.step, "sampling": self.sampling}
 
     def __str__(self) -> str:
-        step = "" if self._has_default_step() else f", step={self.step:.12g}"
+        step = "" if self.step in (None, self.default_step) else f", step={self.step:.12g}"
         sampling = "" if self.sampling == "linear" else f", {self.sampling}"
         return f"{self.kind.capitalize()}({self.low:.12g}..{self.high:.12g}{step}{sampling})"
-
-    def _has_default_step(self) -> bool:
-        return self.step is None
 
     def index(self, value: Value) -> int:
         if not self.contains(value):
@@ -245,25 +231,31 @@ class RangeDomain(Domain):
         return round(math.log(multiple / self.low, self.step))
 
 
+def _check_range(low: float, high: float, step: float | None) -> None:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"min_value and max_value must be finite, found {low} and {high}")
+    if step is not None and not (math.isfinite(step) and step > 0):
+        raise ValueError(f"step must be greater than 0, found {step}")
+
+
 class IntDomain(RangeDomain, kind="int", question="Int"):
     """A range of whole numbers."""
 
     __slots__ = ()
+    default_step = 1
     other_names = ("int", "integer", "randint", "qrandint")
 
     def __post_init__(self) -> None:
         if self.sampling == "linear" and self.step is None:
-            object.__setattr__(self, "step", 1)
+            object.__setattr__(self, "step", self.default_step)
 
     @classmethod
-    def _of_range(cls, low: Any, high: Any, step: Any, sampling: Sampling) -> Domain:
-        return Domain("int", low, high, step, sampling)
+    def declare(cls, min_value: Any, max_value: Any, step: Any = None, sampling: Sampling = "linear") -> Domain:
+        _check_range(min_value, max_value, step)
+        return Domain("int", min_value, max_value, step, sampling)
 
     def convert_default(self, default: Any) -> Value:
         return int(default) if default == int(default) else default
-
-    def _has_default_step(self) -> bool:
-        return self.step in (None, 1)
 
     @property
     def size(self) -> int | None:
@@ -307,8 +299,9 @@ class FloatDomain(RangeDomain, kind="float", question="Float"):
     other_names = ("float", "real", "double", "number", "uniform", "loguniform", "quniform")
 
     @classmethod
-    def _of_range(cls, low: Any, high: Any, step: Any, sampling: Sampling) -> Domain:
-        return Domain("float", low, high, None if step is None else float(step), sampling)
+    def declare(cls, min_value: Any, max_value: Any, step: Any = None, sampling: Sampling = "linear") -> Domain:
+        _check_range(min_value, max_value, step)
+        return Domain("float", min_value, max_value, None if step is None else float(step), sampling)
 
     def convert_default(self, default: Any) -> Value:
         return float(default)

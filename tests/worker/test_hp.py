@@ -16,7 +16,8 @@ from keras_tuner.engine import hyperparameters as kt
 from search.errors import SpaceError
 from search.space.domain import Condition, Domain, Parameter, Value
 from search.tracking.mlflow import loader
-from search.worker.hp import LazyHyperParameters, default_value, parameter_of
+from search.worker.hp import LazyHyperParameters, default_value
+from search.worker.hyperparameters import parameter_of
 
 
 class Source:
