@@ -3,8 +3,9 @@
 An *island* is a module called `internals` or `…_internals`, a module in a package called so, or one in
 `search/compat/`. Everywhere else in `search/` these are found, with file and line:
 
-- an attribute with a leading underscore of an object that is not `self` or `cls`, unless a class, function or
-  variable of `search` itself has that name in the same module;
+- an attribute with a leading underscore, unless the module itself gives that name to a function, a class, a variable
+  or an attribute of `self`; on `self` and `cls`, also the names of the modules of `search` that it imports from, as
+  these may have the base class;
 - an import of a private module or name of a watched package: `keras.src`, `tensorflow.python`, a part with a leading
   underscore;
 - a string with a private name, if the module hands it to `getattr` and the like: directly, or by a table or constant.
@@ -21,7 +22,7 @@ from pathlib import Path
 PACKAGES = {"keras", "keras_tuner", "tensorflow", "jax", "jaxlib", "torch", "optuna", "mlflow"}
 """The packages whose private modules are watched."""
 
-PRIVATE_MODULES = ("keras.src", "keras_tuner.src", "tensorflow.python", "tensorflow.core", "jax._src", "mlflow.store")
+PRIVATE_MODULES = ("keras.src", "keras_tuner.src", "tensorflow.python", "mlflow.store", "mlflow.utils")
 """Modules without a leading underscore that their packages do not document."""
 
 READERS = {"getattr", "setattr", "hasattr", "delattr", "attrgetter", "methodcaller", "import_module"}
@@ -45,17 +46,23 @@ def is_island(path: Path) -> bool:
     return parts[0] == "compat" or any(part == "internals" or part.endswith("_internals") for part in parts)
 
 
-def check_source(source: str) -> list[Found]:
-    """Return (line, what was found) for each private name of another package in a module's source."""
+def check_source(source: str, inherited: frozenset[str] = frozenset()) -> list[Found]:
+    """Return (line, what was found) for each private name of another package in a module's source.
+
+    Args:
+        inherited: the private names that base classes of `search` may have given to `self`.
+    """
     tree = ast.parse(source)
-    return sorted({*_attributes(tree), *_imports(tree), *_strings(tree)})
+    return sorted({*_attributes(tree, inherited), *_imports(tree), *_strings(tree)})
 
 
-def _attributes(tree: ast.Module) -> Iterator[Found]:
+def _attributes(tree: ast.Module, inherited: frozenset[str]) -> Iterator[Found]:
     own = _own_names(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own | SHARED:
-            yield node.lineno, f"{ast.unparse(node)}"
+            is_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if not (is_self and node.attr in inherited):
+                yield node.lineno, ast.unparse(node)
 
 
 def _own_names(tree: ast.Module) -> set[str]:
@@ -90,17 +97,28 @@ def _is_private_module(name: str) -> bool:
 
 
 def _strings(tree: ast.Module) -> Iterator[Found]:
-    """Yield strings that are private names: arguments of `READERS`, and all others of a module that calls one with no
-    literal. Such a module reads names from a table."""
+    """Yield strings that are private names: arguments of `READERS`, and those of the module's tables and constants if
+    it calls one of `READERS` with a name that is no literal."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _called(node) in READERS]
-    literal = {id(part) for call in calls for argument in call.args for part in ast.walk(argument)}
-    by_table = any(not isinstance(_name_argument(call), ast.Constant) for call in calls)
+    parts = [part for call in calls for argument in call.args for part in ast.walk(argument)]
+    if any(not isinstance(_name_argument(call), ast.Constant) for call in calls):
+        parts += [part for node in ast.walk(tree) for part in _table_entries(node)]
     own = _own_names(tree)
-    for node in ast.walk(tree):
-        if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
-            continue
-        if (id(node) in literal or by_table) and _names_private(node.value) and node.value not in own | SHARED:
-            yield node.lineno, f"{node.value!r}"
+    for part in parts:
+        text = part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else ""
+        if _names_private(text) and text not in own | SHARED:
+            yield part.lineno, repr(text)
+
+
+def _table_entries(node: ast.AST) -> list[ast.expr | None]:
+    match node:
+        case ast.Tuple(elts=elements) | ast.List(elts=elements) | ast.Set(elts=elements):
+            return list(elements)
+        case ast.Dict(keys=keys, values=values):
+            return [*keys, *values]
+        case ast.Assign(value=value) | ast.AnnAssign(value=value):
+            return [value]
+    return []
 
 
 def _called(call: ast.Call) -> str:
@@ -126,8 +144,18 @@ def check_package(root: Path) -> list[str]:
     lines = []
     for path in sorted(root.rglob("*.py")):
         if not is_island(path.relative_to(root)):
-            lines += [f"{path}:{line}: {what}" for line, what in check_source(path.read_text())]
+            source = path.read_text()
+            found = check_source(source, _inherited_names(ast.parse(source), root))
+            lines += [f"{path}:{line}: {what}" for line, what in found]
     return lines
+
+
+def _inherited_names(tree: ast.Module, root: Path) -> frozenset[str]:
+    """Return the private names in the modules of the package at `root` that a module imports from."""
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    paths = [root.parent.joinpath(*module.split(".")).with_suffix(".py") for module in modules]
+    own = [_own_names(ast.parse(path.read_text())) for path in paths if path.is_relative_to(root) and path.exists()]
+    return frozenset[str]().union(*own)
 
 
 def main() -> int:

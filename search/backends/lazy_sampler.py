@@ -24,6 +24,7 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from search.backends import optuna_internals
 from search.backends.base import DRAW_ATTEMPTS, draw_unexplored
 from search.backends.samplers import Axis, SamplerFactory
 from search.space.domain import Parameter, Value
@@ -53,13 +54,11 @@ class _Storage(optuna.storages.InMemoryStorage):
 
     def note_value(self, number: int, axis: Axis, value: Value) -> None:
         """Set a parameter of trial `number`."""
-        distribution = axis.distribution
-        self.set_trial_param(number, axis.name, distribution.to_internal_repr(axis.encode(value)), distribution)
+        optuna_internals.set_param(self, number, axis.name, axis.encode(value), axis.distribution)
 
     def note_epoch(self, number: int, epoch: int, value: float) -> None:
         """Add the objective after an epoch. If an epoch is trained again, its first value stands."""
-        if epoch not in self.get_trial(number).intermediate_values:
-            self.set_trial_intermediate_value(number, epoch, value)
+        optuna_internals.set_intermediate_value(self, number, epoch, value)
 
     @contextmanager
     def captured(self, number: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

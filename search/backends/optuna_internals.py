@@ -1,4 +1,4 @@
-"""Optuna's private names, behind functions with public names.
+"""Optuna's private names and undocumented ways, behind functions with public names.
 
 A private name may change with any release of Optuna. So each capability tests itself on a tiny example, the first time
 that a process uses it. If the test fails, the capability is off: Optuna's public way gives the same decisions in more
@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.pruners import BasePruner, HyperbandPruner
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
-__all__ = ["PRIVATE_NAMES", "capabilities_off", "hyperband_pruner"]
+__all__ = ["PRIVATE_NAMES", "capabilities_off", "hyperband_pruner", "set_intermediate_value", "set_param"]
 
 PRIVATE_NAMES = {"optuna.pruners._hyperband": ("_get_bracket_id",)}
 """The private names that this module uses, by the module that defines them."""
@@ -46,6 +48,49 @@ def _tested(line: str) -> Callable[[Callable[[], bool]], Callable[[], bool]]:
         return works
 
     return decorate
+
+
+# A trial's values -----------------------------------------------------------------------------------------------------
+
+# Optuna's storage copies a whole trial for each value, for readers in other threads. But the trial that it returns is
+# its own, without a word in its documentation.
+
+
+@_tested("each value of a trial is set in a copy of the trial, with the same results, so a resume takes longer")
+def _trials_are_live() -> bool:
+    """Test whether a change of the trial that a storage returns is a change of the storage's."""
+    storage = InMemoryStorage()
+    study = optuna.create_study(storage=storage, sampler=optuna.samplers.RandomSampler(seed=0))
+    number = study.ask().number
+    trial, distribution = storage.get_trial(number), FloatDistribution(0.0, 1.0)
+    trial.intermediate_values[1], trial.params["x"], trial.distributions["x"] = 0.25, 0.5, distribution
+    (found,) = study.get_trials(deepcopy=False)
+    return (found.intermediate_values, found.params, found.distributions) == (
+        {1: 0.25},
+        {"x": 0.5},
+        {"x": distribution},
+    )
+
+
+def set_param(storage: InMemoryStorage, number: int, name: str, value: Any, distribution: BaseDistribution) -> None:
+    """Set a parameter of trial `number` in the only study of `storage`. `value` is as the user of Optuna sees it."""
+    internal = distribution.to_internal_repr(value)
+    if _trials_are_live():
+        trial = storage.get_trial(number)
+        trial.params[name], trial.distributions[name] = distribution.to_external_repr(internal), distribution
+    else:
+        storage.set_trial_param(number, name, internal, distribution)
+
+
+def set_intermediate_value(storage: InMemoryStorage, number: int, epoch: int, value: float) -> None:
+    """Set the objective of trial `number` after an epoch, if it has none yet."""
+    found = storage.get_trial(number).intermediate_values
+    if epoch in found:
+        return
+    if _trials_are_live():
+        found[epoch] = value
+    else:
+        storage.set_trial_intermediate_value(number, epoch, value)
 
 
 # Hyperband's brackets -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,3 +48,9 @@ def make_backend(
     from search.backends.optuna import Optuna
 
     return Optuna(objective, seed, parameters=parameters, **options)
+
+
+def internals_off() -> tuple[str, ...]:
+    """Return a line for each use of Optuna's internals that the back ends of this process do without."""
+    internals = sys.modules.get("search.backends.optuna_internals")
+    return () if internals is None else internals.capabilities_off()
