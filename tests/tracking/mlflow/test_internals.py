@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -34,10 +33,14 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def remove(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a module of MLflow's lack a private name, for all but MLflow itself."""
     original = importlib.import_module(module)
+    assert hasattr(original, name)
     changed = ModuleType(module)
     vars(changed).update({known: value for known, value in vars(original).items() if known != name})
-    assert hasattr(original, name)
-    monkeypatch.setitem(sys.modules, module, changed)
+
+    def import_module(wanted: str) -> ModuleType:
+        return changed if wanted == module else importlib.import_module(wanted)
+
+    monkeypatch.setattr(internals, "importlib", SimpleNamespace(import_module=import_module))
 
 
 def tables(file: Path) -> set[Any]:
@@ -52,12 +55,11 @@ def test_a_database_is_made_and_migrated_without_a_private_name(
     name: str, tmp_path: Path, older: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remove(internals._DATABASE, name, monkeypatch)
-    made = tmp_path / "made" / "mlflow.db"
-    for file in (made, older):
-        database.initialise(file)
-        assert database.schema_revision(file) == database.schema_revision(pristine)
-        assert tables(file) == tables(pristine)
-        assert store.connect(f"sqlite:///{file}").get_experiment_by_name("Default") is not None
+    file = older if name == "_upgrade_db" else tmp_path / "made" / "mlflow.db"
+    database.initialise(file)
+    assert database.schema_revision(file) == database.schema_revision(pristine)
+    assert tables(file) == tables(pristine)
+    assert store.connect(f"sqlite:///{file}").get_experiment_by_name("Default") is not None
     (line,) = internals.capabilities_off()
     assert line.startswith(f"MLflow {mlflow.__version__} has other internals: the schema of a local database")
 
