@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 Value = int | float | str | bool | None
@@ -84,6 +84,10 @@ class Domain:
     def __post_init__(self) -> None:
         """Complete the fields; a subclass may override this."""
 
+    def __repr__(self) -> str:
+        # The digests of pickled factories are made of it: it never changes.
+        return f"Domain({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in fields(self))})"
+
     # Declaration ----------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -105,10 +109,8 @@ class Domain:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Domain:
-        fields = dict(data)
-        if "values" in fields:
-            fields["values"] = tuple(fields["values"])
-        return Domain(**fields)
+        listed = {"values": tuple(data["values"])} if "values" in data else {}
+        return Domain(**{**data, **listed})
 
     # Values ---------------------------------------------------------------------------------------------------------
 
