@@ -92,11 +92,7 @@ class Domain:
 
     @classmethod
     def declare(cls, *args: Any, **kwargs: Any) -> Domain:
-        """Return the domain by the arguments of the method of `hp`, without name, default and parents.
-
-        Raises:
-            ValueError: no domain has these arguments.
-        """
+        """Return the domain of a call of `hp`, from the arguments of its kind alone. ValueError if there is none."""
         raise NotImplementedError
 
     def convert_default(self, default: Any) -> Value:
