@@ -13,7 +13,7 @@ help:
 	@echo "make test       set up, and run the tests"
 	@echo "make test-slow  set up, and run the tests that take minutes"
 	@echo "make test-kills set up, and kill 200 processes at random while searches train (KILLS=200 SEED=0)"
-	@echo "make check      set up, and run ruff and mypy"
+	@echo "make check      set up, and run ruff, mypy and the check of private names"
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -46,6 +46,7 @@ check: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/private_names.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

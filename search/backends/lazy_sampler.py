@@ -24,6 +24,7 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from search.backends import optuna_internals
 from search.backends.base import DRAW_ATTEMPTS, draw_unexplored
 from search.backends.samplers import Axis, SamplerFactory
 from search.space.domain import Parameter, Value
@@ -38,31 +39,80 @@ Substitute = Callable[[list[FrozenTrial]], list[FrozenTrial]]
 
 
 class _Storage(optuna.storages.InMemoryStorage):
-    """Optuna's storage, which may show a sampler other versions of the trials than it keeps."""
+    """Optuna's storage of one study, which may show a sampler other versions of the trials than it keeps.
+
+    As there is one study, a trial's number is its identifier, too.
+    """
 
     substitute: Substitute | None = None
 
-    # Optuna's own methods copy a whole trial each time, for readers in other threads.
+    def __init__(self) -> None:
+        super().__init__()
+        self._captures: int | None = None
+        self._of_trial: dict[str, Any] = {}
+        self._of_study: dict[str, Any] = {}
 
     def note_value(self, number: int, axis: Axis, value: Value) -> None:
         """Set a parameter of trial `number`."""
-        trial, internal = self._get_trial(number), axis.distribution.to_internal_repr(axis.encode(value))
-        trial.params[axis.name] = axis.distribution.to_external_repr(internal)
-        trial.distributions[axis.name] = axis.distribution
+        optuna_internals.set_param(self, number, axis.name, axis.encode(value), axis.distribution)
 
     def note_epoch(self, number: int, epoch: int, value: float) -> None:
         """Add the objective after an epoch. If an epoch is trained again, its first value stands."""
-        self._get_trial(number).intermediate_values.setdefault(epoch, value)
+        optuna_internals.set_intermediate_value(self, number, epoch, value)
+
+    @contextmanager
+    def captured(self, number: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Keep the system attributes that are written meanwhile apart: those of trial `number`, those of the study.
+
+        They are seen until the end of the context, and then forgotten.
+        """
+        self._captures = number
+        try:
+            yield self._of_trial, self._of_study
+        finally:
+            self._captures, self._of_trial, self._of_study = None, {}, {}
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set an attribute of a trial, apart from the others if it is captured."""
+        if trial_id == self._captures:
+            self._of_trial[key] = value
+        else:
+            super().set_trial_system_attr(trial_id, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set an attribute of the study, apart from the others if it is captured."""
+        if self._captures is not None:
+            self._of_study[key] = value
+        else:
+            super().set_study_system_attr(study_id, key, value)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return the study's attributes, with captured ones."""
+        return {**super().get_study_system_attrs(study_id), **self._of_study}
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Return a trial, with captured attributes."""
+        trial = super().get_trial(trial_id)
+        return self._with_captured(trial) if self._of_trial and trial_id == self._captures else trial
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """Return the trials in one of `states`, as `substitute` shows them if it is set."""
-        if self.substitute is None:
+        if self.substitute is None and not self._of_trial:
             return super().get_all_trials(study_id, deepcopy, states)
-        trials = self.substitute(super().get_all_trials(study_id, deepcopy=False))
+        trials = super().get_all_trials(study_id, deepcopy=False)
+        if self._of_trial:
+            trials = [self._with_captured(trial) if trial.number == self._captures else trial for trial in trials]
+        if self.substitute is not None:
+            trials = self.substitute(trials)
         found = [trial for trial in trials if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
+
+    def _with_captured(self, trial: FrozenTrial) -> FrozenTrial:
+        trial = copy.copy(trial)
+        trial.system_attrs = {**trial.system_attrs, **self._of_trial}
+        return trial
 
 
 class LazySampler:
@@ -184,7 +234,7 @@ class LazySampler:
             joint = self._draw_jointly(trial) if first else self._joint_draws[trial]
 
             def draw(attempt: int) -> Value:
-                if attempt == 0 and axis.name in joint and _contains(axis.distribution, joint[axis.name]):
+                if attempt == 0 and axis.name in joint and axis.contains(joint[axis.name]):
                     return axis.decode(joint[axis.name])
                 return axis.decode(self._draw_independently(trial, axis, attempt))
 
@@ -198,21 +248,18 @@ class LazySampler:
 
     @contextmanager
     def captured_attributes(self, trial: int) -> Iterator[dict[str, dict[str, Any]]]:
-        """Capture the attributes that samplers and pruners write meanwhile, and undo them.
+        """Capture the attributes that samplers and pruners write meanwhile. The trials stay as they are.
 
         The attributes of `trial` are found under "trial" at the end, those of the study under "study". They are set
         when their record is applied.
         """
         captured: dict[str, dict[str, Any]] = {}
-        number, frozen, study = self._numbers[trial], self.frozen_trial(trial), self.storage._studies[self._id]
-        attributes = dict(study.system_attrs)
-        with warnings.catch_warnings():
+        before = self.frozen_trial(trial).system_attrs, self.storage.get_study_system_attrs(self._id)
+        with warnings.catch_warnings(), self.storage.captured(self._numbers[trial]) as written:
             warnings.simplefilter("ignore")
             yield captured
-        captured["trial"] = _changed_items(frozen.system_attrs, self.frozen_trial(trial).system_attrs)
-        captured["study"] = _changed_items(attributes, study.system_attrs)
-        study.system_attrs = attributes
-        self.storage._set_trial(number, frozen)
+        captured["trial"] = _changed_items(before[0], written[0])
+        captured["study"] = _changed_items(before[1], written[1])
 
     # How a value is drawn -------------------------------------------------------------------------------------------
 
@@ -279,7 +326,7 @@ class LazySampler:
                 value=trial.value, params={name: trial.params[name] for name in space}, distributions=dict(space)
             )
             for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if trial._trial_id in self._imported and trial.value is not None and math.isfinite(trial.value)
+            if trial.number in self._imported and trial.value is not None and math.isfinite(trial.value)
         ]
         return {"source_trials": sources} if len(sources) >= MIN_SOURCE_TRIALS else {}
 
@@ -318,10 +365,6 @@ def hidden_copy(trial: FrozenTrial) -> FrozenTrial:
 def _axes(parameters: Sequence[Parameter]) -> list[Axis]:
     """Return the axes of the parameters that every trial has, and that have more than one value."""
     return [Axis(parameter) for parameter in parameters if parameter.domain.size != 1 and not parameter.conditions]
-
-
-def _contains(distribution: BaseDistribution, value: Any) -> bool:
-    return bool(distribution._contains(distribution.to_internal_repr(value)))
 
 
 def _to_python(value: Any) -> Any:

@@ -9,41 +9,24 @@ stopped is told as pruned.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Sequence
 
 import optuna
 from optuna.pruners import BasePruner, NopPruner
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search.backends.base import running_best, values_in_space
 from search.backends.lazy_sampler import LazySampler
+from search.backends.optuna_internals import hyperband_pruner
 from search.backends.samplers import SamplerFactory, instantiate, parse_spec
 from search.space.domain import Parameter, Value
 from search.study.records import EpochDone, Judged, ParameterSet, Record, ResultTold, SegmentRequested
 from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
 from search.study.trials import Trial
 
-
-class _HyperbandPruner(optuna.pruners.HyperbandPruner):
-    """Optuna's pruner, which computes every trial's bracket again at each decision; here each is computed once."""
-
-    @cached_property
-    def _bracket_of(self) -> dict[int, int]:
-        return {}
-
-    def _get_bracket_id(self, study: optuna.study.Study, trial: FrozenTrial) -> int:
-        bracket = self._bracket_of.get(trial.number)
-        if bracket is None:
-            bracket = super()._get_bracket_id(study, trial)
-            if self._pruners:  # before its first decision it has no brackets
-                self._bracket_of[trial.number] = bracket
-        return bracket
-
-
-PRUNERS: dict[str, type[BasePruner]] = {
+PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "asha": optuna.pruners.SuccessiveHalvingPruner,
-    "hyperband": _HyperbandPruner,
+    "hyperband": hyperband_pruner,
     "median": optuna.pruners.MedianPruner,
     "none": optuna.pruners.NopPruner,
     "percentile": optuna.pruners.PercentilePruner,

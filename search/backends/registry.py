@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -91,3 +92,9 @@ def make_backend(
     if "parameters" in BACKENDS.keywords_of(cls):
         options = {**options, "parameters": parameters}
     return cast(BackEnd, cls(objective, seed, **options))
+
+
+def internals_off() -> tuple[str, ...]:
+    """Return a line for each use of Optuna's internals that the back ends of this process do without."""
+    internals = sys.modules.get("search.backends.optuna_internals")
+    return () if internals is None else internals.capabilities_off()

@@ -175,7 +175,7 @@ class RungModel:
     def _at_modelled_budget(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """Return each trial with its score at the modelled budget, hidden, or as it is."""
         observed, hidden = self._observations[self.modelled_budget], self._hidden
-        return [observed.get(t._trial_id) or hidden.get(t._trial_id) or t for t in trials]
+        return [observed.get(t.number) or hidden.get(t.number) or t for t in trials]
 
 
 def _complete(trial: FrozenTrial, score: float) -> FrozenTrial:

@@ -16,7 +16,7 @@ import importlib.util
 import inspect
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -49,12 +49,12 @@ _REQUIRED_PACKAGES = {"gp": ("torch", "scipy"), "qmc": ("scipy",)}
 # Options --------------------------------------------------------------------------------------------------------------
 
 
-def parse_spec(spec: str, known: Mapping[str, type[Any]], option: str) -> tuple[str, dict[str, Any]]:
+def parse_spec(spec: str, known: Mapping[str, Callable[..., Any]], option: str) -> tuple[str, dict[str, Any]]:
     """Return the name and the arguments of a specification.
 
     Args:
         spec: `name` or `name:key=value,…`.
-        known: classes by name; their constructors say which arguments there are.
+        known: classes or functions by name; their signatures say which arguments there are.
         option: the command-line option, for messages.
 
     Raises:
@@ -67,7 +67,7 @@ def parse_spec(spec: str, known: Mapping[str, type[Any]], option: str) -> tuple[
     return name, parse_arguments(text, allowed, option, name)
 
 
-def instantiate(option: str, spec: str, cls: type[Any], arguments: Mapping[str, Any]) -> Any:
+def instantiate(option: str, spec: str, cls: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Return `cls(**arguments)`, without its warnings.
 
     Raises:
@@ -174,36 +174,51 @@ def _grid_space(parameters: Sequence[Parameter]) -> dict[str, list[Any]]:
 # Values ---------------------------------------------------------------------------------------------------------------
 
 
+def _int_distribution(domain: Domain) -> BaseDistribution | None:
+    if domain.sampling == "reverse_log" or (domain.sampling == "log" and domain.step is not None):
+        return None
+    low, step, size = int(domain.low), int(domain.step or 1), domain.size
+    assert size is not None
+    return IntDistribution(low, low + (size - 1) * step, domain.sampling == "log", step)
+
+
+def _float_distribution(domain: Domain) -> BaseDistribution | None:
+    if domain.sampling == "reverse_log" or domain.step is not None:
+        return None
+    return FloatDistribution(domain.low, domain.high, domain.sampling == "log")
+
+
+def _categories(domain: Domain) -> BaseDistribution | None:
+    return None if domain.ordered else CategoricalDistribution(domain.values)
+
+
+DISTRIBUTIONS: dict[str, Callable[[Domain], BaseDistribution | None]] = {
+    "int": _int_distribution,
+    "float": _float_distribution,
+    "choice": _categories,
+    "boolean": _categories,
+    "fixed": _categories,
+}
+"""By kind of domain, the distribution of Optuna's that has the domain's own values; None if it has none.
+
+Optuna sees the values of such a domain, and of kinds that are not here, as indices or cumulative probabilities."""
+
+
 class Axis:
     """A parameter as Optuna sees it: a name, a distribution, and the conversion of values to and fro.
 
     A domain that no Optuna distribution can express (a ratio as step, a reversed logarithm) becomes an index or a
     cumulative probability. The name of such an axis, or of one with categories, contains the domain, so that those of
-    two domains are never mixed.
+    two domains are never mixed. The names are in journals.
     """
 
     def __init__(self, parameter: Parameter) -> None:
         domain = self._domain = parameter.domain
-        self.name = parameter.key
-        self.distribution: BaseDistribution
-        self._direct = True
-        if _is_optuna_range(domain):
-            step = int(domain.step or 1)
-            if domain.kind == "int":
-                low, size = int(domain.low), domain.size
-                assert size is not None
-                self.distribution = IntDistribution(low, low + (size - 1) * step, domain.sampling == "log", step)
-            else:
-                self.distribution = FloatDistribution(domain.low, domain.high, domain.sampling == "log")
-            self.name += f" ({domain.kind} {domain.sampling})"
-        elif not domain.is_range and not domain.ordered:
-            self.name += f" ({domain})"
-            self.distribution = CategoricalDistribution(domain.values)
-        else:
-            self._direct = False
-            self.name += f" ({domain})"
-            size = domain.size if domain.step is not None or not domain.is_range else None
-            self.distribution = FloatDistribution(0.0, 1.0) if size is None else IntDistribution(0, size - 1)
+        own = DISTRIBUTIONS.get(domain.kind, _no_distribution)(domain)
+        self._direct = own is not None
+        self.distribution: BaseDistribution = own or _position(domain)
+        is_range = self._direct and domain.is_range
+        self.name = f"{parameter.key} ({f'{domain.kind} {domain.sampling}' if is_range else domain})"
 
     def encode(self, value: Value) -> Any:
         """Return the value that Optuna has in the place of `value`."""
@@ -221,9 +236,23 @@ class Axis:
             return self._domain.value(int(value))
         return self._domain.at(min(float(value), 1 - 2**-53))
 
+    def contains(self, value: Any) -> bool:
+        """Return whether Optuna's `value` lies in the axis's distribution."""
+        match self.distribution:
+            case CategoricalDistribution(choices=choices):
+                return value in choices
+            case IntDistribution(low=low, high=high, step=step):
+                return bool(low <= value <= high and (value - low) % step == 0)
+            case FloatDistribution(low=low, high=high):
+                return bool(low <= value <= high)
+        raise AssertionError("Axis makes no other distribution")
 
-def _is_optuna_range(domain: Domain) -> bool:
-    """Return whether the domain is one of Optuna's own ranges."""
-    if domain.kind == "int":
-        return (domain.sampling == "linear") or (domain.sampling == "log" and domain.step is None)
-    return domain.kind == "float" and domain.step is None and domain.sampling != "reverse_log"
+
+def _no_distribution(domain: Domain) -> None:
+    return None
+
+
+def _position(domain: Domain) -> BaseDistribution:
+    """Return the distribution of the index of the domain's values, or of their cumulative probability."""
+    size = domain.size if domain.step is not None or not domain.is_range else None
+    return FloatDistribution(0.0, 1.0) if size is None else IntDistribution(0, size - 1)

@@ -234,6 +234,7 @@ def trial_details(study: Study, trial: Trial, traceback: str, log_tail: str, *, 
     """Return the details of a trial: its values, curve, worker, error, traceback and the end of its log."""
     first, *facts = _trial_lines(study, trial, alive)
     parts: list[RenderableType] = [Text(first, "bold"), *map(Text, facts)]
+    parts += [Text(line, "dim") for line in (study.start.internals_off if study.start is not None else ())]
     if trial.params:
         parts += [Text(), _values_grid(trial)]
     if trial.best_execution.curve:

@@ -348,6 +348,8 @@ class _Launch:
                 self._say(line)
             for line in checks.describe_direction(objective, opts, probed):
                 self._say(line)
+        for line in registry.internals_off():
+            self._say(line)
         self._say(f"objective {objective.name}, {objective.direction}{chosen}")
         plan = live.describe_plan(opts, own_fit=probed.own_fit, earlier=earlier)
         self._say(f"{plan}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")

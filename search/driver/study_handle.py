@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from search import options
+from search.backends.registry import internals_off
 from search.driver import checks, named_parts
 from search.errors import SearchError, StudyError
 from search.messages import Probed
@@ -182,7 +183,8 @@ class StudyHandle:
         other_parameters = change is not None and self.parameters != probed.parameters
         if other_parameters or self._last(BackendChanged) != backend:
             records.append(backend)
-        records += [*imported, SearchStarted(socket.gethostname(), os.getpid(), kept, versions)]
+        started = SearchStarted(socket.gethostname(), os.getpid(), kept, versions, internals_off())
+        records += [*imported, started]
         if probed.data is not None and probed.data.key not in self.data_keys:
             records.append(probed.data)
         return records

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from search.space.domain import Condition, Domain, Parameter, Value
+from search.space.domain import QUESTIONS, Condition, Parameter, Value
 from search.space.hyperparameters import QuestionMethods
 from search.study.trial import derive_seed
 
@@ -33,20 +33,6 @@ class _Unanswered(Exception):
 
     def __init__(self, parameter: Parameter) -> None:
         self.parameter = parameter
-
-
-_DOMAINS: Mapping[str, Callable[..., Domain]] = {
-    "Int": lambda min_value, max_value, step=None, sampling="linear": Domain(
-        "int", min_value, max_value, step, sampling
-    ),
-    "Float": lambda min_value, max_value, step=None, sampling="linear": Domain(
-        "float", min_value, max_value, step, sampling
-    ),
-    "Choice": lambda values, ordered=False: Domain("choice", values=tuple(values), ordered=ordered),
-    "Boolean": lambda: Domain("boolean", values=(True, False)),
-    "Fixed": lambda value: Domain("fixed", values=(value,)),
-}
-"""The domain by the arguments of each question method, which are KerasTuner's without defaults and parents."""
 
 
 class Hp(QuestionMethods):
@@ -72,7 +58,7 @@ class Hp(QuestionMethods):
         if not all(self.used.get(condition.name) in condition.values for condition in self._conditions):
             return None
         if name not in self._values:
-            domain = _DOMAINS[kind](*args, **kwargs)
+            domain = QUESTIONS[kind].declare(*args, **kwargs)
             raise _Unanswered(Parameter(name, domain, domain.at(0.0), tuple(self._conditions)))
         self.used[name] = self._values[name]
         return self.used[name]

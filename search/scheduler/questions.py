@@ -55,7 +55,7 @@ class Questions:
             case Header() | SpaceChanged():
                 self.domains.clear()
                 self.configurations = ConfigurationTree(record.parameters, ignored=study.trials)
-            case ParameterSet() if record.parameter.domain.kind != "fixed":
+            case ParameterSet() if not record.parameter.domain.is_fixed:
                 self.domains[record.parameter.key] = record.parameter.domain
 
     def answer(self, slot: int, question: Question, trial: Trial, backend: BackEnd) -> ParameterSet | Refusal | None:
@@ -111,7 +111,7 @@ class Questions:
 
 def _change(trial: Trial, parameter: Parameter) -> str | None:
     """Return a line that says that a factory has changed a value that `trial` has already; None if it has not."""
-    if parameter.name not in trial.params or parameter.domain.kind != "fixed":
+    if parameter.name not in trial.params or not parameter.domain.is_fixed:
         return None
     before, now = trial.params[parameter.name], parameter.domain.values[0]
     return (

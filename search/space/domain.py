@@ -13,19 +13,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
 
 Value = int | float | str | bool | None
 """A hyperparameter's value: any scalar of JSON."""
 
-Kind = Literal["int", "float", "choice", "boolean", "fixed"]
 Sampling = Literal["linear", "log", "reverse_log"]
+
+KINDS: dict[str, type[Domain]] = {}
+"""The classes of domains by `kind`, as journals name it. A subclass that gives its kind is added here."""
+
+QUESTIONS: dict[str, type[Domain]] = {}
+"""The same classes by the method of `hp` that asks for a value: `Int`, `Float`, …"""
 
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """The values of one hyperparameter.
+    """The values of one hyperparameter: a `RangeDomain` or a `ListDomain`. `Domain(kind, …)` makes one of its class.
 
     Attributes:
         kind: `int`, `float`, `choice`, `boolean` or `fixed`, after the method of `hp` that declares it.
@@ -35,9 +40,20 @@ class Domain:
         sampling: the distribution of probability over the range of an `int` or a `float`.
         values: the choices of a `choice`, each once; `(True, False)` for a `boolean`; the one value of a `fixed`.
         ordered: whether the choices have an order that a sampler may use.
+
+    Example:
+        A further kind, for `hp.Even("units", 2, 64)`. Optuna sees its index, unless it has a distribution of its own
+        in `search.backends.samplers.DISTRIBUTIONS`::
+
+            class EvenDomain(IntDomain, kind="even", question="Even"):
+                __slots__ = ()
+
+                @classmethod
+                def declare(cls, min_value: int, max_value: int) -> Domain:
+                    return Domain("even", min_value, max_value, step=2)
     """
 
-    kind: Kind
+    kind: str
     low: float | int = 0
     high: float | int = 0
     step: float | int | None = None
@@ -45,33 +61,63 @@ class Domain:
     values: tuple[Value, ...] = ()
     ordered: bool = False
 
-    def __post_init__(self) -> None:
-        if self.kind == "int" and self.sampling == "linear" and self.step is None:
-            object.__setattr__(self, "step", 1)
+    is_range: ClassVar[bool] = False
+    """True for a numeric range, the only sort of domain that may change between trials."""
 
-    @property
-    def is_range(self) -> bool:
-        """True for a numeric range, the only kind of domain that may change between trials."""
-        return self.kind in ("int", "float")
+    is_fixed: ClassVar[bool] = False
+    """True for a value that the user's code sets itself."""
+
+    other_names: ClassVar[tuple[str, ...]] = ()
+    """The words by which other packages, and earlier ones, call the method of `hp`."""
+
+    def __new__(cls, kind: str = "", *_: Any, **__: Any) -> Domain:
+        # Pickle and copy make the object first, by its own class and without arguments.
+        if kind and kind not in KINDS:
+            raise ValueError(f"{kind!r} is no kind of hyperparameter that can be searched")
+        domain: Domain = object.__new__(KINDS[kind] if kind else cls)
+        return domain
+
+    def __init_subclass__(cls, kind: str = "", question: str = "") -> None:
+        if kind:
+            KINDS[kind] = QUESTIONS[question] = cls
+
+    def __post_init__(self) -> None:
+        """Complete the fields; a subclass may override this."""
+
+    def __repr__(self) -> str:
+        # The digests of pickled factories are made of it: it never changes.
+        return f"Domain({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in fields(self))})"
+
+    # Declaration ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def declare(cls, *args: Any, **kwargs: Any) -> Domain:
+        """Return the domain of a call of `hp`, from the arguments of its kind alone. ValueError if there is none."""
+        raise NotImplementedError
+
+    def convert_default(self, default: Any) -> Value:
+        """Return the default value that the user gave, as a value of this domain."""
+        return default  # type: ignore[no-any-return]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object, of which `from_json` makes an equal domain."""
+        raise NotImplementedError
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Domain:
+        listed = {"values": tuple(data["values"])} if "values" in data else {}
+        return Domain(**{**data, **listed})
+
+    # Values ---------------------------------------------------------------------------------------------------------
 
     @property
     def size(self) -> int | None:
         """The number of values; None for a continuum."""
-        if not self.is_range:
-            return len(self.values)
-        if self.step is not None:
-            return self._steps()
-        if self.kind == "int":
-            return int(self.high) - int(self.low) + 1
-        return 1 if self.low == self.high else None
+        raise NotImplementedError
 
     def value(self, index: int) -> Value:
         """Return the value at `index`, 0 ≤ index < size, of a finite domain."""
-        if not self.is_range:
-            return self.values[index]
-        if self.step is not None:
-            return self._at_step(index)
-        return int(self.low) + index if self.kind == "int" else self.low
+        raise NotImplementedError
 
     def index(self, value: Value) -> int:
         """Return the index of `value` in a finite domain: the inverse of the method `value`.
@@ -79,52 +125,21 @@ class Domain:
         Raises:
             ValueError: the domain does not contain `value`.
         """
-        if not self.is_range:
-            for index, candidate in enumerate(self.values):
-                if _same(candidate, value):
-                    return index
-            raise ValueError(f"{value!r} is not one of {list(self.values)}")
-        if not self.contains(value):
-            raise ValueError(f"{value!r} is not in {self}")
-        assert isinstance(value, (int, float))
-        if self.step is not None:
-            return self._nearest(value)
-        return int(value) - int(self.low) if self.kind == "int" else 0
+        raise NotImplementedError
 
     def contains(self, value: Value) -> bool:
-        """Return whether `value` is a valid value of this domain.
-
-        A whole number may stand for a float, but a float never for an int, and True never for 1. Stepped floats are
-        compared with a tolerance: `Float(0, 1, step=0.2)` contains 0.6, although its third step is 0.6000000000000001.
-        """
-        if not self.is_range:
-            return any(_same(candidate, value) for candidate in self.values)
-        if isinstance(value, bool) or not isinstance(value, int if self.kind == "int" else (int, float)):
-            return False
-        if not self.low <= value <= self.high:
-            return False
-        if self.step is None:
-            return True
-        nearest = self._at_step(self._nearest(value))
-        if self.kind == "int":
-            return nearest == value
-        return math.isclose(nearest, value, rel_tol=1e-9, abs_tol=1e-9 * self.step)
+        """Return whether `value` is a valid value of this domain."""
+        raise NotImplementedError
 
     def at(self, u: float) -> Value:
         """Return the value at cumulative probability `u`, 0 ≤ u < 1.
 
         This is KerasTuner's `prob_to_value`, clamped to the range.
         """
-        if self.kind == "boolean":
-            return u >= 0.5
-        if not self.is_range or self.step is not None:
-            size = self.size
-            assert size is not None
-            # KerasTuner divides by 1/n; rounding may reach n.
-            return self.value(min(math.floor(u / (1 / size)), size - 1))
-        if self.kind == "int":
-            return self._within(int(self._project(u, self.high + 1)))
-        return self._within(self._project(u, self.high))
+        size = self.size
+        assert size is not None
+        # KerasTuner divides by 1/n; rounding may reach n.
+        return self.value(min(math.floor(u / (1 / size)), size - 1))
 
     def unit(self, value: Value) -> float:
         """Return a cumulative probability, 0 ≤ u ≤ 1, of `value`: the inverse of `at`.
@@ -134,19 +149,43 @@ class Domain:
         Raises:
             ValueError: a finite domain does not contain `value`.
         """
-        if self.kind == "boolean":
-            return 0.75 if value else 0.25
-        if not self.is_range or self.step is not None:
-            size = self.size
-            assert size is not None
-            return (self.index(value) + 0.5) / size
+        size = self.size
+        assert size is not None
+        return (self.index(value) + 0.5) / size
+
+
+# Ranges ---------------------------------------------------------------------------------------------------------------
+
+
+class RangeDomain(Domain):
+    """A range of numbers from `low` to `high`, with steps or without."""
+
+    __slots__ = ()
+    is_range = True
+    default_step: ClassVar[int | None] = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "low": self.low, "high": self.high, "step": self.step, "sampling": self.sampling}
+
+    def __str__(self) -> str:
+        step = "" if self.step in (None, self.default_step) else f", step={self.step:.12g}"
+        sampling = "" if self.sampling == "linear" else f", {self.sampling}"
+        return f"{self.kind.capitalize()}({self.low:.12g}..{self.high:.12g}{step}{sampling})"
+
+    def index(self, value: Value) -> int:
+        if not self.contains(value):
+            raise ValueError(f"{value!r} is not in {self}")
         assert isinstance(value, (int, float))
-        if self.kind == "int":
-            return self._unproject(value + 0.5, self.high + 1)
-        return self._unproject(value, self.high)
+        return self._nearest(value)
+
+    def _nearest(self, value: float | int) -> int:
+        """Return the index of the value nearest to `value`, which lies in the range."""
+        raise NotImplementedError
 
     def _within(self, value: float | int) -> float | int:
         return min(max(value, self.low), self.high)
+
+    # Sampling -------------------------------------------------------------------------------------------------------
 
     def _project(self, u: float, high: float) -> float:
         if self.sampling == "log":
@@ -168,59 +207,226 @@ class Domain:
         # If `low` is lost in rounding beside `high`, the difference may be 0, which has no logarithm.
         return max(high + self.low - value, self.low)
 
-    def _steps(self) -> int:
-        assert self.step is not None
-        if self.sampling != "linear":
-            return int(math.log(self.high / self.low, self.step) + 1e-8) + 1
-        if self.kind == "int":
-            return int((self.high - self.low) // self.step) + 1
-        # 1 // 0.2 is 4: the tolerance keeps the last value.
-        return int((self.high - self.low) / self.step + 1e-8) + 1
+    # Steps ----------------------------------------------------------------------------------------------------------
 
-    def _at_step(self, index: int) -> int | float:
+    def _step_value(self, index: int) -> float | int:
+        """Return the value after `index` steps, without rounding."""
         assert self.step is not None
         if self.sampling == "linear":
-            value = self.low + index * self.step
-        elif self.sampling == "log":
-            value = self.low * math.pow(self.step, index)
-        else:
-            value = self.high + self.low - self.low * math.pow(self.step, index)
-        return self._within(int(value) if self.kind == "int" else value)
+            return self.low + index * self.step
+        multiple = self.low * math.pow(self.step, index)
+        return multiple if self.sampling == "log" else self.high + self.low - multiple
 
-    def _nearest(self, value: float | int) -> int:
-        """Return the index of the step nearest to `value`, which lies in the range."""
+    def _count_ratios(self) -> int:
+        """Return the number of steps in log or reversed log sampling."""
         assert self.step is not None
-        if self.sampling == "linear":
-            distance = value - self.low
-            index = int(distance // self.step) if self.kind == "int" else round(distance / self.step)
-        else:
-            multiple = value if self.sampling == "log" else self._reversed(value, self.high)
-            index = round(math.log(multiple / self.low, self.step))
-        return min(index, self._steps() - 1)
+        return int(math.log(self.high / self.low, self.step) + 1e-8) + 1
 
-    def __str__(self) -> str:
-        if self.kind == "fixed":
-            return f"Fixed({self.values[0]!r})"
-        if self.kind == "boolean":
-            return "Boolean"
-        if self.kind == "choice":
-            return f"Choice({list(self.values)!r}{', ordered' if self.ordered else ''})"
-        step = "" if self.step is None or (self.kind == "int" and self.step == 1) else f", step={self.step:.12g}"
-        sampling = "" if self.sampling == "linear" else f", {self.sampling}"
-        return f"{self.kind.capitalize()}({self.low:.12g}..{self.high:.12g}{step}{sampling})"
+    def _nearest_ratio(self, value: float | int) -> int:
+        """Return the index of the step nearest to `value` in log or reversed log sampling."""
+        assert self.step is not None
+        multiple = value if self.sampling == "log" else self._reversed(value, self.high)
+        return round(math.log(multiple / self.low, self.step))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object, of which `from_json` makes an equal domain."""
-        if self.is_range:
-            return {"kind": self.kind, "low": self.low, "high": self.high, "step": self.step, "sampling": self.sampling}
-        return {"kind": self.kind, "values": list(self.values), "ordered": self.ordered}
+
+def _check_range(low: float, high: float, step: float | None) -> None:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"min_value and max_value must be finite, found {low} and {high}")
+    if step is not None and not (math.isfinite(step) and step > 0):
+        raise ValueError(f"step must be greater than 0, found {step}")
+
+
+class IntDomain(RangeDomain, kind="int", question="Int"):
+    """A range of whole numbers."""
+
+    __slots__ = ()
+    default_step = 1
+    other_names = ("int", "integer", "randint", "qrandint")
+
+    def __post_init__(self) -> None:
+        if self.sampling == "linear" and self.step is None:
+            object.__setattr__(self, "step", self.default_step)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Domain:
-        fields = dict(data)
-        if "values" in fields:
-            fields["values"] = tuple(fields["values"])
-        return cls(**fields)
+    def declare(cls, min_value: Any, max_value: Any, step: Any = None, sampling: Sampling = "linear") -> Domain:
+        _check_range(min_value, max_value, step)
+        return Domain("int", min_value, max_value, step, sampling)
+
+    def convert_default(self, default: Any) -> Value:
+        return int(default) if default == int(default) else default
+
+    @property
+    def size(self) -> int | None:
+        if self.step is None:
+            return int(self.high) - int(self.low) + 1
+        return int((self.high - self.low) // self.step) + 1 if self.sampling == "linear" else self._count_ratios()
+
+    def value(self, index: int) -> int:
+        return int(self.low) + index if self.step is None else int(self._within(int(self._step_value(index))))
+
+    def contains(self, value: Value) -> bool:
+        """Return whether `value` is a valid value of this domain: never a float, and True never stands for 1."""
+        if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
+            return False
+        return self.value(self._nearest(value)) == value
+
+    def _nearest(self, value: float | int) -> int:
+        if self.step is None:
+            return int(value) - int(self.low)
+        size = self.size
+        assert size is not None
+        linear = self.sampling == "linear"
+        return min(int((value - self.low) // self.step) if linear else self._nearest_ratio(value), size - 1)
+
+    def at(self, u: float) -> Value:
+        if self.step is not None:
+            return RangeDomain.at(self, u)
+        return self._within(int(self._project(u, self.high + 1)))
+
+    def unit(self, value: Value) -> float:
+        if self.step is not None:
+            return RangeDomain.unit(self, value)
+        assert isinstance(value, (int, float))
+        return self._unproject(value + 0.5, self.high + 1)
+
+
+class FloatDomain(RangeDomain, kind="float", question="Float"):
+    """A range of real numbers."""
+
+    __slots__ = ()
+    other_names = ("float", "real", "double", "number", "uniform", "loguniform", "quniform")
+
+    @classmethod
+    def declare(cls, min_value: Any, max_value: Any, step: Any = None, sampling: Sampling = "linear") -> Domain:
+        _check_range(min_value, max_value, step)
+        return Domain("float", min_value, max_value, None if step is None else float(step), sampling)
+
+    def convert_default(self, default: Any) -> Value:
+        return float(default)
+
+    @property
+    def size(self) -> int | None:
+        if self.step is None:
+            return 1 if self.low == self.high else None
+        # 1 // 0.2 is 4: the tolerance keeps the last value.
+        linear = self.sampling == "linear"
+        return int((self.high - self.low) / self.step + 1e-8) + 1 if linear else self._count_ratios()
+
+    def value(self, index: int) -> float | int:
+        return self.low if self.step is None else self._within(self._step_value(index))
+
+    def contains(self, value: Value) -> bool:
+        """Return whether `value` is a valid value of this domain.
+
+        A whole number may stand for a float, and True never for 1. Steps are compared with a tolerance:
+        `Float(0, 1, step=0.2)` contains 0.6, although its third step is 0.6000000000000001.
+        """
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
+            return False
+        if self.step is None:
+            return True
+        return math.isclose(self.value(self._nearest(value)), value, rel_tol=1e-9, abs_tol=1e-9 * self.step)
+
+    def _nearest(self, value: float | int) -> int:
+        if self.step is None:
+            return 0
+        size = self.size
+        assert size is not None
+        linear = self.sampling == "linear"
+        return min(round((value - self.low) / self.step) if linear else self._nearest_ratio(value), size - 1)
+
+    def at(self, u: float) -> Value:
+        return RangeDomain.at(self, u) if self.step is not None else self._within(self._project(u, self.high))
+
+    def unit(self, value: Value) -> float:
+        if self.step is not None:
+            return RangeDomain.unit(self, value)
+        assert isinstance(value, (int, float))
+        return self._unproject(value, self.high)
+
+
+# Lists ----------------------------------------------------------------------------------------------------------------
+
+
+class ListDomain(Domain):
+    """The values that `values` lists."""
+
+    __slots__ = ()
+
+    @property
+    def size(self) -> int | None:
+        return len(self.values)
+
+    def value(self, index: int) -> Value:
+        return self.values[index]
+
+    def index(self, value: Value) -> int:
+        for index, candidate in enumerate(self.values):
+            if _same(candidate, value):
+                return index
+        raise ValueError(f"{value!r} is not one of {list(self.values)}")
+
+    def contains(self, value: Value) -> bool:
+        return any(_same(candidate, value) for candidate in self.values)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "values": list(self.values), "ordered": self.ordered}
+
+
+class ChoiceDomain(ListDomain, kind="choice", question="Choice"):
+    """The choices of `hp.Choice`."""
+
+    __slots__ = ()
+    other_names = ("choice", "choices", "categorical", "category", "categories")
+
+    @classmethod
+    def declare(cls, values: Any, ordered: Any = False) -> Domain:
+        # A repeated choice would count twice in `size`, and the space would never be exhausted.
+        return Domain("choice", values=tuple(dict.fromkeys(values)), ordered=bool(ordered))
+
+    def __str__(self) -> str:
+        return f"Choice({list(self.values)!r}{', ordered' if self.ordered else ''})"
+
+
+class BooleanDomain(ListDomain, kind="boolean", question="Boolean"):
+    """True and False."""
+
+    __slots__ = ()
+    other_names = ("boolean", "bool")
+
+    @classmethod
+    def declare(cls) -> Domain:
+        return Domain("boolean", values=(True, False))
+
+    def convert_default(self, default: Any) -> Value:
+        return bool(default)
+
+    def at(self, u: float) -> Value:
+        return u >= 0.5
+
+    def unit(self, value: Value) -> float:
+        return 0.75 if value else 0.25
+
+    def __str__(self) -> str:
+        return "Boolean"
+
+
+class FixedDomain(ListDomain, kind="fixed", question="Fixed"):
+    """The one value of `hp.Fixed`, or a value that a factory sets itself."""
+
+    __slots__ = ()
+    is_fixed = True
+    other_names = ("fixed", "constant")
+
+    @classmethod
+    def declare(cls, value: Any) -> Domain:
+        return Domain("fixed", values=(value,))
+
+    def __str__(self) -> str:
+        return f"Fixed({self.values[0]!r})"
+
+
+# Parameters -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,4 +493,4 @@ def compatible(before: Domain, now: Domain) -> bool:
 
     Ranges may. A fixed value may also take the place of any domain, as a factory may set a value itself.
     """
-    return before == now or (before.is_range and now.is_range) or "fixed" in (before.kind, now.kind)
+    return before == now or (before.is_range and now.is_range) or before.is_fixed or now.is_fixed

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
 from search.errors import nearest
-
-_OTHER_NAMES = {
-    "Int": ("int", "integer", "randint", "qrandint"),
-    "Float": ("float", "real", "double", "number", "uniform", "loguniform", "quniform"),
-    "Choice": ("choice", "choices", "categorical", "category", "categories"),
-    "Boolean": ("boolean", "bool"),
-    "Fixed": ("fixed", "constant"),
-}
-"""The words by which other packages, and earlier ones, call the question methods."""
+from search.space.domain import QUESTIONS
 
 
 class QuestionMethods:
     """The question methods of KerasTuner's `HyperParameters`. A subclass answers them all in `_answer_question`.
 
     Each method takes the parameter's name and KerasTuner's arguments. It returns the parameter's value, or None if a
-    condition makes the parameter inactive.
+    condition makes the parameter inactive. The methods below take the place of KerasTuner's own; those of all further
+    kinds in `search.space.domain.QUESTIONS` are found by `__getattr__`.
     """
 
     def Int(self, name: str, *args: Any, **kwargs: Any) -> Any:
@@ -40,14 +34,19 @@ class QuestionMethods:
         return self._answer_question("Fixed", name, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """Raise AttributeError with the name of the method that is meant: the attribute does not exist."""
+        """Return the question method `name`, or raise AttributeError with the name of the method that is meant."""
+        if name in QUESTIONS:
+            return functools.partial(self._ask_question, name)
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         words = set(re.findall(r"[a-z]+", name.lower()))
-        meant = next((kind for kind, others in _OTHER_NAMES.items() if not words.isdisjoint(others)), None)
+        meant = next((kind for kind, cls in QUESTIONS.items() if not words.isdisjoint(cls.other_names)), None)
         public = [known for known in dir(type(self)) if not known.startswith("_")]
         near = f" Did you mean 'hp.{meant}'?" if meant else nearest(name, public).replace("'", "'hp.", 1)
         raise AttributeError(f"hp has no {name!r}.{near}")
+
+    def _ask_question(self, kind: str, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._answer_question(kind, name, args, kwargs)
 
     def _answer_question(self, kind: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the value of the parameter `name`, or None if it is inactive.

@@ -83,13 +83,16 @@ def _from_3(data: Json) -> Json:
 def _from_4(data: Json) -> Json:
     """Upgrade to format 5: a warning about the winner's model; a user's `fit` that is a black box.
 
-    New: the kind `data_loaded`; a segment's outcomes `raised` and `fatal`, which older formats call `failed`.
+    New: internals that are off; the kind `data_loaded`; a segment's outcomes `raised` and `fatal`, which older formats
+    call `failed`.
     """
     match data["kind"]:
         case "built":
             return {"black_box": data["runner"] == "own fit: begins anew for each segment", **data}
         case "exported":
             return {"warning": "", **data}
+        case "search_started":
+            return {"internals_off": [], **data}
     return data
 
 

@@ -124,12 +124,14 @@ class SearchStarted:
     Attributes:
         options: all options of the process, by name: budget, workers, …
         versions: the libraries that its workers found.
+        internals_off: a line for each use of a library's internals that the process itself does without.
     """
 
     host: str
     pid: int
     options: Mapping[str, Any]
     versions: Mapping[str, str] = field(default_factory=dict)
+    internals_off: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +410,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "objectives": lambda data: tuple(Objective(*item) for item in data),
     "metrics": tuple,
     "requirements": tuple,
+    "internals_off": tuple,
     "curve": tuple,
     "logs": _logs,
 }

@@ -13,13 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras_tuner
-import numpy as np
-from keras_tuner.engine import hyperparameters as kt
-from keras_tuner.src.engine.conditions import Parent
 
 from search.errors import SpaceError, nearest
 from search.space.domain import Condition, Domain, Parameter, Value
 from search.space.hyperparameters import QuestionMethods
+from search.worker.hyperparameters import bind_arguments, condition_on, make_hyperparameter, parameter_of, plain
 
 Ask = Callable[[Parameter], Value]
 
@@ -27,51 +25,6 @@ Ask = Callable[[Parameter], Value]
 def default_value(parameter: Parameter) -> Value:
     """Answer with the parameter's default, as a probe does."""
     return parameter.default
-
-
-def parameter_of(hyperparameter: Any) -> Parameter:
-    """Convert one of KerasTuner's `HyperParameter` objects, including its conditions.
-
-    Raises:
-        ValueError: if its range is not finite or its step not positive, which KerasTuner does not check.
-        TypeError: if it is of no kind that KerasTuner defines.
-    """
-    conditions = tuple(
-        Condition(parent.name, tuple(_plain(value) for value in parent.values)) for parent in hyperparameter.conditions
-    )
-    default = _plain(hyperparameter.default)
-    match hyperparameter:
-        case kt.Fixed():
-            domain = Domain("fixed", values=(_plain(hyperparameter.value),))
-        case kt.Boolean():
-            domain, default = Domain("boolean", values=(True, False)), bool(default)
-        case kt.Choice():
-            # A repeated choice would count twice in `size`, and the space would never be exhausted.
-            values = tuple(dict.fromkeys(_plain(value) for value in hyperparameter.values))
-            domain = Domain("choice", values=values, ordered=bool(hyperparameter.ordered))
-        case kt.Int():
-            domain, default = _range("int", hyperparameter), int(default) if default == int(default) else default
-        case kt.Float():
-            domain, default = _range("float", hyperparameter), float(default)
-        case _:
-            raise TypeError(f"{type(hyperparameter).__name__} is not a kind of hyperparameter that can be searched")
-    return Parameter(hyperparameter.name, domain, default, conditions)
-
-
-def _range(kind: Any, hyperparameter: Any) -> Domain:
-    low, high, step = _plain(hyperparameter.min_value), _plain(hyperparameter.max_value), _plain(hyperparameter.step)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"min_value and max_value must be finite, found {low} and {high}")
-    if step is not None and not (math.isfinite(step) and step > 0):
-        raise ValueError(f"step must be greater than 0, found {step}")
-    if kind == "float" and step is not None:
-        step = float(step)
-    return Domain(kind, low, high, step, hyperparameter.sampling)
-
-
-def _plain(value: Any) -> Any:
-    """Return a NumPy scalar as Python's own type, which JSON can hold, and any other value unchanged."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type: ignore[misc]  # KerasTuner has no types
@@ -86,6 +39,9 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
 
     An impossible parameter (min_value above max_value, no choices, an unknown parent, …) raises a `SpaceError` that
     names it.
+
+    The class is KerasTuner's for the sake of `isinstance`, and keeps its parameters, scopes and conditions itself: it
+    overrides KerasTuner's public methods, and needs none of its private ones.
 
     Args:
         ask: returns the value of a parameter, by default the parameter's default. Its exceptions pass through the
@@ -103,6 +59,10 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
         self._inherited: frozenset[str] | None = None
         self._declared: frozenset[str] | None = None
         self._tune_new = self._allow_new = True
+        self._registered: list[Any] = []
+        self._by_name: dict[str, list[Any]] = {}
+        self._names_in_scope: list[str] = []
+        self._open_conditions: list[Any] = []
 
     def declare(self, hyperparameters: Any, *, tune_new: bool = True, allow_new: bool = True) -> None:
         """Replace the parameters that a factory asks for by those of the same names in `hyperparameters`.
@@ -113,9 +73,14 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
             allow_new: whether the factory may ask for other parameters.
         """
         for hyperparameter in hyperparameters.space:
-            self._retrieve(hyperparameter)
+            self._add(hyperparameter)
         self._declared = frozenset(hyperparameter.name for hyperparameter in hyperparameters.space)
         self._tune_new, self._allow_new = tune_new, allow_new
+
+    @property
+    def space(self) -> list[Any]:
+        """The parameters that the factory has declared, as KerasTuner's objects, in order."""
+        return self._registered
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -130,7 +95,7 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
     @property
     def inactive_parameters(self) -> tuple[Parameter, ...]:
         """The parameters that the factory has declared under conditions that do not hold, in order."""
-        found = (parameter_of(hyperparameter) for hyperparameter in self._space if hyperparameter.conditions)
+        found = (parameter_of(hyperparameter) for hyperparameter in self._registered if hyperparameter.conditions)
         return tuple(parameter for parameter in found if parameter.key not in self._used)
 
     @property
@@ -157,19 +122,28 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
             ValueError: the parameter is inactive.
             KeyError: there is no parameter of this name.
         """
-        active = self._find_active(self._get_name(name))
-        return super().get(name) if active is None else self._value_of(parameter_of(active))
+        full = self._full_name(name)
+        if (active := self._find_active(full)) is not None:
+            return self._value_of(parameter_of(active))
+        if full in self.values:
+            return self.values[full]
+        if full in self._by_name:
+            raise ValueError(f"{full} is currently inactive.")
+        raise KeyError(f"{full} does not exist.")
 
     def __contains__(self, name: object) -> bool:
-        full = self._get_name(name)
+        full = self._full_name(name)
         return full in self.values or self._find_active(full) is not None
 
     def _find_active(self, name: str) -> Any:
         """Return the registered parameter called `name` whose conditions hold, or None."""
-        return next((known for known in self._hps.get(name, ()) if self.is_active(known)), None)
+        return next((known for known in self._by_name.get(name, ()) if self.is_active(known)), None)
 
-    def _conditions_are_active(self, conditions: Any) -> bool:
-        for condition in conditions:
+    def is_active(self, hyperparameter: Any) -> bool:
+        """Return whether the conditions of a parameter hold; of a name, those of any parameter called so."""
+        if not hasattr(hyperparameter, "conditions"):
+            return self._find_active(str(hyperparameter)) is not None
+        for condition in hyperparameter.conditions:
             # The value of a parent that was only declared is needed now.
             if not self._is_used(condition.name) and (parent := self._find_active(condition.name)) is not None:
                 self._value_of(parameter_of(parent))
@@ -178,16 +152,28 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
         return True
 
     @contextlib.contextmanager
-    def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
-        with _explained(f"conditional scope of {str(parent_name)!r}"):
-            condition = self._condition_on(self._find_parent(str(parent_name)), parent_values)
-        self._conditions.append(condition)
-        scopes = self.active_scopes if condition.is_active(self.values) else self.inactive_scopes
-        scopes.append(copy.deepcopy(self._conditions))
+    def name_scope(self, name: str) -> Iterator[None]:
+        """Put `name/` before the names of the parameters asked for within."""
+        self._names_in_scope.append(name)
         try:
             yield
         finally:
-            self._conditions.pop()
+            self._names_in_scope.pop()
+
+    def _full_name(self, name: object) -> str:
+        return "/".join([*self._names_in_scope, str(name)])
+
+    @contextlib.contextmanager
+    def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
+        with _explained(f"conditional scope of {str(parent_name)!r}"):
+            condition = condition_on(self._find_parent(str(parent_name)), parent_values)
+        self._open_conditions.append(condition)
+        scopes = self.active_scopes if condition.is_active(self.values) else self.inactive_scopes
+        scopes.append(copy.deepcopy(self._open_conditions))
+        try:
+            yield
+        finally:
+            self._open_conditions.pop()
 
     def _find_parent(self, name: str) -> str:
         """Return the full name of the parent called `name`: that of the innermost name scope that has one.
@@ -198,29 +184,18 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
         Raises:
             LookupError: there is none.
         """
-        scopes = self._name_scopes
-        names: list[str] = [self._get_name(name, scopes[:depth]) for depth in range(len(scopes), -1, -1)]
+        scopes = self._names_in_scope
+        names = ["/".join([*scopes[:depth], name]) for depth in range(len(scopes), -1, -1)]
         for full in names:
-            if any(all(one in self._conditions for one in known.conditions) for known in self._hps.get(full, ())):
+            known = self._by_name.get(full, ())
+            if any(all(condition in self._open_conditions for condition in one.conditions) for one in known):
                 return full
-        if any(self._hps.get(full) for full in names):
+        if any(full in self._by_name for full in names):
             raise LookupError(
                 "this hyperparameter is asked for only under conditions that do not hold in this place: ask for it "
                 "outside of them, or open the scope within them"
             )
-        raise LookupError("no hyperparameter of this name is asked for before it." + nearest(name, self._hps))
-
-    @staticmethod
-    def _condition_on(name: str, parent_values: Any) -> Any:
-        """Return KerasTuner's condition that the parameter `name` has one of `parent_values`."""
-        if parent_values is None or (isinstance(parent_values, (list, tuple)) and not parent_values):
-            raise ValueError("parent_values must hold at least one value")
-        values = list(parent_values) if isinstance(parent_values, (list, tuple)) else [parent_values]
-        others = [value for value in values if value is not None]
-        condition = Parent(name, others or ["None"])
-        if None in values:  # KerasTuner refuses None
-            condition.values = [_plain(value) for value in values]
-        return condition
+        raise LookupError("no hyperparameter of this name is asked for before it." + nearest(name, self._by_name))
 
     def copy(self) -> LazyHyperParameters:
         """Copy the object with its own values.
@@ -230,16 +205,16 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
         """
         other = LazyHyperParameters(self._value_of, self.values)
         other._used, other._untuned = self._used, self._untuned
-        for hyperparameter in self._space:
-            other._add(hyperparameter)
+        for hyperparameter in self._registered:
+            other._append(hyperparameter)
         other._inherited = self._inherited
         if other._inherited is None:
-            other._inherited = frozenset(parameter_of(hyperparameter).key for hyperparameter in self._space)
+            other._inherited = frozenset(parameter_of(hyperparameter).key for hyperparameter in self._registered)
         return other
 
     def ensure_active_values(self) -> None:
         """Ask for the missing values of all active parameters, and drop the values of inactive ones."""
-        for hyperparameter in self._space:
+        for hyperparameter in self._registered:
             if self.is_active(hyperparameter):
                 self._value_of(parameter_of(hyperparameter))
             elif not self.is_active(hyperparameter.name):
@@ -253,10 +228,13 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
         return keras_tuner.HyperParameters.from_config, (self.get_config(),)
 
     def _answer_question(self, kind: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Register a parameter by KerasTuner's own method, and return its value, or None if it is inactive."""
-        method = LazyHyperParameters._choice if kind == "Choice" else getattr(keras_tuner.HyperParameters, kind)
-        with _explained(f"hyperparameter {self._get_name(name)!r}"):
-            hyperparameter = method(self, name, *args, **kwargs)
+        """Register a parameter, and return its value, or None if it is inactive."""
+        full = self._full_name(name)
+        with _explained(f"hyperparameter {full!r}"):
+            arguments = bind_arguments(kind, name, args, kwargs)
+            parent, values = arguments.pop("parent_name", None), arguments.pop("parent_values", None)
+            with self.conditional_scope(parent, values) if parent else contextlib.nullcontext():
+                hyperparameter = self._add(make_hyperparameter(kind, full, arguments, self._open_conditions))
             parameter = parameter_of(hyperparameter)
         return self._value_of(parameter) if self.is_active(hyperparameter) else None
 
@@ -309,7 +287,7 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
 
     def _note_own_value(self, name: str, conditions: tuple[Condition, ...] = ()) -> Parameter:
         """Ask for a value of the factory's own as a fixed parameter, and return that."""
-        value = self.values[name] = _plain(self.values[name])
+        value = self.values[name] = plain(self.values[name])
         finite = not isinstance(value, float) or math.isfinite(value)
         if not isinstance(value, (int, float, str, bool, type(None))) or not finite:
             raise SpaceError(f"hp.values[{name!r}] was set to {value!r}: set it to a number, a text, a boolean or None")
@@ -318,102 +296,57 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
         self._known[name] = value
         return parameter
 
-    def _choice(
-        self,
-        name: str,
-        values: Any,
-        ordered: bool | None = None,
-        default: Any = None,
-        parent_name: str | None = None,
-        parent_values: Any = None,
-    ) -> Any:
-        if isinstance(values, (list, tuple, np.ndarray)):
-            values = [_plain(value) for value in values]
-        kind = kt.Choice
-        if isinstance(values, list) and values and all(isinstance(value, bool) for value in values):
-            kind = _Booleans
-        elif isinstance(values, list) and None in values:
-            kind = _Optionals
-        with self._maybe_conditional_scope(parent_name, parent_values):
-            return self._retrieve(
-                kind(
-                    name=self._get_name(name),
-                    values=values,
-                    ordered=ordered,
-                    default=_plain(default),
-                    conditions=self._conditions,
-                )
-            )
+    def _find(self, hyperparameter: Any) -> Any:
+        """Return the registered parameter with the same name and conditions, or None."""
+        known = self._by_name.get(hyperparameter.name, ())
+        return next((one for one in known if one.conditions == hyperparameter.conditions), None)
 
-    def _retrieve(self, hyperparameter: Any) -> Any:
-        """Register a parameter and return it. (KerasTuner's method of this name returns its value.)
+    def _add(self, hyperparameter: Any) -> Any:
+        """Register a parameter, unless it is known, and return the registered one.
 
         The value is asked for later, outside of the conditions and of `_explained`.
         """
-        for known in self._hps.get(hyperparameter.name, ()):
-            if known.conditions == hyperparameter.conditions:
-                return known
-        self._validate_name(hyperparameter.name)
+        if (known := self._find(hyperparameter)) is not None:
+            return known
+        if any(condition.name == hyperparameter.name for condition in self._open_conditions):
+            raise ValueError("a conditional hyperparameter cannot have the same name as its parent")
         parameter_of(hyperparameter)  # raises before anything is registered
-        return self._add(hyperparameter)
+        return self._append(hyperparameter)
 
-    def _add(self, hyperparameter: Any) -> Any:
+    def _append(self, hyperparameter: Any) -> Any:
         hyperparameter = copy.copy(hyperparameter)
-        # KerasTuner passes its own list of the present scopes' conditions, which it changes later.
         hyperparameter.conditions = list(hyperparameter.conditions)
-        self._hps[hyperparameter.name].append(hyperparameter)
-        self._space.append(hyperparameter)
+        self._registered.append(hyperparameter)
+        self._by_name.setdefault(hyperparameter.name, []).append(hyperparameter)
         return hyperparameter
 
-    def _register(self, hyperparameter: Any, overwrite: bool = False) -> Any:
-        """Register a parameter for `merge`, and return its value; None if it is inactive.
+    def merge(self, hps: Any, overwrite: bool = True) -> None:
+        """Register the parameters of another object, and ask for the values of the active ones.
 
         Args:
-            overwrite: whether a different parameter in its place gets the default of `hyperparameter`, as in
+            hps: a `keras_tuner.HyperParameters`, or a list of KerasTuner's objects.
+            overwrite: whether a different parameter in the place of one in `hps` gets that one's default, as in
                 KerasTuner.
         """
-        parameter = parameter_of(hyperparameter)
-        registered = self._retrieve(hyperparameter)
-        if not self.is_active(registered):
-            return None
-        # A parameter that is new in this build may have its value already: from an earlier build of the same trial.
-        if overwrite and parameter_of(registered) != parameter:
-            self.values[parameter.name] = parameter.default
-        return self._value_of(parameter)
+        others = hps.space if isinstance(hps, keras_tuner.HyperParameters) else hps
+        for hyperparameter in [one for one in others if overwrite or self._find(one) is None]:
+            parameter = parameter_of(hyperparameter)
+            registered = self._add(hyperparameter)
+            if not self.is_active(registered):
+                continue
+            # A parameter that is new in this build may have its value already: from an earlier build of the same trial.
+            if overwrite and parameter_of(registered) != parameter:
+                self.values[parameter.name] = parameter.default
+            self._value_of(parameter)
 
-
-class _Booleans(kt.Choice):  # type: ignore[misc]
-    """A choice among booleans, which stay booleans and have no order."""
-
-    def __init__(self, name: str, values: list[bool], ordered: Any = None, default: Any = None, **kwargs: Any) -> None:
-        super().__init__(name, values, False, default, **kwargs)
-        self._values: list[bool] = list(values)
-        self._default: bool | None = None if default is None else bool(default)
-
-
-# KerasTuner's configs name the class, and its own `Choice` must read them.
-_Booleans.__name__ = "Choice"
-
-
-class _Optionals(kt.Choice):  # type: ignore[misc]
-    """A choice with None among its values, which KerasTuner refuses. It has no order, and its default is None."""
-
-    def __init__(self, name: str, values: list[Any], ordered: Any = None, default: Any = None, **kwargs: Any) -> None:
-        others = [value for value in values if value is not None]
-        if ordered:
-            raise ValueError("a choice with None among its values has no order: leave ordered out")
-        if default is not None and default not in others:
-            raise ValueError(f"the default should be one of the choices, and is {default!r}")
-        super().__init__(name, others or [None], False, None, **kwargs)
-        self._values = list(values)
-        self._default = default
-
-    @property
-    def default(self) -> Any:
-        return self._default
-
-
-_Optionals.__name__ = "Choice"
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> LazyHyperParameters:
+        """Return an object with the parameters and values of a config of KerasTuner's."""
+        theirs = keras_tuner.HyperParameters.from_config(config)
+        own = cls(values=theirs.values)
+        for hyperparameter in theirs.space:
+            own._append(hyperparameter)
+        return own
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ from search.space.file import (
 )
 from search.study.records import DataLoaded
 from search.worker import metrics, outputs
-from search.worker.autologging import without_autologging
+from search.worker.autologging import capabilities_off, without_autologging
 from search.worker.data import shared
 from search.worker.data.arrays import Data, Split
 from search.worker.data.fingerprint import fingerprint_data
@@ -185,6 +185,8 @@ def _examine(
     summary = _summarize(setup.model)
     if call is not None:
         with without_autologging():
+            for line in capabilities_off():
+                tell(line)
             logs = _train_a_step(path, setup.model, call.data, call.options, batch_size)
     files = local_files(path) if path else ()
     return Probed(

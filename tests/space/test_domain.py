@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from keras_tuner.engine import hyperparameters as kt
 
 from search.space.domain import Condition, Domain, Parameter, compatible
+from search.space.file import digest_parameters
 
 # The same examples on every machine. No deadline: the first example pays for imports.
 steady = settings(derandomize=True, deadline=None, max_examples=150)
@@ -269,3 +270,14 @@ def test_only_numeric_ranges_may_change() -> None:
     assert compatible(Domain("choice", values=(1, 2)), Domain("choice", values=(1, 2)))
     assert not compatible(Domain("choice", values=(1, 2)), Domain("choice", values=(1, 3)))
     assert not compatible(Domain("choice", values=(1, 2)), Domain("int", 1, 2))
+
+
+def test_the_digest_of_a_factorys_parameters_is_that_of_earlier_versions() -> None:
+    parameters = (
+        Parameter("units", Domain("int", 8, 64, 8), 8),
+        Parameter("rate", Domain("float", 1e-4, 1e-1, sampling="log"), 1e-4, (Condition("kind", ("a", True)),)),
+        Parameter("kind", Domain("choice", values=("a", True), ordered=True), "a"),
+        Parameter("norm", Domain("boolean", values=(True, False)), False),
+        Parameter("fixed", Domain("fixed", values=(None,))),
+    )
+    assert digest_parameters(parameters) == "effe889758e0c156"

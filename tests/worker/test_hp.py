@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras_tuner
@@ -14,9 +14,10 @@ import pytest
 from keras_tuner.engine import hyperparameters as kt
 
 from search.errors import SpaceError
-from search.space.domain import Condition, Domain, Parameter, Value
+from search.space.domain import KINDS, QUESTIONS, Condition, Domain, IntDomain, Parameter, Value
 from search.tracking.mlflow import loader
-from search.worker.hp import LazyHyperParameters, default_value, parameter_of
+from search.worker.hp import LazyHyperParameters, default_value
+from search.worker.hyperparameters import parameter_of
 
 
 class Source:
@@ -612,3 +613,64 @@ def test_a_method_of_another_name_is_answered_with_the_right_one(asked: str, mea
     with pytest.raises(AttributeError) as caught:
         getattr(LazyHyperParameters(), asked)
     assert str(caught.value) == f"hp has no {asked!r}. Did you mean 'hp.{meant}'?"
+
+
+# Kinds that KerasTuner does not have ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def even() -> Iterator[None]:
+    """Add even numbers to the kinds of hyperparameters."""
+
+    class EvenDomain(IntDomain, kind="even", question="Even"):
+        __slots__ = ()
+
+        @classmethod
+        def declare(cls, min_value: int, max_value: int) -> Domain:
+            if min_value % 2:
+                raise ValueError(f"min_value must be even, found {min_value}")
+            return Domain("even", min_value, max_value, step=2)
+
+    yield
+    del KINDS["even"], QUESTIONS["Even"]
+
+
+@pytest.mark.usefixtures("even")
+def test_hp_asks_for_a_further_kind_in_the_worker_and_in_mlflows_loader() -> None:
+    def build(hp: Any) -> list[Any]:
+        hp.Choice("model", ["a", "b"])
+        with hp.name_scope("s"):
+            return [
+                hp.Even("units", 4, 64, default=8),
+                hp.Even("width", 2, 5, parent_name="model", parent_values=["a"]),
+                hp.Even("other", 4, 64, parent_name="model", parent_values=["b"]),
+            ]
+
+    hp = LazyHyperParameters()
+    assert build(hp) == [8, 2, None]
+    assert [str(parameter) for parameter in hp.parameters[1:]] == [
+        "s/units: Even(4..64, step=2)",
+        "s/width [model in ['a']]: Even(2..5, step=2)",
+    ]
+    assert [parameter.key for parameter in hp.inactive_parameters] == ["s/other [model in ['b']]"]
+    assert build(LazyHyperParameters(values=hp.values)) == build(hp.copy()) == build(hp)
+    assert build(loader._hyperparameters(hp.used_values)) == build(hp)
+    assert pickle.loads(pickle.dumps(hp)).values == hp.values
+    drawn = LazyHyperParameters(lambda parameter: parameter.domain.at(0.99))
+    assert build(drawn) == [64, None, 64]
+
+
+@pytest.mark.usefixtures("even")
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda hp: hp.Even("x", 1, 9), "hyperparameter 'x': min_value must be even, found 1"),
+        (lambda hp: hp.Even("x", 2), "hyperparameter 'x': missing a required argument: 'max_value'"),
+        (lambda hp: hp.Even("x", 2, 9, default=3), "hyperparameter 'x': the default should be in Even"),
+        (lambda hp: hp.Even("x", 2, 9, step=2), "hyperparameter 'x': got an unexpected keyword argument 'step'"),
+    ],
+)
+def test_a_wrong_call_is_refused_in_one_line(call: Any, said: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        call(LazyHyperParameters())
+    assert str(caught.value).startswith(said)

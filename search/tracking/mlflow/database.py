@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import importlib
 import os
 import sqlite3
 import tempfile
@@ -17,10 +16,10 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 from search.errors import OptionError, Unavailable
+from search.tracking.mlflow import internals
 
 NETWORK = frozenset(
     (
@@ -136,11 +135,15 @@ def _is_current(file: Path) -> bool:
 
 @functools.cache
 def _newest_revision() -> str:
-    """Return the newest schema's revision. The first call reads MLflow's 69 migrations."""
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    newest: str = _get_latest_schema_revision()
-    return newest
+    """Return the newest schema's revision."""
+    revision = internals.newest_revision()
+    if revision is None:
+        with tempfile.TemporaryDirectory(prefix="search-") as folder:
+            file = Path(folder) / "fresh.db"
+            file.write_bytes(make_fresh_database())
+            revision = schema_revision(file)
+    assert revision is not None
+    return revision
 
 
 def schema_revision(file: Path) -> str | None:
@@ -173,7 +176,7 @@ def _upgrade(file: Path, wal: bool) -> None:
     backup = file.with_name(f"{file.name}.{before}-{int(time.time())}.bak")
     _back_up(file, backup)
     try:
-        _migrate(file, fresh=False)
+        internals.upgrade_schema(file)
     except CommandError:
         backup.unlink()
         raise OptionError(f"{file} was written by a newer MLflow: upgrade with `pip install -U mlflow`") from None
@@ -193,7 +196,7 @@ def make_fresh_database() -> bytes:
         if not _fresh:
             with tempfile.TemporaryDirectory(prefix="search-") as folder:
                 file = Path(folder) / "fresh.db"
-                _migrate(file, fresh=True)
+                internals.make_schema(file)
                 _fresh = file.read_bytes()
         return _fresh
 
@@ -206,7 +209,7 @@ def warm_up() -> None:
     from sqlalchemy.orm import configure_mappers
 
     _newest_revision()
-    importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+    internals.warm_up_store()
     configure_mappers()
 
 
@@ -229,26 +232,3 @@ def _back_up(source: Path, target: Path) -> None:
     """Copy the database `source` consistently, whatever other processes do to it meanwhile."""
     with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
         old.backup(new)
-
-
-def _migrate(file: Path, fresh: bool) -> None:
-    """Give the database `file` the newest schema; `fresh` for a new file, which nobody else sees."""
-    from mlflow.store.db import utils
-    from sqlalchemy import event
-    from sqlalchemy.exc import OperationalError
-
-    engine = utils.create_sqlalchemy_engine(f"sqlite:///{file}")
-    if fresh:
-
-        @event.listens_for(engine, "connect")
-        def write_fast(connection: Any, _: Any) -> None:
-            # Nobody sees the file before it is whole and flushed. Otherwise each of 69 migrations waits for the disk.
-            connection.execute("PRAGMA synchronous=OFF")
-            connection.execute("PRAGMA journal_mode=MEMORY")
-
-    try:
-        (utils._initialize_tables if fresh else utils._upgrade_db)(engine)
-    except OperationalError as error:
-        raise error.orig or error from None
-    finally:
-        engine.dispose()

@@ -19,6 +19,7 @@ Both ways run the study's code, and Keras's `safe_mode` is off: loading a model 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -210,32 +211,48 @@ def _take_names(names: Mapping[str, int]) -> None:
             pass
 
 
-def _hyperparameters(values: Mapping[str, Any]) -> Any:
-    """Return an `hp` of KerasTuner's that answers with `values`, which the search has checked, else with defaults."""
+def _answer(hp: Any, kind: str, name: Any, *args: Any, **kwargs: Any) -> Any:
+    """Answer the call of a method of `hp`, such as "Int"."""
     import keras_tuner
 
-    def answer(kind: str) -> Callable[..., Any]:
-        default = getattr(keras_tuner.HyperParameters, kind)
-        signature = inspect.signature(default)
+    method = getattr(keras_tuner.HyperParameters, kind, None)
+    bound = kwargs if method is None else inspect.signature(method).bind(None, name, *args, **kwargs).arguments
+    parent = bound.get("parent_name")
+    with hp.conditional_scope(parent, bound.get("parent_values")) if parent else contextlib.nullcontext():
+        if not all(hp.active):
+            return None
+        full = hp.full_name(name)
+        if full not in hp.values and method is not None:
+            # A value that was not searched was not recorded either.
+            skipped = ("self", "parent_name", "parent_values")
+            others = {key: value for key, value in bound.items() if key not in skipped}
+            hp.values[full] = getattr(keras_tuner.HyperParameters(), kind)(**others)
+        return hp.values[full]
 
-        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind(self, *args, **kwargs).arguments
-            with self._maybe_conditional_scope(bound.get("parent_name"), bound.get("parent_values")):
-                if not all(self.active):
-                    return None
-                name = self._get_name(bound["name"])
-                # A value that was not searched was not recorded either.
-                return self.values[name] if name in self.values else default(self, *args, **kwargs)
 
-        return method
+def _hyperparameters(values: Mapping[str, Any]) -> Any:
+    """Return an `hp` of KerasTuner's that answers with `values`, which the search has checked, else with defaults.
+
+    The class overrides KerasTuner's public methods only.
+    """
+    import keras_tuner
 
     class HyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]  # KerasTuner publishes no types
-        Int, Float, Choice, Boolean, Fixed = map(answer, ("Int", "Float", "Choice", "Boolean", "Fixed"))
+        Int, Float, Choice, Boolean, Fixed = (
+            functools.partialmethod(_answer, kind) for kind in ("Int", "Float", "Choice", "Boolean", "Fixed")
+        )
 
         def __init__(self) -> None:
             super().__init__()
             self.values = dict(values)
             self.active: list[bool] = []
+            self.scopes: list[str] = []
+
+        def __getattr__(self, kind: str) -> Any:
+            """Return the method of a kind that KerasTuner does not have."""
+            if not kind[:1].isupper():
+                raise AttributeError(f"hp has no {kind!r}")
+            return functools.partial(_answer, self, kind)
 
         def declare(self, hyperparameters: Any, **options: Any) -> None:
             """Do nothing: a factory's declarations change the domains, and the values are known."""
@@ -243,15 +260,31 @@ def _hyperparameters(values: Mapping[str, Any]) -> Any:
         def merge(self, hyperparameters: Any, overwrite: bool = True) -> None:
             """Do nothing: the values are those after the merge."""
 
-        def _parent(self, name: str) -> str:
+        def get(self, name: str) -> Any:
+            return self.values[self.full_name(name)]
+
+        def __contains__(self, name: object) -> bool:
+            return self.full_name(name) in self.values
+
+        def full_name(self, name: object) -> str:
+            return "/".join([*self.scopes, str(name)])
+
+        @contextlib.contextmanager
+        def name_scope(self, name: str) -> Iterator[None]:
+            self.scopes.append(name)
+            try:
+                yield
+            finally:
+                self.scopes.pop()
+
+        def parent(self, name: str) -> str:
             """Return the full name of a parent, which is that of the innermost name scope that has one."""
-            scopes = self._name_scopes
-            names: list[str] = [self._get_name(name, scopes[:depth]) for depth in range(len(scopes), -1, -1)]
+            names = ["/".join([*self.scopes[:depth], name]) for depth in range(len(self.scopes), -1, -1)]
             return next((full for full in names if full in self.values), names[0])
 
         @contextlib.contextmanager
         def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
-            name = self._parent(str(parent_name))
+            name = self.parent(str(parent_name))
             wanted = list(parent_values) if isinstance(parent_values, (list, tuple)) else [parent_values]
             self.active.append(name in self.values and self.values[name] in wanted)
             try:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from search.errors import OptionError, SearchError, TrackingRefused, Unavailable
 from search.study import paths
-from search.tracking.mlflow import database
+from search.tracking.mlflow import database, internals
 
 REACH_SECONDS = 3.0
 """The longest time for the first connection to a server, in seconds."""
@@ -228,14 +228,14 @@ def _reach(uri: str) -> None:
 
 def run_artifacts(client: Any, run: Any) -> Any:
     """Return the artifact repository of an MLflow run. It is found even if a local store has been moved."""
-    return artifact_repository(client, run.info.artifact_uri)
+    address = current_address(client, run.info.artifact_uri)
+    return internals.artifact_repository(client, address, run_id=run.info.run_id)
 
 
-def artifact_repository(client: Any, uri: str) -> Any:
-    """Return the artifact repository with the recorded address `uri`. It is found even if a local store was moved."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    return get_artifact_repository(current_address(client, uri), tracking_uri=client.tracking_uri)
+def model_artifacts(client: Any, logged: Any) -> Any:
+    """Return the artifact repository of a logged model. It is found even if a local store has been moved."""
+    address = current_address(client, logged.artifact_location)
+    return internals.artifact_repository(client, address, model_id=logged.model_id)
 
 
 def current_address(client: Any, uri: str) -> str:

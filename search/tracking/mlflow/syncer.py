@@ -11,7 +11,7 @@ from search.errors import SearchError, TrackingRefused, Unavailable
 from search.study import journal
 from search.study.journal import Entry
 from search.study.paths import StudyPaths
-from search.tracking.mlflow import database, store
+from search.tracking.mlflow import database, internals, store
 from search.tracking.mlflow.feed import JournalFeed
 from search.tracking.mlflow.layout import Change, Projection, RunKey
 from search.tracking.mlflow.position import Position
@@ -258,6 +258,7 @@ class Syncer:
             self._ship_winner(shipper)
         finally:
             self._position.save(self._paths.tracking)
+            self._warn_of_internals()
         self._models_due = False
 
     def _ship_page(self, shipper: Shipper) -> None:
@@ -280,6 +281,10 @@ class Syncer:
             self._warned.add(kind)
             self._warn(message)
 
+    def _warn_of_internals(self) -> None:
+        for line in internals.capabilities_off():
+            self._warn_once(line, line)
+
     # The beginning --------------------------------------------------------------------------------------------------
 
     def _connected(self) -> Shipper:
@@ -298,6 +303,7 @@ class Syncer:
                 self._warn_once("note", note)
             database.relocate(file, store.artifact_root(file))
         client = store.connect(self._uri)
+        self._warn_of_internals()
         position = Position.load(self._paths.tracking)
         projection = self._project(position)
         if projection is not None:

@@ -124,7 +124,7 @@ class WinnerShipper:
             location = logged.artifact_location
             identity = {"model_id": logged.model_id, "run_id": run_id, "artifact_path": location}
             write_model(folder, self._projection.study, exported, self._paths, **identity)
-            store.artifact_repository(self._client, location).log_artifacts(str(folder))
+            store.model_artifacts(self._client, logged).log_artifacts(str(folder))
         time = self._projection.exported_at
         points = [
             Metric(clean_key(name), value, time, exported.epoch, model_id=logged.model_id, run_id=run_id)
