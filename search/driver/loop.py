@@ -244,6 +244,7 @@ class Driver:
             judged=start.judged,
             checkpoint_every=self._options.checkpoint_every,
             fuse=self._options.fuse,
+            graph_sharing=self._options.graph_sharing,
             run_eagerly=self._options.run_eagerly,
             data=self._data,
             cached_trials=self._controller.affinity.trials_of(slot),

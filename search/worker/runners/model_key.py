@@ -20,9 +20,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from search.worker.capabilities import capability
+from search.worker.keras_internals import DERIVED_ATTRIBUTES, UNTRACED_ATTRIBUTES, tiny_model
 from search.worker.runners.dynamic_sizes import DynamicSizes
 
-__all__ = ["ModelKey", "describe_callbacks", "describe_model"]
+__all__ = ["TESTED_KERAS", "ModelKey", "describe_callbacks", "describe_model", "model_keys"]
+
+TESTED_KERAS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
+"""The versions of Keras whose models are known to have right keys. Models of other versions share no graph."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,23 +43,23 @@ class ModelKey:
     dynamic_sizes: DynamicSizes
 
 
-_IGNORED = {
-    "_tracker",  # a layer's list of its variables and parts, which are attributes, too
-    "_nodes",  # of a functional model, by their addresses; its operations refer to them
-    "_self_unconditional_checkpoint_dependencies",
-    "_self_unconditional_dependency_names",
-    "_self_unconditional_deferred_dependencies",
-    "_distribution_strategy",
-    "_distribute_strategy",
-    "_call_signature",  # of the object's class
-    "_trainable_variables_indices",  # of an optimizer, by their addresses
-    "_build_shapes_dict",  # of a layer
-    "_auto_config",  # of a layer: its constructor's arguments
-}
-"""Attributes that say nothing more of the graph, or differ between equal models."""
+@capability(
+    "graph sharing",
+    without="each model has a graph of its own",
+    uses=tuple(sorted(f"keras.{name}" for name in UNTRACED_ATTRIBUTES)),
+    packages=lambda: f"Keras {keras.__version__}",
+    for_speed=True,
+)
+def model_keys() -> bool:
+    """Test whether equal models have equal keys, and others do not, in a version of Keras that is known."""
+    if ".".join(keras.__version__.split(".")[:2]) not in TESTED_KERAS:
+        tested = f"{TESTED_KERAS[0]} to {TESTED_KERAS[-1]}"
+        model_keys.turn_off(f"Keras {keras.__version__} is not one of the tested versions, {tested}")
+        return False
+    one, two = tiny_model(), tiny_model(1)
+    key = describe_model(one)
+    return key is not None and key == describe_model(two) and key != describe_model(one.layers[0])
 
-_DERIVED = {(keras.KerasTensor, "_shape"), (keras.InputSpec, "shape"), (keras.InputSpec, "axes")}
-"""Sizes that follow from the model's input sizes and its layers' attributes."""
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
@@ -126,7 +131,7 @@ def _describe_object(
     attributes = {
         name: None if (id(value), name) in dynamic_attributes else attribute
         for name, attribute in _attributes(value)
-        if name not in _IGNORED and (type(value), name) not in _DERIVED
+        if name not in UNTRACED_ATTRIBUTES and (type(value), name) not in DERIVED_ATTRIBUTES
     }
     return ("object", type(value).__module__, type(value).__qualname__, *attributes), list(attributes.values())
 
