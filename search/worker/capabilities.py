@@ -96,13 +96,18 @@ def capability(
 
 def lines_of_off() -> list[str]:
     """Return a line for each capability that is off in this process. Those that were not tested yet are tested."""
-    return [each.line for each in CAPABILITIES if not each.works and each.reason is not None]
+    return list(_lines().values())
 
 
 def describe_off(runner: str) -> str:
     """Return a runner's name with the capabilities that are off in this process."""
-    names = [each.name for each in CAPABILITIES if not each.works and each.reason is not None]
-    return f"{runner} (off: {', '.join(dict.fromkeys(names))})" if names else runner
+    return f"{runner} (off: {', '.join(_lines())})" if _lines() else runner
+
+
+def _lines() -> dict[str, str]:
+    """Return one line for each name of capabilities that are off."""
+    off = [each for each in CAPABILITIES if not each.works and each.reason is not None]
+    return {each.name: each.line for each in reversed(off)}
 
 
 @contextmanager

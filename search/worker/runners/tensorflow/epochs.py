@@ -113,7 +113,8 @@ class _SharedGraph:
 
         def train_by_graph() -> None:
             self._placeholders.attach(model, dynamic_sizes)
-            self._functions["train"](samples, tf.size(samples))
+            with light_grappler():
+                self._functions["train"](samples, tf.size(samples))
 
         def train_by_step() -> None:
             self._placeholders.detach(model)

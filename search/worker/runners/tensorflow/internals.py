@@ -92,13 +92,13 @@ def _variables_are_replaced() -> bool:
     """Test whether a variable takes another value's place, and an optimizer finds its slots again."""
     optimizer = tiny_model().optimizer
     variable = optimizer._trainable_variables[0]
-    own, placeholder = variable.value, tf.Variable(tf.zeros((1, 1)))
+    own, placeholder = variable.value, tf.Variable(tf.zeros((1, 2)))
     with ExitStack() as restored:
         replace_variable(restored, variable, placeholder, (1, None))
         replace_slot_indices(restored, optimizer)
         replaced = variable.value is placeholder and tuple(variable.shape) == (1, None)
-        indexed = [optimizer._get_variable_index(each) for each in optimizer._trainable_variables] == [0, 1]
-    return replaced and indexed and variable.value is own and tuple(variable.shape) == (1, 1)
+        indexed = [optimizer._get_variable_index(each) for each in optimizer._trainable_variables] == [0, 1, 2, 3]
+    return replaced and indexed and variable.value is own and tuple(variable.shape) == (1, 2)
 
 
 def _operations_are_replaced() -> bool:
@@ -251,7 +251,7 @@ def traced_updates() -> bool:
     with tf.Graph().as_default() as graph:
         one = tf.constant(1.0)
         copy = add_operation(graph, tf.negative(one).op, [one], {})
-    known = [optimizer._get_variable_index(variable) for variable in variables] == [0, 1]
+    known = [optimizer._get_variable_index(variable) for variable in variables] == [0, 1, 2, 3]
     return known and copy.type == "Neg" and len(updated) == len(variables)
 
 
