@@ -46,6 +46,7 @@ class Segment:
         judged: whether the worker waits for a `Verdict` after every epoch but the last.
         checkpoint_every: seconds between checkpoints within a segment.
         fuse: whether the fused runner may be used.
+        graph_sharing: whether trials may share graphs, by private names of Keras and of its frameworks.
         run_eagerly: whether the model runs step by step, without a compiled graph, for debugging.
         max_weights: the most weights that a model may have, or None.
         data: the folder in which the probe has put the arrays that all workers share, or None.
@@ -64,6 +65,7 @@ class Segment:
     judged: bool = False
     checkpoint_every: float = 30.0
     fuse: bool = True
+    graph_sharing: bool = True
     run_eagerly: bool = False
     max_weights: int | None = None
     data: str | None = None

@@ -128,6 +128,7 @@ class Options:
     keras_backend: str | None = _option(None, "the back end of Keras", choices=KERAS_BACKENDS)
     run_eagerly: bool = _option(False, "train step by step without compilation, for prints and breakpoints")
     fuse: bool = _option(True, "train whole epochs as one compiled loop if the results are the same")
+    graph_sharing: bool = _option(True, "let models that are alike share one traced graph")
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

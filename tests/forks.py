@@ -43,6 +43,14 @@ store.configure_mlflow()
 database.warm_up()
 import mlflow.store.model_registry.sqlalchemy_store
 """,
+    # All that trains in the process itself.
+    "worker": """
+import os, pathlib
+from search.worker.process import quietly
+with quietly(pathlib.Path(os.devnull)):
+    import renames
+    import search.worker.segment, search.worker.runners.tensorflow.epochs
+""",
     # All that a zygote imports. It starts no runtime of the framework: a fork of such a process hangs.
     "keras": """
 import os, pathlib

@@ -21,6 +21,8 @@ LAYERS = [
     ["search.messages", "search.backends"],
     ["search.options", "search.scheduler"],
     ["search.tracking", "search.tracking.mlflow", "search.worker.data"],
+    ["search.worker.capabilities"],
+    ["search.worker.keras_internals"],
     ["search.worker.runners"],
     ["search.worker.runners.tensorflow", "search.worker.runners.jax"],
     ["search.worker"],

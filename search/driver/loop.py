@@ -236,6 +236,7 @@ class Driver:
             judged=start.judged,
             checkpoint_every=self._options.checkpoint_every,
             fuse=self._options.fuse,
+            graph_sharing=self._options.graph_sharing,
             run_eagerly=self._options.run_eagerly,
             max_weights=self._options.max_weights,
             data=self._data,

@@ -196,15 +196,15 @@ class _Walk:
 
     def _enter_module(self, path: Path, module: Any, depth: int) -> None:
         """Visit a layer's parameters, buffers and modules that PyTorch knows of and Keras does not."""
-        for name in ("_parameters", "_buffers"):
-            self.visit((*path, (".", name)), getattr(module, name), depth)
-        for name, inner in module.named_children():
-            if name != "_torch_params" and not isinstance(inner, keras.layers.Layer):
-                self.visit((*path, (".", name)), inner, depth)
+        for name, value in keras_internals.torch_parts(module):
+            if not isinstance(value, keras.layers.Layer):
+                self.visit((*path, (".", name)), value, depth)
 
     def _enter_optimizer(self, path: Path, optimizer: Any, depth: int) -> None:
         self._enter_object(path, optimizer, depth)
-        self._visit_own((*path, (".", "_learning_rate")), keras_internals.learning_rate_of(optimizer), depth)
+        self._visit_own(
+            (*path, (".", keras_internals.LEARNING_RATE)), keras_internals.learning_rate_of(optimizer), depth
+        )
         inner = getattr(optimizer, "inner_optimizer", None)
         if inner is not None and id(inner) not in self._seen:
             self._seen.add(id(inner))

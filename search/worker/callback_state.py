@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from search.worker import keras_internals
 from search.worker.plain_values import Array, encode, fingerprint, is_plain
 
 __all__ = ["CallbackBaseline", "describe_callbacks", "fingerprint_object", "other_attributes"]
@@ -25,7 +26,7 @@ _MAX_PICKLE = 1 << 20
 
 _RENEWED: Mapping[type[Any], Sequence[str]] = {
     keras.callbacks.CSVLogger: ("append", "append_header", "csv_file", "writer"),
-    keras.callbacks.TensorBoard: ("_summary_module", "_writers"),
+    keras.callbacks.TensorBoard: keras_internals.ATTRIBUTES_OF_TENSORBOARD,
 }
 """Attributes that Keras's callbacks must make anew for each training."""
 
@@ -122,7 +123,9 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _is_state(callback: Any, name: str, value: Any) -> bool:
-    if name in ("model", "_model", "params") or (callable(value) and not isinstance(value, keras.layers.Layer)):
+    if name in ("model", keras_internals.MODEL_OF_CALLBACK, "params"):
+        return False
+    if callable(value) and not isinstance(value, keras.layers.Layer):
         return False
     if any(name in names for cls, names in _RENEWED.items() if isinstance(callback, cls)):
         return False

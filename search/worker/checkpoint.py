@@ -328,7 +328,10 @@ def _built_for(model: Any) -> list[int] | None:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return None
-    found = [id(variable) for variable in keras_internals.built_for(optimizer)]
+    built_for = keras_internals.built_for(optimizer)
+    if built_for is None:
+        return None
+    found = [id(variable) for variable in built_for]
     if found == [id(variable) for variable in model.trainable_variables]:
         return None
     places = {id(variable): i for i, variable in enumerate(model.variables)}
@@ -342,7 +345,9 @@ def _trained(model: Any) -> dict[str, Any] | None:
     since, which has no effect yet.
     """
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is None or len(keras_internals.built_for(optimizer)) != len(model.trainable_variables):
+    if optimizer is None:
+        return None
+    if len(keras_internals.built_for(optimizer) or ()) != len(model.trainable_variables):
         return None
     try:
         trained = {"layers": _trainable(model), "optimizer": keras.saving.serialize_keras_object(optimizer)}

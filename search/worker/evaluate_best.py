@@ -156,10 +156,9 @@ def _signature(model: Any, inputs: Any) -> dict[str, Any]:
     if specs:
         # A functional model knows its tensors' names. If it takes a dict, the dict's names count.
         called_with = spec_from_json(inputs) if inputs is not None else None
-        outputs = getattr(model, "_outputs_struct", None)
         return {
             "inputs": _tensors(called_with if isinstance(called_with, dict) else list(specs)),
-            "outputs": _tensors(model.outputs if outputs is None else outputs),
+            "outputs": _tensors(_output_structure(model)),
         }
     x = spec_from_json(inputs)
     try:
@@ -168,6 +167,11 @@ def _signature(model: Any, inputs: Any) -> dict[str, Any]:
         traceback.print_exc()
         outputs = []  # only a step of its own can call it
     return {"inputs": _tensors(x), "outputs": outputs}
+
+
+def _output_structure(model: Any) -> Any:
+    """Return a functional model's outputs as it returns them. A sequential model has a list of one."""
+    return model.outputs if isinstance(model, keras.Sequential) else model.output
 
 
 def _tensors(spec: Any) -> list[dict[str, Any]]:

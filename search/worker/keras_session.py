@@ -129,14 +129,11 @@ def _keeping_kernels(seed: int) -> Iterator[None]:
     making them again takes tenths of a second. A reused seed needs fresh kernels: a cached one would continue its
     random stream.
     """
-    if keras.config.backend() != "tensorflow" or seed in _seeds:
-        yield
-        return
-    from tensorflow.python.eager import context
+    if keras.config.backend() == "tensorflow":
+        from search.worker.runners.tensorflow.internals import keeping_kernels, kept_kernels
 
-    clear = context.pywrap_tfe.TFE_ContextClearCaches
-    context.pywrap_tfe.TFE_ContextClearCaches = lambda handle: None
-    try:
-        yield
-    finally:
-        context.pywrap_tfe.TFE_ContextClearCaches = clear
+        if kept_kernels.works and seed not in _seeds:
+            with keeping_kernels():
+                yield
+            return
+    yield

@@ -53,7 +53,8 @@ _cache: list[_CachedModel] = []
 
 
 def _execution(segment: Segment) -> Hashable:
-    return segment.space, segment.folder, segment.execution, segment.seed, segment.fuse, segment.run_eagerly
+    options = segment.fuse, segment.graph_sharing, segment.run_eagerly
+    return segment.space, segment.folder, segment.execution, segment.seed, options
 
 
 def cache_model(segment: Segment, training: Training, values: Mapping[str, Value]) -> None:

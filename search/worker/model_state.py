@@ -273,7 +273,8 @@ class _Capture:
             self.lost.append(found.path)
 
     def _add_optimizer(self, found: Found) -> None:
-        references = [self._references.get(id(variable)) for variable in keras_internals.built_for(found.value)]
+        built_for = keras_internals.built_for(found.value) or ()
+        references = [self._references.get(id(variable)) for variable in built_for]
         if None in references:
             if self._baseline is not None and not self._baseline.has_built(found.path):
                 self._lose(found)

@@ -38,6 +38,7 @@ from search.space.file import (
 from search.study.records import DataLoaded
 from search.worker import metrics, outputs
 from search.worker.autologging import capabilities_off, without_autologging
+from search.worker.capabilities import describe_off
 from search.worker.data import shared
 from search.worker.data.arrays import Data, Split
 from search.worker.data.fingerprint import fingerprint_data
@@ -205,7 +206,7 @@ def _examine(
         samples=(_samples(used.train), _samples(used.validation) if used.validation else None),
         batched=(isinstance(used.train, Stream), isinstance(used.validation, Stream)),
         validated=used.validation is not None,
-        runner=runner,
+        runner=describe_off(runner),
         versions=installed_versions(),
         tested=data.test is not None,
         own_fit=space.fit is not None,

@@ -21,6 +21,7 @@ from search.wording import pluralize
 from search.worker.data.arrays import Data, Split, spec_from_json
 from search.worker.data.kinds import example_of
 from search.worker.data.streams import Stream
+from search.worker.keras_internals import is_of_torch
 
 __all__ = [
     "CODE_ADVICE",
@@ -229,7 +230,7 @@ def foreign_names(config: Any) -> Iterator[str]:
         module, name = str(config.get("module") or ""), str(config.get("class_name"))
         if name == "__lambda__":
             yield name
-        elif module.startswith("keras.src.backend.torch"):
+        elif is_of_torch(module):
             yield "__torch__"
         elif module == "builtins" and name == "function":
             if not _is_of_keras(str(config["config"])):

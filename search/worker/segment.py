@@ -33,6 +33,7 @@ from search.space.file import (
 from search.study.paths import TrialPaths
 from search.study.records import Built, DataLoaded, Outcome, SegmentEnded
 from search.worker import autologging, model_cache, outputs
+from search.worker.capabilities import describe_off, lines_of_off, public_calls_only
 from search.worker.channel import Channel, Interrupted
 from search.worker.data import shared
 from search.worker.data.arrays import Data, prepare_data, spec_to_json, split_off
@@ -292,7 +293,11 @@ def run_segment(segment: Segment, channel: Channel) -> None:
     epoch, error = segment.from_epoch, None
     outcome: Outcome
     try:
-        with trial_folder(paths.folder), without_arguments(segment.space):
+        with (
+            trial_folder(paths.folder),
+            without_arguments(segment.space),
+            public_calls_only(not segment.graph_sharing),
+        ):
             recorder = _SegmentRun(segment, channel).run()
         epoch, outcome, error = recorder.epoch, recorder.outcome, recorder.error
     except Interrupted:
@@ -436,10 +441,14 @@ class _SegmentRun:
         model_cache.cache_model(segment, training, recorder.values)
 
     def report_built(self, model: Any, runner: str) -> None:
-        """Report the model to the driver."""
+        """Report the model to the driver, and tell the user which capabilities are off."""
+        for line in lines_of_off():
+            self._tell(line)
         count = int(model.count_params()) if model.built else 0
         own_fit = self._space.fit is not None
-        self._channel.send(Built(self._segment.trial, count, runner, own_fit, black_box=runner == BLACK_BOX))
+        self._channel.send(
+            Built(self._segment.trial, count, describe_off(runner), own_fit, black_box=runner == BLACK_BOX)
+        )
 
     # A user's own fit -----------------------------------------------------------------------------------------------
 

@@ -72,12 +72,9 @@ def _make_distribution(devices: int, *, gpus: bool) -> Any:
     if not gpus:
         jax.config.update("jax_num_cpu_devices", devices)
 
-    # Keras cuts all batches of an epoch as it cut the first, but the last may be smaller. So each is cut by itself.
-    from keras.src.backend.jax import trainer
+    from search.worker.runners.jax.internals import cut_each_batch
 
-    trainer.JAXEpochIterator._get_distributed_iterator = lambda iterator, _: map(
-        trainer._distribute_data, iterator.data_adapter.get_jax_iterator()
-    )
+    cut_each_batch()  # the last batch of an epoch may be smaller than the first
 
     class UnevenDataParallel(keras.distribution.DataParallel):  # type: ignore[misc]  # keras is untyped
         """Data parallelism that gives each device the whole of a batch that cannot be cut evenly.

@@ -17,6 +17,8 @@ from typing import Any
 import keras
 from keras import layers, optimizers, regularizers
 
+from search.worker.keras_internals import calls_of_layers, flatten_layers
+
 __all__ = ["ELEMENTWISE_OPTIMIZERS", "DynamicScalar", "DynamicSizes", "find_dynamic_sizes"]
 
 _WIDTH_ATTRIBUTES = {layers.Dense: "units", layers.Conv1D: "filters", layers.Conv2D: "filters"}
@@ -116,8 +118,7 @@ def _nodes(model: Any) -> list[Any]:
 
     The list is empty if the calls are not known, or if a layer is called twice.
     """
-    by_depth = getattr(getattr(model, "_functional", model), "_nodes_by_depth", {})
-    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    nodes = calls_of_layers(model)
     return nodes if len({id(node.operation) for node in nodes}) == len(nodes) else []
 
 
@@ -177,7 +178,7 @@ def _dynamic_dimensions(model: Any, nodes: list[Any], wide_layers: list[Any]) ->
 
 def _rates(model: Any) -> Iterator[DynamicScalar]:
     """Yield the rates of dropouts. With other dtypes than float32 a rate would be rounded twice."""
-    for layer in model._flatten_layers():
+    for layer in flatten_layers(model):
         if type(layer) is not layers.Dropout or layer.noise_shape is not None:
             continue
         if 0 < layer.rate < 1 and layer.compute_dtype == "float32":

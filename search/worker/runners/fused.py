@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from search.worker.keras_internals import build_compiled_parts
 from search.worker.runners.dynamic_sizes import DynamicSizes
 from search.worker.runners.fit import TrainingPlan
 from search.worker.runners.model_key import ModelKey
@@ -25,6 +26,7 @@ __all__ = [
     "SharedGraph",
     "clear_device_copies",
     "copy_to_device",
+    "create_metric_variables",
     "epoch_logs",
     "has_own_steps",
 ]
@@ -48,10 +50,22 @@ class Loops(Protocol):
 
 
 class SharedGraph(Protocol):
-    """Compiled loops that no model owns."""
+    """Compiled loops that no model owns.
+
+    Attributes:
+        is_loaded: whether a model of another process made the graph.
+    """
+
+    is_loaded: bool
 
     def loops_for(self, model: Any, plan: TrainingPlan, dynamic_sizes: DynamicSizes) -> Loops:
         """Return the loops for a model with the same key, and a plan with the same arrays."""
+
+    def trains_like(self, model: Any, plan: TrainingPlan, dynamic_sizes: DynamicSizes) -> bool:
+        """Train one batch by the graph and by the model's own step. Return whether the results are the same.
+
+        The state of the model stays.
+        """
 
 
 class Framework(Protocol):
@@ -153,6 +167,31 @@ def copy_to_device(packed: Any, copy: Callable[[Any], Any]) -> Any:
 def clear_device_copies() -> None:
     """Drop the copies, as other data are loaded."""
     _copies.clear()
+
+
+def create_metric_variables(model: Any, step_spec: Any) -> None:
+    """Create the variables of a model's metrics and losses, as `fit` does before its first step. Nothing is computed.
+
+    Args:
+        step_spec: a batch as `keras.KerasTensor`s.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(step_spec)
+    outputs = getattr(model, "outputs", None)  # of a functional or sequential model
+    is_plain = outputs is not None and len(outputs) == 1 and y is not None and not keras.tree.is_nested(y)
+    if is_plain and build_compiled_parts(model, y):
+        return
+    evaluation = _Evaluation(name="search_evaluation")  # a name that Keras gives would be counted
+    evaluation.model = model
+    evaluation.compute_output_spec(x, y, sample_weight)
+
+
+class _Evaluation(keras.Operation):  # type: ignore[misc]  # keras is untyped
+    """The metrics and the loss of a batch, as one operation that Keras can call symbolically."""
+
+    def call(self, x: Any, y: Any, sample_weight: Any) -> Any:
+        y_pred = self.model(x, training=False)
+        self.model.compute_metrics(x, y, y_pred, sample_weight)
+        return self.model.compute_loss(x, y, y_pred, sample_weight)
 
 
 _STEPS = ("train_step", "test_step", "compute_metrics", "get_metrics_result")

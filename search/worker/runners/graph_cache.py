@@ -7,7 +7,9 @@ variables. The most recently used graphs are kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+import traceback
+import weakref
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ from search.worker.runners import distribution
 from search.worker.runners.dynamic_sizes import DynamicSizes, find_dynamic_sizes
 from search.worker.runners.fit import TrainingPlan
 from search.worker.runners.fused import Framework, Loops, SharedGraph
-from search.worker.runners.model_key import ModelKey, describe_callbacks, describe_model
+from search.worker.runners.model_key import ModelKey, describe_callbacks, describe_model, model_keys
 
 __all__ = ["cached_graphs", "clear_graph_cache", "count_scalars", "get_loops", "make_model_key"]
 
@@ -33,11 +35,20 @@ Sharing takes a copy of the variables. Tracing is no large part of training a la
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _CachedGraph:
-    """A graph for the arrays of `plan`; None if models with this description cannot share one."""
+    """A graph for the arrays of `plan`; None if models with this description cannot share one.
+
+    Attributes:
+        first: returns the model that the graph was made with; None if it is gone, or of another process.
+    """
 
     description: Hashable
     plan: TrainingPlan
     graph: SharedGraph | None
+    first: Callable[[], Any]
+
+
+def _nobody() -> None:
+    return None
 
 
 _cache: list[_CachedGraph] = []
@@ -50,6 +61,8 @@ def make_model_key(model: Any, callbacks: Sequence[Any]) -> ModelKey | None:
     Args:
         callbacks: the user's callbacks. If they may know of the model's making, the model has no key.
     """
+    if not _sharing_works():
+        return None
     if type(model).__module__.partition(".")[0] != "keras":
         return None  # its `train_step` may build the optimizer for a part of the variables, and the code below for all
     # A distribution strategy ends with its session.
@@ -66,6 +79,14 @@ def make_model_key(model: Any, callbacks: Sequence[Any]) -> ModelKey | None:
     return None if description is None else ModelKey(description, dynamic_sizes)
 
 
+def _sharing_works() -> bool:
+    if keras.config.backend() == "tensorflow":
+        from search.worker.runners.tensorflow.internals import placeholders
+
+        return placeholders.works and model_keys.works
+    return model_keys.works
+
+
 def count_scalars(model: Any) -> int:
     """Return the number of scalars in the variables of a model and its optimizer."""
     return sum(math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
@@ -77,22 +98,53 @@ def get_loops(framework: Framework, model: Any, plan: TrainingPlan, model_key: M
     Args:
         model_key: the model's key; None for a graph of the model's own.
     """
-    if model_key is None:
+    if model_key is None or not _sharing_works():
         return framework.make_loops(model, plan)
+    cached = _find_graph(framework, model, plan, model_key)
+    if cached.graph is None or not _serves(cached, model, plan, model_key):
+        return framework.make_loops(model, plan)
+    return cached.graph.loops_for(model, plan, model_key.dynamic_sizes)
+
+
+def _find_graph(framework: Framework, model: Any, plan: TrainingPlan, model_key: ModelKey) -> _CachedGraph:
+    """Return the cached graph for a model, made if there is none."""
     cached = next((each for each in _cache if _matches(each, model_key, plan)), None)
     if cached is None:
         try:
-            cached = _CachedGraph(model_key.description, plan, framework.make_shared_graph(model, plan, model_key))
+            graph = framework.make_shared_graph(model, plan, model_key)
+            cached = _CachedGraph(
+                model_key.description, plan, graph, _nobody if graph.is_loaded else weakref.ref(model)
+            )
         except Exception:
             # If the model is at fault, its own graph will say so.
-            cached = _CachedGraph(model_key.description, plan, None)
+            cached = _CachedGraph(model_key.description, plan, None, _nobody)
     else:
         _cache.remove(cached)
     _cache.append(cached)
     del _cache[:-MAX_GRAPHS]
-    if cached.graph is None:
-        return framework.make_loops(model, plan)
-    return cached.graph.loops_for(model, plan, model_key.dynamic_sizes)
+    return cached
+
+
+_compared: list[bool] = []
+"""The result of the comparison of a graph with the own step of a second model, once it is made in this process."""
+
+
+def _serves(cached: _CachedGraph, model: Any, plan: TrainingPlan, model_key: ModelKey) -> bool:
+    """Return whether a graph trains a model right. The first time that it is another model, one batch is compared.
+
+    If the results differ, no graph is shared in this process from then on.
+    """
+    if _compared or cached.graph is None or cached.first() is model:
+        return True
+    try:
+        _compared.append(cached.graph.trains_like(model, plan, model_key.dynamic_sizes))
+    except Exception:
+        traceback.print_exc()
+        _compared.append(False)
+    if not _compared[0]:
+        model_keys.turn_off("a shared graph does not train a second model as the model's own step does")
+        clear_graph_cache()
+    return _compared[0]
 
 
 def _matches(cached: _CachedGraph, model_key: ModelKey, plan: TrainingPlan) -> bool:

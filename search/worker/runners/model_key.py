@@ -20,9 +20,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from search.worker.runners.dynamic_sizes import DynamicSizes
+from search.worker.capabilities import capability
+from search.worker.keras_internals import DERIVED_ATTRIBUTES, UNTRACED_ATTRIBUTES, tiny_model
+from search.worker.runners.dynamic_sizes import DynamicSizes, find_dynamic_sizes
 
-__all__ = ["ModelKey", "describe_callbacks", "describe_model"]
+__all__ = ["TESTED_KERAS", "ModelKey", "describe_callbacks", "describe_model", "model_keys"]
+
+TESTED_KERAS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
+"""The versions of Keras whose models are known to have right keys. Models of other versions share no graph."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,23 +43,30 @@ class ModelKey:
     dynamic_sizes: DynamicSizes
 
 
-_IGNORED = {
-    "_tracker",  # a layer's list of its variables and parts, which are attributes, too
-    "_nodes",  # of a functional model, by their addresses; its operations refer to them
-    "_self_unconditional_checkpoint_dependencies",
-    "_self_unconditional_dependency_names",
-    "_self_unconditional_deferred_dependencies",
-    "_distribution_strategy",
-    "_distribute_strategy",
-    "_call_signature",  # of the object's class
-    "_trainable_variables_indices",  # of an optimizer, by their addresses
-    "_build_shapes_dict",  # of a layer
-    "_auto_config",  # of a layer: its constructor's arguments
-}
-"""Attributes that say nothing more of the graph, or differ between equal models."""
+def _owner(attribute: str) -> str:
+    return "tensorflow" if attribute.startswith("_self_") else "keras"
 
-_DERIVED = {(keras.KerasTensor, "_shape"), (keras.InputSpec, "shape"), (keras.InputSpec, "axes")}
-"""Sizes that follow from the model's input sizes and its layers' attributes."""
+
+@capability(
+    "graph sharing",
+    without="each model has a graph of its own",
+    uses=tuple(f"{_owner(name)}.{name}" for name in sorted(UNTRACED_ATTRIBUTES)),
+    packages=lambda: f"Keras {keras.__version__}",
+    for_speed=True,
+)
+def model_keys() -> bool:
+    """Test whether models have equal keys if they differ in a dynamic width, in a version of Keras that is known."""
+    if ".".join(keras.__version__.split(".")[:2]) not in TESTED_KERAS:
+        tested = f"{TESTED_KERAS[0]} to {TESTED_KERAS[-1]}"
+        model_keys.turn_off(f"Keras {keras.__version__} is not one of the tested versions, {tested}")
+        return False
+    if keras.config.backend() == "torch":
+        return True  # it has no graphs
+    models = tiny_model(1), tiny_model(2)  # no other test changes them
+    sizes = [find_dynamic_sizes(model) for model in models]
+    one, other = (describe_model(*each) for each in zip(models, sizes, strict=True))
+    return one is not None and (one == other) == bool(sizes[0].widths)
+
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
@@ -126,7 +138,7 @@ def _describe_object(
     attributes = {
         name: None if (id(value), name) in dynamic_attributes else attribute
         for name, attribute in _attributes(value)
-        if name not in _IGNORED and (type(value), name) not in _DERIVED
+        if name not in UNTRACED_ATTRIBUTES and (type(value), name) not in DERIVED_ATTRIBUTES
     }
     return ("object", type(value).__module__, type(value).__qualname__, *attributes), list(attributes.values())
 

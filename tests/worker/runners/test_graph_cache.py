@@ -12,14 +12,18 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, optimizers, regularizers
 from tensorflow.python.eager import context
 
+from search.worker.capabilities import CAPABILITIES, public_calls_only
 from search.worker.data.arrays import prepare_data
+from search.worker.keras_internals import UNTRACED_ATTRIBUTES
 from search.worker.keras_session import session
-from search.worker.runners import graph_cache
+from search.worker.runners import graph_cache, model_key
 from search.worker.runners.choose import choose_runner
 from search.worker.runners.graph_cache import cached_graphs, clear_graph_cache, make_model_key
+from search.worker.runners.model_key import model_keys
 from search.worker.runners.tensorflow import epochs
 from search.worker.runners.tensorflow.graph_files import registered_functions, set_graph_folder
 
@@ -129,7 +133,9 @@ def train(
 
 @pytest.fixture(autouse=True)
 def _empty_cache() -> Iterator[None]:
+    """Begin with no graphs. The first one that serves a second model is compared with the model's own step."""
     clear_graph_cache()
+    graph_cache._compared.clear()
     yield
     clear_graph_cache()
     set_graph_folder(None)
@@ -141,7 +147,8 @@ def count_traces(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     train_step = keras.Model.train_step
 
     def trace(model: Any, data: Any) -> Any:
-        traced.append(model)
+        if not tf.executing_eagerly():  # else a graph is compared with it
+            traced.append(model)
         return train_step(model, data)
 
     monkeypatch.setattr(keras.Model, "train_step", trace)
@@ -348,6 +355,53 @@ def test_tensorflow_forgets_a_dropped_graph() -> None:
     gc.collect()  # the model that was trained knows its loops
     assert registered_functions() == []
     assert not any(runtime.has_function(name) for name in names)
+
+
+@pytest.fixture
+def _sharing_again() -> Iterator[None]:
+    yield
+    model_keys.forget()
+
+
+@pytest.mark.usefixtures("_sharing_again")
+def test_a_graph_that_trains_a_second_model_otherwise_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key does not see an attribute, so models have the same key that train otherwise."""
+    monkeypatch.setattr(model_key, "UNTRACED_ATTRIBUTES", UNTRACED_ATTRIBUTES | {"beta_1"})
+    train(rows, {}, ROWS, LABELS, 8, 1, share=True)
+    options = {"optimizer": lambda: optimizers.Adam(0.01, beta_1=0.8)}
+    other = train(rows, options, ROWS, LABELS, 8, 2, share=True)
+    assert_equal(other, train(rows, options, ROWS, LABELS, 8, 2, share=False))
+    assert "a shared graph does not train a second model as the model's own step does" in model_keys.line
+    assert cached_graphs() == []
+    with session(3):
+        assert make_model_key(rows(), []) is None
+
+
+@pytest.mark.usefixtures("_sharing_again")
+def test_models_of_a_version_of_keras_that_is_not_tested_share_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras, "__version__", "3.99.0")
+    model_keys.forget()
+    with session(1):
+        assert make_model_key(rows(), []) is None
+    assert model_keys.line.startswith("graph sharing is off, as Keras 3.99.0 is not one of the tested versions, 3.9 to")
+
+
+@pytest.mark.slow
+def test_without_graph_sharing_fused_epochs_use_public_calls_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = train(rows, {}, ROWS, LABELS, 8, 1, share=False)
+    for each in CAPABILITIES:
+        if each.for_speed:
+            monkeypatch.setattr(each, "_test", lambda: pytest.fail("a private name is used"))
+            monkeypatch.setattr(each, "_is_tested", False)
+    data = prepare_data(((ROWS[:22], LABELS[:22]), (ROWS[28:], LABELS[28:])))
+    with public_calls_only(), session(1):
+        model, history = rows(), keras.callbacks.History()
+        assert make_model_key(model, []) is None
+        runner = choose_runner(model, data, {"batch_size": 8}, 1, [history])
+        assert runner.name == "fused"
+        runner.run(0, 2, [history])
+        variables = [np.array(variable) for variable in (*model.variables, *model.optimizer.variables)]
+    assert_equal((history.history, variables), fitted)
 
 
 def test_a_model_that_cannot_share_trains_by_a_graph_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from search.worker.data.arrays import Split
 from search.worker.runners.dynamic_sizes import DynamicSizes
 from search.worker.runners.fit import TrainingPlan
-from search.worker.runners.fused import Loops, copy_to_device, epoch_logs, has_own_steps
+from search.worker.runners.fused import Loops, copy_to_device, create_metric_variables, epoch_logs, has_own_steps
 from search.worker.runners.model_key import ModelKey
 
 __all__ = ["make_loops", "make_shared_graph"]
@@ -45,14 +45,24 @@ class _SharedGraph:
     Steps are functions of all variables' values, so no model owns them.
     """
 
+    is_loaded = False
+
     def __init__(self, model: Any) -> None:
+        self._step = model.train_step
         own_logs = has_own_steps(model)
         make = epoch_function_class()
         self.train: EpochFunction = make(model.train_step, own_logs)
         self.validate: EpochFunction = make(model.test_step, own_logs)
 
-    def loops_for(self, model: Any, plan: TrainingPlan, dynamic_sizes: DynamicSizes | None = None) -> Loops:
+    def loops_for(self, model: Any, plan: TrainingPlan, dynamic_sizes: DynamicSizes | None = None) -> _Loops:
         return _Loops(self, model, plan)
+
+    def trains_like(self, model: Any, plan: TrainingPlan, dynamic_sizes: DynamicSizes) -> bool:
+        """Compare the programs of both steps. Equal ones give equal results, and to compile a step takes seconds."""
+        batch = keras.tree.map_structure(lambda array: array[: plan.batch_size], plan.arrays.step_data)
+        state = _values(self.loops_for(model, plan).variables)
+        graph, own = (jax.jit(step).lower(state, batch).as_text() for step in (self._step, model.train_step))
+        return bool(graph == own)
 
 
 class _Loops:
@@ -60,14 +70,15 @@ class _Loops:
 
     def __init__(self, graph: _SharedGraph, model: Any, plan: TrainingPlan) -> None:
         self._graph, self._model, self._plan = graph, model, plan
-        # As in `fit`: before that call metrics have no variables.
-        model._symbolic_build(data_batch=plan.arrays.take(slice(plan.batch_size)))
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        create_metric_variables(model, plan.arrays.step_spec)
 
     def prepare(self) -> None:
         pass  # the first call compiles
 
     def train(self, order: Any) -> dict[str, Any]:
-        plan, variables = self._plan, self._variables(self._model.optimizer.variables)
+        plan, variables = self._plan, self.variables
         self._graph.train.prepare(variables, plan.arrays, plan.batch_size)
         if plan.validation is not None:
             # Validation is needed next, and is compiled beside the training.
@@ -83,6 +94,11 @@ class _Loops:
     def _validation(self) -> Split:
         assert isinstance(self._plan.validation, Split), "streams are not fused"
         return self._plan.validation
+
+    @property
+    def variables(self) -> Variables:
+        """The variables of a training step."""
+        return self._variables(self._model.optimizer.variables)
 
     def _variables(self, *more: Sequence[Any]) -> Variables:
         model = self._model

@@ -16,11 +16,14 @@ import tensorflow as tf
 from search.worker.data.arrays import Split
 from search.worker.runners.dynamic_sizes import DynamicSizes
 from search.worker.runners.fit import TrainingPlan
-from search.worker.runners.fused import Loops, copy_to_device, epoch_logs, has_own_steps
+from search.worker.runners.fused import Loops, copy_to_device, create_metric_variables, epoch_logs, has_own_steps
 from search.worker.runners.model_key import ModelKey
+from search.worker.runners.tensorflow.comparison import MAX_SAMPLES, trains_alike
 from search.worker.runners.tensorflow.graph_files import load_functions, save_functions
 from search.worker.runners.tensorflow.grappler import light_grappler
+from search.worker.runners.tensorflow.internals import expect_retracing
 from search.worker.runners.tensorflow.optimizer_updates import repeated_updates
+from search.worker.runners.tensorflow.placeholders import Placeholders
 
 __all__ = ["make_loops", "make_shared_graph"]
 
@@ -47,12 +50,11 @@ class _Loops:
 
     def __init__(self, plan: TrainingPlan, train: Any, validate: Any, attach: Callable[[], None] | None = None) -> None:
         self._train, self._validate, self._attach = train, validate, attach
-        self._samples = plan.arrays.samples
         self._batch_size = tf.constant(plan.batch_size)
         self._validation_batch_size = tf.constant(plan.validation_batch_size)
 
     def prepare(self) -> None:
-        order, size = tf.TensorSpec((self._samples,), tf.int64), tf.TensorSpec((), tf.int32)
+        order, size = tf.TensorSpec((None,), tf.int64), tf.TensorSpec((), tf.int32)
         for function, arguments in ((self._train, (order, size)), (self._validate, (size,))):
             if hasattr(function, "get_concrete_function"):  # else it is traced
                 function.get_concrete_function(*arguments)
@@ -79,9 +81,6 @@ class _SharedGraph:
     """
 
     def __init__(self, model: Any, plan: TrainingPlan, model_key: ModelKey) -> None:
-        # Placeholders need Keras's internals. If a version has others, the import fails: each model has its own graph.
-        from search.worker.runners.tensorflow.placeholders import Placeholders
-
         _create_variables(model, plan)
         self._placeholders = Placeholders(model, model_key.dynamic_sizes)
         splits = {"train": plan.arrays}
@@ -92,6 +91,7 @@ class _SharedGraph:
         shapes = keras.tree.map_structure(lambda array: (array.shape, array.dtype), data)
         key = model_key.description, repr(shapes)
         functions = load_functions(key, known)
+        self.is_loaded = functions is not None
         if functions is None:
             with (
                 self._placeholders.substituted_in(model, model_key.dynamic_sizes),
@@ -105,12 +105,29 @@ class _SharedGraph:
         train, validate = self._functions["train"], self._functions.get("validate")
         return _Loops(plan, train, validate, attach=lambda: self._placeholders.attach(model, dynamic_sizes))
 
+    def trains_like(self, model: Any, plan: TrainingPlan, dynamic_sizes: DynamicSizes) -> bool:
+        _create_variables(model, plan)
+        samples = tf.range(min(plan.arrays.samples, plan.batch_size, MAX_SAMPLES), dtype=tf.int64)
+        data = copy_to_device(plan.arrays.step_data, _tensor)
+        batch = keras.tree.map_structure(lambda array: tf.gather(array, samples), data)
+
+        def train_by_graph() -> None:
+            self._placeholders.attach(model, dynamic_sizes)
+            with light_grappler():
+                self._functions["train"](samples, tf.size(samples))
+
+        def train_by_step() -> None:
+            self._placeholders.detach(model)
+            model.train_step(batch)
+
+        return trains_alike(model, train_by_graph, train_by_step)
+
 
 def _concrete_functions(model: Any, plan: TrainingPlan) -> dict[str, Any]:
     """Trace the functions of a model."""
     size = tf.TensorSpec((), tf.int32)
     train, validate = _epoch_functions(model, plan)
-    traced = {"train": train.get_concrete_function(tf.TensorSpec((plan.arrays.samples,), tf.int64), size)}
+    traced = {"train": train.get_concrete_function(tf.TensorSpec((None,), tf.int64), size)}
     if validate is not None:
         traced["validate"] = validate.get_concrete_function(size)
     return traced
@@ -125,17 +142,8 @@ def _create_variables(model: Any, plan: TrainingPlan) -> None:
         model.optimizer.build(model.trainable_variables)
     if has_own_steps(model):
         return
-    batch = plan.arrays.step_spec
-    _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    outputs = getattr(model, "outputs", None)  # of a functional or sequential model
-    if outputs is None or len(outputs) != 1 or y is None or keras.tree.is_nested(y):
-        with suppress(Exception):  # unusable data raise again in training
-            model._symbolic_build(data_batch=batch)
-        return
-    # The same for one output, in a tenth of the time.
-    for part in (model._compile_metrics, model._compile_loss):
-        if part is not None and not part.built:
-            part.build(y, outputs[0])
+    with suppress(Exception):  # unusable data raise again in training
+        create_metric_variables(model, plan.arrays.step_spec)
 
 
 def _epoch_functions(model: Any, plan: TrainingPlan) -> tuple[Any, Any]:
@@ -155,7 +163,7 @@ def _training_function(model: Any, split: Split) -> Any:
             indices = order[begin:end]
             return step(keras.tree.map_structure(lambda array: tf.gather(array, indices), data))
 
-        return _loop(model, run_step, split.samples, batch_size)
+        return _loop(model, run_step, tf.shape(order)[0], batch_size)
 
     return _function(run)
 
@@ -180,9 +188,7 @@ def _compiled(model: Any, step: Any) -> Any:
 
 
 def _function(run: Any) -> Any:
-    function = tf.function(run, autograph=False)
-    function._omit_frequent_tracing_warning = True  # each model has one of this name
-    return function
+    return expect_retracing(tf.function(run, autograph=False))
 
 
 def _loop(model: Any, run_step: Any, samples: int, batch_size: Any) -> Any:
@@ -190,6 +196,7 @@ def _loop(model: Any, run_step: Any, samples: int, batch_size: Any) -> Any:
 
     Args:
         run_step: a function (index of the batch's first sample, index after its last) → logs.
+        samples: their number; a tensor if it is dynamic.
     """
     steps = -(-samples // batch_size)
     # A step's own logs count only for the last batch. That step is traced once more, after the loop.

@@ -21,7 +21,8 @@ from typing import Any
 
 import keras
 from tensorflow.core.framework.function_pb2 import FunctionDefLibrary
-from tensorflow.python.eager import context
+
+from search.worker.runners.tensorflow.internals import call_function, register_function, unregister_function
 
 __all__ = ["load_functions", "registered_functions", "save_functions", "set_graph_folder"]
 
@@ -129,16 +130,15 @@ class _Library:
 
     def __init__(self, library: str) -> None:
         definitions = FunctionDefLibrary.FromString(base64.b64decode(library)).function
-        runtime = context.context()
         for definition in definitions:
-            runtime.add_function_def(definition)
+            register_function(definition)
         self.names = [definition.signature.name for definition in definitions]
-        weakref.finalize(self, _unregister, runtime, self.names).atexit = False
+        weakref.finalize(self, _unregister, self.names).atexit = False
 
 
-def _unregister(runtime: Any, names: Iterable[str]) -> None:
+def _unregister(names: Iterable[str]) -> None:
     for name in names:
-        runtime.remove_function(name)
+        unregister_function(name)
 
 
 _libraries: weakref.WeakValueDictionary[str, _Library] = weakref.WeakValueDictionary()
@@ -178,5 +178,5 @@ class _Function:
     count: int
 
     def __call__(self, *arguments: Any) -> Any:
-        tensors = context.context().call_function(self.name, [*arguments, *self.captured], self.count)
+        tensors = call_function(self.name, [*arguments, *self.captured], self.count)
         return keras.tree.map_structure(tensors.__getitem__, self.outputs)

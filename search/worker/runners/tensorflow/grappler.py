@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
-from tensorflow.python.eager import context
+
+from search.worker.runners.tensorflow.internals import function_options, graph_options
 
 __all__ = ["light_grappler"]
 
@@ -22,18 +22,11 @@ __all__ = ["light_grappler"]
 @contextmanager
 def light_grappler() -> Iterator[None]:
     """Have Grappler go once, and lightly, over functions first called within. With GPUs nothing changes."""
-    if tf.config.list_logical_devices("GPU"):
+    if tf.config.list_logical_devices("GPU") or not graph_options.works:
         yield
         return
-    runtime = context.context()
-    before = runtime.function_call_options
-    config = ConfigProto.FromString(before.config_proto_serialized)
-    _set_light_options(config.graph_options.rewrite_options)
-    runtime.function_call_options = context.FunctionCallOptions(before.executor_type, config)
-    try:
+    with function_options(_set_light_options):
         yield
-    finally:
-        runtime.function_call_options = before
 
 
 def _set_light_options(options: Any) -> None:

@@ -14,51 +14,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from search.worker.runners.dynamic_sizes import ELEMENTWISE_OPTIMIZERS
-
-__all__ = ["SLOT_ATTRIBUTES", "UpdateTemplate", "repeated_updates"]
-
-SLOT_ATTRIBUTES = (
-    "momentums",
-    "_accumulated_delta_vars",
-    "_accumulated_grads",
-    "_accumulators",
-    "_average_gradients",
-    "_linears",
-    "_m",
-    "_momentums",
-    "_u",
-    "_velocities",
-    "_velocity_hats",
+from search.worker.runners.tensorflow.internals import (
+    PLACE,
+    add_operation,
+    shared_slots_of,
+    slots_of,
+    traced_updates,
+    update_method,
 )
-"""Attributes in which Keras's optimizers keep slots, one for each variable."""
 
-_SHARED_ATTRIBUTES = ("_iterations", "_learning_rate", "_u_product")
-"""Attributes in which they keep one variable for all."""
-
-_UPDATE_METHOD = "_distributed_tf_update_step"
+__all__ = ["UpdateTemplate", "repeated_updates"]
 
 
 @contextmanager
 def repeated_updates(optimizer: Any) -> Iterator[None]:
-    """Have an optimizer of Keras's trace its update once for all variables. Other optimizers are left alone.
-
-    Raises:
-        Exception: of any class, if a version of TensorFlow or Keras has other internals than are used here.
-    """
+    """Have an optimizer of Keras's trace its update once for all variables. Other optimizers are left alone."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if type(optimizer) not in ELEMENTWISE_OPTIMIZERS:
+    if type(optimizer) not in ELEMENTWISE_OPTIMIZERS or not traced_updates.works:
         yield
         return
-    attributes = vars(optimizer)  # past Keras's `__setattr__`
-    attributes[_UPDATE_METHOD] = functools.partial(_update, optimizer, getattr(optimizer, _UPDATE_METHOD))
-    try:
+    with update_method(optimizer, functools.partial(functools.partial, _update, optimizer)):
         yield
-    finally:
-        del attributes[_UPDATE_METHOD]
 
 
 def _update(optimizer: Any, trace: Any, strategy: Any, pairs: Sequence[tuple[Any, Any]], learning_rate: Any) -> None:
@@ -81,16 +60,12 @@ def _update(optimizer: Any, trace: Any, strategy: Any, pairs: Sequence[tuple[Any
 
 def _variable_handles(graph: Any, optimizer: Any, variable: Any) -> list[Any]:
     """Return the handles of a variable and of its slots, as the graph captures them."""
-    index = optimizer._get_variable_index(variable)
-    slots = [getattr(optimizer, name, None) for name in SLOT_ATTRIBUTES]
-    values = [variable, *(slot[index].value for slot in slots if slot)]
-    return [graph.capture(value.handle) for value in values]
+    return [graph.capture(value.handle) for value in (variable, *slots_of(optimizer, variable))]
 
 
 def _shared_handles(graph: Any, optimizer: Any) -> list[Any]:
     """Return the handles of the optimizer's variables that serve all, as the graph captures them."""
-    variables = [getattr(optimizer, name, None) for name in _SHARED_ATTRIBUTES]
-    return [graph.capture(variable.value.handle) for variable in variables if isinstance(variable, keras.Variable)]
+    return [graph.capture(value.handle) for value in shared_slots_of(optimizer)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +100,7 @@ class UpdateTemplate:
             attributes = dict(operation.node_def.attr)
             if any(value.HasField("func") for value in attributes.values()):
                 return None
-            attributes.pop("_class", None)  # places it with the variable
+            attributes.pop(PLACE, None)  # with the variable
             dependent.update(tensor.name for tensor in operation.outputs)
             repeated.append((operation, attributes))
         return cls(graph, [tensor.name for tensor in own], repeated)
@@ -141,12 +116,7 @@ class UpdateTemplate:
         for operation, attributes in self.operations:
             after = [copies.get(other.name, other) for other in operation.control_inputs]
             with self.graph.control_dependencies(after):
-                copy = self.graph._create_op_internal(
-                    operation.type,
-                    [tensors.get(tensor.name, tensor) for tensor in operation.inputs],
-                    [tensor.dtype for tensor in operation.outputs],
-                    attrs=attributes,
-                    op_def=operation.op_def,
-                )
+                inputs = [tensors.get(tensor.name, tensor) for tensor in operation.inputs]
+                copy = add_operation(self.graph, operation, inputs, attributes)
             copies[operation.name] = copy
             tensors.update((old.name, new) for old, new in zip(operation.outputs, copy.outputs, strict=True))

@@ -18,12 +18,20 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend.tensorflow import numpy as keras_numpy
-from keras.src.backend.tensorflow import random as keras_random
 
 from search.worker.runners.dynamic_sizes import DynamicScalar, DynamicSizes
+from search.worker.runners.tensorflow.internals import (
+    index_slots,
+    own_operations,
+    replace_attribute,
+    replace_operations,
+    replace_slot_indices,
+    replace_variable,
+    seeds_of,
+    set_value,
+)
 
-__all__ = ["Placeholders"]
+__all__ = ["Placeholders", "variables_of"]
 
 
 class Placeholders:
@@ -42,7 +50,7 @@ class Placeholders:
                 dtype=variable.value.dtype,
                 trainable=variable.trainable,
             )
-            for variable in _variables_of(model)
+            for variable in variables_of(model)
         ]
         self._scalars = [_ScalarPlaceholder(scalar) for scalar in dynamic_sizes.scalars]
         # The attached model's variables, each with its own `tf.Variable`, which is given back. A new one would cost
@@ -59,17 +67,15 @@ class Placeholders:
     def substituted_in(self, model: Any, dynamic_sizes: DynamicSizes) -> Iterator[None]:
         """Trace within this context: all that reads the model meets placeholders. Afterwards the model is restored."""
         with ExitStack() as restored:
-            for variable, placeholder in zip(_variables_of(model), self._variables, strict=True):
-                _replace_attribute(restored, variable, "_value", placeholder)
-                _replace_attribute(restored, variable, "_shape", dynamic_sizes.shape(variable))
-            _replace_attribute(restored, model.optimizer, "_trainable_variables_indices", {})
-            _index_slots(model.optimizer)
+            for variable, placeholder in zip(variables_of(model), self._variables, strict=True):
+                replace_variable(restored, variable, placeholder, dynamic_sizes.shape(variable))
+            replace_slot_indices(restored, model.optimizer)
             for width in dynamic_sizes.widths:
-                _replace_attribute(restored, width.owner, width.name, -1)  # a reshape infers it
+                replace_attribute(restored, width.owner, width.name, -1)  # a reshape infers it
             for scalar, placeholder in zip(dynamic_sizes.scalars, self._scalars, strict=True):
-                _replace_attribute(restored, scalar.owner, scalar.name, placeholder.attribute)
-            _replace_attribute(restored, keras_numpy, "add", _add)
-            _replace_attribute(restored, keras_random, "dropout", _dropout)
+                replace_attribute(restored, scalar.owner, scalar.name, placeholder.attribute)
+            operations = _Operations()
+            replace_operations(restored, add=operations.add, dropout=operations.dropout)
             yield
 
     def attach(self, model: Any, dynamic_sizes: DynamicSizes) -> None:
@@ -83,47 +89,36 @@ class Placeholders:
         if _attached.get(model) is self:
             return
         for other in list(self._replaced):
-            self._detach(other)
+            self.detach(other)
         if (previous := _attached.get(model)) is not None:
-            previous._detach(model)
-        variables = _variables_of(model)
+            previous.detach(model)
+        variables = variables_of(model)
         self._replaced[model] = [(variable, variable.value) for variable in variables]
         for variable, placeholder in zip(variables, self._variables, strict=True):
             placeholder.assign(variable.value)
-            variable._value = placeholder
-        _index_slots(model.optimizer)
+            set_value(variable, placeholder)
+        index_slots(model.optimizer)
         for placeholder, scalar in zip(self._scalars, dynamic_sizes.scalars, strict=True):
             placeholder.assign(scalar.value)
         _attached[model] = self
 
-    def _detach(self, model: Any) -> None:
+    def detach(self, model: Any) -> None:
+        """Give a model that has the placeholders its own variables back, with the placeholders' values."""
         del _attached[model]
         for (variable, own), placeholder in zip(self._replaced.pop(model), self._variables, strict=True):
             own.assign(placeholder)
-            variable._value = own
-        _index_slots(model.optimizer)
+            set_value(variable, own)
+        index_slots(model.optimizer)
 
 
 _attached: weakref.WeakKeyDictionary[Any, Placeholders] = weakref.WeakKeyDictionary()
 """The placeholders that a model has as its variables."""
 
 
-def _variables_of(model: Any) -> list[Any]:
+def variables_of(model: Any) -> list[Any]:
     """Return all variables that training changes, each once: of the model, of its metrics and of its optimizer."""
     found = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
     return list({id(variable): variable for variable in found}.values())
-
-
-def _index_slots(optimizer: Any) -> None:
-    """Tell an optimizer which of its slots belong to which variable: it finds them by the variables' addresses."""
-    variables = optimizer._trainable_variables
-    optimizer._trainable_variables_indices = {optimizer._var_key(each): i for i, each in enumerate(variables)}
-
-
-def _replace_attribute(restored: ExitStack, owner: Any, name: str, value: Any) -> None:
-    attributes = vars(owner)  # past Keras's `__setattr__`
-    restored.callback(attributes.__setitem__, name, attributes[name])
-    attributes[name] = value
 
 
 class _ScalarPlaceholder:
@@ -165,31 +160,31 @@ class _DynamicRate(float):
 
 # Keras's operations on dynamic sizes and scalars ----------------------------------------------------------------------
 
-_keras_add = keras_numpy.add
-_keras_dropout = keras_random.dropout
 
+class _Operations:
+    """Keras's `add` and `dropout`, which also take dynamic sizes and scalars."""
 
-@functools.cache
-def _uses_bias_add() -> bool:
-    """Return whether this version of Keras recognizes a bias by its size, and adds it by TensorFlow's `BiasAdd`."""
-    with tf.Graph().as_default():
-        added = _keras_add(*(tf.compat.v1.placeholder(tf.float32, shape) for shape in ((None, 2), (2,))))
-        return bool(added.op.type == "BiasAdd")
+    def __init__(self) -> None:
+        self._add, self._dropout = own_operations()
 
+    @functools.cached_property
+    def _uses_bias_add(self) -> bool:
+        """Whether this version of Keras recognizes a bias by its size, and adds it by TensorFlow's `BiasAdd`."""
+        with tf.Graph().as_default():
+            added = self._add(*(tf.compat.v1.placeholder(tf.float32, shape) for shape in ((None, 2), (2,))))
+            return bool(added.op.type == "BiasAdd")
 
-def _add(x1: Any, x2: Any) -> Any:
-    """Add as Keras's `add` does for static sizes: a bias by `BiasAdd`."""
-    one, bias = (tuple(getattr(x, "shape", ())) for x in (x1, x2))
-    is_bias = len(bias) > 0 and bias[-1] is None and all(size == 1 for size in bias[:-1])
-    if len(one) > 1 and one[-1] is None and is_bias and _uses_bias_add():
-        return tf.nn.bias_add(tf.convert_to_tensor(x1), tf.reshape(x2, [-1]))
-    return _keras_add(x1, x2)
+    def add(self, x1: Any, x2: Any) -> Any:
+        """Add as Keras's `add` does for static sizes: a bias by `BiasAdd`."""
+        one, bias = (tuple(getattr(x, "shape", ())) for x in (x1, x2))
+        is_bias = len(bias) > 0 and bias[-1] is None and all(size == 1 for size in bias[:-1])
+        if len(one) > 1 and one[-1] is None and is_bias and self._uses_bias_add:
+            return tf.nn.bias_add(tf.convert_to_tensor(x1), tf.reshape(x2, [-1]))
+        return self._add(x1, x2)
 
-
-def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) -> Any:
-    """Drop out as Keras's `dropout` does for a constant rate: by a multiplication. By a tensor it would divide."""
-    if not isinstance(rate, _DynamicRate):
-        return _keras_dropout(inputs, rate, noise_shape, seed)
-    seeds = keras_random._cast_seed(keras_random.draw_seed(seed))
-    random = tf.random.stateless_uniform(tf.shape(inputs), seeds, dtype=inputs.dtype, alg="auto_select")
-    return tf.where(random >= rate.variable, inputs * rate.scale, tf.zeros([], inputs.dtype))
+    def dropout(self, inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) -> Any:
+        """Drop out as Keras's `dropout` does for a constant rate: by a multiplication. By a tensor it would divide."""
+        if not isinstance(rate, _DynamicRate):
+            return self._dropout(inputs, rate, noise_shape, seed)
+        random = tf.random.stateless_uniform(tf.shape(inputs), seeds_of(seed), dtype=inputs.dtype, alg="auto_select")
+        return tf.where(random >= rate.variable, inputs * rate.scale, tf.zeros([], inputs.dtype))

@@ -14,7 +14,7 @@ from search.worker.data.arrays import prepare_data
 from search.worker.keras_session import session
 from search.worker.runners.choose import choose_runner
 from search.worker.runners.graph_cache import cached_graphs, clear_graph_cache, make_model_key
-from search.worker.runners.tensorflow import optimizer_updates
+from search.worker.runners.tensorflow import internals
 from search.worker.runners.tensorflow.optimizer_updates import UpdateTemplate, repeated_updates
 
 RNG = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def test_variables_equal_those_of_fit(make: Make, repeated: list[Any]) -> None:
 def test_an_optimizer_with_unknown_slots_is_traced_as_it_is(
     repeated: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimizer_updates, "SLOT_ATTRIBUTES", ("_momentums",))
+    monkeypatch.setattr(internals, "SLOT_ATTRIBUTES", ("_momentums",))
     trained = train(optimizers.Adam, fuse=True)
     assert not repeated
     assert equal(trained, train(optimizers.Adam, fuse=False))
