@@ -121,7 +121,7 @@ class Optuna:
 
     # Queries --------------------------------------------------------------------------------------------------------
 
-    def ask(self, *, new: bool) -> Suggestion | Wait | Done:
+    def ask(self, *, new: bool, child: bool) -> Suggestion | Wait | Done:
         """Return a new trial, to be trained for `max_epochs` unless the pruner stops it."""
         if new:
             return Suggestion(None, 0, self._max_epochs, judged=not isinstance(self.pruner, NopPruner))

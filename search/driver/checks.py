@@ -120,7 +120,7 @@ def check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None
 
 def _rehearse(backend: BackEnd, parameters: tuple[Parameter, ...]) -> None:
     """Play a trial of one epoch: wrong arguments of a sampler show at its first question."""
-    suggestion = backend.ask(new=True)
+    suggestion = backend.ask(new=True, child=True)
     assert isinstance(suggestion, Suggestion), "a new back end has something to suggest"
     first, last, judged = suggestion.from_epoch, suggestion.to_epoch, suggestion.judged
     backend.apply(SegmentRequested(0, first, last, suggestion.bracket, suggestion.rung, judged, seed=0))

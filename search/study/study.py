@@ -39,7 +39,7 @@ from search.study.records import (
     TrialEnded,
     TrialImported,
 )
-from search.study.trial import Objective, State, derive_seed
+from search.study.trial import Objective, Parent, State, derive_seed
 
 
 @dataclass(slots=True)
@@ -51,6 +51,7 @@ class Execution:
             trained twice, the first record stays.
         objective, best_epoch: the best value so far and its 1-based epoch; None before there is one.
         checkpoint: the last epoch whose state is on disk, 0 for none.
+        begins_after: the epoch of the parent's that the curve continues, 0 without a parent.
         saved_epoch: the epoch of the best weights on disk.
         exhausted: a callback of the user's ended the training, so there are no more epochs.
     """
@@ -61,16 +62,28 @@ class Execution:
     checkpoint: int = 0
     saved_epoch: int | None = None
     exhausted: bool = False
+    begins_after: int = 0
+
+    @classmethod
+    def after(cls, epoch: int) -> Execution:
+        """Return a new execution that continues a parent's after `epoch`, whose state is on disk."""
+        return cls(checkpoint=epoch, begins_after=epoch)
 
     @property
     def epochs(self) -> int:
-        """Epochs trained so far, each counted once."""
-        return self.curve[-1].epoch if self.curve else 0
+        """Epochs trained so far, each counted once; those of a parent count, too."""
+        return self.curve[-1].epoch if self.curve else self.begins_after
+
+    @property
+    def own_epochs(self) -> int:
+        """`epochs` without those of a parent."""
+        return self.epochs - self.begins_after
 
     def find(self, epoch: int) -> EpochDone | None:
         """Return the record of `epoch` (1-based), or None if there is none."""
-        if 0 < epoch <= len(self.curve) and self.curve[epoch - 1].epoch == epoch:
-            return self.curve[epoch - 1]
+        place = epoch - self.begins_after - 1
+        if 0 <= place < len(self.curve) and self.curve[place].epoch == epoch:
+            return self.curve[place]
         return next((record for record in self.curve if record.epoch == epoch), None)
 
 
@@ -84,6 +97,7 @@ class Trial:
         phase: the number of the back end phase that asked for the trial.
         from_epoch, to_epoch: the last suggestion; `open` until the back end is told its result.
         initial_values: the values that the user wants tried, by name.
+        parent: the trial with whose state this one began, or None.
         slot: the slot of the running segment, or None.
         planned: the number of executions that the trial shall have.
         executions: the executions begun so far.
@@ -140,6 +154,7 @@ class Trial:
     began_at: float | None = None
     ended_at: float | None = None
     tested: Tested | None = None
+    parent: Parent | None = None
 
     @property
     def curve(self) -> list[EpochDone]:
@@ -148,7 +163,7 @@ class Trial:
 
     @property
     def epochs(self) -> int:
-        """Epochs of the first execution so far, each counted once."""
+        """Epochs of the first execution so far, each counted once; those of a parent count, too."""
         return self.executions[0].epochs
 
     @property
@@ -178,7 +193,7 @@ class Trial:
     def execution(self, number: int) -> Execution:
         """Return execution `number`; it begins here if it is new."""
         while len(self.executions) <= number:
-            self.executions.append(Execution())
+            self.executions.append(Execution.after(self.parent.epoch(len(self.executions)) if self.parent else 0))
         return self.executions[number]
 
     @property
@@ -399,8 +414,10 @@ class Study:
         trial = Trial(record.number, seed=0, phase=-1, params=dict(record.params), parameters=list(record.parameters))
         name = self.objective.name
         execution = trial.executions[0]
+        execution.begins_after = record.begins_after
         execution.curve = [
-            EpochDone(record.number, 0, e, {name: value}, 0.0) for e, value in enumerate(record.curve, 1)
+            EpochDone(record.number, 0, epoch, {name: value}, 0.0)
+            for epoch, value in enumerate(record.curve, record.begins_after + 1)
         ]
         execution.objective = trial.objective = self.objective.best(record.curve)
         execution.exhausted = record.stopped_by_callback
@@ -413,6 +430,10 @@ class Study:
         if trial is None:
             trial = self.trials[record.trial] = Trial(record.trial, record.seed, self.phase, began_at=time)
             trial.initial_values = record.initial_values
+            if record.parent is not None:
+                epochs = tuple(execution.epochs for execution in self.trials[record.parent].executions)
+                trial.parent = Parent(record.parent, epochs, record.values)
+                trial.executions = [Execution.after(trial.parent.epoch(0))]
         trial.from_epoch, trial.to_epoch = record.from_epoch, record.to_epoch
         trial.bracket, trial.rung, trial.judged = record.bracket, record.rung, record.judged
         trial.planned = max(record.executions, len(trial.executions))

@@ -547,12 +547,12 @@ class Ledger:
         if record.reason == "the time is up":
             assert self.limits.timeout is not None
             assert self._before >= self.limits.timeout
-        if record.complete and "epochs is trained" not in record.reason and "target" not in record.reason:
+        if record.complete and " is trained" not in record.reason and "target" not in record.reason:
             for trial in self.trials.values():
                 assert trial.ended is not None, "a trial was lost"
             if self._plan is not None:
                 self._check_brackets()
-        if "epochs is trained" in record.reason:
+        if " is trained" in record.reason:
             assert self.limits.max_total_epochs is not None
             assert self.epochs >= self.limits.max_total_epochs  # more if this process has a lower limit
 
@@ -892,7 +892,7 @@ class Search(RuleBasedStateMachine):
             assert repr(attrgetter(part)(controller)) == repr(attrgetter(part)(search.controller)), part
         one, other = made[-1], self.made[-1]
         for new in (True, False):
-            assert one.ask(new=new) == other.ask(new=new)
+            assert one.ask(new=new, child=new) == other.ask(new=new, child=new)
         for trial in live.trials.values():
             if not trial.open or trial.phase < live.phase:
                 continue
