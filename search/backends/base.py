@@ -219,7 +219,10 @@ def values_in_space(trial: Trial, parameters: Sequence[Parameter]) -> list[tuple
 
 
 def running_best(trial: Trial, objective: Objective) -> list[float | None]:
-    """Return the best value of `trial` so far after each of its epochs; None before the first finite value."""
+    """Return the best value of `trial` so far after each epoch from the first; None before its first finite value.
+
+    A trial that continued another one has no value at its parent's epochs: it says nothing of its values after these.
+    """
     best: float | None = None
     found: list[float | None] = []
     for epoch in trial.curve:

@@ -100,4 +100,5 @@ def _imported(source: Study, trial: Trial) -> TrialImported:
         curve=tuple(curve),
         state="failed" if trial.failed else trial.state,
         stopped_by_callback=trial.exhausted,
+        begins_after=trial.executions[0].begins_after,
     )

@@ -206,7 +206,8 @@ class _SimulatedSegment:
             return
         saved = self._disk.get((inherited_folder(self._segment.folder), parent.execution))
         if saved is None or saved.epoch != parent.epoch or (saved.owner is not None and saved.owner[0] != parent.seed):
-            raise _Refused(f"trial {self._segment.trial} continues trial {parent.trial}, whose state is gone")
+            claim = f"trial {self._segment.trial} cannot continue trial {parent.trial} after epoch {parent.epoch}"
+            raise _Refused(f"{claim}: there is no such state")
         values = saved.owner[1] if saved.owner is not None else {}
         self.run.ancestors = (*saved.ancestors, (parent.epoch, values))
 

@@ -118,7 +118,7 @@ def test_a_child_whose_parents_state_is_gone_fails_with_one_line() -> None:
     search.executor.hand_on = lambda *_, **__: None  # type: ignore[method-assign]
     search.run()
     failed = {trial.error for trial in search.trials if trial.ended == "failed"}
-    assert any("trial 3 continues trial" in str(error) for error in failed), failed
+    assert any("trial 3 cannot continue trial" in str(error) for error in failed), failed
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
