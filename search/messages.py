@@ -36,6 +36,21 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Inherited:
+    """The state that a trial's training begins with: that of its parent `trial` after `epoch`.
+
+    Attributes:
+        execution: of the parent; names the file in the trial's own folder.
+        seed: the training seed of that execution.
+    """
+
+    trial: int
+    epoch: int
+    execution: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """Train `trial` from the end of epoch `from_epoch` to the end of `to_epoch`.
 
@@ -51,6 +66,7 @@ class Segment:
         max_weights: the most weights that a model may have, or None.
         data: the folder in which the probe has put the arrays that all workers share, or None.
         cached_trials: trials whose models stay cached in this worker, as it may be asked to train them further.
+        inherited: the state that the trial's training begins with, None for a new one.
     """
 
     trial: int
@@ -70,6 +86,12 @@ class Segment:
     max_weights: int | None = None
     data: str | None = None
     cached_trials: tuple[int, ...] = ()
+    inherited: Inherited | None = None
+
+    @property
+    def begins_after(self) -> int:
+        """The epoch before the first one of the trial's own."""
+        return 0 if self.inherited is None else self.inherited.epoch
 
     def check_size(self, weight_count: int) -> None:
         """Raise Infeasible if a model of `weight_count` weights, not trained yet, is too large."""

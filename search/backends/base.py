@@ -32,6 +32,14 @@ class BackEnd(Protocol):
     end sees the records of its own phase. Trials of earlier phases, and trials imported from other studies, come
     through `learn`.
 
+    A new trial may continue another one with other hyperparameters: `Suggestion(None, 4, 8, parent=3,
+    values={"rate": 0.01})` begins with the weights and the optimizer's state that trial 3 has after epoch 4, its last.
+    Its other values are the parent's. It asks `suggest` only for parameters that the parent lacks, and for a value that
+    a parameter's range no longer has. Its curve begins at epoch 5, its score is the best of its own epochs, and it may
+    have an explored configuration. A parent is a trial of this phase whose last suggestion was fulfilled, and which
+    this back end has not given up; a callback of the user's may have ended it. It may be continued, be a parent again,
+    or be given up at once, all without an effect on the child.
+
     `search.testing.BackEndContract` tests all of this. Subclass it, and return your back end from its `make`.
 
     A back end of another package is a class whose constructor takes the objective and the study's seed. Of the options
@@ -53,7 +61,7 @@ class BackEnd(Protocol):
                     self._seed = seed
                     self._open: set[int] = set()
 
-                def ask(self, *, new: bool) -> Suggestion | Wait | Done:
+                def ask(self, *, new: bool, child: bool) -> Suggestion | Wait | Done:
                     if new:
                         return Suggestion(trial=None, from_epoch=0, to_epoch=9)
                     return Wait() if self._open else Done()
@@ -78,7 +86,7 @@ class BackEnd(Protocol):
 
         The calls for its first trial, whose model has one parameter, `units`, in order::
 
-            ask(new=True)                                            # Suggestion(None, 0, 9): a new trial
+            ask(new=True, child=True)                                # Suggestion(None, 0, 9): a new trial
             apply(SegmentRequested(trial=0, to_epoch=9, ...))        # the controller has numbered it
             apply(SegmentStarted(trial=0, slot=2, ...))
             suggest(0, units)                                        # Draw(48): the model factory asks for `units`
@@ -96,7 +104,7 @@ class BackEnd(Protocol):
 
     protocol: int
 
-    def ask(self, *, new: bool) -> Suggestion | Wait | Done:
+    def ask(self, *, new: bool, child: bool) -> Suggestion | Wait | Done:
         """Return the next training, or why there is none.
 
         The controller asks whenever a slot is free. It numbers a new trial, and journals the suggestion as
@@ -105,11 +113,13 @@ class BackEnd(Protocol):
         Args:
             new: whether a new trial may be suggested. False if the budget of trials is spent or every configuration
                 of the space was tried.
+            child: whether a new trial with a parent may be suggested. False if the budget of trials is spent. Back
+                ends that name no parents need not look at it.
 
         Returns:
             A `Suggestion` to train a new trial (`trial=None`, from epoch 0), or to train further a trial whose last
             suggestion was fulfilled. `Wait` if the next suggestion depends on trials that are being trained. `Done` if
-            there is nothing left to train.
+            there is nothing left to train. A wrong suggestion ends the search with exit code 2.
         """
 
     def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
@@ -216,7 +226,10 @@ def values_in_space(trial: Trial, parameters: Sequence[Parameter]) -> list[tuple
 
 
 def running_best(trial: Trial, objective: Objective) -> list[float | None]:
-    """Return the best value of `trial` so far after each of its epochs; None before the first finite value."""
+    """Return the best value of `trial` so far after each epoch from the first; None before its first finite value.
+
+    A trial that continued another one has no value at its parent's epochs: it says nothing of its values after these.
+    """
     best: float | None = None
     found: list[float | None] = []
     for epoch in trial.curve:

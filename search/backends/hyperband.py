@@ -162,7 +162,7 @@ class Hyperband:
             budgets = sorted({rung.epochs for bracket in self._plan.brackets for rung in bracket.rungs})
             self._model = RungModel(objective, seed, sampler, budgets, parameters)
 
-    def ask(self, *, new: bool) -> Suggestion | Wait | Done:
+    def ask(self, *, new: bool, child: bool) -> Suggestion | Wait | Done:
         """Return the first promotion there is, else a new trial for the last open bracket or the next one."""
         if promotion := self._next_promotion(new):
             return promotion

@@ -104,7 +104,7 @@ class Optuna:
 
     # Queries --------------------------------------------------------------------------------------------------------
 
-    def ask(self, *, new: bool) -> Suggestion | Wait | Done:
+    def ask(self, *, new: bool, child: bool) -> Suggestion | Wait | Done:
         """Return a new trial, to be trained for `max_epochs` unless the pruner stops it."""
         if new:
             return Suggestion(None, 0, self._max_epochs, judged=not isinstance(self.pruner, NopPruner))
@@ -161,7 +161,7 @@ class Optuna:
 
         A trial that was trained for `max_epochs`, or ended by a callback of its own, is complete with its best value up
         to there. A trial that was trained for less is pruned there, with its curve. A failed one is complete with the
-        worst value.
+        worst value. A trial that continued another one has the values of its own epochs.
         """
         for trial in trials:
             values = values_in_space(trial, self._parameters)
@@ -169,10 +169,15 @@ class Optuna:
                 continue
             best = [self._objective.worst] if trial.worthless else running_best(trial, self._objective)
             complete = trial.worthless or trial.exhausted or trial.epochs >= self._max_epochs
-            known = [epoch.logs.get(self._objective.name) for epoch in trial.curve[: self._max_epochs]]
+            score = best[: self._max_epochs][-1]
+            if score is None:
+                continue  # it continued another trial, after more than `max_epochs`
+            known = {epoch.epoch: epoch.logs.get(self._objective.name) for epoch in trial.curve}
             self.sampler.import_trial(
                 values,
                 state=TrialState.COMPLETE if complete else TrialState.PRUNED,
-                value=best[: self._max_epochs][-1],
-                intermediate_values={epoch: value for epoch, value in enumerate(known, 1) if value is not None},
+                value=score,
+                intermediate_values={
+                    epoch: value for epoch, value in known.items() if value is not None and epoch <= self._max_epochs
+                },
             )

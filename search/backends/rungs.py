@@ -106,7 +106,10 @@ class RungModel:
                 self._note_result(record)
 
     def learn(self, trials: Sequence[Trial]) -> None:
-        """Import trials. Each counts at every budget that its epochs reached, with its best value up to there."""
+        """Import trials. Each counts at every budget that its epochs reached, with its best value up to there.
+
+        A trial that continued another one counts from its first own epoch on.
+        """
         for trial in trials:
             values = values_in_space(trial, self._parameters)
             if values is None:

@@ -45,6 +45,7 @@ def trial_row(trial: Trial, study: Study, run_id: str | None, *, alive: bool) ->
         "seconds": round(trial.seconds, 3),
         "parameters": trial.weight_count,
         "unused_initial_values": trial.unused_initial_values or None,
+        "parent": None if trial.parent is None else trial.parent.trial,
         "backend": study.phases[trial.phase].backend if 0 <= trial.phase < len(study.phases) else None,
     }
 

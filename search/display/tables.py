@@ -257,6 +257,8 @@ def trial_details(study: Study, trial: Trial, traceback: str, log_tail: str, *, 
 def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
     state = shown_state(trial, alive)
     lines = [f"trial {trial.number} of {study.name}: {state}, {_epochs_text(trial)}"]
+    if trial.parent is not None:
+        lines.append(f"continues trial {trial.parent.trial} after epoch {trial.parent.epoch(0)}")
     if trial.objective is not None:
         at = "" if trial.best_epoch is None else f" at epoch {trial.best_epoch}"
         lines.append(f"{printable(study.objective.name)} {format_objective(trial.objective)}{at}")
@@ -272,7 +274,8 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
     if trial.black_box:
         lines.append("fit: a black box; the result is what it returned, the model is as it ended")
     where = f"running in slot {trial.resources.slot}" if state == "running" else "not running"
-    repeats = 0 if trial.black_box else trial.progress.trained - sum(execution.epochs for execution in trial.executions)
+    own_epochs = sum(execution.own_epochs for execution in trial.executions)
+    repeats = 0 if trial.black_box else trial.progress.trained - own_epochs
     lines.append(
         f"worker: {where}, {pluralize(trial.progress.segments, 'segment')}, {format_seconds(trial.seconds)} of training"
         + (f", {pluralize(repeats, 'epoch')} trained again" if repeats else "")

@@ -122,7 +122,7 @@ def check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None
 
 def _rehearse(backend: BackEnd, parameters: tuple[Parameter, ...]) -> None:
     """Play a trial of one epoch: wrong arguments of a sampler show at its first question."""
-    suggestion = backend.ask(new=True)
+    suggestion = backend.ask(new=True, child=True)
     if not isinstance(suggestion, Suggestion):
         raise TypeError(f"a new back end must suggest a trial, and its ask gave {suggestion!r}")
     first, last, judged = suggestion.from_epoch, suggestion.to_epoch, suggestion.judged

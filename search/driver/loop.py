@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Protocol
 
+from search.driver.inheritance import Checkpoints, Files, hand_on
 from search.executors.base import Executor
-from search.messages import Evaluate, Evaluated, Message, Notice, Segment
+from search.messages import Evaluate, Evaluated, Inherited, Message, Notice, Segment
 from search.options import Options
 from search.scheduler.controller import Controller
 from search.scheduler.events import (
@@ -31,6 +32,7 @@ from search.study.data_changes import changed_data
 from search.study.journal import Journal
 from search.study.paths import StudyPaths
 from search.study.records import DataLoaded, Record, SearchEnded, SegmentEnded, TimedOut
+from search.study.trials import Trial
 from search.tracking.followers import Follower
 
 POLL_SECONDS = 0.1
@@ -75,6 +77,7 @@ class Driver:
         followers: are given every journal entry, and told when the disk has the entries.
         data: the folder of the arrays that workers share, if any.
         view: the display; updated about ten times a second.
+        checkpoints: those of trials, to hand on to their children.
         now: the clock, in seconds since the epoch.
     """
 
@@ -90,6 +93,7 @@ class Driver:
         followers: Sequence[Follower] = (),
         data: str | None = None,
         view: View,
+        checkpoints: Checkpoints = Files(),  # noqa: B008  # it has no state
         now: Callable[[], float] = time.time,
     ) -> None:
         self._controller = controller
@@ -101,6 +105,7 @@ class Driver:
         self._followers = followers
         self._data = data
         self._view = view
+        self._checkpoints = checkpoints
         self._say = view.say
         self._clock = now
         self._noticed: set[str] = set()
@@ -202,6 +207,8 @@ class Driver:
             for follower in self._followers:
                 follower.take(entries)
             self._announce(reaction.records)
+        for child in reaction.hand_on:
+            hand_on(self._checkpoints, child, self._controller.study, self._paths)
         for slot, instruction in reaction.instructions:
             if isinstance(instruction, StartSegment):
                 self._executor.start(slot, self._segment(slot, instruction))
@@ -241,7 +248,15 @@ class Driver:
             max_weights=self._options.max_weights,
             data=self._data,
             cached_trials=self._controller.affinity.trials_of(slot),
+            inherited=self._inherited(trial, start.execution),
         )
+
+    def _inherited(self, trial: Trial, execution: int) -> Inherited | None:
+        if trial.parent is None:
+            return None
+        parent, number = trial.parent.trial, trial.parent.execution(execution)
+        seed = self._controller.study.training_seed(parent, number)
+        return Inherited(parent, trial.parent.epoch(execution), number, seed)
 
     def _evaluation(self, evaluation: StartEvaluation) -> Evaluate:
         trial = self._controller.study.trials[evaluation.trial]

@@ -1,7 +1,8 @@
 """Retention: a study keeps the checkpoints of trials that may go on, and the weights of the best trials.
 
-A trial's checkpoint is deleted when the trial has ended. Its best weights are deleted when enough ended trials are
-better. An ended trial does not change any more, so no later ranking can bring it back.
+A trial's checkpoint is deleted when the trial has ended, and so is the one that its parent handed on to it. Its best
+weights are deleted when enough ended trials are better. An ended trial does not change any more, so no later ranking
+can bring it back.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Retention:
         files = self._paths.trial(trial.number)
         executions = range(len(trial.executions))
         self._doomed += [files.checkpoint(number) for number in executions]
+        if trial.parent is not None:
+            self._doomed += [files.inherited(number) for number in range(len(trial.parent.epochs))]
         if trial.state == "failed" or trial.objective is None:
             self._doomed += [files.best(number) for number in executions]
             return

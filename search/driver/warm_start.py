@@ -101,4 +101,5 @@ def _imported(source: Study, trial: Trial) -> TrialImported:
         curve=tuple(curve),
         state="failed" if trial.failed else "infeasible" if trial.infeasible else trial.state,
         stopped_by_callback=trial.exhausted,
+        begins_after=trial.executions[0].begins_after,
     )

@@ -21,6 +21,9 @@ from search.study.trial import derive_seed
 __all__ = ["Distribution", "Hp", "Params", "Run", "Scenario", "recorded"]
 
 Params = Mapping[str, Value]
+Ancestors = tuple[tuple[int, Params], ...]
+"""The trainings that another one has continued, the first one first: each one's last epoch, and its values."""
+
 Distribution = Callable[[random.Random], float]
 """A function that draws a number with a generator: `lambda rng: rng.lognormvariate(0, 0.3)`."""
 
@@ -70,15 +73,21 @@ class Run(dict[str, Value]):
     Attributes:
         trial, execution: the numbers of the trial and of its execution.
         seed: the training seed, which follows from (study seed, trial, execution).
+        ancestors: the trainings that this one has continued: a parent's, and before it the parent's parent's.
     """
 
-    __slots__ = ("execution", "seed", "trial")
+    __slots__ = ("ancestors", "execution", "seed", "trial")
 
     def __init__(self, values: Params, trial: int = 0, execution: int = 0, seed: int = 0) -> None:
         super().__init__(values)
         self.trial = trial
         self.execution = execution
         self.seed = seed
+        self.ancestors: Ancestors = ()
+
+    def values_at(self, epoch: int) -> Params:
+        """Return the values that `epoch` (from 1) was trained with: an ancestor's, or this training's own."""
+        return next((values for last, values in self.ancestors if epoch <= last), self)
 
     def random(self, *labels: int | str) -> random.Random:
         """Return a generator seeded by the training seed and `labels`, such as an epoch and the purpose of the draw."""
@@ -110,7 +119,7 @@ class Scenario:
 
     Attributes:
         ask: the factory. If it raises an exception, the trial fails.
-        value: the objective, by (values, epoch).
+        value: the objective, by (values, epoch). If trials have parents, `run.values_at` has the values of each epoch.
         infeasible: whether the factory refuses these values.
         fails: the epoch in which a trial with these values raises an exception, 0 for its build; None for never.
         finishes: the epoch after which a user's callback ends the training; None for never.

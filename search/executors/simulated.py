@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from search.errors import Infeasible
 from search.executors.base import Handle
-from search.executors.scenario import Hp, Run, Scenario, recorded
+from search.executors.scenario import Ancestors, Hp, Run, Scenario, recorded
 from search.messages import (
     Answer,
     Evaluate,
@@ -37,6 +37,7 @@ from search.messages import (
 )
 from search.space.domain import Value
 from search.space.file import describe_error
+from search.study.paths import TrialPaths
 from search.study.records import Built, Checkpointed, EpochDone, Outcome, SegmentEnded
 from search.worker.channel import Interrupted
 
@@ -54,16 +55,32 @@ class SimulatedCheckpoint:
         best: (epoch, value) of the best of them.
         stopped_by_callback: whether a user's callback has ended the training.
         owner: the (training seed, values) of the training that may restore it; None if any may.
+        ancestors: the trainings that this one has continued; see `Run`.
     """
 
     history: tuple[EpochDone, ...]
     best: tuple[int, float] | None
     stopped_by_callback: bool = False
     owner: tuple[int, dict[str, Value]] | None = None
+    ancestors: Ancestors = ()
+
+    @property
+    def epoch(self) -> int:
+        """Number of trained epochs."""
+        return self.history[-1].epoch if self.history else 0
 
 
 Disk = dict[tuple[str, int], SimulatedCheckpoint]
-"""Checkpoints by (trial folder, execution)."""
+"""Checkpoints by (trial folder, execution).
+
+The folder of a checkpoint that a trial has from its parent is that of `inherited_folder`.
+"""
+
+
+def inherited_folder(child: str) -> str:
+    """Return the place on a `Disk` of what a trial, whose folder is `child`, has from its parent."""
+    return f"{child}/parent"
+
 
 ToWorker = Answer | Verdict | Interrupt
 FromWorker = Question | Built | EpochDone | Checkpointed | SegmentEnded | Evaluated | Lost
@@ -107,6 +124,7 @@ class _SimulatedSegment:
         self.interrupted = False
         self.run = Run(segment.values, segment.trial, segment.execution, segment.seed)
         self._segment = segment
+        self._epoch = segment.begins_after
         self.scenario = scenario
         self._disk = disk
         self._now = now
@@ -118,10 +136,6 @@ class _SimulatedSegment:
         self._best: tuple[int, float] | None = None
         self._outcome: Outcome = "reached"
         self._error: str | None = None
-
-    @property
-    def _epoch(self) -> int:
-        return len(self._history)
 
     def act(self) -> Activity:
         segment = self._segment
@@ -185,15 +199,29 @@ class _SimulatedSegment:
         segment = self._segment
         saved = self._disk.get((segment.folder, segment.execution))
         if saved is None or saved.owner not in (None, self._owner()):
+            self._inherit()
             return
-        self._history, self._best = list(saved.history), saved.best
+        self._history, self._best, self._epoch = list(saved.history), saved.best, saved.epoch
+        self.run.ancestors = saved.ancestors
         if saved.stopped_by_callback:
             self._outcome = "stopped_by_callback"
-        for record in saved.history[segment.from_epoch :]:
+        for record in saved.history[max(0, segment.from_epoch - segment.begins_after) :]:
             yield record
             if (yield from self._wait_for_stop(record.epoch)):
                 self._outcome = "stopped"
         yield self._checkpointed()
+
+    def _inherit(self) -> None:
+        """Begin with the state that the parent has handed on, if the trial has a parent."""
+        parent = self._segment.inherited
+        if parent is None:
+            return
+        saved = self._disk.get((inherited_folder(self._segment.folder), parent.execution))
+        if saved is None or saved.epoch != parent.epoch or (saved.owner is not None and saved.owner[0] != parent.seed):
+            claim = f"trial {self._segment.trial} cannot continue trial {parent.trial} after epoch {parent.epoch}"
+            raise _Refused(f"{claim}: there is no such state")
+        values = saved.owner[1] if saved.owner is not None else {}
+        self.run.ancestors = (*saved.ancestors, (parent.epoch, values))
 
     def _train_epoch(self) -> Activity:
         epoch = self._epoch + 1
@@ -204,6 +232,7 @@ class _SimulatedSegment:
         if epoch == self._fails:
             raise _Failed("ValueError: the training cannot go on")
         self._history.append(record)
+        self._epoch = epoch
         if self._diverged(record):
             yield record
             return
@@ -236,7 +265,7 @@ class _SimulatedSegment:
     def _save(self) -> Checkpointed:
         history, stopped_by_callback = tuple(self._history), self._outcome == "stopped_by_callback"
         self._disk[self._segment.folder, self._segment.execution] = SimulatedCheckpoint(
-            history, self._best, stopped_by_callback, self._owner()
+            history, self._best, stopped_by_callback, self._owner(), self.run.ancestors
         )
         self._saved = self._now()
         return self._checkpointed()
@@ -397,6 +426,16 @@ class SimulatedExecutor:
             runner=RUNNER,
             versions={},
         )
+
+    def hand_on(self, parent: TrialPaths, child: TrialPaths, execution: int, *, again: bool) -> None:
+        """Give `child` a checkpoint of `parent`, as `search.driver.inheritance.Files` does."""
+        key = inherited_folder(str(child.folder)), execution
+        if again and key in self.disk:
+            return
+        self.disk.pop(key, None)
+        saved = self.disk.get((str(parent.folder), execution))
+        if saved is not None:
+            self.disk[key] = saved
 
     def start(self, slot: int, work: Segment | Evaluate) -> None:
         assert slot not in self._workers, "the slot is busy"

@@ -155,8 +155,8 @@ class StudyResults:
 
         These are `trial`, `state`, `epochs`, `objective`, `best_epoch`, `error`, `seed`, `mlflow_run_id`, `trained`,
         `executions`, `objective_std`, `test`, `bracket`, `rung`, `runner`, `seconds`, `parameters` (the weight count),
-        `unused_initial_values` and `backend`. Then comes `params_NAME` for each hyperparameter NAME, with NaN for
-        trials that did not use it.
+        `unused_initial_values`, `parent` (the trial that it continues) and `backend`. Then comes `params_NAME` for each
+        hyperparameter NAME, with NaN for trials that did not use it.
         """
         from search.display import rows
         from search.study import lock

@@ -19,6 +19,7 @@ from search.scheduler.budget import EpochBudget
 from search.scheduler.events import (
     Event,
     FromWorker,
+    HandOn,
     Kill,
     Reaction,
     StartEvaluation,
@@ -32,6 +33,7 @@ from search.scheduler.outcomes import end_state, result_outcome
 from search.scheduler.questions import Questions, Refusal
 from search.scheduler.slot_pool import SlotPool
 from search.scheduler.stopping import StopRule, counting, rules_of
+from search.scheduler.suggestions import segment_request, suggestion_error
 from search.scheduler.timeouts import Timeouts
 from search.space.domain import Value
 from search.study.journal import Entry, uncollected
@@ -46,14 +48,13 @@ from search.study.records import (
     ResultTold,
     SearchEnded,
     SegmentEnded,
-    SegmentRequested,
     SegmentStarted,
     TimedOut,
     TrialEnded,
     TrialImported,
 )
 from search.study.study import Study
-from search.study.trial import Done, Suggestion, derive_seed
+from search.study.trial import Done, Suggestion
 from search.study.trials import Trial
 from search.wording import pluralize
 
@@ -177,7 +178,11 @@ class Controller:
             # Their back end is gone, or the last process died before it could say so.
             if trial.phase < self.study.phase or trial.number in self._given_up:
                 self._end_trial(trial)
-        unfinished = [trial for trial in trials if trial.open and not trial.ended]
+        # The last process may have died before it gave a child its parent's checkpoints.
+        self._reaction.hand_on += [
+            HandOn(trial.number, again=True) for trial in trials if trial.parent is not None and not trial.ended
+        ]
+        unfinished = [trial for trial in trials if trial.open]
         # A trial waits only for trials with more answers than it has. With these first, none waits for ever.
         for trial in sorted(unfinished, key=lambda trial: len(trial.parameters), reverse=True):
             self._enqueue(trial)
@@ -384,12 +389,17 @@ class Controller:
         assert self._backend is not None
         while True:
             enough = self.limits.max_trials is not None and len(self.study.trials) >= self.limits.max_trials
-            suggestion = self._backend.ask(new=not enough and not self.questions.configurations.exhausted)
+            new = not enough and not self.questions.configurations.exhausted
+            suggestion = self._backend.ask(new=new, child=not enough)
             if not isinstance(suggestion, Suggestion):
                 if not self._running:
                     self._stop_without_work(enough, isinstance(suggestion, Done))
                 return None
-            if suggestion.trial is None and self.questions.configurations.may_be_exhausted and self._running:
+            if error := suggestion_error(suggestion, self.study, new=new, child=not enough):
+                reason = f"back end {self.study.phases[-1].backend} makes a wrong suggestion: {error}"
+                self._stop(reason, complete=False, exit_code=2)
+                return None
+            if suggestion.is_drawn and self.questions.configurations.may_be_exhausted and self._running:
                 return None
             trial = self._request_segment(suggestion)
             # A trial that its own callbacks ended enters this rung with the score that it has, without training.
@@ -408,23 +418,12 @@ class Controller:
 
     def _request_segment(self, suggestion: Suggestion) -> Trial:
         """Record a suggestion, and number its trial if that is new."""
-        number, initial_values = len(self.study.trials), self.questions.initial.next()
-        if suggestion.trial is not None:
-            number, initial_values = suggestion.trial, {}
-        self._record(
-            SegmentRequested(
-                number,
-                suggestion.from_epoch,
-                suggestion.to_epoch,
-                suggestion.bracket,
-                suggestion.rung,
-                suggestion.judged,
-                derive_seed(self.study.seed, "train", number, 0),
-                self.limits.executions,
-                initial_values=initial_values,
-            )
-        )
-        return self.study.trials[number]
+        initial_values = self.questions.initial.next() if suggestion.is_drawn else {}
+        request = segment_request(suggestion, self.study, self.limits.executions, initial_values)
+        self._record(request)
+        if request.parent is not None:
+            self._reaction.hand_on.append(HandOn(request.trial))
+        return self.study.trials[request.trial]
 
     def _start(self, trial: Trial, slot: int) -> None:
         number = trial.unfinished

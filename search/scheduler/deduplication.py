@@ -7,7 +7,7 @@ the same answers as another one that is not built yet, it is not known if more c
 until the other one is built.
 
 A continuous parameter never runs out of values: a trial that is asked for one has a new configuration, and leaves the
-tree.
+tree. A trial with a parent is never in the tree: it may have an explored configuration, as its curve is another one.
 """
 
 from __future__ import annotations
@@ -94,6 +94,9 @@ class ConfigurationTree:
         if self._endless:
             return False
         if isinstance(record, SegmentRequested) and record.trial not in self._node_of:
+            if record.parent is not None:
+                self._node_of[record.trial] = None
+                return False
             self._node_of[record.trial] = self._root
             self._unbuilt.add(record.trial)
         if isinstance(record, ParameterSet):

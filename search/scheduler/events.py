@@ -34,6 +34,19 @@ Event = Tick | StopRequested | FromWorker
 
 
 @dataclass(frozen=True, slots=True)
+class HandOn:
+    """Give a trial the checkpoints of its parent, as files of its own.
+
+    Attributes:
+        trial: the child.
+        again: an earlier process may have done so already. Then its files count.
+    """
+
+    trial: int
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StartSegment:
     """Train an execution of a trial from its last checkpoint to the end of epoch `to_epoch`.
 
@@ -72,10 +85,12 @@ class Reaction:
 
     Attributes:
         records: to journal first.
-        instructions: to carry out after that, in this order.
+        hand_on: the checkpoints to give to children, after that and before any of their parents goes on.
+        instructions: to carry out last, in this order.
         end: the end of the search, None while it goes on.
     """
 
     records: list[Record] = field(default_factory=list)
+    hand_on: list[HandOn] = field(default_factory=list)
     instructions: list[Instruction] = field(default_factory=list)
     end: SearchEnded | None = None

@@ -86,6 +86,11 @@ class Questions:
     def _choose(self, trial: Trial, parameter: Parameter, backend: BackEnd) -> tuple[Value, dict[str, object]]:
         if parameter.domain.size == 1:
             return parameter.domain.value(0), {}
+        if trial.parent is not None:
+            values = trial.parent.values
+            # A range may depend on other values, and lack the parent's value now.
+            if parameter.name in values and parameter.domain.contains(values[parameter.name]):
+                return value_in_domain(values, parameter), {}
         initial, explored = trial.values.initial, self.configurations.explored_values(trial.number)
         if parameter.name in initial and (value := value_in_domain(initial, parameter)) not in explored:
             return value, {}

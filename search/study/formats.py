@@ -81,7 +81,7 @@ def _from_3(data: Json) -> Json:
 
 
 def _from_4(data: Json) -> Json:
-    """Upgrade to format 5: a warning about the winner's model; a user's `fit` that is a black box.
+    """Upgrade to format 5: a warning about the winner's model; a user's `fit` that is a black box; parents of trials.
 
     New: internals that are off; the kind `data_loaded`; a segment's outcomes `raised` and `fatal`, which older formats
     call `failed`.
@@ -93,6 +93,10 @@ def _from_4(data: Json) -> Json:
             return {"warning": "", **data}
         case "search_started":
             return {"internals_off": [], **data}
+        case "segment_requested":
+            return {"parent": None, "values": {}, **data}
+        case "trial_imported":
+            return {"begins_after": 0, **data}
     return data
 
 

@@ -16,7 +16,8 @@ runs/
         ├── log.txt                the output of the factory, Keras and TensorFlow
         ├── traceback.txt          the traceback of the trial's last failure
         ├── checkpoint-<execution>.npz   the state after the last checkpointed epoch
-        └── best-<execution>.npz         the weights of the best epoch
+        ├── best-<execution>.npz         the weights of the best epoch
+        └── parent-<execution>.npz       the parent's checkpoint that the trial began with, if it has a parent
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class TrialPaths:
     def checkpoint(self, execution: int) -> Path:
         """Return the file with the state after the last checkpointed epoch."""
         return self.folder / f"checkpoint-{execution}.npz"
+
+    def inherited(self, execution: int) -> Path:
+        """Return the file with the state that the parent's execution `execution` handed on."""
+        return self.folder / f"parent-{execution}.npz"
 
     def best(self, execution: int) -> Path:
         """Return the file with the weights of the best epoch."""

@@ -105,6 +105,7 @@ class TrialImported:
         curve: the objective after each of its epochs, up to the first epoch without one.
         state: the trial's state when it was read.
         stopped_by_callback: a callback of the user's ended its training.
+        begins_after: the epoch before the first one of `curve`; not 0 if the trial continued another one.
     """
 
     source: str
@@ -115,6 +116,7 @@ class TrialImported:
     curve: tuple[float, ...]
     state: State
     stopped_by_callback: bool = False
+    begins_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,8 @@ class SegmentRequested:
     Attributes:
         seed: the training seed of execution 0.
         initial_values: the values that the user wants tried, by name. The other values are drawn.
+        parent: the trial with whose state after `from_epoch` a new trial begins, or None.
+        values: the values of a trial with a parent, by name. Further ones are drawn.
     """
 
     trial: int
@@ -170,6 +174,8 @@ class SegmentRequested:
     seed: int
     executions: int = 1
     initial_values: Mapping[str, Value] = field(default_factory=dict)
+    parent: int | None = None
+    values: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,8 @@ from search.study.records import (
     TrialImported,
 )
 from search.study.transitions import Event, next_status
-from search.study.trial import Objective, derive_seed
-from search.study.trials import Trial, Values
+from search.study.trial import Objective, Parent, derive_seed
+from search.study.trials import Execution, Trial, Values
 
 
 class Study:
@@ -220,8 +220,10 @@ class Study:
         trial.values = Values(dict(record.params), list(record.parameters))
         name = self.objective.name
         execution = trial.executions[0]
+        execution.begins_after = record.begins_after
         execution.curve = [
-            EpochDone(record.number, 0, e, {name: value}, 0.0) for e, value in enumerate(record.curve, 1)
+            EpochDone(record.number, 0, epoch, {name: value}, 0.0)
+            for epoch, value in enumerate(record.curve, record.begins_after + 1)
         ]
         execution.objective = trial.best.objective = self.objective.best(record.curve)
         execution.exhausted = record.stopped_by_callback
@@ -232,6 +234,10 @@ class Study:
         if trial is None:
             trial = self.trials[record.trial] = Trial(record.trial, record.seed, self.phase, began_at=time)
             trial.values.initial = record.initial_values
+            if record.parent is not None:
+                epochs = tuple(execution.epochs for execution in self.trials[record.parent].executions)
+                trial.parent = Parent(record.parent, epochs, record.values)
+                trial.progress.executions = [Execution.after(trial.parent.epoch(0))]
         else:
             self._move(record.trial, "requested")
         progress = trial.progress

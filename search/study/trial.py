@@ -60,6 +60,8 @@ class Suggestion:
         trial: None for a new trial, which the controller numbers.
         bracket, rung: the place in the back end's plan, if it has one.
         judged: the back end judges each epoch before the next one may run, so the worker waits for it.
+        parent: the trial whose state a new trial begins with, or None. `from_epoch` is then the parent's last epoch.
+        values: the hyperparameters, by name, in which the new trial differs from its parent.
     """
 
     trial: int | None
@@ -68,6 +70,36 @@ class Suggestion:
     bracket: int | None = None
     rung: int | None = None
     judged: bool = False
+    parent: int | None = None
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def is_drawn(self) -> bool:
+        """True for a new trial without a parent, which needs a configuration that was not tried."""
+        return self.trial is None and self.parent is None
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The parent of a trial: the trial with whose state it began.
+
+    Attributes:
+        trial: the parent's number.
+        epochs: the epochs that each execution of the parent had then.
+        values: the values of the child by name: those that the back end gave it, else the parent's.
+    """
+
+    trial: int
+    epochs: tuple[int, ...]
+    values: Mapping[str, Value]
+
+    def execution(self, number: int) -> int:
+        """Return the parent's execution that the child's execution `number` continues: 0 if there are too few."""
+        return number if number < len(self.epochs) else 0
+
+    def epoch(self, number: int) -> int:
+        """Return the epoch after which the child's execution `number` begins."""
+        return self.epochs[self.execution(number)]
 
 
 @dataclass(frozen=True, slots=True)

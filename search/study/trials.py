@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from search.space.domain import Parameter, Value
 from search.study.records import Built, EpochDone, ResultOutcome, Tested
 from search.study.transitions import ENDS, VISIBLE, Status
-from search.study.trial import State
+from search.study.trial import Parent, State
 
 __all__ = ["Best", "End", "Execution", "Progress", "Resources", "Trial", "Values"]
 
@@ -23,6 +23,7 @@ class Execution:
             trained twice, the first record stays.
         objective, best_epoch: the best value so far and its 1-based epoch; None before there is one.
         checkpoint: the last epoch whose state is on disk, 0 for none.
+        begins_after: the epoch of the parent's that the curve continues, 0 without a parent.
         saved_epoch: the epoch of the best weights on disk.
         exhausted: a callback of the user's ended the training, so there are no more epochs.
     """
@@ -33,16 +34,28 @@ class Execution:
     checkpoint: int = 0
     saved_epoch: int | None = None
     exhausted: bool = False
+    begins_after: int = 0
+
+    @classmethod
+    def after(cls, epoch: int) -> Execution:
+        """Return a new execution that continues a parent's after `epoch`, whose state is on disk."""
+        return cls(checkpoint=epoch, begins_after=epoch)
 
     @property
     def epochs(self) -> int:
-        """Epochs trained so far, each counted once."""
-        return self.curve[-1].epoch if self.curve else 0
+        """Epochs trained so far, each counted once; those of a parent count, too."""
+        return self.curve[-1].epoch if self.curve else self.begins_after
+
+    @property
+    def own_epochs(self) -> int:
+        """`epochs` without those of a parent."""
+        return self.epochs - self.begins_after
 
     def find(self, epoch: int) -> EpochDone | None:
         """Return the record of `epoch` (1-based), or None if there is none."""
-        if 0 < epoch <= len(self.curve) and self.curve[epoch - 1].epoch == epoch:
-            return self.curve[epoch - 1]
+        place = epoch - self.begins_after - 1
+        if 0 <= place < len(self.curve) and self.curve[place].epoch == epoch:
+            return self.curve[place]
         return next((record for record in self.curve if record.epoch == epoch), None)
 
 
@@ -142,6 +155,7 @@ class Trial:
     Attributes:
         number, seed: its number, from 0, and the training seed of its first execution.
         phase: the number of the back end phase that asked for the trial.
+        parent: the trial with whose state this one began, or None.
         began_at: the time at which it was first asked for.
         status: see `search.study.transitions`.
         model: the record of the last time that the model was built; None before the first.
@@ -151,6 +165,7 @@ class Trial:
     number: int
     seed: int
     phase: int
+    parent: Parent | None = None
     began_at: float | None = None
     status: Status = "requested"
     model: Built | None = None
@@ -257,7 +272,7 @@ class Trial:
 
     @property
     def epochs(self) -> int:
-        """Epochs of the first execution so far, each counted once."""
+        """Epochs of the first execution so far, each counted once; those of a parent count, too."""
         return self.progress.executions[0].epochs
 
     @property
@@ -277,7 +292,8 @@ class Trial:
     def execution(self, number: int) -> Execution:
         """Return execution `number`; it begins here if it is new."""
         while len(self.progress.executions) <= number:
-            self.progress.executions.append(Execution())
+            begins_after = self.parent.epoch(len(self.executions)) if self.parent else 0
+            self.progress.executions.append(Execution.after(begins_after))
         return self.progress.executions[number]
 
     # Its best -------------------------------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from search.driver.inheritance import Files
 from search.executors.base import Executor
 from search.messages import (
     Answer,
+    Inherited,
     Interrupt,
     Lost,
     Message,
@@ -307,6 +309,62 @@ class MessageContract:
             assert [message.epoch for message in later.messages if isinstance(message, EpochDone)] == [
                 *range(known + 1, 5)
             ]
+
+    @pytest.fixture
+    def child(self, executor: Executor, segment: Callable[..., Segment], tmp_path: Path) -> Callable[..., Segment]:
+        """Return a function that makes segments of trial 1, which continues trial 0 after the second epoch."""
+
+        def make(*, hand_on: bool = True, from_epoch: int = 2, to_epoch: int = 4, **options: Any) -> Segment:
+            if hand_on:
+                parent, own = TrialPaths(tmp_path / "trial-0"), TrialPaths(tmp_path / "trial-1")
+                getattr(executor, "hand_on", Files().hand_on)(parent, own, 0, again=False)
+            values, inherited = options.pop("values", {**VALUES, "rate": 0.001}), Inherited(0, 2, 0, seed=7)
+            return segment(1, to_epoch, from_epoch, values=values, seed=8, inherited=inherited, **options)
+
+        return make
+
+    def test_a_child_continues_its_parent_which_goes_on_unaffected(
+        self, executor: Executor, segment: Callable[..., Segment], child: Callable[..., Segment]
+    ) -> None:
+        whole = Conversation(executor).run(segment(trial=2, to_epoch=3))
+        Conversation(executor).run(segment(to_epoch=2))
+        first = child()
+        parent = Conversation(executor).run(segment(from_epoch=2, to_epoch=3))
+        assert parent.curve == whole.curve[2:]
+        conversation = Conversation(executor).run(first)
+        assert conversation.kinds == ["Built", *["EpochDone"] * 2, "Checkpointed", "SegmentEnded"]
+        assert [message.epoch for message in conversation.messages if isinstance(message, EpochDone)] == [3, 4]
+        checkpointed = conversation.messages[-2]
+        assert isinstance(checkpointed, Checkpointed)
+        assert checkpointed.epoch == 4
+        assert checkpointed.best_epoch in (3, 4)
+        assert (conversation.end.outcome, conversation.end.epoch) == ("reached", 4)
+        # It is a trial like any other now: it goes on from its own checkpoint, and reports what the journal lacks.
+        again = Conversation(executor).run(child(hand_on=False, from_epoch=3, to_epoch=5))
+        assert [message.epoch for message in again.messages if isinstance(message, EpochDone)] == [4, 5]
+        assert again.curve[:1] == conversation.curve[1:]
+
+    def test_a_child_asks_for_the_values_that_it_lacks(
+        self, executor: Executor, segment: Callable[..., Segment], child: Callable[..., Segment]
+    ) -> None:
+        Conversation(executor).run(segment(to_epoch=2))
+        conversation = Conversation(executor, VALUES).run(child(values={"kind": "sound", "units": 5}, to_epoch=3))
+        assert conversation.kinds == ["Question", "Built", "EpochDone", "Checkpointed", "SegmentEnded"]
+
+    def test_a_child_without_its_parents_state_fails(self, executor: Executor, child: Callable[..., Segment]) -> None:
+        conversation = Conversation(executor).run(child())
+        assert conversation.kinds == ["Built", "SegmentEnded"]
+        assert conversation.end.outcome == "failed"
+        assert conversation.end.error is not None
+        assert "trial 1 cannot continue trial 0 after epoch 2: " in conversation.end.error
+        assert "\n" not in conversation.end.error
+
+    def test_a_parents_state_after_another_epoch_is_refused(
+        self, executor: Executor, segment: Callable[..., Segment], child: Callable[..., Segment]
+    ) -> None:
+        Conversation(executor).run(segment(to_epoch=3))
+        conversation = Conversation(executor).run(child())
+        assert (conversation.kinds, conversation.end.outcome) == (["Built", "SegmentEnded"], "failed")
 
     def test_checkpoints_are_as_frequent_as_asked_for(
         self, executor: Executor, segment: Callable[..., Segment]

@@ -13,13 +13,14 @@ from typing import Any
 from search.backends.base import BackEnd
 from search.driver.loop import Driver
 from search.executors.base import Handle
-from search.executors.scenario import Hp, Params, Run, Scenario
-from search.executors.simulated import Disk, SimulatedCheckpoint, SimulatedExecutor, epoch_done
+from search.executors.scenario import Ancestors, Hp, Params, Run, Scenario
+from search.executors.simulated import Disk, SimulatedCheckpoint, SimulatedExecutor, epoch_done, inherited_folder
 from search.messages import Answer, Evaluate, Interrupt, Message, Segment, Verdict
 from search.options import Options
 from search.scheduler.controller import Controller
 from search.scheduler.limits import Limits
 from search.scheduler.stopping import StopRule
+from search.scheduler.suggestions import suggestion_error
 from search.space.domain import Parameter, Value
 from search.space.file import SpaceRef
 from search.study.journal import Entry, Journal
@@ -27,14 +28,17 @@ from search.study.paths import StudyPaths
 from search.study.records import (
     FORMAT,
     BackendChanged,
+    Built,
     Checkpointed,
     EpochDone,
     Header,
+    ParameterSet,
     Record,
     ResultTold,
     SearchEnded,
     SearchStarted,
     SegmentEnded,
+    SegmentRequested,
     TrialEnded,
     TrialImported,
 )
@@ -70,28 +74,16 @@ class CheckedBackEnd:
         self._max_epochs = max_epochs
         self._given_up: set[int] = set()
 
-    def ask(self, *, new: bool) -> Suggestion | Wait | Done:
-        answer = self.inner.ask(new=new)
-        assert answer == self.inner.ask(new=new), "a query changed something"
+    def ask(self, *, new: bool, child: bool) -> Suggestion | Wait | Done:
+        answer = self.inner.ask(new=new, child=child)
+        assert answer == self.inner.ask(new=new, child=child), "a query changed something"
         if isinstance(answer, Suggestion):
-            self._check_suggestion(answer, new)
+            assert answer.to_epoch <= self._max_epochs
+            error = suggestion_error(answer, self._study, new=new, child=child)
+            assert error is None, error
         elif isinstance(answer, Wait):
             assert any(trial.open for trial in self._study.trials.values()), "it waits, and nothing runs"
         return answer
-
-    def _check_suggestion(self, suggestion: Suggestion, new: bool) -> None:
-        assert suggestion.from_epoch < suggestion.to_epoch <= self._max_epochs
-        if suggestion.trial is None:
-            assert new, "no new trials were to be had"
-            assert suggestion.from_epoch == 0
-            return
-        trial = self._study.trials[suggestion.trial]
-        assert not trial.open, f"trial {trial.number} is being trained already"
-        assert not trial.ended, f"trial {trial.number} has ended: {trial.ended}"
-        assert trial.number not in self._given_up, f"trial {trial.number} was given up"
-        assert suggestion.from_epoch == trial.progress.to_epoch, (
-            f"trial {trial.number} goes on from another epoch than its last"
-        )
 
     def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
         draw = self.inner.suggest(trial, parameter, explored)
@@ -274,6 +266,7 @@ class Simulation:
             PATHS,
             Options(checkpoint_every=checkpoint_every),
             view=_NoView(),
+            checkpoints=self.executor,
             now=self.executor.now,
         )
         self._until: Callable[[Record], bool] | None = None
@@ -333,17 +326,10 @@ class Simulation:
     def history(self) -> list[Any]:
         """Return each trial with its values, state and curve: equal if and only if two searches are the same."""
         name = self.study.objective.name
+        curves = [[(epoch.epoch, epoch.logs[name]) for epoch in trial.curve] for trial in self.trials]
         return [
-            (
-                t.number,
-                t.seed,
-                t.params,
-                t.state,
-                t.progress.bracket,
-                t.progress.rung,
-                [(e.epoch, e.logs[name]) for e in t.curve],
-            )
-            for t in self.trials
+            (t.number, t.seed, t.params, t.state, t.progress.bracket, t.progress.rung, curve, t.parent)
+            for t, curve in zip(self.trials, curves, strict=True)
         ]
 
     # At every step --------------------------------------------------------------------------------------------------
@@ -354,7 +340,7 @@ class Simulation:
         assert sorted(running) == sorted(segment.trial for segment in self.executor.segments)
         for record in records:
             if isinstance(record, EpochDone):
-                assert record.epoch <= self._max_epochs
+                assert self._begins_after(record.trial, record.execution) < record.epoch <= self._max_epochs
             elif isinstance(record, TrialEnded):
                 assert record.trial not in running, "a trial ended while it ran"
 
@@ -411,33 +397,68 @@ class Simulation:
         """
         epochs: dict[tuple[int, int], int] = {}
         history: dict[tuple[int, int], list[EpochDone]] = {}
+        handed_on: Disk = {}
+        waiting: Disk = {}
         for record in self.records:
+            if isinstance(record, (ParameterSet, Built, EpochDone)):
+                # A worker's message: by then, the driver has carried out what it had decided before.
+                handed_on |= waiting
             match record:
                 case EpochDone():
                     curve = history.setdefault((record.trial, record.execution), [])
-                    if record.epoch == len(curve) + 1:
+                    if record.epoch == self._begins_after(record.trial, record.execution) + len(curve) + 1:
                         curve.append(record)
                 case Checkpointed() | SegmentEnded(outcome="reached"):
                     key = record.trial, record.execution
                     epochs[key] = max(epochs.get(key, 0), record.epoch)
+                case SegmentRequested(parent=int()):
+                    waiting |= self._handed_on(record, history)
         for number, epoch in ahead.items():
-            trial = self.study.trials[number]
             curve = history.setdefault((number, 0), [])
-            run = Run(trial.params, number, 0, trial.seed)
-            curve += [epoch_done(self.scenario, run, later) for later in range(len(curve) + 1, epoch + 1)]
+            run = self._run_of(number, 0)
+            first = self._begins_after(number, 0) + len(curve) + 1
+            curve += [epoch_done(self.scenario, run, later) for later in range(first, epoch + 1)]
             epochs[number, 0] = epoch
-        return {
+        return handed_on | {
             (str(PATHS.trial(trial).folder), execution): self._checkpoint(
-                trial, history[trial, execution][: epochs[trial, execution]]
+                trial, execution, [record for record in history[trial, execution] if record.epoch <= epoch]
             )
-            for trial, execution in epochs
+            for (trial, execution), epoch in epochs.items()
         }
 
-    def _checkpoint(self, trial: int, history: Sequence[EpochDone]) -> SimulatedCheckpoint:
+    def _handed_on(self, record: SegmentRequested, history: Mapping[tuple[int, int], list[EpochDone]]) -> Disk:
+        """Return the checkpoints that a trial has from its parent, whose epochs so far are in `history`."""
+        assert record.parent is not None
+        folder = inherited_folder(str(PATHS.trial(record.trial).folder))
+        found: Disk = {}
+        for (trial, number), curve in history.items():
+            if trial == record.parent:
+                found[folder, number] = self._checkpoint(trial, number, curve)
+        return found
+
+    def _checkpoint(self, trial: int, execution: int, history: Sequence[EpochDone]) -> SimulatedCheckpoint:
         best = None
         for record in history:
             value = record.logs[self._objective.name]
             if self._objective.better(value, best[1] if best else None):
                 best = record.epoch, value
-        finishes = self.scenario.finishes(Run(self.study.trials[trial].params, trial))
-        return SimulatedCheckpoint(tuple(history), best, finishes is not None and len(history) >= finishes)
+        run = self._run_of(trial, execution)
+        finishes = self.scenario.finishes(run)
+        stopped = finishes is not None and bool(history) and history[-1].epoch >= finishes
+        return SimulatedCheckpoint(tuple(history), best, stopped, (run.seed, dict(run)), run.ancestors)
+
+    def _begins_after(self, trial: int, execution: int) -> int:
+        parent = self.study.trials[trial].parent
+        return 0 if parent is None else parent.epoch(execution)
+
+    def _run_of(self, trial: int, execution: int) -> Run:
+        run = Run(self.study.trials[trial].params, trial, execution, self.study.training_seed(trial, execution))
+        run.ancestors = self._ancestors(self.study.trials[trial], execution)
+        return run
+
+    def _ancestors(self, trial: Trial, execution: int) -> Ancestors:
+        if trial.parent is None:
+            return ()
+        parent = self.study.trials[trial.parent.trial]
+        before = self._ancestors(parent, trial.parent.execution(execution))
+        return (*before, (trial.parent.epoch(execution), dict(parent.params)))

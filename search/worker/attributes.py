@@ -26,7 +26,17 @@ from search.worker import keras_internals
 from search.worker.callback_state import other_attributes
 from search.worker.plain_values import is_plain, is_symbolic
 
-__all__ = ["Found", "Path", "Roots", "describe_path", "find_attributes", "inner_layers", "kind_of", "roots_of"]
+__all__ = [
+    "Found",
+    "Path",
+    "Roots",
+    "describe_path",
+    "find_attributes",
+    "inner_layers",
+    "is_random_state",
+    "kind_of",
+    "roots_of",
+]
 
 Path = tuple[Any, ...]
 """The way to a value: the name of a root, then steps such as `(".", "attribute")` and `("[", key)`.
@@ -93,6 +103,14 @@ def kind_of(value: Any) -> Kind | None:
     if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
         return "generator"
     return "stateful" if _is_stateful(value) else None
+
+
+def is_random_state(holder: Any, value: Any) -> bool:
+    """Return whether a variable in `holder` is the state of a generator of random numbers."""
+    if isinstance(holder, keras.layers.Layer):
+        known, weights = ({id(variable) for variable in each} for each in (holder.variables, holder.weights))
+        return id(value) in known - weights
+    return _state_variable(holder) is value
 
 
 def find_attributes(model: Any, callbacks: Sequence[Any] = ()) -> list[Found]:

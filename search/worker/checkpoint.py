@@ -33,6 +33,7 @@ from search.worker.model_state import (
     capture_attributes,
     restore_attributes,
 )
+from search.worker.optimizer_slots import describe_optimizer, weight_places
 from search.worker.plain_values import Array, decode
 from search.worker.variables import assign_variables, read_variables
 
@@ -64,6 +65,8 @@ class Checkpoint:
         whole: whether the training belongs to a user's `fit` that cannot continue and starts anew in each segment.
         runner: the name of that `fit`'s runner; None in files of old versions.
         attributes: the state that the attributes of the model and the callbacks lead to.
+        random: the places of the states of seed generators in `arrays("model")`.
+        slots: the optimizer, as `describe_optimizer` has described it; None if there is none.
     """
 
     path: Path
@@ -75,6 +78,8 @@ class Checkpoint:
     whole: bool
     runner: str | None
     attributes: SavedAttributes
+    random: list[int]
+    slots: dict[str, Any] | None
     _groups: dict[str, list[Array]]
     _callbacks: list[dict[str, Any]]
     _trained: dict[str, Any] | None
@@ -84,6 +89,10 @@ class Checkpoint:
     def epoch(self) -> int:
         """Number of trained epochs."""
         return int(self.history[-1]["epoch"]) if self.history else 0
+
+    def arrays(self, group: str) -> list[Array]:
+        """Return the values of the variables of the `model`, or of its `optimizer`."""
+        return self._groups[group]
 
     def find_unrestorable(self, model: Any) -> list[str]:
         """Return what a new model cannot have again, as the user would write it. Layers are built if that is needed."""
@@ -154,6 +163,7 @@ class TrainingState:
         attributes: the state that the attributes of the model and the callbacks lead to.
         built_for: the variables that the optimizer was built for, by their places in `model.variables`. None stands for
             all trainable ones, and for an optimizer whose variables are elsewhere.
+        random, slots: as in `Checkpoint`.
     """
 
     groups: Mapping[str, Sequence[Array]]
@@ -162,6 +172,8 @@ class TrainingState:
     trained: dict[str, Any] | None = None
     attributes: SavedAttributes = field(default_factory=SavedAttributes)
     built_for: list[int] | None = None
+    random: list[int] = field(default_factory=list)
+    slots: dict[str, Any] | None = None
 
 
 def capture_state(model: Any, callbacks: Sequence[Any], baseline: Baseline | None = None) -> TrainingState:
@@ -182,7 +194,17 @@ def capture_state(model: Any, callbacks: Sequence[Any], baseline: Baseline | Non
         "callbacks": remembered,
         "attributes": attributes.arrays,
     }
-    return TrainingState(groups, states, attributes.lost_by_callbacks, _trained(model), attributes, _built_for(model))
+    places = weight_places(model)
+    return TrainingState(
+        groups,
+        states,
+        attributes.lost_by_callbacks,
+        _trained(model),
+        attributes,
+        _built_for(model),
+        random=[place for place, variable in enumerate(model.variables) if id(variable) not in places],
+        slots=describe_optimizer(model.optimizer, places) if optimizer_variables else None,
+    )
 
 
 def save_checkpoint(
@@ -210,6 +232,8 @@ def save_checkpoint(
         "trained": state.trained,
         "attributes": state.attributes.meta,
         "built_for": state.built_for,
+        "random": state.random,
+        "slots": state.slots,
     }
     _write(Path(path), state.groups, meta)
 
@@ -227,6 +251,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         whole=meta.get("whole", False),
         runner=meta.get("runner"),
         attributes=SavedAttributes.of(meta.get("attributes"), groups.get("attributes", [])),
+        random=meta.get("random", []),
+        slots=meta.get("slots"),
         _groups=groups,
         _callbacks=meta["callbacks"],
         _trained=meta.get("trained"),

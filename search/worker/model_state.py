@@ -23,6 +23,7 @@ from search.errors import SpaceError
 from search.worker import keras_internals
 from search.worker.attributes import Found, Path, describe_path, find_attributes, inner_layers, kind_of, roots_of
 from search.worker.callback_state import CallbackBaseline, fingerprint_object
+from search.worker.optimizer_slots import describe_optimizer, weight_places
 from search.worker.plain_values import Array, decode, encode, fingerprint, is_tensor
 from search.worker.variables import HINT, assign_checked, check_variables, read_variables
 
@@ -32,6 +33,7 @@ __all__ = [
     "Unbuilt",
     "build_layers",
     "capture_attributes",
+    "find_saved",
     "restore_attributes",
     "unbuilt_layers",
 ]
@@ -230,6 +232,7 @@ class _Capture:
         self._rebuilt = [path for path, _ in built if path != ("model",)]
         self._references = {id(variable): ["model", ["variable", i]] for i, variable in enumerate(model.variables)}
         self._references |= {id(each.value): list(each.path) for each in found if each.kind == "variable"}
+        self._model = model
 
     def add(self, found: Found) -> None:
         """Save a value, or note that it is lost."""
@@ -280,7 +283,8 @@ class _Capture:
                 self._lose(found)
                 return
             references = []
-        self._save(found, read_variables(found.value.variables), built_for=references)
+        slots = describe_optimizer(found.value, weight_places(self._model))
+        self._save(found, read_variables(found.value.variables), built_for=references, slots=slots)
 
     def _save(self, found: Found, value: Any, **more: Any) -> None:
         try:
@@ -359,6 +363,26 @@ def restore_attributes(
         else:
             _WRITE[entry["kind"]](target, value)
     return missing
+
+
+def find_saved(model: Any, saved: SavedAttributes) -> list[tuple[Any, Any, dict[str, Any]]]:
+    """Return (holder, value, entry) of the saved values that can be set in place, and that `model` has a place for.
+
+    Optimizers are built as the saved ones. Values of callbacks are left out.
+    """
+    places = _Places(model)
+    found = []
+    for entry in saved.entries:
+        path, kind = _as_path(entry["path"]), entry["kind"]
+        try:
+            holder, value = places.find(path[:-1]), places.find(path)
+            if kind == "optimizer" and kind_of(value) == kind and not value.built and entry["built_for"]:
+                value.build([places.find(_as_path(reference)) for reference in entry["built_for"]])
+        except (AttributeError, KeyError, IndexError, TypeError):
+            continue
+        if kind == kind_of(value):
+            found.append((holder, value, entry))
+    return found
 
 
 def _as_path(data: Sequence[Any]) -> Path:

@@ -25,7 +25,7 @@ _PATHS = (
 """Keras's callbacks that write files, each with the attribute that holds its path."""
 
 
-_OWN_NAMES = re.compile(r"(log|traceback)\.txt|(checkpoint|best|reference)-\d+\.npz|execution-\d+")
+_OWN_NAMES = re.compile(r"(log|traceback)\.txt|(checkpoint|parent|best|reference)-\d+\.npz|execution-\d+")
 """The names of the search's own files in a trial's folder; see `search.study.paths.TrialPaths`."""
 
 

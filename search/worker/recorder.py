@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from search.errors import SearchError
+from search.errors import SearchError, SpaceError
 from search.messages import Notice, Segment, Verdict
 from search.space.domain import Value
 from search.study.paths import TrialPaths
@@ -26,6 +26,7 @@ from search.study.records import Checkpointed, EpochDone, Outcome
 from search.study.trial import derive_seed
 from search.worker import checkpoint, keras_internals, model_state
 from search.worker.channel import Channel, Interrupted
+from search.worker.inheritance import BEGINS_ANEW, Inheritance
 from search.worker.runners.logs import scalar_logs
 from search.worker.runners.own_fit import BLACK_BOX, OWN_LOOP, SEVERAL_CALLS
 
@@ -47,12 +48,15 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
 
     Attributes:
         values: as in the arguments.
-        epoch: the number of epochs trained so far, including those before this segment.
+        epoch: the number of epochs trained so far, including those before this segment and those of a parent.
         last_epoch: the epoch to train up to; a user's `fit` may ask for fewer than the segment has.
         anew_as: the runner's name if later segments begin anew, too; else None.
-        resumed: whether the training continues from a checkpoint.
+        resumed: whether the training continues from a checkpoint, the trial's own or its parent's.
         outcome, error: how the segment ended.
         history: one record per epoch, with `epoch`, `logs`, `seconds` and `trained`.
+
+    Raises:
+        SpaceError: in one line, if the training begins anew and the trial is to continue another one.
     """
 
     def __init__(
@@ -88,12 +92,15 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self._began = self._saved_at = time.monotonic()
         self._noticed: set[str] = set()
         self.history: list[dict[str, Any]] = []
-        self.epoch = 0
+        self.epoch = segment.begins_after
         self.outcome: Outcome = "reached"
         self.error: str | None = None
         self.anew_as: str | None = SEVERAL_CALLS if anew else None
         self.resumed = False
         self._known: dict[int, dict[str, Any]] = {}
+        self._inherits = False
+        if anew and segment.inherited is not None:
+            raise SpaceError(f"trial {segment.trial} cannot continue trial {segment.inherited.trial}: {BEGINS_ANEW}")
         if anew and self.saved is not None:
             self._take_over(self.saved)
 
@@ -102,6 +109,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
     def restore(self, model: Any, callbacks: Sequence[Any]) -> None:
         """Continue from the trial's checkpoint if there is one, and report the epochs that the journal has missed.
 
+        If there is none, the trial continues from its parent's, if it has a parent.
+
         Args:
             callbacks: the user's callbacks, which are restored when the training begins.
         """
@@ -109,6 +118,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self._unbuilt = model_state.unbuilt_layers(model)
         saved = self.saved
         if saved is None or self.anew_as is not None:
+            self._inherit(model)
             return
         lost = saved.find_unrestorable(model)
         if not lost:
@@ -117,8 +127,22 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             self._continued = saved
         elif saved.epoch < self.last_epoch and not saved.stopped_by_callback:
             self._notice_lost(lost)
+            self._inherit(model)
             return
         self._resume_from(saved)
+
+    @functools.cached_property
+    def inheritance(self) -> Inheritance | None:
+        """The state from the trial's parent; None if it has none. SpaceError if no training can continue from it."""
+        return None if self._segment.inherited is None else Inheritance(self._segment)
+
+    def _inherit(self, model: Any) -> None:
+        if self.inheritance is None:
+            return
+        if self._is_satisfied:
+            raise SpaceError(f"{self.inheritance.claim}: its fit wants only {self.last_epoch} epochs")
+        self.inheritance.give_variables(model)
+        self._inherits = self.resumed = True
 
     def report_again(self) -> str | None:
         """Report the segment again and return its runner's name if a `fit` that begins anew has trained it already."""
@@ -185,6 +209,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             self._baseline = model_state.Baseline(self.model, self._callbacks, self._unbuilt, saved)
         if self._continued is not None:
             self._continued.restore_others(self.model, self._callbacks)
+        if self._inherits and self.inheritance is not None:
+            self.inheritance.give_attributes(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # The user's code may use global random states, which are not in a checkpoint.

@@ -459,6 +459,8 @@ class _SegmentRun:
         if (runner := earlier.report_again()) is not None:
             self.report_built(model, runner)
             return earlier
+        if earlier.saved is None:
+            _ = earlier.inheritance  # refused before the user's fit takes its time
         untrained = digest_weights(model)
         own = OwnTraining(segment, model, data, self, earlier, anew=anew or earlier.begins_anew)
         began = time.monotonic()

@@ -13,7 +13,7 @@ from search.errors import SpaceError
 from search.wording import pluralize
 from search.worker.plain_values import Array
 
-__all__ = ["HINT", "assign_checked", "assign_variables", "check_variables", "read_variables"]
+__all__ = ["HINT", "assign_checked", "assign_variables", "check_variables", "describe_misfit", "read_variables"]
 
 HINT = "build_model must give the same model, compiled in the same way, for the same hyperparameters"
 """Advice for a model that differs from the saved one."""
@@ -57,8 +57,13 @@ def check_variables(variables: Sequence[Any], arrays: Sequence[Array], what: str
         held = pluralize(len(arrays), "variable")
         raise SpaceError(f"{file} holds {held} of the {what}, the one that was built has {len(variables)}: {HINT}")
     for variable, array in zip(variables, arrays, strict=True):
-        built = f"{keras.backend.standardize_dtype(variable.dtype)}{list(variable.shape)}"
-        saved = f"{array.dtype.name}{list(array.shape)}"
-        if built != saved:
-            name = getattr(variable, "path", getattr(variable, "name", ""))
+        if misfit := describe_misfit(variable, array):
+            name, built, saved = misfit
             raise SpaceError(f"{file} holds {saved} for the {what}'s variable {name}, which is {built}: {HINT}")
+
+
+def describe_misfit(variable: Any, array: Array) -> tuple[str, str, str] | None:
+    """Return a variable's name, its dtype and shape, and those of an array that does not fit; None if it fits."""
+    built = f"{keras.backend.standardize_dtype(variable.dtype)}{list(variable.shape)}"
+    saved = f"{array.dtype.name}{list(array.shape)}"
+    return None if built == saved else (str(getattr(variable, "path", getattr(variable, "name", ""))), built, saved)

@@ -182,8 +182,8 @@ def test_no_slot_idles_while_a_bracket_has_work(seed, slots, order) -> None:
 class ExhaustiveHyperband(Hyperband):
     """A back end that looks through all open brackets, and compares."""
 
-    def ask(self, *, new):
-        answer = super().ask(new=new)
+    def ask(self, *, new, child):
+        answer = super().ask(new=new, child=child)
         earned = [(n, *found) for n, bracket in self.open_brackets.items() if (found := bracket.promotion(new))]
         if isinstance(answer, Suggestion) and answer.trial is not None:
             assert (answer.bracket, answer.rung, answer.trial) == earned[0]

@@ -61,6 +61,7 @@ def test_the_json_entry_of_a_trial() -> None:
         "seconds": 1.26,
         "parameters": 12345,
         "unused_initial_values": None,
+        "parent": None,
         "backend": "hyperband",
     }
 

@@ -32,7 +32,7 @@ class Newer(Plain):
     protocol = 2
 class Lacking:
     protocol = 1
-    def ask(self, *, new): pass
+    def ask(self, *, new, child): pass
 class Needy(Plain):
     def __init__(self, objective, seed, depth): pass
 class Rule:

@@ -565,7 +565,7 @@ class Ledger:
                 assert trial.ended is not None, "a trial was lost"
             if self._plan is not None:
                 self._check_brackets()
-        if "epochs is trained" in record.reason:
+        if " is trained" in record.reason:
             assert self.limits.max_total_epochs is not None
             assert self.epochs >= self.limits.max_total_epochs  # more if this process has a lower limit
 
@@ -908,7 +908,7 @@ class Search(RuleBasedStateMachine):
         assert folded_parts(controller) == folded_parts(search.controller)
         one, other = made[-1], self.made[-1]
         for new in (True, False):
-            assert one.ask(new=new) == other.ask(new=new)
+            assert one.ask(new=new, child=new) == other.ask(new=new, child=new)
         for trial in live.trials.values():
             if not trial.open or trial.phase < live.phase:
                 continue

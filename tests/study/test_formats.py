@@ -60,6 +60,13 @@ def test_a_fit_that_format_4_called_own_is_a_black_box_if_it_began_anew() -> Non
     assert [record.black_box for record in found if isinstance(record, Built)] == [True, False]
 
 
+def test_trials_of_format_4_have_no_parents() -> None:
+    data = {"kind": "segment_requested", "trial": 0, "from_epoch": 0, "to_epoch": 1, "seed": 1}
+    found = formats.upgrade({**data, "bracket": None, "rung": None, "judged": False}, 4)
+    assert (found["parent"], found["values"]) == (None, {})
+    assert formats.upgrade({"kind": "trial_imported"}, 4)["begins_after"] == 0
+
+
 def test_fields_that_format_1_lacks_have_their_defaults() -> None:
     records = [entry.record for entry in read(FORMATS / "1" / "older" / "journal.jsonl")]
     assert [record.executions for record in records if isinstance(record, SegmentRequested)] == [1, 1, 1, 1]

@@ -9,7 +9,7 @@ run merge: points add up, the last tag and the last status win. So a batch of re
     BackendChanged    search.backend, params of the phase   –
     TrialImported     search.warm_start                     –
     SearchStarted     RUNNING                               runs that a dead process left: FINISHED, paused
-    SegmentRequested  –                                     the run (RUNNING); bracket, rung
+    SegmentRequested  –                                     the run (RUNNING); bracket, rung, parent_trial
     ParameterSet      –                                     a param, its log10_… if sampled in log; search.params
     SegmentStarted    –                                     RUNNING
     Built             –                                     search.weights, search.runner
@@ -311,6 +311,8 @@ def _request_tags(study: Study, trial: Trial) -> dict[str, str]:
     tags = {"search.state": trial.state, "search.seed": str(trial.seed)}
     if 0 <= trial.phase < len(study.phases):
         tags["search.backend"] = study.phases[trial.phase].backend
+    if trial.parent is not None:
+        tags["search.parent_trial"] = str(trial.parent.trial)
     if trial.progress.bracket is not None:
         tags["search.bracket"] = str(trial.progress.bracket)
     if trial.progress.rung is not None:
