@@ -229,7 +229,8 @@ Curves = Mapping[frozenset[tuple[str, Value]], Sequence[float]] | Callable[[Para
 def recorded(ask: Callable[[Hp], object], curves: Curves, **others: Any) -> Scenario:
     """Return a scenario of recorded learning curves, or of a surrogate that was fitted to some.
 
-    The search raises ValueError if it comes to a configuration that has no curve.
+    The search raises ValueError if it comes to a configuration that has no curve, or one that ends before the epoch at
+    which a trial continues its parent.
 
     Args:
         ask: the factory, which asks for the parameters of a configuration.
@@ -247,7 +248,12 @@ def recorded(ask: Callable[[Hp], object], curves: Curves, **others: Any) -> Scen
         return curve
 
     def value(run: Run, epoch: int) -> float:
-        return float(curve_of(frozenset(run.items()))[epoch - 1])
+        curve = curve_of(frozenset(run.items()))
+        if epoch > len(curve):
+            raise ValueError(
+                f"the curve of {dict(run)} ends before epoch {epoch}, at which a trial continues its parent"
+            )
+        return float(curve[epoch - 1])
 
     def finishes(run: Run) -> int:
         return len(curve_of(frozenset(run.items())))

@@ -132,9 +132,10 @@ class BackEndContract:
                 return Mine(objective, seed, max_epochs=max_epochs)
 
     The tests run whole searches in a simulation, in which nothing is trained. Every query is asked twice, and its
-    answers are checked (`simulation.CheckedBackEnd`). The tests show that every trial ends, that no configuration of a
-    finite space is tried twice, that budgets and seeds are kept, and that a search which is resumed after any record is
-    the same search. All of it is deterministic: the draws of a random back end follow from its seed.
+    answers are checked (`simulation.CheckedBackEnd`): no trial is suggested, nor named as a parent, that may not be.
+    The tests show that every trial ends, that no configuration of a finite space is tried twice except by trials with
+    parents, that budgets and seeds are kept, and that a search which is resumed after any record is the same search.
+    All of it is deterministic: the draws of a random back end follow from its seed.
 
     If a draw takes long, set fewer `trials` and `cuts`. A back end may draw its first trials without its model. Let it
     do so for two or three trials only: some searches have no more than five, and the model is to be tested too.

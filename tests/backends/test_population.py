@@ -14,7 +14,7 @@ from search.space.domain import Parameter
 from search.study.records import ResultTold, SegmentRequested
 from search.study.study import Study
 from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
-from search.testing import BackEndContract, Hp, Run, Scenario, Simulation
+from search.testing import BackEndContract, Hp, Run, Scenario, Simulation, recorded
 from search.testing.backends import DECISIONS, first_decision
 
 
@@ -212,3 +212,29 @@ def test_a_child_may_have_an_explored_configuration_and_takes_no_initial_one() -
     assert child.parent is not None
     assert (first.initial_values, child.initial_values) == ({"rate": 0.5}, {})
     assert [epoch.epoch for epoch in child.curve] == [3, 4]
+
+
+def test_a_child_draws_a_value_that_its_range_no_longer_has() -> None:
+    def ask_ranges(hp: Hp) -> None:
+        hp.Int("units", 1, 8 if hp.Boolean("wide") else 4)
+
+    search = Simulation(
+        Scenario(ask_ranges, lambda run, epoch: 1 / epoch),
+        lambda _: Naming(Suggestion(None, 2, 4, parent=0, values={"wide": False})),
+        limits=Limits(max_trials=2),
+    ).run()
+    assert [trial.params for trial in search.trials] == [{"wide": True, "units": 5}, {"wide": False, "units": 3}]
+
+
+def test_a_trial_that_its_callback_ended_may_be_a_parent() -> None:
+    scenario = Scenario(ask, loss, finishes=lambda run: 1 if run.trial == 0 else None)
+    search = Simulation(scenario, lambda _: Naming(Suggestion(None, 1, 3, parent=0)), limits=Limits(max_trials=2)).run()
+    assert search.trials[0].exhausted
+    assert [epoch.epoch for epoch in search.trials[1].curve] == [2, 3]
+
+
+def test_a_recorded_curve_that_ends_before_a_child_begins_is_an_error() -> None:
+    scenario = recorded(ask, lambda values: [0.5, 0.4])
+    search = Simulation(scenario, lambda _: Naming(Suggestion(None, 2, 4, parent=0)), limits=Limits(max_trials=2))
+    with pytest.raises(ValueError, match="ends before epoch 3, at which a trial continues its parent"):
+        search.run()
