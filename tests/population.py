@@ -31,7 +31,7 @@ class PopulationBased:
         step: epochs of a generation.
     """
 
-    name = "population"
+    protocol = 1
 
     def __init__(self, objective: Objective, seed: int, *, max_epochs: int, size: int = 4, step: int = 3) -> None:
         self._objective, self._seed = objective, seed
@@ -77,7 +77,7 @@ class PopulationBased:
                 self._values[record.trial][record.parameter] = record.value
             case ResultTold() if record.trial in self._running:
                 self._running.discard(record.trial)
-                if record.outcome == "failed":
+                if record.score is None:
                     return [record.trial]
                 self._results[record.trial] = record
                 return [record.trial] if self._is_last(self._generation) else []

@@ -233,7 +233,7 @@ class BackEndContract:
         infeasible = [trial for trial in search.trials if trial.state == "infeasible"]
         assert infeasible
         for trial in infeasible:
-            assert (trial.epochs, trial.objective) == (0, None)
+            assert (trial.progress.trained, trial.objective) == (0, None)
             told = [r for r in search.records if isinstance(r, ResultTold) and r.trial == trial.number]
             assert [(r.outcome, r.score) for r in told] == [("infeasible", None)]
 

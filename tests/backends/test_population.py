@@ -63,7 +63,7 @@ def test_a_child_continues_its_parent_with_its_own_values(search: Simulation) ->
         assert first.epoch == before.epoch + 1
         assert first.logs["val_loss"] == pytest.approx(before.logs["val_loss"] - trial.params["rate"])  # type: ignore[operator]
         assert trial.objective == min(epoch.logs["val_loss"] for epoch in trial.curve)
-        assert trial.trained == trial.executions[0].own_epochs == len(trial.curve)
+        assert trial.progress.trained == trial.executions[0].own_epochs == len(trial.curve)
         assert {"rate", "optimizer"} <= trial.params.keys()
         assert ("momentum" in trial.params) == (trial.params["optimizer"] == "sgd")
         grandchild |= parent.parent is not None
@@ -109,7 +109,7 @@ def test_each_execution_continues_the_same_one_of_its_parent_or_the_first() -> N
     assert search.trials[-1].parent is not None
     assert search.trials[-1].parent.epochs == (2, 2)
     later = search.resume(limits=Limits(max_trials=7, executions=3)).run()
-    child = next(trial for trial in later.trials if trial.parent is not None and trial.planned == 3)
+    child = next(trial for trial in later.trials if trial.parent is not None and trial.progress.planned == 3)
     assert [execution.begins_after for execution in child.executions] == [child.parent.epochs[0]] * 3  # type: ignore[union-attr]
 
 
@@ -117,7 +117,7 @@ def test_a_child_whose_parents_state_is_gone_fails_with_one_line() -> None:
     search = simulate()
     search.executor.hand_on = lambda *_, **__: None  # type: ignore[method-assign]
     search.run()
-    failed = {trial.error for trial in search.trials if trial.ended == "failed"}
+    failed = {trial.error for trial in search.trials if trial.state == "failed"}
     assert any("trial 3 cannot continue trial" in str(error) for error in failed), failed
 
 
@@ -127,7 +127,7 @@ def test_a_child_whose_parents_state_is_gone_fails_with_one_line() -> None:
 class Naming:
     """A back end that trains one trial for two epochs, and then makes the given suggestion."""
 
-    name = "naming"
+    protocol = 1
 
     def __init__(self, suggestion: Suggestion, *, give_up: bool = False, early: bool = False) -> None:
         self._suggestion, self._give_up, self._early = suggestion, give_up, early
@@ -185,7 +185,7 @@ def test_a_wrong_parent_ends_the_search_with_one_line(suggestion: Suggestion, op
     assert search.end is not None
     assert search.end.exit_code == 2
     assert not search.end.complete
-    assert search.end.reason.startswith("back end 'naming' makes a wrong suggestion: ")
+    assert search.end.reason.startswith("back end tested makes a wrong suggestion: ")
     assert words in search.end.reason
     assert "\n" not in search.end.reason
 
@@ -210,7 +210,7 @@ def test_a_child_may_have_an_explored_configuration_and_takes_no_initial_one() -
     first, child = search.trials
     assert child.params == first.params
     assert child.parent is not None
-    assert (first.initial_values, child.initial_values) == ({"rate": 0.5}, {})
+    assert (first.values.initial, child.values.initial) == ({"rate": 0.5}, {})
     assert [epoch.epoch for epoch in child.curve] == [3, 4]
 
 

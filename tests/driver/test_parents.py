@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from places import TINY
-from population import PopulationBased
 
 import search
 from search import cli
@@ -33,7 +32,8 @@ from search.study.trial import Objective
 from search.tracking.mlflow import store
 
 OPTIONS: dict[str, Any] = {
-    "objective": "val_loss", "max_epochs": 6, "max_trials": 6, "seed": 3, "workers": 1, "progress": False,
+    "backend": "population:PopulationBased:size=3,step=2", "objective": "val_loss", "max_epochs": 6, "max_trials": 6,
+    "seed": 3, "workers": 1, "progress": False,
 }  # fmt: skip
 
 
@@ -45,18 +45,13 @@ class Killed(BaseException):
     """The end of the driver, as by a kill."""
 
 
-def make_backend(name: str, options: Any, objective: Any, seed: int, parameters: Any = ()) -> PopulationBased:
-    return PopulationBased(objective, seed, max_epochs=6, size=3, step=2)
-
-
 @pytest.fixture(scope="module")
 def place(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield a folder, made current, with a space file whose every search is population based."""
+    """Yield a folder, made current, with a space file."""
     folder = tmp_path_factory.mktemp("parents")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("search.executors.selection.shared_zygote", zygote)
-        patch.setattr("search.backends.registry.make_backend", make_backend)
         # The widths of a member's model must not change.
         space = TINY.read_text().replace('hp.Int("units", 2, 8)', "5")
         (folder / "space.py").write_text(space)
