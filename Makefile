@@ -5,14 +5,16 @@ BIN := .venv/bin
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 KILLS ?= 200
 SEED ?= 0
+VERSIONS ?=
 
-.PHONY: help demo test test-slow test-kills check install clean
+.PHONY: help demo test test-slow test-kills test-versions check install clean
 
 help:
 	@echo "make demo       set up, and search for the best digits classifier"
 	@echo "make test       set up, and run the tests"
 	@echo "make test-slow  set up, and run the tests that take minutes"
 	@echo "make test-kills set up, and kill 200 processes at random while searches train (KILLS=200 SEED=0)"
+	@echo "make test-versions runs core tests with the lowest, the newest and other versions (VERSIONS='--only lowest')"
 	@echo "make check      set up, and run ruff and mypy"
 
 .venv/bin/python:
@@ -42,10 +44,14 @@ test-slow: .venv/.installed-dev
 test-kills: .venv/.installed-dev
 	$(BIN)/python tests/kills.py --kills $(KILLS) --seed $(SEED)
 
+# Makes environments of its own, so it needs none.
+test-versions:
+	$(PYTHON) tests/versions.py $(VERSIONS)
+
 check: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venvs .mypy_cache .pytest_cache .ruff_cache

@@ -21,6 +21,8 @@ from search.study.trial import Objective
 from search.testing import BackEndContract, Scenario, Simulation
 from search.testing.backends import FINITE_CONFIGURATIONS, ask_finite, configuration_text, epoch_seconds, noise_loss
 
+pytestmark = pytest.mark.core
+
 HAS_GP = all(importlib.util.find_spec(package) for package in ("torch", "scipy"))
 
 

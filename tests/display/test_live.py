@@ -22,6 +22,8 @@ from search.space.domain import Value
 from search.study.records import BackendChanged, SegmentEnded, TrialEnded
 from search.study.study import Study, Trial
 
+pytestmark = pytest.mark.core
+
 
 def pace(options: Options) -> Pace:
     """Return the pace as if measuring began with the process."""

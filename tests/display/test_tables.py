@@ -24,6 +24,8 @@ from search.study.paths import StudyPaths
 from search.study.records import Built, EpochDone, ResultTold, SearchEnded, SearchStarted, SegmentEnded, TrialEnded
 from search.study.study import Study, Trial
 
+pytestmark = pytest.mark.core
+
 
 def rendered(renderable: RenderableType, width: int = 80) -> list[str]:
     console = Console(record=True, width=width, file=io.StringIO())

@@ -19,6 +19,8 @@ from search.study.trial import Objective
 from search.testing.executors import Conversation
 from tests.spaces.factories import KINDS, load_data
 
+pytestmark = pytest.mark.core
+
 TRIALS = len(KINDS) + 2
 
 

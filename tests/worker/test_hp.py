@@ -18,6 +18,8 @@ from search.space.domain import Condition, Domain, Parameter, Value
 from search.tracking.mlflow import loader
 from search.worker.hp import LazyHyperParameters, default_value, parameter_of
 
+pytestmark = pytest.mark.core
+
 
 class Source:
     """A source of answers, which records the questions.

@@ -26,6 +26,8 @@ from search.worker.data.arrays import prepare_data, spec_from_json, spec_to_json
 from search.worker.data.fingerprint import fingerprint_data
 from search.worker.runners.choose import choose_runner
 
+pytestmark = pytest.mark.core
+
 WORDS = np.array(["a", "b", "c", "a"] * 4)
 Y = np.arange(16, dtype="float32")
 NUMBERS = np.random.default_rng(0).normal(size=(16, 4))
