@@ -71,11 +71,12 @@ class Result:
     outcome: str
     python: str = "-"
     versions: list[str] = field(default_factory=lambda: ["-"] * len(SHOWN))
-    seconds: float = 0.0
+    seconds: float | None = None
     failed: bool = False
 
     def row(self) -> list[str]:
-        return [self.name, self.python, *self.versions, self.outcome, f"{self.seconds:.0f} s"]
+        took = "-" if self.seconds is None else f"{self.seconds:.0f} s"
+        return [self.name, self.python, *self.versions, self.outcome, took]
 
 
 def find_python(name: str) -> str | None:
@@ -101,12 +102,17 @@ def find_uv() -> str:
     return str(tool / "bin" / "uv")
 
 
-def requirements(project: dict[str, object]) -> list[str]:
-    """Return the requirements of the package and of its tests, as `pyproject.toml` states them."""
+def package_name(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement)[0]
+
+
+def requirements(project: dict[str, object], more: Sequence[str]) -> list[str]:
+    """Return the requirements of the package and of its tests, as `pyproject.toml` states them, and `more`."""
+    left_out = LEFT_OUT - {package_name(text) for text in more}
     extras = project["optional-dependencies"]
     assert isinstance(extras, dict)
     texts = dict.fromkeys([*project["dependencies"], *(text for extra in EXTRAS for text in extras[extra])])
-    return [text for text in texts if re.split(r"[^\w-]", text)[0] not in LEFT_OUT]
+    return [*(text for text in texts if package_name(text) not in left_out), *more]
 
 
 def install(uv: str, chosen: Set, python: str, folder: Path, more: Sequence[str]) -> int:
@@ -114,7 +120,7 @@ def install(uv: str, chosen: Set, python: str, folder: Path, more: Sequence[str]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     subprocess.run([uv, "venv", "--quiet", "--clear", "--python", python, str(folder)], check=True)
     command = [uv, "pip", "install", "--quiet", "--python", str(folder), "--resolution", chosen.resolution]
-    return subprocess.run([*command, "--editable", str(ROOT), *requirements(project), *more]).returncode
+    return subprocess.run([*command, "--editable", str(ROOT), *requirements(project, more)]).returncode
 
 
 def run_tests(folder: Path, log: Path) -> tuple[int, str]:
@@ -169,7 +175,7 @@ def main() -> None:
     uv = find_uv()
     results = [run_set(uv, name, arguments.more) for name in arguments.only]
     print(table(results))
-    nothing_ran = all(result.seconds == 0 for result in results)
+    nothing_ran = all(result.seconds is None for result in results)
     sys.exit(nothing_ran or any(result.failed for result in results))
 
 

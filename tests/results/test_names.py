@@ -118,7 +118,6 @@ def test_names_are_equal_in_all_workers_in_a_resumed_trial_and_in_models_that_co
     np.testing.assert_allclose(loaded.predict(x, verbose=0), models[0].predict(x, verbose=0), rtol=1e-6)
 
 
-@pytest.mark.core
 def test_names_are_the_same_in_this_process(space: Path) -> None:
     study = search.run(space, **SHORT, objective="val_auc_1", executor="inline")
     assert set(names_in(study)) == {NAMES}

@@ -18,8 +18,6 @@ from places import ROOT
 
 from search.space import pickling
 
-pytestmark = pytest.mark.core
-
 X = np.arange(12, dtype="float32")
 ARRAYS = tf.data.Dataset.from_tensor_slices((X, 2 * X))
 OFFSET = tf.constant(3.0)

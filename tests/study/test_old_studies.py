@@ -20,8 +20,6 @@ from search.space.old_names import MOVED
 from search.study.journal import read
 from search.study.records import FORMAT
 
-pytestmark = pytest.mark.core
-
 STUDIES = Path(__file__).parent / "formats" / "3" / "studies.tar.xz"
 NAMES = ("compiled", "dataset", "tuners")
 BEST = {"compiled": ("accuracy", max), "dataset": ("accuracy", max), "tuners": ("loss", min)}

@@ -57,7 +57,6 @@ def command(trial: Path, values: dict[str, Any], **options: Any) -> Evaluate:
     )
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("kind", ["functional", "deferred", "subclass"])
 def test_the_winner_is_written_with_its_signature_and_packages(tmp_path: Path, kind: str) -> None:
     values = {"kind": kind, "units": 24 if kind == "subclass" else 5, "regularizer": None}

@@ -26,8 +26,6 @@ from search.worker.data.arrays import prepare_data, spec_from_json, spec_to_json
 from search.worker.data.fingerprint import fingerprint_data
 from search.worker.runners.choose import choose_runner
 
-pytestmark = pytest.mark.core
-
 WORDS = np.array(["a", "b", "c", "a"] * 4)
 Y = np.arange(16, dtype="float32")
 NUMBERS = np.random.default_rng(0).normal(size=(16, 4))
@@ -104,6 +102,7 @@ TAKEN = {
 FAST = ("object array", "csr", "sparse tensor of rank 3", "ragged", "frame with flags and whole numbers")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", [pytest.param(x, marks=[] if x in FAST else [pytest.mark.slow]) for x in TAKEN])
 def test_logs_equal_those_of_fit(name: str) -> None:
     x, make = TAKEN[name]
