@@ -5,7 +5,6 @@ BIN := .venv/bin
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 KILLS ?= 200
 SEED ?= 0
-VERSIONS ?=
 
 .PHONY: help demo test test-slow test-kills test-versions check install clean
 
@@ -14,7 +13,7 @@ help:
 	@echo "make test       set up, and run the tests"
 	@echo "make test-slow  set up, and run the tests that take minutes"
 	@echo "make test-kills set up, and kill 200 processes at random while searches train (KILLS=200 SEED=0)"
-	@echo "make test-versions runs core tests with the lowest, the newest and other versions (VERSIONS='--only lowest')"
+	@echo "make test-versions runs core tests with the lowest, the newest and other versions"
 	@echo "make check      set up, and run ruff and mypy"
 
 .venv/bin/python:
@@ -46,7 +45,7 @@ test-kills: .venv/.installed-dev
 
 # Makes environments of its own, so it needs none.
 test-versions:
-	$(PYTHON) tests/versions.py $(VERSIONS)
+	$(PYTHON) tests/versions.py
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .
