@@ -6,13 +6,14 @@ PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 KILLS ?= 200
 SEED ?= 0
 
-.PHONY: help demo test test-slow test-kills check install clean
+.PHONY: help demo test test-slow test-kills test-versions check install clean
 
 help:
 	@echo "make demo       set up, and search for the best digits classifier"
 	@echo "make test       set up, and run the tests"
 	@echo "make test-slow  set up, and run the tests that take minutes"
 	@echo "make test-kills set up, and kill 200 processes at random while searches train (KILLS=200 SEED=0)"
+	@echo "make test-versions runs core tests with the lowest, the newest and other versions"
 	@echo "make check      set up, and run ruff, mypy and the check of private names"
 
 .venv/bin/python:
@@ -42,6 +43,10 @@ test-slow: .venv/.installed-dev
 test-kills: .venv/.installed-dev
 	$(BIN)/python tests/kills.py --kills $(KILLS) --seed $(SEED)
 
+# Makes environments of its own, so it needs none.
+test-versions:
+	$(PYTHON) tests/versions.py
+
 check: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,4 +54,4 @@ check: .venv/.installed-dev
 	$(BIN)/python tests/private_names.py
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venvs .mypy_cache .pytest_cache .ruff_cache

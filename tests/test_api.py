@@ -40,6 +40,7 @@ def factory(offset: int) -> Callable[[Any], Any]:
 OPTIONS: dict[str, Any] = {"max_epochs": 3, "max_trials": 2, "workers": 1, "progress": False, "objective": "val_loss"}
 
 
+@pytest.mark.core
 def test_a_factory_is_searched_with_arrays(workplace: Path) -> None:
     train, validation = data()
     found = search.run(factory(10), data=(train, validation), seed=3, **OPTIONS)

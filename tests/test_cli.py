@@ -91,6 +91,7 @@ def copied(searched: tuple[Path, int], workplace: Path) -> Path:
     return workplace
 
 
+@pytest.mark.core
 def test_a_run_announces_its_plan_and_reports_its_result(command: Command, space: Path) -> None:
     outcome = command("run", space, *RUN[2:])
     assert outcome.code == 0
@@ -112,6 +113,7 @@ def test_a_run_announces_its_plan_and_reports_its_result(command: Command, space
         assert next_command in outcome.out
 
 
+@pytest.mark.core
 def test_options_of_the_file_are_defaults(command: Command, space: Path) -> None:
     space.write_text(
         space.read_text() + "\nsearch_options: dict = {'runs': 'there', 'study': 'named', 'backend': 'optuna', "
@@ -194,6 +196,7 @@ def test_a_search_whose_trials_all_fail(command: Command, space: Path) -> None:
 # Reading studies ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.core
 def test_trials_as_json(command: Command, study: search.StudyResults) -> None:
     outcome = command("trials", "t", "--json")
     assert (outcome.code, outcome.err) == (0, "")
@@ -212,6 +215,7 @@ def test_trials_as_json(command: Command, study: search.StudyResults) -> None:
     assert len({t["mlflow_run_id"] for t in listed}) == 3
 
 
+@pytest.mark.core
 def test_trials_as_csv(command: Command, study: search.StudyResults) -> None:
     outcome = command("trials", "t", "--csv")
     assert (outcome.code, outcome.err) == (0, "")
@@ -221,12 +225,14 @@ def test_trials_as_csv(command: Command, study: search.StudyResults) -> None:
     assert [int(row["params_units"]) for row in rows] == [trial.params["units"] for trial in study.trials]
 
 
+@pytest.mark.core
 def test_trials_as_a_table(command: Command, study: search.StudyResults) -> None:
     outcome = command("trials", "t")
     assert (outcome.code, outcome.err) == (0, "")
     assert len(outcome.out.splitlines()) == 4
 
 
+@pytest.mark.core
 def test_best_trials_as_json_and_as_a_table(command: Command, study: search.StudyResults) -> None:
     listed = json.loads(command("best", "t", "--json").out)
     assert [t["objective"] for t in listed] == sorted(t["objective"] for t in listed)
@@ -238,6 +244,7 @@ def test_best_trials_as_json_and_as_a_table(command: Command, study: search.Stud
     assert [line.split()[1] for line in outcome.out.splitlines()[1:]] == [str(t["trial"]) for t in listed]
 
 
+@pytest.mark.core
 def test_show_prints_a_trial(command: Command, study: search.StudyResults) -> None:
     outcome = command("show", "t", 1)
     assert (outcome.code, outcome.err) == (0, "")
@@ -252,6 +259,7 @@ def test_show_prints_a_trial(command: Command, study: search.StudyResults) -> No
         assert words in outcome.out
 
 
+@pytest.mark.core
 def test_status_of_a_finished_study(command: Command, study: search.StudyResults) -> None:
     outcome = command("status", "t")
     assert (outcome.code, outcome.err) == (0, "")
@@ -295,6 +303,7 @@ def test_a_switch_is_on_or_off_or_not_given(
     assert given["fuse"] is value
 
 
+@pytest.mark.core
 def test_help_and_version(command: Command, workplace: Path) -> None:
     assert command("--version").out == f"search {search.__version__}\n"
     outcome = command()
@@ -404,6 +413,7 @@ def installed(folder: Path, *arguments: str, **environment: str) -> subprocess.C
     return subprocess.run(command, cwd=folder, env=inherited | environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.core
 @pytest.mark.slow
 def test_the_installed_command_searches(tmp_path: Path) -> None:
     added = "\nimport os\nprint(f\"set: {os.environ.get('TF_ENABLE_ONEDNN_OPTS')}\")\n"
@@ -466,6 +476,7 @@ def test_a_search_that_is_stopped_at_once_advises_a_command_that_works(
         assert (outcome.code, outcome.err) == (130, line)
 
 
+@pytest.mark.core
 def test_defaults_in_the_help_are_written_as_a_user_would_give_them(command: Command) -> None:
     shown = " ".join(command("run", "--help").out.split())
     for default in ("300", "30", "1"):

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from google.protobuf import struct_pb2
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -310,11 +311,13 @@ def _data_type(domain: Domain) -> int:
 
 
 def _protobuf_value(domain: Domain, value: Value) -> Any:
-    """Return the field of a protobuf for `value`, with the type of its whole domain."""
+    """Return `value` as a message, with the type of its whole domain."""
     kind = _data_type(domain)
     if kind == api.DATA_TYPE_BOOL:
-        return {"bool_value": value}
-    return {"number_value": value} if kind == api.DATA_TYPE_FLOAT64 else {"string_value": str(value)}
+        return struct_pb2.Value(bool_value=value)
+    if kind == api.DATA_TYPE_FLOAT64:
+        return struct_pb2.Value(number_value=value)
+    return struct_pb2.Value(string_value=str(value))
 
 
 def _domain_union(one: Domain | None, other: Domain) -> Domain | None:
@@ -335,6 +338,5 @@ def _parameter_info(name: str, domain: Domain | None) -> Any:
     if domain.is_range:
         info.domain_interval.min_value, info.domain_interval.max_value = domain.low, domain.high
     else:
-        for value in domain.values:
-            info.domain_discrete.values.add(**_protobuf_value(domain, value))
+        info.domain_discrete.values.extend(_protobuf_value(domain, value) for value in domain.values)
     return info

@@ -34,6 +34,7 @@ class OptunaContract(BackEndContract):
         )
 
 
+@pytest.mark.core
 class TestTPE(OptunaContract):
     sampler, pruner = "tpe:n_startup_trials=3", "hyperband"
 
@@ -62,6 +63,7 @@ class TestGP(OptunaContract):
     trials, cuts = 8, 2
 
 
+@pytest.mark.core
 class TestCMAES(OptunaContract):
     sampler, pruner = "cmaes:n_startup_trials=2", "hyperband"
 
@@ -97,6 +99,7 @@ def bowl(params: Any, epoch: int) -> float:
     return (params["x"] - 0.3) ** 2 + (params["y"] - 0.7) ** 2 + 0.01 / epoch
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("sampler", "pruner"),
     [
@@ -124,6 +127,7 @@ def test_a_joint_draw_covers_a_trial_that_begins_with_a_fixed_value() -> None:
     assert all(len(record.attributes["relative"]) == 2 for record in joint)
 
 
+@pytest.mark.core
 def test_a_grid_is_tried_cell_by_cell() -> None:
     def ask(hp: Any) -> None:
         hp.Int("a", 1, 3)
@@ -171,6 +175,7 @@ SPECS = [
 ]
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_pruner_stops_at_the_end_of_an_epoch(spec: str) -> None:
     search = simulate(Scenario(ask_two, ranked), "random", spec, limits=Limits(max_trials=25)).run()
@@ -228,6 +233,7 @@ def test_a_failed_trial_is_told_as_the_worst(direction: Any, worst: float) -> No
     assert [trial.intermediate_values for trial in trials] == [{1: 0.25}] * 3
 
 
+@pytest.mark.core
 def test_trials_of_an_earlier_phase_are_imported_as_they_ended() -> None:
     scenario = Scenario(
         ask_two, lambda params, epoch: ranked(params, epoch), fails=lambda params: 2 if params["x"] > 0.8 else None
@@ -273,6 +279,7 @@ def test_messages_explain_options_that_cannot_be_used(option: str, spec: str, sa
     assert "\n" not in message
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "gp")) for name in sorted(SAMPLERS)]
 )
@@ -308,6 +315,7 @@ DOMAINS = [
 ]
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
 def test_values_convert_to_optunas_and_back(domain: Domain) -> None:
     axis = Axis(Parameter("x", domain))
@@ -327,6 +335,7 @@ def test_values_convert_to_optunas_and_back(domain: Domain) -> None:
             assert type(back) is type(value)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
 def test_optunas_draws_are_in_the_domain(domain: Domain) -> None:
     axis = Axis(Parameter("x", domain))

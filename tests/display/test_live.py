@@ -23,6 +23,8 @@ from search.study.records import BackendChanged, SegmentEnded, TrialEnded
 from search.study.study import Study
 from search.study.trials import Trial
 
+pytestmark = pytest.mark.core
+
 
 def pace(options: Options) -> Pace:
     """Return the pace as if measuring began with the process."""

@@ -25,6 +25,8 @@ from search.study.records import Built, EpochDone, ResultTold, SearchEnded, Sear
 from search.study.study import Study
 from search.study.trials import Trial
 
+pytestmark = pytest.mark.core
+
 
 def rendered(renderable: RenderableType, width: int = 80) -> list[str]:
     console = Console(record=True, width=width, file=io.StringIO())

@@ -26,6 +26,7 @@ def study(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> StudyResu
         return search.run(space, executions_per_trial=3, **options)
 
 
+@pytest.mark.core
 def test_the_objective_is_the_mean_of_the_executions(study: StudyResults) -> None:
     assert len(study.trials) == 5
     for trial in study.trials:
@@ -40,6 +41,7 @@ def test_the_objective_is_the_mean_of_the_executions(study: StudyResults) -> Non
     assert study.study.epochs == 3 * 11
 
 
+@pytest.mark.core
 def test_promoted_trials_are_the_best_by_the_mean(study: StudyResults) -> None:
     first = [trial for trial in study.trials if trial.progress.bracket == 0]
     promoted = [trial for trial in first if trial.progress.to_epoch == 3]
@@ -47,6 +49,7 @@ def test_promoted_trials_are_the_best_by_the_mean(study: StudyResults) -> None:
     assert [trial.number for trial in promoted] == [min(at_one, key=at_one.__getitem__)]
 
 
+@pytest.mark.core
 def test_the_model_is_the_best_executions(study: StudyResults) -> None:
     best = study.best_trials(1)[0]
     (model,) = study.get_best_models(1)
@@ -60,6 +63,7 @@ def test_the_model_is_the_best_executions(study: StudyResults) -> None:
     assert again.evaluate(*validation, verbose=0)[0] == pytest.approx(min(best.values), rel=1e-5)
 
 
+@pytest.mark.core
 def test_mlflow_has_all_executions(study: StudyResults) -> None:
     client = store.connect(f"sqlite:///{study.paths.folder.parent}/mlflow.db", create=False)
     remote = retrieve.find_remote_study(client, "space")

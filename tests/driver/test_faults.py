@@ -464,7 +464,7 @@ def test_workers_whose_threads_cannot_run_end_with_the_driver_too(
 @pytest.mark.parametrize(
     ("number", "times"),
     [
-        (signal.SIGKILL, 1),
+        pytest.param(signal.SIGKILL, 1, marks=pytest.mark.core),
         (signal.SIGINT, 1),
         (signal.SIGINT, 2),
         (signal.SIGTERM, 1),

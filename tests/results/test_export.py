@@ -110,6 +110,7 @@ def onnx(path: Path, x: Any) -> Array:
 LOADERS: dict[str, Callable[[Path, Any], Array]] = {"savedmodel": saved_model, "onnx": onnx}
 
 
+@pytest.mark.core
 @pytest.mark.usefixtures("forked_checks")
 @pytest.mark.parametrize(("format", "rank"), [("savedmodel", 1), ("onnx", 2)])
 def test_a_format_that_needs_no_code_predicts_the_same(
@@ -124,6 +125,7 @@ def test_a_format_that_needs_no_code_predicts_the_same(
     assert list(tmp_path.iterdir()) == [to]
 
 
+@pytest.mark.core
 @pytest.mark.usefixtures("forked_checks")
 def test_the_export_of_a_keras_file_says_what_loading_needs(
     study: search.StudyResults, tmp_path: Path, x: Array, capfd: pytest.CaptureFixture[str]
@@ -141,6 +143,7 @@ def test_the_export_of_a_keras_file_says_what_loading_needs(
     assert np.array_equal(model.predict(x, verbose=0), expected)
 
 
+@pytest.mark.core
 @pytest.mark.usefixtures("forked_checks")
 def test_weights_load_into_a_model_that_code_has_built(
     study: search.StudyResults, tmp_path: Path, x: Array, capfd: pytest.CaptureFixture[str]
@@ -238,6 +241,7 @@ def several_inputs() -> tuple[Any, Any]:
     return model, {"a": np.ones((3, 4), "float32"), "b": np.zeros((3, 2), "float32")}
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("format", LOADERS)
 @pytest.mark.parametrize("make", [subclass, several_inputs])
 def test_models_of_other_kinds(tmp_path: Path, make: Callable[[], tuple[Any, Any]], format: str) -> None:

@@ -67,6 +67,7 @@ def study(zygote: Any, tmp_path_factory: pytest.TempPathFactory) -> StudyResults
         )
 
 
+@pytest.mark.core
 def test_all_kinds_were_searched(study: StudyResults) -> None:
     assert {trial.state for trial in study.trials} == {"completed"}
     assert {trial.params["kind"] for trial in study.trials} == set(KINDS)
@@ -75,6 +76,7 @@ def test_all_kinds_were_searched(study: StudyResults) -> None:
         assert trial.params["units"] in ((20, 24) if trial.params["kind"] == "subclass" else (3, 5))
 
 
+@pytest.mark.core
 def test_models_are_rebuilt_from_mlflow_alone(study: StudyResults, tmp_path: Path) -> None:
     """The store was moved to another machine, and nothing else of the search exists there."""
     runs = study.paths.folder.parent

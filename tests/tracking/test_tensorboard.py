@@ -90,6 +90,7 @@ class Shown:
 # The log's content ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.core
 def test_a_trial_is_a_run_with_values_curves_and_status(tmp_path: Path) -> None:
     follow(tmp_path, [*study_start(), *TRIALS])
     shown = Shown(tmp_path)
@@ -110,6 +111,7 @@ def test_a_trial_is_a_run_with_values_curves_and_status(tmp_path: Path) -> None:
     assert statuses == [api.STATUS_SUCCESS, api.STATUS_FAILURE, None]
 
 
+@pytest.mark.core
 def test_the_hparams_page_lists_domains_and_metrics_with_the_objective_first(tmp_path: Path) -> None:
     follow(tmp_path, [*study_start(), *TRIALS])
     experiment = Shown(tmp_path).experiment
@@ -179,6 +181,7 @@ def test_a_parameter_with_several_domains_is_listed_with_the_values_of_all(tmp_p
     assert listed_parameter(tmp_path / "mixed", "x").WhichOneof("domain") is None
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("values", "kind", "shown"),
     [

@@ -87,6 +87,7 @@ def continue_all(folder):
             (folder / f"{saved}-{fuse}.json").write_text(json.dumps(logs))
 
 
+@pytest.mark.core
 @pytest.mark.slow
 def test_a_new_process_continues_with_the_same_bits(tmp_path, templates):
     state, logs = train(True, save_to=tmp_path / "True.npz")
@@ -151,6 +152,7 @@ def save(path, model, callbacks=(), **changes):
     return state.lost
 
 
+@pytest.mark.core
 def test_a_checkpoint_holds_all_optimizer_variables_and_seeds(tmp_path):
     def make_compiled():
         model = make_model()
@@ -172,6 +174,7 @@ def test_a_checkpoint_holds_all_optimizer_variables_and_seeds(tmp_path):
     assert int(other.optimizer.inner_optimizer.iterations) > 0
 
 
+@pytest.mark.core
 def test_dtypes_are_restored(tmp_path):
     def make_mixed():
         model = keras.Sequential([keras.Input((6,)), layers.Dense(3, dtype="bfloat16"), layers.Dense(1)])
@@ -202,6 +205,7 @@ class Odd(keras.callbacks.Callback):
             self.last = (np.ones((2, 2)),)
 
 
+@pytest.mark.core
 def test_the_attributes_of_callbacks_are_restored(tmp_path):
     callback = Odd(True)
     callback.set_params({"epochs": 3})
@@ -276,6 +280,7 @@ def test_a_different_model_is_refused_and_left_unchanged(tmp_path):
         read.restore(same)
 
 
+@pytest.mark.core
 def test_best_weights_are_saved_and_assigned(tmp_path):
     model = make_model()
     best = checkpoint.copy_weights(model)

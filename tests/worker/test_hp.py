@@ -19,6 +19,8 @@ from search.tracking.mlflow import loader
 from search.worker.hp import LazyHyperParameters, default_value
 from search.worker.hyperparameters import parameter_of
 
+pytestmark = pytest.mark.core
+
 
 class Source:
     """A source of answers, which records the questions.

@@ -6,6 +6,7 @@ All other tests train with TensorFlow.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
@@ -119,6 +120,8 @@ class Site:
 
 @pytest.fixture(scope="module", params=["jax", "torch"])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"needs {request.param}")
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "space.py").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
@@ -151,6 +154,7 @@ def history(study: search.StudyResults) -> list[Any]:
     ]
 
 
+@pytest.mark.core
 def test_a_search_on_another_keras_backend(whole: search.StudyResults, site: Site) -> None:
     assert whole.study.versions["keras_backend"] == site.backend
     assert whole.study.versions[site.backend]
@@ -161,6 +165,7 @@ def test_a_search_on_another_keras_backend(whole: search.StudyResults, site: Sit
     assert bool(compiled(site.folder)) == (site.backend == "jax")
 
 
+@pytest.mark.core
 def test_a_killed_and_stopped_search_has_the_same_results(whole: search.StudyResults, site: Site) -> None:
     for name in ("kill", "stop"):
         (site.folder / name).touch()
@@ -328,6 +333,7 @@ print(json.dumps([keras.config.backend(), losses]))
 """
 
 
+@pytest.mark.core
 def test_another_process_retrieves_models_and_searches_inline(whole: search.StudyResults, site: Site) -> None:
     backend, losses = json.loads(site.python(ELSEWHERE, site.folder))
     assert backend == site.backend

@@ -14,6 +14,8 @@ import pytest
 from search.worker import keras_internals
 from search.worker.metrics import compiled_metrics, directions_of_metrics
 
+pytestmark = pytest.mark.core
+
 M = keras.metrics
 
 

@@ -100,6 +100,7 @@ def same_state(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> None
             assert np.array_equal(a, b), name
 
 
+@pytest.mark.core
 def test_a_training_with_two_optimizers_goes_on_after_promotions_and_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +296,7 @@ def test_what_training_makes_is_made_again(counting: Any, kind: str) -> None:
     assert said == ([only_training] if kind == "created by a callback" else [])
 
 
+@pytest.mark.core
 def test_keras_own_layers_have_no_attributes_that_keras_does_not_assign() -> None:
     """Their walk is short, and nothing of them is taken for the user's."""
     layers = keras.layers
@@ -373,6 +375,7 @@ def test_plain_values_are_restored_wherever_they_are(tmp_path: Path) -> None:
     assert table.tolist() == [1, 1, 1]
 
 
+@pytest.mark.core
 def test_an_optimizer_of_a_part_of_the_variables_is_built_for_them_again(tmp_path: Path) -> None:
     model, new = make_odd(), make_odd()
     model.optimizer = keras.optimizers.Adam()

@@ -27,7 +27,7 @@ from search.tracking.mlflow.retrieve import (
 )
 from search.tracking.mlflow.syncer import Syncer
 
-pytestmark = pytest.mark.usefixtures("unflushed")
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("unflushed")]
 
 
 @pytest.fixture(scope="module")

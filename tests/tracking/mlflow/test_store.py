@@ -68,6 +68,7 @@ def test_passwords_are_removed(text: str, expected: str) -> None:
 # The database ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.core
 def test_a_fresh_database_has_the_write_ahead_log_and_is_made_once(tmp_path: Path, pristine: Path) -> None:
     with closing(sqlite3.connect(pristine)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -91,6 +92,7 @@ def test_two_processes_may_make_the_database_at_once(tmp_path: Path, templates: 
     assert {item.name for item in client.search_experiments()} == {"Default", "a", "b"}
 
 
+@pytest.mark.core
 def test_an_older_database_is_migrated_after_a_copy(older: Path, pristine: Path) -> None:
     assert database.schema_revision(older) == OLD_REVISION
     client = store.connect(f"sqlite:///{older}")
@@ -203,6 +205,7 @@ def test_artifacts_of_a_moved_store_are_found_beside_it(name: str, tmp_path: Pat
     assert [item.path for item in moved.list_artifacts("model")] == ["model/a.txt"]
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", ["plain", "with space", "50% #1"])
 def test_addresses_in_a_moved_store_are_corrected(name: str, tmp_path: Path, pristine: Path) -> None:
     old, new = tmp_path / "old" / name, tmp_path / "new" / name

@@ -174,6 +174,7 @@ def loaded(models: Path, tmp_path_factory: pytest.TempPathFactory, pristine: Pat
     return models
 
 
+@pytest.mark.core
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_champion_predicts_where_search_is_not_installed(kind: str, loaded: Path) -> None:
@@ -183,6 +184,7 @@ def test_the_champion_predicts_where_search_is_not_installed(kind: str, loaded: 
         np.testing.assert_array_equal(answers[name], expected[name])
 
 
+@pytest.mark.core
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "several", "listed"])
 def test_a_model_of_keras_own_layers_is_loaded_as_a_keras_model_too(kind: str, loaded: Path) -> None:
@@ -272,6 +274,7 @@ def test_shipping_imports_no_framework(
 # Models and versions --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.core
 def test_the_winner_is_a_model_of_the_parent_run(write_winner: Callable[..., StudyPaths], runs: Path) -> None:
     from mlflow.models import Model
 
@@ -334,6 +337,7 @@ def test_test_results_are_metrics_of_the_trial_and_of_the_parent_run(
     assert tests(position.run_id or "") == {"test_accuracy": (0.55, 3)}
 
 
+@pytest.mark.core
 def test_the_same_winner_is_shipped_once_and_a_better_one_is_another_version(
     write_winner: Callable[..., StudyPaths], runs: Path
 ) -> None:

@@ -102,6 +102,7 @@ TAKEN = {
 FAST = ("object array", "csr", "sparse tensor of rank 3", "ragged", "frame with flags and whole numbers")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", [pytest.param(x, marks=[] if x in FAST else [pytest.mark.slow]) for x in TAKEN])
 def test_logs_equal_those_of_fit(name: str) -> None:
     x, make = TAKEN[name]

@@ -175,6 +175,7 @@ def assert_equal(one, other):
         assert np.array_equal(a, b), np.abs(a - b).max()
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("make", "raw", "options"),
     [
@@ -209,6 +210,7 @@ def test_fused_equals_fit_to_the_last_bit(make, raw, options):
     assert_equal(train(make, raw, options, fuse=True), train(make, raw, options, fuse=False))
 
 
+@pytest.mark.core
 def test_both_equal_plain_keras_in_the_same_order():
     ours = train(weighted, WHOLE_WEIGHTED, {"batch_size": 16}, fuse=True)
     keras.utils.set_random_seed(3)
@@ -222,6 +224,7 @@ def test_both_equal_plain_keras_in_the_same_order():
     assert all(np.array_equal(a, keras.ops.convert_to_numpy(b)) for a, b in zip(ours[0], model.variables, strict=False))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("fuse", [True, False])
 def test_a_training_in_segments_equals_one_in_whole(fuse):
     whole = train(regularised, WHOLE, {}, fuse)

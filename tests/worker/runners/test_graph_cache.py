@@ -189,6 +189,7 @@ def assert_graphs_differ(make: Callable[..., Any], *variants: Mapping[str, Any])
     assert len(set(descriptions)) == len(variants)
 
 
+@pytest.mark.core
 def test_widths_rates_factors_and_batches_are_dynamic() -> None:
     wide = {"units": 20, "rate": 0.45, "l2": 0.01}
     assert_as_fit(rows, [{}, wide, {"units": 2}], ROWS)
@@ -290,6 +291,7 @@ def test_half_precision_leaves_widths_dynamic() -> None:
         keras.config.set_dtype_policy(policy)
 
 
+@pytest.mark.core
 def test_models_that_take_turns_keep_their_state() -> None:
     """Two models of one graph that train by turns, epoch by epoch, equal two that train one after the other."""
 
@@ -343,6 +345,7 @@ def test_the_least_recently_used_graph_is_dropped(monkeypatch: pytest.MonkeyPatc
     assert second is not first
 
 
+@pytest.mark.core
 def test_tensorflow_forgets_a_dropped_graph() -> None:
     gc.collect()
     assert registered_functions() == []

@@ -13,6 +13,8 @@ from keras import layers
 from search.worker.keras_session import session
 from search.worker.runners.model_key import describe_callbacks, describe_model
 
+pytestmark = pytest.mark.core
+
 
 def network(
     units: int = 4,

@@ -129,6 +129,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Conversation:
     return Trial(folder, "def fit_options(hp):\n    return dict(batch_size=8)\n").train(0, 0, 4)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("fit", [HANDED_ON, HYPERMODEL], ids=["fit", "hypermodel"])
 def test_an_own_fit_trains_and_continues_as_without_it(tmp_path: Path, fit: str, plain: Conversation) -> None:
     own = Trial(tmp_path, fit)
@@ -167,6 +168,7 @@ def test_returned_numbers_belong_to_the_last_epoch(tmp_path: Path, fit: str, obj
     assert again.curve == whole.curve
 
 
+@pytest.mark.core
 def test_each_segment_has_the_number_returned_at_its_end(tmp_path: Path) -> None:
     own = Trial(tmp_path, RETURNED, "mae")
     parts = own.train(1, 0, 2), own.train(1, 2, 3)

@@ -269,6 +269,7 @@ def test_a_returned_best_value_belongs_to_its_epoch(tmp_path: Path) -> None:
 # A loop of the user's own ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     "fit", [LOOP, pytest.param(DRIVEN, marks=pytest.mark.slow)], ids=["callbacks", "callback list"]
 )
@@ -316,6 +317,7 @@ def test_an_objective_that_an_own_loop_returns_belongs_to_its_last_epoch(tmp_pat
     assert math.isclose(score_of_best_weights(own, 0), talk.curve[1]["val_loss"], rel_tol=1e-5)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     "set_model",
     [

@@ -10,6 +10,8 @@ from tensorflow.python.eager import context
 
 from search.worker.runners.tensorflow.grappler import light_grappler
 
+pytestmark = pytest.mark.core
+
 
 def current_options() -> RewriterConfig:
     config = context.context().function_call_options.config_proto_serialized

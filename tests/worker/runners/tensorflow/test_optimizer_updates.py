@@ -17,6 +17,8 @@ from search.worker.runners.graph_cache import cached_graphs, clear_graph_cache, 
 from search.worker.runners.tensorflow import internals
 from search.worker.runners.tensorflow.optimizer_updates import UpdateTemplate, repeated_updates
 
+pytestmark = pytest.mark.core
+
 RNG = np.random.default_rng(0)
 WORDS = RNG.integers(0, 9, (32, 4)).astype("int32")
 LABELS = RNG.integers(0, 3, 32).astype("int32")
