@@ -56,12 +56,12 @@ def _owner(attribute: str) -> str:
 )
 def model_keys() -> bool:
     """Test whether models have equal keys if they differ in a dynamic width, in a version of Keras that is known."""
+    if keras.config.backend() == "torch":
+        return True  # it has no graphs
     if ".".join(keras.__version__.split(".")[:2]) not in TESTED_KERAS:
         tested = f"{TESTED_KERAS[0]} to {TESTED_KERAS[-1]}"
         model_keys.turn_off(f"Keras {keras.__version__} is not one of the tested versions, {tested}")
         return False
-    if keras.config.backend() == "torch":
-        return True  # it has no graphs
     models = tiny_model(1), tiny_model(2)  # no other test changes them
     sizes = [find_dynamic_sizes(model) for model in models]
     one, other = (describe_model(*each) for each in zip(models, sizes, strict=True))
