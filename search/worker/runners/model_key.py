@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from search.worker.capabilities import capability
-from search.worker.keras_internals import DERIVED_ATTRIBUTES, UNTRACED_ATTRIBUTES, tiny_model
+from search.worker.keras_internals import DERIVED_ATTRIBUTES, TRACKING_ATTRIBUTES, UNTRACED_ATTRIBUTES, tiny_model
 from search.worker.runners.dynamic_sizes import DynamicSizes, find_dynamic_sizes
 
 __all__ = ["TESTED_KERAS", "ModelKey", "describe_callbacks", "describe_model", "model_keys"]
@@ -50,7 +50,7 @@ def _owner(attribute: str) -> str:
 @capability(
     "graph sharing",
     without="each model has a graph of its own",
-    uses=tuple(f"{_owner(name)}.{name}" for name in sorted(UNTRACED_ATTRIBUTES)),
+    uses=tuple(f"{_owner(name)}.{name}" for name in sorted(UNTRACED_ATTRIBUTES - TRACKING_ATTRIBUTES)),
     packages=lambda: f"Keras {keras.__version__}",
     for_speed=True,
 )
