@@ -3,7 +3,8 @@
 A private name may change with any release. So a capability tries itself on a tiny example, the first time that a
 process uses it. If the test fails, the capability is off in this process: the public way is used, and one line says so.
 
-Private names stand in modules called `internals` (or `…_internals`) only.
+Private names stand in modules called `internals` (or `…_internals`) only. Capabilities with one name are parts of one
+thing for the user: one line says that it is off.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ __all__ = [
     "DERIVED_ATTRIBUTES",
     "LEARNING_RATE",
     "MODEL_OF_CALLBACK",
+    "TRACKING_ATTRIBUTES",
     "UNTRACED_ATTRIBUTES",
     "assigned_names",
     "build_compiled_parts",
@@ -285,7 +286,11 @@ def _build_parts(model: Any, y: Any) -> None:
 
 # Model keys -----------------------------------------------------------------------------------------------------------
 
+TRACKING_ATTRIBUTES = {"_self_unconditional_dependency_names", "_self_unconditional_deferred_dependencies"}
+"""Attributes of containers that TensorFlow tracks. Under other names, models with branches may share fewer graphs."""
+
 UNTRACED_ATTRIBUTES = {
+    *TRACKING_ATTRIBUTES,
     "_tracker",  # a layer's list of its variables and parts, which are attributes, too
     "_nodes",  # of a functional model, by their addresses; its operations refer to them
     "_self_unconditional_checkpoint_dependencies",

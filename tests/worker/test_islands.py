@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import forks
@@ -16,7 +18,9 @@ import pytest
 from places import SPACES
 
 import search.worker.runners.tensorflow.epochs  # noqa: F401  # imports all islands that train on TensorFlow
+from search.worker import keras_internals
 from search.worker.capabilities import CAPABILITIES, Capability, describe_off, lines_of_off, public_calls_only
+from search.worker.runners.tensorflow import internals as tensorflow_internals
 
 SPACE = """
 import keras
@@ -121,6 +125,43 @@ def test_ready_spaces_train_without_the_names_that_matter_most(space: str, train
         assert other.result()["logs"] == plainly.result()["logs"]
         assert other.result()["errors"] == []
         assert other.result()["lines"]
+
+
+# All names of the islands ---------------------------------------------------------------------------------------------
+
+ISLANDS = (keras_internals, tensorflow_internals)
+
+RECOGNIZED = {
+    *tensorflow_internals.SLOT_ATTRIBUTES,  # an update with other variables is not repeated
+    *keras_internals.TRACKING_ATTRIBUTES,  # models with branches share fewer graphs
+    "_iterations",
+    "_u_product",
+    "_class",
+    "_omit_frequent_tracing_warning",  # a warning in the log
+    "_summary_module",  # new attributes of a callback count as state
+    "_writers",
+    "_model",
+    "_parameters",  # of PyTorch
+    "_buffers",
+    "_torch_params",
+}
+"""Private names that are only recognized where they are: without them nothing is off."""
+
+
+@pytest.mark.parametrize("island", ISLANDS, ids=lambda island: island.__name__.rpartition("search.worker.")[2])
+def test_each_private_name_of_an_island_belongs_to_a_capability(island: ModuleType) -> None:
+    assert island.__file__ is not None
+    listed = {use.rpartition(".")[2] for use in USES} | RECOGNIZED
+    for node in ast.walk(ast.parse(Path(island.__file__).read_text())):
+        name = ""
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+            name = node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+            name = node.value
+        elif isinstance(node, ast.ImportFrom) and node.module and ".src" in node.module + ".":
+            assert any(use.startswith(node.module) for use in USES), node.module
+        if name.startswith("_") and not name.endswith("__"):
+            assert name in listed, name
 
 
 # JAX ------------------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class _Loops:
 
     def __init__(self, graph: _SharedGraph, model: Any, plan: TrainingPlan) -> None:
         self._graph, self._model, self._plan = graph, model, plan
-        if not model.optimizer.built:
+        if model.optimizer is not None and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         create_metric_variables(model, plan.arrays.step_spec)
 

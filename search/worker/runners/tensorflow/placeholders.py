@@ -74,7 +74,7 @@ class Placeholders:
                 replace_attribute(restored, width.owner, width.name, -1)  # a reshape infers it
             for scalar, placeholder in zip(dynamic_sizes.scalars, self._scalars, strict=True):
                 replace_attribute(restored, scalar.owner, scalar.name, placeholder.attribute)
-            operations = _Operations()
+            operations = _operations()
             replace_operations(restored, add=operations.add, dropout=operations.dropout)
             yield
 
@@ -188,3 +188,8 @@ class _Operations:
             return self._dropout(inputs, rate, noise_shape, seed)
         random = tf.random.stateless_uniform(tf.shape(inputs), seeds_of(seed), dtype=inputs.dtype, alg="auto_select")
         return tf.where(random >= rate.variable, inputs * rate.scale, tf.zeros([], inputs.dtype))
+
+
+@functools.cache
+def _operations() -> _Operations:
+    return _Operations()
