@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from search.scheduler.stopping import StopRule as StopRule
     from search.space.compiled import compiled as compiled
     from search.tracking.followers import Follower as Follower
-    from search.worker.segment import trial_dir as trial_dir
+    from search.worker.user_code import trial_dir as trial_dir
 
 # Each name is imported on first use: `import search` costs nothing, and only training imports Keras.
 _EXPORTS = {
@@ -57,7 +57,7 @@ _EXPORTS = {
     "get_best_models": "search.results.study_results",
     "load_study": "search.results.study_results",
     "run": "search.api",
-    "trial_dir": "search.worker.segment",
+    "trial_dir": "search.worker.user_code",
     "tuners": "search.compat.keras_tuner",
 }
 

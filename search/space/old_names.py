@@ -79,13 +79,14 @@ MOVED: Mapping[str, str] = {
     "search.worker.rewriting": "search.worker.runners.tensorflow.grappler",
     "search.worker.runner": "search.worker.runners.choose",
     "search.worker.session": "search.worker.keras_session",
+    "search.worker.segment": "search.worker.user_code",
     "search.worker.shared": "search.worker.data.shared",
     "search.worker.shortage": "search.worker.failures",
     "search.worker.signature": "search.worker.runners.model_key",
     "search.worker.stand_ins": "search.worker.runners.tensorflow.placeholders",
     "search.worker.streams": "search.worker.data.streams",
     "search.worker.traced": "search.worker.runners.tensorflow.graph_files",
-    "search.worker.training": "search.worker.segment",
+    "search.worker.training": "search.worker.user_code",
     "search.worker.updates": "search.worker.runners.tensorflow.optimizer_updates",
 }
 """The present name of each module of an older version."""

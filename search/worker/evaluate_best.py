@@ -31,7 +31,7 @@ from search.worker.rebuilt_check import check_objective, first_inputs, save_refe
 from search.worker.runners.choose import call_on_specs, create_weights, create_weights_for
 from search.worker.runners.logs import scalar_logs
 from search.worker.saved_model_check import check_saved_model
-from search.worker.segment import build_trial_model, load_data, load_unused_space, taken_names, trial_folder
+from search.worker.user_code import build_trial_model, load_data, load_unused_space, taken_names, trial_folder
 
 __all__ = ["rebuild_model", "run_evaluation"]
 

@@ -50,7 +50,7 @@ from search.worker.runners.fit import FitRunner, TrainingPlan, hold_out_validati
 from search.worker.runners.graph_cache import make_model_key
 from search.worker.runners.logs import scalar_logs
 from search.worker.runners.own_fit import BLACK_BOX, OWN_LOOP, FitCall, call_own_fit, callbacks_of, first_samples
-from search.worker.segment import (
+from search.worker.user_code import (
     TrialSetup,
     adapts_objects,
     clear_data,

@@ -17,7 +17,7 @@ import search
 from search.space import pickling
 from search.space.file import SpaceRef
 from search.tracking.mlflow import loader
-from search.worker import segment
+from search.worker import segment, user_code
 from search.worker.keras_internals import set_used_names, used_names
 from search.worker.keras_session import import_space, session
 
@@ -192,9 +192,9 @@ def test_names_of_layers_that_load_data_leaves_behind_are_taken(tmp_path: Path) 
     ref = SpaceRef(path=str(path))
     for _ in range(2):
         segment.clear_caches()
-        assert "normalization" not in segment.taken_names(ref)
-        segment.load_data(ref)
-        assert segment.taken_names(ref)["normalization"] == 1
+        assert "normalization" not in user_code.taken_names(ref)
+        user_code.load_data(ref)
+        assert user_code.taken_names(ref)["normalization"] == 1
     segment.clear_caches()
 
 

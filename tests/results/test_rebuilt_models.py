@@ -102,10 +102,10 @@ def test_models_come_back_with_the_constants_that_they_were_trained_with(
 def _validation(workplace: Path) -> Any:
     """Return the validation data, as a process of the study gets them."""
     from search.space.file import SpaceRef
-    from search.worker import segment
+    from search.worker import user_code
 
     study = read_study(workplace / "away" / "journal.jsonl")
-    data = segment.load_data(SpaceRef(path=str(workplace / "space.py"), seed=study.seed)).validation
+    data = user_code.load_data(SpaceRef(path=str(workplace / "space.py"), seed=study.seed)).validation
     return data.packed  # type: ignore[union-attr]  # arrays
 
 

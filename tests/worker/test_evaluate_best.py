@@ -19,7 +19,7 @@ from search.worker.checkpoint import save_weights
 from search.worker.data.arrays import spec_to_json
 from search.worker.evaluate_best import rebuild_model
 from search.worker.saved_model_check import describe_difference, reference_values, tolerances
-from search.worker.segment import load_space
+from search.worker.user_code import load_space
 from tests.spaces.factories import Regressor, load_data
 
 REF = SpaceRef(str(FACTORIES))

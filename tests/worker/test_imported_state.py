@@ -11,7 +11,8 @@ from search.messages import Probe, Probed, Segment
 from search.space.file import SpaceRef
 from search.study.trial import Objective
 from search.testing.executors import Conversation
-from search.worker.segment import adapts_objects, clear_caches
+from search.worker.segment import clear_caches
+from search.worker.user_code import adapts_objects
 
 SPACE = """
 import keras

@@ -18,7 +18,8 @@ from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
 from search.worker.runners.choose import choose_runner, create_weights
 from search.worker.runners.graph_cache import make_model_key
-from search.worker.segment import clear_caches, load_data, load_space, set_up_trial, trial_folder
+from search.worker.segment import clear_caches
+from search.worker.user_code import load_data, load_space, set_up_trial, trial_folder
 
 FILES = sorted(SPACES.glob("*.py"))
 UNFUSED = {

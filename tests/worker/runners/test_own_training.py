@@ -153,7 +153,7 @@ def best_weights(trial: Trial, number: int) -> checkpoint.BestWeights:
 def score_of_best_weights(trial: Trial, number: int) -> float:
     """Return the loss on the validation data of the weights that come back."""
     from search.worker.hp import LazyHyperParameters
-    from search.worker.segment import build_trial_model, load_data, load_space
+    from search.worker.user_code import build_trial_model, load_data, load_space
 
     model = build_trial_model(load_space(trial.ref), LazyHyperParameters(values={"units": 4}))
     best_weights(trial, number).assign_to(model)
