@@ -94,6 +94,9 @@ class Registry:
 
     def find(self, name: str) -> Any:
         """Return the class called `name`, `name` or `module:Class`. OptionError as `load`."""
+        if name in self.own:
+            module, _, target = self.own[name].partition(":")
+            return getattr(importlib.import_module(module), target)
         if name not in self._loaded:
             self._loaded[name] = self._import(name)
         return self._loaded[name]
@@ -120,9 +123,7 @@ class Registry:
     # Finding --------------------------------------------------------------------------------------------------------
 
     def _import(self, name: str) -> Any:
-        if name in self.own:
-            module, _, target = self.own[name].partition(":")
-            return getattr(importlib.import_module(module), target)
+        """Return the class of another package."""
         module, colon, target = name.partition(":")
         if colon and module in self.own:
             raise OptionError(f"{self.option} {name!r}: write the arguments of {module} as {module}:key=value,…")

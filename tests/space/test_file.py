@@ -84,11 +84,11 @@ def test_the_files_keras_backend_reaches_the_executor(
 ) -> None:
     keras_backends = []
 
-    def refuse(slots: object, log: object, keras_backend: str | None, **_: object) -> None:
+    def refuse(self: object, slots: object, log: object, keras_backend: str | None, **_: object) -> None:
         keras_backends.append(keras_backend)
         raise OptionError("enough")
 
-    monkeypatch.setattr("search.executors.local.LocalExecutor", refuse)
+    monkeypatch.setattr("search.executors.local.LocalExecutor.__init__", refuse)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     Path("space.py").write_text(STUB + "search_options = dict(keras_backend='jax')\n")
     for arguments in (["run", "space.py"], ["run", "space.py", "--keras-backend", "torch"], ["check", "space.py"]):
