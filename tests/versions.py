@@ -2,7 +2,7 @@
 
     python tests/versions.py
     python tests/versions.py --only lowest newest
-    python tests/versions.py --only newest --with keras==3.12.*
+    python tests/versions.py --only newest --with keras==3.13.2
 
 - lowest: the lowest version of each requirement that `pyproject.toml` allows, on the lowest Python.
 - newest: the newest releases that go together, on the same Python.
