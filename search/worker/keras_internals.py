@@ -50,7 +50,7 @@ def _version() -> str:
 
 # The direction of a metric --------------------------------------------------------------------------------------------
 
-# Keras's metrics name their direction since 3.9. There is no public way to read it: the words of the names decide.
+# Keras's metrics name their direction. There is no public way to read it: without it, the words of the names decide.
 
 _DIRECTIONS: dict[Any, Direction] = {"up": "max", "down": "min"}
 

@@ -57,9 +57,6 @@ ELEMENTWISE_OPTIMIZERS = {
 }
 """Optimizers whose slots have the shape of the variable that they belong to, whatever it is."""
 
-_MIN_KERAS = (3, 12)
-"""The first version of Keras whose layers are known to treat widths as described here."""
-
 _PENALTY_ATTRIBUTES = {regularizers.L1: "l1", regularizers.L2: "l2"}
 
 
@@ -102,8 +99,6 @@ class DynamicSizes:
 
 def find_dynamic_sizes(model: Any) -> DynamicSizes:
     """Return the dynamic sizes of a model that is built and compiled, with its optimizer built."""
-    if tuple(int(part) for part in keras.__version__.split(".")[:2]) < _MIN_KERAS:
-        return DynamicSizes()
     nodes = _nodes(model)
     wide_layers = _layers_with_dynamic_width(model, nodes)
     return DynamicSizes(

@@ -26,7 +26,7 @@ from search.worker.runners.dynamic_sizes import DynamicSizes, find_dynamic_sizes
 
 __all__ = ["TESTED_KERAS", "ModelKey", "describe_callbacks", "describe_model", "model_keys"]
 
-TESTED_KERAS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
+TESTED_KERAS = ("3.12", "3.13", "3.14", "3.15")
 """The versions of Keras whose models are known to have right keys. Models of other versions share no graph."""
 
 
