@@ -330,7 +330,7 @@ def test_names_of_an_own_training_step_are_those_of_its_trackers_or_their_words_
 
 @pytest.fixture
 def older_keras(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let metrics have no direction, as before Keras 3.9."""
+    """Let metrics have no direction, as if Keras had renamed it."""
     for cls in (M.MeanSquaredError, M.BinaryAccuracy, M.AUC):
         monkeypatch.setattr(cls, "_direction", property(lambda self: None, lambda self, value: None), raising=False)
     keras_internals.directions.forget()
