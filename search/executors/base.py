@@ -22,7 +22,7 @@ def tell_user(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ExecutorSetup:
-    """What an executor gets when it is made.
+    """The circumstances of a search, for the executor that runs it.
 
     Attributes:
         slots: the slots of this machine that the options ask for, each with its GPUs and cores.

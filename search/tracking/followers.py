@@ -52,7 +52,7 @@ class Follower(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FollowerSetup:
-    """What a follower gets when it is made.
+    """The circumstances of a search, for a follower of it.
 
     Attributes:
         study: the study's name.

@@ -167,11 +167,7 @@ def _examine(
         own = None
         if space.fit is not None:
             setup, own = _try_fit(space, hp, setup, data)
-    if not hp.asked:
-        raise SpaceError(
-            "build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, hp.Choice or "
-            "hp.Boolean for the values to try"
-        )
+    _check_asked(hp)
     if own is None:
         data = count_batches(probe.space, data, setup.fit_options, tell)
     loaded = DataLoaded(values, fingerprint_data(data, read_streams=True))
@@ -186,9 +182,9 @@ def _examine(
     summary = _summarize(setup.model)
     if call is not None:
         with without_autologging():
-            for line in capabilities_off():
-                tell(line)
             logs = _train_a_step(path, setup.model, call.data, call.options, batch_size)
+        for line in capabilities_off():
+            tell(line)
     files = local_files(path) if path else ()
     return Probed(
         digest=digest_files(files) if path else digest_parameters(hp.parameters),
@@ -214,6 +210,14 @@ def _examine(
         extra_logs=space.fit is not None or bool(setup.callbacks),
         shared=shareable and _share(probe, space, data),
     )
+
+
+def _check_asked(hp: LazyHyperParameters) -> None:
+    if not hp.asked:
+        raise SpaceError(
+            "build_model asks hp for nothing, so there is nothing to search: use hp.Int, hp.Float, hp.Choice or "
+            "hp.Boolean for the values to try"
+        )
 
 
 def _summarize(model: Any) -> str:

@@ -381,9 +381,7 @@ def test_models_of_a_version_of_keras_that_is_not_tested_share_no_graph(monkeypa
     model_keys.forget()
     with session(1):
         assert make_model_key(rows(), []) is None
-    assert model_keys.line.startswith(
-        "graph sharing is off, as Keras 3.99.0 is not one of the tested versions, 3.12"
-    )
+    assert model_keys.line.startswith("graph sharing is off, as Keras 3.99.0 is not one of the tested versions, 3.12")
 
 
 @pytest.mark.slow

@@ -169,7 +169,7 @@ class _Operations:
 
     @functools.cached_property
     def _uses_bias_add(self) -> bool:
-        """Whether this version of Keras recognizes a bias by its size, and adds it by TensorFlow's `BiasAdd`."""
+        """True if this version of Keras recognizes a bias by its size, and adds it by TensorFlow's `BiasAdd`."""
         with tf.Graph().as_default():
             added = self._add(*(tf.compat.v1.placeholder(tf.float32, shape) for shape in ((None, 2), (2,))))
             return bool(added.op.type == "BiasAdd")
