@@ -366,7 +366,7 @@ def test_a_kerastuner_script_runs_unchanged(script: dict[str, Any], folder: Path
     assert len(script["models"]) == 2
     best = study.best_trials()[0]
     losses = [script["models"][0].evaluate(script["val_dataset"], verbose=0) for _ in range(2)]
-    assert losses == [pytest.approx(min(best.values), rel=1e-5)] * 2
+    assert losses == [pytest.approx(min(best.scores), rel=1e-5)] * 2
 
 
 @pytest.mark.core

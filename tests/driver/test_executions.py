@@ -56,11 +56,11 @@ def test_the_model_is_the_best_executions(study: StudyResults) -> None:
     scope: dict[str, object] = {}
     exec(TINY.read_text(), scope)
     _, validation = scope["load_data"]()  # type: ignore[operator]
-    assert model.evaluate(*validation, verbose=0)[0] == pytest.approx(min(best.values), rel=1e-5)
+    assert model.evaluate(*validation, verbose=0)[0] == pytest.approx(min(best.scores), rel=1e-5)
     runs = study.paths.folder.parent
     uri = f"sqlite:///{runs}/mlflow.db"
     (again,) = search.get_best_models("space", 1, tracking_uri=uri)
-    assert again.evaluate(*validation, verbose=0)[0] == pytest.approx(min(best.values), rel=1e-5)
+    assert again.evaluate(*validation, verbose=0)[0] == pytest.approx(min(best.scores), rel=1e-5)
 
 
 @pytest.mark.core
@@ -72,7 +72,7 @@ def test_mlflow_has_all_executions(study: StudyResults) -> None:
     logs = trial.logs
     assert logs["objective"] == pytest.approx(best.objective)
     assert logs["objective_std"] == pytest.approx(best.spread)
-    assert [logs[f"objective_{i}"] for i in range(3)] == pytest.approx(best.values)
+    assert [logs[f"objective_{i}"] for i in range(3)] == pytest.approx(best.scores)
     for i, execution in enumerate(best.executions):
         history = client.get_metric_history(trial.run_id, f"execution_{i}/val_loss")
         assert [(point.step, point.value) for point in history] == [

@@ -112,6 +112,7 @@ def test_an_abort_is_survived(space: Path, undisturbed: list[Any]) -> None:
     assert ("lost", "its process was ended by SIGABRT") in ends(study, 2)
 
 
+@pytest.mark.slow
 def test_a_trial_that_ran_out_of_memory_is_tried_again_in_a_new_process_with_nothing_beside_it(space: Path) -> None:
     space.with_name("kill").write_text("0001 0 once memory")
     options = {**OPTIONS, "workers": 2}

@@ -65,6 +65,7 @@ def test_the_best_f1_score_is_the_highest(study: Path, command: Command) -> None
         assert trial.objective == max(epoch.logs["val_f1_score"] for epoch in trial.curve)
 
 
+@pytest.mark.slow
 def test_a_resumed_study_keeps_its_direction_and_says_if_a_new_one_had_another(study: Path, command: Command) -> None:
     again = ("resume", "macro", "--workers", 1, "--no-progress", "--max-trials")
     assert "as journaled" not in command(*again, 4).err

@@ -103,6 +103,7 @@ def test_lines_of_repeated_epochs_are_dropped(tmp_path: Path) -> None:
     assert callback.append
 
 
+@pytest.mark.slow
 def test_each_trial_has_its_own_files(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (workplace / "space.py").write_text(SPACE)
     study = search.run(

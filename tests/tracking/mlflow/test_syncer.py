@@ -362,9 +362,8 @@ def uploaded_weights(paths: StudyPaths) -> dict[int, bytes]:
 
 
 def test_the_weights_in_mlflow_follow_the_ranking(write: WriteStudy) -> None:
-    paths = write(
-        [*study_start(), *completed_trial(0, [0.1]), *completed_trial(1, [0.2]), *requested(2, 0, 1), *epochs(2, [0.9])]
-    )
+    paused = [*requested(0, 0, 1), *epochs(0, [0.1]), *reached(0, 1, 1, 0.1)]
+    paths = write([*study_start(), *paused, *completed_trial(1, [0.2]), *requested(2, 0, 1), *epochs(2, [0.9])])
     sync(paths, keep_models=2)
     assert uploaded_weights(paths) == {0: b"weights of 0/1", 1: b"weights of 1/1"}  # trial 2's are not on disk yet
     write([*reached(2, 1, 1, 0.9), *completed_trial(3, [0.05])])
