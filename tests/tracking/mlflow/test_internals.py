@@ -82,6 +82,7 @@ def test_mlflows_command_refuses_what_the_private_function_refuses(
 def test_files_are_sent_and_fetched_by_mlflows_client(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # experiment 0 keeps its files in the current folder
     client = store.connect(store.resolve_uri(None, runs))
     run = client.create_run("0")
     (tmp_path / "a.txt").write_text("a")
