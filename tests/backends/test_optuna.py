@@ -17,6 +17,7 @@ from search.errors import OptionError
 from search.scheduler.limits import Limits
 from search.space.domain import Condition, Domain, Parameter
 from search.study.records import EpochDone, Judged, ParameterSet, ResultTold, SegmentRequested
+from search.study.study import Study
 from search.study.trial import Objective
 from search.testing import BackEndContract, Scenario, Simulation
 from search.testing.backends import FINITE_CONFIGURATIONS, ask_finite, configuration_text, epoch_seconds, noise_loss
@@ -233,10 +234,30 @@ def test_a_failed_trial_is_told_as_the_worst(direction: Any, worst: float) -> No
     assert [trial.intermediate_values for trial in trials] == [{1: 0.25}] * 3
 
 
+@pytest.mark.parametrize(("direction", "worst"), [("min", math.inf), ("max", -math.inf)])
+def test_infeasible_trials_are_told_as_the_worst(direction: Any, worst: float) -> None:
+    made: list[Optuna] = []
+
+    def make_backend(study: Study) -> Optuna:
+        made.append(Optuna(study.objective, study.seed, max_epochs=1, parameters=study.parameters))
+        return made[-1]
+
+    scenario = Scenario(ask_two, ranked, infeasible=lambda params: params["x"] > 0.5)
+    objective, limits = Objective("val_loss", direction), Limits(max_trials=40)
+    search = Simulation(scenario, make_backend, objective=objective, limits=limits, max_epochs=1).run()
+    refused = [trial.state == "infeasible" for trial in search.trials]
+    assert [trial.value == worst for trial in made[0].sampler.study.get_trials()] == refused
+    # The sampler learns from them: the share of infeasible trials falls. The first ten are random.
+    assert statistics.fmean(refused[20:]) < statistics.fmean(refused[:10])
+
+
 @pytest.mark.core
 def test_trials_of_an_earlier_phase_are_imported_as_they_ended() -> None:
     scenario = Scenario(
-        ask_two, lambda params, epoch: ranked(params, epoch), fails=lambda params: 2 if params["x"] > 0.8 else None
+        ask_two,
+        lambda params, epoch: ranked(params, epoch),
+        infeasible=lambda params: params["y"] > 0.8,
+        fails=lambda params: 2 if params["x"] > 0.8 else None,
     )
     before = simulate(scenario, pruner="asha", limits=Limits(max_trials=20)).run()
     back_end = Optuna(Objective("val_loss", "min"), 0, max_epochs=9)
@@ -246,7 +267,7 @@ def test_trials_of_an_earlier_phase_are_imported_as_they_ended() -> None:
     for trial, theirs in zip(before.trials, imported, strict=True):
         assert theirs.params.keys() == {"x (float linear)", "y (float linear)"}
         assert theirs.params["x (float linear)"] == trial.params["x"]
-        assert theirs.value == (math.inf if trial.state == "failed" else trial.objective)
+        assert theirs.value == (math.inf if trial.worthless else trial.objective)
         assert (theirs.state == TrialState.PRUNED) == (trial.state == "stopped")
         assert len(theirs.intermediate_values) == trial.epochs
 
