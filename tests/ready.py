@@ -89,7 +89,7 @@ def reload(folder: Path, space: str, backend: str, templates: forks.Templates) -
     best = study.best
     assert best is not None
     assert best.best_epoch is not None
-    record = best.best.find(best.best_epoch)
+    record = best.best_execution.find(best.best_epoch)
     assert record is not None
     logged = {name: value for name, value in record.logs.items() if name.startswith("val_")}
     code = "import sys; from ready import *; print_evaluation(*sys.argv[1:])"

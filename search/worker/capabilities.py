@@ -10,6 +10,7 @@ thing for the user: one line says that it is off.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 __all__ = ["CAPABILITIES", "Capability", "capability", "describe_off", "lines_of_off", "public_calls_only"]
@@ -62,13 +63,18 @@ class Capability:
             return False
         if not self._is_tested:
             self._is_tested = True
-            try:
-                works = self._test()
-            except Exception:
-                works = False
+            # In a thread of its own: the scope of a distribution strategy, or a graph, ends at its thread.
+            with ThreadPoolExecutor(1) as thread:
+                works = thread.submit(self._passes).result()
             if not works:
                 self.turn_off(f"{self._packages()} has other internals")
         return self.reason is None
+
+    def _passes(self) -> bool:
+        try:
+            return self._test()
+        except Exception:
+            return False
 
     def turn_off(self, reason: str) -> None:
         """Do without the capability in this process from now on."""

@@ -333,11 +333,11 @@ def test_a_back_end_that_breaks_ends_the_search_in_one_line_and_a_resume_goes_on
     with pytest.MonkeyPatch.context() as patch:
         ask, asked = Hyperband.ask, []
 
-        def breaks(self: Hyperband, *, new: bool) -> Any:
+        def breaks(self: Hyperband, *, new: bool, child: bool) -> Any:
             asked.append(new)
             if len(asked) > 6:
                 raise ZeroDivisionError("no such bracket")
-            return ask(self, new=new)
+            return ask(self, new=new, child=child)
 
         patch.setattr(Hyperband, "ask", breaks)
         message = (

@@ -15,7 +15,7 @@ from typing import Any
 import forks
 import numpy as np
 import pytest
-from by_hand import SEARCH_ENDED, completed_trial, epochs, evaluated, header, reached, study_start
+from by_hand import SEARCH_ENDED, completed_trial, epochs, evaluated, header, reached, started, study_start
 from make_models import KINDS
 from stores import BreakingClient, Server, WriteStudy, local_address, make_runs, sync
 
@@ -70,7 +70,7 @@ def winner_records(models: Path, kind: str, uid: str) -> list[Record]:
     return [
         replace(header(kind, uid), source=source, versions={"keras": "3.15.0", "keras_backend": "tensorflow"}),
         BackendChanged("hyperband", {}), SearchStarted("host", 1, {}),
-        SegmentRequested(0, 0, 2, 0, 0, False, 1), *values, Built(0, 9, "fused"),
+        SegmentRequested(0, 0, 2, 0, 0, False, 1), *values, started(0, 0, 2), Built(0, 9, "fused"),
         *epochs(0, [0.5, 0.6]), *reached(0, 2, 2, 0.6), TrialEnded(0, "completed"),
         evaluated(0, 2, {"loss": 0.5, "accuracy": 0.55}),
         exported(signature=description["signature"]), SEARCH_ENDED,
