@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Protocol
 
-from search.driver.inheritance import Checkpoints, Files, hand_on
+from search.driver.hand_on import Checkpoints, Files, hand_on
 from search.executors.base import Executor
 from search.messages import Evaluate, Evaluated, Inherited, Message, Notice, Segment
 from search.options import Options

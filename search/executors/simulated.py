@@ -428,7 +428,7 @@ class SimulatedExecutor:
         )
 
     def hand_on(self, parent: TrialPaths, child: TrialPaths, execution: int, *, again: bool) -> None:
-        """Give `child` a checkpoint of `parent`, as `search.driver.inheritance.Files` does."""
+        """Give `child` a checkpoint of `parent`, as `search.driver.hand_on.Files` does."""
         key = inherited_folder(str(child.folder)), execution
         if again and key in self.disk:
             return

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from search.driver.inheritance import Files
+from search.driver.hand_on import Files
 from search.executors.base import Executor
 from search.messages import (
     Answer,

@@ -17,7 +17,7 @@ from search.backends.base import running_best
 from search.backends.optuna import Optuna
 from search.backends.rungs import RungModel
 from search.driver import inheritance
-from search.driver.inheritance import Files
+from search.driver.hand_on import Files
 from search.driver.retention import Retention
 from search.driver.warm_start import _imported
 from search.errors import StudyError

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from search.driver.inheritance import Files
+from search.driver.hand_on import Files
 from search.executors.inline import InlineExecutor
 from search.messages import Inherited, Interrupt, Segment, Verdict
 from search.space.file import SpaceRef
