@@ -31,7 +31,6 @@ def build_model(hp):
 
 
 @pytest.mark.slow
-@pytest.mark.core
 def test_autologging_gets_no_run_of_the_probe_nor_of_fused_epochs(
     workplace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

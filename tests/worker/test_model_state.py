@@ -101,7 +101,6 @@ def same_state(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.core
 def test_a_training_with_two_optimizers_goes_on_after_promotions_and_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
