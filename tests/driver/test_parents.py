@@ -16,8 +16,8 @@ from search import cli
 from search.backends.base import running_best
 from search.backends.optuna import Optuna
 from search.backends.rungs import RungModel
-from search.driver import hand_on
 from search.driver.hand_on import Files
+from search.driver.hand_on import hand_on as carry_out
 from search.driver.retention import Retention
 from search.driver.warm_start import _imported
 from search.errors import StudyError
@@ -204,7 +204,7 @@ def child_of(paths: StudyPaths) -> Study:
 
 
 def hand_on(study: Study, paths: StudyPaths, *, again: bool = False) -> None:
-    hand_on.hand_on(Files(), HandOn(1, again=again), study, paths)
+    carry_out(Files(), HandOn(1, again=again), study, paths)
 
 
 @pytest.mark.parametrize("links", [True, False])
