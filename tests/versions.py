@@ -65,7 +65,7 @@ SETS = {
 
 @dataclass
 class Result:
-    """What a set gave, as a row of the table."""
+    """The result of a set, as a row of the table."""
 
     name: str
     outcome: str

@@ -77,7 +77,7 @@ class Driver:
         followers: are given every journal entry, and told when the disk has the entries.
         data: the folder of the arrays that workers share, if any.
         view: the display; updated about ten times a second.
-        checkpoints: those of trials, to hand on to their children.
+        checkpoints: those of trials, to hand on to their children; by default files in the trials' folders.
         now: the clock, in seconds since the epoch.
     """
 
@@ -93,7 +93,7 @@ class Driver:
         followers: Sequence[Follower] = (),
         data: str | None = None,
         view: View,
-        checkpoints: Checkpoints = Files(),  # noqa: B008  # it has no state
+        checkpoints: Checkpoints | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._controller = controller
@@ -105,7 +105,7 @@ class Driver:
         self._followers = followers
         self._data = data
         self._view = view
-        self._checkpoints = checkpoints
+        self._checkpoints = Files() if checkpoints is None else checkpoints
         self._say = view.say
         self._clock = now
         self._noticed: set[str] = set()

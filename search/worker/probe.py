@@ -162,11 +162,7 @@ def _examine(
         tell: as in `run_probe`.
         shareable: whether loading the data changed no global name, so that other workers need not load them.
     """
-    with trial_folder():
-        setup = set_up_trial(space, hp)
-        own = None
-        if space.fit is not None:
-            setup, own = _try_fit(space, hp, setup, data)
+    setup, own = _set_up(space, hp, data)
     _check_asked(hp)
     if own is None:
         data = count_batches(probe.space, data, setup.fit_options, tell)
@@ -181,8 +177,7 @@ def _examine(
         batch_size = _batch_size(call.options)
     summary = _summarize(setup.model)
     if call is not None:
-        with without_autologging():
-            logs = _train_a_step(path, setup.model, call.data, call.options, batch_size)
+        logs = _train_a_step(path, setup.model, call.data, call.options, batch_size)
         for line in capabilities_off():
             tell(line)
     files = local_files(path) if path else ()
@@ -210,6 +205,13 @@ def _examine(
         extra_logs=space.fit is not None or bool(setup.callbacks),
         shared=shareable and _share(probe, space, data),
     )
+
+
+def _set_up(space: Space, hp: LazyHyperParameters, data: Data) -> tuple[TrialSetup, _OwnFitProbe | None]:
+    """Call the user's functions, and their `fit` if there is one. Return their results and the findings on `fit`."""
+    with trial_folder():
+        setup = set_up_trial(space, hp)
+        return (setup, None) if space.fit is None else _try_fit(space, hp, setup, data)
 
 
 def _check_asked(hp: LazyHyperParameters) -> None:
@@ -353,7 +355,8 @@ def _train_a_step(
     }
     first = Data(_first_batch(data.train, batch_size), data.validation and _first_batch(data.validation, batch_size))
     try:
-        return _run_step(model, make_training_plan(first, {**options, **one_step}, seed=0))
+        with without_autologging():
+            return _run_step(model, make_training_plan(first, {**options, **one_step}, seed=0))
     except Exception as error:
         shapes = ", ".join(f"{name} {shape}" for name, shape in _shapes(data).items())
         raise SpaceError(
