@@ -1,7 +1,8 @@
 """The same search by search and by other tools, on the same spaces: seconds, epochs, objectives, memory.
 
     pip install '.[bench]'        # with .[bench,jax] for --keras-backend jax
-    python benchmarks/compare.py [--space mlp,cnn] [--max-epochs 9,27] [--seeds 3] [--workers 2]
+    python benchmarks/compare.py [--space mlp,cnn,large,stream,pydataset,scalars,large_batch]
+        [--max-epochs 9,27] [--seeds 3] [--workers 2]
         [--contenders ours,keras-tuner,optuna,ray,fit,fit-onednn,arithmetic] [--keras-backend tensorflow] [--gpu]
         [--json FILE]
 
@@ -15,15 +16,22 @@ slows all of them alike. The benchmark prints a table of medians over the seeds 
 - trials: KerasTuner counts a promotion as another trial;
 - ms/epoch: time of the search by the clock for each epoch: two workers halve it;
 - best: the best val_accuracy of any epoch;
-- peak memory: of all processes together, with shared memory counted once.
+- peak memory: of all processes together, with shared memory counted once;
+- GPU: with `--gpu`, the mean utilisation in per cent during the search, as the NVIDIA driver counts it: the share of
+  time in which any kernel ran.
 
-The spaces are in `spaces/`, the contenders in `contenders/`: Hyperband of ours and of KerasTuner, Optuna for as many
-epochs as ours took, and Ray Tune for as many trials. Three contenders train the trials of ours:
+The spaces are in `spaces/`: `mlp`, `cnn` and `large` search the sizes of models on arrays; `stream` and `pydataset` are
+the MLP on data that come in batches; `scalars` searches numbers that change no shape; `large_batch` is for a GPU. Not
+all are in the default of `--space`.
+
+The contenders are in `contenders/`: Hyperband of ours and of KerasTuner, Optuna for as many epochs as ours took, and
+Ray Tune for as many trials. Three contenders train the trials of ours:
 
 - `fit`, one after another by plain `model.fit`;
 - `fit-onednn`, the same with `TF_ENABLE_ONEDNN_OPTS=1`, which our workers have by default;
 - `arithmetic`, by our fused epochs with no framework around them, in such workers. Their time for arithmetic alone,
-  shared evenly among the workers, is a row of its own: no search of these trials can be faster.
+  shared evenly among the workers, is a row of its own: no search of these trials can be faster. It does not apply to
+  data that come in batches, whose pipeline belongs to the epochs.
 
 If `TF_ENABLE_ONEDNN_OPTS` is set already, its value holds for all contenders.
 
@@ -42,7 +50,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +61,19 @@ from search.devices.gpus import find_gpus
 HERE = Path(__file__).parent
 TIMEOUT_SECONDS = 30 * 60.0
 
-MAX_EPOCHS = {"mlp": (9, 27), "cnn": (9, 27), "large": (3,)}
+MAX_EPOCHS = {
+    "mlp": (9, 27),
+    "cnn": (9, 27),
+    "large": (3,),
+    "stream": (9,),
+    "pydataset": (9,),
+    "scalars": (9,),
+    "large_batch": (9,),
+}
 """The default max_epochs of each space."""
+
+STREAMS = {"stream", "pydataset"}
+"""Spaces whose data come in batches."""
 
 CONTENDERS = {
     "ours": ("ours.py", "search, {workers} workers"),
@@ -125,6 +144,7 @@ def measure(contender: str, space: str, max_epochs: int, seed: int, trials: Path
             environment(contender, folder, given),
             Path(folder),
             TIMEOUT_SECONDS,
+            processes.gpu_sampler(find_gpus()[0].uuid) if given.gpu else lambda: None,
         )
     row: Row = {
         "space": space,
@@ -140,14 +160,28 @@ def measure(contender: str, space: str, max_epochs: int, seed: int, trials: Path
     if ran.code:
         return {**row, "error": (ran.errors.strip().splitlines() or [f"exit code {ran.code}"])[-1]}
     result = json.loads(ran.output.splitlines()[-1])
-    return {**row, "command": ran.seconds - result.get("beside", 0.0), "memory": ran.memory, **result}
+    used = utilisation(ran.samples, result.pop("began"), result["search"])
+    figures = {"command": ran.seconds - result.get("beside", 0.0), "memory": ran.memory, **result}
+    return {**row, **figures, **({} if used is None else {"utilisation": used})}
+
+
+def utilisation(samples: Sequence[tuple[float, float]], began: float, seconds: float) -> float | None:
+    """Return the mean of the samples taken during a search; None if there is none."""
+    during = [used for moment, used in samples if began <= moment <= began + seconds]
+    return statistics.mean(during) if during else None
+
+
+def applies(contender: str, space: str) -> bool:
+    """Return whether a contender can train a space."""
+    return contender != "arithmetic" or space not in STREAMS
 
 
 def compare(space: str, max_epochs: int, given: argparse.Namespace, keep: Callable[[Row], None]) -> list[Row]:
     """Run all contenders with all seeds, in turn, and return their rows."""
     rows = []
-    first = [name for name in given.contenders if name == "ours"]
-    others = [name for name in given.contenders if name != "ours"]
+    contenders = [name for name in given.contenders if applies(name, space)]
+    first = [name for name in contenders if name == "ours"]
+    others = [name for name in contenders if name != "ours"]
     for seed in range(given.seeds):
         turn = seed % len(others) if others else 0
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -177,9 +211,12 @@ COLUMNS = (
 
 def table(rows: list[Row], given: argparse.Namespace) -> str:
     """Return the table for the rows of a space and a max_epochs, in Markdown."""
+    # A contender that does not apply has no rows.
     by_name = {name: [row for row in rows if row["contender"] == name] for name in given.contenders}
+    by_name = {name: runs for name, runs in by_name.items() if runs}
     ours = [row for row in by_name.get("ours", []) if "error" not in row]
-    lines = [COLUMNS, ("---",) * len(COLUMNS)]
+    columns = (*COLUMNS, *(["GPU %"] if given.gpu else []))
+    lines = [columns, ("---",) * len(columns)]
     notes = []
     for name, runs in by_name.items():
         label = CONTENDERS[name][1].format(workers=given.workers)
@@ -187,10 +224,10 @@ def table(rows: list[Row], given: argparse.Namespace) -> str:
         failed = [run for run in runs if "error" in run]
         if failed:
             label += f", {len(failed)} of {len(runs)} failed: {failed[-1]['error'].replace('|', '/')}"
-        lines.append((label, *figures(done, ours)))
+        lines.append((label, *figures(done, ours), *([mean_utilisation(done)] if given.gpu else [])))
         if name == "arithmetic" and done:
             alone = [{**run, "search": run["steady"] / given.workers} for run in done]
-            lines.append(("arithmetic only", *figures(alone, ours, whole=False)))
+            lines.append(("arithmetic only", *figures(alone, ours, whole=False), *([NONE] if given.gpu else [])))
             parts = ", ".join(f"{part} {median(done, part):.1f} s" for part in ("build", "trace", "steady"))
             notes.append(f"Same trials, fused, all processes together: {parts}.")
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(f"\n{note}" for note in notes)])
@@ -220,6 +257,12 @@ def figures(runs: list[Row], ours: list[Row], whole: bool = True) -> tuple[str, 
         f"{search / median(ours, 'search'):.2f}" if ours else NONE,
         f"{median(runs, 'command') / median(ours, 'command'):.2f}" if ours and whole else NONE,
     )
+
+
+def mean_utilisation(runs: list[Row]) -> str:
+    """Return the mean utilisation of the GPU over the runs in which it was measured."""
+    known = [run["utilisation"] for run in runs if "utilisation" in run]
+    return f"{statistics.mean(known):.0f}" if known else NONE
 
 
 def median(runs: list[Row], name: str) -> float:
@@ -274,7 +317,7 @@ def numbers(text: str) -> list[int]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", type=names(MAX_EPOCHS), default=["mlp", "cnn"])
-    parser.add_argument("--max-epochs", type=numbers, help="by default 9,27, and for the large space 3")
+    parser.add_argument("--max-epochs", type=numbers, help="by default 9,27 for mlp and cnn, 3 for large, 9 for others")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--contenders", type=names(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--keras-backend", choices=("tensorflow", "jax"), default="tensorflow")
@@ -284,6 +327,8 @@ def parse() -> argparse.Namespace:
     given = parser.parse_args()
     if "ours" not in given.contenders and (needy := NEED_OURS.intersection(given.contenders)):
         parser.error(f"{', '.join(sorted(needy))}: to have the trials of ours, add ours to --contenders")
+    if given.gpu and not find_gpus():
+        parser.error("--gpu: no NVIDIA GPU was found on this machine")
     return given
 
 

@@ -70,12 +70,12 @@ class Timed:
     def poll(self, handle: Handle, timeout: float) -> None:
         handled = 0.0
 
-        def timed(slot: int, message: Any) -> None:
+        def timed(slot: int, work: int, message: Any) -> None:
             nonlocal handled
             began = time.perf_counter()
             if isinstance(message, SegmentEnded):
                 self._ended[slot] = began
-            handle(slot, message)
+            handle(slot, work, message)
             handled += time.perf_counter() - began
 
         began = time.perf_counter()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from search.compat.keras_tuner import RandomSearch as RandomSearch
     from search.errors import Infeasible as Infeasible
     from search.errors import SearchError as SearchError
+    from search.errors import Unfinished as Unfinished
     from search.executors.base import Executor as Executor
     from search.results.study_results import StudyResults as StudyResults
     from search.results.study_results import get_best_models as get_best_models
@@ -53,6 +54,7 @@ _EXPORTS = {
     "SearchError": "search.errors",
     "StopRule": "search.scheduler.stopping",
     "StudyResults": "search.results.study_results",
+    "Unfinished": "search.errors",
     "compiled": "search.space.compiled",
     "get_best_models": "search.results.study_results",
     "load_study": "search.results.study_results",
@@ -76,6 +78,7 @@ __all__ = [
     "SearchError",
     "StopRule",
     "StudyResults",
+    "Unfinished",
     "__version__",
     "compiled",
     "get_best_models",

@@ -9,8 +9,9 @@ from typing import Any
 
 from search.driver import launch
 from search.driver.loop import View
+from search.driver.prepared import MakeView
 from search.driver.source import Source
-from search.errors import NoResult, OptionError, SearchError, SpaceError
+from search.errors import UNFINISHED, NoResult, OptionError, SearchError, SpaceError, Unfinished
 from search.options import Options, name_arguments, python_arguments
 from search.results.study_results import StudyResults
 from search.space.file import describe_type
@@ -54,6 +55,7 @@ def run(
     Raises:
         UserError: the input is wrong; the message says what is wrong, where, and what to do.
         NoResult: no trial has an objective.
+        Unfinished: the search has stopped before its job's end (`stop_before`); it goes on with `resume=True`.
         SearchError: the search was given up, as too many trials failed, and has results for `load_study`.
         KeyboardInterrupt: the search was stopped; it goes on with `resume=True`.
     """
@@ -74,6 +76,8 @@ def run(
             raise SpaceError(end.reason)
         if end.exit_code == 130:
             raise KeyboardInterrupt(end.reason)
+        if end.exit_code == UNFINISHED:
+            raise Unfinished(f"{end.reason}: go on with resume=True")
         if end.exit_code == 1:
             raise NoResult(end.reason) if result.study.best is None else SearchError(end.reason)
         return StudyResults(result.paths, result.study)
@@ -110,6 +114,9 @@ class _MessageView:
     def say(self, line: str) -> None:
         _say(line)
 
+    def name_slot(self, slot: int, label: str | None) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -120,13 +127,14 @@ class _ArgumentsView:
     def __init__(self, view: View) -> None:
         self._view = view
         self.update = view.update
+        self.name_slot = view.name_slot
         self.close = view.close
 
     def say(self, line: str) -> None:
         self._view.say(name_arguments(line))
 
 
-def _view_maker(progress: bool) -> launch.MakeView:
+def _view_maker(progress: bool) -> MakeView:
     def make(study: Study, options: Options, labels: tuple[str, ...]) -> View:
         if not progress:
             return _MessageView()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import functools
+import gc
 import inspect
 import json
 import os
@@ -25,7 +27,7 @@ from search.errors import JournalError, NoResult, OptionError, SearchError, Stud
 from search.study import paths
 
 if TYPE_CHECKING:
-    from search.driver.launch import MakeView, Result
+    from search.driver.prepared import MakeView, Result
     from search.results.study_results import StudyResults
 
 app = typer.Typer(
@@ -39,7 +41,7 @@ out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
 
 _METAVARS = {"runs": "DIR", "tracking_uri": "URI", "gpus": "GPUS", "objective": "NAME"}
-_METAVARS |= {"try_first": "JSON|FILE", "warm_start": "STUDY"}
+_METAVARS |= {"try_first": "JSON|FILE", "warm_start": "STUDY", "storage": "URL|folder|driver"}
 
 Runs = Annotated[str, typer.Option("--runs", metavar="DIR", help="The folder that holds the studies.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
@@ -58,12 +60,20 @@ TrackingUri = Annotated[
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Print plain lines instead of the live view.")]
 
 
-def _takes_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add every option of `search.options` to a command, which gets them as `given`."""
+def _takes_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds options of `search.options` to a command, which gets them as `given`.
+
+    Args:
+        names: the options; none stand for all.
+    """
+    return functools.partial(_with_options, names)
+
+
+def _with_options(only: tuple[str, ...], function: Callable[..., None]) -> Callable[..., None]:
     own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "given"]
     named = any(p.name == "name" for p in own)
     shown = [name for name, field in options.FIELDS.items() if not field.metadata.get("hidden")]
-    names = [name for name in shown if not (name == "study" and named)]
+    names = list(only) or [name for name in shown if not (name == "study" and named)]
     added = [_option_parameter(name) for name in names]
 
     @functools.wraps(function)
@@ -86,7 +96,7 @@ def _takes_options(function: Callable[..., None]) -> Callable[..., None]:
 def _describe_stop(error: KeyboardInterrupt) -> str:
     """Return a line about a search that was stopped at once, with a command that goes on."""
     from search.display.report import command_line
-    from search.driver.launch import SearchStopped
+    from search.driver.prepared import SearchStopped
 
     if not isinstance(error, SearchStopped):
         return "stopped before the search began: give the same command again"
@@ -124,6 +134,8 @@ def _option_parameter(name: str) -> inspect.Parameter:
         metavar = "|".join([*field.metadata["choices"], *(["NAME"] if "registry" in field.metadata else [])])
     elif field.metadata.get("time"):
         metavar = "TIME"
+    elif field.metadata.get("size"):
+        metavar = "SIZE"
     else:
         metavar = _METAVARS.get(name, "NAME" if str(field.type).startswith("str") else "N")
     number = f"{field.default:g}" if isinstance(field.default, float) else field.default
@@ -138,7 +150,7 @@ def _option_parameter(name: str) -> inspect.Parameter:
 
 
 @app.command("run")
-@_takes_options
+@_takes_options()
 def run_command(
     *,
     space: Annotated[Path, typer.Argument(metavar="SPACE.py", help="The space file.")],
@@ -169,7 +181,7 @@ def run_command(
 
 
 @app.command("resume")
-@_takes_options
+@_takes_options()
 def resume_command(
     *,
     name: StudyName,
@@ -218,7 +230,7 @@ def _say(line: str) -> None:
 
 def _report_and_exit(result: Result) -> None:
     from search.display.report import print_report
-    from search.driver.launch import SearchStopped
+    from search.driver.prepared import SearchStopped
 
     try:
         print_report(result, out, _say)
@@ -447,22 +459,23 @@ def ui_command(
 
 
 @app.command("devices")
-def devices_command(
-    gpus: Annotated[str, typer.Option("--gpus", metavar="GPUS", help="As for search run.")] = "auto",
-    workers: Annotated[str | None, typer.Option("--workers", metavar="N", help="As for search run.")] = None,
-    gpus_per_trial: Annotated[str, typer.Option("--gpus-per-trial", metavar="N", help="As for search run.")] = "1",
-) -> None:
-    """List the GPUs, and the slots that a search would have."""
-    from search.devices.gpus import choose_gpus, find_gpus
-    from search.devices.slots import available_cpus, core_ids, make_slots
-    from search.display import tables
+@_takes_options("gpus", "workers", "gpus_per_trial", "logical_devices", "executor", "ray_address", "keras_backend")
+def devices_command(*, as_json: Json = False, given: dict[str, Any]) -> None:
+    """Show the GPUs, their use by others, and the slots that a search would have."""
+    from search.devices.plan import error_of, notes_of
+    from search.display import devices_view
+    from search.driver.devices import plan_devices
 
-    found = find_gpus()
-    given = {"gpus": gpus, "workers": None if workers == "auto" else workers, "gpus_per_trial": gpus_per_trial}
-    opts = options.resolve_options(given)
-    chosen = choose_gpus(found, opts.gpus)
-    slots = make_slots(chosen, available_cpus(), core_ids(), opts.workers, opts.gpus_per_trial)
-    out.print(tables.devices_table(found, slots, available_cpus()))
+    plans = plan_devices(given)
+    notes, error = notes_of(plans), error_of(plans)
+    if as_json:
+        _print_json(devices_view.devices_fields(plans, [*notes, *([error] if error else [])]))
+    else:
+        out.print(devices_view.devices_tables(plans))
+        for line in ("", *notes) if notes else ():
+            out.print(line, markup=False, soft_wrap=True)
+    if error:
+        raise OptionError(error)
 
 
 @app.callback(invoke_without_command=True)
@@ -481,8 +494,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0 done, 1 no trial has an objective, 2 wrong input, 130 stopped.
+        The exit code: 0 done, 1 no trial has an objective, 2 wrong input, 75 stopped before the job's end, 130 stopped.
     """
+    # The memory goes with the process. Else the collector would look through all that MLflow has imported, for half a
+    # second after the last line.
+    atexit.register(gc.freeze)
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="search", standalone_mode=False)
         return code if isinstance(code, int) else 0

@@ -8,6 +8,7 @@
     │   └── TrackingRefused         the tracking server says no (401, 403)
     ├── JournalError                a journal cannot be read or written, or another process writes it
     ├── NoResult                    the search has no trial with an objective, exit code 1
+    ├── Unfinished                  the search has stopped before its job's end, exit code 75
     └── Unavailable                 something outside is out of reach for now: warn and go on
 
     Infeasible                      raised by the user's code: this configuration is not to be trained
@@ -22,6 +23,7 @@ import re
 from collections.abc import Iterable
 
 __all__ = [
+    "UNFINISHED",
     "Infeasible",
     "JournalError",
     "NoResult",
@@ -31,9 +33,14 @@ __all__ = [
     "StudyError",
     "TrackingRefused",
     "Unavailable",
+    "Unfinished",
     "UserError",
     "nearest",
 ]
+
+
+UNFINISHED = 75
+"""The exit code of a search that goes on with the same command later (`EX_TEMPFAIL` of sysexits.h)."""
 
 
 class SearchError(Exception):
@@ -66,6 +73,10 @@ class JournalError(SearchError):
 
 class NoResult(SearchError):
     """No trial has an objective."""
+
+
+class Unfinished(SearchError):
+    """The search has stopped in order before its job's end; it goes on with `resume=True`."""
 
 
 class Unavailable(SearchError):

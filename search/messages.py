@@ -16,6 +16,9 @@ from search.space.file import SpaceRef
 from search.study.records import Built, Checkpointed, DataLoaded, EpochDone, SegmentEnded
 from search.study.trial import Direction, Objective
 
+DRIVER = "driver"
+"""The storage of a worker that reaches the study's folder only through the driver."""
+
 # To a worker ----------------------------------------------------------------------------------------------------------
 
 
@@ -27,12 +30,14 @@ class Probe:
         share: the folder to write large arrays to, for other workers to map; None to share nothing.
         values: values to use in place of defaults, by name.
         more: further configurations to build, with random values.
+        shapes: whether to find the hyperparameters that change shapes.
     """
 
     space: SpaceRef
     share: str | None = None
     values: Mapping[str, Value] = field(default_factory=dict)
     more: int = 0
+    shapes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class Segment:
     """Train `trial` from the end of epoch `from_epoch` to the end of `to_epoch`.
 
     Attributes:
+        id: the number of this piece of work, from 1, unique in the driver's process.
         values: the hyperparameters drawn so far, by name. The worker sends a `Question` for each further one.
         seed: the training seed of (trial, execution).
         folder: the trial's own folder, the only place a worker writes to.
@@ -67,6 +73,9 @@ class Segment:
         data: the folder in which the probe has put the arrays that all workers share, or None.
         cached_trials: trials whose models stay cached in this worker, as it may be asked to train them further.
         inherited: the state that the trial's training begins with, None for a new one.
+        best: the epoch and the objective of the best weights on disk; None if there are none.
+        storage: the place of the trial's files: None for `folder` itself, the URL of a folder, or `DRIVER`. With a URL
+            and with `DRIVER`, the worker has a folder of its own on its machine; see `search.storage.trial_files`.
     """
 
     trial: int
@@ -87,6 +96,9 @@ class Segment:
     data: str | None = None
     cached_trials: tuple[int, ...] = ()
     inherited: Inherited | None = None
+    best: tuple[int, float] | None = None
+    id: int = 0
+    storage: str | None = None
 
     @property
     def begins_after(self) -> int:
@@ -125,13 +137,14 @@ class Evaluate:
     """Build `trial`'s model with the weights in the file `weights`, for the final evaluation.
 
     Attributes:
+        id: as in `Segment`.
         seed: the training seed of the weights' execution, under which the model is built.
         folder: the trial's own folder.
         objective: the metric that the model built again is checked by.
         reference: the file for a batch with its outputs, if the check cannot be made.
         test: whether to evaluate the model on the space's test data.
         model: the `.keras` file to write the model to, or None.
-        data: as in `Segment`.
+        data, storage: as in `Segment`.
     """
 
     trial: int
@@ -145,6 +158,23 @@ class Evaluate:
     test: bool = True
     model: str | None = None
     data: str | None = None
+    id: int = 0
+    storage: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileReply:
+    """The driver's reply to a worker's request for files.
+
+    Attributes:
+        versions: a version of each file, for `ListFiles`.
+        data: the bytes, for `ReadPart`; empty at the file's end.
+        error: the number and the text of the system's error, or None.
+    """
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    data: bytes = b""
+    error: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +221,10 @@ class Probed:
         shared: whether arrays were written to the probe's `share` folder.
         vectors: the number of values of each metric that has not exactly one, such as one for each class.
         inactive: the parameters that the build declared under conditions that do not hold.
+        checkpoint_bytes: the size of a checkpoint at least, 0 if it is unknown.
+        gpus: the number of GPUs that Keras's framework sees in the worker; None if it was not asked.
+        shape_parameters: the hyperparameters with many values for each of which JAX compiles anew, if the probe was to
+            find them.
     """
 
     digest: str
@@ -215,6 +249,9 @@ class Probed:
     shared: bool = False
     vectors: Mapping[str, int] = field(default_factory=dict)
     inactive: tuple[Parameter, ...] = ()
+    checkpoint_bytes: int = 0
+    gpus: int | None = None
+    shape_parameters: tuple[Parameter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,18 +289,91 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class ListFiles:
+    """The request for a version of each file of the worker's trial. The worker waits for a `FileReply`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPart:
+    """The request for `size` bytes of a file of the worker's trial, from `offset` on.
+
+    Attributes:
+        name: the file's path, relative to the trial's folder.
+    """
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class WritePart:
+    """The bytes of a file of the worker's trial from `offset` on. With the `last` part, the file is there.
+
+    Attributes:
+        name: as in `ReadPart`.
+    """
+
+    name: str
+    offset: int
+    data: bytes
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFile:
+    """The request to delete a file of the worker's trial; `name` is as in `ReadPart`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """A sign of life from the worker's process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The death of a slot's process. The executor sends this in place of the segment's `SegmentEnded`."""
+    """The death of a slot's process. The executor sends this in place of the segment's `SegmentEnded`.
+
+    Attributes:
+        fault: whether the trial may be to blame. If not, as when a machine is taken away, this counts as no retry.
+    """
+
+    reason: str
+    fault: bool = True
+
+
+# From an executor -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SlotOpened:
+    """A slot takes work from now on. A number that is new to the search is one more slot.
+
+    New slots may open in any order: the GPUs of a new node are not ready at the same time.
+
+    Attributes:
+        label: the slot's name for users, such as "node-3 GPU 0".
+        sharing: the other slots that use the same device's memory.
+    """
+
+    label: str
+    sharing: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SlotClosed:
+    """A slot takes no new work until it opens again. Work that runs there goes on to its own last message."""
 
     reason: str
 
 
-Command = Probe | Evaluate | Segment | Answer | Verdict | Interrupt | Shutdown
+FileRequest = ListFiles | ReadPart | WritePart | DeleteFile
+WorkCommand = Answer | Verdict | Interrupt | FileReply
+"""A command for a worker at work."""
+
+Command = Probe | Evaluate | Segment | WorkCommand | Shutdown
 Message = (
     Question
     | DataLoaded
@@ -275,6 +385,12 @@ Message = (
     | ProbeFailed
     | Evaluated
     | Notice
+    | ListFiles
+    | ReadPart
+    | WritePart
+    | DeleteFile
     | Heartbeat
     | Lost
+    | SlotOpened
+    | SlotClosed
 )

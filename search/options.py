@@ -13,20 +13,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from search.backends import registry
 from search.backends.brackets import HyperbandPlan, plan_brackets
 from search.errors import OptionError, SearchError, nearest
+from search.messages import DRIVER
 from search.plugins.loading import BACKENDS, EXECUTORS, FOLLOWERS, STOP_RULES, Registry, spec_of
 from search.plugins.spec import split_spec
 from search.space.configurations import parse_configurations
 from search.space.domain import Value
-from search.study.directions import direction_of_name
 from search.study.study import Study
-from search.study.trial import Objective
 from search.study.versions import KERAS_BACKENDS
+from search.wording import parse_bytes
 
 LARGEST_SEED = 2**31 - 1
 
@@ -48,6 +49,7 @@ class Options:
 
         low, high, choices: the values that it takes; `above` excludes `low` itself.
         time: its value is a time, in seconds.
+        size: its value is a size, in bytes.
         many: it may be given several times.
         registry: its values name parts of this registry; `choices` are our own.
         hidden: the command line lacks it; KerasTuner's tuners set it.
@@ -66,10 +68,15 @@ class Options:
     max_weights: int | None = _option(None, "refuse models with more weights: such a trial is infeasible", low=1)
     max_total_epochs: int | None = _option(None, "stop after this many epochs over all trials", low=1)
     timeout: float | None = _option(None, "stop after this time over all resumes, such as 90s, 30m or 2h", time=True)
-    factor: int = _option(3, "Hyperband and successive halving promote one trial in this many", low=2)
+    stop_before: float | None = _option(
+        None, "stop this time before the end of the Slurm job, such as 5m; the same command goes on later", time=True
+    )
+    factor: int = _option(3, "successive halving, as in Hyperband, promotes one trial in this many", low=2)
     iterations: int = _option(1, "how often to run Hyperband's whole plan", low=1)
     sampler: str | None = _option(
-        None, "the Optuna sampler, as name or name:key=value,…; by default tpe; random with hyperband"
+        None,
+        "the Optuna sampler of hyperband, asha or optuna, as name or name:key=value,…; by default random; tpe with "
+        "optuna",
     )
     pruner: str = _option("hyperband", "the Optuna pruner, as name or name:key=value,…")
     try_first: tuple[Mapping[str, Value], ...] = _option(
@@ -77,10 +84,19 @@ class Options:
     )
     warm_start: str | None = _option(None, "learn from the trials of this study, given by its name or its folder")
     executor: str = _option(
-        "local", "where trials run: local in worker processes, inline in this process", **_parts(EXECUTORS)
+        "local",
+        "where trials run: local in worker processes, ray on the nodes of a Ray cluster, inline in this process",
+        **_parts(EXECUTORS),
+    )
+    ray_address: str | None = _option(
+        None,
+        "the Ray cluster as HOST:PORT, or local for one of this search's own; by default RAY_ADDRESS, or one of yours "
+        "that runs on this machine",
     )
     workers: int | None = _option(None, "how many trials run at once; by default as many as the machine allows", low=1)
-    gpus: str = _option("auto", "the GPUs to use: auto, none, or numbers or UUIDs such as 0,1")
+    gpus: str = _option(
+        "auto", "the GPUs to use: auto for those that nobody else uses, none, or numbers or UUIDs such as 0,1"
+    )
     gpus_per_trial: float = _option(1.0, "the GPUs for each trial; 0.5 lets two trials share one", low=0, above=True)
     logical_devices: int = _option(
         1, "split the processor into this many devices for each trial: --gpus-per-trial without GPUs", low=1, high=64
@@ -125,6 +141,17 @@ class Options:
         hidden=True,
     )
     checkpoint_every: float = _option(30.0, "the seconds between checkpoints while a trial trains", low=0)
+    disk: int | None = _option(
+        None,
+        "the most that the checkpoints of paused trials may take, such as 500MB or 20GB; by default a fifth of what is "
+        "free when the search begins",
+        size=True,
+    )
+    storage: str | None = _option(
+        None,
+        "where trials' checkpoints and files are kept: a URL of fsspec's such as s3://bucket/studies, folder for the "
+        "study's folder, or driver for the same through the driver's connections; by default folder",
+    )
     keras_backend: str | None = _option(None, "the back end of Keras", choices=KERAS_BACKENDS)
     run_eagerly: bool = _option(False, "train step by step without compilation, for prints and breakpoints")
     fuse: bool = _option(True, "train whole epochs as one compiled loop if the results are the same")
@@ -148,7 +175,8 @@ class Options:
         options = {name: getattr(self, name) for name in facts.options}
         if "sampler" in options:
             options["sampler"] = self.sampler or facts.sampler
-        return {**options, **BACKENDS.load(self.backend).arguments}
+        repeatable = facts.repeatable if self.seed is not None else {}
+        return {**options, **repeatable, **BACKENDS.load(self.backend).arguments}
 
     @property
     def followers(self) -> tuple[str, ...]:
@@ -187,11 +215,16 @@ _MODEL_NAME = re.compile(r"(?!\s|\.\.|\.$)[^/:@'\"`\x00-\x1f]{1,200}(?<!\s)")
 """Names that MLflow can register, and find again by `models:/NAME@champion`."""
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Options)}
+FOLDER = "folder"
+STORAGES = (FOLDER, DRIVER)
+"""The values of `storage` that are no URL."""
 LOCATION = ("study", "runs")
 """Options that name the study, and are not journaled with it."""
+PASSING = (*LOCATION, "ray_address")
+"""Options of one process that are not journaled: a study may be resumed on another cluster."""
 OWN_FIT_MAX_EPOCHS = 1000
 """The `max_epochs` of a search whose own `fit` decides on its epochs. Beyond them, a trial is ended all the same."""
-EARLY = (*LOCATION, "keras_backend", "executor")
+EARLY = (*LOCATION, "keras_backend", "executor", "ray_address", "storage")
 """Options that must be known before the space file is run."""
 
 
@@ -242,10 +275,17 @@ def _check_taken(given: Iterable[str], options: Options) -> None:
     """Raise OptionError if one of the `given` options is for other back ends than that of `options`."""
     for name in given:
         takers = registry.takers_of(name)
-        if name == "max_epochs" or not takers or name in registry.known_facts_of(options.backend).options:
+        if name == "max_epochs" or not takers or registry.known_facts_of(options.backend).takes(name):
             continue
         used = options.backend_name
         raise OptionError(f"{option_flag(name)} goes with --backend {' or '.join(takers)}, and this search uses {used}")
+
+
+def check_ray_address(given: Mapping[str, Any]) -> None:
+    """Raise OptionError if `given` has the address of a cluster and another executor than `ray`."""
+    executor = given.get("executor") or FIELDS["executor"].default
+    if given.get("ray_address") is not None and executor != "ray":
+        raise OptionError(f"--ray-address goes with --executor ray, and this search uses {executor}")
 
 
 @contextmanager
@@ -274,6 +314,11 @@ def check_option(name: str, value: Any) -> Any:
         value = parse_seconds(value, option_flag(name))
         if value < (low := field_.metadata.get("low", 0)):
             raise OptionError(f"{option_flag(name)} is {value:g} seconds: it must be at least {low}")
+    elif field_.metadata.get("size"):
+        try:
+            value = parse_bytes(value)
+        except ValueError as error:
+            raise OptionError(f"{option_flag(name)} is {value!r}: {error}") from None
     elif name == "try_first":
         value = parse_configurations(value)
     elif field_.metadata.get("registry"):
@@ -285,6 +330,8 @@ def check_option(name: str, value: Any) -> Any:
             raise OptionError(f"{name} is {value!r}: give True or False")
     else:
         value = str(value)
+    if name == "storage" and value not in STORAGES and "://" not in value:
+        value = str(Path(value).absolute())
     if name == "register" and not _MODEL_NAME.fullmatch(value):
         raise OptionError(f"--register {value!r} cannot be a model's name: give one without '/', ':', '@' and quotes")
     choices = None if "registry" in field_.metadata else field_.metadata.get("choices")
@@ -342,62 +389,6 @@ def parse_seconds(value: Any, flag: str) -> float:
     if total <= 0:
         raise OptionError(f"{flag} is {value!r}: it must be more than 0")
     return total
-
-
-def objective_for_metrics(
-    options: Options,
-    metrics: tuple[str, ...],
-    compiled: tuple[str, ...],
-    directions: Mapping[str, str],
-    *,
-    validated: bool,
-    extra: bool = False,
-    own_fit: bool = False,
-) -> Objective:
-    """Return the objective of a search for a model with these metrics.
-
-    The objective is the option's. By default it is `val_<metric>` if the model compiles exactly one metric whose
-    direction is known, and which is no part of the loss, else `val_loss`. If the logs of the user's own `fit` lack that
-    name, the objective is `default_objective`, KerasTuner's name for the value that such a `fit` returns. By default
-    that value is minimized.
-
-    The direction is the option's. By default it is that of `directions`, or for a name that no metric has, that of the
-    words of the name.
-
-    Args:
-        metrics: the names in an epoch's logs, as the probe saw them; none if only the user's own `fit` knows them.
-        compiled: the compiled metrics, without `loss`.
-        directions: `min` or `max` by name, without `val_`, for those of `metrics` with a known direction.
-        validated: whether `load_data` returns validation data.
-        extra: whether callbacks or the user's own `fit` may add to the logs; the first epoch will show.
-        own_fit: whether the space has a `fit` of its own.
-
-    Raises:
-        OptionError: the objective is not in the logs, lacks validation data, or has no known direction.
-    """
-    name = options.objective
-    if name is None:
-        single = len(compiled) == 1 and compiled[0] in directions
-        part_of_loss = single and "loss" in metrics and compiled[0].endswith("_loss")
-        name = f"val_{compiled[0]}" if single and not part_of_loss else "val_loss"
-        if own_fit and name not in metrics:
-            return Objective("default_objective", "max" if options.direction == "max" else "min")
-    if name.startswith("val_") and not validated and not extra:
-        raise OptionError(
-            f"objective {name!r} needs validation data and load_data returned none: return (train, validation), or "
-            f"give a training metric with --objective: {', '.join(metrics)}"
-        )
-    if name not in metrics and not (extra and options.objective is not None):
-        raise OptionError(
-            f"objective {name!r} is not among the metrics: {', '.join(metrics)}.{nearest(name, metrics)} "
-            "Give one with --objective"
-        )
-    # A name that is no metric of the model is logged by a callback or by the user's own `fit`.
-    known = directions.get(name.removeprefix("val_")) if name in metrics else direction_of_name(name)
-    direction = options.direction or known
-    if direction is None:
-        raise OptionError(f"whether more or less of {name!r} is better is not known: say --direction max or min")
-    return Objective(name, "max" if direction == "max" else "min")
 
 
 # Messages for Python --------------------------------------------------------------------------------------------------

@@ -1,8 +1,14 @@
-"""Words of messages for people."""
+"""Words and sizes as people read and write them."""
 
 from __future__ import annotations
 
-__all__ = ["pluralize"]
+import re
+from typing import Any
+
+__all__ = ["format_bytes", "format_memory", "parse_bytes", "pluralize"]
+
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+"""By the first letter of a unit, its power of 1000, or of 1024 if an i follows."""
 
 
 def pluralize(number: float, noun: str, separator: str = "") -> str:
@@ -13,3 +19,37 @@ def pluralize(number: float, noun: str, separator: str = "") -> str:
     """
     ending = "" if number == 1 else "es" if noun.endswith("tch") else "s"
     return f"{number:{separator}.0f} {noun}{ending}"
+
+
+def parse_bytes(value: Any) -> int:
+    """Return a size in bytes.
+
+    Args:
+        value: a number of bytes, or text such as `500MB`, `1.5 GB` or `2GiB`.
+
+    Raises:
+        ValueError: the size cannot be read, or is less than a byte.
+    """
+    text = f"{value:.0f}" if isinstance(value, float) else str(value).strip().lower()
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", text)
+    if isinstance(value, bool) or found is None:
+        raise ValueError("give a number of bytes, or a size such as 500MB, 1.5GB or 2GiB")
+    number, unit, binary = found.groups(default="")
+    size = int(float(number) * (1024 if binary else 1000) ** _POWERS[unit])
+    if size < 1:
+        raise ValueError("it must be more than 0")
+    return size
+
+
+def format_bytes(size: int) -> str:
+    """Return a size with three digits and its unit, in a form that `parse_bytes` reads: `1.25GB`, `21.3MB`, `512B`."""
+    number, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while number >= 999.5 and len(units) > 1:
+        number /= 1000
+        units.pop(0)
+    return f"{number:.3g}{units[0]}" if number < 999.5 else f"{number:.0f}{units[0]}"
+
+
+def format_memory(size: int) -> str:
+    """Return a size of memory as makers of memory count: `140.4 GiB`, `21 MiB`."""
+    return f"{size / 2**30:.1f} GiB" if size >= 1023.5 * 2**20 else f"{size / 2**20:.0f} MiB"

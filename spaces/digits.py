@@ -53,4 +53,4 @@ def fit_options(hp):
     return {"batch_size": hp.Choice("batch_size", [32, 64, 128])}
 
 
-search_options = {"backend": "hyperband", "max_epochs": 27}
+search_options = {"max_epochs": 27}

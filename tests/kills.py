@@ -44,6 +44,8 @@ from search.study.study import Study
 
 BACKENDS = (
     ("hyperband", ["--backend", "hyperband"]),
+    ("asha", ["--backend", "asha", "--max-total-epochs", "30"]),
+    ("freeze-thaw", ["--backend", "freeze-thaw:cost=epochs", "--max-total-epochs", "40"]),
     ("optuna-tpe", ["--backend", "optuna", "--sampler", "tpe", "--pruner", "median:n_startup_trials=2"]),
     ("optuna-random", ["--backend", "optuna", "--sampler", "random", "--max-total-epochs", "30"]),
 )

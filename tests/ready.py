@@ -37,6 +37,8 @@ from search.study.study import Study
 NAMES = tuple(sorted(path.stem for path in SPACES.glob("*.py")))
 BACKENDS = {
     "hyperband": ["--backend", "hyperband"],
+    "asha": ["--backend", "asha"],
+    "freeze-thaw": ["--backend", "freeze-thaw"],
     "optuna": ["--backend", "optuna", "--pruner", "median:n_startup_trials=1"],
 }
 FLAGS = {"data_parallel": ["--logical-devices", "2"]}

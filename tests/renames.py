@@ -1,4 +1,4 @@
-"""Private names that disappear, as in a new release of Keras or TensorFlow that has renamed them.
+"""Private names that disappear, as in a new release of Keras, TensorFlow or JAX that has renamed them.
 
 A name is renamed in the code of all functions of its package, so the package itself goes on to work.
 """
@@ -14,7 +14,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-_SCOPES = {"keras": ("keras",), "tensorflow": ("keras", "tensorflow")}
+_SCOPES = {"keras": ("keras",), "tensorflow": ("keras", "tensorflow"), "jax": ("jax",)}
 """The packages in which a name is renamed, by the first part of the name."""
 
 

@@ -43,7 +43,7 @@ OPTIONS: dict[str, Any] = {"max_epochs": 3, "max_trials": 2, "workers": 1, "prog
 @pytest.mark.core
 def test_a_factory_is_searched_with_arrays(workplace: Path) -> None:
     train, validation = data()
-    found = search.run(factory(10), data=(train, validation), seed=3, **OPTIONS)
+    found = search.run(factory(10), data=(train, validation), **OPTIONS)
     assert found.name == "classifier"
     assert len(found.trials) == 2
     models = found.get_best_models(2)
@@ -55,8 +55,10 @@ def test_a_factory_is_searched_with_arrays(workplace: Path) -> None:
     assert len(search.get_best_models("classifier", tracking_uri="sqlite:///runs/mlflow.db")) == 1
     with pytest.raises(StudyError, match="exists"):
         search.run(factory(10), data=(train, validation), **OPTIONS)
-    again = search.run(factory(10), data=(train, validation), resume=True, **{**OPTIONS, "max_trials": 3})
+    own_seed = {**OPTIONS, "max_trials": 3, "seed": found.study.seed}
+    again = search.run(factory(10), data=(train, validation), resume=True, **own_seed)
     assert len(again.trials) == 3
+    assert [phase.backend for phase in again.study.phases] == ["hyperband"]  # a resume begins no other phase
 
 
 def test_a_factory_with_other_parameters_is_a_change(workplace: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from commands import Command, assert_refused, contents
 from places import TINY
 
-from search.driver import launch
+from search.driver import prepared
 
 SHORT = ("--study", "t", "--max-epochs", "1", "--max-trials", "1", "--workers", "1", "--no-progress")
 
@@ -77,7 +77,7 @@ def test_a_server_that_is_not_mlflow_is_refused(command: Command, space: Path, s
 def test_a_server_out_of_reach_is_a_warning(
     command: Command, space: Path, server: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "SYNC_SECONDS", 0.5)
+    monkeypatch.setattr(prepared, "SYNC_SECONDS", 0.5)
     server.status = 503
     outcome = command("run", "space.py", *SHORT, "--tracking-uri", f"http://me:secret@{server.address}")
     assert outcome.code == 0

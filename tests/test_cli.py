@@ -21,10 +21,12 @@ from places import TINY
 import search
 from search import cli
 from search.driver import launch
+from search.driver.prepared import SearchStopped
 from search.errors import NoResult, SpaceError
 from search.study.paths import StudyPaths
 
-RUN = ("--study", "t", "--max-epochs", "3", "--max-trials", "3", "--workers", "1", "--seed", "5", "--no-progress")
+SHORT = ("--max-epochs", "3", "--max-trials", "3", "--workers", "1", "--seed", "5", "--no-progress")
+RUN = ("--study", "t", "--backend", "hyperband", *SHORT)
 AGAIN = ("--workers", "1", "--no-progress")
 TRIAL_KEYS = {
     "trial",
@@ -93,7 +95,7 @@ def copied(searched: tuple[Path, int], workplace: Path) -> Path:
 
 @pytest.mark.core
 def test_a_run_announces_its_plan_and_reports_its_result(command: Command, space: Path) -> None:
-    outcome = command("run", space, *RUN[2:])
+    outcome = command("run", space, *SHORT)
     assert outcome.code == 0
     # The study is named after the file.
     assert StudyPaths.of("runs", "space").journal.exists()
@@ -413,6 +415,17 @@ def installed(folder: Path, *arguments: str, **environment: str) -> subprocess.C
     return subprocess.run(command, cwd=folder, env=inherited | environment, capture_output=True, text=True, timeout=120)
 
 
+def test_a_command_ends_without_a_last_look_for_garbage() -> None:
+    code = """
+import atexit, gc
+atexit.register(lambda: print(gc.get_freeze_count() > 0))  # handlers run in reverse order
+from search.cli import main
+main(["--version"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split()[-1] == "True", done
+
+
 @pytest.mark.core
 @pytest.mark.slow
 def test_the_installed_command_searches(tmp_path: Path) -> None:
@@ -465,7 +478,7 @@ def test_a_search_that_is_stopped_at_once_advises_a_command_that_works(
 
         return raise_error
 
-    before, begun = KeyboardInterrupt(), launch.SearchStopped(StudyPaths.of("elsewhere", "digits"))
+    before, begun = KeyboardInterrupt(), SearchStopped(StudyPaths.of("elsewhere", "digits"))
     for error, line in (
         (before, "search: stopped before the search began: give the same command again\n"),
         (begun, "search: stopped; nothing journaled is lost: go on with: search resume digits --runs elsewhere\n"),

@@ -53,8 +53,15 @@ def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
-def test_the_first_search_prints_the_objective_of_the_readme(searched: tuple[Path, str]) -> None:
-    assert "objective val_accuracy, max, as nothing else was asked for" in searched[1]
+def test_the_first_search_prints_the_objective_and_the_plan_of_the_readme(searched: tuple[Path, str]) -> None:
+    objective, plan, *_ = blocks("console")[0].splitlines()[1:]
+    assert objective in searched[1]
+    plan = (
+        plan.partition("; ")[0]
+        .replace("max_epochs 9", "max_epochs 3")
+        .replace("17 trials, 75 epochs in 3", "5 trials, 11 epochs in 2")
+    )
+    assert f"\n{plan}; 1 at once: CPU " in searched[1]
     assert cli.main(["best", "space"]) == 0
 
 
@@ -105,6 +112,18 @@ def test_every_exported_name_exists_and_is_in_the_readme() -> None:
     assert [name for name in public if f"search.{name}" not in README] == []
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         search.nothing  # noqa: B018
+
+
+def test_the_cluster_page_links_to_files_and_sections_that_exist() -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    titles = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    sections = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert set(re.findall(r"\(#([\w-]+)\)", page)) == sections
+    files = re.findall(r"\(\.\./([\w./]+)\)", page)
+    assert len(files) >= 4
+    assert [name for name in files if not (ROOT / name).exists()] == []
+    for line in re.findall(r"^search run .*$", page, re.MULTILINE):
+        assert set(re.findall(r"--[a-z-]+", line)) - commands()["run"] == set()
 
 
 def test_the_pinned_versions_satisfy_the_requirements() -> None:

@@ -20,6 +20,7 @@ LAYERS = [
     ["search.study"],
     ["search.messages", "search.backends"],
     ["search.options", "search.scheduler"],
+    ["search.storage"],
     ["search.tracking", "search.tracking.mlflow", "search.worker.data"],
     ["search.worker.capabilities"],
     ["search.worker.keras_internals"],

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
 
 from search import options
+from search.driver.objective import objective_for_metrics
 from search.errors import OptionError, nearest
 from search.options import (
     FIELDS,
     Options,
     name_arguments,
-    objective_for_metrics,
     parse_seconds,
     python_arguments,
     resolve_options,
 )
 from search.study.trial import Objective
+from search.wording import format_bytes
 
 
 def refusal(**given: Any) -> str:
@@ -73,6 +75,10 @@ def test_names_for_a_registered_model_are_accepted(name: str) -> None:
         ({"register": ".."}, ["--register"]),
         ({"fuse": "yes"}, ["fuse is 'yes'", "True or False"]),
         ({"pruner": "asha"}, ["--pruner goes with --backend optuna", "hyperband"]),
+        ({"sampler": "tpe", "backend": "freeze-thaw"}, ["--sampler goes with --backend hyperband or asha or optuna"]),
+        ({"iterations": 2, "backend": "freeze-thaw"}, ["--iterations goes with --backend hyperband"]),
+        ({"backend": "asha", "pruner": "median"}, ["--pruner goes with --backend optuna", "asha"]),
+        ({"backend": "asha", "iterations": 2}, ["--iterations goes with --backend hyperband"]),
         ({"backend": "optuna", "iterations": 2}, ["--iterations goes with --backend hyperband"]),
     ],
 )
@@ -93,6 +99,19 @@ def test_an_unread_file_may_still_name_the_back_end() -> None:
 
 def test_the_file_may_have_an_option_of_the_other_back_end() -> None:
     assert resolve_options({"backend": "optuna"}, {"iterations": 3}).backend == "optuna"
+    assert resolve_options({}, {"iterations": 3}, before={"backend": "optuna"}).backend == "optuna"
+
+
+def test_a_seed_makes_freeze_thaw_count_epochs() -> None:
+    def of(**given: Any) -> dict[str, Any]:
+        return resolve_options({"backend": "freeze-thaw", **given}).backend_options()
+
+    assert "cost" not in of()
+    assert of(seed=0)["cost"] == "epochs"
+    assert of(seed=0, backend="freeze-thaw:cost=seconds")["cost"] == "seconds"
+    assert "cost" not in of(seed=0, backend="hyperband")
+    for first in (Options(backend="freeze-thaw"), Options(backend="freeze-thaw", seed=3)):
+        assert resolve_options({}, {"seed": 4}, first.to_json()).backend_options() == first.backend_options()
 
 
 @pytest.mark.parametrize(("text", "whole"), [("3", 3), ("3.0", 3), (3.0, 3), (" 12 ", 12)])
@@ -108,6 +127,37 @@ def test_numbers_may_be_text(text: Any, whole: int) -> None:
 )
 def test_times_are_parsed(text: Any, expected: float) -> None:
     assert parse_seconds(text, "--timeout") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("20GB", 2 * 10**10),
+        ("1.5 GB", 15 * 10**8),
+        ("2GiB", 2 * 2**30),
+        ("500mb", 5 * 10**8),
+        ("3k", 3000),
+        ("7B", 7),
+        (123, 123),
+        (1e9, 10**9),
+    ],
+)
+def test_sizes(text: Any, size: int) -> None:
+    assert options.check_option("disk", text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "GB", "1.2.3GB", "-3", "5EB", "0", "0.1", 0, True, None, math.nan, math.inf])
+def test_wrong_sizes(text: Any) -> None:
+    with pytest.raises(OptionError, match=r"--disk is .*: (give a number of bytes, or a size|it must be more than 0)"):
+        options.check_option("disk", text)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0B"), (999, "999B"), (999_499, "999kB"), (999_500, "1MB"), (21_345_678, "21.3MB"), (2 * 10**15, "2000TB")],
+)
+def test_sizes_in_messages(size: int, text: str) -> None:
+    assert format_bytes(size) == text
 
 
 @pytest.mark.parametrize("text", ["", "s", "1w", "h1", "-3", "1h-3m", "1..5s", True, None, "nan", "inf", "0s"])
@@ -141,6 +191,10 @@ def test_every_default_is_a_valid_option() -> None:
     [
         ({}, None),
         ({"max_total_epochs": 9}, 9),
+        ({"backend": "freeze-thaw"}, 375),
+        ({"backend": "freeze-thaw", "executions_per_trial": 3}, 1125),
+        ({"backend": "asha"}, 375),
+        ({"backend": "asha", "max_trials": 9}, None),
         ({"backend": "optuna"}, 375),
         ({"backend": "optuna", "max_epochs": 9}, 75),
         ({"backend": "optuna", "max_total_epochs": 9}, 9),

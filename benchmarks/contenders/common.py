@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +70,18 @@ def task() -> Task:
 @functools.cache
 def load_space(path: Path) -> ModuleType:
     """Return the space file as a module. It is run once in each process."""
+    sys.path.insert(0, str(path.parent))  # a space may import another one
     spec = importlib.util.spec_from_file_location("space", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def inputs(train: Any) -> tuple[Any, ...]:
+    """Return the training data as the first arguments of `model.fit`: arrays, or a stream of batches."""
+    return train if isinstance(train, tuple) else (train,)
 
 
 class RecordedHp:
@@ -122,5 +129,6 @@ def say(*, began: float, ended: float, trials: int, epochs: int, best: float, **
         best: the best objective of any epoch.
         more: seconds by name that only this contender measures.
     """
-    result = {"imports": began - BEGAN, "search": ended - began, "trials": trials, "epochs": epochs, "best": best}
+    times = {"began": began, "imports": began - BEGAN, "search": ended - began}
+    result = {**times, "trials": trials, "epochs": epochs, "best": best}
     print(json.dumps({**result, **more}), flush=True)

@@ -44,7 +44,7 @@ def main() -> None:
         project_name="search",
     )
     began = time.time()
-    tuner.search(*train, validation_data=validation, verbose=0, callbacks=[Count()])
+    tuner.search(*common.inputs(train), validation_data=validation, verbose=0, callbacks=[Count()])
     ended = time.time()
     trials, best = len(tuner.oracle.trials), tuner.oracle.get_best_trials(1)[0].score
     common.say(began=began, ended=ended, trials=trials, epochs=Count.epochs, best=best)

@@ -99,7 +99,7 @@ def work(task: common.Task, worker: int, threads: int) -> float:
         keras.backend.clear_session()
         hp, report = Suggested(trial), Report(trial)
         history = space.build_model(hp).fit(
-            *train,
+            *common.inputs(train),
             validation_data=validation,
             epochs=task.max_epochs,
             callbacks=[report],

@@ -15,6 +15,7 @@ def main() -> None:
     task = common.task()
     results = search.run(
         task.space,
+        backend="hyperband",
         max_epochs=task.max_epochs,
         seed=task.seed,
         workers=task.workers,

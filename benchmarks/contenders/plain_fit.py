@@ -19,7 +19,7 @@ def main() -> None:
         keras.utils.set_random_seed(trial.seed)
         hp = common.RecordedHp(trial.values)
         history = space.build_model(hp).fit(
-            *train, validation_data=validation, epochs=trial.epochs, verbose=0, **space.fit_options(hp)
+            *common.inputs(train), validation_data=validation, epochs=trial.epochs, verbose=0, **space.fit_options(hp)
         )
         best = max(best, *history.history[common.OBJECTIVE])
     ended = time.time()

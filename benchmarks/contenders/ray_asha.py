@@ -37,6 +37,20 @@ SPACES = {
         "dropout": tune.uniform(0.0, 0.5),
         "lr": tune.loguniform(1e-4, 1e-2),
     },
+    "stream": DENSE,
+    "pydataset": DENSE,
+    "scalars": {
+        "dropout": tune.uniform(0.05, 0.5),
+        "l2": tune.loguniform(1e-6, 1e-2),
+        "lr": tune.loguniform(1e-4, 1e-1),
+        "beta_1": tune.uniform(0.8, 0.99),
+        "beta_2": tune.uniform(0.9, 0.9999),
+    },
+    "large_batch": {
+        "width": tune.choice([1024, 2048]),
+        "dropout": tune.uniform(0.05, 0.5),
+        "lr": tune.loguniform(1e-5, 1e-2),
+    },
 }
 """The spaces in Ray's notation, which has no conditional parameters."""
 
@@ -58,7 +72,7 @@ def trainable(config: dict[str, Any], task: common.Task) -> None:
             tune.report({common.OBJECTIVE: value, "best": self.best})
 
     space.build_model(hp).fit(
-        *train,
+        *common.inputs(train),
         validation_data=validation,
         epochs=task.max_epochs,
         callbacks=[Report()],

@@ -6,13 +6,18 @@ from keras import layers
 from sklearn.datasets import load_digits
 
 
-def load_data():
+def load_digit_images():
+    """Return the images as whole numbers from 0 to 16."""
     digits = load_digits()
-    x = (digits.data / 16).astype("float32")
-    y = digits.target.astype("int32")
+    x, y = digits.data.astype("uint8"), digits.target.astype("int32")
     order = np.random.default_rng(0).permutation(len(x))
     x, y = x[order], y[order]
     return (x[:1437], y[:1437]), (x[1437:], y[1437:])
+
+
+def load_data():
+    (x, y), (x_validation, y_validation) = load_digit_images()
+    return ((x / 16).astype("float32"), y), ((x_validation / 16).astype("float32"), y_validation)
 
 
 def build_model(hp):

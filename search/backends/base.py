@@ -9,7 +9,7 @@ from typing import Protocol
 
 from search.space.domain import Domain, Parameter, Value
 from search.study.records import Record
-from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait, derive_seed
+from search.study.trial import Computation, Decision, Done, Draw, Objective, Suggestion, Wait, derive_seed
 from search.study.trials import Trial
 
 LEARNING_SAMPLERS = ("tpe", "gp", "cmaes")
@@ -39,6 +39,10 @@ class BackEnd(Protocol):
     have an explored configuration. A parent is a trial of this phase whose last suggestion was fulfilled, and which
     this back end has not given up; a callback of the user's may have ended it. It may be continued, be a parent again,
     or be given up at once, all without an effect on the child.
+
+    A back end whose decisions need a long computation, as the fit of a model, has a fourth query: see
+    `ComputingBackEnd`. One that pauses many trials, and needs few of them again, ranks them, so that `--disk` bounds
+    their checkpoints: see `RankingBackEnd`.
 
     `search.testing.BackEndContract` tests all of this. Subclass it, and return your back end from its `make`.
 
@@ -118,8 +122,10 @@ class BackEnd(Protocol):
 
         Returns:
             A `Suggestion` to train a new trial (`trial=None`, from epoch 0), or to train further a trial whose last
-            suggestion was fulfilled. `Wait` if the next suggestion depends on trials that are being trained. `Done` if
-            there is nothing left to train. A wrong suggestion ends the search with exit code 2.
+            suggestion was fulfilled. Its `attributes`, a JSON object, come back in the `SegmentRequested` record: a
+            back end that decides a new trial's whole configuration here answers `suggest` from them. `Wait` if the
+            next suggestion depends on trials that are being trained. `Done` if there is nothing left to train: trials
+            that this back end has not given up end then. A wrong suggestion ends the search with exit code 2.
         """
 
     def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
@@ -158,6 +164,43 @@ class BackEnd(Protocol):
         Called when a phase begins, before any query, and again for each trial imported later. None of these trials may
         be suggested. An imported trial has its number from the other study, so two trials may have the same number.
         `values_in_space` gives a trial's values in the present space.
+        """
+
+
+class ComputingBackEnd(BackEnd, Protocol):
+    """A back end with long computations, which are made beside the search: no worker's message waits for one.
+
+    The driver makes one at a time, in a thread of its own. Its result comes back as a `Computed` record. Until then the
+    back end may go on with what it knows, or answer `ask` with `Wait`, also if no trial runs.
+
+    A process may be killed during a computation. The next process finds the state that the records give, and makes the
+    computation again. So its inputs belong to the record that made it due, and later records do not change them.
+    """
+
+    def computation(self) -> Computation | None:
+        """Return the computation to be made now; None if there is none. A query like the others.
+
+        It is asked after each event of the search while no computation is under way, so it must be cheap. It returns
+        the same one, with the same number, until the `Computed` record with this number was applied. If the
+        computation failed, that record has an `error`, and the result {}. The next one has the next number.
+        """
+
+
+class RankingBackEnd(BackEnd, Protocol):
+    """A back end that ranks its paused trials. It names no parents, and can do without any trial for a while.
+
+    If the checkpoints of paused trials take more room than `--disk`, the search drops those of the trials that are the
+    least likely to go on. The back end sees a `CheckpointDropped` record for each. It may suggest such a trial all the
+    same: then the trial is trained again from its first epoch, with the same curve, and only its further epochs count.
+    """
+
+    def expendable(self, trials: Collection[int]) -> Sequence[int]:
+        """Return `trials` in another order: the one that is the least likely to be trained further first.
+
+        A query like the others. The order of two trials must not depend on the other ones in `trials`.
+
+        Args:
+            trials: paused trials of this phase that have checkpoints, and were not given up.
         """
 
 

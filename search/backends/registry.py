@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from search.backends.base import BackEnd
+from search.backends.freeze_thaw.first_round import first_round
 from search.errors import OptionError
 from search.plugins.loading import BACKEND_OPTIONS, BACKENDS
 from search.plugins.spec import split_spec
@@ -27,21 +28,35 @@ class Facts:
         sampler: the sampler, if the user names none; None if it takes no sampler.
         has_end: it ends by itself. Any other gets as many epochs as Hyperband's plan, if there is no other limit.
         follows_plan: its trials and epochs are those of Hyperband's plan.
+        ranks_paused: it has `expendable`, so the checkpoints of its trials are bounded by `--disk`.
+        first_round: returns the trials with which it begins, and the epochs of each, from `max_epochs` and `factor`.
+        repeatable: the arguments that make a search with one worker a function of its seed, if the user gives one.
     """
 
     options: tuple[str, ...]
     sampler: str | None = None
     has_end: bool = False
     follows_plan: bool = False
+    ranks_paused: bool = False
+    first_round: Callable[[int, int], tuple[int, int]] = lambda max_epochs, factor: (1, 1)
+    repeatable: Mapping[str, Any] = field(default_factory=dict)
+
+    def takes(self, option: str) -> bool:
+        """Return whether `option` has an effect with this back end, if it is one for back ends."""
+        return self.ranks_paused if option == "disk" else option in self.options
 
 
 OWN: Mapping[str, Facts] = {
     "hyperband": Facts(("max_epochs", "factor", "iterations", "sampler"), "random", has_end=True, follows_plan=True),
+    "asha": Facts(("max_epochs", "factor", "sampler"), "random", ranks_paused=True),
     "optuna": Facts(("max_epochs", "factor", "sampler", "pruner"), "tpe"),
+    "freeze-thaw": Facts(
+        ("max_epochs", "factor"), ranks_paused=True, first_round=first_round, repeatable={"cost": "epochs"}
+    ),
 }
 """The facts about our own back ends: importing Optuna takes 0.3 s, which looking at a study need not cost."""
 
-UNKNOWN = Facts(tuple(BACKEND_OPTIONS), has_end=True)
+UNKNOWN = Facts(tuple(BACKEND_OPTIONS), has_end=True, ranks_paused=True)
 """The facts about a back end that cannot be loaded: nothing that it is given is wrong, and its end is unknown."""
 
 
@@ -57,6 +72,7 @@ def facts_of(spec: str) -> Facts:
         options=tuple(option for option in BACKEND_OPTIONS if option in taken),
         sampler=sampler if isinstance(sampler, str) else None,
         has_end=bool(getattr(cls, "has_end", False)),
+        ranks_paused=hasattr(cls, "expendable"),
     )
 
 
@@ -70,7 +86,7 @@ def known_facts_of(spec: str) -> Facts:
 
 def takers_of(option: str) -> list[str]:
     """Return our back ends that take `option`; none if it is no option of back ends."""
-    return [name for name, facts in OWN.items() if option in facts.options]
+    return [name for name, facts in OWN.items() if facts.takes(option)]
 
 
 def make_backend(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from search.errors import OptionError
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +23,14 @@ class Gpu:
         uuid: the driver's identifier, "GPU-…".
         name: the model, such as "NVIDIA H200".
         memory: in bytes; 0 if the driver does not tell.
+        used: the bytes of it that were in use when the GPU was found, by anyone; None if the driver does not tell.
     """
 
     index: int
     uuid: str
     name: str
     memory: int
+    used: int | None = None
 
     def __str__(self) -> str:
         return f"{self.index} ({self.name}, {self.uuid})"
@@ -41,14 +45,14 @@ def find_gpus(environ: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
     Args:
         environ: the environment variables, of which CUDA_VISIBLE_DEVICES counts: see `visible_gpus`.
     """
-    found = _ask_nvml()
+    found = ask_nvml(_query_gpus)
     if found is None:
         found = _ask_smi()
     return visible_gpus(found, environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def _ask_nvml() -> tuple[Gpu, ...] | None:
-    """Return the GPUs that NVML lists; None if NVML cannot be asked."""
+def ask_nvml(question: Callable[[Any], Iterable[Answer]]) -> tuple[Answer, ...] | None:
+    """Return the answers to a question, a function of the module `pynvml`; None if NVML cannot be asked."""
     try:
         import pynvml
     except ImportError:
@@ -58,11 +62,16 @@ def _ask_nvml() -> tuple[Gpu, ...] | None:
     except pynvml.NVMLError:
         return None
     try:
-        return tuple(_query_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
+        return tuple(question(pynvml))
     except pynvml.NVMLError:
         return None
     finally:
         pynvml.nvmlShutdown()
+
+
+def _query_gpus(nvml: Any) -> Iterator[Gpu]:
+    for index in range(nvml.nvmlDeviceGetCount()):
+        yield _query_gpu(nvml, index)
 
 
 def _query_gpu(nvml: Any, index: int) -> Gpu:
@@ -71,30 +80,39 @@ def _query_gpu(nvml: Any, index: int) -> Gpu:
         return value.decode() if isinstance(value, bytes) else value
 
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-    return Gpu(index, text(nvml.nvmlDeviceGetUUID(handle)), text(nvml.nvmlDeviceGetName(handle)), memory)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    uuid, name = text(nvml.nvmlDeviceGetUUID(handle)), text(nvml.nvmlDeviceGetName(handle))
+    return Gpu(index, uuid, name, int(memory.total), int(memory.used))
 
 
 def _ask_smi() -> tuple[Gpu, ...]:
+    return tuple(parse_smi(run_smi("--query-gpu=index,uuid,memory.total,memory.used,name") or ""))
+
+
+def run_smi(query: str) -> str | None:
+    """Return the answer of `nvidia-smi` to `query`, as lines of values and commas; None if there is no answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return ()
-    query = [program, "--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,nounits"]
+        return None
+    command = [program, query, "--format=csv,noheader,nounits"]
     try:
-        output = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(parse_smi(output))
+        return None
 
 
 def parse_smi(output: str) -> Iterator[Gpu]:
-    """Yield the GPUs in the output of `nvidia-smi`: lines of "index, uuid, memory in MiB, name"."""
+    """Yield the GPUs in the output of `nvidia-smi`: lines of "index, uuid, memory in MiB, used MiB, name"."""
     for line in output.splitlines():
-        fields = [field.strip() for field in line.split(",", 3)]
-        if len(fields) == 4 and fields[0].isdecimal():
-            index, uuid, memory, name = fields
-            # GPUs that share the machine's memory show "[N/A]".
-            yield Gpu(int(index), uuid, name, int(memory) * 2**20 if memory.isdecimal() else 0)
+        fields = [field.strip() for field in line.split(",", 4)]
+        if len(fields) == 5 and fields[0].isdecimal():
+            index, uuid, memory, used, name = fields
+            yield Gpu(int(index), uuid, name, parse_mib(memory) or 0, parse_mib(used))
+
+
+def parse_mib(field: str) -> int | None:
+    """Return a number of MiB in bytes; None for "[N/A]", as GPUs that share the machine's memory show."""
+    return int(field) * 2**20 if field.isdecimal() else None
 
 
 def visible_gpus(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:

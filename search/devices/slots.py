@@ -32,6 +32,7 @@ class Slot:
         threads: the number of threads for computing, at least 1.
         label: the name for users, "GPU 0" or "CPU 0-3".
         logical: the number of devices that the processor is cut into; 1 if there are GPUs.
+        node: the machine, if the slots are on several.
     """
 
     index: int
@@ -40,6 +41,7 @@ class Slot:
     threads: int
     label: str
     logical: int = 1
+    node: str = ""
 
     @property
     def devices(self) -> int:
@@ -186,7 +188,9 @@ def slots_sharing_memory(slots: Sequence[Slot]) -> tuple[frozenset[int], ...]:
         frozenset(
             other.index
             for other in slots
-            if other is not slot and (set(other.gpus) & set(slot.gpus) or not (slot.gpus or other.gpus))
+            if other is not slot
+            and other.node == slot.node
+            and (set(other.gpus) & set(slot.gpus) or not (slot.gpus or other.gpus))
         )
         for slot in slots
     )

@@ -137,7 +137,9 @@ def budget_progress(study: Study, options: Options, now: float) -> tuple[BudgetP
     if options.total_epochs is not None:
         found.append(BudgetProgress("epochs", study.epochs, options.total_epochs))
     if options.max_trials is not None and not options.lists_all:
-        found.append(BudgetProgress("trials", sum(trial.ended for trial in trials), options.max_trials))
+        # In Hyperband's plan a trial that waits may still go on; elsewhere it may be paused to the end of the search.
+        tried = sum(trial.ended if options.follows_plan else not trial.open for trial in trials)
+        found.append(BudgetProgress("trials", tried, options.max_trials))
     if options.timeout is not None:
         found.append(BudgetProgress("seconds", study.seconds(now), options.timeout))
     return tuple(found)
@@ -324,7 +326,7 @@ class TerminalSize:
 
 
 def render_live_area(
-    study: Study, options: Options, slot_labels: Sequence[str], pace: Pace, now: float, size: TerminalSize
+    study: Study, options: Options, slot_labels: Sequence[str | None], pace: Pace, now: float, size: TerminalSize
 ) -> list[Text]:
     """Return the lines of the live area: narrower than the terminal, and fewer than its rows."""
     width = size.width - 1  # a full line makes some terminals begin another one
@@ -358,16 +360,16 @@ HEADINGS = ("slot", "trial", "rung", "epoch", "now", "best", "s/epoch", "hyperpa
 TEXT_COLUMNS = ("slot", "rung", "hyperparameters")
 
 
-def _slot_lines(study: Study, slot_labels: Sequence[str], width: int, height: int) -> list[Text]:
+def _slot_lines(study: Study, slot_labels: Sequence[str | None], width: int, height: int) -> list[Text]:
     """Return a heading and a line for each slot, in at most `height` lines."""
     running = {trial.resources.slot: trial for trial in study.trials.values() if trial.state == "running"}
-    slots = list(range(len(slot_labels)))
+    slots = [slot for slot, label in enumerate(slot_labels) if label is not None or slot in running]
     left_out = 0
     if len(slots) + 1 > height:
         slots.sort(key=lambda slot: slot not in running)
         left_out = len(slots) - max(0, height - 2)
         slots = sorted(slots[: max(0, height - 2)])
-    rows = [_slot_cells(study, running.get(slot), slot_labels[slot]) for slot in slots]
+    rows = [_slot_cells(study, running.get(slot), slot_labels[slot] or NONE) for slot in slots]
     lines = _align_rows(rows, width) if rows else []
     if left_out and height > 0:
         lines.append(Text(f"… and {pluralize(left_out, 'more slot')}, {len(running)} running in all", "dim"))
@@ -461,6 +463,9 @@ class PlainView:
     def say(self, line: str) -> None:
         _print_line(self._console, line)
 
+    def name_slot(self, slot: int, label: str | None) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -471,7 +476,7 @@ class LiveView:
     def __init__(self, study: Study, options: Options, slot_labels: Sequence[str], console: Console) -> None:
         self._study = study
         self._options = options
-        self._labels = tuple(slot_labels)
+        self._labels: list[str | None] = list(slot_labels)
         self._console = console
         self._pace: Pace | None = None
         self._live: Live | None = None
@@ -492,7 +497,7 @@ class LiveView:
             self._live.start()
         self._draw(self._labels)
 
-    def _draw(self, labels: Sequence[str]) -> None:
+    def _draw(self, labels: Sequence[str | None]) -> None:
         assert self._live is not None
         assert self._pace is not None
         size = TerminalSize(self._console.width, self._console.height)
@@ -501,6 +506,11 @@ class LiveView:
 
     def say(self, line: str) -> None:
         _print_line(self._console, line)
+
+    def name_slot(self, slot: int, label: str | None) -> None:
+        # New slots need not open in the order of their numbers.
+        self._labels += [None] * (slot + 1 - len(self._labels))
+        self._labels[slot] = label
 
     def close(self) -> None:
         if self._live is not None and not self._closed:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from search.display.tables import leaderboard
-from search.errors import NoResult, SpaceError
+from search.errors import UNFINISHED, NoResult, SpaceError
 
 if TYPE_CHECKING:
-    from search.driver.launch import Result
+    from search.driver.prepared import Result
 
 REPORTED_TRIALS = 5
 """The number of best trials in a report."""
@@ -41,7 +41,7 @@ def print_report(result: Result, console: Console, say: Callable[[str], None]) -
         console.print(leaderboard(study, REPORTED_TRIALS))
     if not result.synced:
         say(f"MLflow has not all of it yet: send the rest with: {command_line(f'sync {study.name}', folder)}")
-    if end.exit_code == 130:
+    if end.exit_code in (UNFINISHED, 130):
         say(f"go on with: {command_line(f'resume {study.name}', folder)}")
     elif end.exit_code == 1:
         raise NoResult(f"no trial has an objective: see {command_line(f'trials {study.name}', folder)}")

@@ -43,6 +43,8 @@ def trial_row(trial: Trial, study: Study, run_id: str | None, *, alive: bool) ->
         "rung": trial.progress.rung,
         "runner": trial.runner,
         "seconds": round(trial.seconds, 3),
+        "seconds_per_epoch": None if (pace := trial.seconds_per_epoch) is None else round(pace, 6),
+        "peak_device_memory": trial.peak_device_memory,
         "parameters": trial.weight_count,
         "unused_initial_values": trial.unused_initial_values or None,
         "parent": None if trial.parent is None else trial.parent.trial,

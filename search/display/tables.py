@@ -16,8 +16,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from search.devices.gpus import Gpu
-from search.devices.slots import Slot, unused_gpus
+from search.display.compilations import describe_compilations
 from search.display.live import (
     NONE,
     best_line,
@@ -45,7 +44,7 @@ from search.study.records import EpochDone
 from search.study.study import Study
 from search.study.trial import State
 from search.study.trials import Trial
-from search.wording import pluralize
+from search.wording import format_memory, pluralize
 
 GAP = 2
 CURVE_ROWS = 12
@@ -135,6 +134,8 @@ def trials_table(study: Study, trials: Sequence[Trial], alive: bool) -> Renderab
         Column("epochs", [_or_none(trial.known_epochs) for trial in trials]),
         Column(printable(study.objective.name), [format_objective(trial.objective) for trial in trials]),
         Column("best epoch", [_or_none(trial.best_epoch) for trial in trials]),
+        Column("pace", [format_seconds(trial.seconds_per_epoch) for trial in trials]),
+        *_memory_column(trials),
     ]
     styles = [STATE_STYLES.get(trial.state, "") for trial in trials]
     grid = _params_grid(study, trials, fixed, styles, constants=True)
@@ -142,6 +143,14 @@ def trials_table(study: Study, trials: Sequence[Trial], alive: bool) -> Renderab
     if not failed:
         return grid
     return Group(grid, Text(f"{len(failed)} failed: `search show {study.name} {failed[-1].number}` says why", "dim"))
+
+
+def _memory_column(trials: Sequence[Trial]) -> list[Column]:
+    """Return the column of peak device memory, or none if it is known of no trial."""
+    peaks = [trial.peak_device_memory for trial in trials]
+    if not any(peaks):
+        return []
+    return [Column("memory", [NONE if peak is None else format_memory(peak) for peak in peaks])]
 
 
 def leaderboard(study: Study, count: int) -> RenderableType:
@@ -278,8 +287,14 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
     repeats = 0 if trial.black_box else trial.progress.trained - own_epochs
     lines.append(
         f"worker: {where}, {pluralize(trial.progress.segments, 'segment')}, {format_seconds(trial.seconds)} of training"
+        + ("" if trial.seconds_per_epoch is None else f", {format_seconds(trial.seconds_per_epoch)} an epoch")
         + (f", {pluralize(repeats, 'epoch')} trained again" if repeats else "")
     )
+    if trial.peak_device_memory is not None:
+        bound = ", or less: JAX counts all trials of a process" if study.versions.get("keras_backend") == "jax" else ""
+        lines.append(f"device memory: {format_memory(trial.peak_device_memory)} at its peak{bound}")
+    if trial.dropped and not trial.ended:
+        lines.append("checkpoint: dropped; if the trial goes on, it is trained again from its seed")
     lines.append(f"seed {trial.seed}")
     if study.exported is not None and study.exported.trial == trial.number and study.exported.warning:
         lines.append(printable(study.exported.warning))
@@ -406,6 +421,7 @@ def space_details(probed: Probed) -> RenderableType:
         Text(f"model: {pluralize(probed.weight_count, 'weight', ',')}, runner {probed.runner}"),
         Text(f"samples: {training} for training, {validation} for validation{size}"),
         Text(f"metrics: {', '.join(map(printable, probed.metrics))}"),
+        *(Text(printable(line)) for line in describe_compilations(probed.shape_parameters)),
     ]
     return Group(*parts)
 
@@ -440,27 +456,3 @@ def parameters_table(parameters: Sequence[Parameter]) -> Grid:
         return [Column(truncate("domain", room), cells, left=True)]
 
     return Grid(fixed, wide, narrow)
-
-
-# The machine ----------------------------------------------------------------------------------------------------------
-
-
-def devices_table(found: Sequence[Gpu], slots: Sequence[Slot], cpus: float) -> RenderableType:
-    """Return the output of `search devices`: the GPUs, the number of processors, and the slots."""
-    lines = [Text(f"GPU {gpu}, {gpu.memory / 2**30:.0f} GiB") for gpu in found] or [Text("no GPU")]
-    idle = unused_gpus(found, slots)
-    parts: list[RenderableType] = [*lines, Text(f"{cpus:g} {'processor' if cpus == 1 else 'processors'}"), Text()]
-    parts.append(
-        Grid(
-            [
-                Column("slot", [str(slot.index) for slot in slots]),
-                Column("place", [slot.label for slot in slots], left=True),
-                Column("threads", [str(slot.threads) for slot in slots]),
-            ],
-            [],
-            lambda room: [],
-        )
-    )
-    if idle and any(slot.gpus for slot in slots):
-        parts.append(Text(f"unused: {', '.join(map(str, idle))}"))
-    return Group(*parts)

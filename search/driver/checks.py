@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from search import options
 from search.backends.base import BackEnd
-from search.backends.registry import make_backend
+from search.backends.registry import facts_of, make_backend
+from search.devices.gpus import Gpu
+from search.devices.plan import describe_unseen_gpus
+from search.driver.objective import objective_for_metrics
 from search.errors import OptionError, SearchError, StudyError, nearest
 from search.messages import Probed, ProbeFailed
 from search.options import FIELDS, Options
@@ -18,11 +20,12 @@ from search.space.domain import Domain, Parameter, Value
 from search.study.records import FORMAT, EpochDone, Header, ParameterSet, SegmentRequested
 from search.study.trial import Objective, Suggestion
 from search.study.versions import changed_versions
+from search.wording import pluralize
 
 
 def objective_of(opts: Options, probed: Probed) -> Objective:
-    """Return the objective of a new study; see `search.options.objective_for_metrics`."""
-    return options.objective_for_metrics(
+    """Return the objective of a new study; see `objective_for_metrics`."""
+    return objective_for_metrics(
         opts,
         probed.metrics,
         probed.compiled_metrics,
@@ -33,22 +36,22 @@ def objective_of(opts: Options, probed: Probed) -> Objective:
     )
 
 
-def kept_objective(header: Header, opts: Options, given: Mapping[str, Any]) -> Objective:
-    """Return the objective of a resumed study. StudyError if the user asks for another one, or for another seed.
+def check_seed(header: Header, seed: int | None) -> None:
+    """Raise StudyError if the user gives a resumed study another `seed` than its own."""
+    if seed not in (None, header.seed):
+        raise StudyError(
+            f"study {header.study!r} has the seed {header.seed}: a resumed study keeps it; begin another with --study"
+        )
 
-    Args:
-        given: the options that the user gave for this run.
-    """
+
+def kept_objective(header: Header, opts: Options) -> Objective:
+    """Return the objective of a resumed study. StudyError if the user asks for another one."""
     objective = header.objective
     wanted = (opts.objective or objective.name, opts.direction or objective.direction)
     if wanted != (objective.name, objective.direction):
         raise StudyError(
             f"study {header.study!r} compares {objective.name} ({objective.direction}): a resumed study keeps "
             "its objective; begin another with --study"
-        )
-    if given.get("seed") is not None and opts.seed != header.seed:
-        raise StudyError(
-            f"study {header.study!r} has the seed {header.seed}: a resumed study keeps it; begin another with --study"
         )
     return objective
 
@@ -85,6 +88,14 @@ def check_keras(opts: Options, probed: Probed, devices: int = 1) -> None:
         )
 
 
+def check_seen_gpus(probed: Probed, gpus: Sequence[Gpu]) -> None:
+    """Raise OptionError if a search on `gpus` would train on the processor, as Keras's framework sees no GPU."""
+    seen = len(gpus) if probed.gpus is None else probed.gpus
+    line = describe_unseen_gpus(probed.versions["keras_backend"], gpus, seen)
+    if line is not None:
+        raise OptionError(line)
+
+
 def check_tensorboard(opts: Options) -> None:
     """Raise OptionError if a log for TensorBoard could not be written."""
     if "tensorboard" not in opts.followers:
@@ -105,6 +116,7 @@ def check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None
         parameters: those of the probe; None before there is one.
     """
     given = opts.backend_options()
+    _check_budget(opts)
     if parameters is None and str(given.get("sampler")).partition(":")[0] == "grid":
         return  # a grid needs the parameters
     try:
@@ -120,13 +132,25 @@ def check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None
         ) from error
 
 
+def _check_budget(opts: Options) -> None:
+    """Raise OptionError if the back end could not even begin with the user's budget of epochs."""
+    trials, epochs = facts_of(opts.backend).first_round(opts.max_epochs, opts.factor)
+    least = trials * epochs * opts.executions_per_trial
+    if opts.max_total_epochs is not None and opts.max_total_epochs < least:
+        raise OptionError(
+            f"--max-total-epochs is {opts.max_total_epochs}: {opts.backend_name} begins with {trials} trials of "
+            f"{pluralize(epochs, 'epoch')} each, so give at least {least}"
+        )
+
+
 def _rehearse(backend: BackEnd, parameters: tuple[Parameter, ...]) -> None:
     """Play a trial of one epoch: wrong arguments of a sampler show at its first question."""
     suggestion = backend.ask(new=True, child=True)
     if not isinstance(suggestion, Suggestion):
         raise TypeError(f"a new back end must suggest a trial, and its ask gave {suggestion!r}")
     first, last, judged = suggestion.from_epoch, suggestion.to_epoch, suggestion.judged
-    backend.apply(SegmentRequested(0, first, last, suggestion.bracket, suggestion.rung, judged, seed=0))
+    place, attributes = (suggestion.bracket, suggestion.rung), suggestion.attributes
+    backend.apply(SegmentRequested(0, first, last, *place, judged, seed=0, attributes=attributes))
     for parameter in parameters:
         draw = backend.suggest(0, parameter)
         backend.apply(ParameterSet(0, parameter, draw.value, draw.attributes))

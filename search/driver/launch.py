@@ -5,84 +5,39 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search import options
 from search.backends import registry
-from search.devices.gpus import find_gpus
-from search.devices.slots import Slot, slots_sharing_memory
-from search.driver import checks, named_parts, warm_start
-from search.driver.loop import Driver, View
-from search.driver.retention import Retention
+from search.devices.gpus import Gpu
+from search.devices.nodes import Node, find_node, find_node_again
+from search.devices.slots import Slot
+from search.devices.usage import Choice, pick_gpus
+from search.driver import checks, job_end, named_parts, storage_option, warm_start
+from search.driver.prepared import MakeView, PreparedSearch, Result, log_traceback
+from search.driver.search_limits import limit_disk
 from search.driver.source import Source
 from search.driver.study_handle import StudyHandle
-from search.errors import OptionError, SearchError, SpaceError, StudyError
+from search.errors import OptionError, SpaceError, StudyError
 from search.executors import selection
 from search.executors.base import Executor
 from search.messages import Probe, Probed, ProbeFailed
 from search.options import Options
-from search.scheduler.controller import Controller
-from search.scheduler.limits import Limits
-from search.scheduler.stopping import StopRule
 from search.space.file import SpaceRef
-from search.study.journal import Journal
 from search.study.lock import Lock
 from search.study.paths import StudyPaths, check_study_name, compiled_programs, find_study
-from search.study.records import Record, SearchEnded
-from search.study.study import Study
 from search.study.trial import Objective
-from search.tracking.followers import FollowerSetup
 from search.tracking.mlflow.admission import Admission
 
 if TYPE_CHECKING:
-    from search.tracking.mlflow.syncer import Syncer
+    pass
 
 RANDOM_CONFIGURATIONS = 5
 """Configurations with random values that `search check` builds beside the default one."""
-
-SYNC_SECONDS = 60.0
-"""Seconds that the end of a search waits for MLflow."""
-
-FOLLOWER_SECONDS = 10.0
-"""Seconds that the end of a search waits for each follower that the options name."""
-
-
-class SearchStopped(KeyboardInterrupt):
-    """The stop of a search at once, by the second Ctrl-C or after the search's end. The study has begun.
-
-    Attributes:
-        paths: the study's files.
-    """
-
-    def __init__(self, paths: StudyPaths) -> None:
-        super().__init__("stopped; nothing journaled is lost: go on with resume=True")
-        self.paths = paths
-
-
-MakeView = Callable[[Study, Options, tuple[str, ...]], View]
-"""A function that makes the view of a study; the last argument labels the slots."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The end of a search.
-
-    Attributes:
-        paths, study: the study's files, and the study.
-        end: how the search ended.
-        synced: MLflow has everything.
-    """
-
-    paths: StudyPaths
-    study: Study
-    end: SearchEnded
-    synced: bool
-
 
 # Commands -------------------------------------------------------------------------------------------------------------
 
@@ -114,6 +69,7 @@ def run_search(
     Raises:
         UserError: the input is wrong. Nothing was written but a log.
     """
+    job_end.check_only_driver()
     if resume and overwrite:
         raise OptionError("--resume and --overwrite exclude each other: give one of them")
     early = source.early_options()
@@ -134,7 +90,13 @@ def run_search(
             "bit; begin another with --study"
         )
     given = {**given, "study": name, "runs": first.runs, "keras_backend": backend}
+    given["storage"] = storage_option.kept_storage(given.get("storage"), early.get("storage"), handle)
+    if handle.exists:
+        checks.check_seed(handle.header, first.seed)
+        given["seed"] = None  # a study that began without one does not become repeatable
     given["executor"] = given.get("executor") or handle.options.get("executor") or early.get("executor")
+    options.check_ray_address(given)
+    given["ray_address"] = given.get("ray_address") or early.get("ray_address")
     return _Launch(source, given, handle, accept_changes, take_over, overwrite, make_view, say).run()
 
 
@@ -183,7 +145,8 @@ def check_space(source: Source, keras_backend: str | None = None) -> Probed:
         executor = selection.make_executor(opts, (), Path(folder) / "search.log")
         stack.callback(executor.close)
         assert source.path is not None
-        probed = executor.probe(Probe(SpaceRef(path=str(source.path.absolute())), more=RANDOM_CONFIGURATIONS))
+        ref = SpaceRef(path=str(source.path.absolute()))
+        probed = executor.probe(Probe(ref, more=RANDOM_CONFIGURATIONS, shapes=True))
     if isinstance(probed, ProbeFailed):
         raise SpaceError(probed.message)
     opts = options.resolve_options(given, probed.options, where=source.label)
@@ -225,8 +188,11 @@ class _Launch:
         checks.check_tensorboard(opts)
         named_parts.check_parts(opts, self._handle.versions if self._handle.exists else {})
         checks.check_backend(opts)
-        gpus = find_gpus()
+        node = find_node_again() if self._handle.exists else find_node()
+        gpus = self._first_gpus(opts, node)
         selection.slots_of(opts, gpus)  # a missing GPU is reported at once
+        job_end.stop_rules(opts)  # and so is a job that ends too soon
+        storage_option.check_storage(opts.storage, opts.executor)
         checks.make_folder(self._paths.folder)
         with ExitStack() as stack:
             lock = Lock(self._paths.lock, take_over=self._take_over)
@@ -245,20 +211,34 @@ class _Launch:
                 ref = replace(ref, seed=opts.seed)
                 probed = self._probe(executor, ref)
             with options.error_prefix(self._source.label):
-                slots = selection.slots_of(opts, gpus)
+                choice = _choose_gpus(opts, node)
+                slots = selection.slots_of(opts, choice.gpus)
                 objective = self._check(opts, probed, slots, ref, executor)
                 imported = warm_start.import_trials(opts, objective, self._handle) if self._is_new("warm_start") else []
-            selection.set_slots(executor, slots, opts.executor)
+                opts, of_disk = limit_disk(opts, probed, self._paths.folder)
+            checks.check_seen_gpus(probed, choice.gpus)
+            selection.set_slots(executor, slots, opts)
             change = self._handle.change_of_space(probed, accepted=self._accept_changes, label=self._source.label)
             uri = admission.result(opts)
             records = self._handle.first_records(opts, objective, probed, change, imported, self._source.path, ref.seed)
             self._announce(opts, objective, slots, probed, self._handle.count_earlier_trials(records))
+            rules = job_end.stop_rules(opts, self._say)
+            if hasattr(executor, "description"):
+                self._say(executor.description)
+            for line in (*choice.lines(), *of_disk):
+                self._say(line)
             if imported:
                 self._say(warm_start.describe_import(str(opts.warm_start), imported, probed.parameters))
             self._write_space(probed)
             if ref.pickle is not None:
                 ref = replace(ref, pickle=str(self._paths.pickle))
-            return self._search(opts, probed, ref, executor, slots, records, uri)
+            prepared = PreparedSearch(self._handle, opts, probed, ref, executor, slots, records, uri, rules)
+            return prepared.run(self._make_view, self._say)
+
+    def _first_gpus(self, opts: Options, node: Node) -> tuple[Gpu, ...]:
+        """Return the GPUs for the probe: those of the search, unless the space file has the option."""
+        known = self._given.get("gpus") is not None or "gpus" in self._handle.options
+        return node.gpus if not known and self._source.writes("gpus") else _choose_gpus(opts, node).gpus
 
     def _first_seed(self) -> int:
         """Return the study's seed, as far as it is known before the space file is run."""
@@ -269,9 +249,10 @@ class _Launch:
         return secrets.randbelow(options.LARGEST_SEED) if seed is None else int(seed)
 
     def _probe(self, executor: Executor, ref: SpaceRef) -> Probed:
-        probed = executor.probe(Probe(ref, str(self._paths.data) if executor.slots > 1 else None))
+        share = str(self._paths.data) if executor.slots > 1 else None
+        probed = executor.probe(Probe(ref, share, shapes=not self._handle.exists))
         if isinstance(probed, ProbeFailed):
-            raise SpaceError(probed.message + _log(self._paths, probed.traceback))
+            raise SpaceError(probed.message + log_traceback(self._paths, probed.traceback))
         return probed
 
     def _check(
@@ -283,7 +264,7 @@ class _Launch:
         checks.check_backend(opts, probed.parameters)
         checks.check_keras(opts, probed, slots[0].devices)
         if self._handle.exists:
-            objective = checks.kept_objective(self._handle.header, opts, self._given)
+            objective = checks.kept_objective(self._handle.header, opts)
         else:
             objective = checks.objective_of(opts, probed)
         checks.check_single_value(objective, opts, probed)
@@ -297,8 +278,13 @@ class _Launch:
 
     def _read_again(self) -> None:
         """Read the journal with the lock held, if another process has written to it since."""
-        if self._overwrite or self._handle.is_current:
+        if self._handle.is_current:
             return
+        if self._overwrite:
+            raise StudyError(
+                f"study {self._handle.name!r} has changed since this command started, another process runs it: start "
+                "this command once"
+            )
         handle = StudyHandle(self._paths)
         if handle.exists != self._handle.exists:
             raise StudyError(f"study {self._handle.name!r} was begun by another process: go on with --resume")
@@ -338,6 +324,7 @@ class _Launch:
             earlier: the number of trials of earlier back end phases.
         """
         from search.display import live
+        from search.display.compilations import describe_compilations
 
         handle = self._handle
         chosen = "" if opts.objective or handle.exists else ", as nothing else was asked for"
@@ -353,10 +340,13 @@ class _Launch:
         self._say(f"objective {objective.name}, {objective.direction}{chosen}")
         plan = live.describe_plan(opts, own_fit=probed.own_fit, earlier=earlier)
         self._say(f"{plan}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")
+        for line in describe_compilations(probed.shape_parameters):
+            self._say(line)
 
     def _write_space(self, probed: Probed) -> None:
         """Write the study's copy of the searched code: space file and local modules, or the factory's pickle."""
         if not self._handle.exists:
+            storage_option.delete_replaced(self._paths, self._say)
             # The journal is deleted last: after a kill in between, it is still there to be overwritten.
             for folder in (self._paths.trials, self._paths.tensorboard):
                 if folder.exists():
@@ -375,125 +365,7 @@ class _Launch:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
 
-    def _search(
-        self,
-        opts: Options,
-        probed: Probed,
-        ref: SpaceRef,
-        executor: Executor,
-        slots: tuple[Slot, ...],
-        records: list[Record],
-        uri: str,
-    ) -> Result:
-        study = Study()
-        view: View | None = None
 
-        def report(line: str, details: str) -> None:
-            say = self._say if view is None else view.say
-            say(line + _log(self._paths, details))
-
-        controller = _make_controller(study, opts, probed, slots, named_parts.make_rules(opts, report))
-        try:
-            controller.replay(self._handle.entries)  # the one fold of the journal
-        except Exception as error:
-            raise self._broken(error) from error
-        view = self._make_view(study, opts, tuple(slot.label for slot in slots))
-        setup = FollowerSetup(self._handle.name, self._paths.folder, self._handle.entries, view.say)
-        named = named_parts.make_followers(opts, setup, report)
-        syncer = self._make_syncer(opts, uri, view)
-        driver = Driver(
-            controller,
-            Journal(self._paths.journal, known=self._handle.entries),
-            executor,
-            ref,
-            self._paths,
-            opts,
-            followers=[Retention(study, self._paths, opts.keep_models), syncer, *named],
-            data=str(self._paths.data) if probed.shared else None,
-            view=view,
-        )
-        try:
-            syncer.start()
-            for follower in named:
-                follower.start()
-            end = driver.run(records, probed.data)
-        except BaseException as error:
-            syncer.stop()
-            for follower in named:
-                follower.end()
-            if isinstance(error, KeyboardInterrupt) and study.header is not None:
-                raise SearchStopped(self._paths) from error
-            if not isinstance(error, Exception):
-                raise
-            raise self._broken(error) from error
-        finally:
-            view.close()
-        try:
-            for follower in named:
-                follower.close(FOLLOWER_SECONDS)
-            return Result(self._paths, study, end, syncer.finish(SYNC_SECONDS))
-        except KeyboardInterrupt as error:
-            raise SearchStopped(self._paths) from error
-
-    def _make_syncer(self, opts: Options, uri: str, view: View) -> Syncer:
-        from search.tracking.mlflow.syncer import Syncer
-
-        return Syncer(
-            self._paths,
-            uri,
-            keep_models=opts.keep_models,
-            experiment=opts.experiment,
-            register=opts.register,
-            warn=view.say,
-        )
-
-    def _broken(self, error: Exception) -> SearchError:
-        """Return the error that ends a search because of `error`, which is being handled."""
-        if isinstance(error, SearchError):
-            return error
-        return SearchError(
-            f"the search broke ({type(error).__name__}: {error}): nothing journaled is lost, and a resume may get past "
-            f"it" + _log(self._paths, traceback.format_exc())
-        )
-
-
-def _make_controller(
-    study: Study, opts: Options, probed: Probed, slots: tuple[Slot, ...], rules: Sequence[StopRule]
-) -> Controller:
-    return Controller(
-        study,
-        lambda phase: registry.make_backend(
-            phase.backend, phase.options, study.objective, study.seed, study.parameters
-        ),
-        _limits(opts, probed),
-        slots_sharing_memory(slots),
-        opts.max_epochs,
-        opts.try_first,
-        rules,
-    )
-
-
-def _limits(opts: Options, probed: Probed) -> Limits:
-    return Limits(
-        max_trials=opts.max_trials,
-        max_total_epochs=opts.total_epochs,
-        timeout=opts.timeout,
-        target=opts.target,
-        trial_timeout=opts.trial_timeout,
-        retries=opts.retries,
-        max_consecutive_failures=opts.max_consecutive_failures,
-        max_retries_per_trial=opts.max_retries_per_trial,
-        max_consecutive_failed_trials=opts.max_consecutive_failed_trials,
-        executions=opts.executions_per_trial,
-        evaluate_best=opts.keep_models,
-        test=probed.tested,
-    )
-
-
-def _log(paths: StudyPaths, traceback: str) -> str:
-    """Write a traceback to the study's log. Return words that say where it is."""
-    if not traceback:
-        return ""
-    with suppress(OSError), paths.log.open("a") as file:
-        file.write(traceback + "\n")
-    return f" (its traceback is in {paths.log})"
+def _choose_gpus(opts: Options, node: Node) -> Choice:
+    """Return the GPUs of this machine, `node`, for a search; none if its executor has slots of its own."""
+    return Choice(()) if selection.finds_slots(opts) else pick_gpus(node.uses, opts.gpus)

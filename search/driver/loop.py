@@ -5,6 +5,7 @@ Only this process writes the journal. It never imports Keras.
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 import time
@@ -12,9 +13,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Protocol
 
-from search.driver.hand_on import Checkpoints, Files, hand_on
+from search.driver.computations import Computations, Threads
+from search.driver.hand_on import Checkpoints, hand_on
+from search.driver.study_files import StudyFiles
+from search.errors import Unavailable
 from search.executors.base import Executor
-from search.messages import Evaluate, Evaluated, Inherited, Message, Notice, Segment
+from search.messages import (
+    Evaluate,
+    Evaluated,
+    FileRequest,
+    Heartbeat,
+    Inherited,
+    Lost,
+    Message,
+    Notice,
+    Probed,
+    ProbeFailed,
+    Segment,
+    SlotClosed,
+    SlotOpened,
+)
 from search.options import Options
 from search.scheduler.controller import Controller
 from search.scheduler.events import (
@@ -22,20 +40,27 @@ from search.scheduler.events import (
     FromWorker,
     Kill,
     Reaction,
+    SlotChanged,
     StartEvaluation,
     StartSegment,
     StopRequested,
     Tick,
 )
 from search.space.file import SpaceRef
+from search.storage.transfers import Transfers
 from search.study.data_changes import changed_data
 from search.study.journal import Journal
 from search.study.paths import StudyPaths
-from search.study.records import DataLoaded, Record, SearchEnded, SegmentEnded, TimedOut
+from search.study.records import Computed, DataLoaded, Record, SearchEnded, SegmentEnded, TimedOut
 from search.study.trials import Trial
 from search.tracking.followers import Follower
 
 POLL_SECONDS = 0.1
+
+COMPUTING_POLL_SECONDS = 0.005
+"""The same while a computation of the back end is under way: all workers may wait for it, and no message tells its end.
+"""
+
 VIEW_SECONDS = 0.1
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -61,6 +86,9 @@ class View(Protocol):
     def say(self, line: str) -> None:
         """Show a line that stays."""
 
+    def name_slot(self, slot: int, label: str | None) -> None:
+        """Show `slot`, which may be a new one, under another name; None: it is closed."""
+
     def close(self) -> None:
         """Stop redrawing. May be called twice; `say` still works."""
 
@@ -77,7 +105,9 @@ class Driver:
         followers: are given every journal entry, and told when the disk has the entries.
         data: the folder of the arrays that workers share, if any.
         view: the display; updated about ten times a second.
-        checkpoints: those of trials, to hand on to their children; by default files in the trials' folders.
+        files: the files of trials; by default in the study's folder.
+        checkpoints: those of trials, to hand on to their children; by default among `files`.
+        computations: makes those of the back end; by default in threads.
         now: the clock, in seconds since the epoch.
     """
 
@@ -93,7 +123,9 @@ class Driver:
         followers: Sequence[Follower] = (),
         data: str | None = None,
         view: View,
+        files: StudyFiles | None = None,
         checkpoints: Checkpoints | None = None,
+        computations: Computations | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._controller = controller
@@ -105,12 +137,17 @@ class Driver:
         self._followers = followers
         self._data = data
         self._view = view
-        self._checkpoints = Files() if checkpoints is None else checkpoints
+        self._files = StudyFiles() if files is None else files
+        self._checkpoints = self._files if checkpoints is None else checkpoints
+        self._transfers = Transfers()
+        self._computations = Threads() if computations is None else computations
         self._say = view.say
         self._clock = now
         self._noticed: set[str] = set()
         self._end: SearchEnded | None = None
         self._interrupts = 0
+        self._ids = itertools.count(1)
+        self._works: dict[int, int] = {}
         self._viewed = 0.0
 
     def run(self, records: Iterable[Record], loaded: DataLoaded | None = None) -> SearchEnded:
@@ -149,7 +186,10 @@ class Driver:
         if loaded is not None:
             self._compare_data(loaded)
         while self._end is None:
-            self._executor.poll(self._receive, POLL_SECONDS)
+            computing = self._computations.under_way
+            self._executor.poll(self._receive, COMPUTING_POLL_SECONDS if computing else POLL_SECONDS)
+            for event in self._computations.ended():
+                self._handle(event)
             self._handle(Tick())
             if self._journal.flush(only_if_due=True):
                 self._flushed()
@@ -169,16 +209,37 @@ class Driver:
         """End the search at the end of the running epochs, as the first Ctrl-C does."""
         self._interrupts = max(1, self._interrupts)
 
-    def _receive(self, slot: int, message: Message) -> None:
+    def _receive(self, slot: int, work: int, message: Message) -> None:
         if isinstance(message, Notice):
             self._say_once(message.text)
-            return
+        elif isinstance(message, (SlotOpened, SlotClosed)):
+            self._view.name_slot(slot, message.label if isinstance(message, SlotOpened) else None)
+            self._handle(SlotChanged(slot, message))
+        elif work != self._works.get(slot) or isinstance(message, (Probed, ProbeFailed, Heartbeat)):
+            return  # from a process that was given up
+        elif isinstance(message, FileRequest):
+            self._executor.send(slot, work, self._transfers.answer(work, message))
+        else:
+            self._receive_from_worker(FromWorker(slot, message))
+
+    def _receive_from_worker(self, event: FromWorker) -> None:
+        message = event.message
+        if isinstance(message, (SegmentEnded, Evaluated, Lost)):
+            self._transfers.end(self._works.pop(event.slot))
         if isinstance(message, Evaluated):
+            self._bring_evaluated(message.trial)
             for text in filter(None, (message.error, message.warning)):
                 self._say(f"trial {message.trial}'s best model: {text}")
         elif isinstance(message, DataLoaded):
             self._compare_data(message)
-        self._handle(FromWorker(slot, message))  # type: ignore[arg-type]  # a probe's answer never comes here
+        self._handle(event)
+
+    def _bring_evaluated(self, trial: int) -> None:
+        """Bring the results of a final evaluation into the study's folder, before anybody is told of them."""
+        try:
+            self._files.bring_evaluated(self._paths.trial(trial), self._paths.model)
+        except Unavailable as error:
+            self._say(f"trial {trial}'s best model: {error}")
 
     def _say_once(self, text: str) -> None:
         if text not in self._noticed:
@@ -197,7 +258,8 @@ class Driver:
         now = self._now()
         if self._interrupts:
             self._act(self._controller.handle(StopRequested(), now), now)
-        self._act(self._controller.handle(event, now), now)
+        if self._end is None:  # the stop may have ended the search
+            self._act(self._controller.handle(event, now), now)
         if not isinstance(event, Tick):
             self._show()
 
@@ -210,16 +272,24 @@ class Driver:
         for child in reaction.hand_on:
             hand_on(self._checkpoints, child, self._controller.study, self._paths)
         for slot, instruction in reaction.instructions:
+            if isinstance(instruction, (StartSegment, StartEvaluation)):
+                self._works[slot] = next(self._ids)
             if isinstance(instruction, StartSegment):
-                self._executor.start(slot, self._segment(slot, instruction))
+                self._start(slot, self._segment(slot, instruction))
             elif isinstance(instruction, StartEvaluation):
-                self._executor.start(slot, self._evaluation(instruction))
+                self._start(slot, self._evaluation(slot, instruction))
             elif isinstance(instruction, Kill):
-                self._executor.kill(slot, instruction.reason)
+                self._executor.kill(slot, self._works.get(slot, 0), instruction.reason)
             else:
-                self._executor.send(slot, instruction)
+                self._executor.send(slot, self._works.get(slot, 0), instruction)
+        if reaction.compute is not None:
+            self._computations.start(reaction.compute)
         if reaction.end is not None:
             self._end = reaction.end
+
+    def _start(self, slot: int, work: Segment | Evaluate) -> None:
+        self._transfers.begin(work)
+        self._executor.start(slot, work)
 
     def _announce(self, records: Iterable[Record]) -> None:
         for record in records:
@@ -227,18 +297,23 @@ class Driver:
                 self._say(f"trial {record.trial} {ANNOUNCED[record.outcome]}: {record.error}")
             elif isinstance(record, TimedOut):
                 self._say(f"trial {record.trial} ends: {record.reason}")
+            elif isinstance(record, Computed) and record.error is not None:
+                name = self._controller.study.phases[-1].backend
+                self._say_once(f"a computation of back end {name} failed, and the search goes on: {record.error}")
 
     def _segment(self, slot: int, start: StartSegment) -> Segment:
-        trial = self._controller.study.trials[start.trial]
+        study = self._controller.study
+        trial = study.trials[start.trial]
+        execution = trial.execution(start.execution)
         return Segment(
             trial=start.trial,
             execution=start.execution,
             space=self._space,
             values=dict(trial.params),
-            seed=self._controller.study.training_seed(start.trial, start.execution),
-            from_epoch=trial.execution(start.execution).epochs,
+            seed=study.training_seed(start.trial, start.execution),
+            from_epoch=execution.epochs,
             to_epoch=start.to_epoch,
-            objective=self._controller.study.objective,
+            objective=study.objective,
             folder=str(self._paths.trial(start.trial).folder),
             judged=start.judged,
             checkpoint_every=self._options.checkpoint_every,
@@ -249,6 +324,9 @@ class Driver:
             data=self._data,
             cached_trials=self._controller.affinity.trials_of(slot),
             inherited=self._inherited(trial, start.execution),
+            best=execution.saved_best(study.objective.name),
+            id=self._works[slot],
+            storage=self._files.storage_of(self._paths.trial(start.trial)),
         )
 
     def _inherited(self, trial: Trial, execution: int) -> Inherited | None:
@@ -258,7 +336,7 @@ class Driver:
         seed = self._controller.study.training_seed(parent, number)
         return Inherited(parent, trial.parent.epoch(execution), number, seed)
 
-    def _evaluation(self, evaluation: StartEvaluation) -> Evaluate:
+    def _evaluation(self, slot: int, evaluation: StartEvaluation) -> Evaluate:
         trial = self._controller.study.trials[evaluation.trial]
         files = self._paths.trial(evaluation.trial)
         return Evaluate(
@@ -273,6 +351,8 @@ class Driver:
             test=evaluation.test,
             model=str(self._paths.model) if evaluation.export else None,
             data=self._data,
+            id=self._works[slot],
+            storage=self._files.storage_of(files),
         )
 
     def _show(self) -> None:

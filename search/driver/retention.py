@@ -3,18 +3,20 @@
 A trial's checkpoint is deleted when the trial has ended, and so is the one that its parent handed on to it. Its best
 weights are deleted when enough ended trials are better. An ended trial does not change any more, so no later ranking
 can bring it back.
+
+A checkpoint that the search drops to make room is deleted, too. If its trial goes on, a worker writes it again.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
+from search.driver.study_files import StudyFiles
 from search.study.journal import Entry
 from search.study.paths import StudyPaths
-from search.study.records import TrialEnded
+from search.study.records import CheckpointDropped, SegmentStarted, TrialEnded
 from search.study.study import Study
 from search.study.trials import Trial
 
@@ -28,34 +30,50 @@ class Retention:
         study: the study; not changed here.
         paths: the study's files.
         keep: the number of best trials whose weights stay.
+        files: the trials' files, wherever they lie; by default in the study's folder.
     """
 
     protocol = 1
 
-    def __init__(self, study: Study, paths: StudyPaths, keep: int) -> None:
+    def __init__(self, study: Study, paths: StudyPaths, keep: int, files: StudyFiles | None = None) -> None:
         self._study = study
         self._paths = paths
         self._keep = keep
+        self._files = StudyFiles() if files is None else files
         self._best: list[tuple[float, int, int]] = []
         self._doomed: list[Path] = []
+        self._dropped: dict[int, list[Path]] = {}
         for trial in study.trials.values():
             if trial.ended:
                 self._note(trial)
+            elif trial.dropped and not trial.open:
+                self._note_dropped(trial)
         # Files that a killed worker was writing.
         self._doomed += paths.trials.glob("*/.*.tmp")
 
     def take(self, entries: Sequence[Entry]) -> None:
-        """Note the files of trials that ended. The study has applied the entries already."""
+        """Note the files that are of no more use. The study has applied the entries already."""
         for entry in entries:
-            if isinstance(entry.record, TrialEnded):
-                self._note(self._study.trials[entry.record.trial])
+            match entry.record:
+                case TrialEnded():
+                    self._note(self._study.trials[entry.record.trial])
+                case CheckpointDropped():
+                    self._note_dropped(self._study.trials[entry.record.trial])
+                case SegmentStarted():
+                    # Now, and not later: the worker, which is not told yet, will write these files again.
+                    self._files.delete(self._dropped.pop(entry.record.trial, ()), at_once=True)
 
     def flushed(self) -> None:
         """Delete the noted files. Before the disk has the records, a power failure would let the trials go on."""
-        for path in self._doomed:
-            with suppress(OSError):
-                path.unlink()
+        self._files.delete(self._doomed)
         self._doomed.clear()
+        for paths in self._dropped.values():
+            self._files.delete(paths)
+        self._dropped.clear()
+
+    def _note_dropped(self, trial: Trial) -> None:
+        files = self._paths.trial(trial.number)
+        self._dropped[trial.number] = [files.checkpoint(number) for number in range(len(trial.executions))]
 
     def _note(self, trial: Trial) -> None:
         files = self._paths.trial(trial.number)

@@ -67,6 +67,10 @@ class Source:
         value = node.value if isinstance(node, ast.Constant) else None
         return value if type(value) is int and 0 <= value <= options.LARGEST_SEED else None
 
+    def writes(self, name: str) -> bool:
+        """Return whether the file's `search_options` have the option `name`."""
+        return self.path is not None and name in written_options(parse_file(self.path))
+
     def pickled(self) -> bytes:
         """Return the factory's pickle, followed by the pickle of its data. SpaceError if it cannot be pickled."""
         import cloudpickle

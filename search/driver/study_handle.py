@@ -22,6 +22,7 @@ from search.messages import Probed
 from search.options import Options
 from search.scheduler.initial import InitialConfigurations
 from search.space.domain import Parameter, Value
+from search.storage.urls import drop_credentials
 from search.study import journal
 from search.study.journal import Entry
 from search.study.paths import StudyPaths
@@ -170,9 +171,10 @@ class StudyHandle:
             seed: the seed of a new study.
         """
         records: list[Record] = []
-        kept = {name: value for name, value in opts.to_json().items() if name not in options.LOCATION}
+        kept = {name: value for name, value in opts.to_json().items() if name not in options.PASSING}
         kept["keras_backend"] = probed.versions["keras_backend"]
         kept["tracking_uri"] = _without_password(opts.tracking_uri)
+        kept["storage"] = opts.storage and drop_credentials(opts.storage)
         if not self.exists:
             records.append(self._header(objective, probed, space, seed))
         elif change is not None:

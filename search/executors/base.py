@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from search.devices.slots import Slot
-from search.messages import Answer, Evaluate, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
+from search.messages import Evaluate, Message, Probe, Probed, ProbeFailed, Segment, WorkCommand
+from search.options import Options
 
-Handle = Callable[[int, Message], None]
-"""A function that an executor calls with (slot, message)."""
+Handle = Callable[[int, int, Message], None]
+"""A function that an executor calls with (slot, work, message).
+
+`work` is the `id` of the `Segment` or `Evaluate` that the message belongs to; 0 for `SlotOpened` and `SlotClosed`.
+"""
 
 
 def tell_user(text: str) -> None:
@@ -31,6 +35,7 @@ class ExecutorSetup:
         compiled: the folder in which workers may keep compiled programs for later searches, if there is one.
         heartbeat: seconds without a message after which a worker counts as hung.
         zygote: for `local`: the zygote of all searches of this process, if they share one.
+        options: the options of the search, for an executor that finds its own slots.
     """
 
     slots: tuple[Slot, ...]
@@ -39,6 +44,7 @@ class ExecutorSetup:
     compiled: Path | None = None
     heartbeat: float = 300.0
     zygote: Any = None
+    options: Options | None = None
 
 
 class Executor(Protocol):
@@ -47,17 +53,30 @@ class Executor(Protocol):
     A slot runs at most one of them at a time. Whatever happens, its last message is one `SegmentEnded`, one `Evaluated`
     or one `Lost`. After that the slot is free and ready for the next.
 
+    Each piece of work has an `id`. Commands and messages carry it, and both sides drop those of another piece of work
+    than the slot's present one: a process that was given up may still send some, or be sent some.
+
+    Slots may come and go. `SlotClosed` says that a slot takes no new work, `SlotOpened` that it does again, or that
+    there is one more. New slots have the next numbers and may open in any order. An executor that loses a machine
+    sends `SlotClosed` for its slots and then `Lost` for their work. If it is told beforehand, it sends `SlotClosed` and
+    gives the workers an `Interrupt` by itself: their trials go on in other slots, from where they are.
+
     An executor of another package is a class whose constructor, or classmethod `from_setup`, takes an `ExecutorSetup`
     first, and then the arguments of `--executor name:key=value,…` by name. It has as many slots as the setup. The
     workers are Python processes with this package: `search.worker.segment.run_segment` trains a segment there,
     `search.worker.evaluate_best.run_evaluation` evaluates, and `search.worker.probe.run_probe` probes.
 
-    Two things may be left out. `set_slots(slots)` takes other slots before the first segment, as a space file's options
-    are known only after the probe. `in_process = True` says that the driver's own process trains, in one slot on one
-    device.
+    A machine may not see the study's folder. Its workers get their work with `storage="driver"` from the executor, if
+    the work has no storage. The driver then answers their requests for files by `send`.
+
+    Five things may be left out. `set_slots(slots)` takes other slots before the first segment, as a space file's
+    options are known only after the probe. `in_process = True` says that the driver's own process trains, in one slot
+    on one device. `closed` has the slots that are not open when the search begins. A classmethod `find_slots(options)`
+    finds the slots in place of this machine's GPUs and cores, and raises OptionError if there are none;
+    `set_options(options)` then takes the options after the probe. `description` is one line about it for the user.
 
     Attributes:
-        protocol: the version of this protocol that the class was written for; 1 today.
+        protocol: the version of this protocol that the class was written for; 2 today.
     """
 
     protocol: int
@@ -72,13 +91,13 @@ class Executor(Protocol):
     def start(self, slot: int, work: Segment | Evaluate) -> None:
         """Start a segment or a final evaluation in a free slot."""
 
-    def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
-        """Send a command to the worker in a slot. This has no effect if the worker has died."""
+    def send(self, slot: int, work: int, command: WorkCommand) -> None:
+        """Send a command to the worker in a slot. This has no effect if this piece of work does not run there."""
 
-    def kill(self, slot: int, reason: str) -> None:
+    def kill(self, slot: int, work: int, reason: str) -> None:
         """End the process of a slot, whatever it is doing. Its last message is `Lost` with this reason.
 
-        This has no effect if nothing runs there, or if the slot runs in the driver's own process.
+        This has no effect if this piece of work does not run there, or if it runs in the driver's own process.
         """
 
     def poll(self, handle: Handle, timeout: float) -> None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import time
 
 from search.executors.base import ExecutorSetup, Handle, tell_user
-from search.messages import Answer, Evaluate, Interrupt, Message, Probe, Probed, ProbeFailed, Segment, Verdict
+from search.messages import (
+    Evaluate,
+    Message,
+    Probe,
+    Probed,
+    ProbeFailed,
+    Segment,
+    WorkCommand,
+)
 
 
 class InlineExecutor:
     """Runs a whole segment or final evaluation within one call of `poll`."""
 
-    protocol = 1
+    protocol = 2
     in_process = True
     slots = 1
 
@@ -33,6 +42,7 @@ class InlineExecutor:
         # An earlier search in this process may have loaded files that have changed since.
         clear_caches()
         self._work: Segment | Evaluate | None = None
+        self._id = 0
         self._handle: Handle | None = None
         self._channel = DirectChannel(self._deliver)
 
@@ -44,12 +54,14 @@ class InlineExecutor:
     def start(self, slot: int, work: Segment | Evaluate) -> None:
         assert self._work is None, "the slot is busy"
         self._work = work
+        self._id = work.id
         self._channel.begin()
 
-    def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
-        self._channel.put(command)
+    def send(self, slot: int, work: int, command: WorkCommand) -> None:
+        if work == self._id:
+            self._channel.put(command)
 
-    def kill(self, slot: int, reason: str) -> None:
+    def kill(self, slot: int, work: int, reason: str) -> None:
         pass
 
     def poll(self, handle: Handle, timeout: float) -> None:
@@ -58,19 +70,22 @@ class InlineExecutor:
 
         work, self._work = self._work, None
         if work is None:
+            time.sleep(timeout)  # the back end may wait for a computation
             return
         self._handle = handle
         if isinstance(work, Evaluate):
-            self._deliver(run_evaluation(work))
+            self._deliver(run_evaluation(work, self._channel))
         else:
             run_segment(work, self._channel)
 
     def close(self, *, now: bool = False) -> None:
+        from search.storage.scratch import remove_scratch
         from search.worker.segment import clear_caches
 
         self._work = None
         clear_caches()  # the process goes on without them
+        remove_scratch()
 
     def _deliver(self, message: Message) -> None:
         assert self._handle is not None
-        self._handle(0, message)
+        self._handle(0, self._id, message)

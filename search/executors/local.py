@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
@@ -24,12 +24,10 @@ from search.devices.slots import Slot
 from search.errors import SearchError
 from search.executors.base import ExecutorSetup, Handle, tell_user
 from search.messages import (
-    Answer,
     Command,
     Evaluate,
     Evaluated,
     Heartbeat,
-    Interrupt,
     Lost,
     Message,
     Notice,
@@ -38,7 +36,7 @@ from search.messages import (
     ProbeFailed,
     Segment,
     Shutdown,
-    Verdict,
+    WorkCommand,
 )
 from search.study.records import SegmentEnded
 from search.worker import zygote
@@ -177,6 +175,7 @@ class _Worker:
 
     Attributes:
         zygote: the zygote that forked it.
+        work: the id of the work that it runs, or of its last one.
         busy: whether it runs something.
         used: whether it has run a segment.
         baseline: its memory in bytes after the first segment, which loads the data and starts the framework's runtime.
@@ -190,6 +189,7 @@ class _Worker:
     connection: Connection
     zygote: Zygote
     process: psutil.Process | None
+    work: int = 0
     busy: bool = False
     used: bool = False
     baseline: int | None = None
@@ -227,7 +227,7 @@ class LocalExecutor:
         zygote: a zygote to share, which stays alive at the end. By default the executor has its own.
     """
 
-    protocol = 1
+    protocol = 2
 
     @classmethod
     def from_setup(cls, setup: ExecutorSetup) -> LocalExecutor:
@@ -282,22 +282,30 @@ class LocalExecutor:
     def zygote_pid(self) -> int:
         return self._zygote.pid
 
-    def probe(self, probe: Probe) -> Probed | ProbeFailed:
+    def probe(self, probe: Probe, slot: int = 0, tell: Callable[[str], None] = tell_user) -> Probed | ProbeFailed:
         for _ in range(PROBES):
-            worker = self._worker(0)
+            worker = self._worker(slot)
             try:
-                worker.connection.send(probe)
-                while isinstance(answer := worker.connection.recv(), (Heartbeat, Notice)):
-                    if isinstance(answer, Notice):
-                        tell_user(answer.text)
+                answer = self._probe(worker, probe, tell)
             except (OSError, EOFError):
-                reason = self._discard(0)
+                reason = self._discard(slot)
                 if "SIGKILL" not in reason:
                     break
             else:
-                assert isinstance(answer, (Probed, ProbeFailed))
                 return answer
         return ProbeFailed(f"the space file ended its process ({reason}): see {self._log}", "")
+
+    def _probe(self, worker: _Worker, probe: Probe, tell: Callable[[str], None]) -> Probed | ProbeFailed:
+        """Have a worker probe. OSError or EOFError if its process ends."""
+        worker.work = 0
+        worker.connection.send((0, probe))
+        while True:
+            _, answer = worker.connection.recv()
+            if isinstance(answer, Notice):
+                tell(answer.text)
+            elif not isinstance(answer, Heartbeat):
+                assert isinstance(answer, (Probed, ProbeFailed))
+                return answer
 
     def start(self, slot: int, work: Segment | Evaluate) -> None:
         worker = self._worker(slot)
@@ -307,34 +315,39 @@ class LocalExecutor:
         if grown or worker.out_of_memory:
             self._retire(slot)
             worker = self._worker(slot)
-        worker.busy = worker.used = True
+        worker.work, worker.busy, worker.used = work.id, True, True
         worker.last_message = self._clock
         self._send(worker, work)
 
-    def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
-        if slot in self._workers:
-            self._send(self._workers[slot], command)
-
-    def kill(self, slot: int, reason: str) -> None:
+    def send(self, slot: int, work: int, command: WorkCommand) -> None:
         worker = self._workers.get(slot)
-        if worker is not None and worker.busy:
+        if worker is not None and worker.work == work:
+            self._send(worker, command)
+
+    def kill(self, slot: int, work: int, reason: str) -> None:
+        worker = self._workers.get(slot)
+        if worker is not None and worker.busy and worker.work == work:
             worker.killed = reason
             worker.kill()
 
-    def poll(self, handle: Handle, timeout: float) -> None:
+    def poll(self, handle: Handle, timeout: float, wake: Sequence[Connection] = ()) -> None:
+        """Do as any executor does. A connection in `wake` that can be read ends the wait, too."""
         by_connection = {worker.connection: slot for slot, worker in self._workers.items()}
-        if not by_connection:
+        if not by_connection and not wake:
             time.sleep(timeout)
             return
-        for ready in wait(list(by_connection), timeout):
+        for ready in wait([*by_connection, *wake], timeout):
             assert isinstance(ready, Connection)
-            self._read(by_connection[ready], ready, handle)
+            if ready in by_connection:
+                self._read(by_connection[ready], ready, handle)
         now = time.monotonic()
         self._clock += min(now - self._polled, timeout + STALL_SECONDS)
         self._polled = now
         for slot, worker in self._workers.items():
             if worker.busy and worker.killed is None and self._clock - worker.last_message > self._heartbeat:
-                self.kill(slot, f"its process sent no sign of life for {self._heartbeat:g} s: did it hang?")
+                self.kill(
+                    slot, worker.work, f"its process sent no sign of life for {self._heartbeat:g} s: did it hang?"
+                )
 
     def close(self, *, now: bool = False) -> None:
         for worker in self._workers.values():
@@ -367,29 +380,33 @@ class LocalExecutor:
     def _send(self, worker: _Worker, command: Command) -> None:
         # If the worker has died, `_read` notices.
         with suppress(OSError):
-            worker.connection.send(command)
+            worker.connection.send((worker.work, command))
 
     def _read(self, slot: int, connection: Connection, handle: Handle) -> None:
         """Pass one worker's messages so far to `handle`."""
         try:
             while connection.poll():
-                message: Message = connection.recv()
-                self._workers[slot].last_message = self._clock
-                if isinstance(message, Heartbeat):
-                    continue
-                if isinstance(message, (SegmentEnded, Evaluated)):
-                    self._workers[slot].busy = False
-                    no_memory = isinstance(message, SegmentEnded) and message.outcome == "no_memory"
-                    self._workers[slot].out_of_memory = no_memory
-                handle(slot, message)
+                work, message = connection.recv()
+                self._take(slot, work, message, handle)
                 worker = self._workers.get(slot)
                 if worker is None or worker.connection is not connection:
                     return
         except (OSError, EOFError):
-            busy = self._workers[slot].busy
+            worker = self._workers[slot]
             reason = self._discard(slot)
-            if busy:
-                handle(slot, Lost(reason))
+            if worker.busy:
+                handle(slot, worker.work, Lost(reason))
+
+    def _take(self, slot: int, work: int, message: Message, handle: Handle) -> None:
+        """Take in a message of the worker in a slot, and pass it on if it belongs to the present work."""
+        worker = self._workers[slot]
+        worker.last_message = self._clock
+        if isinstance(message, Heartbeat) or work != worker.work:
+            return
+        if isinstance(message, (SegmentEnded, Evaluated)):
+            worker.busy = False
+            worker.out_of_memory = isinstance(message, SegmentEnded) and message.outcome == "no_memory"
+        handle(slot, work, message)
 
     def _discard(self, slot: int) -> str:
         """Remove a worker that has died, and return how it died as text."""
@@ -406,6 +423,11 @@ class LocalExecutor:
             hint = ", out of memory?" if number == signal.SIGKILL else ""
             return f"its process was ended by {name}{hint}"
         return f"its process ended with exit code {os.WEXITSTATUS(status)}"
+
+    def retire(self, slot: int) -> None:
+        """End the worker of a slot where nothing runs, if there is one."""
+        if slot in self._workers:
+            self._retire(slot)
 
     def _retire(self, slot: int) -> None:
         worker = self._workers.pop(slot)

@@ -110,6 +110,10 @@ def _zero(*_: Any) -> float:
     return 0.0
 
 
+def _no_bytes(*_: Any) -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """The behaviour of simulated trials, in place of a user's space file and its training.
@@ -128,9 +132,11 @@ class Scenario:
         seconds: the duration of an epoch.
         pace: a factor for `seconds`, by (values, epoch).
         build: the duration of a build without its questions.
+        saving: the time until a checkpoint is on the disk, in which the worker does nothing else.
         latency: the travel time of a worker's n-th message in either direction, by (values, n). If it is 0, a worker
             continues as soon as the driver has its message.
         size: scalars in the model's weights.
+        bytes: the size of a checkpoint.
         metric: the objective's name in an epoch's logs.
     """
 
@@ -143,8 +149,10 @@ class Scenario:
     seconds: Callable[[Run], float] = _one
     pace: Callable[[Run, int], float] = _one
     build: Callable[[Run], float] = _zero
+    saving: Callable[[Run], float] = _zero
     latency: Callable[[Run, int], float] = _zero
     size: Callable[[Run], int] = len
+    bytes: Callable[[Run], int] = _no_bytes
     metric: str = "val_loss"
 
     def question(self, values: Params) -> Parameter | None:

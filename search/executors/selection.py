@@ -1,4 +1,4 @@
-"""The choice of an executor by the options: `local` worker processes, `inline`, or one of another package.
+"""The choice of an executor by the options: `local` worker processes, `inline`, `ray`, or one of another package.
 
 A further executor, `search.executors.simulated.SimulatedExecutor`, trains nothing and has no option.
 """
@@ -26,10 +26,22 @@ shared_zygote: Zygote | None = None
 """The zygote of all searches that run one after the other in this process; None if each has its own."""
 
 
+def finds_slots(opts: Options) -> bool:
+    """Return whether the executor has slots of its own, beside those of this machine."""
+    return hasattr(EXECUTORS.load(opts.executor).cls, "find_slots")
+
+
 def slots_of(opts: Options, gpus: tuple[Gpu, ...]) -> tuple[Slot, ...]:
-    """Return the slots that `opts` ask for on this machine, which has `gpus`. OptionError if that is impossible."""
+    """Return the slots that `opts` ask for: on this machine, which has `gpus`, unless the executor finds its own.
+
+    Raises:
+        OptionError: there are no such slots.
+    """
+    cls = EXECUTORS.load(opts.executor).cls
+    if finds_slots(opts):
+        return cast(tuple[Slot, ...], cls.find_slots(opts))
     chosen = choose_gpus(gpus, opts.gpus)
-    in_process = getattr(EXECUTORS.load(opts.executor).cls, "in_process", False)
+    in_process = getattr(cls, "in_process", False)
     if in_process and max(opts.gpus_per_trial if chosen else 1, opts.logical_devices) > 1:
         raise OptionError(
             f"a trial is spread over several devices by a worker process: leave --executor {opts.executor} out"
@@ -58,7 +70,7 @@ def make_executor(opts: Options, gpus: tuple[Gpu, ...], log: Path, compiled: Pat
     check_installed(opts.keras_backend)
     part = EXECUTORS.load(opts.executor)
     setup = ExecutorSetup(
-        slots_of(opts, gpus), log, opts.keras_backend, compiled, opts.heartbeat_timeout, zygote=shared_zygote
+        slots_of(opts, gpus), log, opts.keras_backend, compiled, opts.heartbeat_timeout, shared_zygote, opts
     )
     if part.own:
         return cast(Executor, part.make(setup))
@@ -70,16 +82,18 @@ def make_executor(opts: Options, gpus: tuple[Gpu, ...], log: Path, compiled: Pat
         raise OptionError(f"--executor {opts.executor} cannot be used ({type(error).__name__}: {error})") from error
 
 
-def set_slots(executor: Executor, slots: tuple[Slot, ...], name: str) -> None:
+def set_slots(executor: Executor, slots: tuple[Slot, ...], opts: Options) -> None:
     """Give an executor the slots of the search. OptionError if it has another number of them.
 
     Args:
-        name: of the executor, for messages.
+        opts: those that the slots were made for.
     """
+    if hasattr(executor, "set_options"):
+        executor.set_options(opts)
     if hasattr(executor, "set_slots"):
         executor.set_slots(slots)
     if executor.slots != len(slots):
         raise OptionError(
-            f"--executor {name} has {pluralize(executor.slots, 'slot')}, and the options ask for {len(slots)}: give "
-            f"--workers {executor.slots}"
+            f"--executor {opts.executor} has {pluralize(executor.slots, 'slot')}, and the options ask for "
+            f"{len(slots)}: give --workers {executor.slots}"
         )

@@ -5,310 +5,65 @@ A whole search, including driver and journal, runs as fast as its decisions are 
     executor = SimulatedExecutor(Scenario(ask, value), slots=100)
     Driver(controller, journal, executor, …, now=executor.now).run(records)
 
-A `Scenario` says what happens in a worker. The worker sends the messages of `search.worker.segment`, one for one.
+A back end with computations also needs `computations=VirtualComputations(executor, seconds)`, of
+`search.driver.computations`: threads do not keep virtual time.
+
+A `Scenario` says what happens in a worker. The worker sends the messages of `search.worker.segment`, one for one. A
+`Cluster` (`search.executors.simulated_nodes`) says which nodes the workers are on, and when nodes die, drain, join,
+come back or are slow.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-import math
 import random
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from search.errors import Infeasible
 from search.executors.base import Handle
-from search.executors.scenario import Ancestors, Hp, Run, Scenario, recorded
+from search.executors.scenario import Hp, Run, Scenario, recorded
+from search.executors.simulated_nodes import (
+    Cluster,
+    DeathNoticed,
+    Node,
+    NodeDies,
+    NodeDrains,
+    NodeEvent,
+    NodeJoins,
+    NodeReturns,
+    Nodes,
+    NodeSlows,
+)
+from search.executors.simulated_work import (
+    LAST_MESSAGES,
+    RUNNER,
+    Activity,
+    Disk,
+    FromWorker,
+    SimulatedCheckpoint,
+    SimulatedEvaluation,
+    SimulatedSegment,
+    inherited_folder,
+)
 from search.messages import (
-    Answer,
     Evaluate,
-    Evaluated,
     Interrupt,
     Lost,
     Probe,
     Probed,
     ProbeFailed,
-    Question,
     Segment,
-    Verdict,
+    SlotClosed,
+    SlotOpened,
+    WorkCommand,
 )
-from search.space.domain import Value
 from search.space.file import describe_error
 from search.study.paths import TrialPaths
-from search.study.records import Built, Checkpointed, EpochDone, Outcome, SegmentEnded
-from search.worker.channel import Interrupted
 
-__all__ = ["Disk", "Hp", "Run", "Scenario", "SimulatedCheckpoint", "SimulatedExecutor", "recorded"]
-
-# A worker -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SimulatedCheckpoint:
-    """The state of one execution of a trial on a simulated disk.
-
-    Attributes:
-        history: its epochs so far.
-        best: (epoch, value) of the best of them.
-        stopped_by_callback: whether a user's callback has ended the training.
-        owner: the (training seed, values) of the training that may restore it; None if any may.
-        ancestors: the trainings that this one has continued; see `Run`.
-    """
-
-    history: tuple[EpochDone, ...]
-    best: tuple[int, float] | None
-    stopped_by_callback: bool = False
-    owner: tuple[int, dict[str, Value]] | None = None
-    ancestors: Ancestors = ()
-
-    @property
-    def epoch(self) -> int:
-        """Number of trained epochs."""
-        return self.history[-1].epoch if self.history else 0
-
-
-Disk = dict[tuple[str, int], SimulatedCheckpoint]
-"""Checkpoints by (trial folder, execution).
-
-The folder of a checkpoint that a trial has from its parent is that of `inherited_folder`.
-"""
-
-
-def inherited_folder(child: str) -> str:
-    """Return the place on a `Disk` of what a trial, whose folder is `child`, has from its parent."""
-    return f"{child}/parent"
-
-
-ToWorker = Answer | Verdict | Interrupt
-FromWorker = Question | Built | EpochDone | Checkpointed | SegmentEnded | Evaluated | Lost
-Activity = Generator[FromWorker | float | None, ToWorker | None, None]
-"""A worker's activity: it yields messages to send, seconds that pass, and None to wait for a message."""
-
-LAST_MESSAGES = (SegmentEnded, Evaluated, Lost)
-RUNNER = "simulated"
-
-
-class _Failed(Exception):
-    """An exception of the user's code, with its text."""
-
-
-class _Refused(Exception):
-    """An answer that is an error, with its text."""
-
-
-class _Died(Exception):
-    """The death of the worker's process."""
-
-
-def epoch_done(scenario: Scenario, run: Run, epoch: int) -> EpochDone:
-    """Return the record of an epoch."""
-    logs = {scenario.metric: scenario.value(run, epoch)}
-    seconds = max(0.0, float(scenario.seconds(run) * scenario.pace(run, epoch)))
-    return EpochDone(run.trial, run.execution, epoch, logs, seconds)
-
-
-class _SimulatedSegment:
-    """The simulation of a segment.
-
-    Args:
-        attempt: how often the trial was started, this time included.
-        now: the clock.
-    """
-
-    def __init__(
-        self, segment: Segment, scenario: Scenario, disk: Disk, attempt: int, now: Callable[[], float]
-    ) -> None:
-        self.interrupted = False
-        self.run = Run(segment.values, segment.trial, segment.execution, segment.seed)
-        self._segment = segment
-        self._epoch = segment.begins_after
-        self.scenario = scenario
-        self._disk = disk
-        self._now = now
-        self._saved = 0.0
-        self._dies = scenario.dies(segment.trial, attempt)
-        self._fails: int | None = None
-        self._finishes: int | None = None
-        self._history: list[EpochDone] = []
-        self._best: tuple[int, float] | None = None
-        self._outcome: Outcome = "reached"
-        self._error: str | None = None
-
-    def act(self) -> Activity:
-        segment = self._segment
-        epoch, outcome, error = segment.from_epoch, self._outcome, None
-        try:
-            yield from self._train()
-            epoch, outcome, error = self._epoch, self._outcome, self._error
-        except Interrupted:
-            outcome = "interrupted"
-        except (_Failed, _Refused) as failure:
-            outcome, error = "raised" if isinstance(failure, _Failed) else "failed", str(failure)
-        except Infeasible as refusal:
-            outcome, error = "infeasible", str(refusal)
-        except _Died:
-            yield Lost("its process was ended")
-            return
-        yield SegmentEnded(segment.trial, segment.execution, outcome, epoch, error)
-
-    def _train(self) -> Activity:
-        yield from self._build()
-        yield Built(self._segment.trial, self.scenario.size(self.run), RUNNER)
-        yield from self._restore()
-        while self._epoch < self._segment.to_epoch and self._outcome == "reached":
-            yield from self._train_epoch()
-
-    def _build(self) -> Activity:
-        scenario, run = self.scenario, self.run
-        while True:
-            try:
-                question = scenario.question(run)
-            except Infeasible:
-                raise
-            except Exception as error:
-                raise _Failed(describe_error(error)) from None
-            if question is None:
-                break
-            yield Question(self._segment.trial, question)
-            answer = yield from self._receive()
-            if not isinstance(answer, Answer):
-                raise Interrupted
-            if answer.error is not None:
-                raise _Refused(answer.error)
-            run[question.name] = answer.value
-        yield float(scenario.build(run))
-        self._check_feasible()
-        self._fails, self._finishes = scenario.fails(run), scenario.finishes(run)
-        if self._dies == 0:
-            raise _Died
-        if self._fails == 0:
-            raise _Failed("ValueError: the model cannot be built")
-        self._saved = self._now()
-
-    def _check_feasible(self) -> None:
-        """Raise Infeasible if the factory refuses the values, or if a new trial's model is too large."""
-        if self.scenario.infeasible(self.run):
-            raise Infeasible("the factory refuses these values")
-        self._segment.check_size(self.scenario.size(self.run))
-
-    def _restore(self) -> Activity:
-        """Continue from the checkpoint if there is one, and report the epochs that the journal has missed."""
-        segment = self._segment
-        saved = self._disk.get((segment.folder, segment.execution))
-        if saved is None or saved.owner not in (None, self._owner()):
-            self._inherit()
-            return
-        self._history, self._best, self._epoch = list(saved.history), saved.best, saved.epoch
-        self.run.ancestors = saved.ancestors
-        if saved.stopped_by_callback:
-            self._outcome = "stopped_by_callback"
-        for record in saved.history[max(0, segment.from_epoch - segment.begins_after) :]:
-            yield record
-            if (yield from self._wait_for_stop(record.epoch)):
-                self._outcome = "stopped"
-        yield self._checkpointed()
-
-    def _inherit(self) -> None:
-        """Begin with the state that the parent has handed on, if the trial has a parent."""
-        parent = self._segment.inherited
-        if parent is None:
-            return
-        saved = self._disk.get((inherited_folder(self._segment.folder), parent.execution))
-        if saved is None or saved.epoch != parent.epoch or (saved.owner is not None and saved.owner[0] != parent.seed):
-            claim = f"trial {self._segment.trial} cannot continue trial {parent.trial} after epoch {parent.epoch}"
-            raise _Refused(f"{claim}: there is no such state")
-        values = saved.owner[1] if saved.owner is not None else {}
-        self.run.ancestors = (*saved.ancestors, (parent.epoch, values))
-
-    def _train_epoch(self) -> Activity:
-        epoch = self._epoch + 1
-        record = epoch_done(self.scenario, self.run, epoch)
-        yield record.seconds
-        if epoch == self._dies:
-            raise _Died
-        if epoch == self._fails:
-            raise _Failed("ValueError: the training cannot go on")
-        self._history.append(record)
-        self._epoch = epoch
-        if self._diverged(record):
-            yield record
-            return
-        self._note_best(record)
-        yield record
-        stopped = yield from self._wait_for_stop(epoch)
-        if self._finishes is not None and epoch >= self._finishes:
-            self._outcome = "stopped_by_callback"
-        elif stopped:
-            self._outcome = "stopped"
-        elif epoch < self._segment.to_epoch and self.interrupted:
-            self._outcome = "interrupted"
-        ends = epoch >= self._segment.to_epoch or self._outcome != "reached"
-        if ends or self._now() - self._saved >= self._segment.checkpoint_every:
-            yield self._save()
-
-    def _diverged(self, record: EpochDone) -> bool:
-        for name in ("loss", self._segment.objective.name):
-            if not math.isfinite(record.logs.get(name, 0.0)):
-                self._outcome = "failed"
-                self._error = f"diverged: {name} is {record.logs[name]} at epoch {record.epoch}"
-                return True
-        return False
-
-    def _note_best(self, record: EpochDone) -> None:
-        value = record.logs.get(self._segment.objective.name)
-        if value is not None and self._segment.objective.better(value, self._best[1] if self._best else None):
-            self._best = record.epoch, value
-
-    def _save(self) -> Checkpointed:
-        history, stopped_by_callback = tuple(self._history), self._outcome == "stopped_by_callback"
-        self._disk[self._segment.folder, self._segment.execution] = SimulatedCheckpoint(
-            history, self._best, stopped_by_callback, self._owner(), self.run.ancestors
-        )
-        self._saved = self._now()
-        return self._checkpointed()
-
-    def _checkpointed(self) -> Checkpointed:
-        best = self._best[0] if self._best else None
-        stopped_by_callback = self._outcome == "stopped_by_callback"
-        return Checkpointed(self._segment.trial, self._segment.execution, self._epoch, best, stopped_by_callback)
-
-    def _owner(self) -> tuple[int, dict[str, Value]]:
-        return self._segment.seed, dict(self.run)
-
-    def _wait_for_stop(self, epoch: int) -> Generator[None, ToWorker | None, bool]:
-        """Wait for a verdict on `epoch` if one is due, and return whether the trial is to stop."""
-        if not self._segment.judged or epoch >= self._segment.to_epoch:
-            return False
-        try:
-            verdict = yield from self._receive()
-        except Interrupted:
-            return False
-        return isinstance(verdict, Verdict) and verdict.stop
-
-    def _receive(self) -> Generator[None, ToWorker | None, ToWorker | None]:
-        message = yield None
-        if isinstance(message, Interrupt):
-            raise Interrupted
-        return message
-
-
-class _SimulatedEvaluation:
-    """The simulation of a final evaluation, which has no test data and no model, and takes no time."""
-
-    interrupted = False
-
-    def __init__(self, work: Evaluate, scenario: Scenario) -> None:
-        self.run = Run(work.values, work.trial)
-        self.scenario = scenario
-
-    def act(self) -> Activity:
-        yield Evaluated(self.run.trial)
-
-
-# The executor ---------------------------------------------------------------------------------------------------------
+__all__ = ["Cluster", "Disk", "Hp", "Run", "Scenario", "SimulatedCheckpoint", "SimulatedExecutor", "recorded"]
 
 
 @dataclass(eq=False, slots=True)
@@ -327,11 +82,12 @@ class _Worker:
     """
 
     slot: int
-    work: _SimulatedSegment | _SimulatedEvaluation
+    id: int
+    work: SimulatedSegment | SimulatedEvaluation
     activity: Activity
     sent: deque[FromWorker] = field(default_factory=deque)
-    commands: deque[ToWorker] = field(default_factory=deque)
-    inbox: deque[ToWorker] = field(default_factory=deque)
+    commands: deque[WorkCommand] = field(default_factory=deque)
+    inbox: deque[WorkCommand] = field(default_factory=deque)
     sent_until: float = 0.0
     commands_until: float = 0.0
     message_count: int = 0
@@ -343,6 +99,11 @@ class _Worker:
         """Return the travel time of the next message."""
         self.message_count += 1
         return self.work.scenario.latency(self.work.run, self.message_count)
+
+    @property
+    def has_ended(self) -> bool:
+        """True if the last message is in transit."""
+        return bool(self.sent) and isinstance(self.sent[-1], LAST_MESSAGES)
 
 
 _Step = Callable[[_Worker, Handle], bool]
@@ -362,9 +123,15 @@ class SimulatedExecutor:
         order: a seed for the order of messages that arrive at the same time.
         leap: whether a poll waits for the next message however late it is, as waiting costs nothing. If False, it waits
             no longer than its timeout, so that the caller may act in between.
+        cluster: the nodes, whose slots take the place of `slots`. By default each slot is a node, and nodes live on.
+
+    Attributes:
+        disk: the checkpoints.
+        closed: the slots that take no new work, as the driver was told.
+        trained: the number of epochs that workers have begun to train, those included that came to no end.
     """
 
-    protocol = 1
+    protocol = 2
 
     def __init__(
         self,
@@ -375,10 +142,14 @@ class SimulatedExecutor:
         disk: Disk | None = None,
         order: int = 0,
         leap: bool = True,
+        cluster: Cluster | None = None,
     ) -> None:
+        cluster = Cluster(slots) if cluster is None else cluster
         self.disk: Disk = {} if disk is None else disk
+        self.closed: set[int] = set()
+        self.trained = 0
         self._scenario = scenario
-        self._slots = slots
+        self._nodes = Nodes(cluster, began)
         self._now = began
         self._random = random.Random(order)
         self._leap = leap
@@ -386,10 +157,16 @@ class SimulatedExecutor:
         self._attempts: Counter[str] = Counter()
         self._workers: dict[int, _Worker] = {}
         self._events: list[tuple[float, float, int, _Step, _Worker]] = []
+        self._wake_at: float | None = None
 
     @property
     def slots(self) -> int:
-        return self._slots
+        return self._nodes.slots
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes, with those that are dead."""
+        return len(self._nodes)
 
     @property
     def busy(self) -> int:
@@ -398,12 +175,16 @@ class SimulatedExecutor:
 
     @property
     def silent(self) -> bool:
-        """True if no worker will send a message until it receives one."""
-        return not self._events
+        """True if no poll will bring anything until a worker receives a message."""
+        return self._next_time() is None
 
     def now(self) -> float:
         """Return the virtual time in seconds."""
         return self._now
+
+    def wake_at(self, time: float) -> None:
+        """Have a poll return at `time` without a message, so that its caller may act. A second call replaces it."""
+        self._wake_at = time
 
     def probe(self, probe: Probe) -> Probed | ProbeFailed:
         try:
@@ -437,21 +218,44 @@ class SimulatedExecutor:
         if saved is not None:
             self.disk[key] = saved
 
+    def drop(self, trial: TrialPaths) -> None:
+        """Delete the checkpoints of a trial, as `search.driver.retention` does."""
+        for key in [key for key in self.disk if key[0] == str(trial.folder)]:
+            del self.disk[key]
+
     def start(self, slot: int, work: Segment | Evaluate) -> None:
         assert slot not in self._workers, "the slot is busy"
-        assert 0 <= slot < self._slots, "there is no such slot"
-        simulated: _SimulatedSegment | _SimulatedEvaluation
+        assert slot not in self.closed, "the slot is closed"
+        assert 0 <= slot < self.slots, "there is no such slot"
+        simulated: SimulatedSegment | SimulatedEvaluation
         if isinstance(work, Evaluate):
-            simulated = _SimulatedEvaluation(work, self._scenario)
+            simulated = SimulatedEvaluation(work, self._scenario)
         else:
             self._attempts[work.folder] += 1
-            simulated = _SimulatedSegment(work, self._scenario, self.disk, self._attempts[work.folder], self.now)
-        worker = self._workers[slot] = _Worker(slot, simulated, simulated.act())
+            simulated = self._segment(work, self._nodes.of(slot))
+        worker = self._workers[slot] = _Worker(slot, work.id, simulated, simulated.act())
+        worker.dead = not self._nodes.of(slot).alive
         self._schedule(self._now + worker.latency(), self._advance, worker)
 
-    def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
+    def _segment(self, work: Segment, node: Node) -> SimulatedSegment:
+        attempt = self._attempts[work.folder]
+        return SimulatedSegment(
+            work,
+            self._scenario,
+            self.disk,
+            attempt,
+            self.now,
+            lambda: node.slowness(self._now),
+            self.epoch_begins,
+        )
+
+    def epoch_begins(self, segment: Segment, epoch: int) -> None:
+        """Count an epoch that a worker begins to train. Subclasses may check it."""
+        self.trained += 1
+
+    def send(self, slot: int, work: int, command: WorkCommand) -> None:
         worker = self._workers.get(slot)
-        if worker is None:
+        if worker is None or worker.id != work:
             return
         worker.commands_until = max(worker.commands_until, self._now + worker.latency())
         if worker.commands_until <= self._now:
@@ -460,40 +264,69 @@ class SimulatedExecutor:
             worker.commands.append(command)
             self._schedule(worker.commands_until, self._command_arrives, worker)
 
-    def kill(self, slot: int, reason: str = "its process was killed", *, lose_messages: bool = False) -> None:
-        """Kill the process of the worker in `slot` now, if it has anything left to do.
+    def kill(self, slot: int, work: int, reason: str) -> None:
+        worker = self._workers.get(slot)
+        if worker is not None and worker.id == work:
+            self.end_process(slot, reason)
+
+    def end_process(self, slot: int, reason: str = "its process was killed", *, lose_messages: bool = False) -> None:
+        """End the process of the worker in `slot` now, if it has anything left to do.
 
         Args:
             lose_messages: whether the messages in transit are lost with it, as that of a checkpoint just written.
         """
         worker = self._workers.get(slot)
-        if worker is None or worker.dead or (worker.sent and isinstance(worker.sent[-1], LAST_MESSAGES)):
-            return
+        if worker is not None and not worker.dead and not worker.has_ended:
+            self._die(worker, lose_messages=lose_messages)
+            self._lose(worker, Lost(reason))
+
+    def _die(self, worker: _Worker, *, lose_messages: bool) -> None:
         worker.dead = True
         worker.commands.clear()
         if lose_messages:
             worker.sent.clear()
-        worker.sent.append(Lost(reason))
-        worker.sent_until = self._now if lose_messages else max(worker.sent_until, self._now)
+            worker.sent_until = self._now
+
+    def _lose(self, worker: _Worker, lost: Lost) -> None:
+        """Send the last message of a worker that died, after those in transit."""
+        worker.sent.append(lost)
+        worker.sent_until = max(worker.sent_until, self._now)
         self._schedule(worker.sent_until, self._message_arrives, worker)
 
     def poll(self, handle: Handle, timeout: float) -> None:
         until = self._now + timeout
-        while self._events and (self._leap or self._events[0][0] <= until):
+        while (at := self._next_time()) is not None and (self._leap or at <= until):
+            if self._wake_at == at:
+                self._now, self._wake_at = max(self._now, at), None
+                return
+            if self._nodes.next_time == at:
+                self._now = max(self._now, at)
+                if self._node_event(self._nodes.take(), handle):
+                    return
+                continue
             self._now, _, _, step, worker = heapq.heappop(self._events)
             if self._workers.get(worker.slot) is worker and step(worker, handle):
                 return
         self._now = max(self._now, until)
 
+    def _next_time(self) -> float | None:
+        """Return the time of the next event or of `wake_at`, None if there is neither."""
+        times = [at for at in (self._wake_at, self._nodes.next_time) if at is not None]
+        if self._events:
+            times.append(self._events[0][0])
+        return min(times, default=None)
+
     def close(self, *, now: bool = False) -> None:
         self._workers.clear()
         self._events.clear()
+        self._nodes.end()
+        self._wake_at = None
 
     def _schedule(self, at: float, step: _Step, worker: _Worker) -> None:
         event = max(at, self._now), self._random.random(), next(self._numbers), step, worker
         heapq.heappush(self._events, event)
 
-    def _advance(self, worker: _Worker, handle: Handle, received: ToWorker | None = None) -> bool:
+    def _advance(self, worker: _Worker, handle: Handle, received: WorkCommand | None = None) -> bool:
         """Run a worker until time passes, it waits for a message, or its own message arrives at once."""
         while not worker.dead:
             step = worker.activity.send(received)
@@ -515,7 +348,7 @@ class SimulatedExecutor:
                     return False
         return False
 
-    def _deliver_to_worker(self, worker: _Worker, command: ToWorker) -> None:
+    def _deliver_to_worker(self, worker: _Worker, command: WorkCommand) -> None:
         worker.work.interrupted |= isinstance(command, Interrupt)
         worker.inbox.append(command)
         if worker.waiting:
@@ -538,9 +371,83 @@ class SimulatedExecutor:
         message = worker.sent.popleft()
         if isinstance(message, LAST_MESSAGES):
             del self._workers[worker.slot]
-        handle(worker.slot, message)
+        handle(worker.slot, worker.id, message)
         # With latencies, more messages may arrive at this moment: the worker continues after the last of them.
         if worker.paused and not worker.sent and not isinstance(message, LAST_MESSAGES):
             worker.paused = False
             self._advance(worker, handle)
         return True
+
+    # Nodes ----------------------------------------------------------------------------------------------------------
+
+    def happen(self, event: NodeEvent) -> None:
+        """Add an event to those of the cluster. If its time is over, it happens now, before the next message."""
+        self._nodes.push(event)
+
+    def _node_event(self, event: NodeEvent | DeathNoticed | NodeReturns, handle: Handle) -> bool:
+        """Let an event happen, and return whether the driver has received a message."""
+        match event:
+            case NodeDies():
+                self._node_dies(event)
+            case NodeDrains():
+                return self._node_drains(event, handle)
+            case DeathNoticed():
+                return self._death_noticed(self._nodes[event.node], handle)
+            case NodeJoins():
+                self._slots_open(self._nodes.add(event.slots), handle)
+                return True
+            case NodeReturns():
+                self._nodes[event.node].alive = True
+                self._slots_open(self._nodes[event.node], handle)
+                return True
+            case NodeSlows():
+                self._nodes[event.node].slow_down(event, self._now)
+        return False
+
+    def _node_dies(self, event: NodeDies) -> None:
+        node = self._nodes[event.node]
+        if not node.alive:
+            return
+        node.alive = False
+        for worker in self._workers_of(node):
+            if not worker.dead and (event.unheard or not worker.has_ended):
+                self._die(worker, lose_messages=event.unheard)
+        self._nodes.push(DeathNoticed(self._now - self._nodes.began + event.noticed_after, node.number))
+        if event.back_after is not None:
+            after = max(event.noticed_after, event.back_after)
+            self._nodes.push(NodeReturns(self._now - self._nodes.began + after, node.number))
+
+    def _death_noticed(self, node: Node, handle: Handle) -> bool:
+        reason = f"node {node.number} died"
+        told = self._slots_close(node, reason, handle)
+        for worker in self._workers_of(node):
+            if worker.dead and not worker.has_ended:
+                self._lose(worker, Lost(reason, fault=False))
+        return told
+
+    def _node_drains(self, event: NodeDrains, handle: Handle) -> bool:
+        node = self._nodes[event.node]
+        if not node.alive or not self._slots_close(node, f"node {node.number} drains", handle):
+            return False
+        for worker in self._workers_of(node):
+            self.send(worker.slot, worker.id, Interrupt())
+        died = self._now - self._nodes.began + event.notice
+        self._nodes.push(NodeDies(died, node.number, back_after=event.back_after))
+        return True
+
+    def _slots_close(self, node: Node, reason: str, handle: Handle) -> bool:
+        """Close the slots of a node, and return whether any was open."""
+        found = [slot for slot in node.slots if slot not in self.closed]
+        for slot in found:
+            self.closed.add(slot)
+            handle(slot, 0, SlotClosed(reason))
+        return bool(found)
+
+    def _slots_open(self, node: Node, handle: Handle) -> None:
+        # The last first: a search must take slots in any order, as the GPUs of a real node are ready in any.
+        for slot in reversed(node.slots):
+            self.closed.discard(slot)
+            handle(slot, 0, SlotOpened(f"node {node.number} slot {slot}"))
+
+    def _workers_of(self, node: Node) -> list[_Worker]:
+        return [self._workers[slot] for slot in node.slots if slot in self._workers]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from search.backends.base import BackEnd as BackEnd
+    from search.backends.base import ComputingBackEnd as ComputingBackEnd
+    from search.backends.base import RankingBackEnd as RankingBackEnd
     from search.backends.base import draw_unexplored as draw_unexplored
     from search.backends.base import draw_uniformly as draw_uniformly
     from search.backends.base import running_best as running_best
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from search.study.journal import Entry as Entry
     from search.study.records import SearchEnded as SearchEnded
     from search.study.study import Study as Study
+    from search.study.trial import Computation as Computation
     from search.study.trial import Decision as Decision
     from search.study.trial import Done as Done
     from search.study.trial import Draw as Draw
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 # Each name is imported on first use: the registries below are needed by modules that these names come from.
 _EXPORTS = {
     "BackEnd": "search.backends.base",
+    "Computation": "search.study.trial",
+    "ComputingBackEnd": "search.backends.base",
     "CountingStopRule": "search.scheduler.stopping",
     "Decision": "search.study.trial",
     "Domain": "search.space.domain",
@@ -50,6 +55,7 @@ _EXPORTS = {
     "FollowerSetup": "search.tracking.followers",
     "Objective": "search.study.trial",
     "Parameter": "search.space.domain",
+    "RankingBackEnd": "search.backends.base",
     "SearchEnded": "search.study.records",
     "StopRule": "search.scheduler.stopping",
     "Study": "search.study.study",

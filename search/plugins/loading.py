@@ -96,7 +96,7 @@ class Registry:
         """Return the class called `name`, `name` or `module:Class`. OptionError as `load`."""
         if name in self.own:
             module, _, target = self.own[name].partition(":")
-            return getattr(importlib.import_module(module), target)
+            return getattr(self._import_own(name, module), target)
         if name not in self._loaded:
             self._loaded[name] = self._import(name)
         return self._loaded[name]
@@ -121,6 +121,17 @@ class Registry:
         return f"{package.name} {package.version}" if package is not None else None
 
     # Finding --------------------------------------------------------------------------------------------------------
+
+    def _import_own(self, name: str, module: str) -> Any:
+        """Return a module of this package. OptionError if it needs a package that is not installed."""
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if str(error.name).partition(".")[0] == __name__.partition(".")[0]:
+                raise
+            raise OptionError(
+                f"{self.option} {name} needs {error.name}, which is not installed: pip install 'keras-search[{name}]'"
+            ) from None
 
     def _import(self, name: str) -> Any:
         """Return the class of another package."""
@@ -185,11 +196,11 @@ class Registry:
         if type(protocol) is not int:
             raise OptionError(
                 f"{self.option} {name!r} states no protocol: write protocol = {self.protocol} into the class if it was "
-                f"written for that version of a {self.kind}"
+                f"written for that version"
             )
         if protocol != self.protocol:
             raise OptionError(
-                f"{self.option} {name!r} was written for protocol {protocol} of a {self.kind}, and this version of "
+                f"{self.option} {name!r} was written for protocol {protocol} of {self.kind}s, and this version of "
                 f"search speaks protocol {self.protocol}: install versions that fit"
             )
         if lacking := [method for method in self.methods if not callable(getattr(found, method, None))]:
@@ -281,7 +292,12 @@ BACKENDS = Registry(
     "search.backends",
     protocol=1,
     methods=("ask", "suggest", "judge", "apply", "learn"),
-    own={"hyperband": "search.backends.hyperband:Hyperband", "optuna": "search.backends.optuna:Optuna"},
+    own={
+        "hyperband": "search.backends.hyperband:Hyperband",
+        "asha": "search.backends.asha:Asha",
+        "freeze-thaw": "search.backends.freeze_thaw.backend:FreezeThaw",
+        "optuna": "search.backends.optuna:Optuna",
+    },
     positional=2,
     keywords=("parameters", *BACKEND_OPTIONS),
 )
@@ -290,9 +306,13 @@ EXECUTORS = Registry(
     "executor",
     "--executor",
     "search.executors",
-    protocol=1,
+    protocol=2,
     methods=("probe", "start", "send", "kill", "poll", "close"),
-    own={"local": "search.executors.local:LocalExecutor", "inline": "search.executors.inline:InlineExecutor"},
+    own={
+        "local": "search.executors.local:LocalExecutor",
+        "inline": "search.executors.inline:InlineExecutor",
+        "ray": "search.executors.ray.executor:RayExecutor",
+    },
     positional=1,
 )
 

@@ -38,6 +38,11 @@ class Affinity:
         if slot is not None:
             del self._trials[slot][trial]
 
+    def forget_slot(self, slot: int) -> None:
+        """Forget the trials of `slot`, whose worker and cached models are gone."""
+        for trial in self.trials_of(slot):
+            self.release(trial)
+
     def may_wait(self, trial: int) -> bool:
         """Return whether `trial` may wait for its slot. True once per assignment: asking uses it up."""
         may = trial not in self._waited

@@ -26,7 +26,7 @@ class EpochBudget:
     def allows(self, trial: Trial | None) -> bool:
         """Return whether `trial`, None for a new one, may be started. Training lost epochs again costs nothing."""
         left = self._left()
-        return left is None or left > 0 or (trial is not None and _has_unsaved_epochs(trial))
+        return left is None or left > 0 or (trial is not None and _has_lost_epochs(trial))
 
     def cut(self, epochs: int, to_epoch: int) -> int:
         """Return the last epoch that a segment after `epochs` may train, `to_epoch` at most."""
@@ -50,6 +50,9 @@ class EpochBudget:
         self._reserved[slot] = epochs
 
 
-def _has_unsaved_epochs(trial: Trial) -> bool:
-    """Return whether the journal has epochs that are in no checkpoint: the budget has paid for them already."""
-    return any(execution.checkpoint < execution.epochs for execution in trial.executions)
+def _has_lost_epochs(trial: Trial) -> bool:
+    """Return whether the journal has epochs that are in no checkpoint: the budget has paid for them already.
+
+    Epochs of a dropped checkpoint are worth nothing alone: they are trained again for the sake of further ones.
+    """
+    return any(each.checkpoint < each.epochs and not each.dropped for each in trial.executions)

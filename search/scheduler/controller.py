@@ -16,36 +16,38 @@ from search.backends.base import BackEnd
 from search.messages import Answer, Interrupt, Lost, Question, Verdict
 from search.scheduler.affinity import Affinity
 from search.scheduler.budget import EpochBudget
+from search.scheduler.computations import Computations
+from search.scheduler.disk import CheckpointSpace
 from search.scheduler.events import (
+    Command,
+    ComputationEnded,
     Event,
     FromWorker,
     HandOn,
-    Kill,
     Reaction,
-    StartEvaluation,
+    SlotChanged,
     StartSegment,
     StopRequested,
-    Tick,
 )
 from search.scheduler.final_evaluation import FinalEvaluation
 from search.scheduler.limits import Limits
-from search.scheduler.outcomes import end_state, result_outcome
+from search.scheduler.outcomes import end_of_lost, end_state, result_of
 from search.scheduler.questions import Questions, Refusal
 from search.scheduler.slot_pool import SlotPool
 from search.scheduler.stopping import StopRule, counting, rules_of
-from search.scheduler.suggestions import segment_request, suggestion_error
+from search.scheduler.suggestions import reason_without_work, segment_request, suggestion_error
 from search.scheduler.timeouts import Timeouts
 from search.space.domain import Value
 from search.study.journal import Entry, uncollected
 from search.study.records import (
     BackendChanged,
     Built,
+    CheckpointDropped,
     Checkpointed,
     DataLoaded,
     EpochDone,
     Judged,
     Record,
-    ResultTold,
     SearchEnded,
     SegmentEnded,
     SegmentStarted,
@@ -54,7 +56,7 @@ from search.study.records import (
     TrialImported,
 )
 from search.study.study import Study
-from search.study.trial import Done, Suggestion
+from search.study.trial import Done, Suggestion, Wait
 from search.study.trials import Trial
 from search.wording import pluralize
 
@@ -77,6 +79,7 @@ class Controller:
         try_first: initial configurations: values by name, each for a new trial before the back end draws any. A value
             that one lacks is drawn.
         rules: stop rules beside those of `limits`.
+        closed: the slots that take no work until they open.
 
     Attributes:
         study, limits, max_epochs: as given.
@@ -94,21 +97,24 @@ class Controller:
         max_epochs: int,
         try_first: Sequence[Mapping[str, Value]] = (),
         rules: Sequence[StopRule] = (),
+        closed: Collection[int] = (),
     ) -> None:
         self.study = study
         self.limits = limits
         self.max_epochs = max_epochs
         self.affinity = Affinity()
         self.questions = Questions(try_first)
-        self.rules = [*rules_of(limits), *rules]
+        self._checkpoints = CheckpointSpace(limits.checkpoint_bytes)
+        self.rules = [self._checkpoints, *rules_of(limits), *rules]
         self._counting = counting(self.rules)
         self._make_backend = make_backend
         self._backend: BackEnd | None = None
-        self._slots = SlotPool([()] * slots if isinstance(slots, int) else slots)
+        self._slots = SlotPool([()] * slots if isinstance(slots, int) else slots, closed)
         self._running: dict[int, StartSegment] = {}
         self._budget = EpochBudget(study, limits.max_total_epochs)
         self._timeouts = Timeouts(limits.trial_timeout)
         self._evaluation = FinalEvaluation(study)
+        self._computations = Computations()
         self._queue: deque[Trial] = deque()
         self._alone_queue: deque[Trial] = deque()
         self._stopping: SearchEnded | None = None
@@ -146,6 +152,7 @@ class Controller:
                 earlier = [trial for trial in self.study.trials.values() if trial.phase < self.study.phase]
                 self._backend = self._make_backend(record)
                 self._backend.learn([*self.study.imported.values(), *earlier])
+                self._computations.begin_phase(self._backend)
             case TrialImported() if self._backend is not None:
                 self._backend.learn([self.study.imported[record.source, record.number]])
 
@@ -178,13 +185,13 @@ class Controller:
             # Their back end is gone, or the last process died before it could say so.
             if trial.phase < self.study.phase or trial.number in self._given_up:
                 self._end_trial(trial)
+        self._drop_checkpoints()
         # The last process may have died before it gave a child its parent's checkpoints.
         self._reaction.hand_on += [
             HandOn(trial.number, again=True) for trial in trials if trial.parent is not None and not trial.ended
         ]
-        unfinished = [trial for trial in trials if trial.open]
         # A trial waits only for trials with more answers than it has. With these first, none waits for ever.
-        for trial in sorted(unfinished, key=lambda trial: len(trial.parameters), reverse=True):
+        for trial in sorted((t for t in trials if t.open), key=lambda t: len(t.parameters), reverse=True):
             self._enqueue(trial)
         return self._react()
 
@@ -194,16 +201,14 @@ class Controller:
         match event:
             case FromWorker(slot, message):
                 self._handle_message(slot, message)
+            case SlotChanged(slot, change):
+                self._slots.change(slot, change)
+                self.affinity.forget_slot(slot)  # its worker is gone, or a new one comes
+            case ComputationEnded():
+                if (computed := self._computations.end(event)) is not None:
+                    self._record(computed)
             case StopRequested():
                 self._stop("stopped by the user", complete=False, exit_code=130)
-            case Tick():
-                pass
-        return self._react()
-
-    def stop(self, reason: str, now: float, exit_code: int = 2) -> Reaction:
-        """End the search for a reason from outside: the disk is full, the space file cannot be used."""
-        self._now = now
-        self._stop(reason, complete=False, exit_code=exit_code)
         return self._react()
 
     def _react(self) -> Reaction:
@@ -211,6 +216,7 @@ class Controller:
         self._check_timeouts()
         if self._stopping is None:
             self._fill_slots()
+            self._computes()
         if self._stopping is not None and not self._running and self._reaction.end is None and self._evaluate_best():
             end = self._stopping
             if end.exit_code == _BY_RESULT:
@@ -240,12 +246,9 @@ class Controller:
             case SegmentEnded():
                 self._segment_ended(slot, message)
             case Lost():
-                epochs = self.study.trials[start.trial].execution(start.execution).epochs
-                self._segment_ended(slot, SegmentEnded(start.trial, start.execution, "lost", epochs, message.reason))
+                self._segment_ended(slot, end_of_lost(start, message, self.study))
 
-    def _instruct(
-        self, slot: int, command: StartSegment | StartEvaluation | Kill | Answer | Verdict | Interrupt
-    ) -> None:
+    def _instruct(self, slot: int, command: Command) -> None:
         self._reaction.instructions.append((slot, command))
 
     # Training -------------------------------------------------------------------------------------------------------
@@ -276,8 +279,9 @@ class Controller:
             )
         if not start.judged:
             return
+        value = message.logs.get(self.study.objective.name, math.nan)
         # An epoch before the last known one is trained again: it was judged then.
-        if trial.epochs == message.epoch < trial.progress.to_epoch and self._has_finite_objective(message):
+        if trial.epochs == message.epoch < trial.progress.to_epoch and math.isfinite(value):
             assert self._backend is not None
             decision = self._backend.judge(start.trial, message.epoch)
             if decision.stop or decision.attributes:
@@ -285,9 +289,6 @@ class Controller:
         # At its segment's last epoch, which the budget may have brought forward, a worker waits for nothing.
         if not last:
             self._instruct(slot, Verdict(trial.status == "stopping"))
-
-    def _has_finite_objective(self, message: EpochDone) -> bool:
-        return math.isfinite(message.logs.get(self.study.objective.name, math.nan))
 
     def _segment_ended(self, slot: int, message: SegmentEnded) -> None:
         if message.outcome == "infeasible" and self.study.trials[message.trial].progress.trained:
@@ -299,7 +300,7 @@ class Controller:
         self.questions.drop(slot)
         trial = self.study.trials[message.trial]
         if message.outcome == "no_space":
-            self._stop(f"{message.error}: make room on the disk, and resume", complete=False, exit_code=2)
+            self._stop(str(message.error), complete=False, exit_code=2)
         elif message.outcome == "fatal":
             reason = f"trial {message.trial} ended the search, {message.error}: correct the cause, and resume"
             self._stop(reason, complete=False, exit_code=2)
@@ -308,14 +309,17 @@ class Controller:
 
     def _tell_result(self, trial: Trial) -> bool:
         """Tell the back end how its suggestion for `trial` ended; return False if there is more to train for it."""
-        outcome = result_outcome(trial, self.limits)
-        if outcome is None:
-            return False
-        score = None if outcome in ("failed", "infeasible") else trial.score
-        if score is None and outcome != "infeasible":
-            outcome = "failed"
-        self._record(ResultTold(trial.number, trial.epochs, score, outcome))
-        return True
+        result = result_of(trial, self.limits)
+        if result is not None:
+            self._record(result)
+            self._drop_checkpoints()
+        return result is not None
+
+    def _drop_checkpoints(self) -> None:
+        """Drop checkpoints of paused trials until the others fit on the disk. Workers may forget their models."""
+        for number in self._checkpoints.choose_dropped(self._backend):
+            self.affinity.release(number)
+            self._record(CheckpointDropped(number))
 
     # Filling the slots ----------------------------------------------------------------------------------------------
 
@@ -392,8 +396,9 @@ class Controller:
             new = not enough and not self.questions.configurations.exhausted
             suggestion = self._backend.ask(new=new, child=not enough)
             if not isinstance(suggestion, Suggestion):
-                if not self._running:
-                    self._stop_without_work(enough, isinstance(suggestion, Done))
+                waits = isinstance(suggestion, Wait) and self._computes()
+                if not self._running and not waits:
+                    self._stop_without_work(suggestion, enough)
                 return None
             if error := suggestion_error(suggestion, self.study, new=new, child=not enough):
                 reason = f"back end {self.study.phases[-1].backend} makes a wrong suggestion: {error}"
@@ -406,15 +411,22 @@ class Controller:
             if not self._tell_result(trial):
                 return trial
 
-    def _stop_without_work(self, enough: bool, done: bool) -> None:
-        """End the search: nothing runs, and the back end has nothing to train."""
-        if self.questions.configurations.exhausted:
-            reason = "every configuration of the space was tried"
-        elif enough:
-            reason = f"the budget of {pluralize(self.limits.max_trials or 0, 'trial')} is tried"
-        else:
-            reason = "nothing is left to try" if done else "the back end waits for nothing"
-        self._stop(reason, complete=True)
+    def _stop_without_work(self, answer: Wait | Done, enough: bool) -> None:
+        """End the search: nothing runs, and the back end has nothing to train.
+
+        If it is done, its paused trials end, too: their checkpoints would never be used.
+        """
+        if isinstance(answer, Done):
+            for trial in [trial for trial in self.study.trials.values() if not trial.open]:
+                self._end_trial(trial)
+        exhausted = self.questions.configurations.exhausted
+        self._stop(reason_without_work(answer, exhausted, enough, self.limits), complete=True)
+
+    def _computes(self) -> bool:
+        """Start the back end's computation if one is due, and return whether one is under way."""
+        if self._stopping is None and (computation := self._computations.start()) is not None:
+            self._reaction.compute = computation
+        return self._computations.under_way
 
     def _request_segment(self, suggestion: Suggestion) -> Trial:
         """Record a suggestion, and number its trial if that is new."""
@@ -454,7 +466,7 @@ class Controller:
         count = self.limits.evaluate_best if self._stopping.exit_code == _BY_RESULT else 0
         for slot, evaluation in self._evaluation.start(count, self._slots, self._now, test=self.limits.test):
             self._instruct(slot, evaluation)
-        return not self._evaluation.running
+        return self._evaluation.over
 
     def _evaluation_ended(self, slot: int, message: object) -> None:
         self._release(slot)
@@ -472,21 +484,11 @@ class Controller:
 
     def _check_timeouts(self) -> None:
         """Interrupt trials that have used up their time, and kill those that do not end."""
-        if not self._timeouts.is_due(self._now):
-            return
-        why = f"(--trial-timeout {self._timeouts.limit:g}s)"
-        for slot, start in self._running.items():
-            trial = self.study.trials[start.trial]
-            if self._timeouts.has_expired(slot, trial, self._now):
-                if trial.status != "expiring":
-                    self._record(TimedOut(trial.number, f"it ran for longer than it may {why}"))
-                self._instruct(slot, Interrupt())
-            elif self._timeouts.is_overdue(slot, self._now):
-                self._instruct(slot, Kill(f"its epoch came to no end: it hung? {why}"))
-        for slot, (_, since) in self._evaluation.running.items():
-            self._timeouts.limit_evaluation(slot, since)
-            if self._timeouts.is_overdue(slot, self._now):
-                self._instruct(slot, Kill(f"no end in time {why}"))
+        for found in self._timeouts.check(self._running, self._evaluation.running, self.study, self._now):
+            if isinstance(found, TimedOut):
+                self._record(found)
+            else:
+                self._instruct(*found)
 
     def _stop(self, reason: str, *, complete: bool, exit_code: int | None = None) -> None:
         """Let no more work start, and interrupt running segments. The first reason counts."""

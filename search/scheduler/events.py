@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from search.messages import Answer, Evaluated, Interrupt, Lost, Question, Verdict
+from search.messages import Answer, Evaluated, Interrupt, Lost, Question, SlotClosed, SlotOpened, Verdict
 from search.study.records import Built, Checkpointed, DataLoaded, EpochDone, Record, SearchEnded, SegmentEnded
+from search.study.trial import Computation
 
 # Events ---------------------------------------------------------------------------------------------------------------
 
@@ -28,7 +31,24 @@ class FromWorker:
     message: Question | DataLoaded | Built | EpochDone | Checkpointed | SegmentEnded | Evaluated | Lost
 
 
-Event = Tick | StopRequested | FromWorker
+@dataclass(frozen=True, slots=True)
+class SlotChanged:
+    """The executor has opened or closed `slot`."""
+
+    slot: int
+    message: SlotOpened | SlotClosed
+
+
+@dataclass(frozen=True, slots=True)
+class ComputationEnded:
+    """A computation of the back end has ended, with a JSON object as its result, or with an error of one line."""
+
+    number: int
+    result: Mapping[str, Any]
+    error: str | None = None
+
+
+Event = Tick | StopRequested | FromWorker | SlotChanged | ComputationEnded
 
 # Instructions ---------------------------------------------------------------------------------------------------------
 
@@ -75,7 +95,10 @@ class Kill:
     reason: str
 
 
-Instruction = tuple[int, StartSegment | StartEvaluation | Kill | Answer | Verdict | Interrupt]
+Command = StartSegment | StartEvaluation | Kill | Answer | Verdict | Interrupt
+"""A command for a slot or for its worker."""
+
+Instruction = tuple[int, Command]
 """A slot, and a command for it or for its worker."""
 
 
@@ -86,11 +109,13 @@ class Reaction:
     Attributes:
         records: to journal first.
         hand_on: the checkpoints to give to children, after that and before any of their parents goes on.
-        instructions: to carry out last, in this order.
+        instructions: to carry out after that, in this order.
+        compute: a computation to start beside the search.
         end: the end of the search, None while it goes on.
     """
 
     records: list[Record] = field(default_factory=list)
     hand_on: list[HandOn] = field(default_factory=list)
     instructions: list[Instruction] = field(default_factory=list)
+    compute: Computation | None = None
     end: SearchEnded | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from search.messages import Evaluated
+from search.messages import Evaluated, Lost
 from search.scheduler.events import StartEvaluation
 from search.scheduler.slot_pool import SlotPool
 from search.study.records import Exported, Record, Tested
@@ -47,12 +47,20 @@ class FinalEvaluation:
             started.append((slot, evaluation))
         return started
 
+    @property
+    def over(self) -> bool:
+        """True if nothing runs, and nothing waits for a slot."""
+        return not (self.running or self._waiting)
+
     def end(self, slot: int, message: object) -> list[Record]:
         """Return the records of the results of the evaluation in `slot`, which has ended with `message`.
 
-        Without results, the worker's process died, or the user could wait no longer: a resume evaluates again.
+        Without results, the worker's process died, or the user could wait no longer: a resume evaluates again. If the
+        trial is not to blame for that, this process does.
         """
         evaluation, _ = self.running.pop(slot)
+        if isinstance(message, Lost) and not message.fault and self._waiting is not None:
+            self._waiting.append(evaluation)
         if not isinstance(message, Evaluated):
             return []
         trial = self._study.trials[evaluation.trial]

@@ -26,6 +26,8 @@ class Limits:
         evaluate_best: trials, the best ones, evaluated on the test data at the end; the best of them is written to a
             file. With 0 there is no final evaluation.
         test: whether there are test data.
+        checkpoint_bytes: the most that the checkpoints of paused trials may take on the disk, if the back end ranks
+            these trials. The search ends if the checkpoint of one trial takes more.
     """
 
     max_trials: int | None = None
@@ -40,3 +42,4 @@ class Limits:
     executions: int = 1
     evaluate_best: int = 0
     test: bool = False
+    checkpoint_bytes: int | None = None

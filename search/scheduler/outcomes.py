@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from search.messages import Lost
+from search.scheduler.events import StartSegment
 from search.scheduler.limits import Limits
-from search.study.records import ResultOutcome
+from search.study.records import Outcome, ResultOutcome, ResultTold, SegmentEnded
+from search.study.study import Study
 from search.study.trial import EndState
 from search.study.trials import Trial
 
-__all__ = ["end_state", "result_outcome"]
+__all__ = ["end_of_lost", "end_state", "result_of"]
 
 
-def result_outcome(trial: Trial, limits: Limits) -> ResultOutcome | None:
+def end_of_lost(start: StartSegment, lost: Lost, study: Study) -> SegmentEnded:
+    """Return the record of a segment whose process was lost: without the trial's fault, it counts as interrupted."""
+    epochs = study.trials[start.trial].execution(start.execution).epochs
+    outcome: Outcome = "lost" if lost.fault else "interrupted"
+    return SegmentEnded(start.trial, start.execution, outcome, epochs, lost.reason)
+
+
+def result_of(trial: Trial, limits: Limits) -> ResultTold | None:
+    """Return the result of the last suggestion for `trial`; None if there is more to train for it."""
+    outcome = _outcome(trial, limits)
+    if outcome is None:
+        return None
+    score = None if outcome in ("failed", "infeasible") else trial.score
+    if score is None and outcome != "infeasible":
+        outcome = "failed"
+    return ResultTold(trial.number, trial.epochs, score, outcome)
+
+
+def _outcome(trial: Trial, limits: Limits) -> ResultOutcome | None:
     """Return how the last suggestion for `trial` ended; None if there is more to train for it."""
     match trial.status:
         case "failing":

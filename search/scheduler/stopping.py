@@ -10,8 +10,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol, cast
 
+from search.errors import UNFINISHED
 from search.scheduler.limits import Limits
-from search.study.records import EpochDone, Record, ResultTold, SearchEnded, SearchStarted, TrialEnded
+from search.study.records import (
+    EpochDone,
+    Record,
+    ResultTold,
+    SearchEnded,
+    SearchStarted,
+    SegmentStarted,
+    TrialEnded,
+)
 from search.study.study import Study
 from search.wording import pluralize
 
@@ -20,6 +29,7 @@ __all__ = [
     "ConsecutiveFailures",
     "CountingStopRule",
     "FailuresInARow",
+    "JobEnd",
     "OnlyInfeasible",
     "StopRule",
     "Target",
@@ -81,6 +91,8 @@ class StopRule(Protocol):
         Returns:
             The reason, one line; whether the search is complete; and the exit code. With 0 the best trials are
             evaluated first, and the command exits with 1 if no trial has an objective. With 1 the search is given up.
+            With 2 the user must correct something, which the reason says. With 75 it goes on later, with the same
+            command.
         """
 
 
@@ -132,6 +144,38 @@ class Target:
         if best is None or study.objective.better(self._value, best.objective):
             return None
         return SearchEnded(f"the target of {self._value:g} is reached", complete=True, exit_code=0)
+
+
+class JobEnd:
+    """End a search `before` seconds before its job's end, so that its epochs end in order.
+
+    Args:
+        end: the job's end, in seconds since the epoch.
+    """
+
+    protocol = 1
+
+    def __init__(self, end: float, before: float) -> None:
+        self.stop = end - before
+        self._before = before
+        self._started = False
+
+    def apply(self, record: Record, study: Study) -> None:
+        """Note whether this process has started to train."""
+        match record:
+            case SearchStarted():
+                self._started = False
+            case SegmentStarted():
+                self._started = True
+
+    def check(self, study: Study, now: float) -> SearchEnded | None:
+        """Speak when the job's end is near. A job too short to start a training would be requeued for ever."""
+        if now < self.stop:
+            return None
+        if self._started:
+            return SearchEnded(f"the job ends in {self._before:g} s", complete=False, exit_code=UNFINISHED)
+        reason = f"the job ends in {self._before:g} s, before any training has started: give it more time"
+        return SearchEnded(reason, complete=False, exit_code=2)
 
 
 class _FailureCounts:

@@ -1,16 +1,18 @@
-"""A back end's suggestions: whether one can be carried out, and its record."""
+"""A back end's suggestions: whether one can be carried out, its record, and the end of a search if there is none."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from search.scheduler.limits import Limits
 from search.space.domain import Value
 from search.study.records import SegmentRequested
 from search.study.study import Study
-from search.study.trial import Suggestion, derive_seed
+from search.study.trial import Done, Suggestion, Wait, derive_seed
 from search.study.trials import Trial
+from search.wording import pluralize
 
-__all__ = ["segment_request", "suggestion_error"]
+__all__ = ["reason_without_work", "segment_request", "suggestion_error"]
 
 
 def suggestion_error(suggestion: Suggestion, study: Study, *, new: bool, child: bool) -> str | None:
@@ -59,6 +61,8 @@ def _error_of_child(suggestion: Suggestion, study: Study) -> str | None:
             f"a child of trial {parent.number} begins after epoch {parent.epochs}, the parent's last, not after "
             f"{suggestion.from_epoch}"
         )
+    if parent.dropped:
+        return f"trial {parent.number} cannot be a parent: its checkpoint was dropped (the back end has `expendable`)"
     for parameter in parent.parameters:
         if parameter.name in suggestion.values:
             value = suggestion.values[parameter.name]
@@ -101,4 +105,21 @@ def segment_request(
         initial_values=initial_values,
         parent=suggestion.parent,
         values={} if parent is None else {**parent.params, **suggestion.values},
+        attributes=suggestion.attributes,
     )
+
+
+def reason_without_work(answer: Wait | Done, exhausted: bool, enough: bool, limits: Limits) -> str:
+    """Return the line that says why a search ends if nothing runs and its back end suggests nothing.
+
+    Args:
+        answer: of the back end.
+        exhausted: every configuration of the space was tried.
+        enough: the budget of trials is tried.
+        limits: of the search.
+    """
+    if exhausted:
+        return "every configuration of the space was tried"
+    if enough:
+        return f"the budget of {pluralize(limits.max_trials or 0, 'trial')} is tried"
+    return "nothing is left to try" if isinstance(answer, Done) else "the back end waits for nothing"

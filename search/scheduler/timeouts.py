@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 
+from search.messages import Interrupt
+from search.scheduler.events import Kill, StartEvaluation, StartSegment
+from search.study.records import TimedOut
+from search.study.study import Study
 from search.study.trials import Trial
 
 __all__ = ["Timeouts"]
@@ -30,14 +35,52 @@ class Timeouts:
         self._deadline: dict[int, float] = {}
         self._checked_at = -math.inf
 
-    def is_due(self, now: float) -> bool:
+    def check(
+        self,
+        running: Mapping[int, StartSegment],
+        evaluations: Mapping[int, tuple[StartEvaluation, float]],
+        study: Study,
+        now: float,
+    ) -> Iterator[TimedOut | tuple[int, Interrupt | Kill]]:
+        """Yield what follows for trials that have used up their time, and for those that do not end.
+
+        Args:
+            running: the segments by slot.
+            evaluations: the evaluations by slot, and when each began.
+            study: with the trials' times.
+            now: the time.
+
+        Yields:
+            The record of a timeout, to be applied at once, or (slot, command).
+        """
+        if not self._is_due(now):
+            return
+        why = f"(--trial-timeout {self.limit:g}s)"
+        for slot, start in running.items():
+            trial = study.trials[start.trial]
+            if self._has_expired(slot, trial, now):
+                if trial.status != "expiring":
+                    yield TimedOut(trial.number, f"it ran for longer than it may {why}")
+                yield slot, Interrupt()
+            elif self._is_overdue(slot, now):
+                yield slot, Kill(f"its epoch came to no end: it hung? {why}")
+        for slot, (_, since) in evaluations.items():
+            self._limit_evaluation(slot, since)
+            if self._is_overdue(slot, now):
+                yield slot, Kill(f"no end in time {why}")
+
+    def forget(self, slot: int) -> None:
+        """Drop the deadline of `slot`, whose work has ended."""
+        self._deadline.pop(slot, None)
+
+    def _is_due(self, now: float) -> bool:
         """Return whether the slots are to be checked now; if so, the next check is due `CHECK_SECONDS` later."""
         if self.limit is None or 0 <= now - self._checked_at < CHECK_SECONDS:
             return False
         self._checked_at = now
         return True
 
-    def has_expired(self, slot: int, trial: Trial, now: float) -> bool:
+    def _has_expired(self, slot: int, trial: Trial, now: float) -> bool:
         """Return whether the trial in `slot` has used up its time. True once, when its grace period begins."""
         if slot in self._deadline or self.limit is None or trial.running(now) < self.limit:
             return False
@@ -45,18 +88,14 @@ class Timeouts:
         self._deadline[slot] = now + max(GRACE_SECONDS, GRACE_EPOCHS * longest)
         return True
 
-    def limit_evaluation(self, slot: int, since: float) -> None:
+    def _limit_evaluation(self, slot: int, since: float) -> None:
         """Give an evaluation that began in `slot` at `since` as much time as a trial."""
         if self.limit is not None:
             self._deadline.setdefault(slot, since + self.limit)
 
-    def is_overdue(self, slot: int, now: float) -> bool:
+    def _is_overdue(self, slot: int, now: float) -> bool:
         """Return whether the deadline of `slot` has passed. True once."""
         if now < self._deadline.get(slot, math.inf):
             return False
         self._deadline[slot] = math.inf
         return True
-
-    def forget(self, slot: int) -> None:
-        """Drop the deadline of `slot`, whose work has ended."""
-        self._deadline.pop(slot, None)

@@ -59,9 +59,10 @@ _NOISE = (
     (re.compile(r"\s*Arguments received by \S+\(\):\n.*", re.DOTALL), ""),
     # TensorFlow names nodes of its graph, and shows its own frames.
     (re.compile(r"Graph execution error:\s+Detected at node .*?\(most recent call last\):\n", re.DOTALL), "\n"),
+    (re.compile(r"<stack traces unavailable>"), ""),
     (re.compile(r'\n *File "[^"\n]*", line \d+, in \S+(?=\n)'), "\n"),
     (re.compile(r" for '\{\{node .*?\}\} = [^']*' with input shapes"), " with input shapes"),
-    (re.compile(r"\[\[\{\{.*?\}\}\]\]|\{\{.*?\}\}"), ""),
+    (re.compile(r"\[\[\{\{.*?\}\}\]\]|\{\{.*?\}\}|\[\[[\w/]*IteratorGetNext\w*\]\]"), ""),
     (re.compile(r"\[Op:\w+\]( name: *)?"), ""),
     # Keras shows all numbers of an input.
     (re.compile(r"\s*Inputs received: .*", re.DOTALL), ""),

@@ -100,7 +100,27 @@ def _from_4(data: Json) -> Json:
     return data
 
 
-UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1, _from_2, _from_3, _from_4)
+def _from_5(data: Json) -> Json:
+    """Upgrade to format 6: attributes of a suggestion; the size of a checkpoint; the seconds of a build.
+
+    New kinds: `computed`, `checkpoint_dropped`.
+    """
+    match data["kind"]:
+        case "segment_requested":
+            return {"attributes": {}, **data}
+        case "built":
+            return {"seconds": 0.0, **data}
+        case "checkpointed":
+            return {"bytes": 0, **data}
+    return data
+
+
+def _from_6(data: Json) -> Json:
+    """Upgrade to format 7: the peak of a segment's device memory."""
+    return {"peak_device_memory": None, **data} if data["kind"] == "segment_ended" else data
+
+
+UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1, _from_2, _from_3, _from_4, _from_5, _from_6)
 """`UPGRADES[n - 1]` turns a record of format n into one of format n + 1, both as JSON objects."""
 
 

@@ -26,7 +26,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from search.errors import JournalError
 from search.study import formats
-from search.study.records import FORMAT, Record, decode, encode
+from search.study.record_json import decode, encode
+from search.study.records import FORMAT, Record
 
 FLUSH_SECONDS = 0.2
 

@@ -3,7 +3,8 @@
 The operating system keeps the lock (`flock`) and drops it when the process ends, however that happens. On a shared file
 system `flock` may know only the processes of one machine. So the lock's file names its holder, and a holder takes its
 name out when it ends in order. A name that is still there counts: a process of this machine can be looked up, and only
-the user can say that a process of another machine is dead.
+the user can say that a process of another machine is dead. A Slurm job that was requeued needs no such word: its
+earlier run is over.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import IO
 import psutil
 
 from search.errors import JournalError
+from search.study.slurm import SlurmJob
 
 __all__ = ["Lock", "is_held"]
 
@@ -35,16 +37,22 @@ class Holder:
 
     Attributes:
         started: its start in seconds since the epoch, which tells it from a later process with the same `pid`.
+        job: its Slurm job; "" if it has none.
+        restarts: how often that job had started again.
     """
 
     host: str
     pid: int
     started: float = 0.0
+    job: str = ""
+    restarts: int = 0
 
     @classmethod
     def this(cls) -> Holder:
         """Return this process."""
-        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+        job = SlurmJob.this()
+        name = f"{job.cluster}/{job.id}" if job.id else ""
+        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time(), name, job.restarts)
 
     @property
     def is_here(self) -> bool:
@@ -58,6 +66,12 @@ class Holder:
             return abs(psutil.Process(self.pid).create_time() - self.started) < 2
         except psutil.Error:
             return False
+
+    @property
+    def is_over(self) -> bool:
+        """True if it ran before this process's Slurm job was requeued: it has ended, on whatever machine it was."""
+        this = Holder.this()
+        return self.job != "" and self.job == this.job and self.restarts < this.restarts
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -89,10 +103,12 @@ class Lock:
 
     def _take(self, path: Path, take_over: bool) -> None:
         name, holder = path.parent.name, _read(path)
+        take_over = take_over or (holder is not None and holder.is_over)
         if not _locked(self._file):
             if not (take_over and holder is not None and not holder.is_here):
                 raise JournalError(
-                    f"study {name!r} is being run by {holder or 'another process'}: stop that process first"
+                    f"study {name!r} is being run by {holder or 'another process'}: start this command once, or stop "
+                    "that process first"
                 )
             # A file server may keep the lock of a machine that is gone. A new file has a new lock.
             path.unlink()

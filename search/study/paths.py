@@ -18,6 +18,8 @@ runs/
         ├── checkpoint-<execution>.npz   the state after the last checkpointed epoch
         ├── best-<execution>.npz         the weights of the best epoch
         └── parent-<execution>.npz       the parent's checkpoint that the trial began with, if it has a parent
+
+With `--storage URL`, trials' files lie there, and here are copies of logs, tracebacks and the kept models' weights.
 """
 
 from __future__ import annotations

@@ -1,23 +1,20 @@
 """The journal's records: every fact of a study, one small frozen class each.
 
 A study is the fold of its records (`search.study.study`), and so is a back end's state. MLflow is a projection of them.
-`encode` turns a record into a JSON object, and `decode` turns it back. A record's kind is the class's name in
-snake_case. Unknown and missing fields are errors; `search.study.formats` adds the fields that an older format lacks.
+`search.study.record_json` turns them into JSON objects and back.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from search.space.domain import Parameter, Value
 from search.study.trial import EndState, Objective, State
 
-FORMAT = 5
+FORMAT = 7
 """The format of the lines that are written. Each line names its own format; see `search.study.formats`."""
 
 Outcome = Literal[
@@ -37,7 +34,7 @@ Outcome = Literal[
 `stopped` by the back end; `interrupted` by the driver, to go on later; `failed` for good: its loss diverged, or the
 code gave the trial up; `raised`: the code raised any other exception; `fatal`: the code ended the search;
 `infeasible`: refused before the first epoch; `lost` with its process; `no_memory`: the device has too little memory;
-`no_space`: the disk is full."""
+`no_space`: the disk is full, or the trial's storage is out of reach."""
 ResultOutcome = Literal["reached", "stopped_by_callback", "stopped", "failed", "infeasible"]
 
 
@@ -163,6 +160,7 @@ class SegmentRequested:
         initial_values: the values that the user wants tried, by name. The other values are drawn.
         parent: the trial with whose state after `from_epoch` a new trial begins, or None.
         values: the values of a trial with a parent, by name. Further ones are drawn.
+        attributes: data that the back end needs back after a restart; of this suggestion only.
     """
 
     trial: int
@@ -176,6 +174,22 @@ class SegmentRequested:
     initial_values: Mapping[str, Value] = field(default_factory=dict)
     parent: int | None = None
     values: Mapping[str, Value] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A `search.study.trial.Computation` ended, which the back end had made beside the search.
+
+    Attributes:
+        number: the computation's number.
+        result: the JSON object that it returned, {} if it failed.
+        error: one line that says why it failed, or None.
+    """
+
+    number: int
+    result: Mapping[str, Any]
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +228,8 @@ class Built:
         own_fit: a `fit` of the user's trains the model. It may give the objective only at a segment's end.
         black_box: the search sees only the result of that `fit`. Its epochs are unknown: those of its records are the
             epochs that it was asked for.
+        seconds: from the segment's start to the built model, less if the worker had it cached; 0 if unknown. Two builds
+            are equal if all else is.
     """
 
     trial: int
@@ -221,6 +237,7 @@ class Built:
     runner: str
     own_fit: bool = False
     black_box: bool = False
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +282,7 @@ class Checkpointed:
 
     Attributes:
         stopped_by_callback: a callback of the user's ended the training there.
+        bytes: the size of the checkpoint's file, 0 if it is unknown.
     """
 
     trial: int
@@ -272,17 +290,33 @@ class Checkpointed:
     epoch: int
     best_epoch: int | None
     stopped_by_callback: bool = False
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointDropped:
+    """The checkpoints of all executions of `trial` were deleted to make room on the disk.
+
+    If the trial goes on, it is trained again from its seed. Its epochs keep their first records.
+    """
+
+    trial: int
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentEnded:
-    """A segment of `trial` ended."""
+    """A segment of `trial` ended.
+
+    Attributes:
+        peak_device_memory: the most bytes of one GPU that it held, on JAX that its process ever held; None if unknown.
+    """
 
     trial: int
     execution: int
     outcome: Outcome
     epoch: int
     error: str | None = None
+    peak_device_memory: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +394,7 @@ Record = (
     | SearchStarted
     | DataLoaded
     | SegmentRequested
+    | Computed
     | ParameterSet
     | SegmentStarted
     | Built
@@ -367,6 +402,7 @@ Record = (
     | Judged
     | TimedOut
     | Checkpointed
+    | CheckpointDropped
     | SegmentEnded
     | ResultTold
     | TrialEnded
@@ -374,90 +410,3 @@ Record = (
     | Exported
     | SearchEnded
 )
-
-_CLASSES: tuple[type[Any], ...] = Record.__args__
-_KIND: dict[type[Any], str] = {cls: re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower() for cls in _CLASSES}
-_BY_KIND: dict[str, type[Any]] = {kind: cls for cls, kind in _KIND.items()}
-_FIELDS: dict[type[Any], tuple[str, ...]] = {cls: tuple(f.name for f in fields(cls)) for cls in _CLASSES}
-
-
-def _parameters(data: Any) -> Any:
-    return data if isinstance(data, int) else tuple(Parameter.from_json(item) for item in data)
-
-
-def _logs(data: dict[str, Any]) -> dict[str, float]:
-    for name, value in data.items():
-        if type(value) is not float:
-            data[name] = float(value)
-    return data
-
-
-_known: dict[str, tuple[Any, list[type[Any]], Parameter]] = {}
-
-
-def _parameter(data: Any) -> Parameter:
-    """Decode a parameter. Each trial's lines repeat it, so all of them share one object."""
-    known = _known.get(data["name"])
-    if known is not None and known[0] == data and known[1] == _types(data):
-        return known[2]
-    made = Parameter.from_json(data)
-    _known[made.name] = data, _types(data), made
-    return made
-
-
-def _types(data: Any) -> list[type[Any]]:
-    """Return the types of values that are equal in Python: 1, 1.0 and True."""
-    return [type(value) for value in (data["default"], *data["domain"].get("values", ()))]
-
-
-_DECODERS: dict[str, Callable[[Any], Any]] = {
-    "parameter": _parameter,
-    "parameters": _parameters,
-    "objectives": lambda data: tuple(Objective(*item) for item in data),
-    "metrics": tuple,
-    "requirements": tuple,
-    "internals_off": tuple,
-    "curve": tuple,
-    "logs": _logs,
-}
-_DECODED: dict[type[Any], tuple[tuple[str, Callable[[Any], Any]], ...]] = {
-    cls: tuple((name, _DECODERS[name]) for name in names if name in _DECODERS) for cls, names in _FIELDS.items()
-}
-
-
-def _plain(item: Any) -> Any:
-    if isinstance(item, Parameter):
-        return item.to_json()
-    return (item.name, item.direction) if isinstance(item, Objective) else item
-
-
-def encode(record: Record) -> dict[str, Any]:
-    """Return the record as a JSON object, with its kind under `kind`."""
-    cls = type(record)
-    data: dict[str, Any] = {"kind": _KIND[cls]}
-    for name in _FIELDS[cls]:
-        value = getattr(record, name)
-        if isinstance(value, Parameter):
-            value = value.to_json()
-        elif isinstance(value, tuple):
-            value = [_plain(item) for item in value]
-        elif name == "logs":
-            # JSON has no NaN and no infinity: they become strings.
-            value = {key: number if math.isfinite(number) else str(number) for key, number in value.items()}
-        data[name] = value
-    return data
-
-
-def decode(data: dict[str, Any]) -> Record:
-    """Return the record that `encode` turned into `data`. `data` is changed on the way.
-
-    Raises:
-        KeyError: the kind is unknown.
-        TypeError: a field is unknown or missing.
-    """
-    cls = _BY_KIND[data.pop("kind")]
-    for name, decoder in _DECODED[cls]:
-        if name in data:
-            data[name] = decoder(data[name])
-    record: Record = cls(**data)
-    return record

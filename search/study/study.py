@@ -17,6 +17,7 @@ from search.study import journal
 from search.study.records import (
     BackendChanged,
     Built,
+    CheckpointDropped,
     Checkpointed,
     DataLoaded,
     EpochDone,
@@ -163,8 +164,12 @@ class Study:
                 self.trials[record.trial].model = record
             case Checkpointed():
                 execution = self.trials[record.trial].execution(record.execution)
-                execution.checkpoint, execution.saved_epoch = record.epoch, record.best_epoch
+                execution.save(record.epoch)
+                execution.saved_epoch = record.best_epoch
                 execution.exhausted |= record.stopped_by_callback
+            case CheckpointDropped():
+                for execution in self.trials[record.trial].executions:
+                    execution.drop()
             case SegmentEnded():
                 self._segment_ended(record, time)
             case TimedOut():
@@ -251,7 +256,7 @@ class Study:
         self.trained += record.trained
         execution = trial.execution(record.execution)
         if record.epoch <= execution.epochs:
-            return  # trained again after a crash: the first record stays
+            return  # trained again, as its state was lost or dropped: the first record stays
         self.epochs += record.epoch - execution.epochs
         execution.curve.append(record)
         trial.resources.lost = 0
@@ -278,10 +283,12 @@ class Study:
         resources.lost += record.outcome in ("lost", "no_memory")
         resources.alone |= record.outcome == "no_memory"
         resources.raised += record.outcome == "raised"
+        if record.peak_device_memory is not None:
+            resources.peak_device_memory = max(record.peak_device_memory, resources.peak_device_memory or 0)
         execution = trial.execution(record.execution)
         if record.outcome == "reached":
             # A segment leaves a checkpoint at its end, even if the record of that checkpoint was lost.
-            execution.checkpoint = max(execution.checkpoint, record.epoch)
+            execution.save(max(execution.checkpoint, record.epoch))
         execution.exhausted |= record.outcome == "stopped_by_callback"
         if record.error is not None:
             trial.end.error = record.error

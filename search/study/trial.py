@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -62,6 +62,8 @@ class Suggestion:
         judged: the back end judges each epoch before the next one may run, so the worker waits for it.
         parent: the trial whose state a new trial begins with, or None. `from_epoch` is then the parent's last epoch.
         values: the hyperparameters, by name, in which the new trial differs from its parent.
+        attributes: a JSON object that the back end needs back after a restart; journaled with the suggestion. So a
+            back end may decide a trial's whole configuration in `ask`, and answer `suggest` from it.
     """
 
     trial: int | None
@@ -72,6 +74,7 @@ class Suggestion:
     judged: bool = False
     parent: int | None = None
     values: Mapping[str, Value] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_drawn(self) -> bool:
@@ -104,12 +107,26 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The back end's answer if it has nothing to suggest until a running trial has a result."""
+    """The back end's answer if it has nothing to suggest until a running trial or a computation has a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """The back end's answer if it will never suggest anything again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """A long computation of a back end, which is made beside the search. Two are equal if their numbers are.
+
+    Attributes:
+        number: its place among the computations of its phase; each has a number that is higher by one.
+        run: returns the result, a JSON object. A pure function of what it captured when it was made, which nobody
+            changes later: it runs in another thread. It may raise.
+    """
+
+    number: int
+    run: Callable[[], Mapping[str, Any]] = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)

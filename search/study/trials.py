@@ -23,6 +23,7 @@ class Execution:
             trained twice, the first record stays.
         objective, best_epoch: the best value so far and its 1-based epoch; None before there is one.
         checkpoint: the last epoch whose state is on disk, 0 for none.
+        dropped: the checkpoint was deleted to make room on the disk, and there is no other one since.
         begins_after: the epoch of the parent's that the curve continues, 0 without a parent.
         saved_epoch: the epoch of the best weights on disk.
         exhausted: a callback of the user's ended the training, so there are no more epochs.
@@ -32,6 +33,7 @@ class Execution:
     objective: float | None = None
     best_epoch: int | None = None
     checkpoint: int = 0
+    dropped: bool = False
     saved_epoch: int | None = None
     exhausted: bool = False
     begins_after: int = 0
@@ -50,6 +52,19 @@ class Execution:
     def own_epochs(self) -> int:
         """`epochs` without those of a parent."""
         return self.epochs - self.begins_after
+
+    def save(self, epoch: int) -> None:
+        """Note that the state after `epoch` is on disk."""
+        self.checkpoint, self.dropped = epoch, False
+
+    def drop(self) -> None:
+        """Note that the checkpoint was deleted. The state of a parent stays."""
+        self.checkpoint, self.dropped = self.begins_after, True
+
+    def saved_best(self, objective: str) -> tuple[int, float] | None:
+        """Return the epoch and the `objective` of the best weights on disk; None if there are none."""
+        record = None if self.saved_epoch is None else self.find(self.saved_epoch)
+        return (record.epoch, record.logs[objective]) if record is not None and objective in record.logs else None
 
     def find(self, epoch: int) -> EpochDone | None:
         """Return the record of `epoch` (1-based), or None if there is none."""
@@ -125,6 +140,7 @@ class Resources:
         lost: how often the process died, or ran out of memory, since the trial last made progress.
         alone: the trial ran out of memory, so nothing else runs beside it on its device.
         raised: how often an exception of the user's code ended a segment.
+        peak_device_memory: the largest of its segments' peaks; see `SegmentEnded`.
     """
 
     slot: int | None = None
@@ -133,6 +149,7 @@ class Resources:
     lost: int = 0
     alone: bool = False
     raised: int = 0
+    peak_device_memory: int | None = None
 
 
 @dataclass(slots=True)
@@ -281,6 +298,11 @@ class Trial:
         return None if self.black_box else self.epochs
 
     @property
+    def dropped(self) -> bool:
+        """True if a checkpoint was deleted to make room: to go on, that execution is trained again from its seed."""
+        return any(execution.dropped for execution in self.progress.executions)
+
+    @property
     def unfinished(self) -> int | None:
         """The execution to train next to fulfil the last suggestion; None if the suggestion is fulfilled."""
         executions = self.progress.executions
@@ -342,3 +364,20 @@ class Trial:
     def seconds(self) -> float:
         """Seconds of training and validation, each epoch counted once."""
         return sum(epoch.seconds for execution in self.executions for epoch in execution.curve)
+
+    @property
+    def seconds_per_epoch(self) -> float | None:
+        """The median of the seconds of its epochs; None before the first, or if the epochs are unknown.
+
+        Of an even number it is the lower one of the middle two, as a segment's first epoch includes compiling.
+        """
+        seconds = [epoch.seconds for execution in self.executions for epoch in execution.curve]
+        return statistics.median_low(seconds) if seconds and not self.black_box else None
+
+    @property
+    def peak_device_memory(self) -> int | None:
+        """The most bytes that its training held of one GPU; None without a GPU, or if it is unknown.
+
+        JAX counts from the start of a worker's process on: there it is a bound, which an earlier trial may have set.
+        """
+        return self.resources.peak_device_memory

@@ -14,13 +14,21 @@ import pytest
 
 # A kit's failed assertions show the values that they compared, as in a test module.
 pytest.register_assert_rewrite(
-    *(f"search.testing.{name}" for name in ("backends", "executors", "followers", "rules", "simulation"))
+    *(
+        f"search.testing.{name}"
+        for name in (
+            *("backends", "conversation", "executors", "followers"),
+            *("nodes", "observed", "rules", "simulation"),
+        )
+    )
 )
 
 from search.executors.simulated import Hp, Run, Scenario, SimulatedExecutor, recorded  # noqa: E402
 from search.testing.backends import BackEndContract  # noqa: E402
-from search.testing.executors import Conversation, ExecutorContract, MessageContract  # noqa: E402
+from search.testing.conversation import Conversation  # noqa: E402
+from search.testing.executors import ExecutorContract, MessageContract  # noqa: E402
 from search.testing.followers import FollowerContract  # noqa: E402
+from search.testing.nodes import NodeContract  # noqa: E402
 from search.testing.rules import StopRuleContract  # noqa: E402
 from search.testing.simulation import Simulation  # noqa: E402
 
@@ -31,6 +39,7 @@ __all__ = [
     "FollowerContract",
     "Hp",
     "MessageContract",
+    "NodeContract",
     "Run",
     "Scenario",
     "SimulatedExecutor",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from search.scheduler.limits import Limits
 from search.space.domain import Parameter
 from search.study.journal import Entry, format_line, parse_line
 from search.study.records import (
+    CheckpointDropped,
+    Computed,
     EpochDone,
     Judged,
     ParameterSet,
@@ -132,9 +135,11 @@ class BackEndContract:
                 return Mine(objective, seed, max_epochs=max_epochs)
 
     The tests run whole searches in a simulation, in which nothing is trained. Every query is asked twice, and its
-    answers are checked (`simulation.CheckedBackEnd`): no trial is suggested, nor named as a parent, that may not be.
+    answers are checked (`observed.CheckedBackEnd`): no trial is suggested, nor named as a parent, that may not be.
     The tests show that every trial ends, that no configuration of a finite space is tried twice except by trials with
     parents, that budgets and seeds are kept, and that a search which is resumed after any record is the same search.
+    If the back end has `expendable`, a search with little room for checkpoints is tested, too.
+    A computation that is made again by the next process must have the same result.
     All of it is deterministic: the draws of a random back end follow from its seed.
 
     If a draw takes long, set fewer `trials` and `cuts`. A back end may draw its first trials without its model. Let it
@@ -288,6 +293,22 @@ class BackEndContract:
         for kept in self.spread(len(search.entries)):
             assert search.resume(kept).run().history() == search.history(), f"after record {kept}"
 
+    @pytest.mark.parametrize("slots", [1, 3])
+    def test_a_computation_that_is_made_again_has_the_same_result(self, slots: int) -> None:
+        """The process ends during the computation. Other workers may have gone on since its start."""
+        if not hasattr(self.make(Objective("val_loss", "min"), 0, 9, SMOOTH.parameters()), "computation"):
+            return
+        search = self.simulate(REPEATABLE, seed=4, slots=slots, computing=3.0).run()
+        ends = [i for i, record in enumerate(search.records) if isinstance(record, Computed)]
+        assert ends, "nothing was computed"
+        for number in self.spread(len(ends)):
+            kept = ends[number]
+            resumed = search.resume(kept).run(until=lambda record: isinstance(record, Computed))
+            assert next(r for r in resumed.records[kept:] if isinstance(r, Computed)) == search.records[kept]
+            if slots == 1:
+                for cut in (kept - 1, kept, kept + 1):
+                    assert search.resume(cut).run().history() == search.history(), f"after record {cut}"
+
     def test_attributes_survive_the_journal(self) -> None:
         search = self.simulate(REPEATABLE, trials=6, seed=5).run()
         lines = [format_line(entry.record, entry.time) for entry in search.entries]
@@ -340,6 +361,25 @@ class BackEndContract:
             assert all(trial.ended for trial in second.trials)
             kept = len(second.entries) - 30
             assert second.resume(kept).run().history() == second.history()
+
+    # The disk -------------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("slots", [1, 4])
+    def test_a_trial_is_the_same_if_its_checkpoint_was_dropped(self, slots: int) -> None:
+        """A back end may choose other trials then, as one of these costs more."""
+        if not hasattr(self.make(Objective("val_loss", "min"), 0, 9, SMOOTH.parameters()), "expendable"):
+            pytest.skip("it does not rank its paused trials")
+        scenario = replace(REPEATABLE, bytes=lambda run: 1000)
+        limits = Limits(max_trials=self.trials, checkpoint_bytes=2000)
+        search = self.simulate(scenario, slots=slots, seed=4, limits=limits).run()
+        assert any(isinstance(record, CheckpointDropped) for record in search.records)
+        for trial in search.trials:
+            assert trial.ended
+            assert [epoch.logs["val_loss"] for epoch in trial.curve] == [
+                smooth_loss(trial.params, epoch) for epoch in range(1, trial.epochs + 1)
+            ]
+        for kept in self.spread(len(search.entries)) if slots == 1 else ():
+            assert search.resume(kept).run().history() == search.history(), f"after record {kept}"
 
     # Budgets --------------------------------------------------------------------------------------------------------
 

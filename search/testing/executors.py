@@ -1,12 +1,8 @@
-"""The contract kit of executors: the messages of workers, and the files of those that really train.
-
-The model is so small that an epoch takes milliseconds.
-"""
+"""The contract kits of executors: the messages of workers, and the files of those that really train."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,6 @@ from search.messages import (
     Inherited,
     Interrupt,
     Lost,
-    Message,
     Notice,
     Probe,
     Probed,
@@ -29,147 +24,14 @@ from search.messages import (
     Verdict,
 )
 from search.plugins.loading import EXECUTORS
-from search.space.domain import Value
 from search.space.file import SpaceRef
 from search.study.paths import TrialPaths
-from search.study.records import Built, Checkpointed, DataLoaded, EpochDone, SegmentEnded
-from search.study.trial import Objective
-
-SPACE = """
-import keras
-import numpy as np
-
-search_options = dict(max_epochs=5)
+from search.study.records import Built, Checkpointed, EpochDone, SegmentEnded
+from search.testing.conversation import SPACE, VALUES, Conversation, Segments
 
 
-def build_model(hp):
-    kind = hp.Choice("kind", ["sound", "raises", "diverges", "ends"])
-    if kind == "raises":
-        raise ValueError("no such layer")
-    start = keras.initializers.Constant(float("nan")) if kind == "diverges" else "glorot_uniform"
-    model = keras.Sequential([
-        keras.layers.Input((4,)),
-        keras.layers.Dropout(0.2),
-        keras.layers.Dense(hp.Int("units", 2, 8), kernel_initializer=start),
-        keras.layers.Dense(1),
-    ])
-    model.compile(optimizer=keras.optimizers.Adam(hp.Float("rate", 1e-3, 1e-1, sampling="log")), loss="mse")
-    return model
-
-
-def callbacks(hp):
-    # No epoch is so much better than the first: the second is the last.
-    if hp.get("kind") != "ends":
-        return []
-    return [keras.callbacks.EarlyStopping(monitor="loss", min_delta=1e9, patience=1)]
-
-
-def load_data():
-    x = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
-    y = x.sum(axis=1, keepdims=True)
-    return (x[:32], y[:32]), (x[32:], y[32:])
-"""
-
-VALUES: dict[str, Value] = {"kind": "sound", "units": 5, "rate": 0.01}
-TIMEOUT = 60.0
-
-
-class Conversation:
-    """The messages of one segment in slot 0.
-
-    Args:
-        executor: the executor that runs the segment.
-        values: the answers by name; other questions are answered with the default.
-        react: called with each epoch's record. The message that it returns is sent to the worker.
-
-    Attributes:
-        messages: the worker's messages so far, except those in `data`.
-        data: the data that the worker reports, once per process.
-    """
-
-    def __init__(
-        self,
-        executor: Executor,
-        values: Mapping[str, Value] | None = None,
-        react: Callable[[EpochDone], Verdict | Interrupt | None] = lambda _: None,
-    ) -> None:
-        self.messages: list[Message] = []
-        self.data: list[DataLoaded] = []
-        self._executor = executor
-        self._values = dict(values or {})
-        self._react = react
-
-    def run(self, segment: Segment) -> Conversation:
-        """Run the segment and wait for its last message."""
-        self._executor.start(0, segment)
-        deadline = time.monotonic() + TIMEOUT
-        while not self.messages or not isinstance(self.messages[-1], (SegmentEnded, Lost)):
-            assert time.monotonic() < deadline, f"no last message; so far: {self.messages}"
-            self._executor.poll(self._receive, 0.1)
-        return self
-
-    def answer(self, question: Question) -> Answer | Interrupt:
-        """Return the reply to a question. Subclasses may override it."""
-        parameter = question.parameter
-        return Answer(self._values.get(parameter.name, parameter.default))
-
-    def _receive(self, slot: int, message: Message) -> None:
-        assert slot == 0
-        ended = self.messages and isinstance(self.messages[-1], (SegmentEnded, Lost))
-        assert not ended, "a message after the last one"
-        if isinstance(message, DataLoaded):
-            self.data.append(message)
-            return
-        self.messages.append(message)
-        if isinstance(message, Question):
-            self._executor.send(0, self.answer(message))
-        elif isinstance(message, EpochDone) and (reply := self._react(message)) is not None:
-            self._executor.send(0, reply)
-
-    @property
-    def kinds(self) -> list[str]:
-        """The class name of each message."""
-        return [type(message).__name__ for message in self.messages]
-
-    @property
-    def curve(self) -> list[dict[str, float]]:
-        """The logs of each epoch."""
-        return [dict(message.logs) for message in self.messages if isinstance(message, EpochDone)]
-
-    @property
-    def end(self) -> SegmentEnded:
-        """The last message, which must be `SegmentEnded`."""
-        assert isinstance(self.messages[-1], SegmentEnded), self.messages[-1]
-        return self.messages[-1]
-
-
-class MessageContract:
+class MessageContract(Segments):
     """The messages of any executor, simulated ones included. `ExecutorContract` adds the files."""
-
-    @pytest.fixture
-    def space(self, tmp_path: Path) -> SpaceRef:
-        (tmp_path / "space.py").write_text(SPACE)
-        return SpaceRef(str(tmp_path / "space.py"))
-
-    @pytest.fixture
-    def segment(self, space: SpaceRef, tmp_path: Path) -> Callable[..., Segment]:
-        """Return a function that makes segments of trials, each with its own folder."""
-
-        def make(trial: int = 0, to_epoch: int = 3, from_epoch: int = 0, **options: Any) -> Segment:
-            return Segment(
-                trial=trial,
-                execution=options.pop("execution", 0),
-                space=space,
-                values=options.pop("values", VALUES),
-                seed=options.pop("seed", 7),
-                from_epoch=from_epoch,
-                to_epoch=to_epoch,
-                objective=Objective("val_loss", "min"),
-                folder=str(tmp_path / f"trial-{trial}"),
-                **options,
-            )
-
-        return make
 
     def test_it_states_the_protocol(self, executor: Executor) -> None:
         assert type(executor).protocol == EXECUTORS.protocol
@@ -238,6 +100,23 @@ class MessageContract:
         # The next segment starts uninterrupted.
         assert Conversation(executor).run(segment(trial=1, to_epoch=2)).end.outcome == "reached"
 
+    def test_commands_for_other_work_are_dropped(self, executor: Executor, segment: Callable[..., Segment]) -> None:
+        class Late(Conversation):
+            def answer(self, question: Question) -> Answer:
+                executor.send(0, self.work - 1, Answer(2))
+                executor.send(0, self.work - 1, Interrupt())
+                return Answer(VALUES[question.parameter.name])
+
+        def react(message: EpochDone) -> Verdict:
+            executor.send(0, conversation.work - 1, Verdict(True))
+            return Verdict(False)
+
+        conversation = Late(executor, react=react)
+        conversation.run(segment(values={}, judged=True))
+        assert (conversation.end.outcome, conversation.end.epoch) == ("reached", 3)
+        built = next(message for message in conversation.messages if isinstance(message, Built))
+        assert built.weight_count == 5 * 4 + 5 + 5 + 1
+
     def test_an_interrupt_ends_a_wait_for_an_answer(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         class Silent(Conversation):
             def answer(self, question: Question) -> Interrupt:
@@ -270,11 +149,12 @@ class MessageContract:
         self, executor: Executor, segment: Callable[..., Segment]
     ) -> None:
         whole = Conversation(executor).run(segment(trial=0, to_epoch=4))
-        executor.kill(0, "nothing runs")
+        executor.kill(0, 0, "nothing runs")
 
         def kill(message: EpochDone) -> Verdict | None:
             if message.epoch == 2:
-                executor.kill(0, "it took too long")
+                executor.kill(0, killed.work - 1, "an earlier piece of work")
+                executor.kill(0, killed.work, "it took too long")
             return Verdict(False) if message.epoch < 2 else None
 
         killed = Conversation(executor, react=kill)

@@ -11,7 +11,7 @@ import pytest
 from search.plugins.loading import FOLLOWERS
 from search.scheduler.limits import Limits
 from search.study.journal import Entry
-from search.study.records import encode
+from search.study.record_json import encode
 from search.testing.backends import ROUGH, RandomSearch
 from search.testing.simulation import Simulation
 from search.tracking.followers import Follower, FollowerSetup

@@ -6,22 +6,21 @@ process was killed there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from search.backends.base import BackEnd
+from search.driver.computations import VirtualComputations
 from search.driver.loop import Driver
-from search.executors.base import Handle
 from search.executors.scenario import Ancestors, Hp, Params, Run, Scenario
-from search.executors.simulated import Disk, SimulatedCheckpoint, SimulatedExecutor, epoch_done, inherited_folder
-from search.messages import Answer, Evaluate, Interrupt, Message, Segment, Verdict
+from search.executors.simulated import Disk, SimulatedCheckpoint, SimulatedExecutor
+from search.executors.simulated_nodes import Cluster
+from search.executors.simulated_work import epoch_done, inherited_folder
 from search.options import Options
 from search.scheduler.controller import Controller
 from search.scheduler.limits import Limits
 from search.scheduler.stopping import StopRule
-from search.scheduler.suggestions import suggestion_error
-from search.space.domain import Parameter, Value
 from search.space.file import SpaceRef
 from search.study.journal import Entry, Journal
 from search.study.paths import StudyPaths
@@ -29,12 +28,12 @@ from search.study.records import (
     FORMAT,
     BackendChanged,
     Built,
+    CheckpointDropped,
     Checkpointed,
     EpochDone,
     Header,
     ParameterSet,
     Record,
-    ResultTold,
     SearchEnded,
     SearchStarted,
     SegmentEnded,
@@ -43,71 +42,17 @@ from search.study.records import (
     TrialImported,
 )
 from search.study.study import Study
-from search.study.trial import Decision, Done, Draw, Objective, Suggestion, Wait
+from search.study.trial import Objective
 from search.study.trials import Trial
+from search.testing.observed import CheckedBackEnd, ObservedExecutor
 
-__all__ = ["CheckedBackEnd", "Hp", "Params", "Scenario", "Simulation"]
+__all__ = ["Hp", "Params", "Scenario", "Simulation"]
 
 MAX_IDLE_MESSAGES = 2000
 """Messages in a row without a new trial or epoch, after which a search counts as hanging."""
 
 PATHS = StudyPaths.of("nowhere", "simulated")
 """The paths of a study without files."""
-
-# Checks at every step -------------------------------------------------------------------------------------------------
-
-
-class CheckedBackEnd:
-    """A wrapper of the back end under test, which asks every query twice and checks every answer.
-
-    Args:
-        inner: the back end under test.
-        study: the study that it decides for.
-        max_epochs: the most epochs that one trial gets.
-    """
-
-    protocol = 1
-
-    def __init__(self, inner: BackEnd, study: Study, max_epochs: int) -> None:
-        self.inner = inner
-        self._study = study
-        self._max_epochs = max_epochs
-        self._given_up: set[int] = set()
-
-    def ask(self, *, new: bool, child: bool) -> Suggestion | Wait | Done:
-        answer = self.inner.ask(new=new, child=child)
-        assert answer == self.inner.ask(new=new, child=child), "a query changed something"
-        if isinstance(answer, Suggestion):
-            assert answer.to_epoch <= self._max_epochs
-            error = suggestion_error(answer, self._study, new=new, child=child)
-            assert error is None, error
-        elif isinstance(answer, Wait):
-            assert any(trial.open for trial in self._study.trials.values()), "it waits, and nothing runs"
-        return answer
-
-    def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
-        draw = self.inner.suggest(trial, parameter, explored)
-        assert draw == self.inner.suggest(trial, parameter, explored), "a query changed something"
-        assert parameter.domain.contains(draw.value), f"{draw.value!r} is not in {parameter}"
-        assert draw.value not in explored
-        return draw
-
-    def judge(self, trial: int, epoch: int) -> Decision:
-        decision = self.inner.judge(trial, epoch)
-        assert decision == self.inner.judge(trial, epoch), "a query changed something"
-        return decision
-
-    def apply(self, record: Record) -> Sequence[int]:
-        given_up = self.inner.apply(record)
-        assert not self._given_up & set(given_up), "a trial was given up twice"
-        if isinstance(record, ResultTold) and record.outcome in ("failed", "infeasible"):
-            assert record.trial in given_up, "a failed trial was not given up"
-        self._given_up |= set(given_up)
-        return given_up
-
-    def learn(self, trials: Sequence[Trial]) -> None:
-        self.inner.learn(trials)
-
 
 # The search -----------------------------------------------------------------------------------------------------------
 
@@ -135,41 +80,21 @@ class _MemoryJournal(Journal):
         pass
 
 
-class _ObservedExecutor(SimulatedExecutor):
-    """Simulated workers that check what they are told. `observe` is called before each of their messages."""
+class _Retention:
+    """A follower that deletes dropped checkpoints from the simulated disk."""
 
-    observe: Callable[[], None]
+    protocol = 1
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._work: dict[int, Segment | Evaluate] = {}
-        self._sender: int | None = None
+    def __init__(self, executor: SimulatedExecutor) -> None:
+        self._executor = executor
 
-    @property
-    def segments(self) -> list[Segment]:
-        """The segments that run."""
-        return [work for slot, work in self._work.items() if slot in self._workers and isinstance(work, Segment)]
+    def take(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if isinstance(entry.record, CheckpointDropped):
+                self._executor.drop(PATHS.trial(entry.record.trial))
 
-    def start(self, slot: int, work: Segment | Evaluate) -> None:
-        if isinstance(work, Segment):
-            assert all(work.trial != other.trial for other in self.segments), f"trial {work.trial} runs already"
-        super().start(slot, work)
-        self._work[slot] = work
-
-    def send(self, slot: int, command: Answer | Verdict | Interrupt) -> None:
-        # The user's stop may come with a worker's last message.
-        runs = slot in self._workers or (slot == self._sender and isinstance(command, Interrupt))
-        assert runs, f"a message to slot {slot}, where nothing runs: {command}"
-        super().send(slot, command)
-
-    def poll(self, handle: Handle, timeout: float) -> None:
-        def receive(slot: int, message: Message) -> None:
-            self._sender = slot
-            handle(slot, message)
-            self._sender = None
-
-        self.observe()
-        super().poll(receive, timeout)
+    def flushed(self) -> None:
+        pass
 
 
 class _NoView:
@@ -179,6 +104,9 @@ class _NoView:
         pass
 
     def say(self, line: str) -> None:
+        pass
+
+    def name_slot(self, slot: int, label: str | None) -> None:
         pass
 
     def close(self) -> None:
@@ -205,6 +133,9 @@ class Simulation:
         try_first: initial configurations.
         imported: trials of other studies, imported at the start.
         rules: stop rules beside those of `limits`; a resume needs new ones.
+        computing: virtual seconds that a computation of the back end takes.
+        cluster: the nodes that the workers are on (`search.executors.simulated_nodes`), whose slots take the place of
+            `slots`.
 
     Attributes:
         entries: the journal.
@@ -231,18 +162,23 @@ class Simulation:
         try_first: Sequence[Params] = (),
         imported: Sequence[TrialImported] = (),
         rules: Sequence[StopRule] = (),
+        computing: float = 0.3,
+        cluster: Cluster | None = None,
     ) -> None:
+        slots = slots if cluster is None else cluster.slots
         self._arguments: dict[str, Any] = {"scenario": scenario, "make_backend": make_backend}
         self._arguments |= {"objective": objective, "seed": seed, "slots": slots, "max_epochs": max_epochs}
         self._arguments |= {"limits": limits, "order": order, "checkpoint_every": checkpoint_every, "backend": backend}
-        self._arguments |= {"try_first": try_first}
+        self._arguments |= {"try_first": try_first, "computing": computing, "cluster": cluster}
         self.scenario = replace(scenario, metric=objective.name)
         self._imported = list(imported)
         self.entries = list(entries)
+        self._objective, self._seed, self._max_epochs = objective, seed, max_epochs
+        self._limit, self._ranks = limits.checkpoint_bytes, False
         self.study = Study()
         self.controller = Controller(
             self.study,
-            lambda _: CheckedBackEnd(make_backend(self.study), self.study, max_epochs),
+            lambda _: self._checked(make_backend(self.study)),
             limits,
             slots,
             max_epochs,
@@ -251,13 +187,13 @@ class Simulation:
         )
         self.controller.replay(self.entries)
         self.end: SearchEnded | None = None
-        self._objective, self._seed, self._max_epochs = objective, seed, max_epochs
         self._backend = BackendChanged(backend, {})
         self._options = {**asdict(limits), "slots": slots}
         began = self.entries[-1].time + 60 if self.entries else 1e9
         on_disk = self._disk(disk or {}) if checkpoints is None else checkpoints
-        self.executor = _ObservedExecutor(self.scenario, slots, began=began, disk=on_disk, order=order)
+        self.executor = ObservedExecutor(self.scenario, slots, began=began, disk=on_disk, order=order, cluster=cluster)
         self.executor.observe = self._observe
+        self.executor.saved = lambda trial, number: self.study.trials[trial].execution(number).checkpoint
         self._driver = Driver(
             self.controller,
             _MemoryJournal(self.entries),
@@ -265,8 +201,10 @@ class Simulation:
             SpaceRef(),
             PATHS,
             Options(checkpoint_every=checkpoint_every),
+            followers=[_Retention(self.executor)],
             view=_NoView(),
             checkpoints=self.executor,
+            computations=VirtualComputations(self.executor, computing),
             now=self.executor.now,
         )
         self._until: Callable[[Record], bool] | None = None
@@ -343,6 +281,16 @@ class Simulation:
                 assert self._begins_after(record.trial, record.execution) < record.epoch <= self._max_epochs
             elif isinstance(record, TrialEnded):
                 assert record.trial not in running, "a trial ended while it ran"
+            elif isinstance(record, SegmentEnded) and record.trial in self.executor.blameless:
+                assert record.outcome == "interrupted", "a trial pays for the loss of its node"
+                self.executor.blameless.remove(record.trial)
+        if self._limit is not None and self._ranks:
+            assert self._paused_bytes() <= self._limit, "the checkpoints of paused trials take too much room"
+
+    def _paused_bytes(self) -> int:
+        """Return the size of the checkpoints on the disk of trials that are neither ended, nor trained, nor waiting."""
+        idle = {str(PATHS.trial(t.number).folder) for t in self.trials if not t.ended and not t.open}
+        return sum(saved.bytes for (folder, _), saved in self.executor.disk.items() if folder in idle)
 
     def _observe(self) -> None:
         records = self._new_records()
@@ -365,6 +313,10 @@ class Simulation:
         records = [entry.record for entry in self.entries[self._seen :]]
         self._seen = len(self.entries)
         return records
+
+    def _checked(self, backend: BackEnd) -> CheckedBackEnd:
+        self._ranks = hasattr(backend, "expendable")
+        return CheckedBackEnd(backend, self.study, self._max_epochs)
 
     # The start ------------------------------------------------------------------------------------------------------
 
@@ -411,6 +363,8 @@ class Simulation:
                 case Checkpointed() | SegmentEnded(outcome="reached"):
                     key = record.trial, record.execution
                     epochs[key] = max(epochs.get(key, 0), record.epoch)
+                case CheckpointDropped():
+                    epochs = {key: epoch for key, epoch in epochs.items() if key[0] != record.trial}
                 case SegmentRequested(parent=int()):
                     waiting |= self._handed_on(record, history)
         for number, epoch in ahead.items():
@@ -445,7 +399,8 @@ class Simulation:
         run = self._run_of(trial, execution)
         finishes = self.scenario.finishes(run)
         stopped = finishes is not None and bool(history) and history[-1].epoch >= finishes
-        return SimulatedCheckpoint(tuple(history), best, stopped, (run.seed, dict(run)), run.ancestors)
+        size = self.scenario.bytes(run)
+        return SimulatedCheckpoint(tuple(history), best, stopped, (run.seed, dict(run)), run.ancestors, size)
 
     def _begins_after(self, trial: int, execution: int) -> int:
         parent = self.study.trials[trial].parent

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from search.study.journal import Entry
-from search.study.records import decode, encode
+from search.study.record_json import decode, encode
 
 __all__ = ["Follower", "FollowerSetup", "FollowerThread"]
 

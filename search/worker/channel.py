@@ -11,7 +11,19 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import NoReturn, Protocol
 
-from search.messages import Command, Evaluate, Heartbeat, Interrupt, Message, Probe, Segment, Shutdown
+from search.messages import (
+    Command,
+    Evaluate,
+    FileReply,
+    FileRequest,
+    Heartbeat,
+    Interrupt,
+    Message,
+    Probe,
+    Segment,
+    Shutdown,
+)
+from search.storage.scratch import remove_scratch
 
 HEARTBEAT_INTERVAL = 1.0
 """Seconds between two signs of life of a worker."""
@@ -36,6 +48,9 @@ class Channel(Protocol):
             Interrupted: if an interrupt comes while waiting.
         """
 
+    def ask(self, request: FileRequest) -> FileReply:
+        """Send the driver a request for files, and wait for the reply. An interrupt does not end the wait."""
+
     def interrupted(self) -> bool:
         """Return whether the driver wants the segment to end. The next segment starts uninterrupted."""
 
@@ -45,17 +60,22 @@ class PipeChannel:
 
     A thread reads the pipe, so that an interrupt or the driver's death is noticed at once. A worker whose driver is
     gone ends immediately, together with the processes that it started, and so frees its GPU.
+
+    Through the pipe go pairs: the `id` of the work, and a command or a message.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._inbox: queue.SimpleQueue[Command | Interrupt] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[int, Command]] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[tuple[int, FileReply]] = queue.SimpleQueue()
         self._interrupted = threading.Event()
+        self._work = 0
         self._sending = threading.Lock()
         threading.Thread(target=self._read, name="search-channel", daemon=True).start()
 
     def _read(self) -> None:
         due = time.monotonic()
+        reading = 0
         while True:
             if (now := time.monotonic()) >= due:
                 self.send(Heartbeat())
@@ -63,33 +83,48 @@ class PipeChannel:
             try:
                 if not self._connection.poll(due - now if due > now else HEARTBEAT_INTERVAL):
                     continue
-                command = self._connection.recv()
+                work, command = self._connection.recv()
             except (EOFError, OSError):
                 _end()
-            if isinstance(command, Interrupt):
-                self._interrupted.set()
-            elif isinstance(command, Segment):
+            if isinstance(command, FileReply):
+                self._replies.put((work, command))
+                continue
+            if isinstance(command, Segment):
+                reading = work
                 self._interrupted.clear()
-            self._inbox.put(command)
+            elif isinstance(command, Interrupt) and work == reading:
+                self._interrupted.set()
+            self._inbox.put((work, command))
 
     def send(self, message: Message) -> None:
         try:
             with self._sending:
-                self._connection.send(message)
+                self._connection.send((self._work, message))
         except OSError:
             _end()
 
     def receive(self) -> Command:
-        command = self._inbox.get()
-        if isinstance(command, Interrupt):
-            raise Interrupted
-        return command
+        while True:
+            work, command = self._inbox.get()
+            if work != self._work:
+                continue  # for an earlier piece of work
+            if isinstance(command, Interrupt):
+                raise Interrupted
+            return command
+
+    def ask(self, request: FileRequest) -> FileReply:
+        self.send(request)
+        while True:
+            work, reply = self._replies.get()
+            if work == self._work:
+                return reply
 
     def receive_work(self) -> Command:
         """Wait for the next piece of work and return it. Commands for the previous segment are dropped."""
         while True:
-            command = self._inbox.get()
+            work, command = self._inbox.get()
             if isinstance(command, (Probe, Evaluate, Segment, Shutdown)):
+                self._work = work
                 return command
 
     def interrupted(self) -> bool:
@@ -98,6 +133,7 @@ class PipeChannel:
 
 def _end() -> NoReturn:
     """End this process and the processes that it started, such as data loaders."""
+    remove_scratch()
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
@@ -109,12 +145,15 @@ class DirectChannel:
     def __init__(self, handle: Callable[[Message], None]) -> None:
         self._handle = handle
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[FileReply] = queue.SimpleQueue()
         self._interrupted = False
 
     def put(self, command: Command) -> None:
         """Send a command to the worker (called by the driver)."""
         if isinstance(command, Interrupt):
             self._interrupted = True
+        elif isinstance(command, FileReply):
+            self._replies.put(command)
         else:
             self._inbox.put(command)
 
@@ -125,6 +164,10 @@ class DirectChannel:
 
     def send(self, message: Message) -> None:
         self._handle(message)
+
+    def ask(self, request: FileRequest) -> FileReply:
+        self._handle(request)
+        return self._replies.get_nowait()
 
     def receive(self) -> Command:
         try:

@@ -45,6 +45,7 @@ __all__ = [
     "copy_weights",
     "load_checkpoint",
     "load_weights",
+    "read_best",
     "save_checkpoint",
     "save_weights",
 ]
@@ -333,6 +334,15 @@ def load_weights(path: str | Path) -> BestWeights:
     )
 
 
+def read_best(path: str | Path) -> tuple[int, float] | None:
+    """Return the epoch and the objective of weights that `save_weights` wrote; None if the file cannot be read."""
+    try:
+        meta = _read_meta(Path(path))
+        return meta["epoch"], meta["value"]
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+
+
 def _optimizer_variables(model: Any, built_for: Sequence[int] | None = None) -> list[Any]:
     """Return the variables of the model's optimizer, which is built if it is not.
 
@@ -425,6 +435,13 @@ def _write(path: Path, groups: Mapping[str, Sequence[Array]], meta: Mapping[str,
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    """Read all of a file but its arrays."""
+    with np.load(path, allow_pickle=False) as file:
+        meta: dict[str, Any] = json.loads(file[_META].tobytes())
+    return meta
 
 
 def _read(path: Path) -> tuple[dict[str, list[Array]], dict[str, Any]]:

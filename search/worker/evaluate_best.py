@@ -18,10 +18,13 @@ from typing import Any
 
 import keras
 
+from search.errors import SearchError
 from search.messages import Evaluate, Evaluated
 from search.space.domain import Value
 from search.space.file import Space, describe_error, format_traceback, without_arguments
+from search.storage.trial_files import localize, open_files
 from search.worker import checkpoint
+from search.worker.channel import Channel
 from search.worker.data.arrays import Data, Split, prepare_data, spec_from_json
 from search.worker.data.streams import Stream, for_evaluation
 from search.worker.hp import LazyHyperParameters
@@ -62,8 +65,21 @@ def rebuild_model(space: Space, values: Mapping[str, Value], weights: Path) -> t
     return model, best
 
 
-def run_evaluation(work: Evaluate) -> Evaluated:
+def run_evaluation(work: Evaluate, channel: Channel) -> Evaluated:
     """Carry out a final evaluation. An exception of the user's code is reported, never raised."""
+    work = localize(work)
+    try:
+        files = open_files(work, channel.ask)
+        files.fetch()
+        evaluated = _run_evaluation(work)
+        files.store(patient=True)
+    except (SearchError, OSError) as error:
+        print(format_traceback(), flush=True)
+        return Evaluated(work.trial, error=describe_error(error))
+    return evaluated
+
+
+def _run_evaluation(work: Evaluate) -> Evaluated:
     path = Path(work.space.path) if work.space.path else None
     logs: dict[str, float] | None = None
     warning = ""

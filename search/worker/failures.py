@@ -1,7 +1,7 @@
 """The classification of exceptions that end a segment.
 
-By a lack of memory or disk space, a trial has not failed. By `search.Infeasible`, the user's code refuses a trial's
-values. KerasTuner's `FailedTrialError` gives a trial up, its `FatalError` the search.
+By a lack of memory or disk space, or if its storage does not answer, a trial has not failed. By `search.Infeasible`,
+the user's code refuses a trial's values. KerasTuner's `FailedTrialError` gives a trial up, its `FatalError` the search.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from keras_tuner.errors import FailedTrialError, FatalError
 
-from search.errors import Infeasible, SearchError
+from search.errors import Infeasible, SearchError, Unavailable
 from search.study.records import Outcome
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -29,7 +29,9 @@ def classify_failure(error: BaseException, description: str) -> tuple[Outcome, s
         return "failed", description
     chain = list(_chain(error))
     if any(map(_is_no_space, chain)):
-        return "no_space", f"the disk is full: {description}"
+        return "no_space", f"the disk is full: {description}: make room on the disk, and resume"
+    if any(isinstance(each, Unavailable) for each in chain):
+        return "no_space", f"{description}: resume when it answers"
     if any(map(_is_out_of_memory, chain)):
         return "no_memory", f"out of memory: {description}"
     if isinstance(error, SystemExit):

@@ -24,7 +24,7 @@ from search.space.names import count_names, names_in_modules
 from search.worker.keras_internals import set_used_names, used_names
 from search.worker.runners import distribution
 
-__all__ = ["import_space", "names_after", "seeded", "session", "settings_of_a_worker"]
+__all__ = ["import_space", "names_after", "seeded", "session", "set_seed", "settings_of_a_worker"]
 
 _seeds: set[int] = set()
 
@@ -43,9 +43,9 @@ def session(seed: int = 0, names: Mapping[str, int] | None = None) -> Iterator[N
     set_used_names(before)
     _set(*settings)
     try:
-        with distribution.scope(), names_after(names or {}):
+        with distribution.scope(), names_after(names or {}), _compiling_less():
             with _keeping_kernels(seed):
-                keras.utils.set_random_seed(seed)
+                set_seed(seed)
             _seeds.add(seed)
             yield
     finally:
@@ -86,6 +86,16 @@ def _highest(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, i
     return dict(Counter(first) | Counter(second))
 
 
+def set_seed(seed: int) -> None:
+    """Set all random states, as `keras.utils.set_random_seed` does."""
+    if keras.config.backend() == "tensorflow":
+        keras.utils.set_random_seed(seed)
+    else:
+        from search.worker import late_tensorflow_internals
+
+        late_tensorflow_internals.set_seed(seed)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed all random states with `seed`. At the end, those of Python and NumPy are what they were before.
@@ -93,7 +103,7 @@ def seeded(seed: int) -> Iterator[None]:
     Keras and the framework give no way to read their global seeds, which stay.
     """
     before = random.getstate(), np.random.get_state()
-    keras.utils.set_random_seed(seed)
+    set_seed(seed)
     try:
         yield
     finally:
@@ -137,3 +147,16 @@ def _keeping_kernels(seed: int) -> Iterator[None]:
                 yield
             return
     yield
+
+
+@contextmanager
+def _compiling_less() -> Iterator[None]:
+    """Make JAX compile less for random numbers: those of initial weights and of dropouts."""
+    if keras.config.backend() != "jax":
+        yield
+        return
+    from search.worker.runners.jax.internals import unrolling_draws
+    from search.worker.runners.jax.values_internals import sharing_programs
+
+    with unrolling_draws(), sharing_programs():
+        yield

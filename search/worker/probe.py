@@ -36,7 +36,7 @@ from search.space.file import (
     without_arguments,
 )
 from search.study.records import DataLoaded
-from search.worker import metrics, outputs
+from search.worker import device_memory, metrics, outputs
 from search.worker.autologging import capabilities_off, without_autologging
 from search.worker.capabilities import describe_off
 from search.worker.data import shared
@@ -50,6 +50,7 @@ from search.worker.runners.fit import FitRunner, TrainingPlan, hold_out_validati
 from search.worker.runners.graph_cache import make_model_key
 from search.worker.runners.logs import scalar_logs
 from search.worker.runners.own_fit import BLACK_BOX, OWN_LOOP, FitCall, call_own_fit, callbacks_of, first_samples
+from search.worker.shapes import shape_parameters_of
 from search.worker.user_code import (
     TrialSetup,
     adapts_objects,
@@ -63,6 +64,7 @@ from search.worker.user_code import (
     trial_dir,
     trial_folder,
 )
+from search.worker.variables import count_bytes
 
 _PACKAGES = ("keras-search", "keras", "keras-tuner", "optuna", "mlflow", "numpy", "tensorflow", "jax", "torch")
 
@@ -85,6 +87,7 @@ def run_probe(probe: Probe, tell: Callable[[str], None] = print) -> Probed | Pro
         with without_arguments(probe.space):
             probed = _probe(probe, path, tell)
             _build_more(probe, path)
+            device_memory.take_peak()  # it is no trial's
             return probed
     except KeyboardInterrupt:
         raise
@@ -104,7 +107,9 @@ def _probe(probe: Probe, path: Path | None, tell: Callable[[str], None]) -> Prob
             shareable = shared.module_globals(path) == before and not adapts_objects(probe.space)
             values = data_values(probe.space, hp)
             with session(names=taken_names(probe.space)):
-                return _examine(probe, path, space, hp, data, values, tell, shareable=shareable)
+                probed = _examine(probe, path, space, hp, data, values, tell, shareable=shareable)
+            found = shape_parameters_of(probe.space, data, hp.used_values) if probe.shapes else ()
+            return replace(probed, shape_parameters=found)
         except REJECTIONS as error:
             rejected = error
     raise SpaceError(
@@ -204,6 +209,9 @@ def _examine(
         data=loaded,
         extra_logs=space.fit is not None or bool(setup.callbacks),
         shared=shareable and _share(probe, space, data),
+        # A `fit` of the user's may begin anew each time, from no checkpoint.
+        checkpoint_bytes=count_bytes(setup.model) if own is None else 0,
+        gpus=device_memory.count_gpus(),
     )
 
 

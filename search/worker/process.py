@@ -13,6 +13,8 @@ from pathlib import Path
 
 from search.devices.slots import Slot, apply_slot
 from search.messages import Evaluate, Notice, Probe, Segment, Shutdown
+from search.storage.scratch import remove_scratch
+from search.storage.trial_files import localize
 from search.study.paths import TrialPaths
 from search.worker.channel import PipeChannel
 
@@ -53,14 +55,15 @@ def serve_worker(connection: Connection, slot: Slot, log: str) -> None:
             case Probe() as probe:
                 channel.send(run_probe(probe, lambda text: channel.send(Notice(0, text))))
             case Segment() as segment:
-                redirect_output(TrialPaths(Path(segment.folder)).log)
+                redirect_output(TrialPaths(Path(localize(segment).folder)).log)
                 run_segment(segment, channel)
                 redirect_output(Path(log))
             case Evaluate() as evaluate:
-                redirect_output(TrialPaths(Path(evaluate.folder)).log)
-                channel.send(run_evaluation(evaluate))
+                redirect_output(TrialPaths(Path(localize(evaluate).folder)).log)
+                channel.send(run_evaluation(evaluate, channel))
                 redirect_output(Path(log))
             case Shutdown():
+                remove_scratch()
                 # Frameworks' threads may hang an orderly exit; there is nothing left to write.
                 os._exit(0)
 
@@ -116,6 +119,10 @@ def _configure_framework(slot: Slot) -> None:
     from search.worker.runners import distribution
 
     backend = keras.config.backend()
+    if backend != "tensorflow":
+        from search.worker.late_tensorflow_internals import serialize_without_import
+
+        serialize_without_import()
     if backend == "tensorflow":
         import tensorflow as tf
 

@@ -33,7 +33,7 @@ __all__ = ["check_objective", "check_reference", "first_inputs", "save_reference
 _ABSOLUTE_TOLERANCE = 1e-6
 _CAUSE = "the factory or the data have changed, or draw from a source that no seed sets"
 _EAGER_BATCHES = 32
-"""Batches up to which an evaluation step by step is faster than making a graph for it."""
+"""Batches up to which an evaluation step by step is faster on TensorFlow than making a graph for it."""
 _REFERENCE_SAMPLES = 32
 
 
@@ -77,7 +77,8 @@ def _evaluate(model: Any, plan: TrainingPlan) -> dict[str, float]:
     data, batch_size = arguments.pop("validation_data"), arguments.pop("validation_batch_size", None)
     packed = data if isinstance(data, tuple) else (data,)
     eager, few = model.run_eagerly, isinstance(plan.validation, Split) and _batches(plan) <= _EAGER_BATCHES
-    model.run_eagerly = eager or (few and model.test_function is None)
+    # JAX would compile each operation by itself.
+    model.run_eagerly = eager or (few and model.test_function is None and keras.config.backend() != "jax")
     try:
         found = model.evaluate(
             **dict(zip(("x", "y", "sample_weight"), packed, strict=False)),

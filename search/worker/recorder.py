@@ -18,9 +18,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from search.errors import SearchError, SpaceError
+from search.errors import SearchError, SpaceError, Unavailable
 from search.messages import Notice, Segment, Verdict
 from search.space.domain import Value
+from search.storage.trial_files import TrialFiles
 from search.study.paths import TrialPaths
 from search.study.records import Checkpointed, EpochDone, Outcome
 from search.study.trial import derive_seed
@@ -39,6 +40,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
     Args:
         segment: the segment to record.
         channel: the connection to the driver.
+        files: the trial's files, to store them.
         values: the hyperparameters' values, which identify the trial's own checkpoint.
         inputs, batch: the model's inputs, and a batch as its `train_step` takes it, as `arrays.spec_to_json` describes
             them. Both are saved with the best weights.
@@ -63,6 +65,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self,
         segment: Segment,
         channel: Channel,
+        files: TrialFiles,
         values: Mapping[str, Value],
         inputs: Any,
         batch: Any,
@@ -76,6 +79,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self._owner = {"seed": segment.seed, "values": self.values}
         self._segment = segment
         self._channel = channel
+        self._files = files
         self._inputs, self._batch = inputs, batch
         self._own_fit = own_fit
         self.last_epoch = segment.to_epoch
@@ -103,6 +107,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             raise SpaceError(f"trial {segment.trial} cannot continue trial {segment.inherited.trial}: {BEGINS_ANEW}")
         if anew and self.saved is not None:
             self._take_over(self.saved)
+        elif self.saved is None:
+            # Its checkpoint is gone: what is trained again may not replace better weights of a later epoch.
+            self._best = self._best_on_disk()
 
     # Resuming -------------------------------------------------------------------------------------------------------
 
@@ -127,6 +134,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             self._continued = saved
         elif saved.epoch < self.last_epoch and not saved.stopped_by_callback:
             self._notice_lost(lost)
+            self._best = self._best_on_disk()
             self._inherit(model)
             return
         self._resume_from(saved)
@@ -163,6 +171,12 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
     def _take_over(self, saved: checkpoint.Checkpoint) -> None:
         self.history, self._best = list(saved.history), _best_of(saved)
         self._known = {record["epoch"]: record for record in self.history}
+
+    def _best_on_disk(self) -> tuple[int, float] | None:
+        best = self._segment.best
+        # The folder may hold the weights of another trial, as it may hold such a checkpoint.
+        known = best is not None and checkpoint.read_best(self._paths.best(self._segment.execution)) == best
+        return best if known else None
 
     @property
     def _is_satisfied(self) -> bool:
@@ -264,7 +278,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             self.outcome = "interrupted"
         ends = last or self.outcome != "reached"
         if ends or time.monotonic() - self._saved_at >= self._segment.checkpoint_every:
-            self._save(self._capture(model) if self._state is None else self._state)
+            self._save(self._capture(model) if self._state is None else self._state, ends=ends)
         return ends
 
     # A user's fit ---------------------------------------------------------------------------------------------------
@@ -399,7 +413,29 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             return checkpoint.TrainingState({"model": (), "optimizer": (), "callbacks": ()}, [], [])
         return checkpoint.capture_state(model, self._callbacks, self._baseline)
 
-    def _save(self, state: checkpoint.TrainingState) -> None:
+    def _save(self, state: checkpoint.TrainingState, *, ends: bool = True) -> None:
+        """Write the best weights and a checkpoint, store them, and tell the driver.
+
+        Args:
+            ends: whether the segment ends here. Within a segment, a storage that is away costs only this checkpoint.
+        """
+        self._write_files(state)
+        if state.lost:
+            lost = ", ".join(state.lost)
+            self.notice(f"the state of {lost} cannot be saved: if a trial continues later, it starts anew")
+        if state.attributes.lost:
+            self._notice_lost(state.attributes.lost)
+        self._saved_at = time.monotonic()
+        try:
+            self._files.store(patient=ends)
+        except Unavailable as error:
+            if ends:
+                raise
+            self.notice(f"{error}: training goes on, and the next checkpoint is stored when it is back")
+            return
+        self._send_checkpointed()
+
+    def _write_files(self, state: checkpoint.TrainingState) -> None:
         if self._best_weights is not None and self._best is not None:
             path = self._paths.best(self._segment.execution)
             checkpoint.save_weights(
@@ -422,13 +458,6 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             whole=self.anew_as is not None,
             runner=self.anew_as,
         )
-        if state.lost:
-            lost = ", ".join(state.lost)
-            self.notice(f"the state of {lost} cannot be saved: if a trial continues later, it starts anew")
-        if state.attributes.lost:
-            self._notice_lost(state.attributes.lost)
-        self._saved_at = time.monotonic()
-        self._send_checkpointed()
 
     def _notice_lost(self, lost: Sequence[str]) -> None:
         self.notice(
@@ -449,8 +478,16 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
     def _send_checkpointed(self) -> None:
         best = self._best[0] if self._best else None
         stopped_by_callback = self.outcome == "stopped_by_callback"
+        path = self._paths.checkpoint(self._segment.execution)
         self._channel.send(
-            Checkpointed(self._segment.trial, self._segment.execution, self.epoch, best, stopped_by_callback)
+            Checkpointed(
+                self._segment.trial,
+                self._segment.execution,
+                self.epoch,
+                best,
+                stopped_by_callback,
+                bytes=path.stat().st_size,
+            )
         )
 
 

@@ -1,11 +1,13 @@
 """A segment: the worker builds and compiles a trial's model, trains it from the trial's checkpoint on, and saves it.
 
-The worker reports facts to the driver, and writes files only into the trial's own folder.
+The worker reports facts to the driver, and writes files only into the trial's own folder. If that is scratch, the files
+come from the trial's storage before the training, and go there before the driver is told of them.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,13 +17,14 @@ from typing import Any
 import keras
 from keras_tuner.errors import FatalError
 
-from search.errors import SpaceError
+from search.errors import SearchError, SpaceError
 from search.messages import Answer, Notice, Question, Segment
 from search.space.domain import Parameter, Value
 from search.space.file import describe_error, format_traceback, without_arguments
+from search.storage.trial_files import TrialFiles, localize, open_files
 from search.study.paths import TrialPaths
 from search.study.records import Built, DataLoaded, Outcome, SegmentEnded
-from search.worker import autologging, model_cache, outputs
+from search.worker import autologging, device_memory, model_cache, outputs
 from search.worker.capabilities import describe_off, lines_of_off, public_calls_only
 from search.worker.channel import Channel, Interrupted
 from search.worker.data.arrays import Data, spec_to_json
@@ -32,7 +35,8 @@ from search.worker.keras_session import session
 from search.worker.model_cache import Training
 from search.worker.own_training import BeginAnew, OwnTraining, digest_weights
 from search.worker.recorder import Recorder
-from search.worker.runners.choose import CANNOT_FUSE, choose_runner, create_weights
+from search.worker.runners.choose import Runner, choose_runner, create_weights
+from search.worker.runners.fused import CANNOT_FUSE
 from search.worker.runners.graph_cache import clear_graph_cache, make_model_key
 from search.worker.runners.own_fit import BLACK_BOX, EndFit, call_own_fit, returned_logs
 from search.worker.user_code import (
@@ -59,16 +63,20 @@ def clear_caches() -> None:
 
 def run_segment(segment: Segment, channel: Channel) -> None:
     """Train a segment and report how it ended. An exception of the user's code is reported, never raised."""
+    segment = localize(segment)
     paths = TrialPaths(Path(segment.folder))
     epoch, error = segment.from_epoch, None
+    files = TrialFiles()
     outcome: Outcome
     try:
+        files = open_files(segment, channel.ask)
+        files.fetch()
         with (
             trial_folder(paths.folder),
             without_arguments(segment.space),
             public_calls_only(not segment.graph_sharing),
         ):
-            recorder = _SegmentRun(segment, channel).run()
+            recorder = _SegmentRun(segment, channel, files).run()
         epoch, outcome, error = recorder.epoch, recorder.outcome, recorder.error
     except Interrupted:
         outcome = "interrupted"
@@ -79,17 +87,35 @@ def run_segment(segment: Segment, channel: Channel) -> None:
         outcome, error = classify_failure(exception, describe_error(exception, path, elsewhere=segment.space.label))
         with suppress(OSError):
             paths.traceback.write_text(format_traceback())
-    channel.send(SegmentEnded(segment.trial, segment.execution, outcome, epoch, error))
+    _store_last(files)
+    peak = device_memory.take_peak()
+    channel.send(SegmentEnded(segment.trial, segment.execution, outcome, epoch, error, peak_device_memory=peak))
+
+
+def _store_last(files: TrialFiles) -> None:
+    """Store what was written since the last checkpoint, such as the log. The trial can go on without it."""
+    sys.stdout.flush()
+    try:
+        files.store()
+    except (SearchError, OSError) as error:
+        print(f"search: the trial's log is not stored: {error}", flush=True)
+
+
+def _tell_of_failed_loops(runner: Runner, recorder: Recorder) -> None:
+    if CANNOT_FUSE in runner.name:
+        recorder.notice(f"a model is trained by {runner.name}: its traceback is in the trial's log")
 
 
 class _SegmentRun:
     """The training of one segment."""
 
-    def __init__(self, segment: Segment, channel: Channel) -> None:
+    def __init__(self, segment: Segment, channel: Channel, files: TrialFiles) -> None:
         self._segment = segment
         self._channel = channel
+        self._files = files
         self._space = load_unused_space(segment.space)
         self._hp = LazyHyperParameters(self._ask, segment.values)
+        self._began = time.monotonic()
 
     def run(self) -> Recorder:
         try:
@@ -154,6 +180,7 @@ class _SegmentRun:
         return Recorder(
             self._segment,
             self._channel,
+            self._files,
             self._hp.used_values if values is None else values,
             spec_to_json(keras.utils.unpack_x_y_sample_weight(spec)[0]),
             spec_to_json(spec),
@@ -167,9 +194,10 @@ class _SegmentRun:
             model.run_eagerly = True
         create_weights(model, data.train)
         self._check_size(model)
-        # If data depend on the hyperparameters, graphs may differ although the models do not. Models that have objects
-        # in common are used one at a time.
-        alone = self._space.data_takes_hp or has_common_objects(self._segment.space, model)
+        # Arrays that depend on the hyperparameters are part of a graph. Models that have objects in common are used one
+        # at a time.
+        own_arrays = self._space.data_takes_hp and not data.is_streams
+        alone = own_arrays or has_common_objects(self._segment.space, model)
         model_key = None if alone else make_model_key(model, user_callbacks)
         return Training(model, setup.fit_options, user_callbacks, model_key)
 
@@ -198,15 +226,17 @@ class _SegmentRun:
         callbacks = [*user_callbacks, recorder]
         data = count_batches(segment.space, data, training.options, self._tell)
         runner = choose_runner(model, data, training.options, segment.seed, callbacks, segment.fuse, training.model_key)
-        self.report_built(model, runner.name)
-        if CANNOT_FUSE in runner.name:
-            recorder.notice(f"a model is trained by {runner.name}: its traceback is in the trial's log")
+        chosen = runner.name
+        self.report_built(model, chosen)
+        _tell_of_failed_loops(runner, recorder)
         if runner.name == "fused" and autologging.is_autologging():
             recorder.notice(autologging.BYPASSED)
         recorder.restore(model, user_callbacks)
         outputs.resume_outputs(user_callbacks, initial_epoch + recorder.epoch if recorder.epoch else 0)
         if recorder.epoch < recorder.last_epoch and recorder.outcome == "reached":
             runner.run(initial_epoch + recorder.epoch, initial_epoch + recorder.last_epoch, callbacks)
+        if runner.name != chosen:
+            _tell_of_failed_loops(runner, recorder)
         model_cache.cache_model(segment, training, recorder.values)
 
     def report_built(self, model: Any, runner: str) -> None:
@@ -215,8 +245,10 @@ class _SegmentRun:
             self._tell(line)
         count = int(model.count_params()) if model.built else 0
         own_fit = self._space.fit is not None
+        seconds = round(time.monotonic() - self._began, 4)
+        black_box = runner == BLACK_BOX
         self._channel.send(
-            Built(self._segment.trial, count, describe_off(runner), own_fit, black_box=runner == BLACK_BOX)
+            Built(self._segment.trial, count, describe_off(runner), own_fit, black_box=black_box, seconds=seconds)
         )
 
     # A user's own fit -----------------------------------------------------------------------------------------------

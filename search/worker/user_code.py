@@ -24,7 +24,7 @@ from search.worker.data.streams import Stream
 from search.worker.hp import LazyHyperParameters
 from search.worker.imported_state import ImportedState
 from search.worker.keras_internals import used_names
-from search.worker.keras_session import import_space, names_after
+from search.worker.keras_session import import_space, names_after, set_seed
 from search.worker.runners.fused import clear_device_copies
 
 _trial_folder: list[Path] = []
@@ -148,7 +148,7 @@ def load_data(ref: SpaceRef, hp: Any = None, folder: str | None = None) -> Data:
     loaded = shared.load_arrays(folder) if folder is not None else None
     if loaded is None:
         # The user's unseeded shuffles and splits must be the same in every process.
-        keras.utils.set_random_seed(0)
+        set_seed(0)
         loaded = prepare_data(_call_load_data(ref, space, hp))
     split_off.cache_clear()
     clear_device_copies()

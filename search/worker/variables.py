@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ from search.errors import SpaceError
 from search.wording import pluralize
 from search.worker.plain_values import Array
 
-__all__ = ["HINT", "assign_checked", "assign_variables", "check_variables", "describe_misfit", "read_variables"]
+__all__ = [
+    "HINT",
+    "assign_checked",
+    "assign_variables",
+    "check_variables",
+    "count_bytes",
+    "describe_misfit",
+    "read_variables",
+]
 
 HINT = "build_model must give the same model, compiled in the same way, for the same hyperparameters"
 """Advice for a model that differs from the saved one."""
@@ -29,6 +38,16 @@ def _read_variable(variable: Any) -> Array:
     if keras.config.backend() == "tensorflow":
         return np.array(value.numpy())  # this also reads a variable with a copy on each device
     return np.array(keras.ops.convert_to_numpy(value))
+
+
+def count_bytes(model: Any) -> int:
+    """Return the bytes in the variables of a model and of its optimizer, which are the most of its checkpoints."""
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(() if optimizer is None else optimizer.variables)]
+    # The width in bits ends the name of a type, or comes before its variant: float32, bfloat16, float8_e4m3fn, bool.
+    names = [keras.backend.standardize_dtype(variable.dtype).partition("_")[0] for variable in variables]
+    widths = [int("".join(filter(str.isdigit, name)) or 8) for name in names]
+    return sum(math.prod(each.shape) * -(-width // 8) for each, width in zip(variables, widths, strict=True))
 
 
 def assign_variables(variables: Sequence[Any], arrays: Sequence[Array], what: str, file: Path) -> None:

@@ -281,7 +281,7 @@ def test_pickled_parts_do_not_need_search(run_arguments: Search, monkeypatch: py
     parts = {name: passed[name] for name in ("factory", "compile_model", "fit_options", "callbacks")}
     assert None not in parts.values()
     pickled = pickling.dumps(parts)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "search"]:
+    for name in [name for name in sys.modules.copy() if name.partition(".")[0] == "search"]:
         monkeypatch.setitem(sys.modules, name, None)
     assert pickle.loads(pickled)["fit_options"](None) == {"shuffle": False}
 

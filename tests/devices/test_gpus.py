@@ -61,7 +61,7 @@ class FakeNvml(types.ModuleType):
         return self._text(gpu.name)
 
     def nvmlDeviceGetMemoryInfo(self, gpu: Gpu) -> Any:
-        return types.SimpleNamespace(total=gpu.memory)
+        return types.SimpleNamespace(total=gpu.memory, used=gpu.used)
 
 
 @pytest.fixture
@@ -88,7 +88,9 @@ def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch, bro
 
 
 def test_gpus_are_found_through_nvidia_smi_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
-    output = "0, GPU-aa, 143771, NVIDIA H200\n1, GPU-bb, [N/A], NVIDIA GB10, rev 2\n\nNo devices were found\n"
+    output = (
+        "0, GPU-aa, 143771, 41, NVIDIA H200\n1, GPU-bb, [N/A], [N/A], NVIDIA GB10, rev 2\n\nNo devices were found\n"
+    )
 
     def run(command: list[str], **options: Any) -> Any:
         assert command[0] == "/bin/nvidia-smi"
@@ -97,7 +99,10 @@ def test_gpus_are_found_through_nvidia_smi_without_nvml(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setattr("search.devices.gpus.shutil.which", lambda name: f"/bin/{name}")
     monkeypatch.setattr("search.devices.gpus.subprocess.run", run)
-    expected = (Gpu(0, "GPU-aa", "NVIDIA H200", 143771 * 2**20), Gpu(1, "GPU-bb", "NVIDIA GB10, rev 2", 0))
+    expected = (
+        Gpu(0, "GPU-aa", "NVIDIA H200", 143771 * 2**20, 41 * 2**20),
+        Gpu(1, "GPU-bb", "NVIDIA GB10, rev 2", 0, None),
+    )
     assert find_gpus({}) == expected
 
     def fail(command: list[str], **options: Any) -> Any:

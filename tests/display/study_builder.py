@@ -39,7 +39,7 @@ class StudyBuilder:
         objectives = (Objective("val_accuracy", direction),)  # type: ignore[arg-type]
         self.apply(Header(1, "uid", "digits", 7, objectives, "digits.py", "digest", (LR, UNITS, LAYERS), {}))
         self.apply(BackendChanged(backend, {}))
-        self.apply(SearchStarted("box", 4321, options or {}))
+        self.apply(SearchStarted("box", 4321, options or {"backend": backend}))
 
     def apply(self, record: object, at: float | None = None) -> None:
         self.now = self.now + 1 if at is None else at

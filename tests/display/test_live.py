@@ -25,6 +25,8 @@ from search.study.trials import Trial
 
 pytestmark = pytest.mark.core
 
+HYPERBAND = Options(backend="hyperband")
+
 
 def pace(options: Options) -> Pace:
     """Return the pace as if measuring began with the process."""
@@ -97,16 +99,20 @@ def test_truncated_text_never_exceeds_the_width(width: int) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (Options(), "hyperband, max_epochs 27, factor 3: 49 trials, 375 epochs in 4 brackets"),
+        (HYPERBAND, "hyperband, max_epochs 27, factor 3: 49 trials, 375 epochs in 4 brackets"),
         (
-            Options(iterations=2, max_trials=20, timeout=7200.0, target=0.98),
+            Options(backend="hyperband", iterations=2, max_trials=20, timeout=7200.0, target=0.98),
             "hyperband, max_epochs 27, factor 3: 98 trials, 750 epochs in 2 × 4 brackets; "
             "ends earlier after 20 trials or 2h or when the objective is 0.98",
         ),
         (
-            Options(max_epochs=1, max_total_epochs=1),
+            Options(backend="hyperband", max_epochs=1, max_total_epochs=1),
             "hyperband, max_epochs 1, factor 3: 1 trial, 1 epoch in 1 bracket; ends earlier after 1 epoch",
         ),
+        (Options(backend="freeze-thaw"), "freeze-thaw: up to 375 epochs, at most 27 a trial"),
+        (Options(backend="freeze-thaw", seed=1, max_epochs=1), "freeze-thaw: up to 1 epoch, at most 1 a trial"),
+        (Options(backend="freeze-thaw", max_trials=1), "freeze-thaw: up to 1 trial, at most 27 epochs a trial"),
+        (Options(backend="asha"), "asha, random sampler: up to 375 epochs, at most 27 a trial"),
         (Options(backend="optuna"), "optuna, tpe sampler, hyperband pruner: up to 375 epochs, at most 27 a trial"),
         (
             Options(backend="optuna", pruner="none", sampler="random", max_trials=50, timeout=90.0),
@@ -123,7 +129,7 @@ def test_the_plan_is_described_in_one_line(options: Options, text: str) -> None:
 
 
 def test_a_plan_counts_the_trials_of_other_options_apart() -> None:
-    plan = live.describe_plan(Options(max_epochs=9), earlier=9)
+    plan = live.describe_plan(Options(backend="hyperband", max_epochs=9), earlier=9)
     assert plan.endswith(": 17 trials, 75 epochs in 3 brackets, beside 9 trials of other options")
 
 
@@ -146,7 +152,7 @@ def test_a_plan_names_no_epochs_that_a_fit_decides_on() -> None:
 def test_hyperband_charges_granted_epochs() -> None:
     """A failed trial uses up its granted epochs of Hyperband's plan, but of --max-total-epochs only those trained."""
     builder = typical()
-    plan, total = budget_progress(builder.study, Options(max_total_epochs=100), builder.now)
+    plan, total = budget_progress(builder.study, Options(backend="hyperband", max_total_epochs=100), builder.now)
     assert str(plan) == "15/375 epochs"  # 3 × 3 reached, 3 failed, 3 of 9 trained
     assert str(total) == "12/100 epochs"
 
@@ -154,10 +160,10 @@ def test_hyperband_charges_granted_epochs() -> None:
 def test_hyperband_counts_its_own_phase() -> None:
     builder = typical()
     builder.apply(BackendChanged("hyperband", {"max_epochs": 9}))
-    assert budget_progress(builder.study, Options(), builder.now)[0].done == 0
+    assert budget_progress(builder.study, HYPERBAND, builder.now)[0].done == 0
     builder.request(6, 3)
     builder.epochs(6, 0.5)
-    assert budget_progress(builder.study, Options(), builder.now)[0].done == 1
+    assert budget_progress(builder.study, HYPERBAND, builder.now)[0].done == 1
 
 
 def test_an_exhausted_trial_has_used_up_its_rung() -> None:
@@ -165,17 +171,17 @@ def test_an_exhausted_trial_has_used_up_its_rung() -> None:
     builder.request(0, 9)
     builder.epochs(0, 0.5, 0.6)
     builder.apply(SegmentEnded(0, 0, "stopped_by_callback", 2))
-    assert budget_progress(builder.study, Options(), builder.now)[0].done == 9
+    assert budget_progress(builder.study, HYPERBAND, builder.now)[0].done == 9
 
 
 def test_the_limit_that_ends_the_search_first_is_shown() -> None:
     builder = typical("optuna")
     options = Options(backend="optuna", max_total_epochs=1000, max_trials=6, timeout=86400.0)
     measured = Pace(START, budget_progress(Study(), options, START))
-    # 12 epochs and 3 trials in 40 s: 40 s for the other 3 trials.
+    # 12 epochs, 3 ended trials and a paused one in 40 s: 20 s for the other 2 trials.
     budget, left = measured.soonest(budget_progress(builder.study, options, START + 40), START + 40)
-    assert str(budget) == "3/6 trials"
-    assert left == pytest.approx(40)
+    assert str(budget) == "4/6 trials"
+    assert left == pytest.approx(20)
     short = Options(backend="optuna", max_total_epochs=1000, max_trials=6, timeout=40.0)
     budget, left = measured.soonest(budget_progress(builder.study, short, START + 38), START + 38)
     assert budget is not None
@@ -185,14 +191,14 @@ def test_the_limit_that_ends_the_search_first_is_shown() -> None:
 
 def test_no_remaining_time_is_shown_before_the_first_epochs() -> None:
     builder = StudyBuilder()
-    options = Options(timeout=3600.0)
+    options = Options(backend="hyperband", timeout=3600.0)
     budget, left = pace(options).soonest(budget_progress(builder.study, options, builder.now), builder.now)
     assert (str(budget), left) == ("0/375 epochs", None)
 
 
 def test_the_pace_of_a_resumed_search_starts_at_its_resume() -> None:
     builder = typical()
-    options = Options()
+    options = HYPERBAND
     resumed = Pace(builder.now, budget_progress(builder.study, options, builder.now))
     builder.epochs(4, 0.7, 0.71)  # two epochs in two seconds, 358 to go
     budget, left = resumed.soonest(budget_progress(builder.study, options, builder.now), builder.now)
@@ -210,7 +216,7 @@ def test_without_a_limit_there_is_no_bar() -> None:
 
 
 def test_the_live_area_at_80_columns() -> None:
-    assert draw_lines(typical(), Options()) == [
+    assert draw_lines(typical(), HYPERBAND) == [
         "digits · hyperband · max val_accuracy · seed 7",
         "slot   trial  rung   epoch     now    best  s/epoch  hyperparameters",
         "GPU 0      4  b2 r0    3/9  0.6000  0.6123     0.42  lr=0.0001 units=16",
@@ -230,7 +236,7 @@ def test_the_live_area_fits_every_terminal(width: int, slots: int, height: int) 
         builder.request(slot, 27, slot=slot, bracket=0, rung=0)
         builder.values(slot, lr=0.00123456, units=512, optimizer="adamw_with_a_long_name", 活性化="relu")
         builder.epochs(slot, 0.5, 0.9)
-    lines = draw_lines(builder, Options(), slots, width, height)
+    lines = draw_lines(builder, HYPERBAND, slots, width, height)
     assert len(lines) < height
     assert max(map(cell_len, lines)) < width
     if slots == 8:
@@ -240,7 +246,7 @@ def test_the_live_area_fits_every_terminal(width: int, slots: int, height: int) 
 def test_busy_slots_are_shown_before_free_ones() -> None:
     builder = StudyBuilder()
     builder.request(0, 3, slot=30)
-    lines = draw_lines(builder, Options(), slots=32, height=8)
+    lines = draw_lines(builder, HYPERBAND, slots=32, height=8)
     assert lines[2].startswith("GPU 30")
     assert lines[3] == "… and 31 more slots, 1 running in all"
 
@@ -258,7 +264,7 @@ def test_empty_columns_are_left_out() -> None:
 
 
 def test_the_live_area_before_the_first_result() -> None:
-    lines = draw_lines(StudyBuilder(), Options(), slots=1)
+    lines = draw_lines(StudyBuilder(), HYPERBAND, slots=1)
     assert lines[2:] == [
         "GPU 0      –  free",
         "best: none yet",
@@ -282,7 +288,7 @@ def output_of(console: Console) -> str:
 
 def test_the_live_view_draws_at_most_four_times_a_second() -> None:
     builder, console = typical(), terminal()
-    view = make_view(builder.study, Options(), ["GPU 0", "GPU 1"], live=True, console=console)
+    view = make_view(builder.study, HYPERBAND, ["GPU 0", "GPU 1"], live=True, console=console)
     for i in range(50):
         view.update(builder.now + i / 10)
     drawings = output_of(console).count("digits ·")
@@ -298,9 +304,20 @@ def test_the_live_view_draws_at_most_four_times_a_second() -> None:
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor is back
 
 
+def test_new_slots_are_shown_in_whichever_order_they_open() -> None:
+    builder, console = typical(), terminal()
+    view = make_view(builder.study, HYPERBAND, ["GPU 0", "GPU 1"], live=True, console=console)
+    view.name_slot(3, "GPU 3")
+    view.name_slot(2, "GPU 2")
+    view.name_slot(3, None)
+    view.name_slot(1, "GPU 1 again")
+    view.update(builder.now)
+    assert [label in output_of(console) for label in ("GPU 1 again", "GPU 2", "GPU 3")] == [True, True, False]
+
+
 def test_the_last_drawing_shows_no_slots() -> None:
     builder, console = typical(), terminal()
-    view = make_view(builder.study, Options(), ["GPU 0", "GPU 1"], live=True, console=console)
+    view = make_view(builder.study, HYPERBAND, ["GPU 0", "GPU 1"], live=True, console=console)
     view.update(builder.now)
     before = len(output_of(console))
     view.close()
@@ -310,7 +327,9 @@ def test_the_last_drawing_shows_no_slots() -> None:
 
 def test_the_bar_is_readable_without_colour() -> None:
     builder, console = typical(), terminal(_environ={"TERM": "xterm", "NO_COLOR": "1"})
-    view = make_view(builder.study, Options(max_total_epochs=24), ["GPU 0"], live=True, console=console)
+    view = make_view(
+        builder.study, Options(backend="hyperband", max_total_epochs=24), ["GPU 0"], live=True, console=console
+    )
     view.update(builder.now)
     view.close()
     assert "\x1b[32m" not in output_of(console)
@@ -320,7 +339,7 @@ def test_the_bar_is_readable_without_colour() -> None:
 
 def test_a_study_that_has_not_begun_is_not_drawn() -> None:
     console = terminal()
-    view = make_view(Study(), Options(), ["GPU 0"], live=True, console=console)
+    view = make_view(Study(), HYPERBAND, ["GPU 0"], live=True, console=console)
     view.update(START)
     view.close()
     assert output_of(console) == ""
@@ -328,16 +347,16 @@ def test_a_study_that_has_not_begun_is_not_drawn() -> None:
 
 def test_a_pipe_and_a_dumb_terminal_get_plain_lines() -> None:
     study, pipe = typical().study, Console(file=io.StringIO())
-    assert isinstance(make_view(study, Options(), [], live=True, console=pipe), live.PlainView)
+    assert isinstance(make_view(study, HYPERBAND, [], live=True, console=pipe), live.PlainView)
     assert isinstance(
-        make_view(study, Options(), [], live=True, console=terminal(_environ={"TERM": "dumb"})), live.PlainView
+        make_view(study, HYPERBAND, [], live=True, console=terminal(_environ={"TERM": "dumb"})), live.PlainView
     )
-    assert isinstance(make_view(study, Options(), [], live=False, console=terminal()), live.PlainView)
+    assert isinstance(make_view(study, HYPERBAND, [], live=False, console=terminal()), live.PlainView)
 
 
 def test_plain_lines_report_new_bests_and_progress() -> None:
     builder, console = StudyBuilder(), Console(file=io.StringIO(), width=80)
-    view = make_view(builder.study, Options(), ["CPU 0"], live=True, console=console)
+    view = make_view(builder.study, HYPERBAND, ["CPU 0"], live=True, console=console)
     view.update(START)
     builder.request(0, 3)
     builder.values(0, lr=0.003, units=64, layers=3, optimizer="a_long_name_that_makes_the_line_longer_than_80_columns")
@@ -365,14 +384,14 @@ def test_plain_lines_report_new_bests_and_progress() -> None:
 
 def test_a_resumed_search_does_not_report_its_old_best_again() -> None:
     builder, console = typical(), Console(file=io.StringIO())
-    view = make_view(builder.study, Options(), [], live=False, console=console)
+    view = make_view(builder.study, HYPERBAND, [], live=False, console=console)
     view.update(builder.now)
     assert output_of(console) == ""
 
 
 def test_the_failure_of_the_best_trial_is_no_new_best() -> None:
     builder, console = typical(), Console(file=io.StringIO())
-    view = make_view(builder.study, Options(), [], live=False, console=console)
+    view = make_view(builder.study, HYPERBAND, [], live=False, console=console)
     builder.apply(TrialEnded(0, "failed"))
     view.update(builder.now)
     assert output_of(console) == ""
@@ -392,7 +411,7 @@ class CountingTrials(dict[int, Trial]):
 def test_an_update_that_is_not_due_looks_at_no_trial(is_live: bool) -> None:
     builder = typical()
     trials = builder.study.trials = CountingTrials(builder.study.trials)
-    view = make_view(builder.study, Options(), [f"GPU {i}" for i in range(8)], live=is_live, console=terminal())
+    view = make_view(builder.study, HYPERBAND, [f"GPU {i}" for i in range(8)], live=is_live, console=terminal())
     view.update(START)
     assert trials.scans > 0
     trials.scans = 0

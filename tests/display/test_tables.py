@@ -21,7 +21,16 @@ from search.messages import Probed
 from search.space.domain import Condition, Domain, Parameter
 from search.study import records
 from search.study.paths import StudyPaths
-from search.study.records import Built, EpochDone, ResultTold, SearchEnded, SearchStarted, SegmentEnded
+from search.study.records import (
+    Built,
+    CheckpointDropped,
+    EpochDone,
+    ResultTold,
+    SearchEnded,
+    SearchStarted,
+    SegmentEnded,
+    TrialEnded,
+)
 from search.study.study import Study
 from search.study.trials import Trial
 
@@ -61,6 +70,8 @@ def test_the_json_entry_of_a_trial() -> None:
         "rung": 0,
         "runner": "fit",
         "seconds": 1.26,
+        "seconds_per_epoch": 0.42,
+        "peak_device_memory": None,
         "parameters": 12345,
         "unused_initial_values": None,
         "parent": None,
@@ -120,7 +131,7 @@ def test_the_epochs_of_a_black_box_are_unknown() -> None:
     (cells,) = csv.DictReader(io.StringIO(rows.trials_csv(study, [trial], {}, alive=True)))
     assert (cells["epochs"], cells["best_epoch"]) == ("", "")
     row = rendered(tables.trials_table(study, [trial], alive=True))[1]
-    assert row.split() == ["0", "running", "–", "0.9000", "–", "0.003"]
+    assert row.split() == ["0", "running", "–", "0.9000", "–", "–", "0.003"]
     assert rendered(tables.leaderboard(study, 1))[1].split()[:5] == ["1", "0", "0.9000", "–", "–"]
     assert tables.status_lines(study, True, builder.now)[3:] == [
         "epochs unknown, 6s",
@@ -146,6 +157,26 @@ def test_a_trial_that_wants_no_more_epochs_has_as_many_as_it_had() -> None:
     builder.apply(SegmentEnded(0, 0, "stopped_by_callback", 2))
     lines = rendered(tables.trial_details(builder.study, builder.study.trials[0], "", "", alive=True))
     assert lines[0] == "trial 0 of digits: paused, 2 epochs"
+
+
+def test_a_paused_trial_says_that_its_checkpoint_was_dropped() -> None:
+    builder = StudyBuilder()
+    builder.request(0, 1)
+    builder.epochs(0, 0.5)
+    builder.reach(0)
+    trial, line = (
+        builder.study.trials[0],
+        "checkpoint: dropped; if the trial goes on, it is trained again from its seed",
+    )
+
+    def shown() -> bool:
+        return line in rendered(tables.trial_details(builder.study, trial, "", "", alive=True))
+
+    assert not shown()
+    builder.apply(CheckpointDropped(0))
+    assert shown()
+    builder.apply(TrialEnded(0, "stopped"))
+    assert not shown()
 
 
 @pytest.mark.parametrize(("alive", "state"), [(True, "running"), (False, "paused")])
@@ -253,15 +284,30 @@ def test_results_on_test_data_that_are_not_finite_are_standard_json() -> None:
 def test_trials_at_80_columns() -> None:
     study = typical().study
     assert rendered(tables.trials_table(study, trials_by_number(study), True)) == [
-        "trial  state      epochs  val_accuracy  best epoch  lr      units  layers",
-        "    0  paused          3        0.9722           2  0.003   64     3",
-        "    1  completed       3        0.9500           2  0.01    128    3",
-        "    2  stopped         3        0.4000           2  0.05    32     3",
-        "    3  failed          0             –           –  0.1     512    3",
-        "    4  running         3        0.6123           2  0.0001  16     3",
-        "    5  running         0             –           –",
+        "trial  state      epochs  val_accuracy  best epoch   pace  lr      units  layers",
+        "    0  paused          3        0.9722           2  0.42s  0.003   64     3",
+        "    1  completed       3        0.9500           2  0.42s  0.01    128    3",
+        "    2  stopped         3        0.4000           2  0.42s  0.05    32     3",
+        "    3  failed          0             –           –      –  0.1     512    3",
+        "    4  running         3        0.6123           2  0.42s  0.0001  16     3",
+        "    5  running         0             –           –      –",
         "1 failed: `search show digits 3` says why",
     ]
+
+
+def test_peaks_of_device_memory_are_shown_if_there_are_any() -> None:
+    builder = typical()
+    builder.apply(SegmentEnded(4, 0, "interrupted", 3, peak_device_memory=3 * 2**30))
+    study = builder.study
+    heading, *lines = rendered(tables.trials_table(study, trials_by_number(study), True), 100)
+    assert heading.split()[6:8] == ["pace", "memory"]
+    assert [line.split()[6:8] for line in lines if line.split()[0] in "04"] == [["–", "0.003"], ["3.0", "GiB"]]
+    assert rows.trial_row(study.trials[4], study, None, alive=True)["peak_device_memory"] == 3 * 2**30
+    shown = rendered(tables.trial_details(study, study.trials[4], "", "", alive=True))
+    assert "device memory: 3.0 GiB at its peak" in shown
+    builder.apply(SearchStarted("box", 1, {}, {"keras_backend": "jax"}))
+    shown = rendered(tables.trial_details(study, study.trials[4], "", "", alive=True), 100)
+    assert "device memory: 3.0 GiB at its peak, or less: JAX counts all trials of a process" in shown
 
 
 def study_of_many_params() -> StudyBuilder:
@@ -275,12 +321,12 @@ def study_of_many_params() -> StudyBuilder:
 def test_hyperparameters_that_do_not_fit_share_a_column() -> None:
     study = study_of_many_params().study
     assert rendered(tables.trials_table(study, trials_by_number(study), True)) == [
-        "trial  state    epochs  val_accuracy  best epoch  hyperparameters",
-        "    0  running       1        0.9000           1  lr=0.003 units=64 …",
+        "trial  state    epochs  val_accuracy  best epoch   pace  hyperparameters",
+        "    0  running       1        0.9000           1  0.42s  lr=0.003 units=64 …",
     ]
     assert rendered(tables.trials_table(study, trials_by_number(study), True), 120) == [
-        "trial  state    epochs  val_accuracy  best epoch  lr     units  optimizer  activation  normalization",
-        "    0  running       1        0.9000           1  0.003  64     adam       relu        batch",
+        "trial  state    epochs  val_accuracy  best epoch   pace  lr     units  optimizer  activation  normalization",
+        "    0  running       1        0.9000           1  0.42s  0.003  64     adam       relu        batch",
     ]
 
 
@@ -406,7 +452,7 @@ def test_the_details_of_a_trial() -> None:
         "val_accuracy 0.6123 at epoch 2",
         "bracket 2, rung 0",
         "model: 12,345 weights, runner fit",
-        "worker: running in slot 0, 1 segment, 1.3s of training",
+        "worker: running in slot 0, 1 segment, 1.3s of training, 0.42s an epoch",
         "seed 104",
         "",
         "hyperparameter  value   domain",
@@ -439,7 +485,7 @@ def test_a_long_curve_keeps_its_first_best_and_last_epoch() -> None:
     builder.request(0, 500)
     builder.epochs(0, *(0.9 if epoch == 123 else epoch / 1000 for epoch in range(1, 501)))
     lines = rendered(tables.trial_details(builder.study, builder.study.trials[0], "", "", alive=True))
-    rows = [line.split()[0] for line in lines if "0.42s" in line]
+    rows = [line.split()[0] for line in lines if line.split()[1:2] == ["0.42s"]]
     assert len(rows) <= 12
     assert (rows[0], rows[-1]) == ("1", "500")
     assert "*123" in rows
@@ -483,7 +529,7 @@ def test_a_retried_trial_has_no_error() -> None:
     builder.apply(SegmentEnded(4, 0, "lost", 3, "the process died"))
     lines = rendered(tables.trial_details(builder.study, builder.study.trials[4], "", "", alive=True))
     assert "error: the process died" in lines
-    assert "worker: not running, 1 segment, 1.3s of training" in lines
+    assert "worker: not running, 1 segment, 1.3s of training, 0.42s an epoch" in lines
     builder.apply(ResultTold(4, 9, 0.61, "reached"))
     lines = rendered(tables.trial_details(builder.study, builder.study.trials[4], "", "", alive=True))
     assert "error" not in "\n".join(lines)
@@ -526,6 +572,10 @@ def test_the_details_of_a_space() -> None:
         "samples: 1,347 for training, unknown for validation; batch size 32",
         "metrics: loss, accuracy, val_loss, val_accuracy",
     ]
+    on_jax = dataclasses.replace(probed(LR, UNITS), shape_parameters=(UNITS,))
+    assert rendered(tables.space_details(on_jax), 120)[-1] == (
+        "JAX: units has 497 values, each compiles anew; step=64 would leave 8, from 16 to 464"
+    )
     assert rendered(tables.space_details(probed(momentum)), 60)[:2] == [
         "hyperparameter  default  domain",
         "momentum        0.9      Choice([0.8, 0.9]) where optimizer…",

@@ -22,8 +22,8 @@ def study(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> StudyResu
         patch.chdir(folder)
         patch.setattr("search.executors.selection.shared_zygote", zygote)
         space = Path(shutil.copy(TINY, folder / "space.py"))
-        options = {"objective": "val_loss", "max_epochs": 3, "seed": 1, "workers": 2, "progress": False}
-        return search.run(space, executions_per_trial=3, **options)
+        options = {"backend": "hyperband", "objective": "val_loss", "max_epochs": 3, "seed": 1, "workers": 2}
+        return search.run(space, executions_per_trial=3, progress=False, **options)
 
 
 @pytest.mark.core
@@ -127,9 +127,9 @@ def test_a_pruner_judges_the_first_execution_and_the_others_follow_if_it_passes(
 def test_a_resume_may_ask_for_more_executions(workplace: Path) -> None:
     """A trial that is promoted after that trains the new executions from the beginning."""
     space = Path(shutil.copy(TINY, workplace / "space.py"))
-    options = {"objective": "val_loss", "max_epochs": 3, "seed": 1, "workers": 1, "progress": False}
-    search.run(space, max_total_epochs=3, **options)
-    study = search.run(space, resume=True, max_total_epochs=100, executions_per_trial=2, **options)
+    options = {"backend": "hyperband", "objective": "val_loss", "max_epochs": 3, "seed": 1, "workers": 1}
+    search.run(space, max_total_epochs=3, progress=False, **options)
+    study = search.run(space, resume=True, max_total_epochs=100, executions_per_trial=2, progress=False, **options)
     assert {len(trial.executions) for trial in study.trials} == {1, 2}
     promoted = [trial for trial in study.trials if trial.progress.bracket == 0 and trial.progress.to_epoch == 3]
     assert [[execution.epochs for execution in trial.executions] for trial in promoted] == [[3, 3]]

@@ -151,6 +151,7 @@ def test_a_trial_that_hangs_is_ended_and_the_search_goes_on(space: Path, monkeyp
     assert {each.state for each in study.trials if each is not trial} <= {"completed", "stopped"}
 
 
+@pytest.mark.slow
 def test_a_process_that_gives_no_sign_of_life_is_replaced(tmp_path: Path, zygote: Zygote) -> None:
     space = tmp_path / "slow.py"
     shutil.copy(SLOW, space)
@@ -164,7 +165,9 @@ def test_a_process_that_gives_no_sign_of_life_is_replaced(tmp_path: Path, zygote
         process = psutil.Process(executor.pids()[0])
         deadline = time.monotonic() + 60
         while not reasons and time.monotonic() < deadline:
-            executor.poll(lambda _, message: reasons.append(message.reason) if isinstance(message, Lost) else None, 0.1)
+            executor.poll(
+                lambda _, work, message: reasons.append(message.reason) if isinstance(message, Lost) else None, 0.1
+            )
         assert reasons == ["its process sent no sign of life for 3 s: did it hang?"]
         assert not process.is_running()
         executor.start(0, work)
@@ -307,7 +310,7 @@ def ended(executor: LocalExecutor, slots: set[int]) -> dict[int, str]:
     """Return how the segments in `slots` end."""
     outcomes: dict[int, str] = {}
 
-    def handle(slot: int, message: Any) -> None:
+    def handle(slot: int, work: int, message: Any) -> None:
         if type(message).__name__ == "Lost":
             outcomes[slot] = "lost"
         if isinstance(message, SegmentEnded):

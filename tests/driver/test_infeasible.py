@@ -51,7 +51,8 @@ def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("search.executors.selection.shared_zygote", zygote)
         patch.chdir(folder)
-        search.run("space.py", max_epochs=3, seed=1, workers=2, max_weights=WEIGHTS_OF_6, progress=False)
+        options = {"backend": "hyperband", "max_epochs": 3, "max_weights": WEIGHTS_OF_6, "seed": 1, "workers": 2}
+        search.run("space.py", progress=False, **options)
     return folder
 
 
@@ -92,7 +93,8 @@ def test_infeasible_trials_are_shown_as_that(searched: Path, command: Command, m
 
 def test_a_trial_that_has_trained_fails_if_it_is_refused(workplace: Path) -> None:
     (workplace / "space.py").write_text("LATE = True\n" + SPACE)
-    study = search.run("space.py", max_epochs=3, seed=1, workers=1, max_weights=WEIGHTS_OF_6, progress=False)
+    options = {"backend": "hyperband", "max_epochs": 3, "max_weights": WEIGHTS_OF_6, "seed": 1, "workers": 1}
+    study = search.run("space.py", progress=False, **options)
     late = [trial for trial in study.trials if trial.error == "late"]
     assert late
     assert all(trial.state == "failed" and trial.epochs == 1 for trial in late)

@@ -10,11 +10,14 @@ import pytest
 from places import SLOW
 
 import search
+from search.backends.asha import Asha
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
 from search.driver.retention import Retention
 from search.scheduler.limits import Limits
+from search.study.journal import Entry
 from search.study.paths import StudyPaths
+from search.study.records import CheckpointDropped, Record, ResultTold, SegmentRequested, SegmentStarted
 from search.study.study import Study
 from search.testing import Scenario, Simulation
 from search.testing.backends import noise
@@ -29,6 +32,10 @@ def ask(hp: Any) -> None:
 
 def hyperband(study: Study) -> Hyperband:
     return Hyperband(study.objective, study.seed, max_epochs=9)
+
+
+def asha(study: Study) -> Asha:
+    return Asha(study.objective, study.seed, max_epochs=9)
 
 
 def optuna(study: Study) -> Optuna:
@@ -46,7 +53,7 @@ def touch(paths: StudyPaths, study: Study) -> None:
                 files.best(number).touch()
 
 
-@pytest.mark.parametrize("make", [hyperband, optuna])
+@pytest.mark.parametrize("make", [hyperband, asha, optuna])
 @pytest.mark.parametrize("seed", range(3))
 def test_after_any_record_the_best_trials_and_those_that_may_go_on_have_their_files(
     make: Any, seed: int, tmp_path: Path
@@ -94,6 +101,71 @@ def test_another_process_deletes_the_files_that_were_left(tmp_path: Path) -> Non
     assert not list(tmp_path.glob("trials/*/.*"))
     assert len(list(tmp_path.glob("trials/*/best-*"))) == KEEP
     assert len(list(tmp_path.glob("trials/*/log.txt"))) == len(study.trials)
+
+
+def journaled(*records: Record) -> list[Entry]:
+    return [Entry(record, 1.0, 0) for record in records]
+
+
+@pytest.fixture
+def dropping(tmp_path: Path) -> tuple[Study, StudyPaths, Retention]:
+    """Return a study with a paused trial that has its files."""
+    scenario = Scenario(ask, lambda run, epoch: 1 / epoch)
+    limits = Limits(executions=2)
+    study = Simulation(scenario, hyperband, limits=limits).run(until=lambda r: isinstance(r, ResultTold)).study
+    paths = StudyPaths(tmp_path)
+    paths.trial(0).folder.mkdir(parents=True)
+    for number in range(2):
+        paths.trial(0).checkpoint(number).touch()
+        paths.trial(0).best(number).touch()
+    return study, paths, Retention(study, paths, KEEP)
+
+
+def apply(study: Study, retention: Retention, *records: Record) -> None:
+    entries = journaled(*records)
+    for entry in entries:
+        study.apply(entry.record, entry.time)
+    retention.take(entries)
+
+
+DROPPED = CheckpointDropped(0)
+AGAIN = (SegmentRequested(0, 1, 3, 0, 1, False, 0, 2), SegmentStarted(0, 0, 2, 0, 1, 3))
+
+
+def test_a_dropped_checkpoint_is_deleted_when_the_disk_has_the_record(dropping: Any) -> None:
+    study, paths, retention = dropping
+    apply(study, retention, DROPPED)
+    assert paths.trial(0).checkpoint(1).exists()
+    retention.flushed()
+    assert not list(paths.trials.glob("*/checkpoint-*"))
+    assert len(list(paths.trials.glob("*/best-*"))) == 2
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_dropped_checkpoint_is_deleted_before_its_trial_goes_on_and_the_next_one_stays(
+    dropping: Any, together: bool
+) -> None:
+    study, paths, retention = dropping
+    if together:
+        apply(study, retention, DROPPED, *AGAIN)
+    else:
+        apply(study, retention, DROPPED)
+        apply(study, retention, *AGAIN)
+    assert not list(paths.trials.glob("*/checkpoint-*")), "a worker would find it"
+    paths.trial(0).checkpoint(0).touch()
+    retention.flushed()
+    assert paths.trial(0).checkpoint(0).exists(), "the worker has written it since"
+
+
+def test_the_next_process_deletes_a_dropped_checkpoint_unless_its_trial_went_on(dropping: Any) -> None:
+    study, paths, retention = dropping
+    apply(study, retention, DROPPED)
+    Retention(study, paths, KEEP).flushed()
+    assert not list(paths.trials.glob("*/checkpoint-*"))
+    apply(study, retention, *AGAIN)
+    paths.trial(0).checkpoint(0).touch()  # ahead of the journal
+    Retention(study, paths, KEEP).flushed()
+    assert paths.trial(0).checkpoint(0).exists()
 
 
 @pytest.mark.slow

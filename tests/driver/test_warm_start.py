@@ -80,7 +80,8 @@ def write_journal(folder: Path, entries: Sequence[Entry]) -> None:
 
 
 def options(runs: Path, **given: Any) -> Options:
-    return resolve_options({"runs": str(runs), "sampler": "tpe", "warm_start": "simulated", **given}, {})
+    base = {"runs": str(runs), "backend": "hyperband", "sampler": "tpe", "warm_start": "simulated"}
+    return resolve_options({**base, **given}, {})
 
 
 def imported(runs: Path, own: Path | None = None, objective: Objective = MIN, **given: Any) -> list[TrialImported]:
@@ -199,6 +200,7 @@ def test_an_import_that_is_impossible_is_explained(given: Any, objective: Object
 # From the command line ------------------------------------------------------------------------------------------------
 
 RUN = ("--workers", "1", "--no-progress", "--max-epochs", "3", "--objective", "val_loss")
+HYPERBAND = ("--backend", "hyperband")
 
 
 @pytest.fixture
@@ -237,8 +239,8 @@ def journaled(name: str) -> list[dict[str, Any]]:
 def test_a_warm_start_and_configurations_to_try_first(
     space: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("run", space, "--study", "old", *RUN, "--seed", 1, "--max-trials", 4) == 0
-    more = ("--sampler", "tpe:n_startup_trials=2", "--seed", 2, "--warm-start", "old")
+    assert run("run", space, "--study", "old", *RUN, *HYPERBAND, "--seed", 1, "--max-trials", 4) == 0
+    more = (*HYPERBAND, "--sampler", "tpe:n_startup_trials=2", "--seed", 2, "--warm-start", "old")
     given = ("--try-first", '{"units": 3}', "--try-first", '{"units": 4, "learning_rate": 0.01}')
     capfd.readouterr()
     assert run("run", space, "--study", "new", *RUN, "--max-trials", 3, *more, *given) == 0
@@ -259,8 +261,8 @@ def test_a_warm_start_and_configurations_to_try_first(
     assert len(later.study.imported) == 4
     assert len([trial for trial in later.trials if trial.values.initial]) == 2
     assert run("run", space, "--study", "third", *RUN, "--try-first", '{"unitz": 3}') == 2
-    assert run("run", space, "--study", "third", *RUN, "--warm-start", "gone", "--sampler", "tpe") == 2
-    assert run("run", space, "--study", "third", *RUN, "--warm-start", "new") == 2
+    assert run("run", space, "--study", "third", *RUN, "--warm-start", "gone") == 2
+    assert run("run", space, "--study", "third", *RUN, *HYPERBAND, "--warm-start", "new") == 2
     assert not Path("runs", "third", "journal.jsonl").exists()
     errors = [line for line in capfd.readouterr().err.splitlines() if "--try-first" in line or "--warm-start" in line]
     assert len(errors) == 3

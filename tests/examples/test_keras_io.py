@@ -67,7 +67,7 @@ def search_example(command: Command, name: str, study: str, trials: int, *option
         options += (f"--{option}", expected[option]) if option in expected else ()
     outcome = command(
         *("run", KERAS_IO / f"{name}.py", "--study", study, "--max-epochs", 3, "--max-trials", trials),
-        *("--workers", 1, "--seed", 0, "--no-progress", *options),
+        *("--backend", "hyperband", "--workers", 1, "--seed", 0, "--no-progress", *options),
     )
     assert outcome.code == 0, outcome.out[-3000:] + outcome.err[-3000:]
     results = StudyResults(StudyPaths.of("runs", study))

@@ -18,7 +18,7 @@ from search.executors.inline import InlineExecutor
 from search.messages import Segment
 from search.space.file import SPACE_MODULE, SpaceRef, read_space
 from search.study.trial import Objective
-from search.testing.executors import Conversation
+from search.testing.conversation import Conversation
 
 
 def run_space(name: str) -> Any:

@@ -12,16 +12,29 @@ from typing import Any
 import pytest
 
 from search.devices.slots import Slot
-from search.executors.base import Executor
+from search.executors.base import Executor, Handle
 from search.executors.inline import InlineExecutor
 from search.executors.local import LocalExecutor
 from search.executors.simulated import Hp, Run, Scenario, SimulatedExecutor
-from search.messages import Interrupt, Message, Segment, Verdict
+from search.executors.simulated_nodes import Cluster, NodeDies, NodeDrains
+from search.messages import (
+    DRIVER,
+    Evaluate,
+    FileRequest,
+    Interrupt,
+    Lost,
+    Message,
+    Notice,
+    Segment,
+    Verdict,
+)
 from search.space.file import SpaceRef
-from search.study.records import EpochDone
+from search.storage.transfers import Transfers
+from search.study.paths import TrialPaths
+from search.study.records import EpochDone, SegmentEnded
 from search.study.trial import Objective
-from search.testing import Conversation, ExecutorContract, MessageContract
-from search.testing.executors import SPACE, VALUES
+from search.testing import Conversation, ExecutorContract, MessageContract, NodeContract
+from search.testing.conversation import SPACE, VALUES
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +56,16 @@ class TestInline(ExecutorContract):
         """The inline executor cannot kill the driver's own process."""
 
         def kill(message: EpochDone) -> None:
-            executor.kill(0, "it took too long")
+            executor.kill(0, 0, "it took too long")
 
         assert Conversation(executor, react=kill).run(segment(to_epoch=2)).end.outcome == "reached"
+
+    def test_a_poll_without_work_takes_its_time(self, inline: InlineExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The driver polls again and again while the back end computes, and must leave it the processor."""
+        slept: list[float] = []
+        monkeypatch.setattr("search.executors.inline.time.sleep", slept.append)
+        inline.poll(lambda slot, work, message: None, 0.25)
+        assert slept == [0.25]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +81,57 @@ class TestLocal(ExecutorContract):
     @pytest.fixture
     def executor(self, local: LocalExecutor) -> LocalExecutor:
         return local
+
+
+class ThroughDriver(LocalExecutor):
+    """A local executor whose workers get their trials' files from the driver, and its end of the transfer."""
+
+    def __init__(self, slot: Slot, log: Path, zygote: Any) -> None:
+        super().__init__([slot], log, zygote=zygote)
+        self._transfers = Transfers()
+
+    def start(self, slot: int, work: Segment | Evaluate) -> None:
+        self._transfers.begin(work)
+        super().start(slot, dataclasses.replace(work, storage=DRIVER))
+
+    def poll(self, handle: Handle, timeout: float) -> None:
+        def receive(slot: int, work: int, message: Message) -> None:
+            if isinstance(message, FileRequest):
+                self.send(slot, work, self._transfers.answer(work, message))
+                return
+            if isinstance(message, (SegmentEnded, Lost)):
+                self._transfers.end(work)
+            handle(slot, work, message)
+
+        super().poll(receive, timeout)
+
+
+@pytest.fixture(scope="module")
+def through_driver(zygote: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExecutor]:
+    made = ThroughDriver(Slot(0, (), (0,), 1, "CPU 0"), tmp_path_factory.mktemp("driver") / "log.txt", zygote)
+    yield made
+    made.close()
+
+
+@pytest.mark.slow
+class TestThroughDriver(ExecutorContract):
+    """The files of trials come from and go to the study's folder in parts, between any two processes."""
+
+    @pytest.fixture
+    def executor(self, through_driver: LocalExecutor) -> LocalExecutor:
+        return through_driver
+
+    def test_a_trial_with_a_damaged_checkpoint_starts_anew_with_a_notice(
+        self, executor: Executor, segment: Callable[..., Segment], tmp_path: Path
+    ) -> None:
+        """The notice names the file on the worker's machine."""
+        whole = Conversation(executor).run(segment(to_epoch=3))
+        path = TrialPaths(tmp_path / "trial-0").checkpoint(0)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        conversation = Conversation(executor).run(segment(from_epoch=2, to_epoch=3))
+        assert conversation.curve == whole.curve
+        (text,) = {message.text for message in conversation.messages if isinstance(message, Notice)}
+        assert "trial 0 starts anew" in text
 
 
 # Simulated ------------------------------------------------------------------------------------------------------------
@@ -104,6 +175,23 @@ class TestSimulatedWithLatency(MessageContract):
     def executor(self) -> SimulatedExecutor:
         scenario = TINY.disturbed(latency=lambda rng: rng.expovariate(2.0), build=lambda rng: rng.random())
         return SimulatedExecutor(scenario, leap=False)
+
+
+class TestSimulatedNodes(NodeContract):
+    """Nodes that die and drain. Saving a checkpoint takes time, as do messages."""
+
+    @pytest.fixture(params=[0.0, 0.5])
+    def executor(self, request: pytest.FixtureRequest) -> SimulatedExecutor:
+        scenario = dataclasses.replace(TINY, latency=lambda run, number: request.param, saving=lambda run: 0.25)
+        return SimulatedExecutor(scenario, cluster=Cluster(2, 2))
+
+    def lose_node(self, executor: Executor) -> None:
+        assert isinstance(executor, SimulatedExecutor)
+        executor.happen(NodeDies(0.0, 0))
+
+    def drain_node(self, executor: Executor) -> None:
+        assert isinstance(executor, SimulatedExecutor)
+        executor.happen(NodeDrains(0.0, 0, notice=10.0))
 
 
 @dataclasses.dataclass

@@ -14,13 +14,13 @@ from search.driver.source import Source
 from search.errors import OptionError
 from search.executors import selection
 from search.executors.base import ExecutorSetup
-from search.options import resolve_options
+from search.options import Options, resolve_options
 
 
 class Fixed:
     """An executor with two slots, whatever it is asked for."""
 
-    protocol = 1
+    protocol = 2
     slots = 2
 
     def __init__(self, setup: ExecutorSetup, host: str) -> None:
@@ -61,8 +61,8 @@ def test_an_executor_that_fails_or_has_other_slots_is_refused_in_one_line(tmp_pa
     made = make(tmp_path, executor="executors_of_mine:Fixed:host=here", workers=2)
     slots = (Slot(0, (), (0,), 1, "CPU 0"),)
     with pytest.raises(OptionError, match="has 2 slots, and the options ask for 1: give --workers 2"):
-        selection.set_slots(made, slots, "mine")
-    selection.set_slots(made, slots * 2, "mine")
+        selection.set_slots(made, slots, Options(executor="mine"))
+    selection.set_slots(made, slots * 2, Options(executor="mine"))
 
 
 def test_an_executor_in_the_drivers_process_has_one_slot() -> None:

@@ -91,6 +91,9 @@ class NoView:
     def say(self, line: str) -> None:
         pass
 
+    def name_slot(self, slot: int, label: str | None) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -210,7 +213,7 @@ def test_time_consists_of_builds_epochs_and_latencies() -> None:
     received: list[tuple[str, float]] = []
     executor.start(0, segment(to_epoch=2))
     while executor.busy:
-        executor.poll(lambda _, message: received.append((type(message).__name__, executor.now())), 0.1)
+        executor.poll(lambda _, work, message: received.append((type(message).__name__, executor.now())), 0.1)
     # The segment and each message travel for a quarter of a second. Training does not wait for them.
     assert received == [
         ("Built", 5.5),
@@ -229,7 +232,7 @@ def test_a_poll_leaps_to_the_next_message_or_waits_no_longer_than_its_timeout(le
     executor.start(0, segment())
     count = 0
     while not received or not isinstance(received[-1], EpochDone):
-        executor.poll(lambda _, message: received.append(message), 0.4)
+        executor.poll(lambda _, work, message: received.append(message), 0.4)
         count += 1
     assert abs(count - polls) <= 1  # 250 times 0.4 need not be exactly 100
     assert executor.now() == pytest.approx(100.0)
@@ -241,7 +244,7 @@ def test_a_poll_without_messages_takes_its_timeout() -> None:
     assert executor.now() == 0.5
     executor.start(0, segment(values={}))
     received: list[Message] = []
-    executor.poll(lambda _, message: received.append(message), 0.5)
+    executor.poll(lambda _, work, message: received.append(message), 0.5)
     assert len(received) == 1
     assert executor.silent  # the worker waits for an answer
     executor.poll(lambda *_: pytest.fail("the worker waits"), 0.5)

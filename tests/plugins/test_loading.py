@@ -11,10 +11,12 @@ import pytest
 from installed import install
 
 from search.backends import registry
+from search.driver.checks import check_backend
 from search.errors import OptionError
 from search.options import Options, resolve_options
 from search.plugins.loading import BACKENDS, EXECUTORS, FOLLOWERS, STOP_RULES
 from search.plugins.spec import parse_arguments, split_spec
+from search.testing.backends import SMOOTH
 
 METHODS = "".join(f"    def {name}(self, *arguments, **options): pass\n" for name in BACKENDS.methods)
 GOOD = f"""
@@ -115,7 +117,15 @@ def test_a_module_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("plian", ["--backend 'plian' is not known", "hyperband, optuna, plain", "install", "Did you mean 'plain'?"]),
+        (
+            "plian",
+            [
+                "--backend 'plian' is not known",
+                "hyperband, asha, freeze-thaw, optuna, plain",
+                "install",
+                "Did you mean 'plain'?",
+            ],
+        ),
         ("nothing:There", ["no module nothing", "install the package"]),
         ("good_parts:Plian", ["good_parts has no Plian", "Did you mean 'Plain'?"]),
         ("good_parts:function", ["is no class"]),
@@ -177,7 +187,7 @@ def test_a_missing_part_is_found_out_by_a_new_search_and_not_by_a_look() -> None
     for name, spec in [("backend", "gone"), ("stop_rule", ["gone"]), ("follow", ["gone"]), ("executor", "gone")]:
         with pytest.raises(OptionError, match="'gone' is not known"):
             resolve_options({name: spec})
-        looked_at = resolve_options({}, before={"max_epochs": 9, name: spec})
+        looked_at = resolve_options({}, before={"backend": "hyperband", "max_epochs": 9, name: spec})
         assert looked_at.total_epochs is None
     assert resolve_options({"stop_rule": "none"}, before={"stop_rule": ["gone"]}).stop_rule == ()
 
@@ -187,12 +197,16 @@ def test_only_a_back_end_without_an_end_gets_the_epochs_of_the_plan() -> None:
     assert Options(backend="good_parts:Ending", max_epochs=9).total_epochs is None
 
 
+def test_a_back_end_is_tried_with_the_attributes_of_its_own_suggestion() -> None:
+    check_backend(Options(backend="averaging:Averaging", max_epochs=9), SMOOTH.parameters())
+
+
 @pytest.mark.parametrize("name", list(registry.OWN))
 def test_the_facts_about_our_back_ends_are_those_of_their_constructors(name: str) -> None:
     taken = dict(BACKENDS.keywords_of(BACKENDS.find(name)))
     assert "parameters" in taken
     assert set(registry.OWN[name].options) == taken.keys() - {"parameters"}
-    assert registry.OWN[name].sampler == taken["sampler"]
+    assert registry.OWN[name].sampler == taken.get("sampler")
 
 
 @pytest.mark.parametrize("parts", [BACKENDS, EXECUTORS, STOP_RULES, FOLLOWERS], ids=lambda parts: parts.group)

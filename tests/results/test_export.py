@@ -76,7 +76,9 @@ def searched(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> search
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("search.executors.selection.shared_zygote", zygote)
         patch.chdir(folder)
-        return search.run("space.py", max_epochs=2, max_trials=2, seed=0, workers=1, progress=False)
+        return search.run(
+            "space.py", backend="hyperband", max_epochs=2, max_trials=2, seed=0, workers=1, progress=False
+        )
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ LOADERS: dict[str, Callable[[Path, Any], Array]] = {"savedmodel": saved_model, "
 
 @pytest.mark.core
 @pytest.mark.usefixtures("forked_checks")
-@pytest.mark.parametrize(("format", "rank"), [("savedmodel", 1), ("onnx", 2)])
+@pytest.mark.parametrize(("format", "rank"), [pytest.param("savedmodel", 1, marks=pytest.mark.slow), ("onnx", 2)])
 def test_a_format_that_needs_no_code_predicts_the_same(
     study: search.StudyResults, tmp_path: Path, x: Array, format: str, rank: int, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,7 +62,13 @@ import keras
 augmentation = keras.Sequential([keras.layers.RandomFlip()])
 """
 NAMES = "input_layer sequential sequential_1 dense_1 flatten dense adam_1"
-OPTIONS: dict[str, Any] = {"seed": 1, "progress": False, "max_epochs": 3, "objective": "val_auc_1"}
+OPTIONS: dict[str, Any] = {
+    "backend": "hyperband",
+    "seed": 1,
+    "progress": False,
+    "max_epochs": 3,
+    "objective": "val_auc_1",
+}
 SHORT: dict[str, Any] = {"seed": 1, "progress": False, "max_epochs": 1, "max_trials": 1, "backend": "optuna"}
 
 

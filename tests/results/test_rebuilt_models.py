@@ -47,7 +47,7 @@ def build_model(hp):
 """
 UNSEEDED = SPACE.replace("np.random.uniform", "np.random.default_rng().uniform")
 """Every build has other constants. That two builds give objectives within 1e-4 happens in about 1 run in 2,000."""
-OPTIONS: dict[str, Any] = {"max_epochs": 3, "seed": 4, "workers": 1, "progress": False}
+OPTIONS: dict[str, Any] = {"backend": "hyperband", "max_epochs": 3, "seed": 4, "workers": 1, "progress": False}
 RUN = (
     "--max-epochs",
     "2",
@@ -122,6 +122,7 @@ def test_mlflows_own_loader_gives_the_same_model(workplace: Path, monkeypatch: p
     assert float(np.mean((loaded.predict(x) - y) ** 2)) == pytest.approx(validation[1].objective, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_that_comes_back_changed_is_announced(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = write(workplace, UNSEEDED)
     assert cli.main(["run", str(path), *RUN]) == 0

@@ -17,7 +17,14 @@ from search.space.file import SpaceRef, local_files, read_space
 from search.study.lock import Lock
 from search.worker import checkpoint
 
-OPTIONS = {"max_epochs": 2, "seed": 0, "workers": 1, "progress": False, "objective": "val_loss"}
+OPTIONS = {
+    "backend": "hyperband",
+    "max_epochs": 2,
+    "seed": 0,
+    "workers": 1,
+    "progress": False,
+    "objective": "val_loss",
+}
 LOGGER = """
 
 def callbacks(hp):
@@ -67,6 +74,7 @@ def test_weights_of_another_epoch_than_the_best_are_announced(space: Path) -> No
         study.get_best_models()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_trial_is_left_alone(space: Path) -> None:
     paused = {**OPTIONS, "max_epochs": 3, "max_total_epochs": 1}
     first = search.run(space, study="first", **paused)

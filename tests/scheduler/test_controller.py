@@ -12,9 +12,18 @@ import pytest
 
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
-from search.messages import Answer, Interrupt, Lost, Question, Verdict
+from search.messages import Answer, Interrupt, Lost, Question, SlotClosed, SlotOpened, Verdict
 from search.scheduler.controller import Controller
-from search.scheduler.events import FromWorker, Kill, Reaction, StartSegment, StopRequested, Tick
+from search.scheduler.events import (
+    FromWorker,
+    Kill,
+    Reaction,
+    SlotChanged,
+    StartEvaluation,
+    StartSegment,
+    StopRequested,
+    Tick,
+)
 from search.scheduler.limits import Limits
 from search.space.domain import Domain, Parameter
 from search.study.journal import Entry
@@ -194,6 +203,45 @@ def test_a_process_lost_after_its_last_checkpoint_has_lost_nothing() -> None:
     assert ResultTold(0, 3, 0.5, "reached") in hand.say(Lost("killed")).records
 
 
+def test_a_trial_that_is_not_to_blame_goes_on_without_a_retry() -> None:
+    hand = ControllerByHand(retries=0, max_trials=1)
+    hand.begin()
+    hand.build()
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
+    hand.say(Checkpointed(0, 0, 1, 1))
+    for _ in range(3):
+        lost = hand.say(Lost("its machine was taken away", fault=False))
+        assert lost.records[0] == SegmentEnded(0, 0, "interrupted", 1, "its machine was taken away")
+        assert starts(lost) == [(0, 0)]
+    assert kinds(hand.say(Lost("killed")).records)[:3] == ["SegmentEnded", "ResultTold", "TrialEnded"]
+
+
+def test_slots_that_close_and_open_are_left_and_used() -> None:
+    hand = ControllerByHand(slots=2)
+    assert starts(hand.begin()) == [(0, 0), (1, 1)]
+    hand.build(0, slot=0)
+    hand.build(1, slot=1)
+    assert hand.handle(SlotChanged(0, SlotClosed("its machine was taken away"))).instructions == []
+    # The worker ends in order: its trial waits until there is a slot.
+    assert starts(hand.say(SegmentEnded(0, 0, "interrupted", 0))) == []
+    assert starts(hand.handle(SlotChanged(2, SlotOpened("another machine")))) == [(2, 0)]
+    assert starts(hand.handle(SlotChanged(0, SlotOpened("the same machine")))) == [(0, 2)]
+
+
+def test_a_final_evaluation_without_a_slot_waits_for_one() -> None:
+    hand = ControllerByHand(max_trials=1, evaluate_best=1, test=True)
+    hand.begin()
+    hand.build()
+    hand.train(epochs=(1, 2))
+    hand.handle(SlotChanged(0, SlotClosed("its machine was taken away")))
+    assert hand.train(epochs=(3,)).end is None
+    evaluation = StartEvaluation(0, True, True)
+    assert hand.handle(SlotChanged(0, SlotOpened("another machine"))).instructions == [(0, evaluation)]
+    # Of this machine, too, the trial's evaluation is not the reason.
+    assert hand.say(Lost("its machine was taken away", fault=False)).instructions == [(0, evaluation)]
+    assert hand.say(Lost("killed")).end is not None
+
+
 def starts(reaction: Reaction) -> list[tuple[int, int]]:
     """Return (slot, trial) of the segments that are started."""
     return [(slot, start.trial) for slot, start in reaction.instructions if isinstance(start, StartSegment)]
@@ -244,7 +292,7 @@ def test_a_full_disk_ends_the_search_but_no_trial() -> None:
     hand.begin()
     hand.build(0, 0)
     hand.build(1, 1)
-    full = hand.say(SegmentEnded(0, 0, "no_space", 0, "the disk is full: No space left on device"), 0)
+    full = hand.say(SegmentEnded(0, 0, "no_space", 0, "the disk is full: make room on the disk, and resume"), 0)
     assert full.instructions == [(1, Interrupt())]
     ended = hand.say(SegmentEnded(1, 0, "interrupted", 1), 1)
     assert ended.end is not None
@@ -797,14 +845,6 @@ def test_epochs_of_running_segments_are_reserved() -> None:
     # Another trial gets the epochs that one does not use.
     more = hand.say(SegmentEnded(0, 0, "failed", 0, "x"), slot=0)
     assert [start for _, start in more.instructions] == [StartSegment(2, 0, 3, False)]
-
-
-def test_a_stop_from_outside_keeps_its_reason() -> None:
-    hand = ControllerByHand()
-    hand.begin()
-    hand.journal(hand.controller.stop("the disk is full", hand.now))
-    last = hand.say(SegmentEnded(0, 0, "interrupted", 0))
-    assert last.end == SearchEnded("the disk is full", complete=False, exit_code=2)
 
 
 # Back end phases ------------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Searches with every kind of failure, in any order: real driver, real controller, simulated workers.
 
-Hypothesis begins a study, and lets its workers send messages, die, raise exceptions, diverge, stall and stop early. It
-kills the driver, loses the end of what it wrote, stops it, and resumes it with other slots, limits and back ends. A
-`Ledger` reads the journal with rules of its own, and asserts at each record what must hold. The state that is rebuilt
-from the journal's text is compared with the live state.
+Hypothesis begins a study, and lets its workers send messages, die, raise exceptions, diverge, stall and stop early.
+Nodes die, drain, are slow, come back and join. It kills the driver, loses the end of what it wrote, stops it, and
+resumes it with other slots, limits and back ends. A `Ledger` reads the journal with rules of its own, and asserts at
+each record what must hold. The state that is rebuilt from the journal's text is compared with the live state.
 
 `SEARCH_EXAMPLES=2000 pytest tests/scheduler/test_machine.py` tries that many searches instead of the few of
 `make test`, different ones in each run; `SEARCH_SEED=7` makes them the same again. A failure is printed as a program:
@@ -19,23 +19,27 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import hypothesis
 import pytest
+from averaging import Averaging
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from search.backends.asha import Asha
 from search.backends.base import BackEnd
 from search.backends.brackets import HyperbandPlan, plan_brackets
 from search.backends.brackets import Rung as PlannedRung
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
+from search.driver.computations import compute
 from search.executors.simulated import SimulatedCheckpoint
+from search.executors.simulated_nodes import NodeDies, NodeDrains, NodeEvent, NodeJoins, NodeSlows
 from search.scheduler.controller import Controller
 from search.scheduler.limits import Limits
 from search.study import journal
@@ -43,7 +47,9 @@ from search.study.journal import Entry, format_line
 from search.study.records import (
     BackendChanged,
     Built,
+    CheckpointDropped,
     Checkpointed,
+    Computed,
     EpochDone,
     Header,
     Judged,
@@ -128,6 +134,7 @@ class World:
             seconds=lambda run: TICK * (1 + int(20 * noise(run, "seconds"))),
             pace=lambda run, epoch: float(self.slow.get(run.trial, 1)),
             latency=lambda run, message: TICK * int((self.latency + 1) * noise(run, "latency", message)),
+            bytes=lambda run: 1,
         )
 
     def _doom(self, trial: int, event: str) -> int | None:
@@ -255,7 +262,6 @@ class Ledger:
         self.rungs: dict[tuple[int, int], LedgerRung] = defaultdict(LedgerRung)
         self.slots: dict[int, int] = {}
         self.limits = Limits()
-        self.count = 0
         self.epochs = 0
         self.ended: SearchEnded | None = None
         self._finite = finite
@@ -265,6 +271,7 @@ class Ledger:
         self._max_epochs = 0
         self._plan: HyperbandPlan | None = None
         self._iterations = 1
+        self._computed = 0
         self._before = 0.0
         self._began_at: float | None = None
         self._last = 0.0
@@ -287,7 +294,7 @@ class Ledger:
                     self._before += previous - self._began_at
                 self._began_at, self.ended = time, None
                 options = dict(record.options)
-                self.count = options.pop("slots")
+                del options["slots"]
                 self.limits = Limits(**options)
                 self.slots.clear()
                 for trial in self.trials.values():
@@ -298,6 +305,9 @@ class Ledger:
                 params = self.trials[record.trial].params
                 assert record.parameter.name not in params, "a value changed"
                 params[record.parameter.name] = record.value
+            case Computed():
+                assert record.number == self._computed, "a computation was recorded twice, or is missing"
+                self._computed += 1
             case SegmentStarted():
                 self._segment_started(record, time)
             case Built():
@@ -317,6 +327,12 @@ class Ledger:
                 )
                 trial.saved[record.execution] = record.epoch
                 trial.exhausted |= {record.execution} if record.stopped_by_callback else set()
+            case CheckpointDropped():
+                trial = self.trials[record.trial]
+                assert trial.saved, "a checkpoint was dropped twice"
+                assert not trial.open, "the checkpoint of an open trial was dropped"
+                assert trial.ended is None
+                trial.saved.clear()
             case SegmentEnded():
                 self._segment_ended(record)
             case ResultTold():
@@ -331,7 +347,7 @@ class Ledger:
         self._phase += 1
         self._backend = record.backend
         name, epochs, option = record.backend.split(":", 2)
-        self._max_epochs, self._plan = int(epochs), None
+        self._max_epochs, self._plan, self._computed = int(epochs), None, 0
         self.rungs.clear()
         if name == "hyperband":
             factor, iterations = map(int, option.split("x"))
@@ -422,7 +438,6 @@ class Ledger:
 
     def _segment_started(self, record: SegmentStarted, time: float) -> None:
         trial = self.trials[record.trial]
-        assert record.slot < self.count
         assert record.slot not in self.slots, "a slot runs two trials"
         assert trial.slot is None, "a trial runs twice"
         assert trial.open
@@ -613,6 +628,10 @@ def make_backend(study: Study) -> BackEnd:
     name, epochs, option = study.phases[-1].backend.split(":", 2)
     if name == "optuna":
         return Optuna(study.objective, study.seed, max_epochs=int(epochs), sampler="random", pruner=option)
+    if name == "averaging":
+        return Averaging(study.objective, study.seed, max_epochs=int(epochs), every=int(option))
+    if name == "asha":
+        return Asha(study.objective, study.seed, max_epochs=int(epochs), factor=int(option))
     factor, iterations = map(int, option.split("x"))
     return Hyperband(study.objective, study.seed, max_epochs=int(epochs), factor=factor, iterations=iterations)
 
@@ -627,10 +646,14 @@ backends = st.one_of(
         st.integers(1, 2),
     ),
     st.builds(
+        lambda epochs, factor: phase_name("asha", epochs, str(factor)), st.sampled_from([4, 9, 10]), st.integers(2, 4)
+    ),
+    st.builds(
         lambda epochs, pruner: phase_name("optuna", epochs, pruner),
         st.sampled_from([3, 6]),
         st.sampled_from(["hyperband", "median:n_startup_trials=1", "asha", "none"]),
     ),
+    st.builds(lambda epochs, every: phase_name("averaging", epochs, every), st.sampled_from([2, 4]), st.integers(1, 3)),
 )
 
 
@@ -650,8 +673,17 @@ limits = st.builds(
     executions=st.sampled_from([1, 1, 1, 2]),
     evaluate_best=st.integers(0, 2),
     test=st.booleans(),
+    checkpoint_bytes=rarely(st.integers(2, 5)),
 )
 slot_counts = st.integers(1, 5)
+ticks = st.integers(0, 60).map(lambda number: TICK * number)
+nodes = st.integers(0, 4)
+node_events = st.one_of(
+    st.builds(NodeDies, st.just(0.0), nodes, st.booleans(), ticks, ticks),
+    st.builds(NodeDrains, st.just(0.0), nodes, ticks, ticks),
+    st.builds(NodeJoins, st.just(0.0), st.integers(1, 2)),
+    st.builds(NodeSlows, st.just(0.0), nodes, st.just(3.0), ticks),
+)
 
 
 def folded_parts(controller: Controller) -> dict[str, str]:
@@ -688,6 +720,7 @@ class Search(RuleBasedStateMachine):
         slots=slot_counts,
         limits=limits,
         latency=st.integers(0, 8),
+        computing=st.integers(0, 40),
     )
     def begin(
         self,
@@ -701,6 +734,7 @@ class Search(RuleBasedStateMachine):
         slots: int,
         limits: Limits,
         latency: int,
+        computing: int,
     ) -> None:
         self.drifts, self.world.latency = drifts, latency
         self.finite = space == "finite"
@@ -713,6 +747,7 @@ class Search(RuleBasedStateMachine):
             "slots": slots,
             "limits": limits,
             "backend": backend,
+            "computing": TICK * computing,
         }
         with self.watched():
             self.start()
@@ -729,7 +764,19 @@ class Search(RuleBasedStateMachine):
     def lose_a_worker(self, slot: int, unheard: bool, messages: int) -> None:
         """Kill a worker; if `unheard`, its messages on the way are lost too."""
         assert self.process is not None
-        self.process.search.executor.kill(slot - 1, lose_messages=unheard)
+        self.process.search.executor.end_process(slot - 1, lose_messages=unheard)
+        self.receive(messages + 1)
+
+    @precondition(lambda self: self.process is not None)
+    @rule(event=node_events, messages=st.integers(0, 20))
+    def lose_or_find_a_node(self, event: NodeEvent, messages: int) -> None:
+        """Let something happen to a node, or a new one join. A dead node comes back, so that the search can end."""
+        assert self.process is not None
+        executor = self.process.search.executor
+        if isinstance(event, NodeJoins):
+            executor.happen(event)
+        else:
+            executor.happen(replace(event, node=event.node % executor.nodes))
         self.receive(messages + 1)
 
     @rule(
@@ -909,6 +956,12 @@ class Search(RuleBasedStateMachine):
         one, other = made[-1], self.made[-1]
         for new in (True, False):
             assert one.ask(new=new, child=new) == other.ask(new=new, child=new)
+        if isinstance(one, Averaging) and isinstance(other, Averaging):
+            due, again_due = one.computation(), other.computation()
+            assert due == again_due
+            assert due is None or again_due is None or compute(due) == compute(again_due)
+        if isinstance(one, Asha) and isinstance(other, Asha):
+            assert one.expendable(live.trials) == other.expendable(live.trials)
         for trial in live.trials.values():
             if not trial.open or trial.phase < live.phase:
                 continue

@@ -88,6 +88,49 @@ def test_trials_alone_are_not_disturbed_and_every_trial_gets_a_slot() -> None:
         assert not waiting
 
 
+def test_closed_slots_take_no_work_until_they_open() -> None:
+    slots = SlotPool([()] * 3, closed=[2])
+    slots.close(0)
+    assert [slots.take(), slots.take()] == [1, None]
+    slots.close(1)  # its work goes on
+    slots.release(1)
+    assert slots.take() is None
+    assert slots.take(alone=True) is None
+    slots.open(1, ())
+    slots.open(1, ())
+    assert [slots.take(), slots.take()] == [1, None]
+    slots.close(1)
+    slots.open(1, ())
+    assert slots.take() is None  # its work still runs
+    slots.release(1)
+    assert slots.take(alone=True) == 1
+
+
+def test_new_slots_open_in_any_order() -> None:
+    slots = SlotPool([()])
+    slots.open(3, (2,))
+    slots.close(2)
+    assert [slots.take(), slots.take(), slots.take()] == [3, 0, None]
+    slots.release(3)
+    slots.open(2, (3,))
+    assert slots.take(alone=True) == 2
+    assert slots.take() is None  # 3 shares the device of 2, and 1 has not opened
+    slots.open(1, ())
+    assert slots.take() == 1
+
+
+def test_a_new_slot_has_the_next_number_and_its_device_is_known() -> None:
+    slots = SlotPool([{1}, {0}])
+    slots.open(2, {0, 1})
+    assert slots.take(alone=True) is not None
+    assert slots.take() is None
+    slots = SlotPool([{1}, {0}])
+    slots.open(1, ())  # on another machine now
+    slots.open(2, {0})
+    assert slots.take(alone=True) == 2
+    assert [slots.take(), slots.take()] == [1, None]
+
+
 def test_slots_that_share_a_device_are_known() -> None:
     gpus = [Gpu(index, f"GPU-{index}", "", 0) for index in range(2)]
     slots = make_slots(gpus, 4, range(4), None, 0.5)

@@ -16,7 +16,7 @@ from search.messages import Segment
 from search.results.study_results import StudyResults
 from search.space.file import SpaceRef
 from search.study.trial import Objective
-from search.testing.executors import Conversation
+from search.testing.conversation import Conversation
 from tests.spaces.factories import KINDS, load_data
 
 TRIALS = len(KINDS) + 2

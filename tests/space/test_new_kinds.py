@@ -14,7 +14,8 @@ from search.backends import samplers
 from search.backends.registry import make_backend
 from search.scheduler.limits import Limits
 from search.space.domain import KINDS, QUESTIONS, Domain, IntDomain, ListDomain, Parameter
-from search.study.records import ParameterSet, decode, encode
+from search.study.record_json import decode, encode
+from search.study.records import ParameterSet
 from search.testing import Scenario, Simulation
 
 

@@ -17,7 +17,14 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-search_options = {"objective": "val_distance", "direction": "min", "max_epochs": 6, "factor": 3, "max_trials": 4}
+search_options = {
+    "backend": "hyperband",
+    "objective": "val_distance",
+    "direction": "min",
+    "max_epochs": 6,
+    "factor": 3,
+    "max_trials": 4,
+}
 NOISE = 3
 
 

@@ -15,7 +15,17 @@ from search import cli
 from search.errors import JournalError
 from search.study import formats, journal
 from search.study.journal import Journal, format_lines, read
-from search.study.records import FORMAT, Built, EpochDone, Header, SearchStarted, SegmentRequested, decode
+from search.study.record_json import decode
+from search.study.records import (
+    FORMAT,
+    Built,
+    Checkpointed,
+    EpochDone,
+    Header,
+    SearchStarted,
+    SegmentEnded,
+    SegmentRequested,
+)
 from search.study.study import read_study
 
 FORMATS = Path(__file__).parent / "formats"
@@ -67,6 +77,17 @@ def test_trials_of_format_4_have_no_parents() -> None:
     assert formats.upgrade({"kind": "trial_imported"}, 4)["begins_after"] == 0
 
 
+def test_suggestions_and_checkpoints_of_format_5_lack_attributes_and_sizes() -> None:
+    found = [entry.record for entry in read(FORMATS / "5" / "older" / "journal.jsonl")]
+    assert [record.attributes for record in found if isinstance(record, SegmentRequested)] == [{}] * 4
+    assert {record.bytes for record in found if isinstance(record, Checkpointed)} == {0}
+
+
+def test_segments_of_format_6_lack_the_peak_of_their_memory() -> None:
+    found = [entry.record for entry in read(FORMATS / "6" / "older" / "journal.jsonl")]
+    assert [record.peak_device_memory for record in found if isinstance(record, SegmentEnded)] == [None] * 4
+
+
 def test_fields_that_format_1_lacks_have_their_defaults() -> None:
     records = [entry.record for entry in read(FORMATS / "1" / "older" / "journal.jsonl")]
     assert [record.executions for record in records if isinstance(record, SegmentRequested)] == [1, 1, 1, 1]
@@ -86,6 +107,10 @@ def test_an_older_study_is_shown(older: Path, capfd: pytest.CaptureFixture[str])
     assert study.study.versions["keras"] == "3.15.1"
 
 
+# The oldest one takes all steps.
+@pytest.mark.parametrize(
+    "older", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, FORMAT - 1)), FORMAT - 1], indirect=True
+)
 def test_an_older_study_goes_on(older: Path, number: int, capfd: pytest.CaptureFixture[str]) -> None:
     before = (older / "journal.jsonl").read_bytes()
     curve = [epoch.logs for epoch in search.load_study("older").trials[2].curve]
@@ -98,6 +123,7 @@ def test_an_older_study_goes_on(older: Path, number: int, capfd: pytest.CaptureF
     trial = study.trials[2]
     assert [epoch.logs for epoch in trial.curve[:2]] == curve
     assert (trial.epochs, trial.progress.trained, trial.state) == (3, 3, "completed")  # from its checkpoint, not anew
+    assert [phase.backend for phase in study.study.phases] == ["hyperband"]  # the default of its day
     assert len(study.get_best_models()) == 1
     assert (older / "journal.jsonl").read_bytes().startswith(before)
     written = [entry.format for entry in read(older / "journal.jsonl")]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from search.errors import JournalError
 from search.space.domain import Condition, Domain, Parameter
-from search.study import journal, records
+from search.study import journal, record_json, records
 from search.study.journal import FIRST, Journal, checksum_of, format_line, format_lines, parse_line, read
 from search.study.records import FORMAT, Header, TrialEnded
 from search.study.trial import Objective
@@ -50,14 +50,19 @@ EVERY_KIND: list[records.Record] = [
     records.SearchStarted("host", 1234, {"workers": None, "timeout": 1.5}),
     records.DataLoaded({"window": 4, "all": None}, {"train": {"x": "float32[32,4] 0a1b2c3d"}}),
     records.SegmentRequested(3, 1, 9, 2, None, True, 17, initial_values={"x": 0.1, "y": True, "z": None}),
+    records.SegmentRequested(4, 0, 1, None, None, False, 5, attributes={"values": {"x": 0.1 + 0.2, "y": [1, None]}}),
+    records.Computed(2, {"mean": 0.1 + 0.2, "points": [[1, 5e-324], []]}),
+    records.Computed(3, {}, "LinAlgError: no"),
     records.ParameterSet(3, PARAMETERS[1], 3, {"relative": {"x": 0.1}, "trial": {"a": [1, 2]}}),
     records.ParameterSet(3, PARAMETERS[2], None),
     records.SegmentStarted(3, 0, 1, 2, 0, 9),
     records.Built(3, 12345, "fused"),
     records.EpochDone(3, 0, 1, {"loss": 0.1 + 0.2, "val_loss": 5e-324}, 0.5),
     records.Judged(3, 1, True, {"completed_rung_0": 0.25}),
-    records.Checkpointed(3, 0, 1, None, stopped_by_callback=True),
+    records.Checkpointed(3, 0, 1, None, stopped_by_callback=True, bytes=4096),
+    records.CheckpointDropped(3),
     records.SegmentEnded(3, 0, "failed", 1, 'ValueError: „ünïcode", \u2028 \ud800 and\na new line'),
+    records.SegmentEnded(3, 0, "interrupted", 2, peak_device_memory=3_221_225_472),
     records.ResultTold(3, 1, None, "failed"),
     TrialEnded(3, "failed"),
     records.Tested(3, 0, 1, {"loss": 0.5}),
@@ -249,7 +254,7 @@ def test_whatever_is_in_the_file_it_is_read_or_refused(data: st.DataObject) -> N
     st.integers(0, 20),
 )
 def test_no_record_with_a_right_checksum_breaks_the_reader(value: Any, record: Any, field: int) -> None:
-    body = {**records.encode(record), "v": FORMAT, "t": 1.0, "prev": FIRST.decode()}
+    body = {**record_json.encode(record), "v": FORMAT, "t": 1.0, "prev": FIRST.decode()}
     body[list(body)[field % len(body)]] = value
     path = Path(FOLDER) / "typed.jsonl"
     first = line_of(body)

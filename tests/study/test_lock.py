@@ -132,3 +132,22 @@ def test_without_file_locks_the_name_in_the_file_counts(tmp_path: Path, monkeypa
     words(path, **{**said, "pid": os.getppid()})  # its number is another process's now
     assert not is_held(path)
     Lock(path).release()
+
+
+def test_the_earlier_run_of_a_requeued_slurm_job_holds_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "digits" / "lock"
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "big")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    for other in ({"job": "big/8"}, {"job": "small/7"}, {"job": "big/7", "restarts": 1}, {}):
+        with pytest.raises(JournalError, match="is being run by process 123 on elsewhere"):
+            Lock(words(path, **ELSEWHERE, **other))
+    lock = Lock(words(path, **ELSEWHERE, job="big/7", restarts=0))
+    assert json.loads(path.read_text()) | {"pid": 1, "started": 1} == {
+        "host": os.uname().nodename,
+        "pid": 1,
+        "started": 1,
+        "job": "big/7",
+        "restarts": 1,
+    }
+    lock.release()

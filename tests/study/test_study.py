@@ -161,3 +161,14 @@ def test_an_empty_journal_is_an_error_that_says_what_to_do(tmp_path: Path) -> No
     path.touch()
     with pytest.raises(JournalError, match=r"empty.*delete"):
         read_study(path)
+
+
+def test_a_trial_has_the_largest_peak_of_its_segments_and_the_median_time_of_its_epochs() -> None:
+    request, start, *epochs = trial_of(0, 0.5, 0.9, 0.7)
+    ended = [SegmentEnded(0, 0, "lost", 1, peak_device_memory=peak) for peak in (None, 700, None, 500)]
+    trial = study_of(HEADER, request).trials[0]
+    assert (trial.seconds_per_epoch, trial.peak_device_memory) == (None, None)
+    segments = [record for end in ended for record in (start, end)]
+    slow = EpochDone(0, 0, 2, {"acc": 0.5}, 90.0)
+    trial = study_of(HEADER, request, *segments, start, *epochs[:1], slow).trials[0]
+    assert (trial.seconds_per_epoch, trial.peak_device_memory) == (2.0, 700)

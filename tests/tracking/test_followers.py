@@ -13,7 +13,8 @@ from search.driver.retention import Retention
 from search.plugins.loading import FOLLOWERS
 from search.study.journal import Entry
 from search.study.paths import StudyPaths
-from search.study.records import EpochDone, SearchEnded, encode
+from search.study.record_json import encode
+from search.study.records import EpochDone, SearchEnded
 from search.study.study import Study
 from search.testing import FollowerContract
 from search.tracking import followers

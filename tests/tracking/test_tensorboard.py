@@ -335,11 +335,11 @@ def curves(study: search.StudyResults) -> dict[str, list[tuple[int, float]]]:
 @pytest.mark.slow
 def test_a_log_that_a_resume_adds_has_all_epochs(workplace: Path) -> None:
     shutil.copy(TINY, "tiny.py")
-    options = ["--max-epochs", "3", "--workers", "1", "--seed", "5", "--no-progress", "--objective", "val_loss"]
-    assert cli.main(["run", "tiny.py", "--study", "t", "--max-trials", "2", *options]) == 0
+    options = ["--backend", "hyperband", "--max-epochs", "3", "--seed", "5", "--objective", "val_loss"]
+    again = ["--workers", "1", "--no-progress"]
+    assert cli.main(["run", "tiny.py", "--study", "t", "--max-trials", "2", *options, *again]) == 0
     paths = StudyPaths.of("runs", "t")
     assert not paths.tensorboard.exists()
-    again = ["--workers", "1", "--no-progress"]
     assert cli.main(["resume", "t", "--max-trials", "3", "--tensorboard", *again]) == 0
     assert cli.main(["resume", "t", "--max-trials", "4", *again]) == 0
     shown, study = Shown(paths.tensorboard), search.load_study("t")
@@ -353,5 +353,5 @@ def test_a_log_that_a_resume_adds_has_all_epochs(workplace: Path) -> None:
     assert Shown(workplace / "log").all() == shown.all()
     assert cli.main(["resume", "t", "--max-trials", "5", "--no-tensorboard", *again]) == 0
     assert len(Shown(paths.tensorboard).trials) == 4
-    assert cli.main(["run", "tiny.py", "--study", "t", "--overwrite", "--max-trials", "1", *options]) == 0
+    assert cli.main(["run", "tiny.py", "--study", "t", "--overwrite", "--max-trials", "1", *options, *again]) == 0
     assert not paths.tensorboard.exists()

@@ -14,7 +14,7 @@ from search.executors.inline import InlineExecutor
 from search.messages import Evaluate, Evaluated, Segment
 from search.space.file import SpaceRef
 from search.study.trial import Objective
-from search.testing.executors import Conversation
+from search.testing.conversation import Conversation
 from search.worker.checkpoint import save_weights
 from search.worker.data.arrays import spec_to_json
 from search.worker.evaluate_best import rebuild_model
@@ -36,7 +36,7 @@ def evaluate(folder: Path, values: dict[str, Any], model: Path | None = None) ->
     executor = InlineExecutor()
     target = None if model is None else str(model)
     executor.start(0, command(trial, values, model=target))
-    executor.poll(lambda slot, message: messages.append(message), 0)
+    executor.poll(lambda slot, work, message: messages.append(message), 0)
     return messages[0]
 
 
@@ -89,7 +89,7 @@ def test_an_error_is_reported_in_one_line(tmp_path: Path) -> None:
     messages: list[Any] = []
     missing = str(tmp_path / "no.npz")
     executor.start(0, command(tmp_path / "trial", {"kind": "functional"}, weights=missing))
-    executor.poll(lambda slot, message: messages.append(message), 0)
+    executor.poll(lambda slot, work, message: messages.append(message), 0)
     assert "no.npz is missing or damaged" in messages[0].error
     assert "\n" not in messages[0].error
 
@@ -144,7 +144,7 @@ def test_a_file_that_would_give_other_values_is_not_kept(tmp_path: Path) -> None
     for kind in ("forgetful", "lambda", "relu"):
         file.write_text("an earlier winner")
         executor.start(0, command(tmp_path, {"kind": kind}, space=ref, weights=str(weights), model=str(file)))
-        executor.poll(lambda slot, message: messages.append(message), 0)
+        executor.poll(lambda slot, work, message: messages.append(message), 0)
         assert (file.read_bytes() == b"an earlier winner") == (kind != "lambda")
     for wrong in (messages[0], messages[2]):
         assert wrong.error.startswith(f"{ref.path}: the .keras file would give other values than the model (values ")

@@ -10,7 +10,7 @@ from search.executors.inline import InlineExecutor
 from search.messages import Probe, Probed, Segment
 from search.space.file import SpaceRef
 from search.study.trial import Objective
-from search.testing.executors import Conversation
+from search.testing.conversation import Conversation
 from search.worker.segment import clear_caches
 from search.worker.user_code import adapts_objects
 

@@ -168,16 +168,21 @@ def test_each_private_name_of_an_island_belongs_to_a_capability(island: ModuleTy
 
 ON_JAX = """
 import os, sys, renames
-from search.worker.capabilities import CAPABILITIES, lines_of_off
+from search.worker.capabilities import lines_of_off
+from search.worker.keras_session import session
 from search.worker.runners import model_key
-from search.worker.runners.jax.internals import cut_each_batch, own_cuts
-for use in (None, *own_cuts.uses):
+from search.worker.runners.jax.internals import cut_each_batch, own_cuts, unrolled_draws
+from search.worker.runners.jax.values_internals import shared_draws
+import jax
+for use in (None, *own_cuts.uses, *unrolled_draws.uses, *shared_draws.uses):
     sys.stdout.flush()
     if os.fork() == 0:
         if use is not None:
             renames.hide(use)
         cut_each_batch()
-        print(use, *lines_of_off(), sep="|", flush=True)
+        with session(1):
+            rolled = "while" in jax.jit(lambda key: jax.random.bits(key, (5,))).lower(jax.random.key(1)).as_text()
+        print(use, rolled, *lines_of_off(), sep="|", flush=True)
         os._exit(0)
     os.wait()
 """
@@ -188,10 +193,19 @@ def test_on_jax_a_line_says_which_capability_is_off() -> None:
     paths = os.pathsep.join([str(Path(forks.__file__).parent), *sys.path])
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", ON_JAX], env=environment, capture_output=True, text=True, check=True)
-    found = dict(line.split("|", 1) if "|" in line else (line, "") for line in done.stdout.splitlines())
-    assert found.pop("None") == ""
-    assert len(found) == 3
-    assert all(line.startswith("uneven batches is off, as Keras") for line in found.values())
+    found = dict(line.split("|", 1) for line in done.stdout.splitlines())
+    assert found.pop("None") == "False"
+    assert len(found) == 10
+    for use, line in found.items():
+        rolled, _, off = line.partition("|")
+        if "threefry" not in use and "lowerings" not in use:
+            assert rolled == "False"
+            assert off.startswith(
+                "uneven batches is off, as Keras" if "trainer" in use else "initial values by few programs is off, as"
+            )
+        else:
+            assert rolled == "True"
+            assert off.startswith("unrolled random numbers is off, as JAX")
 
 
 # Capabilities ---------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import search
 from search import cli
 from search.devices.slots import Slot
 from search.executors.local import LocalExecutor, Zygote
-from search.messages import Interrupt, Segment, Verdict
+from search.messages import Interrupt, Probe, Probed, Segment, Verdict
 from search.space.file import SpaceRef
 from search.study import journal
 from search.study.records import Built, EpochDone, SegmentEnded
@@ -86,7 +86,7 @@ def callbacks(hp):
     return [Fate(), keras.callbacks.ReduceLROnPlateau(monitor="val_loss", patience=1, factor=0.5)]
 
 
-search_options = dict(max_epochs=4, factor=4, max_trials=3, objective="val_loss")
+search_options = dict(backend="hyperband", max_epochs=4, factor=4, max_trials=3, objective="val_loss")
 """
 
 OPTIONS = {"seed": 0, "workers": 1, "progress": False}
@@ -313,6 +313,84 @@ def test_a_worker_computes_with_its_slots_threads(site: Site) -> None:
         counts.append(psutil.Process(executor.pids()[0]).num_threads())
         executor.close()
     assert counts[0] < counts[1]
+
+
+SHAPES = """
+import functools
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+
+def load_data():
+    with Path(__file__).with_name("loads").open("a") as file:
+        file.write("loaded\\n")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 8)).astype("float32")
+    y = (x[:, 0] > 0).astype("int32")
+    return (x[:60], y[:60]), (x[60:], y[60:])
+
+
+@functools.cache
+def shared():
+    return layers.Dense(7, name="shared")
+
+
+def build_model(hp):
+    kind = hp.Choice("kind", ["linear", "deep"])
+    stack = [layers.Flatten()] if OPEN else [keras.Input((8,)), layers.Flatten()]
+    if kind == "deep":
+        stack += [shared()] if KEEP else []
+        stack += [layers.Dense(hp.Int(f"units_{i}", 16, 256, sampling="log")) for i in range(hp.Int("layers", 1, 2))]
+        stack += [layers.Dense(hp.Int("rounded", 32, 256) // 32 * 32)]
+    stack += [layers.Dropout(hp.Float("dropout", 0.0, 0.5)), layers.Dense(2, activation="softmax")]
+    model = keras.Sequential(stack)
+    rate = hp.Float("rate", 1e-3, 1e-1, sampling="log")
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def fit_options(hp):
+    return {"batch_size": hp.Int("batch_size", 8, 64, step=8) * hp.Int("more", 1, 17)}
+
+
+search_options = dict(backend="optuna", max_epochs=1, max_trials=1, try_first=[{"kind": "deep"}])
+"""
+
+
+def test_hyperparameters_that_change_shapes_are_named_on_jax(
+    site: Site, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if site.backend != "jax":
+        pytest.skip("nothing is compiled")
+    space = tmp_path / "space.py"
+    space.write_text("OPEN = KEEP = False\n" + SHAPES)
+    with contextlib.closing(executor_of(site)) as executor:
+        for asked in (True, False):
+            probed = executor.probe(Probe(SpaceRef(path=str(space)), shapes=asked))
+            assert isinstance(probed, Probed), probed
+            names = [parameter.name for parameter in probed.shape_parameters]
+            assert names == (["more", "units_0", "units_1"] if asked else [])
+    assert (tmp_path / "loads").read_text() == "loaded\n"
+    # A layer that a traced build has made outlives it: the worker runs the file anew.
+    space.write_text("OPEN = KEEP = True\n" + SHAPES)
+    runs = ("--runs", str(tmp_path / "runs"), "--workers", "1", "--no-progress")
+    said = []
+    for command in (("run", str(space), "--study", "kept", "--keras-backend", "jax"), ("resume", "kept")):
+        assert cli.main([*command, *runs]) == 0
+        said.append([line for line in capfd.readouterr().err.splitlines() if line.startswith("JAX: ")])
+    assert said == [
+        [
+            "JAX: units_0 has 241 values, each compiles anew; step=2 would leave 5",
+            "JAX: units_1 has 241 values, each compiles anew; step=2 would leave 5",
+            "JAX: more has 17 values, each compiles anew; step=2 would leave 9",
+        ],
+        [],
+    ]
+    (trial,) = search.load_study("kept", tmp_path / "runs").trials
+    assert (trial.state, trial.params["kind"]) == ("completed", "deep")
 
 
 ELSEWHERE = """

@@ -16,7 +16,7 @@ from search.messages import Segment
 from search.space.file import SpaceRef
 from search.study.paths import TrialPaths
 from search.study.trial import Objective
-from search.testing.executors import Conversation
+from search.testing.conversation import Conversation
 from search.worker import model_cache
 from search.worker.runners.graph_cache import cached_graphs, clear_graph_cache, count_scalars
 from search.worker.segment import clear_caches

@@ -31,7 +31,7 @@ from search.space.file import SpaceRef, read_space
 from search.study.paths import StudyPaths, TrialPaths
 from search.study.records import EpochDone
 from search.study.trial import Objective
-from search.testing.executors import Conversation
+from search.testing.conversation import Conversation
 from search.worker import attributes, checkpoint, model_state
 from search.worker.evaluate_best import rebuild_model
 

@@ -106,9 +106,8 @@ def test_lines_of_repeated_epochs_are_dropped(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_each_trial_has_its_own_files(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (workplace / "space.py").write_text(SPACE)
-    study = search.run(
-        "space.py", max_epochs=3, workers=2, seed=0, executions_per_trial=2, objective="val_loss", progress=False
-    )
+    options = {"backend": "hyperband", "max_epochs": 3, "executions_per_trial": 2, "objective": "val_loss"}
+    study = search.run("space.py", workers=2, seed=0, progress=False, **options)
     assert not {path.name for path in workplace.iterdir()} - {"space.py", "runs", "__pycache__"}
     assert any(len(trial.curve) == 3 and trial.progress.segments > 2 for trial in study.trials), "none went on later"
     for trial in study.trials:

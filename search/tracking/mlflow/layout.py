@@ -14,6 +14,7 @@ run merge: points add up, the last tag and the last status win. So a batch of re
     SegmentStarted    –                                     RUNNING
     Built             –                                     search.weights, search.runner
     EpochDone         objective if it is a new best         its logs, objective, best_epoch; search.epochs
+    SegmentEnded      –                                     seconds_per_epoch, peak_device_memory
     ResultTold        –                                     FINISHED, paused
     TrialEnded        objective if the best trial failed    FINISHED or FAILED; search.state, search.error
     Tested            test_… of the best trial              test_…
@@ -48,6 +49,7 @@ from search.study.records import (
     ResultTold,
     SearchEnded,
     SearchStarted,
+    SegmentEnded,
     SegmentRequested,
     SegmentStarted,
     SpaceChanged,
@@ -272,11 +274,22 @@ def _best(study: Study, time: int) -> Change:
     )
 
 
+_OF_A_TRIAL = (
+    SegmentRequested
+    | ParameterSet
+    | SegmentStarted
+    | Built
+    | EpochDone
+    | SegmentEnded
+    | ResultTold
+    | TrialEnded
+    | Tested
+)
+
+
 def _of_trial(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey, Change]]:
     """Yield the change of a trial's run that follows from `record`, which has been applied to `study`."""
-    if not isinstance(
-        record, SegmentRequested | ParameterSet | SegmentStarted | Built | EpochDone | ResultTold | TrialEnded | Tested
-    ):
+    if not isinstance(record, _OF_A_TRIAL):
         return
     trial = study.trials[record.trial]
     change = Change()
@@ -295,6 +308,8 @@ def _of_trial(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
             change.tags = {"search.weights": str(record.weight_count), "search.runner": record.runner}
         case EpochDone():
             change = _epoch(trial, record, time)
+        case SegmentEnded():
+            change.points = _cost(trial, time)
         case ResultTold():
             change.status, change.tags = "FINISHED", {"search.state": trial.state}
         case TrialEnded():
@@ -361,6 +376,17 @@ def _epoch(trial: Trial, record: EpochDone, time: int) -> Change:
         bad = {name for epoch in execution.curve for name, value in epoch.logs.items() if not math.isfinite(value)}
         change.tags["search.nonfinite"] = _shorten(",".join(sorted(bad)), _MAX_TAG)
     return change
+
+
+def _cost(trial: Trial, time: int) -> list[Point]:
+    """Return the points of a trial's time and memory: the seconds of an epoch, and the bytes of a GPU."""
+    found = {"seconds_per_epoch": trial.seconds_per_epoch, "peak_device_memory": trial.peak_device_memory}
+    taken = trial.curve[-1].logs if trial.curve else {}
+    return [
+        Point(name, float(value), time, trial.epochs)
+        for name, value in found.items()
+        if value is not None and name not in taken
+    ]
 
 
 def _epochs_tag(epochs: int | None) -> dict[str, str]:

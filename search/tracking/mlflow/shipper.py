@@ -227,8 +227,11 @@ class Shipper:
         name = Path(header.source).name
         return name if (self._paths.space / name).is_file() else self._paths.pickle.name
 
-    def ship_models(self, keep: int) -> None:
-        """Upload the weights of the best `keep` trials that lack them, and delete those of other trials."""
+    def ship_models(self, keep: int) -> bool:
+        """Upload the weights of the best `keep` trials that lack them, and delete those of other trials.
+
+        Return False if a file of weights is not there: it may still come from the trials' storage.
+        """
         study, models = self._projection.study, self._position.models
         wanted = {weights.trial: weights for weights in files.choose_weights(study, keep)}
         with store.translate_errors(self._client.tracking_uri):
@@ -237,6 +240,7 @@ class Shipper:
                     self._upload_weights(weights)
             for trial in [trial for trial in models if trial not in wanted]:
                 self._delete_weights(trial)
+        return all(models.get(trial) == weights.epoch for trial, weights in wanted.items())
 
     def _upload_weights(self, weights: TrialWeights) -> None:
         file = self._paths.trial(weights.trial).best(weights.execution)

@@ -244,12 +244,13 @@ class Syncer:
             del self._pending[run]
 
     def _ship_files(self, shipper: Shipper) -> None:
+        whole = True
         try:
             self._ship_page(shipper)
             try:
                 shipper.delete_duplicates()
                 shipper.ship_space()
-                shipper.ship_models(self._keep_models)
+                whole = shipper.ship_models(self._keep_models)
             except Rejected as error:
                 shipper.check_reachable()  # a proxy may have refused in MLflow's place
                 self._warn_once(
@@ -259,7 +260,7 @@ class Syncer:
         finally:
             self._position.save(self._paths.tracking)
             self._warn_of_internals()
-        self._models_due = False
+        self._models_due = not whole
 
     def _ship_page(self, shipper: Shipper) -> None:
         try:

@@ -125,6 +125,11 @@ class Data:
         return not any(isinstance(part, Stream) for part in (self.train, self.validation, self.test))
 
     @property
+    def is_streams(self) -> bool:
+        """True if no arrays are trained or validated on."""
+        return not any(isinstance(part, Split) for part in (self.train, self.validation))
+
+    @property
     def is_plain(self) -> bool:
         """True if all splits are plain numpy arrays of numbers."""
         parts = [part for part in (self.train, self.validation, self.test) if part is not None]

@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import keras
@@ -39,6 +39,14 @@ COUNTING_SECONDS = 2.0
 StreamKind = Literal["dataset", "pydataset", "function"]
 
 
+_unread: deque[Iterator[Any]] = deque(maxlen=4)
+"""Iterators that were left after their first batch.
+
+A data set with a `cache` may lose its later batches for good if its iterator is dropped while TensorFlow reads ahead.
+So an iterator is kept for a while, until it has read ahead.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """A source of batches `(x, y[, sample_weight])` that can be read repeatedly.
@@ -47,12 +55,18 @@ class Stream:
         source: the object that `load_data` returned.
         batches: the number of batches in a pass; None if the pass is endless or was not counted.
         endless: whether a pass never ends.
+        element_spec: the batches as `tf.TypeSpec`s, of a stream that is only described.
     """
 
     kind: StreamKind
     source: Any
     batches: int | None
     endless: bool
+    element_spec: Any = None
+
+    def described(self, element_spec: Any) -> Stream:
+        """Return the description of this stream: it cannot be read, and holds no data."""
+        return replace(self, source=None, element_spec=element_spec)
 
     def one_pass(self) -> Iterator[Any]:
         """Return an iterator over the batches of a pass, as the source yields them."""
@@ -77,7 +91,12 @@ class Stream:
     @property
     def first(self) -> tuple[Any, ...]:
         """The first batch; see `pack_batch`."""
-        batch = self.source[0] if self.kind == "pydataset" else next(self.one_pass(), None)
+        if self.kind == "pydataset":
+            batch = self.source[0]
+        else:
+            unread = self.one_pass()
+            batch = next(unread, None)
+            _unread.append(unread)
         if batch is None:
             raise SpaceError("load_data: a pass over the data has no batches: return at least one")
         return pack_batch(batch)
@@ -94,8 +113,11 @@ class Stream:
     @property
     def step_spec(self) -> Any:
         """Shapes and dtypes of a batch as a `train_step` takes it, as `keras.KerasTensor`s with batch size None."""
-        if self.kind == "dataset":
-            return keras.tree.map_structure(kinds.spec_of_type, self.source.element_spec)
+        element_spec = self.element_spec
+        if element_spec is None and self.kind == "dataset":
+            element_spec = self.source.element_spec
+        if element_spec is not None:
+            return keras.tree.map_structure(kinds.spec_of_type, element_spec)
         return keras.tree.map_structure(kinds.spec_of, self.first)
 
 

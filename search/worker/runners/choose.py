@@ -19,14 +19,11 @@ from search.worker.data.kinds import example_of, is_dense
 from search.worker.data.streams import Stream
 from search.worker.runners import distribution
 from search.worker.runners.fit import FitRunner, TrainingPlan, make_training_plan
-from search.worker.runners.fused import Framework, FusedRunner, Loops
+from search.worker.runners.fused import ArrayFeeds, Feeds, Framework, FusedRunner, Loops, cannot_fuse
 from search.worker.runners.graph_cache import get_loops
 from search.worker.runners.model_key import ModelKey
 
-__all__ = ["CANNOT_FUSE", "Runner", "call_on_specs", "choose_runner", "create_weights", "create_weights_for"]
-
-CANNOT_FUSE = "its steps do not work in a fused epoch"
-"""The reason of a model that `_reason_against_fusing` has nothing against."""
+__all__ = ["Runner", "call_on_specs", "choose_runner", "create_weights", "create_weights_for"]
 
 _MAX_FUSED_BYTES = 2**30
 _BATCH_HOOKS = (
@@ -92,18 +89,26 @@ def choose_runner(
         return FitRunner(model, plan, reason)
     framework = _framework()
 
-    def make_loops(recompiled: bool) -> Loops:
-        return get_loops(framework, model, plan, None if recompiled else model_key)
+    def make_loops(described: TrainingPlan, recompiled: bool) -> Loops:
+        return get_loops(framework, model, described, None if recompiled else model_key)
 
-    runner = FusedRunner(model, plan, make_loops)
+    runner = FusedRunner(model, plan, _feeds(model, plan), make_loops)
     try:
         if prepare:
             runner.prepare()
     except Exception as error:
         traceback.print_exc()
         # A fault of the user's code shows in `fit` as well, and is told from there.
-        return FitRunner(model, plan, f"{CANNOT_FUSE}, {type(error).__name__}")
+        return FitRunner(model, plan, cannot_fuse(error))
     return runner
+
+
+def _feeds(model: Any, plan: TrainingPlan) -> Feeds:
+    if not plan.has_streams:
+        return ArrayFeeds(plan)
+    from search.worker.runners.tensorflow.streams import StreamFeeds
+
+    return StreamFeeds(model, plan)
 
 
 def _framework() -> Framework:
@@ -191,15 +196,19 @@ def _reason_against_fusing(
     """Return why the fused runner would not do what `fit` does; None if it would."""
     if keras.config.backend() not in ("tensorflow", "jax"):
         return f"Keras runs on {keras.config.backend()}"
-    if isinstance(plan.train, Stream) or isinstance(plan.validation, Stream):
+    if plan.has_streams and keras.config.backend() != "tensorflow":
         return "data that come in batches"
-    special = [kind for part in (plan.train, plan.validation) if part is not None for kind in part.special_kinds]
-    if special:
+    splits = [part for part in (plan.train, plan.validation) if isinstance(part, Split)]
+    if special := [kind for split in splits for kind in split.special_kinds]:
         return special[0]
-    return _reason_of_model(model) or _reason_of_options(plan, fit_options) or _reason_of_callbacks(callbacks)
+    return (
+        _reason_of_model(model, has_arrays=bool(splits))
+        or _reason_of_options(plan, fit_options)
+        or _reason_of_callbacks(callbacks)
+    )
 
 
-def _reason_of_model(model: Any) -> str | None:
+def _reason_of_model(model: Any, *, has_arrays: bool) -> str | None:
     for name in _STOCK_METHODS:
         # An instance's `fit` may have been replaced by one that leads here, so the class's is looked up.
         owner = type(model) if name == "fit" else model
@@ -209,7 +218,8 @@ def _reason_of_model(model: Any) -> str | None:
         return "run_eagerly"
     if model.steps_per_execution != 1:
         return "steps_per_execution"
-    if any(tensor.shape[0] is not None for tensor in keras.tree.flatten(getattr(model, "inputs", None) or [])):
+    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    if has_arrays and any(tensor.shape[0] is not None for tensor in inputs):
         return "fixed batch size"
     return _reason_on_jax(model) if keras.config.backend() == "jax" else _reason_on_tensorflow(model)
 
@@ -231,8 +241,8 @@ def _reason_on_jax(model: Any) -> str | None:
 
 
 def _reason_of_options(plan: TrainingPlan, fit_options: Mapping[str, Any]) -> str | None:
-    for name in ("steps_per_epoch", "validation_steps"):
-        if fit_options.get(name) is not None:
+    for name, part in (("steps_per_epoch", plan.train), ("validation_steps", plan.validation)):
+        if fit_options.get(name) is not None and not isinstance(part, Stream):
             return name
     nbytes = sum(part.nbytes for part in (plan.train, plan.validation) if isinstance(part, Split))
     return f"{nbytes / 2**30:.1f} GiB of data" if nbytes >= _MAX_FUSED_BYTES else None

@@ -11,6 +11,7 @@ by the size of a dimension (whether one of 1 is dropped, how a bias is added). S
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +71,17 @@ class DynamicScalar:
     @property
     def value(self) -> float:
         return float(vars(self.owner)[self.name])
+
+    @contextmanager
+    def replaced(self, value: float) -> Iterator[None]:
+        """Give the attribute another value within, past Keras's `__setattr__`."""
+        attributes = vars(self.owner)
+        before = attributes[self.name]
+        attributes[self.name] = value
+        try:
+            yield
+        finally:
+            attributes[self.name] = before
 
 
 @dataclass(frozen=True, slots=True)

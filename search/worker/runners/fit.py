@@ -22,7 +22,14 @@ from search.worker.data import kinds
 from search.worker.data.arrays import Data, Split, split_off
 from search.worker.data.streams import Stream, for_evaluation, for_training, steps_of
 
-__all__ = ["FitRunner", "TrainingPlan", "hold_out_validation", "make_training_plan", "validation_arguments"]
+__all__ = [
+    "FitRunner",
+    "OpenedStreams",
+    "TrainingPlan",
+    "hold_out_validation",
+    "make_training_plan",
+    "validation_arguments",
+]
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -73,20 +80,34 @@ class TrainingPlan:
         return self.train
 
     @property
+    def has_streams(self) -> bool:
+        """Return whether any of the data come in batches of their own."""
+        return isinstance(self.train, Stream) or isinstance(self.validation, Stream)
+
+    @property
     def batches_per_pass(self) -> int:
         """Batches in one pass over arrays. They equal `steps`, unless the user gave `steps_per_epoch`."""
         return math.ceil(self.arrays.samples / self.batch_size)
 
-    def has_same_arrays(self, other: TrainingPlan) -> bool:
-        """Return whether both plans have the same arrays, in whatever batches and order."""
-        parts = (self.train, other.train), (self.validation, other.validation)
-        return all(one is two or (isinstance(one, Split) and one.is_equal(two)) for one, two in parts)
+    def has_same_data(self, other: TrainingPlan) -> bool:
+        """Return whether one graph serves both plans: the same arrays, streams whose batches have the same spec.
+
+        Args:
+            other: like this plan, one whose streams are described.
+        """
+        return _is_same(self.train, other.train) and _is_same(self.validation, other.validation)
 
     def sample_order(self, number: int) -> Indices:
         """Return the order of the samples in pass `number` (from 0) over arrays: indices, shape (samples,)."""
         if not self.shuffle:
             return np.arange(self.arrays.samples)
         return np.random.default_rng(derive_seed(self.seed, "order", number)).permutation(self.arrays.samples)
+
+
+def _is_same(one: Split | Stream | None, other: Split | Stream | None) -> bool:
+    if isinstance(one, Stream):
+        return isinstance(other, Stream) and bool(one.element_spec == other.element_spec)
+    return one is other or (one is not None and one.is_equal(other))
 
 
 def make_training_plan(data: Data, options: Mapping[str, Any], seed: int) -> TrainingPlan:
@@ -193,6 +214,29 @@ def _class_to_sample_weights(train: Split, class_weight: Any) -> np.ndarray[Any,
     return np.asarray(weights, dtype=keras.config.floatx())[inverse]
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedStreams:
+    """The streams of a plan as `model.fit` takes them, each None if those data are arrays.
+
+    Attributes:
+        train: the batches from the first epoch of a segment on.
+        validation: the batches of each validation.
+    """
+
+    train: Any
+    validation: Any
+
+    @classmethod
+    def of(cls, plan: TrainingPlan, from_epoch: int) -> OpenedStreams:
+        """Open the streams of a plan, for a segment that begins with epoch `from_epoch` (from 0)."""
+        train = validation = None
+        if isinstance(plan.train, Stream):
+            train = for_training(plan.train, plan.steps, from_epoch=from_epoch, seed=plan.seed, shuffle=plan.shuffle)
+        if isinstance(plan.validation, Stream):
+            validation = for_evaluation(plan.validation, plan.validation_steps)
+        return cls(train, validation)
+
+
 class FitRunner:
     """A runner that trains by `model.fit`, on any backend of Keras.
 
@@ -205,13 +249,18 @@ class FitRunner:
         self._model = model
         self._plan = plan
 
-    def run(self, from_epoch: int, to_epoch: int, callbacks: list[Any]) -> None:
-        """Train epochs `from_epoch` to `to_epoch - 1` (from 0), driving `callbacks`."""
+    def run(self, from_epoch: int, to_epoch: int, callbacks: list[Any], streams: OpenedStreams | None = None) -> None:
+        """Train epochs `from_epoch` to `to_epoch - 1` (from 0), driving `callbacks`.
+
+        Args:
+            streams: the plan's streams, if they are open.
+        """
         plan = self._plan
+        streams = streams or OpenedStreams.of(plan, from_epoch)
         options: dict[str, Any] = {}
         epoch_hook = _EpochHook()
         if isinstance(plan.train, Stream):
-            x = for_training(plan.train, plan.steps, from_epoch=from_epoch, seed=plan.seed, shuffle=plan.shuffle)
+            x = streams.train
             options = {"steps_per_epoch": plan.steps, "class_weight": plan.class_weight}
         else:
             x = epoch_hook.batches = _ArrayBatches(plan, from_epoch)
@@ -227,7 +276,7 @@ class FitRunner:
                 shuffle=False,
                 verbose=0,
                 **options,
-                **validation_arguments(plan),
+                **validation_arguments(plan, streams.validation),
             )
 
 
@@ -250,8 +299,12 @@ def _step_gets_x_alone(model: Any, plan: TrainingPlan) -> Iterator[None]:
         object.__delattr__(model, "train_step")
 
 
-def validation_arguments(plan: TrainingPlan) -> dict[str, Any]:
-    """Return the arguments of `model.fit` that concern validation."""
+def validation_arguments(plan: TrainingPlan, opened: Any = None) -> dict[str, Any]:
+    """Return the arguments of `model.fit` that concern validation.
+
+    Args:
+        opened: a stream for validation, if it is open.
+    """
     validation = plan.validation
     if validation is None:
         return {}
@@ -262,7 +315,7 @@ def validation_arguments(plan: TrainingPlan) -> dict[str, Any]:
             "validation_batch_size": plan.validation_batch_size,
             **steps,
         }
-    return {"validation_data": for_evaluation(validation, plan.validation_steps)}
+    return {"validation_data": for_evaluation(validation, plan.validation_steps) if opened is None else opened}
 
 
 class _ArrayBatches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped

@@ -18,7 +18,7 @@ import keras
 from search.worker.runners import distribution
 from search.worker.runners.dynamic_sizes import DynamicSizes, find_dynamic_sizes
 from search.worker.runners.fit import TrainingPlan
-from search.worker.runners.fused import Framework, Loops, SharedGraph
+from search.worker.runners.fused import Framework, Loops, NotDynamic, SharedGraph
 from search.worker.runners.model_key import ModelKey, describe_callbacks, describe_model, model_keys
 
 __all__ = ["cached_graphs", "clear_graph_cache", "count_scalars", "get_loops", "make_model_key"]
@@ -35,9 +35,11 @@ Sharing takes a copy of the variables. Tracing is no large part of training a la
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _CachedGraph:
-    """A graph for the arrays of `plan`; None if models with this description cannot share one.
+    """A graph for the arrays of `plan`, and for batches like those of its streams.
 
     Attributes:
+        graph: None if models with this description cannot share one.
+        is_static: whether models with this description share graphs only if they differ in nothing dynamic.
         first: returns the model that the graph was made with; None if it is gone, or of another process.
     """
 
@@ -45,6 +47,7 @@ class _CachedGraph:
     plan: TrainingPlan
     graph: SharedGraph | None
     first: Callable[[], Any]
+    is_static: bool = False
 
 
 def _nobody() -> None:
@@ -72,11 +75,20 @@ def make_model_key(model: Any, callbacks: Sequence[Any]) -> ModelKey | None:
         model.optimizer.build(model.trainable_variables)
     if count_scalars(model) > MAX_SHARED_SCALARS:
         return None
-    # A compiler makes another program for each shape in any case.
-    is_traced = keras.config.backend() == "tensorflow" and not model.jit_compile
-    dynamic_sizes = find_dynamic_sizes(model) if is_traced else DynamicSizes()
+    dynamic_sizes = _dynamic_sizes(model)
     description = describe_model(model, dynamic_sizes)
     return None if description is None else ModelKey(description, dynamic_sizes)
+
+
+def _dynamic_sizes(model: Any) -> DynamicSizes:
+    """Return all that a graph of the model leaves dynamic. A compiler makes another program for each shape."""
+    if keras.config.backend() == "jax":
+        from search.worker.runners.jax.lifting import lifting
+        from search.worker.runners.jax.scalars import find_dynamic_scalars
+
+        return find_dynamic_scalars(model) if lifting.works else DynamicSizes()
+    is_traced = keras.config.backend() == "tensorflow" and not model.jit_compile
+    return find_dynamic_sizes(model) if is_traced else DynamicSizes()
 
 
 def _sharing_works() -> bool:
@@ -96,11 +108,19 @@ def get_loops(framework: Framework, model: Any, plan: TrainingPlan, model_key: M
     """Return the loops of a model, by a graph that may have served others.
 
     Args:
+        plan: streams are only described.
         model_key: the model's key; None for a graph of the model's own.
     """
     if model_key is None or not _sharing_works():
         return framework.make_loops(model, plan)
+    known = _known_graph(model_key, plan)
+    static = None
+    if known is None or known.is_static:
+        static = describe_model(model)  # now, as to make a graph adds variables to the model
     cached = _find_graph(framework, model, plan, model_key)
+    if cached.is_static and static is not None:
+        model_key = ModelKey(static, DynamicSizes())
+        cached = _find_graph(framework, model, plan, model_key)
     if cached.graph is None or not _serves(cached, model, plan, model_key):
         return framework.make_loops(model, plan)
     return cached.graph.loops_for(model, plan, model_key.dynamic_sizes)
@@ -108,13 +128,15 @@ def get_loops(framework: Framework, model: Any, plan: TrainingPlan, model_key: M
 
 def _find_graph(framework: Framework, model: Any, plan: TrainingPlan, model_key: ModelKey) -> _CachedGraph:
     """Return the cached graph for a model, made if there is none."""
-    cached = next((each for each in _cache if _matches(each, model_key, plan)), None)
+    cached = _known_graph(model_key, plan)
     if cached is None:
         try:
             graph = framework.make_shared_graph(model, plan, model_key)
             cached = _CachedGraph(
                 model_key.description, plan, graph, _nobody if graph.is_loaded else weakref.ref(model)
             )
+        except NotDynamic:
+            cached = _CachedGraph(model_key.description, plan, None, _nobody, is_static=True)
         except Exception:
             # If the model is at fault, its own graph will say so.
             cached = _CachedGraph(model_key.description, plan, None, _nobody)
@@ -137,7 +159,10 @@ def _serves(cached: _CachedGraph, model: Any, plan: TrainingPlan, model_key: Mod
     if _compared or cached.graph is None or cached.first() is model:
         return True
     try:
-        _compared.append(cached.graph.trains_like(model, plan, model_key.dynamic_sizes))
+        alike = cached.graph.trains_like(model, plan, model_key.dynamic_sizes)
+        if alike is None:
+            return False
+        _compared.append(alike)
     except Exception:
         traceback.print_exc()
         _compared.append(False)
@@ -147,8 +172,9 @@ def _serves(cached: _CachedGraph, model: Any, plan: TrainingPlan, model_key: Mod
     return _compared[0]
 
 
-def _matches(cached: _CachedGraph, model_key: ModelKey, plan: TrainingPlan) -> bool:
-    return cached.description == model_key.description and cached.plan.has_same_arrays(plan)
+def _known_graph(model_key: ModelKey, plan: TrainingPlan) -> _CachedGraph | None:
+    key = model_key.description
+    return next((each for each in _cache if each.description == key and each.plan.has_same_data(plan)), None)
 
 
 def cached_graphs() -> list[SharedGraph | None]:

@@ -17,12 +17,18 @@ from stores import Server, wait_until
 
 import search
 from search import cli
-from search.driver import launch
+from search.driver import prepared
 from search.results.study_results import StudyResults
 from search.study.paths import StudyPaths
 from search.tracking.mlflow import store
 
-OPTIONS: dict[str, Any] = {"seed": 0, "workers": 1, "progress": False, "objective": "val_accuracy"}
+OPTIONS: dict[str, Any] = {
+    "backend": "hyperband",
+    "seed": 0,
+    "workers": 1,
+    "progress": False,
+    "objective": "val_accuracy",
+}
 
 
 def check(uri: str, study: StudyResults) -> None:
@@ -47,7 +53,7 @@ def check(uri: str, study: StudyResults) -> None:
 def test_a_search_goes_on_without_its_server_and_a_sync_sends_the_rest(
     workplace: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(launch, "SYNC_SECONDS", 1.0)
+    monkeypatch.setattr(prepared, "SYNC_SECONDS", 1.0)
     shutil.copy(SLOW, workplace / "space.py")
     options = {**OPTIONS, "tracking_uri": server.uri, "study": "s"}
     journal = StudyPaths.of("runs", "s").journal

@@ -20,7 +20,7 @@ from search.messages import Evaluate, Evaluated, Segment
 from search.space.file import SpaceRef
 from search.study.records import Built
 from search.study.trial import Objective
-from search.testing.executors import Conversation
+from search.testing.conversation import Conversation
 from search.worker.data import kinds
 from search.worker.data.arrays import prepare_data, spec_from_json, spec_to_json
 from search.worker.data.fingerprint import fingerprint_data
@@ -256,7 +256,7 @@ def test_a_trial_continues_and_its_best_model_is_evaluated(tmp_path: Path) -> No
     files = {name: str(tmp_path / "trial-0" / file) for name, file in files.items()}
     executor, messages = InlineExecutor(), []
     executor.start(0, Evaluate(0, ref, {"units": 6}, seed=3, objective=objective, **files))
-    executor.poll(lambda slot, message: messages.append(message), 0)
+    executor.poll(lambda slot, work, message: messages.append(message), 0)
     (evaluated,) = messages
     assert isinstance(evaluated, Evaluated)
     assert (evaluated.error, evaluated.warning) == (None, "")

@@ -11,7 +11,7 @@ from search.executors.inline import InlineExecutor
 from search.messages import Probe, Probed, Segment
 from search.space.file import SpaceRef
 from search.study.trial import Objective
-from search.testing.executors import Conversation
+from search.testing.conversation import Conversation
 from search.worker.data import shared
 from search.worker.data.arrays import Data, Split, prepare_data
 

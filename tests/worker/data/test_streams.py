@@ -18,11 +18,12 @@ from search.options import Options
 from search.space.file import SpaceRef
 from search.study.records import Built
 from search.study.trial import Objective
-from search.testing.executors import Conversation
+from search.testing.conversation import Conversation
 from search.worker.data import streams
 from search.worker.data.arrays import prepare_data
 from search.worker.data.streams import as_stream, for_training
 from search.worker.runners.fit import make_training_plan
+from search.worker.runners.graph_cache import cached_graphs, clear_graph_cache
 from search.worker.segment import clear_caches
 
 SPACE = """
@@ -160,7 +161,18 @@ def test_a_trial_in_several_segments_has_the_results_of_one(tmp_path: Path, kind
     # No two epochs have the same batches in the same order, so their losses differ.
     assert len({logs["loss"] for logs in whole.curve}) == 4
     built = next(message for message in whole.messages if isinstance(message, Built))
-    assert built.runner == "fit: data that come in batches"
+    assert built.runner == "fused"
+
+
+@pytest.mark.slow
+def test_trials_whose_streams_depend_on_hyperparameters_share_a_graph(tmp_path: Path) -> None:
+    study = Study(tmp_path, "seeded")
+    space = tmp_path / "space.py"
+    space.write_text(space.read_text().replace("def load_data():", "def load_data(hp):"))
+    clear_graph_cache()
+    curves = [study.train(trial, 0, 2).curve for trial in range(2)]
+    assert curves[0] == curves[1]
+    assert [graph is None for graph in cached_graphs()] == [False]
 
 
 @pytest.mark.parametrize("kind", ["seeded", "pydataset", "function", "mixed"])
@@ -177,7 +189,7 @@ def test_test_data_are_evaluated_on_the_best_weights(tmp_path: Path, kind: str) 
         "model": str(folder / "m.keras"),
     }
     executor.start(0, Evaluate(0, study.ref, {"units": 6}, seed=3, objective=objective, **files))
-    executor.poll(lambda slot, message: messages.append(message), 0)
+    executor.poll(lambda slot, work, message: messages.append(message), 0)
     (evaluated,) = messages
     assert isinstance(evaluated, Evaluated)
     assert (evaluated.error, evaluated.warning) == (None, "")
@@ -298,3 +310,25 @@ def test_a_pydataset_without_a_length_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(SpaceError, match="without an end"):
         make_training_plan(prepare_data((Endless(), None)), {}, 0)
+
+
+def test_the_reader_of_a_first_batch_is_not_dropped_while_it_reads_ahead() -> None:
+    ended = []
+
+    def generate() -> Any:
+        try:
+            for number in range(6):
+                yield np.full((2, 1), number, "float32"), np.zeros((2, 1), "float32")
+        finally:
+            ended.append(True)
+
+    spec = tf.TensorSpec((2, 1)), tf.TensorSpec((2, 1))
+    kept = as_stream(tf.data.Dataset.from_generator(generate, output_signature=spec).prefetch(1), "train")
+    assert kept is not None
+    assert kept.first[0][0] == 0
+    assert not ended
+    for _ in range(4):  # so many are kept
+        other = as_stream(tf.data.Dataset.from_tensors((np.zeros((2, 1)), np.zeros((2, 1)))), "train")
+        assert other is not None
+        assert other.first
+    assert ended

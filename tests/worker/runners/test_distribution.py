@@ -38,7 +38,15 @@ def build_model(hp):
 def fit_options(hp):
     return {{"batch_size": {batch}}}
 """
-OPTIONS = {"max_epochs": 2, "max_trials": 2, "workers": 1, "seed": 0, "objective": "val_loss", "progress": False}
+OPTIONS = {
+    "backend": "hyperband",
+    "max_epochs": 2,
+    "max_trials": 2,
+    "workers": 1,
+    "seed": 0,
+    "objective": "val_loss",
+    "progress": False,
+}
 
 
 def losses(study: search.StudyResults) -> list[list[float]]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from search.executors.inline import InlineExecutor
 from search.messages import Interrupt, Message, Probe, Probed, ProbeFailed, Question, Segment, Verdict
 from search.space.file import SpaceRef
+from search.study.paths import TrialPaths
 from search.study.records import Built, Checkpointed, EpochDone
 from search.study.trial import Objective
-from search.testing.executors import Conversation
+from search.testing.conversation import Conversation
+from search.worker.checkpoint import load_weights, read_best
 
 HEAD = """
 import keras
@@ -306,3 +309,19 @@ def test_an_error_of_a_fit_is_reported_by_the_probe_as_itself(tmp_path: Path) ->
     assert failed.message.endswith(": NameError: name 'undefined' is not defined")
     assert "space.py:" in failed.message
     assert "undefined" in failed.traceback
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fit", "objective"), [(HANDED_ON, "val_loss"), (LOOP, "error")], ids=["continues", "anew"])
+def test_a_trial_whose_checkpoint_was_dropped_is_trained_again(tmp_path: Path, fit: str, objective: str) -> None:
+    own = Trial(tmp_path, fit, objective)
+    whole = own.train(0, 0, 4)
+    parts = [own.train(1, 0, 2)]
+    files = TrialPaths(tmp_path / "trial-1")
+    files.checkpoint(0).unlink()
+    parts.append(own.train(1, 2, 4, best=read_best(files.best(0))))
+    assert whole.curve == parts[1].curve
+    first, second = (load_weights(TrialPaths(tmp_path / f"trial-{trial}").best(0)) for trial in (0, 1))
+    assert (first.epoch, first.value) == (second.epoch, second.value)
+    for one, two in zip(first._arrays, second._arrays, strict=True):
+        np.testing.assert_array_equal(one, two)

@@ -12,7 +12,7 @@ from search.executors.inline import InlineExecutor
 from search.messages import Interrupt, Notice, Probe, Probed, Verdict
 from search.study.paths import TrialPaths
 from search.study.records import Built, EpochDone
-from search.testing.executors import Conversation
+from search.testing.conversation import Conversation
 from search.worker import checkpoint
 from tests.worker.runners.test_own_fit import Trial, built
 

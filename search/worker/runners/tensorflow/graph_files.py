@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 from tensorflow.core.framework.function_pb2 import FunctionDefLibrary
 
 from search.worker.runners.tensorflow.internals import call_function, register_function, unregister_function
@@ -178,5 +179,6 @@ class _Function:
     count: int
 
     def __call__(self, *arguments: Any) -> Any:
-        tensors = call_function(self.name, [*arguments, *self.captured], self.count)
+        given = tf.nest.flatten(arguments, expand_composites=True)  # an iterator is one tensor
+        tensors = call_function(self.name, [*given, *self.captured], self.count)
         return keras.tree.map_structure(tensors.__getitem__, self.outputs)

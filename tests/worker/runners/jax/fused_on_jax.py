@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 from keras import layers
 
 from search.worker.data.arrays import prepare_data
 from search.worker.runners.choose import choose_runner
-from search.worker.runners.jax import epochs
+from search.worker.runners.jax import epoch_functions
+from search.worker.runners.jax.values_internals import sharing_programs
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(70, 6)).astype("float32")
@@ -112,14 +116,74 @@ CASES = [
 ]
 
 
+may_loop = epoch_functions.may_loop
+looped: list[bool] = []
+
+
+def decide(*step: Any) -> bool:
+    looped.append(may_loop(*step))
+    return looped[-1]
+
+
+def check_decision() -> None:
+    """Check the decision for steps that hide a convolution in nested functions, and for one that cannot be repeated."""
+
+    def convolve(x: Any) -> Any:
+        return keras.ops.conv(x, jnp.ones((2, 1, 1)), padding="same")
+
+    steps: dict[str, tuple[Callable[[Any], Any], bool]] = {
+        "plain": (lambda x: x * 2, True),
+        "plain branches": (lambda x: jax.lax.cond(x.sum() > 0, lambda: x, lambda: x * 2), True),
+        "convolution": (convolve, False),
+        "in a branch": (lambda x: jax.lax.cond(x.sum() > 0, lambda: x, lambda: convolve(x)), False),
+        "in a loop of a jitted function": (
+            jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: convolve(y), x)),
+            False,
+        ),
+        "remat": (jax.grad(lambda x: jax.checkpoint(convolve)(x).sum()), False),
+        "another type": (lambda x: x.astype("float16"), False),
+        "another shape": (lambda x: x[:1], False),
+    }
+    for name, (step, expected) in steps.items():
+        traced = jax.jit(step).trace(jnp.ones((2, 4, 1)))
+        assert may_loop(traced.jaxpr, 1) is expected, name
+
+
+def initial_values() -> list[Any]:
+    shapes = (1,), (7,), (64, 33), (3, 3, 2, 5), (1000, 17), (1024,), (1025,), (2, 0)
+    return [np.asarray(values) for shape in shapes for values in draws_of(shape)]
+
+
+def draws_of(shape: tuple[int, ...]) -> Iterator[Any]:
+    yield keras.random.uniform(shape, -0.123, 0.456, seed=1)
+    yield keras.random.normal(shape, 0.1, 0.3, seed=2)
+    yield keras.random.truncated_normal(shape, 0.0, 0.7, seed=3)
+    yield keras.ops.zeros(shape)
+    yield keras.ops.zeros(shape, "int32")
+
+
+def compare_initial_values() -> None:
+    own = initial_values()
+    with sharing_programs():
+        shared = initial_values()
+        traced = jax.jit(lambda: keras.random.uniform((3, 2), seed=1))()
+    for one, other in zip((*own, traced), (*shared, keras.random.uniform((3, 2), seed=1)), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    print("initial values the same")
+
+
 def main() -> None:
     assert keras.config.backend() == "jax"
+    compare_initial_values()
+    check_decision()
     for make, raw in CASES:
         name, logs, arrays = train(make, raw, False)
         assert name == "fit: asked for"
         assert len(logs) == 3
-        for epoch_function in (epochs.BatchCalls, epochs.BatchScan):  # on a processor, and on a GPU
-            epochs.epoch_function_class = lambda epoch_function=epoch_function: epoch_function
+        looped.clear()
+        for each in (decide, lambda *step: not decide(*step)):  # as it is done on a processor, and the other way
+            epoch_functions.may_loop = each
             fused_name, fused_logs, fused = train(make, raw, True)
             assert fused_name == "fused"
             for one, other in zip(fused_logs, logs, strict=True):
@@ -127,7 +191,9 @@ def main() -> None:
                 np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-6, err_msg=make.__name__)
             for array, fitted in zip(fused, arrays, strict=True):
                 np.testing.assert_allclose(array, fitted, rtol=1e-5, atol=1e-6, err_msg=make.__name__)
-            print(make.__name__, epoch_function.__name__, "the same")
+            print(make.__name__, "the same")
+        # Training and validation decide alike.
+        assert looped == [make is not deferred] * 4, make.__name__
 
 
 if __name__ == "__main__":

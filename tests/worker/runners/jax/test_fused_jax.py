@@ -16,4 +16,4 @@ def test_fused_epochs_equal_those_of_fit() -> None:
     command = [sys.executable, str(Path(__file__).with_name("fused_on_jax.py"))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("the same") == 14
+    assert done.stdout.count("the same") == 15

@@ -1,0 +1,236 @@
+"""A prepared search: all is checked and chosen, and it is run to its end."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from search.backends import registry
+from search.devices.slots import Slot, slots_sharing_memory
+from search.driver import named_parts, storage_option
+from search.driver.loop import Driver, View
+from search.driver.search_limits import limits_of
+from search.driver.study_files import StudyFiles
+from search.driver.study_handle import StudyHandle
+from search.errors import SearchError
+from search.executors.base import Executor
+from search.messages import Probed
+from search.options import Options
+from search.scheduler.controller import Controller
+from search.scheduler.stopping import StopRule
+from search.space.file import SpaceRef
+from search.study.journal import Journal
+from search.study.paths import StudyPaths
+from search.study.records import Record, SearchEnded
+from search.study.study import Study
+from search.tracking.followers import FollowerSetup, FollowerThread
+
+if TYPE_CHECKING:
+    from search.tracking.mlflow.syncer import Syncer
+
+SYNC_SECONDS = 60.0
+"""Seconds that the end of a search waits for MLflow, and before that for the trials' storage."""
+
+FOLLOWER_SECONDS = 10.0
+"""Seconds that the end of a search waits for each follower that the options name."""
+
+
+class SearchStopped(KeyboardInterrupt):
+    """The stop of a search at once, by the second Ctrl-C or after the search's end. The study has begun.
+
+    Attributes:
+        paths: the study's files.
+    """
+
+    def __init__(self, paths: StudyPaths) -> None:
+        super().__init__("stopped; nothing journaled is lost: go on with resume=True")
+        self.paths = paths
+
+
+MakeView = Callable[[Study, Options, tuple[str, ...]], View]
+"""A function that makes the view of a study; the last argument labels the slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The end of a search.
+
+    Attributes:
+        paths, study: the study's files, and the study.
+        end: how the search ended.
+        synced: MLflow has everything.
+    """
+
+    paths: StudyPaths
+    study: Study
+    end: SearchEnded
+    synced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSearch:
+    """A search of which all is checked.
+
+    Attributes:
+        handle: the study, as its journal was read.
+        options: the options.
+        probed: the findings of the probe.
+        space: the place where workers find the user's code.
+        executor, slots: the executor, and its slots.
+        records: the records to begin with.
+        tracking_uri: the MLflow server.
+        rules: stop rules of this process, beside those that the options name.
+    """
+
+    handle: StudyHandle
+    options: Options
+    probed: Probed
+    space: SpaceRef
+    executor: Executor
+    slots: tuple[Slot, ...]
+    records: list[Record]
+    tracking_uri: str
+    rules: Sequence[StopRule]
+
+    @property
+    def paths(self) -> StudyPaths:
+        """The study's files."""
+        return self.handle.paths
+
+    def run(self, make_view: MakeView, say: Callable[[str], None]) -> Result:
+        """Search to the end.
+
+        Args:
+            make_view: makes the view, once the study is known.
+            say: prints one line.
+
+        Raises:
+            SearchStopped: the user stopped the search at once.
+            SearchError: the search broke.
+        """
+        study, opts, executor, slots = Study(), self.options, self.executor, self.slots
+        view: View | None = None
+
+        def report(line: str, details: str) -> None:
+            tell = say if view is None else view.say
+            tell(line + log_traceback(self.paths, details))
+
+        rules = [*named_parts.make_rules(opts, report), *self.rules]
+        closed = tuple(getattr(executor, "closed", ()))
+        controller = _make_controller(study, opts, self.probed, slots, rules, closed)
+        try:
+            controller.replay(self.handle.entries)  # the one fold of the journal
+        except Exception as error:
+            raise self._broken(error) from error
+        view = make_view(study, opts, tuple(slot.label for slot in slots))
+        for slot in closed:
+            view.name_slot(slot, None)
+        setup = FollowerSetup(self.handle.name, self.paths.folder, self.handle.entries, view.say)
+        named = named_parts.make_followers(opts, setup, report)
+        syncer = self._make_syncer(view)
+        files = storage_option.make_files(opts.storage, self.handle, self.records)
+        driver = Driver(
+            controller,
+            Journal(self.paths.journal, known=self.handle.entries),
+            executor,
+            self.space,
+            self.paths,
+            opts,
+            followers=[*storage_option.make_followers(opts, study, self.paths, files), syncer, *named],
+            files=files,
+            data=str(self.paths.data) if self.probed.shared else None,
+            view=view,
+        )
+        try:
+            end = self._train(study, driver, files, syncer, named, say)
+        finally:
+            view.close()
+        try:
+            for follower in named:
+                follower.close(FOLLOWER_SECONDS)
+            return Result(self.paths, study, end, syncer.finish(SYNC_SECONDS))
+        except KeyboardInterrupt as error:
+            raise SearchStopped(self.paths) from error
+
+    def _train(
+        self,
+        study: Study,
+        driver: Driver,
+        files: StudyFiles,
+        syncer: Syncer,
+        named: Sequence[FollowerThread],
+        say: Callable[[str], None],
+    ) -> SearchEnded:
+        """Run the loop, with all followers, until the trials' files are where they stay."""
+        try:
+            syncer.start()
+            for follower in named:
+                follower.start()
+            end = driver.run(self.records, self.probed.data)
+            for line in files.finish(SYNC_SECONDS):
+                say(line)
+            return end
+        except BaseException as error:
+            syncer.stop()
+            for follower in named:
+                follower.end()
+            if isinstance(error, KeyboardInterrupt) and study.header is not None:
+                raise SearchStopped(self.paths) from error
+            if not isinstance(error, Exception):
+                raise
+            raise self._broken(error) from error
+
+    def _make_syncer(self, view: View) -> Syncer:
+        from search.tracking.mlflow.syncer import Syncer
+
+        return Syncer(
+            self.paths,
+            self.tracking_uri,
+            keep_models=self.options.keep_models,
+            experiment=self.options.experiment,
+            register=self.options.register,
+            warn=view.say,
+        )
+
+    def _broken(self, error: Exception) -> SearchError:
+        """Return the error that ends a search because of `error`, which is being handled."""
+        if isinstance(error, SearchError):
+            return error
+        return SearchError(
+            f"the search broke ({type(error).__name__}: {error}): nothing journaled is lost, and a resume may get past "
+            f"it" + log_traceback(self.paths, traceback.format_exc())
+        )
+
+
+def _make_controller(
+    study: Study,
+    opts: Options,
+    probed: Probed,
+    slots: tuple[Slot, ...],
+    rules: Sequence[StopRule],
+    closed: Collection[int],
+) -> Controller:
+    return Controller(
+        study,
+        lambda phase: registry.make_backend(
+            phase.backend, phase.options, study.objective, study.seed, study.parameters
+        ),
+        limits_of(opts, probed),
+        slots_sharing_memory(slots),
+        opts.max_epochs,
+        opts.try_first,
+        rules,
+        closed,
+    )
+
+
+def log_traceback(paths: StudyPaths, traceback: str) -> str:
+    """Write a traceback to the study's log. Return words that say where it is."""
+    if not traceback:
+        return ""
+    with suppress(OSError), paths.log.open("a") as file:
+        file.write(traceback + "\n")
+    return f" (its traceback is in {paths.log})"

@@ -1,0 +1,1 @@
+"""The `ray` executor: slots on all nodes of a Ray cluster."""

@@ -1,0 +1,1 @@
+"""Storage: the places of trials' files, so that a trial goes on wherever its next segment runs."""

@@ -1,0 +1,76 @@
+"""The scratch folder of a worker, for the files of trials that lie elsewhere.
+
+Each process has its own, and holds a lock in it as long as it lives, its children included. So the folder of a process
+that was killed can be told, and the next process of this user on the machine deletes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["local_folder", "prune", "remove_scratch"]
+
+_PREFIX = "search-scratch-"
+_LOCK = ".lock"
+
+_removing = threading.Lock()
+_scratch: list[tuple[int, Path, int]] = []
+"""The process, its folder and the descriptor of its lock; empty before the first use. A fork has its parent's."""
+
+
+def local_folder(folder: str) -> Path:
+    """Return the place in this process's scratch folder for a trial's `folder`: with the same last three parts."""
+    return Path(_scratch_folder(), *Path(folder).parts[-3:])
+
+
+def prune(folder: Path, trials: Collection[int]) -> None:
+    """Delete the files of all trials beside `folder`, a trial's place in the scratch folder, but those of `trials`."""
+    kept = {folder.name, *(f"{trial:04d}" for trial in trials)}
+    with suppress(OSError):
+        for other in folder.parent.iterdir():
+            if other.name not in kept:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def remove_scratch() -> None:
+    """Delete this process's scratch folder, if it has one. Another thread that asks for the same waits."""
+    with _removing:
+        if _scratch and _scratch[-1][0] == os.getpid():
+            _, folder, lock = _scratch.pop()
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _scratch_folder() -> Path:
+    if not _scratch or _scratch[-1][0] != os.getpid():
+        base = Path(tempfile.gettempdir())
+        _delete_abandoned(base)
+        # Nobody may take a folder without a lock yet for an abandoned one.
+        new = Path(tempfile.mkdtemp(dir=base, prefix=f".{_PREFIX}"))
+        lock = os.open(new / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = base / new.name.removeprefix(".")
+        new.rename(folder)
+        _scratch[:] = [(os.getpid(), folder, lock)]
+    return _scratch[-1][1]
+
+
+def _delete_abandoned(base: Path) -> None:
+    """Delete the scratch folders of this user's processes that have died."""
+    for folder in base.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if folder.stat().st_uid != os.getuid():
+                continue
+            lock = os.open(folder / _LOCK, os.O_RDWR)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)

@@ -1,0 +1,106 @@
+"""Records as JSON objects: `encode` turns a record into one, and `decode` turns it back.
+
+A kind is the class's name in snake_case. Unknown and missing fields are errors; `search.study.formats` adds the
+fields that an older format lacks.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from search.space.domain import Parameter
+from search.study.records import Record
+from search.study.trial import Objective
+
+__all__ = ["decode", "encode"]
+
+_CLASSES: tuple[type[Any], ...] = Record.__args__
+_KIND: dict[type[Any], str] = {cls: re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower() for cls in _CLASSES}
+_BY_KIND: dict[str, type[Any]] = {kind: cls for cls, kind in _KIND.items()}
+_FIELDS: dict[type[Any], tuple[str, ...]] = {cls: tuple(f.name for f in fields(cls)) for cls in _CLASSES}
+
+
+def _parameters(data: Any) -> Any:
+    return data if isinstance(data, int) else tuple(Parameter.from_json(item) for item in data)
+
+
+def _logs(data: dict[str, Any]) -> dict[str, float]:
+    for name, value in data.items():
+        if type(value) is not float:
+            data[name] = float(value)
+    return data
+
+
+_known: dict[str, tuple[Any, list[type[Any]], Parameter]] = {}
+
+
+def _parameter(data: Any) -> Parameter:
+    """Decode a parameter. Each trial's lines repeat it, so all of them share one object."""
+    known = _known.get(data["name"])
+    if known is not None and known[0] == data and known[1] == _types(data):
+        return known[2]
+    made = Parameter.from_json(data)
+    _known[made.name] = data, _types(data), made
+    return made
+
+
+def _types(data: Any) -> list[type[Any]]:
+    """Return the types of values that are equal in Python: 1, 1.0 and True."""
+    return [type(value) for value in (data["default"], *data["domain"].get("values", ()))]
+
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "parameter": _parameter,
+    "parameters": _parameters,
+    "objectives": lambda data: tuple(Objective(*item) for item in data),
+    "metrics": tuple,
+    "requirements": tuple,
+    "internals_off": tuple,
+    "curve": tuple,
+    "logs": _logs,
+}
+_DECODED: dict[type[Any], tuple[tuple[str, Callable[[Any], Any]], ...]] = {
+    cls: tuple((name, _DECODERS[name]) for name in names if name in _DECODERS) for cls, names in _FIELDS.items()
+}
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, Parameter):
+        return item.to_json()
+    return (item.name, item.direction) if isinstance(item, Objective) else item
+
+
+def encode(record: Record) -> dict[str, Any]:
+    """Return the record as a JSON object, with its kind under `kind`."""
+    cls = type(record)
+    data: dict[str, Any] = {"kind": _KIND[cls]}
+    for name in _FIELDS[cls]:
+        value = getattr(record, name)
+        if isinstance(value, Parameter):
+            value = value.to_json()
+        elif isinstance(value, tuple):
+            value = [_plain(item) for item in value]
+        elif name == "logs":
+            # JSON has no NaN and no infinity: they become strings.
+            value = {key: number if math.isfinite(number) else str(number) for key, number in value.items()}
+        data[name] = value
+    return data
+
+
+def decode(data: dict[str, Any]) -> Record:
+    """Return the record that `encode` turned into `data`. `data` is changed on the way.
+
+    Raises:
+        KeyError: the kind is unknown.
+        TypeError: a field is unknown or missing.
+    """
+    cls = _BY_KIND[data.pop("kind")]
+    for name, decoder in _DECODED[cls]:
+        if name in data:
+            data[name] = decoder(data[name])
+    record: Record = cls(**data)
+    return record
