@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -17,10 +20,11 @@ import ray
 from ray.cluster_utils import Cluster
 from ray_clusters import Bench, started
 
-from search.executors.ray import watch
-from search.executors.ray.links import Times
-from search.executors.ray.owner import SlotHolder
-from search.executors.ray.plan import Wanted
+from search.executors.ray import cluster as clusters
+from search.executors.ray import placement, watch
+from search.executors.ray.links import OwnerLink, Times, start_holder
+from search.executors.ray.owner import Owner, OwnerSetup, SlotHolder
+from search.executors.ray.plan import Node, Wanted
 from search.messages import Interrupt, Lost, Notice, Segment, SlotClosed, SlotOpened
 from search.space.file import SpaceRef
 from search.study.records import EpochDone, SegmentEnded
@@ -30,6 +34,8 @@ from search.testing.conversation import SPACE, VALUES
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LONG = 1_000_000
+
+_trials = itertools.count(100)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +70,8 @@ def segment(tmp_path: Path) -> Callable[..., Segment]:
 @pytest.fixture
 def running(bench: Bench, segment: Callable[..., Segment]) -> Iterator[int]:
     """Start a long segment in slot 0, and return its id. Afterwards slot 0 must work."""
-    work = bench.start(0, segment())
+    # A trial that loses its place too often is blamed for it.
+    work = bench.start(0, segment(trial=next(_trials)))
     bench.until_message(0, EpochDone)
     yield work
     bench.start(0, segment(2, trial=1))
@@ -133,6 +140,45 @@ def test_an_owner_that_is_unavailable_for_a_moment_loses_nothing(bench: Bench, r
     assert bench.until_message(0, SegmentEnded).outcome == "interrupted"
 
 
+def test_a_request_for_a_slot_that_ray_loses_is_made_again(
+    bench: Bench, running: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "ASK_AGAIN_SECONDS", 3.0)
+    lose_first(monkeypatch, placement, "start_holder", lambda demand, _: start_holder(replace(demand, cpus=1000), None))
+    ray.kill(bench.executor._slots[0].holder)
+    assert_moved(bench, reason="holds its resources")
+    assert bench.executor._slots[0].requests == 0
+
+
+def test_an_owner_that_does_not_start_is_started_again(
+    bench: Bench, running: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_place(node: Node, setup: OwnerSetup, now: float) -> OwnerLink:
+        actor = ray.remote(num_cpus=1000, concurrency_groups=dict.fromkeys(("messages", "commands", "renewals"), 1))
+        monkeypatch.setattr(watch, "START_SECONDS", 3.0)
+        return OwnerLink(node, actor(Owner).remote(setup), contact=now)
+
+    started = lose_first(monkeypatch, placement, "start_owner", without_place)
+    os.kill(psutil.Process(bench.link(0).processes[0][0]).ppid(), signal.SIGKILL)
+    bench.wait_until(lambda: len(started) == 2)
+    monkeypatch.setattr(watch, "START_SECONDS", 120.0)
+    assert_moved(bench, reason="the owner of its workers")
+
+
+def lose_first(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, lost: Callable[..., Any]
+) -> list[tuple[Any, ...]]:
+    """Have the first call of a function do something else. Return the arguments of all calls, as they are made."""
+    real, calls = getattr(module, name), []
+
+    def replaced(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return lost(*arguments) if len(calls) == 1 else real(*arguments)
+
+    monkeypatch.setattr(module, name, replaced)
+    return calls
+
+
 def test_messages_of_other_work_are_dropped(bench: Bench, running: int, segment: Callable[..., Segment]) -> None:
     bench.executor.kill(0, running, "enough")
     bench.until_message(0, Lost)
@@ -168,9 +214,9 @@ def test_a_slot_without_work_gives_its_resources_back_and_waits_for_them_when_th
 
 
 def test_a_drained_node_moves_its_work_and_a_killed_one_loses_it(
-    bench: Bench, cluster: Cluster, segment: Callable[..., Segment]
+    bench: Bench, cluster: Cluster, segment: Callable[..., Segment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that joins takes the place of one that drains or dies."""
+    """A node that joins takes the place of one that drains or dies, also if it does not report its versions at once."""
     work = bench.start(0, segment())
     bench.until_message(0, EpochDone)
     drain(cluster, str(bench.executor._slots[0].node))
@@ -190,9 +236,15 @@ def test_a_drained_node_moves_its_work_and_a_killed_one_loses_it(
     lost = bench.until_message(0, Lost)
     assert not lost.fault
     assert not [pid for pid, _ in processes if is_alive(pid)]
+    bench.executor._told.clear()  # at the start, slots may have waited as well
     told = bench.until(lambda event: isinstance(event[2], Notice))[2]
     assert "no node has 1 CPU free" in told.text
+    monkeypatch.setattr(watch, "START_SECONDS", 10.0)
+    silent = ray.remote(num_cpus=0)(SlotHolder).remote()
+    asked = lose_first(monkeypatch, clusters, "ask_versions", lambda *_: silent.hold.remote())
     cluster.add_node(num_cpus=1)
+    bench.wait_until(lambda: len(asked) == 2)
+    monkeypatch.setattr(watch, "START_SECONDS", 120.0)
     bench.until_message(0, SlotOpened)
 
 

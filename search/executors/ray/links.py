@@ -164,6 +164,8 @@ class SlotState:
         epoch: the last epoch of the work.
         excuse: the reason why the work ends soon, if the trial is not to blame.
         since: the time of its last change: asked for, placed, given work, or freed.
+        requests: the number of times that Ray was asked since it placed the slot last.
+        requested: the time of the last of them.
     """
 
     number: int
@@ -183,6 +185,8 @@ class SlotState:
     sent: bool = False
     epoch: int = 0
     excuse: Excuse | None = None
+    requests: int = 0
+    requested: float = 0.0
 
     @property
     def waits(self) -> bool:

@@ -99,6 +99,8 @@ class Placement(ABC):
         """The nodes with the same versions as here."""
         self._checked: set[str] = set()
         """The nodes whose versions are known, or asked for."""
+        self._checking: dict[str, float] = {}
+        """The nodes whose versions were asked for, each with the time of that."""
         self._refused: dict[str, str] = {}
         """The nodes that cannot be used, each with the reason."""
         self._draining: frozenset[str] = frozenset()
@@ -161,7 +163,8 @@ class Placement(ABC):
         """Ask Ray for a slot's resources."""
         alive = slot.planned.node in self._nodes and slot.planned.node not in self._draining
         slot.holder = holder = start_holder(slot.demand, slot.planned.node if alive else None)
-        slot.since = self._now()
+        slot.since = slot.requested = self._now()
+        slot.requests += 1
 
         def placed(result: Any) -> None:
             if slot.holder is not holder:
@@ -176,6 +179,7 @@ class Placement(ABC):
     def _placed(self, slot: SlotState, held: Held) -> None:
         """Take in that Ray has placed a slot."""
         slot.node = held.node
+        slot.requests = 0
         slot.keep_hold()
         if held.node not in self._nodes:
             self._look_at_nodes()
@@ -419,8 +423,11 @@ class Placement(ABC):
 
     def _check(self, node: Node) -> None:
         """Use a node that has joined if it has the same versions."""
+        self._checking[node.id] = self._now()
 
         def checked(result: Any) -> None:
+            if self._checking.pop(node.id, None) is None:
+                return  # it was asked twice, and has answered
             difference = clusters.describe_node(node, result, self._packages)
             if difference is not None:
                 self._refuse(node, difference)

@@ -10,7 +10,15 @@ from ray.exceptions import ActorUnavailableError
 
 from search.errors import SearchError
 from search.executors.ray import cluster as clusters
-from search.executors.ray.links import LONG_POLL_SECONDS, Excuse, SlotState, end_after, is_out_of_memory, result_of
+from search.executors.ray.links import (
+    LONG_POLL_SECONDS,
+    Excuse,
+    SlotState,
+    end_actor,
+    end_after,
+    is_out_of_memory,
+    result_of,
+)
 from search.executors.ray.placement import SILENCE_SECONDS, Placement, node_died
 from search.executors.ray.plan import describe_missing
 from search.messages import Interrupt, Lost
@@ -20,6 +28,12 @@ TELL_SECONDS = 10.0
 
 HEAD_SECONDS = 5.0
 """Seconds without an answer of the cluster's head after which the search ends: Ray would end this process later."""
+
+ASK_AGAIN_SECONDS = 60.0
+"""Seconds after which Ray is asked again for a slot, doubled each time: a node that dies may take a request with it."""
+
+START_SECONDS = 120.0
+"""Seconds for an owner to start, and for a node to report its versions, before they are asked again."""
 
 UNUSED_SECONDS = 10.0
 """Seconds without a slot after which an owner ends: a slot that has lost its place soon comes back."""
@@ -64,9 +78,17 @@ class Watch(Placement):
                 link.contact = now  # this process was suspended, and owners may have answered meanwhile
             elif link.ready and now - link.contact > LONG_POLL_SECONDS + SILENCE_SECONDS:
                 self._give_up(link, "it did not answer")
+            elif not link.ready and link.failure is None and now - link.contact > START_SECONDS:
+                self._worn[link.node.id] += 1
+                self._give_up(link, f"its owner did not start in {START_SECONDS:g} s")
         retry, self._retry = self._retry, []
         for link in retry:
             self._ask_owner(link)
+        for node_id, asked in list(self._checking.items()):
+            if node_id not in self._nodes:
+                del self._checking[node_id]
+            elif now - asked > START_SECONDS:
+                self._check(self._nodes[node_id])
 
     def _watch_slots(self) -> None:
         now = self._now()
@@ -90,6 +112,15 @@ class Watch(Placement):
                 self._finish(slot, Lost(reason, fault=False))
             elif slot.waits and now - slot.since > TELL_SECONDS:
                 self._say(f"slot {slot.number} and all like it wait for a place: {self._missing(slot)}")
+            if slot.waits and now - slot.requested > ASK_AGAIN_SECONDS * 2 ** (slot.requests - 1):
+                self._ask_again(slot)
+
+    def _ask_again(self, slot: SlotState) -> None:
+        """Replace a request that Ray has not answered. The slot has waited since the first."""
+        since, lost = slot.since, slot.holder
+        self._ask(slot)
+        slot.since = since
+        end_actor(lost)
 
     def _missing(self, slot: SlotState) -> str:
         return describe_missing(slot.demand, list(self._nodes.values()))
