@@ -21,6 +21,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# By default Ray's workers give way to all other processes: beside other tests on few cores, they would hardly run.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 set_environment()
 
