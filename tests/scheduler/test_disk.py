@@ -43,7 +43,9 @@ def ask(hp: Hp) -> None:
 
 
 def loss(run: Run, epoch: int) -> float:
-    return float(run["x"]) + 1 / epoch + 0.2 * run.random("loss", epoch).random()  # type: ignore[arg-type]
+    x = run["x"]
+    assert isinstance(x, float)
+    return x + 1 / epoch + 0.2 * run.random("loss", epoch).random()
 
 
 SCENARIO = Scenario(ask, loss, bytes=lambda run: SIZE)
@@ -135,10 +137,10 @@ def test_a_search_cut_after_any_record_is_the_same(search: Simulation, step: int
 
 def test_the_same_after_a_power_failure_that_the_deletion_outlived(search: Simulation) -> None:
     """The disk of the last process lacks checkpoints that the journal, cut before they were dropped, still names."""
-    places = [i for i, record in enumerate(search.records) if isinstance(record, CheckpointDropped)]
-    for kept in places[::8]:
+    places = [(i, record.trial) for i, record in enumerate(search.records) if isinstance(record, CheckpointDropped)]
+    for kept, trial in places[::8]:
         resumed = search.resume(kept)
-        resumed.executor.drop(PATHS.trial(search.records[kept].trial))  # type: ignore[union-attr]
+        resumed.executor.drop(PATHS.trial(trial))
         assert resumed.run().history() == search.history(), f"after record {kept}"
 
 
@@ -221,6 +223,7 @@ def space_of(*sizes: int) -> CheckpointSpace:
 
 
 RANKING: Any = SimpleNamespace(expendable=sorted)
+SAYS_MORE: Any = SimpleNamespace(expendable=lambda _: [5, 1, 1, 0])
 
 
 def test_with_a_back_end_that_ranks_no_trials_nothing_is_dropped() -> None:
@@ -234,7 +237,7 @@ def test_checkpoints_of_unknown_size_are_kept() -> None:
 
 
 def test_trials_that_were_not_asked_about_are_kept() -> None:
-    assert space_of(7, 7).choose_dropped(SimpleNamespace(expendable=lambda _: [5, 1, 1, 0])) == [1]  # type: ignore[arg-type]
+    assert space_of(7, 7).choose_dropped(SAYS_MORE) == [1]
 
 
 def test_a_trial_that_has_ended_needs_no_room() -> None:
