@@ -10,8 +10,8 @@ from rich.text import Text
 
 from search.devices.plan import NodePlan
 from search.devices.usage import Use
-from search.display.live import NONE, truncate
 from search.display.tables import Column, Grid
+from search.display.text import NONE, truncate
 from search.wording import format_memory
 
 

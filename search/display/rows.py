@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from search.display.live import printable, shown_state
+from search.display.lines import shown_state
+from search.display.text import printable
 from search.study.study import Study
 from search.study.trials import Trial
 

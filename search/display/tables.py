@@ -17,25 +17,19 @@ from rich.table import Table
 from rich.text import Text
 
 from search.display.compilations import describe_compilations
-from search.display.live import (
-    NONE,
+from search.display.lines import (
     best_line,
-    budget_progress,
     counts_line,
     epoch_limit,
     format_epochs,
-    format_objective,
-    format_params,
     format_progress,
-    format_seconds,
-    format_value,
     header_line,
-    printable,
     shown_state,
-    truncate,
     variable_params,
 )
+from search.display.progress import budget_progress
 from search.display.rows import PARAMS_PREFIX, parameter_names
+from search.display.text import NONE, format_objective, format_params, format_seconds, format_value, printable, truncate
 from search.errors import nearest
 from search.messages import Probed
 from search.options import FIELDS, Options

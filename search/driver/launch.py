@@ -323,8 +323,8 @@ class _Launch:
         Args:
             earlier: the number of trials of earlier back end phases.
         """
-        from search.display import live
         from search.display.compilations import describe_compilations
+        from search.display.plan import describe_plan
 
         handle = self._handle
         chosen = "" if opts.objective or handle.exists else ", as nothing else was asked for"
@@ -338,7 +338,7 @@ class _Launch:
         for line in registry.internals_off():
             self._say(line)
         self._say(f"objective {objective.name}, {objective.direction}{chosen}")
-        plan = live.describe_plan(opts, own_fit=probed.own_fit, earlier=earlier)
+        plan = describe_plan(opts, own_fit=probed.own_fit, earlier=earlier)
         self._say(f"{plan}; {len(slots)} at once: {', '.join(slot.label for slot in slots)}")
         for line in describe_compilations(probed.shape_parameters):
             self._say(line)

@@ -16,7 +16,11 @@ from rich.console import Console
 from study_builder import START, StudyBuilder, typical
 
 from search.display import live
-from search.display.live import Pace, TerminalSize, budget_progress, make_view, render_live_area
+from search.display.area import TerminalSize, render_live_area
+from search.display.live import make_view
+from search.display.plan import describe_plan
+from search.display.progress import Pace, budget_progress
+from search.display.text import format_objective, format_params, format_seconds, format_value, truncate
 from search.options import Options
 from search.space.domain import Value
 from search.study.records import BackendChanged, SegmentEnded, TrialEnded
@@ -51,7 +55,7 @@ def draw_lines(builder: StudyBuilder, options: Options, slots: int = 2, width: i
     ],
 )  # fmt: skip
 def test_seconds_are_formatted(seconds: float | None, text: str) -> None:
-    assert live.format_seconds(seconds) == text
+    assert format_seconds(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,7 @@ def test_seconds_are_formatted(seconds: float | None, text: str) -> None:
     ],
 )  # fmt: skip
 def test_values_are_formatted(value: Value, text: str) -> None:
-    assert live.format_value(value) == text
+    assert format_value(value) == text
 
 
 @pytest.mark.parametrize(
@@ -74,23 +78,23 @@ def test_values_are_formatted(value: Value, text: str) -> None:
     ],
 )  # fmt: skip
 def test_objectives_keep_trailing_zeros(value: float | None, text: str) -> None:
-    assert live.format_objective(value) == text
+    assert format_objective(value) == text
 
 
 def test_hyperparameters_that_do_not_fit_are_left_out_whole() -> None:
     params: dict[str, Value] = {"lr": 0.003, "units": 464, "activation": "relu"}
-    assert live.format_params(params) == "lr=0.003 units=464 activation=relu"
-    assert live.format_params(params, 34) == "lr=0.003 units=464 activation=relu"
-    assert live.format_params(params, 33) == "lr=0.003 units=464 …"
-    assert live.format_params(params, 19) == "lr=0.003 …"
-    assert live.format_params(params, 6) == "lr=0.…"
-    assert live.format_params(params, 0) == ""
-    assert live.format_params({}) == ""
+    assert format_params(params) == "lr=0.003 units=464 activation=relu"
+    assert format_params(params, 34) == "lr=0.003 units=464 activation=relu"
+    assert format_params(params, 33) == "lr=0.003 units=464 …"
+    assert format_params(params, 19) == "lr=0.003 …"
+    assert format_params(params, 6) == "lr=0.…"
+    assert format_params(params, 0) == ""
+    assert format_params({}) == ""
 
 
 @pytest.mark.parametrize("width", range(12))
 def test_truncated_text_never_exceeds_the_width(width: int) -> None:
-    assert cell_len(live.truncate("数据 abc 数据", width)) <= width
+    assert cell_len(truncate("数据 abc 数据", width)) <= width
 
 
 # The plan -------------------------------------------------------------------------------------------------------------
@@ -125,25 +129,25 @@ def test_truncated_text_never_exceeds_the_width(width: int) -> None:
     ],
 )
 def test_the_plan_is_described_in_one_line(options: Options, text: str) -> None:
-    assert live.describe_plan(options) == text
+    assert describe_plan(options) == text
 
 
 def test_a_plan_counts_the_trials_of_other_options_apart() -> None:
-    plan = live.describe_plan(Options(backend="hyperband", max_epochs=9), earlier=9)
+    plan = describe_plan(Options(backend="hyperband", max_epochs=9), earlier=9)
     assert plan.endswith(": 17 trials, 75 epochs in 3 brackets, beside 9 trials of other options")
 
 
 def test_a_grid_without_a_limit_is_every_combination() -> None:
     options = Options(backend="optuna", pruner="none", sampler="grid", max_trials=100_000)
-    assert live.describe_plan(options).endswith(": every combination, at most 27 epochs a trial")
+    assert describe_plan(options).endswith(": every combination, at most 27 epochs a trial")
     assert budget_progress(Study(), options, START) == ()
 
 
 def test_a_plan_names_no_epochs_that_a_fit_decides_on() -> None:
     options = Options(backend="optuna", pruner="none", sampler="random", max_trials=2, max_epochs=1000)
     plan = "optuna, random sampler, no pruner: up to 2 trials"
-    assert live.describe_plan(options) == f"{plan}, at most 1000 epochs a trial"
-    assert live.describe_plan(options, own_fit=True) == f"{plan}, as many epochs a trial as fit trains"
+    assert describe_plan(options) == f"{plan}, at most 1000 epochs a trial"
+    assert describe_plan(options, own_fit=True) == f"{plan}, as many epochs a trial as fit trains"
 
 
 # The budget -----------------------------------------------------------------------------------------------------------
@@ -209,7 +213,7 @@ def test_without_a_limit_there_is_no_bar() -> None:
     builder = typical("optuna")
     lines = draw_lines(builder, Options(backend="optuna", target=0.99))
     assert lines[0].endswith("target 0.99")
-    assert lines[-1] == f"12 epochs · {live.format_seconds(builder.study.seconds(builder.now))}"
+    assert lines[-1] == f"12 epochs · {format_seconds(builder.study.seconds(builder.now))}"
 
 
 # The live area --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,121 @@
+"""The arguments and options that commands share. Options of a search come from `search.options`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from search import options
+from search.cli.output import fail
+
+_METAVARS = {"runs": "DIR", "tracking_uri": "URI", "gpus": "GPUS", "objective": "NAME"}
+_METAVARS |= {"try_first": "JSON|FILE", "warm_start": "STUDY", "storage": "URL|folder|driver"}
+
+Runs = Annotated[str, typer.Option("--runs", metavar="DIR", help="The folder that holds the studies.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Accept = Annotated[bool, typer.Option("--accept-changes", help="Go on although the space file has changed.")]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Go on although a process on another machine has not ended in order.")
+]
+KerasBackend = Annotated[
+    str | None, typer.Option("--keras-backend", metavar="NAME", help="The back end of Keras: tensorflow, jax or torch.")
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", metavar="URI", help="The MLflow server; by default the study's or the store."),
+]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Print plain lines instead of the live view.")]
+
+
+def takes_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds options of `search.options` to a command, which gets them as `given`.
+
+    Args:
+        names: the options; none stand for all.
+    """
+    return functools.partial(_with_options, names)
+
+
+def _with_options(only: tuple[str, ...], function: Callable[..., None]) -> Callable[..., None]:
+    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "given"]
+    named = any(p.name == "name" for p in own)
+    shown = [name for name, field in options.FIELDS.items() if not field.metadata.get("hidden")]
+    names = list(only) or [name for name in shown if not (name == "study" and named)]
+    added = [_option_parameter(name) for name in names]
+
+    @functools.wraps(function)
+    def command(**arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in names}
+        given = {name: None if value == [] else value for name, value in given.items()}
+        if given.get("workers") == "auto":
+            given["workers"] = None
+        try:
+            with _interrupted_by_signals():
+                function(given=given, **arguments)
+        except KeyboardInterrupt as error:
+            raise typer.Exit(fail(_describe_stop(error), 130)) from None
+
+    command.__signature__ = inspect.Signature(own + added)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in own + added}
+    return command
+
+
+def _describe_stop(error: KeyboardInterrupt) -> str:
+    """Return a line about a search that was stopped at once, with a command that goes on."""
+    from search.display.report import command_line
+    from search.driver.prepared import SearchStopped
+
+    if not isinstance(error, SearchStopped):
+        return "stopped before the search began: give the same command again"
+    folder = error.paths.folder
+    resume = command_line(f"resume {shlex.quote(folder.name)}", folder.parent)
+    return f"stopped; nothing journaled is lost: go on with: {resume}"
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP act as Ctrl-C, also before the search begins and after its end."""
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _option_parameter(name: str) -> inspect.Parameter:
+    """Return an option of a search as a parameter of a command. Its value stays text, for `search.options` to read."""
+    field = options.FIELDS[name]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}."
+    if isinstance(field.default, bool):
+        # A resumed study keeps its setting, so both flags are needed to change it.
+        flag = name.replace("_", "-")
+        switch = typer.Option(f"--{flag}/--no-{flag}", help=f"{text} [default: {'on' if field.default else 'off'}]")
+        return inspect.Parameter(name, kind, default=None, annotation=Annotated[bool | None, switch])
+    if "registry" in field.metadata and field.metadata.get("many"):
+        metavar = "NAME"
+    elif "choices" in field.metadata:
+        metavar = "|".join([*field.metadata["choices"], *(["NAME"] if "registry" in field.metadata else [])])
+    elif field.metadata.get("time"):
+        metavar = "TIME"
+    elif field.metadata.get("size"):
+        metavar = "SIZE"
+    else:
+        metavar = _METAVARS.get(name, "NAME" if str(field.type).startswith("str") else "N")
+    number = f"{field.default:g}" if isinstance(field.default, float) else field.default
+    default = "" if field.default in (None, ()) else f" [default: {number}]"
+    option = typer.Option(options.option_flag(name), metavar=metavar, help=text + default)
+    if field.metadata.get("many"):
+        return inspect.Parameter(name, kind, default=None, annotation=Annotated[list[str] | None, option])
+    return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])

@@ -1,0 +1,24 @@
+"""The terminal as the commands use it: results on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+
+out = Console(soft_wrap=False, highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def say(line: str) -> None:
+    err.print(line, markup=False, soft_wrap=True)
+
+
+def print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, allow_nan=False))
+
+
+def fail(message: str, code: int) -> int:
+    err.print(f"search: {' '.join(message.split())}", markup=False, soft_wrap=True)
+    return code

@@ -1,0 +1,179 @@
+"""The commands that read studies: `trials`, `best`, `show`, `status` and `export`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from search.cli.arguments import Json, KerasBackend, Runs, StudyName
+from search.cli.output import out, print_json, say
+from search.errors import JournalError, NoResult, OptionError, StudyError
+from search.study import paths
+
+if TYPE_CHECKING:
+    from search.results.study_results import StudyResults
+
+
+def load_results(name: str, runs: str) -> tuple[StudyResults, bool, dict[int, str]]:
+    """Return a study's results, the liveness of its driver, and the MLflow run of each trial."""
+    from search.results.study_results import load_study
+    from search.study import lock
+    from search.tracking.mlflow.position import Position
+
+    found = load_study(name, runs)
+    return found, lock.is_held(found.paths.lock), Position.load(found.paths.tracking).trials
+
+
+def trials_command(
+    name: StudyName,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    runs: Runs = "runs",
+) -> None:
+    """List a study's trials."""
+    from search.display import rows, tables
+
+    found, alive, run_ids = load_results(name, runs)
+    if as_json and as_csv:
+        raise OptionError("--json and --csv exclude each other: give one of them")
+    if as_json:
+        print_json([rows.trial_fields(t, found.study, run_ids.get(t.number), alive=alive) for t in found.trials])
+    elif as_csv:
+        print(rows.trials_csv(found.study, found.trials, run_ids, alive=alive), end="")
+    else:
+        out.print(tables.trials_table(found.study, found.trials, alive=alive))
+
+
+def best_command(
+    name: StudyName,
+    count: Annotated[int, typer.Option("-n", min=1, metavar="N", help="How many trials.")] = 10,
+    as_json: Json = False,
+    runs: Runs = "runs",
+) -> None:
+    """List a study's best trials, best first."""
+    from search.display import rows, tables
+
+    found, alive, run_ids = load_results(name, runs)
+    best = found.best_trials(count)
+    if as_json:
+        print_json([rows.trial_fields(t, found.study, run_ids.get(t.number), alive=alive) for t in best])
+    elif best:
+        out.print(tables.leaderboard(found.study, count))
+    if not best:
+        raise NoResult(f"study {name!r} has no trial with an objective: see search trials {name}")
+
+
+def show_command(
+    name: StudyName,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's number.")],
+    runs: Runs = "runs",
+) -> None:
+    """Show a trial: its values, curve, worker, traceback and the end of its log."""
+    from search.display import tables
+
+    found, alive, _ = load_results(name, runs)
+    if trial not in found.study.trials:
+        raise StudyError(f"study {name!r} has no trial {trial}: it has {len(found.trials)}, numbered from 0")
+    files = found.paths.trial(trial)
+    shown = tables.trial_details(
+        found.study,
+        found.study.trials[trial],
+        _last_lines(files.traceback, 40),
+        _last_lines(files.log, 15),
+        alive=alive,
+    )
+    out.print(shown)
+
+
+def _last_lines(path: Path, lines: int) -> str:
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def status_command(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="The study's name; all studies by default.")
+    ] = None,
+    as_json: Json = False,
+    runs: Runs = "runs",
+) -> None:
+    """Show the progress of studies."""
+    from search.display import tables
+
+    names = [name] if name else paths.study_names(runs)
+    if not names:
+        raise StudyError(f"there is no study in {Path(runs).absolute()}: begin one with search run SPACE.py")
+    now = time.time()
+    loaded = []
+    for each in names:
+        try:
+            loaded.append(load_results(each, runs))
+        except JournalError as error:
+            if name:
+                raise
+            say(f"search: {each}: {error}")  # an unreadable study does not hide the others
+    if as_json:
+        documents = [tables.status_fields(found.study, alive=alive, now=now) for found, alive, _ in loaded]
+        print_json(documents[0] if name else documents)
+        return
+    for found, alive, _ in loaded:
+        for line in tables.status_lines(found.study, alive=alive, now=now):
+            out.print(line, soft_wrap=True)
+
+
+def export_command(
+    name: StudyName,
+    to: Annotated[
+        Path,
+        typer.Option(
+            "--to",
+            metavar="PATH",
+            help="The file, such as model.keras, model.weights.h5 or model.onnx; a folder for a SavedModel.",
+        ),
+    ],
+    rank: Annotated[int, typer.Option("--rank", min=1, help="The rank of the trial; 1 is the best.")] = 1,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="keras|weights|onnx|savedmodel",
+            help="By default as the path ends.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file or folder if it exists.")] = False,
+    keras_backend: KerasBackend = None,
+    runs: Runs = "runs",
+) -> None:
+    """Write a trained model to a file, or a SavedModel to a folder."""
+    from search.results import export, export_check
+    from search.results.study_results import load_study
+    from search.worker.process import quietly
+
+    planned = export.plan_export(
+        load_study(name, runs), rank, to, format=format, keras_backend=keras_backend, force=force
+    )
+    if "keras" not in sys.modules:
+        os.environ.update(export_check.NO_GPU, KERAS_BACKEND=planned.keras_backend)
+    with quietly(Path(os.devnull)):
+        import search.worker.segment  # noqa: F401
+    # TensorFlow writes of missing GPUs when the first variable is made.
+    with quietly(Path(os.devnull)), warnings.catch_warnings(record=True) as caught:
+        (model,) = planned.study.load_models([planned.trial])
+    for warning in caught:
+        say(f"note: {warning.message}")
+    with quietly(Path(os.devnull)), warnings.catch_warnings(action="ignore"):
+        check = functools.partial(export_check.check_in_fresh_process, planned)
+        needs = export.write_export(model, planned.to, planned.format, check)
+    trial = planned.trial
+    weights = "" if trial.best_epoch is None else f", weights of epoch {trial.best_epoch}"
+    line = f"{to}: trial {trial.number}{weights}" + (f"; {needs}" if needs else "")
+    out.print(line, markup=False, soft_wrap=True)

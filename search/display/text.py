@@ -1,0 +1,69 @@
+"""Values as text, for terminals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from rich.cells import cell_len, set_cell_size
+
+from search.space.domain import Value
+
+NONE = "–"  # noqa: RUF001  # the placeholder for a missing value
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Return a time in its two largest units: 0.42s, 12s, 3m 05s, 2h 04m, 1d 03h."""
+    if seconds is None or not math.isfinite(seconds):
+        return NONE
+    if seconds < 9.95:
+        return f"{round(max(0.0, seconds), 3):.2g}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02}h"
+
+
+def format_value(value: Value) -> str:
+    """Return `value` on one line: floats with 4 significant digits, integers in full."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if 9999.5 <= abs(value) < 1e7 else f"{value:.4g}"
+    return printable(str(value))
+
+
+def format_objective(value: float | None) -> str:
+    """Return an objective with trailing zeros, so that a column of them is easy to compare: 0.9500."""
+    if value is None:
+        return NONE
+    text = format_value(float(value))
+    return f"{value:#.4g}" if math.isfinite(value) and 1e-4 <= abs(value) < 999.95 else text
+
+
+def format_params(params: Mapping[str, Value], width: int | None = None) -> str:
+    """Return hyperparameters as `lr=0.003 units=64`; an ellipsis replaces those that exceed `width` cells."""
+    items = [f"{printable(name)}={format_value(value)}" for name, value in params.items()]
+    text = " ".join(items)
+    if width is None or cell_len(text) <= width:
+        return text
+    # A truncated value would read as another value. So whole items go; only the first one is truncated.
+    for kept in range(len(items) - 1, 0, -1):
+        text = " ".join([*items[:kept], "…"])
+        if cell_len(text) <= width:
+            return text
+    return truncate(items[0], width)
+
+
+def printable(text: str) -> str:
+    """Return `text` on one line, without the characters that a terminal takes for commands."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def truncate(text: str, width: int) -> str:
+    """Return `text` in at most `width` cells; an ellipsis replaces the rest."""
+    if cell_len(text) <= width:
+        return text
+    return set_cell_size(text, width - 1) + "…" if width > 0 else ""
