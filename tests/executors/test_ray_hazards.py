@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 from ray_clusters import Bench, started
 
 from search.executors.ray import cluster as clusters
-from search.executors.ray import placement, watch
+from search.executors.ray import placement, versions, watch
 from search.executors.ray.links import OwnerLink, Times, start_holder
 from search.executors.ray.owner import Owner, OwnerSetup, SlotHolder
 from search.executors.ray.plan import Node, Wanted
@@ -224,7 +224,9 @@ def test_a_drained_node_moves_its_work_and_a_killed_one_loses_it(
     ended = bench.until_message(0, SegmentEnded)
     assert (ended.outcome, ended.error) == ("interrupted", None)
     assert work
+    bench.wait_until(lambda: bench.executor._slots[0].waits)
     node = cluster.add_node(num_cpus=1)
+    ray.get(bench.executor._slots[0].holder.held.remote())  # Ray places the slot before the executor sees the node
     bench.until_message(0, SlotOpened)
     assert bench.executor._slots[0].node == node.node_id
 
@@ -240,8 +242,8 @@ def test_a_drained_node_moves_its_work_and_a_killed_one_loses_it(
     told = bench.until(lambda event: isinstance(event[2], Notice))[2]
     assert "no node has 1 CPU free" in told.text
     monkeypatch.setattr(watch, "START_SECONDS", 10.0)
-    silent = ray.remote(num_cpus=0)(SlotHolder).remote()
-    asked = lose_first(monkeypatch, clusters, "ask_versions", lambda *_: silent.hold.remote())
+    without_place = ray.remote(num_cpus=1000)(versions.installed)
+    asked = lose_first(monkeypatch, clusters, "ask_versions", lambda *_: without_place.remote(()))
     cluster.add_node(num_cpus=1)
     bench.wait_until(lambda: len(asked) == 2)
     monkeypatch.setattr(watch, "START_SECONDS", 120.0)

@@ -417,7 +417,9 @@ class Placement(ABC):
                 self._close(slot, "its node is gone")
                 slot.leaving = True
         for node in found:
-            if self._begun and node.id not in self._checked and self._planned_on(node, len(self._slots)):
+            # Ray may have placed a slot there before the node was seen here.
+            wanted = self._slots_on(node.id) or self._planned_on(node, len(self._slots))
+            if self._begun and node.id not in self._checked and wanted:
                 self._checked.add(node.id)
                 self._check(node)
 
