@@ -417,11 +417,13 @@ class Placement(ABC):
                 self._close(slot, "its node is gone")
                 slot.leaving = True
         for node in found:
-            # Ray may have placed a slot there before the node was seen here.
-            wanted = self._slots_on(node.id) or self._planned_on(node, len(self._slots))
-            if self._begun and node.id not in self._checked and wanted:
+            if self._begun and node.id not in self._checked and self._has_use_for(node):
                 self._checked.add(node.id)
                 self._check(node)
+
+    def _has_use_for(self, node: Node) -> bool:
+        """Return whether a node that has joined gets a slot, or has one: Ray may have placed it before this look."""
+        return bool(self._slots_on(node.id) or self._planned_on(node, len(self._slots)))
 
     def _check(self, node: Node) -> None:
         """Use a node that has joined if it has the same versions."""
