@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import functools
+import glob
 import inspect
 import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from search import options
 from search.cli.output import fail
+from search.study import paths
+from search.wording import format_time
+
+
+def complete_study(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of the studies that begin with `incomplete`, for a shell."""
+    return [name for name in paths.study_names(ctx.params.get("runs") or "runs") if name.startswith(incomplete)]
+
+
+def complete_space(incomplete: str) -> list[str]:
+    """Return the Python files and the folders that begin with `incomplete`, for a shell."""
+    found = [path for path in sorted(Path().glob(f"{glob.escape(incomplete)}*")) if not path.name.startswith(".")]
+    return [f"{path}/" if path.is_dir() else str(path) for path in found if path.is_dir() or path.suffix == ".py"]
+
 
 _METAVARS = {"runs": "DIR", "tracking_uri": "URI", "gpus": "GPUS", "objective": "NAME"}
 _METAVARS |= {"try_first": "JSON|FILE", "warm_start": "STUDY", "storage": "URL|folder|driver"}
 
 Runs = Annotated[str, typer.Option("--runs", metavar="DIR", help="The folder that holds the studies.")]
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
+SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.py", help="The space file.", autocompletion=complete_space)]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.", autocompletion=complete_study)]
+MeantStudy = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="STUDY",
+        help="The study's name, or a space file for its newest study; the newest study of all by default.",
+        show_default=False,
+        autocompletion=complete_study,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Accept = Annotated[bool, typer.Option("--accept-changes", help="Go on although the space file has changed.")]
 TakeOver = Annotated[
@@ -114,6 +140,7 @@ def _option_parameter(name: str) -> inspect.Parameter:
     else:
         metavar = _METAVARS.get(name, "NAME" if str(field.type).startswith("str") else "N")
     number = f"{field.default:g}" if isinstance(field.default, float) else field.default
+    number = format_time(field.default) if field.metadata.get("time") and field.default is not None else number
     default = "" if field.default in (None, ()) else f" [default: {number}]"
     option = typer.Option(options.option_flag(name), metavar=metavar, help=text + default)
     if field.metadata.get("many"):

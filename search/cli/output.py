@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -13,6 +13,13 @@ err = Console(stderr=True, highlight=False)
 
 def say(line: str) -> None:
     err.print(line, markup=False, soft_wrap=True)
+
+
+def show(renderable: RenderableType) -> None:
+    """Print a table or a page on stdout: wrapped in a terminal, whole elsewhere."""
+    from search.display.grid import print_whole
+
+    print_whole(out, renderable)
 
 
 def print_json(data: Any) -> None:

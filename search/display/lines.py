@@ -98,4 +98,4 @@ def format_time(study: Study, left: float | None, now: float, *, timed: bool = F
 def _format_estimate(seconds: float) -> str:
     """Return an estimated time, rounded to the precision that it has."""
     unit = 1 if seconds < 60 else 10 if seconds < 600 else 60
-    return format_seconds(math.ceil(seconds / unit) * unit).removesuffix(" 00s")
+    return format_seconds(math.ceil(seconds / unit) * unit)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from search.display.grid import print_whole
 from search.display.tables import leaderboard
 from search.errors import UNFINISHED, NoResult, SpaceError
 
@@ -38,7 +39,7 @@ def print_report(result: Result, console: Console, say: Callable[[str], None]) -
         raise SpaceError(end.reason)
     say(f"ended: {end.reason}")
     if study.best is not None:
-        console.print(leaderboard(study, REPORTED_TRIALS))
+        print_whole(console, leaderboard(study, REPORTED_TRIALS))
     if not result.synced:
         say(f"MLflow has not all of it yet: send the rest with: {command_line(f'sync {study.name}', folder)}")
     if end.exit_code in (UNFINISHED, 130):

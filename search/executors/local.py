@@ -39,6 +39,7 @@ from search.messages import (
     WorkCommand,
 )
 from search.study.records import SegmentEnded
+from search.wording import format_time
 from search.worker import zygote
 
 GROWTH_BYTES = 1 << 30
@@ -346,7 +347,9 @@ class LocalExecutor:
         for slot, worker in self._workers.items():
             if worker.busy and worker.killed is None and self._clock - worker.last_message > self._heartbeat:
                 self.kill(
-                    slot, worker.work, f"its process sent no sign of life for {self._heartbeat:g} s: did it hang?"
+                    slot,
+                    worker.work,
+                    f"its process sent no sign of life for {format_time(self._heartbeat)}: did it hang?",
                 )
 
     def close(self, *, now: bool = False) -> None:
