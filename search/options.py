@@ -196,7 +196,11 @@ class Options:
         group=FAILURES,
     )
     checkpoint_every: float = _option(
-        30.0, "the seconds between checkpoints while a trial trains", low=0, group=FAILURES
+        30.0,
+        "the time between checkpoints while a trial trains; 0 for one after each epoch",
+        low=0,
+        time=True,
+        group=FAILURES,
     )
     disk: int | None = _option(
         None,
@@ -372,8 +376,9 @@ def check_option(name: str, value: Any) -> Any:
     field_ = FIELDS[name]
     kind = str(field_.type)
     if field_.metadata.get("time"):
-        value = parse_seconds(value, option_flag(name))
-        if value < (low := field_.metadata.get("low", 0)):
+        low = field_.metadata.get("low")
+        value = parse_seconds(value, option_flag(name), zero=low == 0)
+        if low is not None and value < low:
             raise OptionError(f"{option_flag(name)} is {format_time(value)}: it must be at least {format_time(low)}")
     elif field_.metadata.get("size"):
         try:
@@ -432,12 +437,13 @@ def _check_number(name: str, value: Any, *, whole: bool) -> int | float:
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def parse_seconds(value: Any, flag: str) -> float:
+def parse_seconds(value: Any, flag: str, *, zero: bool = False) -> float:
     """Return a time in seconds.
 
     Args:
-        value: a number of seconds, or text such as `90s`, `30m`, `2h`, `1h30m`.
+        value: a number of seconds, or text such as `90s`, `30m`, `2h`, `1h 30m`.
         flag: the name of the option in messages.
+        zero: accept no time at all.
 
     Raises:
         OptionError: the time cannot be read, or is not positive.
@@ -447,7 +453,7 @@ def parse_seconds(value: Any, flag: str) -> float:
     if isinstance(value, bool) or not parts or "".join(number + unit for number, unit in parts) != text:
         raise OptionError(f"{flag} is {value!r}: give seconds, or a time such as 90s, 30m, 2h or 1h30m")
     total = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if total <= 0:
+    if total < 0 or (total == 0 and not zero):
         raise OptionError(f"{flag} is {value!r}: it must be more than 0")
     return total
 

@@ -139,8 +139,9 @@ def _option_parameter(name: str) -> inspect.Parameter:
         metavar = "SIZE"
     else:
         metavar = _METAVARS.get(name, "NAME" if str(field.type).startswith("str") else "N")
-    number = f"{field.default:g}" if isinstance(field.default, float) else field.default
-    number = format_time(field.default) if field.metadata.get("time") and field.default is not None else number
+    number: Any = field.default
+    if isinstance(number, float):
+        number = format_time(number) if field.metadata.get("time") else f"{number:g}"
     default = "" if field.default in (None, ()) else f" [default: {number}]"
     option = typer.Option(options.option_flag(name), metavar=metavar, help=text + default)
     if field.metadata.get("many"):

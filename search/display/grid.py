@@ -65,16 +65,16 @@ class Grid:
             yield from self._rows(columns, [()] * self._count, 0)
         elif _total(self.fixed) <= width:
             indent = self.fixed[0].width + GAP
-            indent = indent if width - indent >= LEAST_ROOM else INDENT
+            indent = indent if width - indent >= LEAST_ROOM else _indent(width)
             below = self.below or [_entries(self.wide, row) for row in range(self._count)]
             yield from self._rows(self.fixed, [wrap_cells(", ".join(each), width - indent) for each in below], indent)
         else:
-            room = max(2, width - INDENT)
+            indent = _indent(width)
             for row in range(self._count):
                 below = self.below[row] if self.below else _entries(self.wide, row)
-                first, *rest = wrap_cells(", ".join([*_entries(self.fixed, row), *below]), room)
+                first, *rest = wrap_cells(", ".join([*_entries(self.fixed, row), *below]), width - indent)
                 for number, line in enumerate((first, *rest)):
-                    yield _line(line if number == 0 else " " * (width - room) + line, self._style(row))
+                    yield _line(line if number == 0 else " " * indent + line, self._style(row))
 
     @property
     def _count(self) -> int:
@@ -140,6 +140,10 @@ def wrap_cells(text: str, width: int) -> list[str]:
         else:
             lines += chop_cells(word, width) or [""]
     return lines
+
+
+def _indent(width: int) -> int:
+    return INDENT if width >= LEAST_ROOM else 0
 
 
 def _entries(columns: Sequence[Column], row: int) -> list[str]:

@@ -74,8 +74,9 @@ def rule_before(seconds: float, job: SlurmJob, now: float, ask: Callable[[str], 
         return None
     if end - now <= seconds:
         left = f"ends in {format_time(end - now)}" if end > now else "has ended"
+        asked = format_time(seconds)
         raise OptionError(
-            f"--stop-before is {format_time(seconds)}, and the job {left} ({_at(end)}): nothing can be trained. Give the "
+            f"--stop-before is {asked}, and the job {left} ({_at(end)}): nothing can be trained. Give the "
             "job more time (sbatch --time), or give a smaller --stop-before"
         )
     return JobEnd(end, seconds)

@@ -51,7 +51,7 @@ def draw_lines(builder: StudyBuilder, options: Options, slots: int = 2, width: i
     ("seconds", "text"),
     [
         (None, "–"), (math.nan, "–"), (0, "0s"), (0.0004, "0s"), (0.42, "0.42s"), (3.14159, "3.1s"), (9.97, "10s"),
-        (12.4, "12s"), (59.6, "1m 00s"), (185, "3m 05s"), (7440, "2h 04m"), (97200, "1d 03h"), (-1, "0s"),
+        (12.4, "12s"), (59.6, "1m"), (185, "3m 5s"), (7440, "2h 4m"), (97200, "1d 3h"), (-1, "0s"),
     ],
 )  # fmt: skip
 def test_seconds_are_formatted(seconds: float | None, text: str) -> None:
@@ -381,7 +381,7 @@ def test_plain_lines_report_new_bests_and_progress() -> None:
         f"best val_accuracy 0.5000 · trial 0 · epoch 1 · {params}",
         f"best val_accuracy 0.9722 · trial 0 · epoch 3 · {params}",
         "3/375 epochs · 1 trial: 1 running · best 0.9722 · 7s, about 21m left",
-        "3/375 epochs · 1 trial: 1 paused · best 0.9722 · 27s, about 1h 02m left",
+        "3/375 epochs · 1 trial: 1 paused · best 0.9722 · 27s, about 1h 2m left",
         "a message",
     ]
 
