@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -316,8 +316,7 @@ def resolve_options(
     checked = {}
     for name, value in merged.items():
         with error_prefix(None if name in known else where):
-            if name not in FIELDS:
-                raise OptionError(f"unknown option {name!r}.{nearest(str(name), FIELDS) or ' See search run --help'}")
+            _check_name(name)
             if value is not None:
                 checked[name] = check_option(name, value)
                 if name in given or name not in known:
@@ -326,6 +325,32 @@ def resolve_options(
     if file is not None or "backend" in known:
         _check_taken(given, options)
     return options
+
+
+def check_written_options(written: Mapping[str, Any], known: Container[str], where: str) -> None:
+    """Check options of a space file that has not been run, as `resolve_options` does when it has been.
+
+    Args:
+        written: the names, and the values that are known; None for another one.
+        known: options whose values the user or a journal gives, so that the file's are not used.
+        where: the name of the space file in messages.
+
+    Raises:
+        OptionError: a name is unknown, or a value cannot be used.
+    """
+    with error_prefix(where):
+        for name, value in written.items():
+            _check_name(name)
+            if value is not None and name not in known:
+                checked = check_option(name, value)
+                # A class in a module beside the file may be imported only when the file is run.
+                if ":" not in str(checked):
+                    _check_parts(name, checked)
+
+
+def _check_name(name: str) -> None:
+    if name not in FIELDS:
+        raise OptionError(f"unknown option {name!r}.{nearest(str(name), FIELDS) or ' See search run --help'}")
 
 
 def _check_parts(name: str, value: Any) -> None:

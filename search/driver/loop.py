@@ -32,6 +32,7 @@ from search.messages import (
     Segment,
     SlotClosed,
     SlotOpened,
+    Stage,
 )
 from search.options import Options
 from search.scheduler.controller import Controller
@@ -215,7 +216,7 @@ class Driver:
         elif isinstance(message, (SlotOpened, SlotClosed)):
             self._view.name_slot(slot, message.label if isinstance(message, SlotOpened) else None)
             self._handle(SlotChanged(slot, message))
-        elif work != self._works.get(slot) or isinstance(message, (Probed, ProbeFailed, Heartbeat)):
+        elif work != self._works.get(slot) or isinstance(message, (Probed, ProbeFailed, Stage, Heartbeat)):
             return  # from a process that was given up
         elif isinstance(message, FileRequest):
             self._executor.send(slot, work, self._transfers.answer(work, message))
