@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +47,17 @@ def print_report(result: Result, console: Console, say: Callable[[str], None]) -
     elif end.exit_code == 1:
         raise NoResult(f"no trial has an objective: see {command_line(f'trials {study.name}', folder)}")
     else:
-        for command, purpose in _next_commands(result):
-            console.print(f"  {command:<46}  {purpose}", markup=False, soft_wrap=True)
+        _print_commands([*_next_commands(result)], console)
+
+
+def _print_commands(commands: Sequence[tuple[str, str]], console: Console) -> None:
+    """Print commands, each with its purpose beside it, or below it in a terminal that is too narrow."""
+    width = max(len(command) for command, _ in commands)
+    beside = not console.is_terminal or width + 4 + max(len(purpose) for _, purpose in commands) <= console.width
+    for command, purpose in commands:
+        lines = [f"  {command:<{width}}  {purpose}"] if beside else [f"  {command}", f"      {purpose}"]
+        for line in lines:
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def command_line(command: str, folder: Path) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
-__all__ = ["Listener", "listen", "quiet", "show_stage", "waiting_for"]
+__all__ = ["Listener", "listen", "muted", "quiet", "show_stage", "stage", "waiting_for"]
 
 
 class Listener(Protocol):
@@ -33,12 +33,12 @@ _text: str | None = None
 @contextmanager
 def listen(listener: Listener) -> Iterator[None]:
     """Let `listener` show all waits of the block."""
-    global _listener, _text
-    before, _listener, _text = (_listener, _text), listener, None
+    global _listener
+    before, _listener = _listener, listener
     try:
         yield
     finally:
-        _listener, _text = before
+        _listener = before
 
 
 @contextmanager
@@ -55,9 +55,28 @@ def waiting_for(text: str, *, soon: bool = False) -> Iterator[None]:
 def show_stage(text: str | None, *, soon: bool = False) -> None:
     """Say that the process waits for `text` from now on, None for nothing."""
     global _text
-    if _listener is not None and text != _text:
-        _text = text
+    changed, _text = text != _text, text
+    if _listener is not None and changed:
         _listener.show(text, soon=soon)
+
+
+def stage() -> str | None:
+    """Return what the process waits for, None for nothing."""
+    return _text
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Let no listener show the waits of the block: something else shows them."""
+    global _listener
+    before = _listener
+    if before is not None:
+        before.show(None)
+    _listener = None
+    try:
+        yield
+    finally:
+        _listener = before
 
 
 def quiet() -> AbstractContextManager[None]:

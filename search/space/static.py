@@ -37,6 +37,16 @@ class _Unknown:
 UNKNOWN = _Unknown()
 
 
+class _Function:
+    """A function that the file defines, of which only the signature is known."""
+
+    def __init__(self, signature: inspect.Signature) -> None:
+        self.__signature__ = signature
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return UNKNOWN
+
+
 def static_module(tree: ast.Module) -> ModuleType | None:
     """Return the module that a file would make, with `UNKNOWN` values; None if its names cannot be known."""
     if _is_dynamic(tree):
@@ -62,7 +72,7 @@ def static_module(tree: ast.Module) -> ModuleType | None:
         for name in ("build_model", "fit"):
             if bound.get(name) and (vars(module)[name] is UNKNOWN or vars(module)["hypermodel"] is UNKNOWN):
                 delattr(module, name)
-        module.hypermodel = UNKNOWN  # type: ignore[attr-defined]
+        vars(module)["hypermodel"] = UNKNOWN
     if vars(module).get("search_options") is UNKNOWN:
         del vars(module)["search_options"]
     return module
@@ -158,7 +168,7 @@ def _literal(node: ast.expr | None) -> Any:
         return UNKNOWN
 
 
-def _function(arguments: ast.arguments) -> Any:
+def _function(arguments: ast.arguments) -> _Function:
     """Return a function with the signature that `arguments` describe."""
     kinds = inspect.Parameter
     positional = [*arguments.posonlyargs, *arguments.args]
@@ -175,7 +185,4 @@ def _function(arguments: ast.arguments) -> Any:
     if arguments.kwarg:
         parameters.append(kinds(arguments.kwarg.arg, kinds.VAR_KEYWORD))
 
-    def function() -> None: ...
-
-    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return function
+    return _Function(inspect.Signature(parameters))
