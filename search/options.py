@@ -474,12 +474,13 @@ def parse_seconds(value: Any, flag: str, *, zero: bool = False) -> float:
         OptionError: the time cannot be read, or is not positive.
     """
     text = str(value).strip().lower().replace(" ", "")
+    negative, text = text.startswith("-"), text.removeprefix("-")
     parts = re.findall(r"(\d+(?:\.\d+)?)(min|[smhd]?)", text)
     if isinstance(value, bool) or not parts or "".join(number + unit for number, unit in parts) != text:
         raise OptionError(f"{flag} is {value!r}: give seconds, or a time such as 90s, 30m, 2h or 1h30m")
     total = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if total < 0 or (total == 0 and not zero):
-        raise OptionError(f"{flag} is {value!r}: it must be more than 0")
+    if negative or (total == 0 and not zero):
+        raise OptionError(f"{flag} is {value!r}: it must be {'at least' if zero else 'more than'} 0")
     return total
 
 

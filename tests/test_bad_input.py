@@ -299,7 +299,7 @@ def test_a_missing_space_file_is_refused(command: Command, space: Path, path: st
         ("--target nan", ("--target is 'nan'", "give a number")),
         ("--retries -1", ("--retries is -1", "at least 0")),
         ("--keep-models 0", ("--keep-models is 0", "at least 1")),
-        ("--checkpoint-every -1", ("--checkpoint-every is -1", "at least 0")),
+        ("--checkpoint-every -1", ("--checkpoint-every is '-1'", "at least 0")),
         ("--max-consecutive-failures 0", ("--max-consecutive-failures is 0", "at least 1")),
         ("--gpus 77", ("--gpus 77: there is no GPU '77'", "Give auto, none")),
         ("--gpus-per-trial 0", ("--gpus-per-trial is 0", "more than 0")),

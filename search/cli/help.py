@@ -36,9 +36,9 @@ FIRST_COLUMN = 26
 
 EXAMPLES = {
     "run": (
-        ("search run space.py --max-epochs 9", "the default back end, Hyperband"),
+        ("search run space.py --max-epochs 9", "with Hyperband"),
         ("search run space.py --backend optuna --timeout 2h", "Optuna's TPE for two hours"),
-        ("search run space.py --study wide --objective val_loss --seed 0", "another study of the file"),
+        ("search run space.py --study wide --seed 0", "another study, repeatable"),
     ),
     "resume": (
         ("search resume digits", "go on where it stopped"),

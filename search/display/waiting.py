@@ -59,6 +59,8 @@ class WaitingLine:
     def show(self, text: str | None, *, soon: bool = False) -> None:
         """Wait for `text` from now on, None for nothing; `soon` if that is known to take long."""
         with self._changed:
+            if self._closed:
+                return
             if self._since:
                 self._long = LONG_SECONDS
             self._text, self._since = text, time.monotonic()
