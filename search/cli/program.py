@@ -97,4 +97,6 @@ def main(arguments: list[str] | None = None) -> int:
         message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
         if message is None:
             raise
-        return fail(f"{message()} See {context.command_path if context else 'search'} --help", 2)
+        text = str(message())
+        stop = "" if text.endswith((".", "?")) else "."
+        return fail(f"{text}{stop} See {context.command_path if context else 'search'} --help", 2)

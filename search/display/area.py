@@ -128,7 +128,8 @@ def _slot_cells(study: Study, trial: Trial | None, label: str) -> tuple[list[str
     if trial.progress.planned > 1:
         rung = f"{rung} e{number}".strip()
     values = [format_objective(current), format_objective(trial.objective)]
-    cells = [label, str(trial.number), rung, epoch, *values, pace, "" if trial.model else "building"]
+    doing = "building" if trial.model is None else "" if curve or trial.black_box else "first epoch"
+    cells = [label, str(trial.number), rung, epoch, *values, pace, doing]
     return cells, variable_params(trial)
 
 

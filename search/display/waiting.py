@@ -45,7 +45,7 @@ class WaitingLine:
     """
 
     def __init__(self, stream: TextIO, *, live: bool) -> None:
-        self._stream = stream
+        self._given, self._stream = stream, _own(stream)
         self._live = live
         self._changed = threading.Condition(threading.RLock())
         self._text: str | None = None
@@ -82,8 +82,11 @@ class WaitingLine:
     def close(self) -> None:
         """Erase the line, and draw no other one."""
         with self._changed:
-            self._closed, self._text = True, None
+            self._text = None
             self._erase()
+            if self._stream is not self._given and not self._closed:
+                self._stream.close()
+            self._closed = True
             self._changed.notify()
 
     def _keep_drawing(self) -> None:
@@ -128,6 +131,14 @@ def render_wait(text: str, seconds: float, width: int) -> str:
             break
         shown += char
     return f"{frame} {shown} …{time_}"[: max(0, width - 1)]
+
+
+def _own(stream: TextIO) -> TextIO:
+    """Return another handle of a terminal or file: the output of a process is redirected while frameworks load."""
+    try:
+        return open(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace")
+    except (OSError, ValueError):
+        return stream  # it has no file
 
 
 def _printable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
@@ -81,6 +83,16 @@ def test_the_line_in_a_terminal_is_erased_before_other_output_and_at_the_end() -
     line.show("more")
     time.sleep(0.03)
     assert "more" not in stream.getvalue()[len(shown) :]
+
+
+def test_the_line_outlives_a_redirection(tmp_path: Path) -> None:
+    with open(tmp_path / "terminal", "w") as terminal, open(tmp_path / "log", "w") as log:
+        line = WaitingLine(terminal, live=True)
+        os.dup2(log.fileno(), terminal.fileno())
+        line.show("importing JAX")
+        line.close()
+    assert "importing JAX" in (tmp_path / "terminal").read_text()
+    assert (tmp_path / "log").read_text() == ""
 
 
 def test_a_closed_stream_ends_no_command() -> None:
