@@ -20,6 +20,7 @@ from places import TINY
 
 import search
 from search import cli, options
+from search.cli.arguments import complete_space
 from search.driver import launch
 from search.driver.prepared import SearchStopped
 from search.errors import NoResult, SpaceError
@@ -345,6 +346,17 @@ def test_a_shell_completes_studies_and_space_files(study: search.StudyResults) -
         environment = {"_SEARCH_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
         done = installed(Path.cwd(), **environment)
         assert done.stdout.split() == words, (typed, done)
+
+
+def test_paths_of_space_files_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("space.py", "spa[ce.py", "sp.txt", ".hidden.py"):
+        (tmp_path / name).touch()
+    (tmp_path / "spaces").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert complete_space("sp") == ["spa[ce.py", "space.py", "spaces/"]
+    assert complete_space("spa[") == ["spa[ce.py"]
+    assert complete_space(f"{tmp_path}/space.") == [f"{tmp_path}/space.py"]
+    assert complete_space("spaces/") == complete_space("no") == []
 
 
 def test_an_unreadable_journal_hides_no_other_study(command: Command, copied: Path) -> None:

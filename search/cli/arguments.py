@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import glob
 import inspect
 import shlex
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,8 +26,21 @@ def complete_study(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_space(incomplete: str) -> list[str]:
     """Return the Python files and the folders that begin with `incomplete`, for a shell."""
-    found = [path for path in sorted(Path().glob(f"{glob.escape(incomplete)}*")) if not path.name.startswith(".")]
-    return [f"{path}/" if path.is_dir() else str(path) for path in found if path.is_dir() or path.suffix == ".py"]
+    folder, slash, begun = incomplete.rpartition("/")
+    try:
+        entries = sorted(Path(folder or slash or ".").iterdir())
+    except OSError:
+        return []
+    shown = [path for path in entries if path.name.startswith(begun) and (begun or not path.name.startswith("."))]
+    names = {path.name: path.is_dir() for path in shown if path.is_dir() or path.suffix == ".py"}
+    return [f"{folder}{slash}{name}{'/' if is_folder else ''}" for name, is_folder in names.items()]
+
+
+def _completer_of(choices: Iterable[str]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
 
 
 _METAVARS = {"runs": "DIR", "tracking_uri": "URI", "gpus": "GPUS", "objective": "NAME"}
@@ -143,7 +155,10 @@ def _option_parameter(name: str) -> inspect.Parameter:
     if isinstance(number, float):
         number = format_time(number) if field.metadata.get("time") else f"{number:g}"
     default = "" if field.default in (None, ()) else f" [default: {number}]"
-    option = typer.Option(options.option_flag(name), metavar=metavar, help=text + default)
+    choices: tuple[str, ...] = field.metadata.get("choices", ())
+    option = typer.Option(
+        options.option_flag(name), metavar=metavar, help=text + default, autocompletion=_completer_of(choices)
+    )
     if field.metadata.get("many"):
         return inspect.Parameter(name, kind, default=None, annotation=Annotated[list[str] | None, option])
     return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])

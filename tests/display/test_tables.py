@@ -347,7 +347,7 @@ HOSTILE = {
 """Hyperparameters with long names, wide characters, and many of them."""
 
 
-@pytest.mark.parametrize("width", [10, 33, 80, 200])
+@pytest.mark.parametrize("width", [10, 80])
 def test_no_table_hides_anything(width: int) -> None:
     builder = StudyBuilder()
     builder.request(0, 3)
