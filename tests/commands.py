@@ -21,7 +21,9 @@ Command = Callable[..., Outcome]
 
 def without_waits(err: str) -> str:
     """Return the output without the lines that name a long wait: how long a wait is depends on the machine."""
-    return "".join(line for line in err.splitlines(keepends=True) if not line.endswith(" …\n"))
+    return "".join(
+        line for line in err.splitlines(keepends=True) if line.startswith("search: ") or not line.endswith(" …\n")
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:

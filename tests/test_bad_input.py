@@ -380,7 +380,7 @@ def test_a_missing_keras_back_end_is_refused(command: Command, space: Path, monk
     [
         ("run", ("Missing argument 'SPACE.py'", "search run --help")),
         ("rnu space.py", ("No such command 'rnu'", "Did you mean 'run'?")),
-        ("trials", ("Missing argument 'STUDY'", "search trials --help")),
+        ("trials", ("there is no study in", "search run SPACE.py")),
         ("trials nosuch", ("no study 'nosuch'", "--runs")),
         ("best nosuch", ("no study 'nosuch'", "--runs")),
         ("show nosuch 0", ("no study 'nosuch'", "--runs")),
@@ -439,7 +439,7 @@ def test_check_names_the_values_of_a_build_that_fails_in_some_trials(command: Co
         ("trials tt", ("no study 'tt'", "Did you mean 't'?")),
         ("trials t --json --csv", ("--json and --csv",)),
         ("show t 99", ("study 't' has no trial 99",)),
-        ("show t first", ("TRIAL", "search show --help")),
+        ("show t first", ("study 't' has no trial first", "it has 1, numbered from 0")),
         ("best t -n 0", ("-n", "search best --help")),
         ("export t --to model.pdf", ("--to model.pdf", ".keras")),
         ("export t --to nowhere/model.keras", ("--to nowhere/model.keras: there is no folder",)),
