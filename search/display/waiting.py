@@ -19,7 +19,7 @@ __all__ = ["WaitingLine", "is_live"]
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 FRAME_SECONDS = 0.1
 
-FIRST_SECONDS = 0.3
+FIRST_SECONDS = 0.2
 """Seconds after which the first wait of a process counts as long: Python itself has taken some before."""
 
 LONG_SECONDS = 0.5

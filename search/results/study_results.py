@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.display.python_messages import python_arguments
 from search.errors import NoResult, SpaceError, StudyError
-from search.options import python_arguments
 from search.space.domain import Parameter, Value
 from search.space.file import Space, SpaceRef, describe_error, without_arguments
 from search.study.paths import StudyPaths, find_study
