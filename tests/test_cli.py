@@ -587,6 +587,15 @@ def test_a_search_that_is_stopped_at_once_advises_a_command_that_works(
         assert (outcome.code, outcome.err) == (130, line)
 
 
+def test_a_command_that_is_stopped_says_so(workplace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "check_space", stop)
+    outcome = command("check", "space.py")
+    assert (outcome.code, outcome.err) == (130, "search: stopped\n")
+
+
 @pytest.mark.core
 def test_defaults_in_the_help_are_written_as_a_user_would_give_them(command: Command) -> None:
     shown = " ".join(command("run", "--help").out.split())

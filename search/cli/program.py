@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import errno
+import functools
 import gc
 import sys
 from collections.abc import Callable, Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,9 +48,22 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     for name in names:
-        app.command(name, cls=Command)(COMMANDS[name])
+        app.command(name, cls=Command)(_stoppable(COMMANDS[name]))
     app.callback(invoke_without_command=True)(_root)
     return app
+
+
+def _stoppable(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that says that it was stopped: Typer ends it without a word."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise typer.Exit(fail("stopped", 130)) from None
+
+    return command
 
 
 def _root(
