@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from search.display.python_messages import name_arguments, python_arguments
 from search.driver import launch
 from search.driver.loop import View
 from search.driver.prepared import MakeView
 from search.driver.source import Source
 from search.errors import UNFINISHED, NoResult, OptionError, SearchError, SpaceError, Unfinished
-from search.options import Options, name_arguments, python_arguments
+from search.options import Options
 from search.results.study_results import StudyResults
 from search.space.file import describe_type
 from search.study.study import Study

@@ -289,6 +289,13 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """The stage that a probe has reached, for the person who waits for the probe: "loading the data"."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ListFiles:
     """The request for a version of each file of the worker's trial. The worker waits for a `FileReply`."""
 
@@ -385,6 +392,7 @@ Message = (
     | ProbeFailed
     | Evaluated
     | Notice
+    | Stage
     | ListFiles
     | ReadPart
     | WritePart

@@ -9,17 +9,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from search.backends import registry
 from search.backends.brackets import HyperbandPlan, plan_brackets
-from search.errors import OptionError, SearchError, nearest
+from search.errors import OptionError, nearest
 from search.messages import DRIVER
 from search.plugins.loading import BACKENDS, EXECUTORS, FOLLOWERS, STOP_RULES, Registry, spec_of
 from search.plugins.spec import split_spec
@@ -27,9 +25,20 @@ from search.space.configurations import parse_configurations
 from search.space.domain import Value
 from search.study.study import Study
 from search.study.versions import KERAS_BACKENDS
-from search.wording import parse_bytes
+from search.wording import format_time, parse_bytes
 
 LARGEST_SEED = 2**31 - 1
+
+STUDY = "What to search"
+EXISTING = "If the study exists"
+BUDGET = "When to stop"
+BACKEND = "What is tried next"
+MACHINES = "Where trials run"
+TRAINING = "How a trial trains"
+RESULTS = "Results and tracking"
+FAILURES = "Failures, checkpoints and storage"
+GROUPS = (STUDY, EXISTING, BUDGET, BACKEND, MACHINES, TRAINING, RESULTS, FAILURES)
+"""The groups of the options, in the order of the help."""
 
 
 def _option(default: Any, help: str, **metadata: Any) -> Any:
@@ -45,7 +54,7 @@ def _parts(registry: Registry) -> dict[str, Any]:
 class Options:
     """The options of one search.
 
-    The metadata of a field holds its help, and optionally:
+    The metadata of a field holds its help, its `group` in the help of a command, and optionally:
 
         low, high, choices: the values that it takes; `above` excludes `low` itself.
         time: its value is a time, in seconds.
@@ -55,59 +64,91 @@ class Options:
         hidden: the command line lacks it; KerasTuner's tuners set it.
     """
 
-    study: str | None = _option(None, "the study's name; by default the space file's")
+    study: str | None = _option(None, "the study's name; by default the space file's", group=STUDY)
     backend: str = _option(
-        "hyperband", "the back end: it decides what to try, and how long to train it", **_parts(BACKENDS)
+        "hyperband", "the back end: it decides what to try, and how long to train it", **_parts(BACKENDS), group=BACKEND
     )
-    objective: str | None = _option(None, "the metric to compare, as an epoch's logs name it, such as val_accuracy")
+    objective: str | None = _option(
+        None, "the metric to compare, as an epoch's logs name it, such as val_accuracy", group=STUDY
+    )
     direction: str | None = _option(
-        None, "minimize or maximize the objective; by default as its metric says", choices=("min", "max")
+        None, "minimize or maximize the objective; by default as its metric says", choices=("min", "max"), group=STUDY
     )
-    max_epochs: int = _option(27, "the most epochs for one trial", low=1)
-    max_trials: int | None = _option(None, "stop after this many configurations", low=1)
-    max_weights: int | None = _option(None, "refuse models with more weights: such a trial is infeasible", low=1)
-    max_total_epochs: int | None = _option(None, "stop after this many epochs over all trials", low=1)
-    timeout: float | None = _option(None, "stop after this time over all resumes, such as 90s, 30m or 2h", time=True)
+    max_epochs: int = _option(27, "the most epochs for one trial", low=1, group=BUDGET)
+    max_trials: int | None = _option(None, "stop after this many configurations", low=1, group=BUDGET)
+    max_weights: int | None = _option(
+        None, "refuse models with more weights: such a trial is infeasible", low=1, group=STUDY
+    )
+    max_total_epochs: int | None = _option(None, "stop after this many epochs over all trials", low=1, group=BUDGET)
+    timeout: float | None = _option(
+        None, "stop after this time over all resumes, such as 90s, 30m or 2h", time=True, group=BUDGET
+    )
     stop_before: float | None = _option(
-        None, "stop this time before the end of the Slurm job, such as 5m; the same command goes on later", time=True
+        None,
+        "stop this time before the end of the Slurm job, such as 5m; the same command goes on later",
+        time=True,
+        group=BUDGET,
     )
-    factor: int = _option(3, "successive halving, as in Hyperband, promotes one trial in this many", low=2)
-    iterations: int = _option(1, "how often to run Hyperband's whole plan", low=1)
+    factor: int = _option(
+        3, "successive halving, as in Hyperband, promotes one trial in this many", low=2, group=BACKEND
+    )
+    iterations: int = _option(1, "how often to run Hyperband's whole plan", low=1, group=BACKEND)
     sampler: str | None = _option(
         None,
         "the Optuna sampler of hyperband, asha or optuna, as name or name:key=value,…; by default random; tpe with "
         "optuna",
+        group=BACKEND,
     )
-    pruner: str = _option("hyperband", "the Optuna pruner, as name or name:key=value,…")
+    pruner: str = _option("hyperband", "the Optuna pruner, as name or name:key=value,…", group=BACKEND)
     try_first: tuple[Mapping[str, Value], ...] = _option(
-        (), 'configurations to try first: JSON such as {"lr": 0.01}, or a .json file; repeatable', many=True
+        (),
+        'configurations to try first: JSON such as {"lr": 0.01}, or a .json file; repeatable',
+        many=True,
+        group=STUDY,
     )
-    warm_start: str | None = _option(None, "learn from the trials of this study, given by its name or its folder")
+    warm_start: str | None = _option(
+        None, "learn from the trials of this study, given by its name or its folder", group=STUDY
+    )
     executor: str = _option(
         "local",
         "where trials run: local in worker processes, ray on the nodes of a Ray cluster, inline in this process",
         **_parts(EXECUTORS),
+        group=MACHINES,
     )
     ray_address: str | None = _option(
         None,
         "the Ray cluster as HOST:PORT, or local for one of this search's own; by default RAY_ADDRESS, or one of yours "
         "that runs on this machine",
+        group=MACHINES,
     )
-    workers: int | None = _option(None, "how many trials run at once; by default as many as the machine allows", low=1)
+    workers: int | None = _option(
+        None, "how many trials run at once; by default as many as the machine allows", low=1, group=MACHINES
+    )
     gpus: str = _option(
-        "auto", "the GPUs to use: auto for those that nobody else uses, none, or numbers or UUIDs such as 0,1"
+        "auto",
+        "the GPUs to use: auto for those that nobody else uses, none, or numbers or UUIDs such as 0,1",
+        group=MACHINES,
     )
-    gpus_per_trial: float = _option(1.0, "the GPUs for each trial; 0.5 lets two trials share one", low=0, above=True)
+    gpus_per_trial: float = _option(
+        1.0, "the GPUs for each trial; 0.5 lets two trials share one", low=0, above=True, group=MACHINES
+    )
     logical_devices: int = _option(
-        1, "split the processor into this many devices for each trial: --gpus-per-trial without GPUs", low=1, high=64
+        1,
+        "split the processor into this many devices for each trial: --gpus-per-trial without GPUs",
+        low=1,
+        high=64,
+        group=MACHINES,
     )
-    executions_per_trial: int = _option(1, "how often to train each trial; its objective is the mean", low=1)
-    target: float | None = _option(None, "stop when the objective reaches this value")
+    executions_per_trial: int = _option(
+        1, "how often to train each trial; its objective is the mean", low=1, group=TRAINING
+    )
+    target: float | None = _option(None, "stop when the objective reaches this value", group=BUDGET)
     stop_rule: tuple[str, ...] = _option(
         (),
         "a rule that ends the search, as name or name:key=value,…; repeatable; none drops those of a resumed study",
         many=True,
         **_parts(STOP_RULES),
+        group=BUDGET,
     )
     follow: tuple[str, ...] = _option(
         (),
@@ -115,47 +156,69 @@ class Options:
         "resumed study",
         many=True,
         **_parts(FOLLOWERS),
+        group=RESULTS,
     )
     seed: int | None = _option(
-        None, "a seed, 0 included, makes a search with one worker repeatable", low=0, high=LARGEST_SEED
+        None, "a seed, 0 included, makes a search with one worker repeatable", low=0, high=LARGEST_SEED, group=STUDY
     )
-    runs: str = _option("runs", "the folder that holds the studies")
-    tracking_uri: str | None = _option(None, "the MLflow server; by default the store in the runs folder")
-    experiment: str | None = _option(None, "the MLflow experiment's name; by default the study's")
-    register: str | None = _option(None, "the name to register the best model under; by default only in a local store")
-    keep_models: int = _option(3, "how many of the best trials keep their weights in MLflow", low=1)
-    tensorboard: bool = _option(False, "write a log for TensorBoard; its HParams page compares the trials")
-    trial_timeout: float | None = _option(None, "the longest time that one trial may run, such as 30m", time=True)
+    runs: str = _option("runs", "the folder that holds the studies", group=RESULTS)
+    tracking_uri: str | None = _option(
+        None, "the MLflow server; by default the store in the runs folder", group=RESULTS
+    )
+    experiment: str | None = _option(None, "the MLflow experiment's name; by default the study's", group=RESULTS)
+    register: str | None = _option(
+        None, "the name to register the best model under; by default only in a local store", group=RESULTS
+    )
+    keep_models: int = _option(3, "how many of the best trials keep their weights in MLflow", low=1, group=RESULTS)
+    tensorboard: bool = _option(
+        False, "write a log for TensorBoard; its HParams page compares the trials", group=RESULTS
+    )
+    trial_timeout: float | None = _option(
+        None, "the longest time that one trial may run, such as 30m", time=True, group=FAILURES
+    )
     heartbeat_timeout: float = _option(
-        300.0, "replace a worker that gives no sign of life for this long", low=5, time=True
+        300.0, "replace a worker that gives no sign of life for this long", low=5, time=True, group=FAILURES
     )
-    retries: int = _option(1, "how often to continue a trial whose process died", low=0)
+    retries: int = _option(1, "how often to continue a trial whose process died", low=0, group=FAILURES)
     max_consecutive_failures: int = _option(
-        5, "give up when this many trials have failed and none has succeeded", low=1
+        5, "give up when this many trials have failed and none has succeeded", low=1, group=FAILURES
     )
-    max_retries_per_trial: int = _option(0, "how often to continue a trial whose code raised", low=0, hidden=True)
+    max_retries_per_trial: int = _option(
+        0, "how often to continue a trial whose code raised", low=0, hidden=True, group=FAILURES
+    )
     max_consecutive_failed_trials: int | None = _option(
         None,
         "give up when this many trials have failed in a row; replaces max_consecutive_failures",
         low=1,
         hidden=True,
+        group=FAILURES,
     )
-    checkpoint_every: float = _option(30.0, "the seconds between checkpoints while a trial trains", low=0)
+    checkpoint_every: float = _option(
+        30.0,
+        "the time between checkpoints while a trial trains; 0 for one after each epoch",
+        low=0,
+        time=True,
+        group=FAILURES,
+    )
     disk: int | None = _option(
         None,
         "the most that the checkpoints of paused trials may take, such as 500MB or 20GB; by default a fifth of what is "
         "free when the search begins",
         size=True,
+        group=FAILURES,
     )
     storage: str | None = _option(
         None,
         "where trials' checkpoints and files are kept: a URL of fsspec's such as s3://bucket/studies, folder for the "
         "study's folder, or driver for the same through the driver's connections; by default folder",
+        group=FAILURES,
     )
-    keras_backend: str | None = _option(None, "the back end of Keras", choices=KERAS_BACKENDS)
-    run_eagerly: bool = _option(False, "train step by step without compilation, for prints and breakpoints")
-    fuse: bool = _option(True, "train whole epochs as one compiled loop if the results are the same")
-    graph_sharing: bool = _option(True, "let models that are alike share one traced graph")
+    keras_backend: str | None = _option(None, "the back end of Keras", choices=KERAS_BACKENDS, group=TRAINING)
+    run_eagerly: bool = _option(
+        False, "train step by step without compilation, for prints and breakpoints", group=TRAINING
+    )
+    fuse: bool = _option(True, "train whole epochs as one compiled loop if the results are the same", group=TRAINING)
+    graph_sharing: bool = _option(True, "let models that are alike share one traced graph", group=TRAINING)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -251,8 +314,7 @@ def resolve_options(
     checked = {}
     for name, value in merged.items():
         with error_prefix(None if name in known else where):
-            if name not in FIELDS:
-                raise OptionError(f"unknown option {name!r}.{nearest(str(name), FIELDS) or ' See search run --help'}")
+            _check_name(name)
             if value is not None:
                 checked[name] = check_option(name, value)
                 if name in given or name not in known:
@@ -261,6 +323,32 @@ def resolve_options(
     if file is not None or "backend" in known:
         _check_taken(given, options)
     return options
+
+
+def check_written_options(written: Mapping[str, Any], known: Container[str], where: str) -> None:
+    """Check options of a space file that has not been run, as `resolve_options` does when it has been.
+
+    Args:
+        written: the names, and the values that are known; None for another one.
+        known: options whose values the user or a journal gives, so that the file's are not used.
+        where: the name of the space file in messages.
+
+    Raises:
+        OptionError: a name is unknown, or a value cannot be used.
+    """
+    with error_prefix(where):
+        for name, value in written.items():
+            _check_name(name)
+            if value is not None and name not in known:
+                checked = check_option(name, value)
+                # A class in a module beside the file may be imported only when the file is run.
+                if ":" not in str(checked):
+                    _check_parts(name, checked)
+
+
+def _check_name(name: str) -> None:
+    if name not in FIELDS:
+        raise OptionError(f"unknown option {name!r}.{nearest(str(name), FIELDS) or ' See search run --help'}")
 
 
 def _check_parts(name: str, value: Any) -> None:
@@ -311,9 +399,10 @@ def check_option(name: str, value: Any) -> Any:
     field_ = FIELDS[name]
     kind = str(field_.type)
     if field_.metadata.get("time"):
-        value = parse_seconds(value, option_flag(name))
-        if value < (low := field_.metadata.get("low", 0)):
-            raise OptionError(f"{option_flag(name)} is {value:g} seconds: it must be at least {low}")
+        low = field_.metadata.get("low")
+        value = parse_seconds(value, option_flag(name), zero=low == 0)
+        if low is not None and value < low:
+            raise OptionError(f"{option_flag(name)} is {format_time(value)}: it must be at least {format_time(low)}")
     elif field_.metadata.get("size"):
         try:
             value = parse_bytes(value)
@@ -371,84 +460,26 @@ def _check_number(name: str, value: Any, *, whole: bool) -> int | float:
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def parse_seconds(value: Any, flag: str) -> float:
+def parse_seconds(value: Any, flag: str, *, zero: bool = False) -> float:
     """Return a time in seconds.
 
     Args:
-        value: a number of seconds, or text such as `90s`, `30m`, `2h`, `1h30m`.
+        value: a number of seconds, or text such as `90s`, `30m`, `2h`, `1h 30m`.
         flag: the name of the option in messages.
+        zero: accept no time at all.
 
     Raises:
         OptionError: the time cannot be read, or is not positive.
     """
     text = str(value).strip().lower().replace(" ", "")
+    negative, text = text.startswith("-"), text.removeprefix("-")
     parts = re.findall(r"(\d+(?:\.\d+)?)(min|[smhd]?)", text)
     if isinstance(value, bool) or not parts or "".join(number + unit for number, unit in parts) != text:
         raise OptionError(f"{flag} is {value!r}: give seconds, or a time such as 90s, 30m, 2h or 1h30m")
     total = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if total <= 0:
-        raise OptionError(f"{flag} is {value!r}: it must be more than 0")
+    if negative or (total == 0 and not zero):
+        raise OptionError(f"{flag} is {value!r}: it must be {'at least' if zero else 'more than'} 0")
     return total
-
-
-# Messages for Python --------------------------------------------------------------------------------------------------
-
-
-_CALL_SWITCHES = ("resume", "overwrite", "accept_changes", "take_over")
-"""Switches of `search.run` that are no options of a search."""
-
-_SUBJECTS = ("space", "data[0]", "data[1]")
-"""Arguments of `search.run` with which a message may begin."""
-
-_FLAG = re.compile(r"(?P<with>\bwith )?(?<![\w-])--(?P<flag>[a-z]+(?:-[a-z]+)*)(?P<values> [a-z]+(?: or [a-z]+)?\b)?")
-
-_argument_names: ContextVar[Mapping[str, str]] = ContextVar("_argument_names", default=MappingProxyType({}))
-
-
-@contextmanager
-def python_arguments(names: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Let the errors of the block name arguments of Python's in place of flags of the command line.
-
-    Args:
-        names: the argument for each flag, without its dashes, and for each of `_SUBJECTS`, if it is not called as in
-            `search.run`; by default those of the outer block.
-    """
-    token = _argument_names.set(_argument_names.get() if names is None else names)
-    try:
-        yield
-    except SearchError as error:
-        if (text := name_arguments(str(error))) == str(error):
-            raise
-        raise type(error)(text) from error
-    finally:
-        _argument_names.reset(token)
-
-
-def name_arguments(text: str) -> str:
-    """Return a message with arguments of Python's in place of flags of the command line."""
-    names = _argument_names.get()
-
-    def argument(found: re.Match[str]) -> str:
-        before, flag, values = found["with"] or "", found["flag"], found["values"] or ""
-        if flag in names:
-            return before + names[flag] + values
-        name = flag.replace("-", "_")
-        if name in _CALL_SWITCHES:
-            return f"{before}{name}=True{values}"
-        field_ = FIELDS.get(name.removeprefix("no_"))
-        if field_ is None:
-            return found[0]
-        if isinstance(field_.default, bool):
-            return f"{before}{field_.name}={not name.startswith('no_')}{values}"
-        words = values.split(" or ")
-        if {word.strip() for word in words} <= set(field_.metadata.get("choices", ())):
-            return f"{before}{name}={' or '.join(repr(word.strip()) for word in words)}"
-        return f"{before}{name}{'=…' if before and not values else ''}{values}"
-
-    subject, space, rest = text.partition(" ")
-    if subject in _SUBJECTS and subject in names:
-        text = names[subject] + space + rest
-    return _FLAG.sub(argument, text.replace("search run --help", "help(search.run)"))
 
 
 def last_options(study: Study) -> Options:

@@ -1,11 +1,11 @@
-"""Words and sizes as people read and write them."""
+"""Words, sizes and times as people read and write them."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-__all__ = ["format_bytes", "format_memory", "parse_bytes", "pluralize"]
+__all__ = ["format_bytes", "format_memory", "format_time", "parse_bytes", "pluralize"]
 
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 """By the first letter of a unit, its power of 1000, or of 1024 if an i follows."""
@@ -19,6 +19,22 @@ def pluralize(number: float, noun: str, separator: str = "") -> str:
     """
     ending = "" if number == 1 else "es" if noun.endswith("tch") else "s"
     return f"{number:{separator}.0f} {noun}{ending}"
+
+
+def format_time(seconds: float) -> str:
+    """Return a time in its two largest units, as `--timeout` takes it: `0.42s`, `12s`, `5m`, `1h 20m`, `1d 3h`."""
+    if seconds < 9.95:
+        return f"{round(max(0.0, seconds), 3):.2g}s"
+    whole = round(seconds)
+    for size, unit, smaller, smaller_unit in _TIMES:
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size}{unit} {rest}{smaller_unit}" if rest else f"{whole // size}{unit}"
+    return f"{whole}s"
+
+
+_TIMES = ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
+"""Units of time: seconds, name, and the same of the next smaller unit."""
 
 
 def parse_bytes(value: Any) -> int:

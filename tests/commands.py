@@ -19,6 +19,13 @@ class Outcome:
 Command = Callable[..., Outcome]
 
 
+def without_waits(err: str) -> str:
+    """Return the output without the lines that name a long wait: how long a wait is depends on the machine."""
+    return "".join(
+        line for line in err.splitlines(keepends=True) if line.startswith("search: ") or not line.endswith(" …\n")
+    )
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file in `folder` except logs and caches, by its path."""
     files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)

@@ -71,13 +71,14 @@ def forked_checks(templates: Templates, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str]) -> Command:
     """Return a function that runs a command in this process."""
-    from commands import Outcome
+    from commands import Outcome, without_waits
 
     from search import cli
 
     def run(*arguments: object) -> Outcome:
         capfd.readouterr()
         code = cli.main([str(argument) for argument in arguments])
-        return Outcome(code, *capfd.readouterr())
+        out, err = capfd.readouterr()
+        return Outcome(code, out, without_waits(err))
 
     return run

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Command
+from commands import Command, without_waits
 from places import TINY
 
 import search
-from search import cli
+from search import cli, options
+from search.cli.arguments import complete_space
 from search.driver import launch
 from search.driver.prepared import SearchStopped
 from search.errors import NoResult, SpaceError
@@ -272,6 +273,92 @@ def test_status_of_a_finished_study(command: Command, study: search.StudyResults
     assert [each.keys() for each in json.loads(command("status", "--json").out)] == [one.keys()]
 
 
+@pytest.mark.core
+def test_a_command_takes_the_newest_study_or_that_of_a_space_file(command: Command, study: search.StudyResults) -> None:
+    best = study.best_trials(1)[0].number
+    for name in (None, "space.py"):
+        given = [] if name is None else [name]
+        for wanted in ("trials", "best"):
+            outcome = command(wanted, *given)
+            assert (outcome.code, outcome.out) == (0, command(wanted, "t").out)
+            assert outcome.err == f"study t, the newest {'in runs' if name is None else 'of space.py'}\n"
+        outcome = command("show", *given)
+        assert outcome.out == command("show", "t", best).out
+        assert outcome.err.endswith(f"trial {best}, the best of t\n")
+    assert command("show", "2").out == command("show", "t", 2).out
+    assert command("status", "space.py").out == command("status", "t").out
+
+
+def test_a_study_may_be_called_like_a_trial(command: Command, copied: Path) -> None:
+    shutil.copytree("runs/t", "runs/1")
+    os.utime("runs/t/journal.jsonl")
+    assert command("show", "1").out == command("show", "t", 1).out
+    outcome = command("show", "1", "0")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert json.loads(command("show", "1", "0", "--json").out)["trial"] == 0
+
+
+@pytest.mark.core
+def test_a_trial_as_json_has_its_whole_curve(command: Command, study: search.StudyResults) -> None:
+    outcome = command("show", "t", 1, "--json")
+    shown = json.loads(outcome.out)
+    (entry,) = [each for each in trials(command) if each["trial"] == 1]
+    assert {name: shown[name] for name in entry} == entry
+    assert [(epoch["epoch"], epoch["logs"]) for epoch in shown["curve"]] == [
+        (epoch.epoch, epoch.logs) for epoch in study.trials[1].curve
+    ]
+    assert shown["traceback"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("show", "t", 9), "study 't' has no trial 9: it has 3, numbered from 0"),
+        (("show", 9), "study 't' has no trial 9: it has 3, numbered from 0"),
+        (("show", "t", "best"), "study 't' has no trial best"),
+        (("show", "t", "-1"), "-1"),
+        (("show", "other"), "no study 'other': there are t."),
+        (("best", "other.py"), "searched other.py: there are t"),
+        (("trials", "--runs", "nowhere"), "nowhere: begin one with search run SPACE.py"),
+        (("best", "--runs", "nowhere"), "nowhere: begin one with search run SPACE.py"),
+        (("show", 1, "--runs", "nowhere"), "nowhere: begin one with search run SPACE.py"),
+        (("show", "t", 1, "--runs", "nowhere"), "there is none in "),
+        (("sync", "--runs", "nowhere"), "nowhere: begin one with search run SPACE.py"),
+        (("export", "--to", "model.keras", "--runs", "nowhere"), "nowhere: begin one with search run SPACE.py"),
+    ],
+)
+def test_a_study_or_a_trial_that_is_not_there_takes_one_line(
+    command: Command, study: search.StudyResults, arguments: tuple[object, ...], words: str
+) -> None:
+    outcome = command(*arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    *before, line = outcome.err.splitlines()
+    assert line.startswith("search: ")
+    assert words in line
+    assert before in ([], ["study t, the newest in runs"])
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.core
+def test_a_shell_completes_studies_and_space_files(study: search.StudyResults) -> None:
+    for typed, words in (("trials --runs runs ", ["t"]), ("run sp", ["space.py"])):
+        line = f"search {typed}"
+        environment = {"_SEARCH_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        done = installed(Path.cwd(), **environment)
+        assert done.stdout.split() == words, (typed, done)
+
+
+def test_paths_of_space_files_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("space.py", "spa[ce.py", "sp.txt", ".hidden.py"):
+        (tmp_path / name).touch()
+    (tmp_path / "spaces").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert complete_space("sp") == ["spa[ce.py", "space.py", "spaces/"]
+    assert complete_space("spa[") == ["spa[ce.py"]
+    assert complete_space(f"{tmp_path}/space.") == [f"{tmp_path}/space.py"]
+    assert complete_space("spaces/") == complete_space("no") == []
+
+
 def test_an_unreadable_journal_hides_no_other_study(command: Command, copied: Path) -> None:
     broken = StudyPaths.of("runs", "broken").journal
     broken.parent.mkdir()
@@ -312,8 +399,14 @@ def test_help_and_version(command: Command, workplace: Path) -> None:
     assert (outcome.code, outcome.out) == (2, "")
     for name in ("run", "resume", "check", "trials", "best", "show", "status", "export", "sync", "ui", "devices"):
         assert f"  {name} " in outcome.err
-    outcome = command("run", "--help")
+    outcome = command("run", "-h")
+    assert outcome == command("run", "--help")
     assert (outcome.code, outcome.err) == (0, "")
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    headings = [line for line in outcome.out.splitlines() if line and not line.startswith(" ")]
+    groups = [f"{group}:" for group in options.GROUPS]
+    assert headings[1:] == ["Arguments:", *groups, "Other options:", "Examples:"]
+    assert {field.metadata.get("group") for field in options.FIELDS.values()} <= {*options.GROUPS}
     for option in ("--study", "--max-epochs", "--no-fuse", "--accept-changes", "--resume"):
         assert option in outcome.out
 
@@ -438,7 +531,10 @@ def test_the_installed_command_searches(tmp_path: Path) -> None:
     assert not list((tmp_path / "temporary").glob("search-*"))
     logs = "".join(path.read_text() for path in tmp_path.rglob("*log*") if path.is_file())
     assert f"set: {'1' if platform.machine() == 'x86_64' else None}" in logs
-    assert [line.split()[0] for line in done.stderr.splitlines()][:2] == ["study", "objective"]
+    waits = [line for line in done.stderr.splitlines() if line.endswith(" …")]
+    assert "importing TensorFlow …" in waits
+    assert len({*waits}) == len(waits)
+    assert [line.split()[0] for line in without_waits(done.stderr).splitlines()][:2] == ["study", "objective"]
     # The framework's output is in the logs.
     for noise in ("tensorflow", "cuda", "oneDNN", "WARNING", "Traceback"):
         assert noise not in done.stderr + done.stdout
@@ -462,8 +558,10 @@ def test_the_installed_command_refuses_a_wrong_space(
     done = installed(tmp_path, "run", str(tmp_path / "space.py"), *RUN, *options)
     assert (done.returncode, done.stdout) == (2, "")
     where = f"{tmp_path}/space.py:{text.count(chr(10))}"
-    assert done.stderr.startswith(f"search: {where}: {message}")
-    assert len(done.stderr.splitlines()) == 1
+    said = without_waits(done.stderr)
+    assert said.startswith(f"search: {where}: {message}")
+    assert len(said.splitlines()) == 1
+    assert ("importing" in done.stderr) == bool(options)
     files = {path.name for path in tmp_path.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert files == ({"space.py", "search.log"} if options else {"space.py"})
 
@@ -489,9 +587,19 @@ def test_a_search_that_is_stopped_at_once_advises_a_command_that_works(
         assert (outcome.code, outcome.err) == (130, line)
 
 
+def test_a_command_that_is_stopped_says_so(workplace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "check_space", stop)
+    outcome = command("check", "space.py")
+    assert (outcome.code, outcome.err) == (130, "search: stopped\n")
+
+
 @pytest.mark.core
 def test_defaults_in_the_help_are_written_as_a_user_would_give_them(command: Command) -> None:
     shown = " ".join(command("run", "--help").out.split())
-    for default in ("300", "30", "1"):
+    for default in ("5m", "30s", "1"):
         assert f"[default: {default}]" in shown
+    assert "replace a worker that gives no sign of life for this long. [default: 5m]" in shown.lower()
     assert ".0]" not in shown

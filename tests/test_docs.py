@@ -16,6 +16,7 @@ import typer
 
 import search
 from search import cli
+from search.cli.program import make_app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -27,7 +28,7 @@ def blocks(language: str) -> list[str]:
 
 def commands() -> dict[str, set[str]]:
     """Return the flags of every command of `search`, by its name."""
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(make_app())
     return {
         name: {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
         for name, command in group.commands.items()  # type: ignore[attr-defined]
@@ -90,7 +91,8 @@ def test_every_command_and_flag_of_the_readme_exists() -> None:
     assert set(re.findall(r"`search ([a-z]+)", README)) - set(known) == set()
     assert set(re.findall(r"^search ([a-z]+)", README, re.MULTILINE)) - set(known) == set()
     text = re.sub(r"`python [^`]*`", "", README)  # without the options of benchmarks
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--constraint", "--help", "--seeds", "--logdir"}
+    others = {"--constraint", "--help", "--seeds", "--logdir", "--install-completion"}
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - others
     assert named - flags == set()
     assert len(named) > 20
 

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from search import options
+from search.display.python_messages import name_arguments, python_arguments
 from search.driver.objective import objective_for_metrics
 from search.errors import OptionError, nearest
 from search.options import (
     FIELDS,
     Options,
-    name_arguments,
     parse_seconds,
-    python_arguments,
     resolve_options,
 )
 from search.study.trial import Objective

@@ -1,5 +1,44 @@
 """The command line, `search …`: it reads arguments, calls the library and prints. It decides nothing itself."""
 
-from search.cli.program import app, main
+from __future__ import annotations
 
-__all__ = ["app", "main"]
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from search.display.waiting import WaitingLine, is_live
+from search.executors.waiting import listen, show_stage
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; see `search.cli.program.main`.
+
+    The import of the program takes longer than a person likes to look at nothing, so a search says its first words
+    before it.
+
+    Args:
+        arguments: those of the program by default.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    with ExitStack() as stack:
+        words = first_words(given)
+        if words is not None:
+            line = WaitingLine(sys.stderr, live=is_live(sys.stderr) and "--no-progress" not in given)
+            stack.callback(line.close)
+            stack.enter_context(listen(line))
+            show_stage(words)
+        from search.cli import program
+
+        return program.main(given)
+
+
+def first_words(arguments: Sequence[str]) -> str | None:
+    """Return what a command waits for first, as far as its arguments tell; None for a command that does not search."""
+    if not arguments or {"-h", "--help"} & {*arguments}:
+        return None
+    named = next((each for each in arguments[1:] if not each.startswith("-")), "")
+    if arguments[0] in ("run", "check"):
+        return f"reading {named}" if named.endswith(".py") else "reading the space file"
+    return "reading the study" if arguments[0] == "resume" else None

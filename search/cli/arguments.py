@@ -6,20 +6,58 @@ import functools
 import inspect
 import shlex
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from search import options
 from search.cli.output import fail
+from search.study import paths
+from search.wording import format_time
+
+
+def complete_study(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of the studies that begin with `incomplete`, for a shell."""
+    return [name for name in paths.study_names(ctx.params.get("runs") or "runs") if name.startswith(incomplete)]
+
+
+def complete_space(incomplete: str) -> list[str]:
+    """Return the Python files and the folders that begin with `incomplete`, for a shell."""
+    folder, slash, begun = incomplete.rpartition("/")
+    try:
+        entries = sorted(Path(folder or slash or ".").iterdir())
+    except OSError:
+        return []
+    shown = [path for path in entries if path.name.startswith(begun) and (begun or not path.name.startswith("."))]
+    names = {path.name: path.is_dir() for path in shown if path.is_dir() or path.suffix == ".py"}
+    return [f"{folder}{slash}{name}{'/' if is_folder else ''}" for name, is_folder in names.items()]
+
+
+def _completer_of(choices: Iterable[str]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
+
 
 _METAVARS = {"runs": "DIR", "tracking_uri": "URI", "gpus": "GPUS", "objective": "NAME"}
 _METAVARS |= {"try_first": "JSON|FILE", "warm_start": "STUDY", "storage": "URL|folder|driver"}
 
 Runs = Annotated[str, typer.Option("--runs", metavar="DIR", help="The folder that holds the studies.")]
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
+SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.py", help="The space file.", autocompletion=complete_space)]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.", autocompletion=complete_study)]
+MeantStudy = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="STUDY",
+        help="The study's name, or a space file for its newest study; the newest study of all by default.",
+        show_default=False,
+        autocompletion=complete_study,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Accept = Annotated[bool, typer.Option("--accept-changes", help="Go on although the space file has changed.")]
 TakeOver = Annotated[
@@ -113,9 +151,14 @@ def _option_parameter(name: str) -> inspect.Parameter:
         metavar = "SIZE"
     else:
         metavar = _METAVARS.get(name, "NAME" if str(field.type).startswith("str") else "N")
-    number = f"{field.default:g}" if isinstance(field.default, float) else field.default
+    number: Any = field.default
+    if isinstance(number, float):
+        number = format_time(number) if field.metadata.get("time") else f"{number:g}"
     default = "" if field.default in (None, ()) else f" [default: {number}]"
-    option = typer.Option(options.option_flag(name), metavar=metavar, help=text + default)
+    choices: tuple[str, ...] = field.metadata.get("choices", ())
+    option = typer.Option(
+        options.option_flag(name), metavar=metavar, help=text + default, autocompletion=_completer_of(choices)
+    )
     if field.metadata.get("many"):
         return inspect.Parameter(name, kind, default=None, annotation=Annotated[list[str] | None, option])
     return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])

@@ -5,14 +5,26 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+
+from search.executors.waiting import quiet
 
 out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
 def say(line: str) -> None:
-    err.print(line, markup=False, soft_wrap=True)
+    """Print a line for people on stderr."""
+    with quiet():
+        err.print(line, markup=False, soft_wrap=True)
+
+
+def show(renderable: RenderableType) -> None:
+    """Print a table or a page on stdout: wrapped in a terminal, whole elsewhere."""
+    from search.display.grid import print_whole
+
+    with quiet():
+        print_whole(out, renderable)
 
 
 def print_json(data: Any) -> None:
@@ -20,5 +32,5 @@ def print_json(data: Any) -> None:
 
 
 def fail(message: str, code: int) -> int:
-    err.print(f"search: {' '.join(message.split())}", markup=False, soft_wrap=True)
+    say(f"search: {' '.join(message.split())}")
     return code

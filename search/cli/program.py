@@ -4,41 +4,68 @@ from __future__ import annotations
 
 import atexit
 import errno
+import functools
 import gc
 import sys
-from typing import Annotated
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
 
 import typer
 
 from search import __version__
 from search.cli import devices, reading, searching, tracking
+from search.cli.help import Command, Group
 from search.cli.output import fail
 from search.errors import NoResult, SearchError
 
-app = typer.Typer(
-    name="search",
-    help="Hyperparameter search for Keras: write a factory that takes hp, run it, go for coffee.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-for _command in (
-    searching.run_command,
-    searching.resume_command,
-    searching.check_command,
-    reading.trials_command,
-    reading.best_command,
-    reading.show_command,
-    reading.status_command,
-    reading.export_command,
-    tracking.sync_command,
-    tracking.ui_command,
-    devices.devices_command,
-):
-    app.command(_command.__name__.removesuffix("_command"))(_command)
+COMMANDS: dict[str, Callable[..., None]] = {
+    function.__name__.removesuffix("_command"): function
+    for function in (
+        searching.run_command,
+        searching.resume_command,
+        searching.check_command,
+        reading.trials_command,
+        reading.best_command,
+        reading.show_command,
+        reading.status_command,
+        reading.export_command,
+        tracking.sync_command,
+        tracking.ui_command,
+        devices.devices_command,
+    )
+}
+"""The commands by name, in the order of the help."""
 
 
-@app.callback(invoke_without_command=True)
+def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """Return the program with the commands `names`. Typer takes some milliseconds for each option of each command."""
+    app = typer.Typer(
+        name="search",
+        cls=Group,
+        help="Hyperparameter search for Keras: write a factory that takes hp, run it, go for coffee.",
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name in names:
+        app.command(name, cls=Command)(_stoppable(COMMANDS[name]))
+    app.callback(invoke_without_command=True)(_root)
+    return app
+
+
+def _stoppable(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that says that it was stopped: Typer ends it without a word."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise typer.Exit(fail("stopped", 130)) from None
+
+    return command
+
+
 def _root(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
@@ -59,8 +86,10 @@ def main(arguments: list[str] | None = None) -> int:
     # The memory goes with the process. Else the collector would look through all that MLflow has imported, for half a
     # second after the last line.
     atexit.register(gc.freeze)
+    given = sys.argv[1:] if arguments is None else arguments
+    app = make_app([given[0]] if given[:1] and given[0] in COMMANDS else COMMANDS)
     try:
-        code = typer.main.get_command(app).main(arguments, prog_name="search", standalone_mode=False)
+        code = typer.main.get_command(app).main(given, prog_name="search", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except typer.Exit as exit_:
         return exit_.exit_code
@@ -82,4 +111,6 @@ def main(arguments: list[str] | None = None) -> int:
         message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
         if message is None:
             raise
-        return fail(f"{message()} See {context.command_path if context else 'search'} --help", 2)
+        text = str(message())
+        stop = "" if text.endswith((".", "?")) else "."
+        return fail(f"{text}{stop} See {context.command_path if context else 'search'} --help", 2)

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli.arguments import Json, KerasBackend, Runs, StudyName
-from search.cli.output import out, print_json, say
+from search.cli.arguments import Json, KerasBackend, MeantStudy, Runs, complete_study
+from search.cli.output import out, print_json, say, show
+from search.cli.selection import find_name
 from search.errors import JournalError, NoResult, OptionError, StudyError
 from search.study import paths
 
 if TYPE_CHECKING:
     from search.results.study_results import StudyResults
+    from search.study.trials import Trial
 
 
 def load_results(name: str, runs: str) -> tuple[StudyResults, bool, dict[int, str]]:
@@ -32,7 +34,7 @@ def load_results(name: str, runs: str) -> tuple[StudyResults, bool, dict[int, st
 
 
 def trials_command(
-    name: StudyName,
+    name: MeantStudy = None,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
     runs: Runs = "runs",
@@ -40,19 +42,19 @@ def trials_command(
     """List a study's trials."""
     from search.display import rows, tables
 
-    found, alive, run_ids = load_results(name, runs)
     if as_json and as_csv:
         raise OptionError("--json and --csv exclude each other: give one of them")
+    found, alive, run_ids = load_results(find_name(name, runs), runs)
     if as_json:
         print_json([rows.trial_fields(t, found.study, run_ids.get(t.number), alive=alive) for t in found.trials])
     elif as_csv:
         print(rows.trials_csv(found.study, found.trials, run_ids, alive=alive), end="")
     else:
-        out.print(tables.trials_table(found.study, found.trials, alive=alive))
+        show(tables.trials_table(found.study, found.trials, alive=alive))
 
 
 def best_command(
-    name: StudyName,
+    name: MeantStudy = None,
     count: Annotated[int, typer.Option("-n", min=1, metavar="N", help="How many trials.")] = 10,
     as_json: Json = False,
     runs: Runs = "runs",
@@ -60,48 +62,78 @@ def best_command(
     """List a study's best trials, best first."""
     from search.display import rows, tables
 
-    found, alive, run_ids = load_results(name, runs)
+    found, alive, run_ids = load_results(find_name(name, runs), runs)
     best = found.best_trials(count)
     if as_json:
         print_json([rows.trial_fields(t, found.study, run_ids.get(t.number), alive=alive) for t in best])
     elif best:
-        out.print(tables.leaderboard(found.study, count))
+        show(tables.leaderboard(found.study, count))
     if not best:
-        raise NoResult(f"study {name!r} has no trial with an objective: see search trials {name}")
+        raise NoResult(f"study {found.name!r} has no trial with an objective: see search trials {found.name}")
 
 
 def show_command(
-    name: StudyName,
-    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's number.")],
+    name: MeantStudy = None,
+    trial: Annotated[
+        str | None,
+        typer.Argument(metavar="TRIAL", help="The trial's number; the best trial by default.", show_default=False),
+    ] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Print all epochs of all executions.")] = False,
+    as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
-    """Show a trial: its values, curve, worker, traceback and the end of its log."""
-    from search.display import tables
+    """Show a trial: its values, curve, worker, traceback and the end of its log.
 
-    found, alive, _ = load_results(name, runs)
-    if trial not in found.study.trials:
-        raise StudyError(f"study {name!r} has no trial {trial}: it has {len(found.trials)}, numbered from 0")
-    files = found.paths.trial(trial)
-    shown = tables.trial_details(
-        found.study,
-        found.study.trials[trial],
-        _last_lines(files.traceback, 40),
-        _last_lines(files.log, 15),
-        alive=alive,
-    )
-    out.print(shown)
+    A number alone is a trial of the newest study.
+    """
+    from search.display import rows, trial_page
+
+    if name is not None and trial is None and name.isdecimal():
+        name, trial = None, name
+    found, alive, run_ids = load_results(find_name(name, runs), runs)
+    chosen = _find_trial(found, trial)
+    files = found.paths.trial(chosen.number)
+    if as_json:
+        fields = rows.trial_fields(chosen, found.study, run_ids.get(chosen.number), alive=alive)
+        print_json(trial_page.trial_document(chosen, fields, _last_lines(files.traceback, None)))
+        return
+    lines = _last_lines(files.traceback, 40), _last_lines(files.log, 15)
+    show(trial_page.trial_details(found.study, chosen, *lines, alive=alive, whole_curve=curve))
 
 
-def _last_lines(path: Path, lines: int) -> str:
+def _find_trial(found: StudyResults, number: str | None) -> Trial:
+    """Return the trial that the user means: that of a number, or the best one. StudyError if there is none."""
+    if number is None:
+        best = found.study.best
+        if best is None:
+            raise StudyError(f"study {found.name!r} has no best trial yet: give the number of one of its trials")
+        say(f"trial {best.number}, the best of {found.name}")
+        return best
+    known = found.study.trials
+    if not number.isdecimal() or int(number) not in known:
+        there = f"it has {len(known)}, numbered from 0" if known else "it has none yet"
+        raise StudyError(f"study {found.name!r} has no trial {number}: {there}")
+    return known[int(number)]
+
+
+def _last_lines(path: Path, lines: int | None) -> str:
+    """Return the last lines of a file, None for all; "" if it cannot be read."""
     try:
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+        text = path.read_text(errors="replace").splitlines()
     except OSError:
         return ""
+    return "\n".join(text if lines is None else text[-lines:])
 
 
 def status_command(
     name: Annotated[
-        str | None, typer.Argument(metavar="[STUDY]", help="The study's name; all studies by default.")
+        str | None,
+        typer.Argument(
+            metavar="STUDY",
+            help="The study's name, or a space file for its newest study; all studies by default.",
+            show_default=False,
+            autocompletion=complete_study,
+        ),
     ] = None,
     as_json: Json = False,
     runs: Runs = "runs",
@@ -109,7 +141,7 @@ def status_command(
     """Show the progress of studies."""
     from search.display import tables
 
-    names = [name] if name else paths.study_names(runs)
+    names = [find_name(name, runs)] if name else paths.study_names(runs)
     if not names:
         raise StudyError(f"there is no study in {Path(runs).absolute()}: begin one with search run SPACE.py")
     now = time.time()
@@ -131,7 +163,8 @@ def status_command(
 
 
 def export_command(
-    name: StudyName,
+    *,
+    name: MeantStudy = None,
     to: Annotated[
         Path,
         typer.Option(
@@ -140,7 +173,7 @@ def export_command(
             help="The file, such as model.keras, model.weights.h5 or model.onnx; a folder for a SavedModel.",
         ),
     ],
-    rank: Annotated[int, typer.Option("--rank", min=1, help="The rank of the trial; 1 is the best.")] = 1,
+    rank: Annotated[int, typer.Option("--rank", min=1, metavar="N", help="The rank of the trial; 1 is the best.")] = 1,
     format: Annotated[
         str | None,
         typer.Option(
@@ -159,7 +192,7 @@ def export_command(
     from search.worker.process import quietly
 
     planned = export.plan_export(
-        load_study(name, runs), rank, to, format=format, keras_backend=keras_backend, force=force
+        load_study(find_name(name, runs), runs), rank, to, format=format, keras_backend=keras_backend, force=force
     )
     if "keras" not in sys.modules:
         os.environ.update(export_check.NO_GPU, KERAS_BACKEND=planned.keras_backend)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli.arguments import Accept, KerasBackend, NoProgress, StudyName, TakeOver, takes_options
-from search.cli.output import err, out, say
+from search.cli.arguments import Accept, KerasBackend, NoProgress, SpaceFile, StudyName, TakeOver, takes_options
+from search.cli.output import err, out, say, show
 
 if TYPE_CHECKING:
     from search.driver.prepared import MakeView, Result
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 @takes_options()
 def run_command(
     *,
-    space: Annotated[Path, typer.Argument(metavar="SPACE.py", help="The space file.")],
+    space: SpaceFile,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study if it exists.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew if the study exists; its trials are deleted.")
@@ -69,16 +68,16 @@ def resume_command(
 
 
 def check_command(
-    space: Annotated[Path, typer.Argument(metavar="SPACE.py", help="The space file.")],
+    space: SpaceFile,
     keras_backend: KerasBackend = None,
 ) -> None:
     """Build the model, train one step, build five random models, and print the space and the model; search nothing."""
-    from search.display import tables
+    from search.display import space_page
     from search.driver import launch
     from search.driver.source import Source
 
     probed = launch.check_space(Source(path=space), keras_backend)
-    out.print(tables.space_details(probed))
+    show(space_page.space_details(probed))
 
 
 def _view_maker(no_progress: bool) -> MakeView:

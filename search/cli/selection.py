@@ -20,9 +20,9 @@ def find_name(name: str | None, runs: str) -> str:
     Raises:
         StudyError: no study was begun in `runs`, or none of the space file.
     """
-    if name is not None and not name.endswith(".py"):
-        return name
     known = paths.study_names(runs)
+    if name is not None and (not name.endswith(".py") or name in known):
+        return name
     if not known:
         raise StudyError(f"there is no study in {Path(runs).absolute()}: begin one with search run SPACE.py")
     if name is None:

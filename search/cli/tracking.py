@@ -7,19 +7,20 @@ from typing import Annotated
 import typer
 
 from search import options
-from search.cli.arguments import Runs, StudyName, TrackingUri
+from search.cli.arguments import MeantStudy, Runs, TrackingUri, complete_study
 from search.cli.output import out, say
 from search.cli.reading import load_results
+from search.cli.selection import find_name
 from search.study import paths
 
 
-def sync_command(name: StudyName, tracking_uri: TrackingUri = None, runs: Runs = "runs") -> None:
+def sync_command(name: MeantStudy = None, tracking_uri: TrackingUri = None, runs: Runs = "runs") -> None:
     """Send MLflow the records of a study that it lacks."""
     from search.study.lock import Lock
     from search.tracking.mlflow import store
     from search.tracking.mlflow.syncer import Syncer
 
-    found, _, _ = load_results(name, runs)
+    found, _, _ = load_results(find_name(name, runs), runs)
     opts = options.last_options(found.study)
     uri = store.resolve_uri(tracking_uri or opts.tracking_uri, runs)
     syncer = Syncer(
@@ -36,12 +37,15 @@ def sync_command(name: StudyName, tracking_uri: TrackingUri = None, runs: Runs =
         syncer.drain(dead=True)
     finally:
         lock.release()
-    out.print(f"study {name} is in MLflow at {store.redact(uri)}", markup=False, soft_wrap=True)
+    out.print(f"study {found.name} is in MLflow at {store.redact(uri)}", markup=False, soft_wrap=True)
 
 
 def ui_command(
     name: Annotated[
-        str | None, typer.Argument(metavar="[STUDY]", help="The study's name; the newest study by default.")
+        str | None,
+        typer.Argument(
+            metavar="STUDY", help="The study's name; the newest study by default.", autocompletion=complete_study
+        ),
     ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, metavar="N", help="The port of the UI.")] = 5000,
     tracking_uri: TrackingUri = None,

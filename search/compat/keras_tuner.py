@@ -18,8 +18,9 @@ from typing import Any
 from search.api import run
 from search.backends.registry import LARGEST_GRID
 from search.compat.hooks import REFUSED_ARGUMENTS, check_environment, check_hooks
+from search.display.python_messages import python_arguments
 from search.errors import OptionError, StudyError, nearest
-from search.options import FIELDS, OWN_FIT_MAX_EPOCHS, python_arguments, resolve_options
+from search.options import FIELDS, OWN_FIT_MAX_EPOCHS, resolve_options
 from search.results.study_results import StudyResults, load_study, print_parameters
 from search.space.file import describe_type, hypermodel_parts
 from search.study.paths import StudyPaths
@@ -391,7 +392,7 @@ _ARGUMENT_NAMES = {
     "data[0]": "x, y or sample_weight",
     "data[1]": "validation_data",
 }
-"""The tuner's argument for each flag whose name it does not have; see `search.options.python_arguments`."""
+"""The tuner's argument for each flag whose name it does not have; see `search.display.python_messages`."""
 
 
 def _search_arguments() -> list[str]:

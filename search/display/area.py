@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
+from search.display.grid import wrap_cells
 from search.display.lines import (
     best_line,
     counts_line,
@@ -37,22 +38,42 @@ class TerminalSize:
 
 
 def render_live_area(
-    study: Study, options: Options, slot_labels: Sequence[str | None], pace: Pace, now: float, size: TerminalSize
+    study: Study,
+    options: Options,
+    slot_labels: Sequence[str | None],
+    pace: Pace,
+    now: float,
+    size: TerminalSize,
+    stage: str | None = None,
 ) -> list[Text]:
-    """Return the lines of the live area: narrower than the terminal, and fewer than its rows."""
+    """Return the lines of the live area: narrower than the terminal, and fewer than its rows.
+
+    Args:
+        stage: what the search waits for while no trial trains.
+    """
     width = size.width - 1  # a full line makes some terminals begin another one
     header = header_line(study)
     if options.target is not None:
         header += f" · target {format_value(options.target)}"
-    below = [Text(best_line(study, width) or "best: none yet", "green" if study.best else "dim")]
-    below.append(Text(counts_line(study)))
-    below.append(_bar(study, options, pace, now, width))
-    slots = _slot_lines(study, slot_labels, width, size.height - len(below) - 2)
-    lines = [Text(header, "bold"), *slots, *below]
+    counts = counts_line(study) + (f" · {printable(stage)} …" if stage else "")
+    below = [Text(counts), _bar(study, options, pace, now, width)]
+    slots = _slot_lines(study, slot_labels, width, size.height - len(below) - 3)
+    best = _best_lines(study, width, size.height - len(below) - len(slots) - 2)
+    lines = [Text(header, "bold"), *slots, *best, *below]
     for line in lines:
         line.no_wrap = True
         line.truncate(max(1, width), overflow="ellipsis")
     return lines
+
+
+def _best_lines(study: Study, width: int, height: int) -> list[Text]:
+    """Return the best trial in at most `height` lines; the hyperparameters are cut only if these do not suffice."""
+    if study.best is None:
+        return [Text("best: none yet", "dim")]
+    whole = best_line(study)
+    first, *rest = wrap_cells(whole, width - len(BELOW))
+    lines = [first, *(BELOW + line for line in rest)]
+    return [Text(line, "green") for line in (lines if len(lines) <= height else [best_line(study, width)])]
 
 
 def _bar(study: Study, options: Options, pace: Pace, now: float, width: int) -> Text:
@@ -66,6 +87,9 @@ def _bar(study: Study, options: Options, pace: Pace, now: float, width: int) -> 
     done = int(budget.fraction * length)
     return Text.assemble(("━" * done, "green"), ("─" * (length - done), "dim"), "  ", text)
 
+
+BELOW = "       "
+"""The indent of lines that continue the line above them."""
 
 HEADINGS = ("slot", "trial", "rung", "epoch", "now", "best", "s/epoch", "hyperparameters")
 TEXT_COLUMNS = ("slot", "rung", "hyperparameters")
@@ -81,7 +105,7 @@ def _slot_lines(study: Study, slot_labels: Sequence[str | None], width: int, hei
         left_out = len(slots) - max(0, height - 2)
         slots = sorted(slots[: max(0, height - 2)])
     rows = [_slot_cells(study, running.get(slot), slot_labels[slot] or NONE) for slot in slots]
-    lines = _align_rows(rows, width) if rows else []
+    lines = _align_rows(rows, width, height) if rows else []
     if left_out and height > 0:
         lines.append(Text(f"… and {pluralize(left_out, 'more slot')}, {len(running)} running in all", "dim"))
     return lines
@@ -104,7 +128,8 @@ def _slot_cells(study: Study, trial: Trial | None, label: str) -> tuple[list[str
     if trial.progress.planned > 1:
         rung = f"{rung} e{number}".strip()
     values = [format_objective(current), format_objective(trial.objective)]
-    cells = [label, str(trial.number), rung, epoch, *values, pace, "" if trial.model else "building"]
+    doing = "building" if trial.model is None else "" if curve or trial.black_box else "first epoch"
+    cells = [label, str(trial.number), rung, epoch, *values, pace, doing]
     return cells, variable_params(trial)
 
 
@@ -113,15 +138,22 @@ def _format_pace(seconds: float) -> str:
     return f"{seconds:.2g}" if seconds < 0.1 else f"{seconds:.{2 if seconds < 10 else 1 if seconds < 100 else 0}f}"
 
 
-def _align_rows(rows: Sequence[tuple[list[str], Mapping[str, Value]]], width: int) -> list[Text]:
-    """Return a heading and a line for each of `rows`, without the columns that are empty in all rows."""
+def _align_rows(rows: Sequence[tuple[list[str], Mapping[str, Value]]], width: int, height: int) -> list[Text]:
+    """Return a heading and a line for each of `rows`, without the columns that are empty in all rows.
+
+    If hyperparameters do not fit, they stand below their rows. If `height` does not suffice for that, they are cut.
+    """
     columns = [i for i in range(len(HEADINGS)) if i == len(HEADINGS) - 1 or any(row[0][i] for row in rows)]
     widths = {i: max(cell_len(HEADINGS[i]), *(cell_len(cells[i]) for cells, _ in rows)) for i in columns[:-1]}
     room = max(0, width - sum(wide + 2 for wide in widths.values()))
-    lines = [Text(_join_cells(HEADINGS, widths, truncate(HEADINGS[-1], room)), "dim")]
-    for cells, params in rows:
-        last = format_params(params, room) or cells[-1]
+    below = [wrap_cells(format_params(params), width - len(BELOW)) for _, params in rows]
+    stacked = any(cell_len(format_params(params)) > room for _, params in rows)
+    stacked = stacked and 1 + len(rows) + sum(map(len, below)) <= height
+    lines = [Text(_join_cells(HEADINGS, widths, "" if stacked else truncate(HEADINGS[-1], room)), "dim")]
+    for (cells, params), more in zip(rows, below, strict=True):
+        last = (not stacked and format_params(params, room)) or cells[-1]
         lines.append(Text(_join_cells(cells, widths, last), "dim" if last == "free" else ""))
+        lines += [Text(BELOW + line, "dim") for line in (more if stacked else ())]
     return lines
 
 

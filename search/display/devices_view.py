@@ -10,8 +10,8 @@ from rich.text import Text
 
 from search.devices.plan import NodePlan
 from search.devices.usage import Use
-from search.display.tables import Column, Grid
-from search.display.text import NONE, truncate
+from search.display.grid import Column, Grid
+from search.display.text import NONE
 from search.wording import format_memory
 
 
@@ -27,26 +27,27 @@ def devices_tables(plans: Sequence[NodePlan]) -> RenderableType:
 
 def _nodes(plans: Sequence[NodePlan]) -> Grid:
     nodes = [plan.node for plan in plans]
-    return _grid(
+    columns = [
         Column("node", [node.name for node in nodes], left=True),
         Column("processors", [f"{node.cpus:g}" for node in nodes]),
         Column("memory", [format_memory(node.memory) for node in nodes]),
         Column("GPUs", [str(len(node.uses)) for node in nodes]),
         Column("slots", [str(len(plan.slots)) for plan in plans]),
-    )
+    ]
+    return Grid(columns)
 
 
 def _gpus(plans: Sequence[NodePlan]) -> Grid:
     found = [(plan, use) for plan in plans for use in plan.node.uses]
-    return _grid(
+    fixed = [
         Column("node", [plan.node.name for plan, _ in found], left=True),
         Column("GPU", [str(use.gpu.index) for _, use in found]),
         Column("name", [use.gpu.name for _, use in found], left=True),
         Column("memory", [_memory(use.gpu.memory or None) for _, use in found]),
         Column("used", [_memory(use.gpu.used) for _, use in found]),
         Column("search", ["yes" if use.gpu in plan.choice.gpus else "no" for plan, use in found], left=True),
-        last=Column("in use by", [_others(use) for _, use in found], left=True),
-    )
+    ]
+    return Grid(fixed, [Column("in use by", [_others(use) for _, use in found], left=True)])
 
 
 def _memory(size: int | None) -> str:
@@ -60,23 +61,13 @@ def _others(use: Use) -> str:
 
 def _slots(plans: Sequence[NodePlan]) -> Grid:
     found = [(plan.node, slot) for plan in plans for slot in plan.slots]
-    return _grid(
+    columns = [
         Column("slot", [str(number) for number in range(len(found))]),
         Column("node", [node.name for node, _ in found], left=True),
         Column("place", [slot.label for _, slot in found], left=True),
         Column("threads", [str(slot.threads) for _, slot in found]),
-    )
-
-
-def _grid(*columns: Column, last: Column | None = None) -> Grid:
-    """Return a table of `columns` and a `last` one, whose cells are cut to the room that is left."""
-
-    def narrow(room: int) -> list[Column]:
-        if last is None or room < len(last.heading):
-            return []
-        return [Column(last.heading, [truncate(cell, room) for cell in last.cells], left=True)]
-
-    return Grid(columns, [] if last is None else [last], narrow)
+    ]
+    return Grid(columns)
 
 
 def devices_fields(plans: Sequence[NodePlan], notes: Sequence[str]) -> dict[str, Any]:

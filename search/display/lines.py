@@ -90,7 +90,7 @@ def format_epochs(study: Study) -> str:
 def format_time(study: Study, left: float | None, now: float, *, timed: bool = False) -> str:
     """Return the elapsed time, unless the budget shows it, and the remaining time."""
     parts = [] if timed else [format_seconds(int(study.seconds(now)))]
-    if left is not None:
+    if left is not None and left >= 0.5:
         parts.append(f"{format_seconds(math.ceil(left)) if timed else 'about ' + _format_estimate(left)} left")
     return ", ".join(parts)
 
@@ -98,4 +98,4 @@ def format_time(study: Study, left: float | None, now: float, *, timed: bool = F
 def _format_estimate(seconds: float) -> str:
     """Return an estimated time, rounded to the precision that it has."""
     unit = 1 if seconds < 60 else 10 if seconds < 600 else 60
-    return format_seconds(math.ceil(seconds / unit) * unit).removesuffix(" 00s")
+    return format_seconds(math.ceil(seconds / unit) * unit)

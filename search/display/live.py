@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -17,6 +18,7 @@ from rich.text import Text
 from search.display.area import TerminalSize, render_live_area
 from search.display.lines import best_line, counts_line, progress_line
 from search.display.progress import Pace, budget_progress
+from search.executors.waiting import muted, quiet, stage
 from search.options import Options
 from search.study.study import Study
 
@@ -82,6 +84,7 @@ class LiveView:
         self._console = console
         self._pace: Pace | None = None
         self._live: Live | None = None
+        self._muted = ExitStack()
         self._drawn_at = -math.inf
         self._now = 0.0
         self._closed = False
@@ -94,6 +97,7 @@ class LiveView:
         if self._pace is None:
             self._pace = Pace(now, budget_progress(self._study, self._options, now))
         if self._live is None:
+            self._muted.enter_context(muted())
             # Output to a file or a pipe must not end up on the terminal.
             self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=sys.stdout.isatty())
             self._live.start()
@@ -103,7 +107,7 @@ class LiveView:
         assert self._live is not None
         assert self._pace is not None
         size = TerminalSize(self._console.width, self._console.height)
-        lines = render_live_area(self._study, self._options, labels, self._pace, self._now, size)
+        lines = render_live_area(self._study, self._options, labels, self._pace, self._now, size, stage())
         self._live.update(Group(*lines), refresh=True)
 
     def say(self, line: str) -> None:
@@ -121,6 +125,7 @@ class LiveView:
                 self._draw(())  # no slot runs any more
             finally:
                 self._live.stop()
+                self._muted.close()
         self._closed = True
 
 
@@ -130,4 +135,5 @@ def _best_objective(study: Study) -> float | None:
 
 def _print_line(console: Console, line: str) -> None:
     # Lines are not wrapped: a user can copy them, and search for them in a log.
-    console.print(Text(line), soft_wrap=True)
+    with quiet():
+        console.print(Text(line), soft_wrap=True)

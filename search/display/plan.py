@@ -18,7 +18,7 @@ def describe_plan(options: Options, *, own_fit: bool = False, earlier: int = 0) 
     if options.max_trials is not None and not options.lists_all:
         limits.append(pluralize(options.max_trials, "trial"))
     if options.timeout is not None:
-        limits.append(format_seconds(options.timeout).removesuffix(" 00s").removesuffix(" 00m"))
+        limits.append(format_seconds(options.timeout))
     target = None if options.target is None else f"when the objective is {format_value(options.target)}"
     if options.follows_plan:
         return _describe_hyperband(options, limits, target, earlier)

@@ -6,12 +6,13 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from search.display.grid import print_whole
 from search.display.tables import leaderboard
 from search.errors import UNFINISHED, NoResult, SpaceError
 
@@ -38,7 +39,7 @@ def print_report(result: Result, console: Console, say: Callable[[str], None]) -
         raise SpaceError(end.reason)
     say(f"ended: {end.reason}")
     if study.best is not None:
-        console.print(leaderboard(study, REPORTED_TRIALS))
+        print_whole(console, leaderboard(study, REPORTED_TRIALS))
     if not result.synced:
         say(f"MLflow has not all of it yet: send the rest with: {command_line(f'sync {study.name}', folder)}")
     if end.exit_code in (UNFINISHED, 130):
@@ -46,8 +47,17 @@ def print_report(result: Result, console: Console, say: Callable[[str], None]) -
     elif end.exit_code == 1:
         raise NoResult(f"no trial has an objective: see {command_line(f'trials {study.name}', folder)}")
     else:
-        for command, purpose in _next_commands(result):
-            console.print(f"  {command:<46}  {purpose}", markup=False, soft_wrap=True)
+        _print_commands([*_next_commands(result)], console)
+
+
+def _print_commands(commands: Sequence[tuple[str, str]], console: Console) -> None:
+    """Print commands, each with its purpose beside it, or below it in a terminal that is too narrow."""
+    width = max(len(command) for command, _ in commands)
+    beside = not console.is_terminal or width + 4 + max(len(purpose) for _, purpose in commands) <= console.width
+    for command, purpose in commands:
+        lines = [f"  {command:<{width}}  {purpose}"] if beside else [f"  {command}", f"      {purpose}"]
+        for line in lines:
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def command_line(command: str, folder: Path) -> str:

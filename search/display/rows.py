@@ -54,18 +54,28 @@ def trial_row(trial: Trial, study: Study, run_id: str | None, *, alive: bool) ->
 
 
 def trial_fields(trial: Trial, study: Study, run_id: str | None, *, alive: bool) -> dict[str, Any]:
-    """Return a trial's entry in `search trials --json`: its row as standard JSON, with "nan" and "inf" as strings."""
-    fields: dict[str, Any] = _standard(trial_row(trial, study, run_id, alive=alive))
+    """Return a trial's entry in `search trials --json`: its row as standard JSON.
+
+    Measured numbers that are not finite become null; hyperparameters keep such values as text: "nan" or "inf".
+    """
+    row = trial_row(trial, study, run_id, alive=alive)
+    params = {name: value if finite(value) == value else str(value) for name, value in row["params"].items()}
+    fields: dict[str, Any] = _standard({**row, "params": params})
     return fields
 
 
+def finite(value: Any) -> Any:
+    """Return `value`, or None for a number that is not finite: standard JSON has no such number."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _standard(value: Any) -> Any:
-    """Return `value` as standard JSON can hold it: numbers that are not finite become strings."""
+    """Return `value` as standard JSON can hold it."""
     if isinstance(value, dict):
         return {name: _standard(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_standard(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return finite(value)
 
 
 def flat_rows(

@@ -8,24 +8,14 @@ from collections.abc import Mapping
 from rich.cells import cell_len, set_cell_size
 
 from search.space.domain import Value
+from search.wording import format_time
 
 NONE = "–"  # noqa: RUF001  # the placeholder for a missing value
 
 
 def format_seconds(seconds: float | None) -> str:
-    """Return a time in its two largest units: 0.42s, 12s, 3m 05s, 2h 04m, 1d 03h."""
-    if seconds is None or not math.isfinite(seconds):
-        return NONE
-    if seconds < 9.95:
-        return f"{round(max(0.0, seconds), 3):.2g}s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h {whole % 3600 // 60:02}m"
-    return f"{whole // 86400}d {whole % 86400 // 3600:02}h"
+    """Return a time in its two largest units, a dash for an unknown one: 0.42s, 12s, 3m 5s, 2h 4m, 1d 3h."""
+    return NONE if seconds is None or not math.isfinite(seconds) else format_time(seconds)
 
 
 def format_value(value: Value) -> str:

@@ -14,6 +14,7 @@ from search.errors import OptionError, StudyError
 from search.options import Options
 from search.scheduler.stopping import JobEnd, StopRule
 from search.study.slurm import SlurmJob
+from search.wording import format_time
 
 __all__ = ["check_only_driver", "describe_stop", "rule_before", "stop_rules"]
 
@@ -72,10 +73,11 @@ def rule_before(seconds: float, job: SlurmJob, now: float, ask: Callable[[str], 
     if end is None:
         return None
     if end - now <= seconds:
-        left = f"ends in {end - now:.0f} s" if end > now else "has ended"
+        left = f"ends in {format_time(end - now)}" if end > now else "has ended"
+        asked = format_time(seconds)
         raise OptionError(
-            f"--stop-before is {seconds:g} s, and the job {left} ({_at(end)}): nothing can be trained. Give the job "
-            "more time (sbatch --time), or give a smaller --stop-before"
+            f"--stop-before is {asked}, and the job {left} ({_at(end)}): nothing can be trained. Give the "
+            "job more time (sbatch --time), or give a smaller --stop-before"
         )
     return JobEnd(end, seconds)
 
@@ -83,7 +85,7 @@ def rule_before(seconds: float, job: SlurmJob, now: float, ask: Callable[[str], 
 def describe_stop(seconds: float, job: SlurmJob, rule: JobEnd | None) -> str:
     """Return a line about the stop before the job's end, or about the reason why there is none."""
     if rule is not None:
-        return f"stops {_at(rule.stop)}, {seconds:g} s before its job ends"
+        return f"stops {_at(rule.stop)}, {format_time(seconds)} before its job ends"
     reason = f"Slurm job {job.id} has no time limit" if job.id else "no job, as SLURM_JOB_END_TIME is not set"
     return f"--stop-before has no effect: {reason}"
 

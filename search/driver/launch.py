@@ -25,6 +25,7 @@ from search.driver.study_handle import StudyHandle
 from search.errors import OptionError, SpaceError, StudyError
 from search.executors import selection
 from search.executors.base import Executor
+from search.executors.waiting import waiting_for
 from search.messages import Probe, Probed, ProbeFailed
 from search.options import Options
 from search.space.file import SpaceRef
@@ -76,7 +77,9 @@ def run_search(
     first = options.resolve_options({**early, **{name: value for name, value in given.items() if value is not None}})
     name = check_study_name(first.study or source.default_name())
     if handle is None:
-        handle = StudyHandle(StudyPaths.of(first.runs, name), overwrite=overwrite)
+        with waiting_for(f"reading the journal of study {name}"):
+            handle = StudyHandle(StudyPaths.of(first.runs, name), overwrite=overwrite)
+    source.check_written({*handle.options, *(name for name, value in given.items() if value is not None)})
     if handle.exists and not resume:
         raise StudyError(
             f"study {name!r} exists in {first.runs}: go on with --resume, begin anew with --overwrite, or give another "
@@ -115,7 +118,8 @@ def resume_search(
         StudyError: there is no such study.
     """
     paths = find_study(name, given.get("runs") or "runs")
-    handle = StudyHandle(paths)
+    with waiting_for(f"reading the journal of study {name}"):
+        handle = StudyHandle(paths)
     if not handle.exists:
         raise StudyError(f"study {name!r} has not begun, {paths.journal} is empty: begin it with search run SPACE.py")
     header = handle.header
@@ -139,6 +143,7 @@ def resume_search(
 def check_space(source: Source, keras_backend: str | None = None) -> Probed:
     """Probe `source` on the processor, and write nothing. SpaceError if it cannot be searched."""
     given = {"keras_backend": keras_backend or source.early_options().get("keras_backend")}
+    source.check_written([name for name, value in given.items() if value is not None])
     given |= {"gpus": "none", "workers": 1}
     opts = options.resolve_options(given)
     with tempfile.TemporaryDirectory(prefix="search-") as folder, ExitStack() as stack:
@@ -146,7 +151,8 @@ def check_space(source: Source, keras_backend: str | None = None) -> Probed:
         stack.callback(executor.close)
         assert source.path is not None
         ref = SpaceRef(path=str(source.path.absolute()))
-        probed = executor.probe(Probe(ref, more=RANDOM_CONFIGURATIONS, shapes=True))
+        with waiting_for(f"probing {source.label}"):
+            probed = executor.probe(Probe(ref, more=RANDOM_CONFIGURATIONS, shapes=True))
     if isinstance(probed, ProbeFailed):
         raise SpaceError(probed.message)
     opts = options.resolve_options(given, probed.options, where=source.label)
@@ -188,9 +194,11 @@ class _Launch:
         checks.check_tensorboard(opts)
         named_parts.check_parts(opts, self._handle.versions if self._handle.exists else {})
         checks.check_backend(opts)
-        node = find_node_again() if self._handle.exists else find_node()
+        with waiting_for("looking for GPUs"):
+            node = find_node_again() if self._handle.exists else find_node()
         gpus = self._first_gpus(opts, node)
-        selection.slots_of(opts, gpus)  # a missing GPU is reported at once
+        with waiting_for(f"connecting to {opts.executor.title()}" if selection.finds_slots(opts) else "counting slots"):
+            selection.slots_of(opts, gpus)  # a missing GPU is reported at once
         job_end.stop_rules(opts)  # and so is a job that ends too soon
         storage_option.check_storage(opts.storage, opts.executor)
         checks.make_folder(self._paths.folder)
@@ -199,7 +207,8 @@ class _Launch:
             stack.callback(self._unlock, lock)
             self._read_again()
             admission = Admission(opts)
-            executor = selection.make_executor(opts, gpus, self._paths.log, compiled_programs(opts.runs))
+            with waiting_for("starting the workers"):
+                executor = selection.make_executor(opts, gpus, self._paths.log, compiled_programs(opts.runs))
             stack.callback(executor.close)
             ref = replace(self._space_ref(stack), seed=self._first_seed())
             shutil.rmtree(self._paths.data, ignore_errors=True)
@@ -219,7 +228,8 @@ class _Launch:
             checks.check_seen_gpus(probed, choice.gpus)
             selection.set_slots(executor, slots, opts)
             change = self._handle.change_of_space(probed, accepted=self._accept_changes, label=self._source.label)
-            uri = admission.result(opts)
+            with waiting_for("connecting to MLflow"):
+                uri = admission.result(opts)
             records = self._handle.first_records(opts, objective, probed, change, imported, self._source.path, ref.seed)
             self._announce(opts, objective, slots, probed, self._handle.count_earlier_trials(records))
             rules = job_end.stop_rules(opts, self._say)
@@ -250,7 +260,8 @@ class _Launch:
 
     def _probe(self, executor: Executor, ref: SpaceRef) -> Probed:
         share = str(self._paths.data) if executor.slots > 1 else None
-        probed = executor.probe(Probe(ref, share, shapes=not self._handle.exists))
+        with waiting_for(f"probing {self._source.label}"):
+            probed = executor.probe(Probe(ref, share, shapes=not self._handle.exists))
         if isinstance(probed, ProbeFailed):
             raise SpaceError(probed.message + log_traceback(self._paths, probed.traceback))
         return probed

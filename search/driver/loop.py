@@ -18,6 +18,7 @@ from search.driver.hand_on import Checkpoints, hand_on
 from search.driver.study_files import StudyFiles
 from search.errors import Unavailable
 from search.executors.base import Executor
+from search.executors.waiting import show_stage
 from search.messages import (
     Evaluate,
     Evaluated,
@@ -32,6 +33,7 @@ from search.messages import (
     Segment,
     SlotClosed,
     SlotOpened,
+    Stage,
 )
 from search.options import Options
 from search.scheduler.controller import Controller
@@ -170,6 +172,7 @@ class Driver:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+            show_stage(None)
             self._executor.close(now=self._end is None)
             self._journal.close()
         assert self._end is not None
@@ -215,7 +218,7 @@ class Driver:
         elif isinstance(message, (SlotOpened, SlotClosed)):
             self._view.name_slot(slot, message.label if isinstance(message, SlotOpened) else None)
             self._handle(SlotChanged(slot, message))
-        elif work != self._works.get(slot) or isinstance(message, (Probed, ProbeFailed, Heartbeat)):
+        elif work != self._works.get(slot) or isinstance(message, (Probed, ProbeFailed, Stage, Heartbeat)):
             return  # from a process that was given up
         elif isinstance(message, FileRequest):
             self._executor.send(slot, work, self._transfers.answer(work, message))
@@ -288,6 +291,8 @@ class Driver:
             self._end = reaction.end
 
     def _start(self, slot: int, work: Segment | Evaluate) -> None:
+        if isinstance(work, Evaluate):
+            show_stage("evaluating the best trials")
         self._transfers.begin(work)
         self._executor.start(slot, work)
 

@@ -17,6 +17,7 @@ from search.driver.study_files import StudyFiles
 from search.driver.study_handle import StudyHandle
 from search.errors import SearchError
 from search.executors.base import Executor
+from search.executors.waiting import show_stage, waiting_for
 from search.messages import Probed
 from search.options import Options
 from search.scheduler.controller import Controller
@@ -113,6 +114,7 @@ class PreparedSearch:
         """
         study, opts, executor, slots = Study(), self.options, self.executor, self.slots
         view: View | None = None
+        show_stage(None)  # the view shows the search from now on
 
         def report(line: str, details: str) -> None:
             tell = say if view is None else view.say
@@ -149,9 +151,11 @@ class PreparedSearch:
         finally:
             view.close()
         try:
-            for follower in named:
-                follower.close(FOLLOWER_SECONDS)
-            return Result(self.paths, study, end, syncer.finish(SYNC_SECONDS))
+            with waiting_for("ending the followers"):
+                for follower in named:
+                    follower.close(FOLLOWER_SECONDS)
+            with waiting_for("sending the rest to MLflow"):
+                return Result(self.paths, study, end, syncer.finish(SYNC_SECONDS))
         except KeyboardInterrupt as error:
             raise SearchStopped(self.paths) from error
 

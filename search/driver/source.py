@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from search import options
 from search.errors import OptionError, SpaceError
-from search.space.file import is_users_module, parse_file, written_options
+from search.space.error_text import escape_unprintable
+from search.space.file import is_users_module, parse_file, space_from_module, written_options
+from search.space.static import UNKNOWN, literal_options, static_module
 
 __all__ = ["Source"]
 
@@ -60,6 +62,27 @@ class Source:
                 if node.value is not None:
                     early[name] = options.check_option(name, node.value)
         return early
+
+    def check_written(self, known: Container[str]) -> None:
+        """Check all of the file that can be known before it is run, and the framework imported.
+
+        Args:
+            known: options that the user gives, or that the resumed study has.
+
+        Raises:
+            UserError: the file has a fault; the message is that of a file that was run.
+        """
+        if self.path is None:
+            return
+        tree = parse_file(self.path)
+        module = static_module(tree)
+        if module is not None:
+            try:
+                space_from_module(module)
+            except SpaceError as error:
+                raise SpaceError(f"{escape_unprintable(self.path.absolute())}: {error}") from None
+        written = {name: None if value is UNKNOWN else value for name, value in literal_options(tree).items()}
+        options.check_written_options(written, known, self.label)
 
     def written_seed(self) -> int | None:
         """Return the seed in the file's `search_options` if it is written there as a number."""

@@ -30,6 +30,7 @@ from search.study.paths import StudyPaths
 from search.study.records import Header, Record, SearchStarted
 from search.study.study import Study
 from search.tracking.followers import Follower
+from search.wording import format_time
 
 __all__ = ["check_storage", "delete_replaced", "is_url", "kept_storage", "make_files", "make_followers"]
 
@@ -84,7 +85,9 @@ def check_storage(storage: str | None, executor: str) -> None:
     thread.start()
     thread.join(ANSWER_SECONDS)
     if thread.is_alive():
-        raise OptionError(f"--storage {shown} does not answer within {ANSWER_SECONDS:g} s: see that it can be reached")
+        raise OptionError(
+            f"--storage {shown} does not answer within {format_time(ANSWER_SECONDS)}: see that it can be reached"
+        )
     for error in errors:
         if isinstance(error, OptionError):
             raise error

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from search.devices.slots import Slot
+from search.executors.waiting import quiet
 from search.messages import Evaluate, Message, Probe, Probed, ProbeFailed, Segment, WorkCommand
 from search.options import Options
 
@@ -21,7 +22,8 @@ Handle = Callable[[int, int, Message], None]
 
 def tell_user(text: str) -> None:
     """Show a worker's text while a probe goes on: the driver, which shows texts otherwise, waits for the probe."""
-    print(text, file=sys.stderr, flush=True)
+    with quiet():
+        print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from contextlib import nullcontext
 
 from search.executors.base import ExecutorSetup, Handle, tell_user
+from search.executors.waiting import show_stage, waiting_for
 from search.messages import (
     Evaluate,
     Message,
@@ -15,6 +18,7 @@ from search.messages import (
     Segment,
     WorkCommand,
 )
+from search.study.versions import framework_name
 
 
 class InlineExecutor:
@@ -31,7 +35,9 @@ class InlineExecutor:
 
         if setup.keras_backend is not None:
             os.environ["KERAS_BACKEND"] = setup.keras_backend
-        with quietly(setup.log):
+        imported = "keras" in sys.modules
+        name = framework_name(setup.keras_backend)
+        with nullcontext() if imported else waiting_for(f"importing {name}", soon=True), quietly(setup.log):
             import search.worker.probe  # noqa: F401
         return cls()
 
@@ -49,7 +55,7 @@ class InlineExecutor:
     def probe(self, probe: Probe) -> Probed | ProbeFailed:
         from search.worker.probe import run_probe
 
-        return run_probe(probe, tell_user)
+        return run_probe(probe, tell_user, show_stage)
 
     def start(self, slot: int, work: Segment | Evaluate) -> None:
         assert self._work is None, "the slot is busy"

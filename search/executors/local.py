@@ -23,6 +23,7 @@ import psutil
 from search.devices.slots import Slot
 from search.errors import SearchError
 from search.executors.base import ExecutorSetup, Handle, tell_user
+from search.executors.waiting import show_stage, waiting_for
 from search.messages import (
     Command,
     Evaluate,
@@ -36,9 +37,12 @@ from search.messages import (
     ProbeFailed,
     Segment,
     Shutdown,
+    Stage,
     WorkCommand,
 )
 from search.study.records import SegmentEnded
+from search.study.versions import framework_name
+from search.wording import format_time
 from search.worker import zygote
 
 GROWTH_BYTES = 1 << 30
@@ -74,6 +78,7 @@ class Zygote:
 
     def __init__(self, log: Path, keras_backend: str | None, compiled: Path | None = None) -> None:
         self._log = log
+        self._framework = framework_name(keras_backend)
         ours, theirs = socket.socketpair()
         environment = dict(os.environ)
         if keras_backend is not None:
@@ -113,7 +118,9 @@ class Zygote:
         """Fork a worker, and return its process id and our end of its pipe. SearchError if the zygote cannot."""
         ours, theirs = Pipe()
         try:
-            self._receive_until(zygote.ZygoteReady)
+            if not self._ready:
+                with waiting_for(f"importing {self._framework}", soon=True):
+                    self._receive_until(zygote.ZygoteReady)
             zygote.send(self._socket, zygote.Fork(slot, str(log)), (theirs.fileno(),))
             forked = self._receive_until(zygote.Forked)
         except (OSError, EOFError) as error:
@@ -303,6 +310,8 @@ class LocalExecutor:
             _, answer = worker.connection.recv()
             if isinstance(answer, Notice):
                 tell(answer.text)
+            elif isinstance(answer, Stage):
+                show_stage(answer.text)
             elif not isinstance(answer, Heartbeat):
                 assert isinstance(answer, (Probed, ProbeFailed))
                 return answer
@@ -346,7 +355,9 @@ class LocalExecutor:
         for slot, worker in self._workers.items():
             if worker.busy and worker.killed is None and self._clock - worker.last_message > self._heartbeat:
                 self.kill(
-                    slot, worker.work, f"its process sent no sign of life for {self._heartbeat:g} s: did it hang?"
+                    slot,
+                    worker.work,
+                    f"its process sent no sign of life for {format_time(self._heartbeat)}: did it hang?",
                 )
 
     def close(self, *, now: bool = False) -> None:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.display.python_messages import python_arguments
 from search.errors import NoResult, SpaceError, StudyError
-from search.options import python_arguments
 from search.space.domain import Parameter, Value
 from search.space.file import Space, SpaceRef, describe_error, without_arguments
 from search.study.paths import StudyPaths, find_study
@@ -187,17 +187,17 @@ def _to_frame(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pd.D
 
 def print_parameters(parameters: Sequence[Parameter]) -> None:
     """Print hyperparameters: their defaults, their domains, and the conditions under which they are active."""
-    from search.display import tables
+    from search.display import space_page
 
-    _print(tables.parameters_table(parameters) if parameters else "no hyperparameters")
+    _print(space_page.parameters_table(parameters) if parameters else "no hyperparameters")
 
 
 def _print(content: RenderableType) -> None:
     from rich.console import Console
 
-    # Outside a terminal, lines may be as long as they are.
-    width = None if sys.stdout.isatty() else 1000
-    Console(highlight=False, width=width).print(content, markup=False, soft_wrap=isinstance(content, str))
+    console = Console(highlight=False)
+    # Outside a terminal, lines are as long as they are.
+    console.print(content, markup=False, soft_wrap=isinstance(content, str) or not console.is_terminal)
 
 
 def load_study(name: str, runs: str | Path = "runs") -> StudyResults:

@@ -22,7 +22,7 @@ from search.study.records import (
     TrialEnded,
 )
 from search.study.study import Study
-from search.wording import pluralize
+from search.wording import format_time, pluralize
 
 __all__ = [
     "CommonError",
@@ -173,8 +173,8 @@ class JobEnd:
         if now < self.stop:
             return None
         if self._started:
-            return SearchEnded(f"the job ends in {self._before:g} s", complete=False, exit_code=UNFINISHED)
-        reason = f"the job ends in {self._before:g} s, before any training has started: give it more time"
+            return SearchEnded(f"the job ends in {format_time(self._before)}", complete=False, exit_code=UNFINISHED)
+        reason = f"the job ends in {format_time(self._before)}, before any training has started: give it more time"
         return SearchEnded(reason, complete=False, exit_code=2)
 
 

@@ -170,7 +170,7 @@ def read_space(ref: SpaceRef) -> Space:
         SpaceError: the file lacks something, or a function has the wrong form.
     """
     if ref.path is not None:
-        return _from_module(import_space_file(Path(ref.path)))
+        return space_from_module(import_space_file(Path(ref.path)))
     assert ref.pickle is not None
     pickled = Path(ref.pickle)
     with without_arguments(ref), open(pickled, "rb") as file:
@@ -243,7 +243,9 @@ def _forget_previous_file() -> None:
             del sys.modules[name]
 
 
-def _from_module(module: ModuleType) -> Space:
+def space_from_module(module: ModuleType) -> Space:
+    """Return the user's functions in `module`. SpaceError if one is missing, or has the wrong form."""
+
     def get(name: str) -> Any:
         return getattr(module, name, None)
 

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
 """The frameworks that Keras computes with."""
+
+
+FRAMEWORKS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+"""The names of the frameworks, as their makers write them."""
+
+
+def framework_name(keras_backend: str | None) -> str:
+    """Return the name of the framework that a process will import for Keras.
+
+    Args:
+        keras_backend: the user's option; None for Keras's own choice.
+    """
+    name = keras_backend or os.environ.get("KERAS_BACKEND") or "tensorflow"
+    return FRAMEWORKS.get(name, name)
 
 
 def changed_versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -36,6 +36,7 @@ from search.space.file import (
     without_arguments,
 )
 from search.study.records import DataLoaded
+from search.wording import pluralize
 from search.worker import device_memory, metrics, outputs
 from search.worker.autologging import capabilities_off, without_autologging
 from search.worker.capabilities import describe_off
@@ -76,16 +77,21 @@ MAX_CONFIGURATIONS = 20
 """The most configurations that a probe builds, if the user's code rejects the default values."""
 
 
-def run_probe(probe: Probe, tell: Callable[[str], None] = print) -> Probed | ProbeFailed:
+def run_probe(
+    probe: Probe, tell: Callable[[str], None] = print, stage: Callable[[str], None] = lambda text: None
+) -> Probed | ProbeFailed:
     """Probe a space. An exception of the user's code is reported, never raised.
 
     Args:
         tell: shows a text to the user while the probe goes on.
+        stage: says what the probe does from now on.
     """
     path = Path(probe.space.path) if probe.space.path else None
     try:
         with without_arguments(probe.space):
-            probed = _probe(probe, path, tell)
+            probed = _probe(probe, path, tell, stage)
+            if probe.more:
+                stage(f"building {pluralize(probe.more, 'more model')} with random values")
             _build_more(probe, path)
             device_memory.take_peak()  # it is no trial's
             return probed
@@ -97,17 +103,22 @@ def run_probe(probe: Probe, tell: Callable[[str], None] = print) -> Probed | Pro
         return ProbeFailed(describe_error(error, path, elsewhere=probe.space.label), "" if ours else format_traceback())
 
 
-def _probe(probe: Probe, path: Path | None, tell: Callable[[str], None]) -> Probed:
+def _probe(probe: Probe, path: Path | None, tell: Callable[[str], None], stage: Callable[[str], None]) -> Probed:
+    stage(f"running {path.name}" if path else "reading the factory")
     space = load_space(probe.space)
     before = shared.module_globals(path)
     for number in range(MAX_CONFIGURATIONS):
         hp = LazyHyperParameters(_answers(number), probe.values)
         try:
+            stage("loading the data")
             data = load_data(probe.space, hp)
+            stage("building the first model")
             shareable = shared.module_globals(path) == before and not adapts_objects(probe.space)
             values = data_values(probe.space, hp)
             with session(names=taken_names(probe.space)):
-                probed = _examine(probe, path, space, hp, data, values, tell, shareable=shareable)
+                probed = _examine(probe, path, space, hp, data, values, tell, stage, shareable=shareable)
+            if probe.shapes:
+                stage("looking for hyperparameters that change shapes")
             found = shape_parameters_of(probe.space, data, hp.used_values) if probe.shapes else ()
             return replace(probed, shape_parameters=found)
         except REJECTIONS as error:
@@ -157,6 +168,7 @@ def _examine(
     data: Data,
     values: Mapping[str, Value],
     tell: Callable[[str], None],
+    stage: Callable[[str], None],
     *,
     shareable: bool,
 ) -> Probed:
@@ -164,7 +176,7 @@ def _examine(
 
     Args:
         values: the hyperparameters that `load_data` asked for.
-        tell: as in `run_probe`.
+        tell, stage: as in `run_probe`.
         shareable: whether loading the data changed no global name, so that other workers need not load them.
     """
     setup, own = _set_up(space, hp, data)
@@ -182,6 +194,7 @@ def _examine(
         batch_size = _batch_size(call.options)
     summary = _summarize(setup.model)
     if call is not None:
+        stage("training the first step")
         logs = _train_a_step(path, setup.model, call.data, call.options, batch_size)
         for line in capabilities_off():
             tell(line)

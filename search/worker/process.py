@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from search.devices.slots import Slot, apply_slot
-from search.messages import Evaluate, Notice, Probe, Segment, Shutdown
+from search.messages import Evaluate, Notice, Probe, Probed, ProbeFailed, Segment, Shutdown, Stage
 from search.storage.scratch import remove_scratch
 from search.storage.trial_files import localize
 from search.study.paths import TrialPaths
@@ -46,14 +46,13 @@ def serve_worker(connection: Connection, slot: Slot, log: str) -> None:
     apply_slot(slot)
     _configure_framework(slot)
     from search.worker.evaluate_best import run_evaluation
-    from search.worker.probe import run_probe
     from search.worker.segment import run_segment
 
     channel = PipeChannel(connection)
     while True:
         match channel.receive_work():
             case Probe() as probe:
-                channel.send(run_probe(probe, lambda text: channel.send(Notice(0, text))))
+                channel.send(_probe(probe, channel))
             case Segment() as segment:
                 redirect_output(TrialPaths(Path(localize(segment).folder)).log)
                 run_segment(segment, channel)
@@ -66,6 +65,12 @@ def serve_worker(connection: Connection, slot: Slot, log: str) -> None:
                 remove_scratch()
                 # Frameworks' threads may hang an orderly exit; there is nothing left to write.
                 os._exit(0)
+
+
+def _probe(probe: Probe, channel: PipeChannel) -> Probed | ProbeFailed:
+    from search.worker.probe import run_probe
+
+    return run_probe(probe, lambda text: channel.send(Notice(0, text)), lambda text: channel.send(Stage(text)))
 
 
 def _ignore_signals() -> None:

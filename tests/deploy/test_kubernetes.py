@@ -13,7 +13,7 @@ import typer
 import yaml
 from places import ROOT
 
-from search.cli import app
+from search.cli.program import make_app
 
 jsonschema = pytest.importorskip("jsonschema", reason="it comes with Ray")
 
@@ -81,7 +81,7 @@ def test_the_schema_finds_what_kubernetes_would_refuse(
 
 def test_the_command_of_the_manifest_exists(documents: list[dict[str, Any]]) -> None:
     program, command, *arguments = shlex.split(rayjob(documents)["spec"]["entrypoint"])
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(make_app())
     run = group.commands[command]
     assert program == "search"
     context = run.make_context(command, arguments, resilient_parsing=False)

@@ -51,7 +51,7 @@ def draw_lines(builder: StudyBuilder, options: Options, slots: int = 2, width: i
     ("seconds", "text"),
     [
         (None, "–"), (math.nan, "–"), (0, "0s"), (0.0004, "0s"), (0.42, "0.42s"), (3.14159, "3.1s"), (9.97, "10s"),
-        (12.4, "12s"), (59.6, "1m 00s"), (185, "3m 05s"), (7440, "2h 04m"), (97200, "1d 03h"), (-1, "0s"),
+        (12.4, "12s"), (59.6, "1m"), (185, "3m 5s"), (7440, "2h 4m"), (97200, "1d 3h"), (-1, "0s"),
     ],
 )  # fmt: skip
 def test_seconds_are_formatted(seconds: float | None, text: str) -> None:
@@ -231,6 +231,35 @@ def test_the_live_area_at_80_columns() -> None:
     ]
 
 
+def test_hyperparameters_that_do_not_fit_stand_below_their_slot() -> None:
+    builder = StudyBuilder()
+    builder.request(0, 3, bracket=3, rung=0)
+    builder.values(0, lr=0.003, units=64, optimizer="adam", activation="relu", normalization="batch")
+    builder.epochs(0, 0.9)
+    builder.request(1, 3, slot=1)
+    builder.values(1, lr=0.01, units=64)
+    assert draw_lines(builder, HYPERBAND, slots=3)[1:-2] == [
+        "slot   trial  rung   epoch     now    best  s/epoch",
+        "GPU 0      0  b3 r0    1/3  0.9000  0.9000     0.42",
+        "       lr=0.003 units=64 optimizer=adam activation=relu normalization=batch",
+        "GPU 1      1           0/3       –       –        –  first epoch",
+        "       lr=0.01 units=64",
+        "GPU 2      –                                         free",
+        "best val_accuracy 0.9000 · trial 0 · epoch 1 · lr=0.003 units=64",
+        "       optimizer=adam activation=relu normalization=batch",
+    ]
+    low = draw_lines(builder, HYPERBAND, slots=3, height=9)
+    assert low[2].endswith("0.42  lr=0.003 units=64 …")
+    assert low[5].startswith("best val_accuracy 0.9000")
+    assert low[5].endswith("…")
+
+
+def test_the_live_area_names_a_stage_without_trials() -> None:
+    builder, size = typical(), TerminalSize(120, 24)
+    lines = render_live_area(builder.study, HYPERBAND, ["GPU 0"], pace(HYPERBAND), builder.now, size, "evaluating")
+    assert lines[-2].plain.endswith("1 failed · evaluating …")
+
+
 @pytest.mark.parametrize("width", [20, 40, 80, 120])
 @pytest.mark.parametrize("slots", [1, 8, 64])
 @pytest.mark.parametrize("height", [5, 10, 24])
@@ -381,7 +410,7 @@ def test_plain_lines_report_new_bests_and_progress() -> None:
         f"best val_accuracy 0.5000 · trial 0 · epoch 1 · {params}",
         f"best val_accuracy 0.9722 · trial 0 · epoch 3 · {params}",
         "3/375 epochs · 1 trial: 1 running · best 0.9722 · 7s, about 21m left",
-        "3/375 epochs · 1 trial: 1 paused · best 0.9722 · 27s, about 1h 02m left",
+        "3/375 epochs · 1 trial: 1 paused · best 0.9722 · 27s, about 1h 2m left",
         "a message",
     ]
 

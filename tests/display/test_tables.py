@@ -12,11 +12,13 @@ import math
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from study_builder import LR, UNITS, StudyBuilder, typical
 
 import search
-from search.display import rows, tables
+from search.display import rows, space_page, tables, trial_page
+from search.display.grid import Column, Grid, print_whole, wrap_cells
 from search.messages import Probed
 from search.space.domain import Condition, Domain, Parameter
 from search.study import records
@@ -37,9 +39,10 @@ from search.study.trials import Trial
 pytestmark = pytest.mark.core
 
 
-def rendered(renderable: RenderableType, width: int = 80) -> list[str]:
-    console = Console(record=True, width=width, file=io.StringIO())
-    console.print(renderable)
+def rendered(renderable: RenderableType, width: int = 80, *, terminal: bool = True) -> list[str]:
+    """Return the lines of `renderable`, in a terminal or in a pipe."""
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=terminal)
+    print_whole(console, renderable)
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
@@ -95,6 +98,7 @@ def test_json_is_standard_json() -> None:
     builder.fail(0, "diverged:\nloss is nan")
     text = json.dumps(rows.trial_fields(builder.study.trials[0], builder.study, None, alive=True), allow_nan=False)
     found = json.loads(text)
+    # A value can be typed in again, and so it is text; what was measured is null.
     assert found["params"] == {"scale": "inf", "shift": "nan", "units": 16}
     assert found["objective"] is None
     assert found["error"] == "diverged: loss is nan"
@@ -137,7 +141,7 @@ def test_the_epochs_of_a_black_box_are_unknown() -> None:
         "epochs unknown, 6s",
         "best val_accuracy 0.9000 · trial 0 · lr=0.003",
     ]
-    lines = rendered(tables.trial_details(study, trial, "", "", alive=True))
+    lines = rendered(trial_page.trial_details(study, trial, "", "", alive=True))
     assert lines[:5] == [
         "trial 0 of digits: running, epochs unknown",
         "val_accuracy 0.9000",
@@ -155,7 +159,7 @@ def test_a_trial_that_wants_no_more_epochs_has_as_many_as_it_had() -> None:
     builder.request(0, 1000)
     builder.epochs(0, 0.5, 0.6)
     builder.apply(SegmentEnded(0, 0, "stopped_by_callback", 2))
-    lines = rendered(tables.trial_details(builder.study, builder.study.trials[0], "", "", alive=True))
+    lines = rendered(trial_page.trial_details(builder.study, builder.study.trials[0], "", "", alive=True))
     assert lines[0] == "trial 0 of digits: paused, 2 epochs"
 
 
@@ -170,7 +174,7 @@ def test_a_paused_trial_says_that_its_checkpoint_was_dropped() -> None:
     )
 
     def shown() -> bool:
-        return line in rendered(tables.trial_details(builder.study, trial, "", "", alive=True))
+        return line in rendered(trial_page.trial_details(builder.study, trial, "", "", alive=True))
 
     assert not shown()
     builder.apply(CheckpointDropped(0))
@@ -185,7 +189,7 @@ def test_a_running_trial_is_paused_if_no_process_lives(alive: bool, state: str) 
     trial = study.trials[4]
     assert rows.trial_fields(trial, study, None, alive=alive)["state"] == state
     assert f" {state} " in rendered(tables.trials_table(study, [trial], alive))[1]
-    assert f": {state}," in rendered(tables.trial_details(study, trial, "", "", alive=alive))[0]
+    assert f": {state}," in rendered(trial_page.trial_details(study, trial, "", "", alive=alive))[0]
     assert ("2 running" in "\n".join(tables.status_lines(study, alive, 0.0))) == alive
     lines = list(csv.DictReader(io.StringIO(rows.trials_csv(study, [trial], {}, alive=alive))))
     assert lines[0]["state"] == state
@@ -273,7 +277,7 @@ def test_results_on_test_data_that_are_not_finite_are_standard_json() -> None:
     study = typical().study
     study.apply(records.Tested(0, 0, 2, {"loss": math.nan, "accuracy": 0.5}), 0.0)
     entry = rows.trial_fields(study.trials[0], study, None, alive=True)
-    assert entry["test"] == {"loss": "nan", "accuracy": 0.5}
+    assert entry["test"] == {"loss": None, "accuracy": 0.5}
     (line,) = csv.DictReader(io.StringIO(rows.trials_csv(study, [study.trials[0]], {}, alive=True)))
     assert (json.loads(line["test"]), json.loads(line["executions"])) == (entry["test"], entry["executions"])
 
@@ -303,10 +307,10 @@ def test_peaks_of_device_memory_are_shown_if_there_are_any() -> None:
     assert heading.split()[6:8] == ["pace", "memory"]
     assert [line.split()[6:8] for line in lines if line.split()[0] in "04"] == [["–", "0.003"], ["3.0", "GiB"]]
     assert rows.trial_row(study.trials[4], study, None, alive=True)["peak_device_memory"] == 3 * 2**30
-    shown = rendered(tables.trial_details(study, study.trials[4], "", "", alive=True))
+    shown = rendered(trial_page.trial_details(study, study.trials[4], "", "", alive=True))
     assert "device memory: 3.0 GiB at its peak" in shown
     builder.apply(SearchStarted("box", 1, {}, {"keras_backend": "jax"}))
-    shown = rendered(tables.trial_details(study, study.trials[4], "", "", alive=True), 100)
+    shown = rendered(trial_page.trial_details(study, study.trials[4], "", "", alive=True), 100)
     assert "device memory: 3.0 GiB at its peak, or less: JAX counts all trials of a process" in shown
 
 
@@ -318,16 +322,90 @@ def study_of_many_params() -> StudyBuilder:
     return builder
 
 
-def test_hyperparameters_that_do_not_fit_share_a_column() -> None:
+def test_hyperparameters_that_do_not_fit_stand_below_their_trial() -> None:
     study = study_of_many_params().study
-    assert rendered(tables.trials_table(study, trials_by_number(study), True)) == [
-        "trial  state    epochs  val_accuracy  best epoch   pace  hyperparameters",
-        "    0  running       1        0.9000           1  0.42s  lr=0.003 units=64 …",
+    table = tables.trials_table(study, trials_by_number(study), True)
+    assert rendered(table) == [
+        "trial  state    epochs  val_accuracy  best epoch   pace",
+        "    0  running       1        0.9000           1  0.42s",
+        "       lr=0.003, units=64, optimizer=adam, activation=relu, normalization=batch",
     ]
-    assert rendered(tables.trials_table(study, trials_by_number(study), True), 120) == [
+    whole = [
         "trial  state    epochs  val_accuracy  best epoch   pace  lr     units  optimizer  activation  normalization",
         "    0  running       1        0.9000           1  0.42s  0.003  64     adam       relu        batch",
     ]
+    assert rendered(table, 120) == whole
+    assert rendered(table, terminal=False) == whole
+
+
+HOSTILE = {
+    "n" * 200: "v" * 200,
+    "名前" * 20: "値 🐳" * 20,
+    "🧪": "🐳",
+    **{f"parameter_{i}": i for i in range(600)},
+}
+"""Hyperparameters with long names, wide characters, and many of them."""
+
+
+@pytest.mark.parametrize("width", [10, 80])
+def test_no_table_hides_anything(width: int) -> None:
+    builder = StudyBuilder()
+    builder.request(0, 3)
+    builder.values(0, **HOSTILE)
+    builder.epochs(0, 0.5)
+    study = builder.study
+    trial = study.trials[0]
+    for page in (
+        tables.trials_table(study, [trial], True),
+        tables.leaderboard(study, 3),
+        trial_page.trial_details(study, trial, "", "", alive=True),
+        space_page.parameters_table(trial.parameters),
+    ):
+        lines = rendered(page, width)
+        assert max(map(cell_len, lines)) <= width
+        squeezed = "".join("".join(lines).split())
+        whole = "".join("".join(rendered(page, terminal=False)).split())
+        for text in (squeezed, whole):
+            assert "…" not in text
+            for name, value in HOSTILE.items():
+                assert "".join(name.split()) in text
+                assert "".join(str(value).split()) in text
+
+
+def test_the_test_data_have_a_column_if_a_trial_was_tested() -> None:
+    builder = typical()
+    before = rendered(tables.leaderboard(builder.study, 2))[0]
+    assert "test" not in before
+    builder.apply(records.Tested(0, 0, 2, {"loss": 0.25, "accuracy": 0.9321}))
+    study = builder.study
+    for table, row in (
+        (tables.leaderboard(study, 2), 1),
+        (tables.trials_table(study, trials_by_number(study), True), 1),
+    ):
+        heading, *lines = rendered(table, 120)
+        assert "test accuracy" in heading
+        assert "0.9321" in lines[row - 1]
+        assert "0.9321" not in lines[row]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        ("", 5, []),
+        ("one two three", 7, ["one two", "three"]),
+        ("abcdefgh ij", 3, ["abc", "def", "gh", "ij"]),
+        ("名前名前", 5, ["名前", "名前"]),
+        ("名前", 1, ["名", "前"]),
+    ],
+)
+def test_text_is_wrapped_by_cells(text: str, width: int, lines: list[str]) -> None:
+    assert wrap_cells(text, width) == lines
+
+
+def test_a_grid_that_fits_exactly_is_not_stacked() -> None:
+    grid = Grid([Column("a", ["1"])], [Column("b", ["2"])])
+    assert [line.plain for line in grid.lines(4)] == ["a  b", "1  2"]
+    assert [line.plain for line in grid.lines(3)] == ["a", "1", "b=2"]
 
 
 @pytest.mark.parametrize("width", [10, 40, 80, 120])
@@ -336,7 +414,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     shown = [
         tables.trials_table(study, trials_by_number(study), True),
         tables.leaderboard(study, 3),
-        tables.trial_details(study, study.trials[0], "", "", alive=True),
+        trial_page.trial_details(study, study.trials[0], "", "", alive=True),
     ]
     for renderable in shown:
         assert max(map(len, rendered(renderable, width))) <= width
@@ -383,7 +461,9 @@ def test_text_of_the_user_is_neither_markup_nor_a_terminal_command() -> None:
             *rendered(tables.trials_table(study, trials_by_number(study), True)),
             *rendered(tables.leaderboard(study, 1)),
             *rendered(
-                tables.trial_details(study, study.trials[0], "[/x] \x1b[31mred\x1b[2J", "[a] 1\r2\b\x07", alive=True)
+                trial_page.trial_details(
+                    study, study.trials[0], "[/x] \x1b[31mred\x1b[2J", "[a] 1\r2\b\x07", alive=True
+                )
             ),
         ]
     )
@@ -447,7 +527,7 @@ def test_the_status_uses_the_options_of_the_last_run() -> None:
 def test_the_details_of_a_trial() -> None:
     builder = typical()
     trial = builder.study.trials[4]
-    assert rendered(tables.trial_details(builder.study, trial, "", "Epoch 1\nEpoch 2\n", alive=True)) == [
+    assert rendered(trial_page.trial_details(builder.study, trial, "", "Epoch 1\nEpoch 2\n", alive=True)) == [
         "trial 4 of digits: running, 3 of 9 epochs",
         "val_accuracy 0.6123 at epoch 2",
         "bracket 2, rung 0",
@@ -475,32 +555,64 @@ def test_the_details_of_a_trial() -> None:
 def test_the_details_of_a_failed_trial() -> None:
     study = typical().study
     traceback = 'Traceback (most recent call last):\n  File "space.py", line 3\nValueError: no such layer\n'
-    lines = rendered(tables.trial_details(study, study.trials[3], traceback, "", alive=False))
+    lines = rendered(trial_page.trial_details(study, study.trials[3], traceback, "", alive=False))
     assert lines[-6:] == ["error: ValueError: no such layer", "", "traceback", *traceback.splitlines()]
     assert "end of the log" not in lines
 
 
-def test_a_long_curve_keeps_its_first_best_and_last_epoch() -> None:
+def long_curve() -> StudyBuilder:
+    """Return a study with a trial of 500 epochs, the best in their midst."""
     builder = StudyBuilder()
     builder.request(0, 500)
     builder.epochs(0, *(0.9 if epoch == 123 else epoch / 1000 for epoch in range(1, 501)))
-    lines = rendered(tables.trial_details(builder.study, builder.study.trials[0], "", "", alive=True))
-    rows = [line.split()[0] for line in lines if line.split()[1:2] == ["0.42s"]]
-    assert len(rows) <= 12
-    assert (rows[0], rows[-1]) == ("1", "500")
-    assert "*123" in rows
+    return builder
 
 
-def test_a_curve_of_many_metrics_keeps_the_objective() -> None:
+def curve_rows(lines: list[str]) -> list[str]:
+    return [line.split()[0] for line in lines if line.split()[1:2] == ["0.42s"]]
+
+
+def test_a_long_curve_keeps_its_first_best_and_last_epoch_unless_all_are_asked_for() -> None:
+    study = long_curve().study
+    lines = rendered(trial_page.trial_details(study, study.trials[0], "", "", alive=True))
+    found = curve_rows(lines)
+    assert len(found) <= 12
+    assert (found[0], found[-1]) == ("1", "500")
+    assert "*123" in found
+    assert "12 of 500 epochs; `search show digits 0 --curve` has all" in lines
+    whole = rendered(trial_page.trial_details(study, study.trials[0], "", "", alive=True, whole_curve=True))
+    assert [row.strip("*") for row in curve_rows(whole)] == [str(epoch) for epoch in range(1, 501)]
+    assert "--curve" not in "".join(whole)
+
+
+def test_the_document_of_a_trial_has_each_epoch_of_each_execution() -> None:
+    builder = StudyBuilder(options={"backend": "hyperband", "executions_per_trial": 2})
+    builder.request(0, 2)
+    builder.epochs(0, 0.5, math.nan, loss_b=math.inf)
+    builder.apply(EpochDone(0, 1, 1, {"loss": 0.25, "val_accuracy": 0.75}, 0.1))
+    trial = builder.study.trials[0]
+    fields = rows.trial_fields(trial, builder.study, "run", alive=True)
+    document = json.loads(json.dumps(trial_page.trial_document(trial, fields, "Traceback"), allow_nan=False))
+    assert {name: document[name] for name in fields} == fields
+    assert [(entry["execution"], entry["epoch"]) for entry in document["curve"]] == [(0, 1), (0, 2), (1, 1)]
+    assert document["curve"][1]["logs"] == {"loss": 0.5, "val_accuracy": None, "loss_b": None}
+    assert document["curve"][2] == {
+        "epoch": 1, "execution": 1, "seconds": 0.1, "logs": {"loss": 0.25, "val_accuracy": 0.75}
+    }  # fmt: skip
+    assert document["traceback"] == "Traceback"
+
+
+def test_a_curve_of_many_metrics_goes_on_in_further_tables() -> None:
     builder = StudyBuilder()
     builder.request(0, 3)
-    builder.epochs(0, 0.5, **{f"val_metric_{i}": 0.5 for i in range(20)})
-    heading = next(
-        line
-        for line in rendered(tables.trial_details(builder.study, builder.study.trials[0], "", "", alive=True))
-        if line.startswith("epoch")
-    )
-    assert heading.split() == ["epoch", "time", "val_accuracy", "loss", *(f"val_metric_{i}" for i in range(3))]
+    names = [f"val_metric_{i}" for i in range(20)]
+    builder.epochs(0, 0.5, **dict.fromkeys(names, 0.5))
+    page = trial_page.trial_details(builder.study, builder.study.trials[0], "", "", alive=True)
+    headings = [line.split() for line in rendered(page) if line.lstrip().startswith("epoch ")]
+    assert headings[0] == ["epoch", "time", "val_accuracy", "loss", *names[:3]]
+    assert [heading[0] for heading in headings] == ["epoch"] * len(headings)
+    assert [name for heading in headings for name in heading[1:]] == ["time", "val_accuracy", "loss", *names]
+    assert sum(line.lstrip().startswith("epoch ") for line in rendered(page, terminal=False)) == 1
 
 
 @pytest.mark.parametrize(
@@ -516,22 +628,22 @@ def test_a_curve_of_many_metrics_keeps_the_objective() -> None:
     ],
 )
 def test_sparkline(values: list[float], line: str) -> None:
-    assert tables.sparkline(values) == line
+    assert trial_page.sparkline(values) == line
 
 
 def test_a_long_sparkline_has_its_width() -> None:
-    line = tables.sparkline([float(i) for i in range(1000)], 60)
+    line = trial_page.sparkline([float(i) for i in range(1000)], 60)
     assert (len(line), line[0], line[-1]) == (60, "▁", "█")
 
 
 def test_a_retried_trial_has_no_error() -> None:
     builder = typical()
     builder.apply(SegmentEnded(4, 0, "lost", 3, "the process died"))
-    lines = rendered(tables.trial_details(builder.study, builder.study.trials[4], "", "", alive=True))
+    lines = rendered(trial_page.trial_details(builder.study, builder.study.trials[4], "", "", alive=True))
     assert "error: the process died" in lines
     assert "worker: not running, 1 segment, 1.3s of training, 0.42s an epoch" in lines
     builder.apply(ResultTold(4, 9, 0.61, "reached"))
-    lines = rendered(tables.trial_details(builder.study, builder.study.trials[4], "", "", alive=True))
+    lines = rendered(trial_page.trial_details(builder.study, builder.study.trials[4], "", "", alive=True))
     assert "error" not in "\n".join(lines)
 
 
@@ -560,7 +672,7 @@ def test_the_details_of_a_space() -> None:
     momentum = Parameter(
         "momentum", Domain("choice", values=(0.8, 0.9)), 0.9, (Condition("optimizer", ("sgd", "nesterov")),)
     )
-    assert rendered(tables.space_details(probed(LR, UNITS, momentum)), 120) == [
+    assert rendered(space_page.space_details(probed(LR, UNITS, momentum)), 120) == [
         "hyperparameter  default  domain                   where",
         "lr              None     Float(0.0001..0.1, log)",
         "units           None     Int(16..512)",
@@ -573,19 +685,23 @@ def test_the_details_of_a_space() -> None:
         "metrics: loss, accuracy, val_loss, val_accuracy",
     ]
     on_jax = dataclasses.replace(probed(LR, UNITS), shape_parameters=(UNITS,))
-    assert rendered(tables.space_details(on_jax), 120)[-1] == (
+    assert rendered(space_page.space_details(on_jax), 120)[-1] == (
         "JAX: units has 497 values, each compiles anew; step=64 would leave 8, from 16 to 464"
     )
-    assert rendered(tables.space_details(probed(momentum)), 60)[:2] == [
-        "hyperparameter  default  domain",
-        "momentum        0.9      Choice([0.8, 0.9]) where optimizer…",
+    assert rendered(space_page.space_details(probed(momentum)), 60)[:4] == [
+        "hyperparameter  default",
+        "momentum        0.9",
+        "                Choice([0.8, 0.9]) where optimizer in",
+        "                ['sgd', 'nesterov']",
     ]
 
 
 def test_batches_are_not_called_samples() -> None:
-    shown = rendered(tables.space_details(dataclasses.replace(probed(LR), samples=(43, 400), batched=(True, False))))
+    shown = rendered(
+        space_page.space_details(dataclasses.replace(probed(LR), samples=(43, 400), batched=(True, False)))
+    )
     assert "samples: 43 batches for training, 400 for validation" in shown
 
 
 def test_the_details_of_a_space_without_hyperparameters() -> None:
-    assert rendered(tables.space_details(probed()))[0] == "no hyperparameters"
+    assert rendered(space_page.space_details(probed()))[0] == "no hyperparameters"

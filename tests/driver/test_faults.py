@@ -168,7 +168,7 @@ def test_a_process_that_gives_no_sign_of_life_is_replaced(tmp_path: Path, zygote
             executor.poll(
                 lambda _, work, message: reasons.append(message.reason) if isinstance(message, Lost) else None, 0.1
             )
-        assert reasons == ["its process sent no sign of life for 3 s: did it hang?"]
+        assert reasons == ["its process sent no sign of life for 3s: did it hang?"]
         assert not process.is_running()
         executor.start(0, work)
         assert ended(executor, {0}) == {0: "reached"}

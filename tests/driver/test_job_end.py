@@ -77,7 +77,7 @@ def test_without_a_job_the_search_goes_on_to_its_own_end() -> None:
     [
         (
             NOON + 300,
-            r"--stop-before is 300 s, and the job ends in 300 s \(at .*\): nothing can be trained",
+            r"--stop-before is 5m, and the job ends in 5m \(at .*\): nothing can be trained",
         ),
         (NOON - 5, r"and the job has ended \(at "),
     ],
@@ -118,7 +118,7 @@ def simulate(*rules: JobEnd) -> Simulation:
 def test_a_search_stops_before_its_jobs_end_and_goes_on_in_the_next_job_as_if_nothing_had_happened() -> None:
     whole = simulate().run()
     first = simulate(JobEnd(START + 25.0, 20.0)).run()
-    assert first.end == SearchEnded("the job ends in 20 s", complete=False, exit_code=UNFINISHED)
+    assert first.end == SearchEnded("the job ends in 20s", complete=False, exit_code=UNFINISHED)
     assert 0 < first.study.epochs < whole.study.epochs
     second = first.resume(rules=[JobEnd(2 * START, 20.0)]).run()
     assert second.end == whole.end
@@ -128,7 +128,7 @@ def test_a_search_stops_before_its_jobs_end_and_goes_on_in_the_next_job_as_if_no
 def test_a_job_that_ends_before_any_training_is_an_error_and_would_be_requeued_for_ever() -> None:
     first = simulate(JobEnd(START + 25.0, 20.0)).run()
     again = first.resume(rules=[JobEnd(START + 25.0, 20.0)]).run()
-    reason = "the job ends in 20 s, before any training has started: give it more time"
+    reason = "the job ends in 20s, before any training has started: give it more time"
     assert again.end == SearchEnded(reason, complete=False, exit_code=2)
 
 
@@ -146,7 +146,7 @@ class AfterEpochs(JobEnd):
         return STOPPED if study.epochs >= self._epochs else None
 
 
-STOPPED = SearchEnded("the job ends in 300 s", complete=False, exit_code=UNFINISHED)
+STOPPED = SearchEnded("the job ends in 5m", complete=False, exit_code=UNFINISHED)
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_the_same_command_goes_on_after_a_stop_before_the_jobs_end(
         monkeypatch.setattr(job_end, "rule_before", lambda *_, epochs=epochs: AfterEpochs(epochs))
         assert cli.main(command) == UNFINISHED
         lines = capsys.readouterr().err
-        assert ", 300 s before its job ends" in lines
+        assert ", 5m before its job ends" in lines
         assert "go on with: search resume space" in lines
     records = [entry.record for entry in read_all(StudyPaths.of("runs", "space").journal)]
     assert sum(isinstance(record, Header) for record in records) == 1
@@ -172,7 +172,7 @@ def test_the_same_command_goes_on_after_a_stop_before_the_jobs_end(
 def test_python_is_told_that_the_search_goes_on_later(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     result = Result(StudyPaths.of(str(tmp_path), "space"), Study(), STOPPED, synced=True)
     monkeypatch.setattr(launch, "run_search", lambda *_, **__: result)
-    with pytest.raises(search.Unfinished, match="the job ends in 300 s: go on with resume=True"):
+    with pytest.raises(search.Unfinished, match="the job ends in 5m: go on with resume=True"):
         search.run("space.py", resume=True, stop_before="5m")
 
 

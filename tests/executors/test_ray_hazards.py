@@ -203,7 +203,7 @@ def test_a_slot_without_work_gives_its_resources_back_and_waits_for_them_when_th
     assert "no node has 1 CPU free" in bench.until_message(0, SlotClosed).reason
     lost = bench.until_message(0, Lost)
     assert not lost.fault
-    assert "no node was found for it in 3 s" in lost.reason
+    assert "no node was found for it in 3s" in lost.reason
     monkeypatch.setattr(bench.executor, "_times", Times(idle=None, place=60, lease=4))
     for each in takers:
         ray.kill(each)

@@ -13,7 +13,7 @@ from rich.console import Console
 from search.backends.base import BackEnd
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
-from search.display import rows, tables
+from search.display import rows, trial_page
 from search.driver.checks import check_try_first
 from search.errors import OptionError
 from search.messages import Probed, ProbeFailed
@@ -273,7 +273,7 @@ def test_a_trial_records_the_initial_values_that_it_did_not_ask_for() -> None:
     entries = [rows.trial_fields(shown, study, None, alive=True) for shown in (trial, others[0])]
     assert [entry["unused_initial_values"] for entry in entries] == [trial.unused_initial_values, None]
     console = Console(file=io.StringIO(), width=200)
-    console.print(tables.trial_details(study, trial, "", "", alive=True))
+    console.print(trial_page.trial_details(study, trial, "", "", alive=True))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "--try-first gives rtae the value 0.125, and the trial did not ask for it. Did you mean 'rate'?\n" in shown
     assert "--try-first gives momentum the value 0.5, and the trial did not ask for it.\n" in shown

@@ -49,7 +49,7 @@ from search.messages import (
 from search.options import FOLDER, Options
 from search.space.file import SpaceRef
 from search.study.records import SegmentEnded
-from search.wording import pluralize
+from search.wording import format_time, pluralize
 
 FORWARDED = ("KERAS_", "TF_", "XLA_", "JAX_", "PYTORCH_", "OMP_", "CUDA_DEVICE_ORDER", "PYTHONHASHSEED")
 """Beginnings of the names of variables that workers take from the driver, not from their node."""
@@ -265,7 +265,7 @@ class RayExecutor(Watch):
                 raise OptionError(f"--executor ray: no GPU is free: others use {'; '.join(used)}; or give --gpus none")
             if self._now() - began > self._times.place:
                 missing = describe_missing(self._slots[0].demand, list(self._nodes.values()))
-                raise OptionError(f"--executor ray: no slot was placed in {self._times.place:g} s: {missing}")
+                raise OptionError(f"--executor ray: no slot was placed in {format_time(self._times.place)}: {missing}")
             self._wait(0.2)
             self._tell_at_once()
         return ready[0]

@@ -46,7 +46,7 @@ from search.messages import (
 )
 from search.space.error_text import as_one_line
 from search.study.records import Built, Checkpointed, DataLoaded, EpochDone, SegmentEnded
-from search.wording import format_bytes
+from search.wording import format_bytes, format_time
 
 __all__ = ["DriverSilent", "Entry", "Held", "Owner", "OwnerSetup", "Process", "Report", "SlotHolder"]
 
@@ -424,7 +424,7 @@ class Owner:
         """End the workers if the driver has not called for so long that it counts them as dead."""
         if time.monotonic() - self._called > self._setup.lease:
             self._close(True)
-            self._break(DriverSilent(f"the driver was silent for {self._setup.lease:g} s"))
+            self._break(DriverSilent(f"the driver was silent for {format_time(self._setup.lease)}"))
 
     def _close(self, now: bool) -> None:
         self._closed.set()

@@ -22,6 +22,7 @@ from search.executors.ray.links import (
 from search.executors.ray.placement import SILENCE_SECONDS, Placement, node_died
 from search.executors.ray.plan import describe_missing
 from search.messages import Interrupt, Lost
+from search.wording import format_time
 
 TELL_SECONDS = 10.0
 """Seconds after which the user is told that a slot is not placed."""
@@ -80,7 +81,7 @@ class Watch(Placement):
                 self._give_up(link, "it did not answer")
             elif not link.ready and link.failure is None and now - link.contact > START_SECONDS:
                 self._worn[link.node.id] += 1
-                self._give_up(link, f"its owner did not start in {START_SECONDS:g} s")
+                self._give_up(link, f"its owner did not start in {format_time(START_SECONDS)}")
         retry, self._retry = self._retry, []
         for link in retry:
             self._ask_owner(link)
@@ -107,7 +108,7 @@ class Watch(Placement):
                 self._give_back(slot)
                 self._ask(slot)
             if slot.waits and slot.work is not None and now - slot.since > self._times.place:
-                reason = f"no node was found for it in {self._times.place:g} s: {self._missing(slot)}"
+                reason = f"no node was found for it in {format_time(self._times.place)}: {self._missing(slot)}"
                 self._close(slot, reason)
                 self._finish(slot, Lost(reason, fault=False))
             elif slot.waits and now - slot.since > TELL_SECONDS:
