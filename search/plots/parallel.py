@@ -146,7 +146,7 @@ def _figure(study: Study, branch: Branch, ranked: Sequence[str], count: int, pla
         },
         "labelangle": -20 if len(axes) > 5 else 0,
         "labelfont": {"color": GREY},
-        "tickfont": {"color": GREY},
+        "tickfont": {"color": GREY, "shadow": "none"},  # by default it has the colour of a light page
         "rangefont": {"color": "rgba(0,0,0,0)"},  # it repeats the ends of the axis, in coordinates
         "unselected": {"line": {"opacity": 0.06}},
     }

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from search.plots.dimensions import dimension
 from search.plots.figures import SCALE, axis, make_figure, scatter
 from search.plots.importance import ranked_names
-from search.plots.shown import describe, objective_label, objective_range, scored_trials, study_title, thin
+from search.plots.shown import objective_label, objective_range, scored_trials, study_title, thin
+from search.plots.text import value_label
 from search.study.study import Study
 from search.wording import pluralize
 
@@ -40,7 +41,6 @@ def plot_slices(study: Study) -> go.Figure:
     trials = thin(study, every, MAX_POINTS)
     columns = min(COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
-    texts = {trial.number: describe(study, trial) for trial in trials}
     traces, layout = [], {}
     for place, name in enumerate(names):
         using = [trial for trial in trials if name in trial.params]
@@ -55,8 +55,9 @@ def plot_slices(study: Study) -> go.Figure:
                 "y": [trial.objective for trial in using],
                 "xaxis": f"x{key}",
                 "yaxis": f"y{key}",
-                "text": [texts[trial.number] for trial in using],
-                "hovertemplate": "%{text}<extra></extra>",
+                "customdata": [trial.number for trial in using],
+                "text": [value_label(trial.params[name]) for trial in using],
+                "hovertemplate": "trial %{customdata}: %{y:.5g}, with %{text}<extra></extra>",
                 "marker": marker,
             }
         )
