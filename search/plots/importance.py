@@ -37,7 +37,7 @@ __all__ = ["MIN_TRIALS", "Importance", "importances", "plot_importance", "ranked
 MIN_TRIALS = 4
 """The fewest trials with an objective."""
 
-MAX_SHOWN = 20
+MAX_SHOWN = 15
 """The most hyperparameters of an answer: the shares of further ones would all be near 0."""
 
 MAX_SAMPLE = 500
@@ -70,7 +70,7 @@ class Importance:
     trials: int
 
 
-def importances(study: Study, bootstraps: int = 50) -> list[Importance]:
+def importances(study: Study, bootstraps: int = 30) -> list[Importance]:
     """Return the importance of the hyperparameters that vary, the highest first; of the `MAX_SHOWN` highest only.
 
     Args:

@@ -10,6 +10,7 @@ from search.plots.figures import SCALE, axis, make_figure, scatter
 from search.plots.importance import ranked_names
 from search.plots.shown import objective_label, objective_range, scored_trials, study_title, thin
 from search.plots.text import value_label
+from search.space.domain import Value
 from search.study.study import Study
 from search.wording import pluralize
 
@@ -67,18 +68,21 @@ def plot_slices(study: Study) -> go.Figure:
         )
         layout[f"yaxis{key}"] = axis(
             objective_label(study) if column == 0 else "",
-            domain=_domain(rows - 1 - row, rows, 0.3 / rows),
+            domain=_domain(rows - 1 - row, rows, 0.36 / rows),
             anchor=f"x{key}",
             **({} if place == 0 else {"matches": "y"}),
             **objective_range(study, trials),
         )
-    parts = [
-        pluralize(len(every), "trial") if len(trials) == len(every) else f"{len(trials):,} of {len(every):,} trials"
-    ]
+    shown = f"{len(trials):,} of {len(every):,} trials"
+    parts = ["each hyperparameter alone", pluralize(len(every), "trial") if len(trials) == len(every) else shown]
     if len(names) < len(ranked):
         parts.append(f"{len(names)} of {len(ranked)} hyperparameters, the most important first")
     title = study_title(study, ", ".join(parts))
-    return make_figure(traces, title, height=120 + 230 * rows, showlegend=False, **layout)
+    return make_figure(traces, title, height=120 + 240 * rows, showlegend=False, **layout)
+
+
+def _short(value: Value) -> str:
+    return value_label(value, 9)
 
 
 def _domain(place: int, count: int, gap: float) -> list[float]:

@@ -82,7 +82,7 @@ class Plots:
 
         return plot_timeline(self.study)
 
-    def importances(self, bootstraps: int = 50) -> list[Importance]:
+    def importances(self, bootstraps: int = 30) -> list[Importance]:
         """Return the importance of each hyperparameter that varies, with intervals; the highest first."""
         from search.plots.importance import importances
 
