@@ -101,8 +101,11 @@ def _create(study: Study, storage: str | BaseStorage | None) -> optuna.Study:
                 "optuna delete-study"
             ) from None
         except Exception as error:  # of SQLAlchemy, of a driver of a database, or of a package that is missing
-            line = " ".join(str(error).split()).replace(address, shown)
-            raise OptionError(f"{shown} cannot be used ({type(error).__name__}: {line[:200]})") from None
+            line = " ".join(str(error).partition("(Background on")[0].split()).replace(address, shown)
+            raise OptionError(
+                f"{shown} cannot be used: check the address, and that its driver is installed "
+                f"({type(error).__name__}: {line[:200]})"
+            ) from None
     return made
 
 
@@ -118,9 +121,9 @@ def quiet() -> Iterator[None]:
 
 
 def without_password(address: str) -> str:
-    """Return a database's address without its user and password."""
+    """Return a database's address without its user and password. The path of a SQLite file may have an @."""
     scheme, separator, rest = address.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    return address if scheme.startswith("sqlite") else f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def frozen_trial(

@@ -66,10 +66,7 @@ class Dimension:
             places, texts = [math.log10(value) for value in values], [short_number(value) for value in values]
         elif self.kind == "category":
             shown = range(0, len(self.categories), math.ceil(len(self.categories) / MAX_CATEGORIES))
-            places, texts = (
-                [float(place) for place in shown],
-                [value_label(self.categories[place], 16) for place in shown],
-            )
+            places, texts = [float(place) for place in shown], [write(self.categories[place]) for place in shown]
         elif self.kind == "whole" and self.high - self.low <= MAX_CATEGORIES:
             whole = range(int(self.low), int(self.high) + 1)
             places, texts = [float(value) for value in whole], [str(value) for value in whole]

@@ -64,7 +64,7 @@ def plot_slices(study: Study) -> go.Figure:
         )
         column, row = place % columns, place // columns
         layout[f"xaxis{key}"] = axis(
-            found.label, domain=_domain(column, columns, 0.07), anchor=f"y{key}", **found.ticks()
+            found.label, domain=_domain(column, columns, 0.07), anchor=f"y{key}", **found.ticks(_short)
         )
         layout[f"yaxis{key}"] = axis(
             objective_label(study) if column == 0 else "",

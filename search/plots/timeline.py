@@ -97,7 +97,7 @@ def _trace(study: Study, title: str, color: str, bars: Sequence[Bar], total: int
         "insidetextanchor": "middle",
         "hovertext": [_hover(study, *bar, values=total <= DETAILED) for bar in bars],
         "hoverinfo": "text",
-        "marker": {"color": color, "line": {"color": GRID, "width": 1}},
+        "marker": {"color": color, "line": {"color": GRID, "width": 1 if total <= LABELLED else 0}},
     }
 
 

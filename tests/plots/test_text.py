@@ -91,6 +91,9 @@ def test_many_hyperparameters_are_counted_in_a_hover_text() -> None:
     assert lines[-1] == "… 589 more"
 
 
-def test_ticks_of_parallel_coordinates_are_plain() -> None:
+def test_ticks_of_parallel_coordinates_are_plain(hostile: Study) -> None:
+    (figure,) = plot_parallel(hostile)
+    (choice,) = [axis for axis in figure.data[0].dimensions if axis.label == "choice"]
+    assert choice.ticktext[0] == '<script>alert("…'
     assert plain_value("<b>&</b>") == "<b>&</b>"
     assert len(plain_value("x" * 200)) == 16
