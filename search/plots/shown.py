@@ -94,7 +94,7 @@ def thin(study: Study, trials: Sequence[Trial], most: int) -> list[Trial]:
     """Return at most `most` of `trials`, by number: the best half of them, and others at equal distances."""
     if len(trials) <= most:
         return sorted(trials, key=lambda trial: trial.number)
-    ranked = sorted(trials, key=lambda trial: (study.objective.cost(trial.objective), trial.number))
+    ranked = sorted(trials, key=lambda trial: (trial.worthless, study.objective.cost(trial.objective), trial.number))
     best = ranked[: most // 2]
     rest = sorted(ranked[most // 2 :], key=lambda trial: trial.number)
     count = most - len(best)
