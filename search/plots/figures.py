@@ -26,7 +26,6 @@ __all__ = [
     "axis",
     "color",
     "make_figure",
-    "note",
     "scatter",
     "short_number",
 ]
@@ -90,11 +89,6 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 def scatter(points: int) -> str:
     """Return the type of a trace of `points` points. A page has room for few WebGL traces, so most are SVG."""
     return "scattergl" if points > SVG_POINTS else "scatter"
-
-
-def note(text: str, x: float = 0.5, y: float = 0.5) -> dict[str, Any]:
-    """Return an annotation at a place of the figure, as fractions of its width and height."""
-    return {"text": text, "x": x, "y": y, "xref": "paper", "yref": "paper", "showarrow": False, "font": {"color": GREY}}
 
 
 def make_figure(traces: Traces, title: str, **layout: Any) -> go.Figure:

@@ -67,7 +67,7 @@ def plot_history(
     scored = [trial for trial in shown if is_scored(trial)]
     low, high = objective_bounds(study, scored) if scored else (0.0, 0.0)
     edge = low if study.objective.direction == "max" else high
-    traces = [_line(study, by)] if study.history.best else []
+    traces = []
     for state, symbol in SYMBOLS.items():
         members = [trial for trial in shown if trial.state == state and (is_scored(trial) or trial.worthless)]
         if members:
@@ -77,6 +77,8 @@ def plot_history(
             texts = [describe(study, trial, known.get(trial.number), values=detailed) for trial in members]
             traces.append(_points(state, x, y, texts, {"color": STATE_COLORS[state], "symbol": symbol, "size": 8}))
     traces += _special(study, shown, ends, by)
+    if study.history.best:
+        traces.append(_line(study, by))  # above the points
     return make_figure(
         traces,
         study_title(study, "every trial, and the best so far"),
@@ -125,6 +127,7 @@ def _line(study: Study, by: By) -> dict[str, Any]:
         "type": "scatter",
         "mode": "lines",
         "name": "the best so far",
+        "legendrank": 1,
         "x": x,
         "y": y,
         "customdata": trials,

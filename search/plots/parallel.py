@@ -24,8 +24,8 @@ __all__ = ["MAX_AXES", "MAX_BRANCHES", "branches", "plot_parallel"]
 MAX_AXES = 12
 """The most hyperparameters of a figure, the most important ones."""
 
-MAX_LINES = 2000
-"""The most trials of a figure."""
+MAX_LINES = 600
+"""The most trials of a figure: more lines hide the labels of the axes."""
 
 MAX_BRANCHES = 8
 """The most figures of a conditional space: those of the branches with the most trials."""
