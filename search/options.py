@@ -453,4 +453,4 @@ def name_arguments(text: str) -> str:
 
 def last_options(study: Study) -> Options:
     """Return the options of the last run of `study`."""
-    return resolve_options({}, before=study.start.options if study.start is not None else {})
+    return resolve_options({}, before=study.options)

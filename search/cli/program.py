@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from search import __version__
-from search.cli import devices, reading, searching, tracking
+from search.cli import devices, reading, searching, steering, tracking
 from search.cli.output import fail
 from search.errors import NoResult, SearchError
 
@@ -31,6 +31,11 @@ for _command in (
     reading.show_command,
     reading.status_command,
     reading.export_command,
+    steering.add_command,
+    steering.stop_command,
+    steering.pause_command,
+    steering.continue_command,
+    steering.set_command,
     tracking.sync_command,
     tracking.ui_command,
     devices.devices_command,
@@ -68,8 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(str(error), 1)
     except SearchError as error:
         return fail(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort):
-        return fail("stopped", 130)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return fail(str(error) or "stopped", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0

@@ -17,7 +17,7 @@ from search.display.lines import (
     header_line,
     variable_params,
 )
-from search.display.progress import Pace, budget_progress
+from search.display.progress import Pace, budget_progress, current_options
 from search.display.text import NONE, format_objective, format_params, format_value, printable, truncate
 from search.options import Options
 from search.space.domain import Value
@@ -41,9 +41,11 @@ def render_live_area(
 ) -> list[Text]:
     """Return the lines of the live area: narrower than the terminal, and fewer than its rows."""
     width = size.width - 1  # a full line makes some terminals begin another one
-    header = header_line(study)
-    if options.target is not None:
-        header += f" · target {format_value(options.target)}"
+    header, target = header_line(study), current_options(study, options).target
+    if target is not None:
+        header += f" · target {format_value(target)}"
+    if study.paused:
+        header += f" · paused, search continue {study.name} goes on"
     below = [Text(best_line(study, width) or "best: none yet", "green" if study.best else "dim")]
     below.append(Text(counts_line(study)))
     below.append(_bar(study, options, pace, now, width))
