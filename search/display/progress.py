@@ -17,11 +17,13 @@ class BudgetProgress:
 
     Attributes:
         unit: `epochs`, `trials` or `seconds`.
+        ran: the seconds that the search has run by then, without those in which it was paused.
     """
 
     unit: str
     done: float
     total: float
+    ran: float
 
     @property
     def fraction(self) -> float:
@@ -44,22 +46,22 @@ def budget_progress(study: Study, options: Options, now: float) -> tuple[BudgetP
     Args:
         options: those that the process began with.
     """
-    options = current_options(study, options)
+    options, ran = current_options(study, options), study.seconds(now)
     found: list[BudgetProgress] = []
     trials = study.trials.values()
     if options.follows_plan:
         planned_trials = (trial for trial in trials if trial.phase == study.phase and not trial.extra)
         charged = sum(map(_charged_epochs, planned_trials))
         planned = options.plan.total_epochs * options.iterations * options.executions_per_trial
-        found.append(BudgetProgress("epochs", charged, planned))
+        found.append(BudgetProgress("epochs", charged, planned, ran))
     if options.total_epochs is not None:
-        found.append(BudgetProgress("epochs", study.epochs, options.total_epochs))
+        found.append(BudgetProgress("epochs", study.epochs, options.total_epochs, ran))
     if options.max_trials is not None and not options.lists_all:
         # In Hyperband's plan a trial that waits may still go on; elsewhere it may be paused to the end of the search.
         tried = sum(trial.ended if options.follows_plan else not trial.open for trial in trials)
-        found.append(BudgetProgress("trials", tried, options.max_trials))
+        found.append(BudgetProgress("trials", tried, options.max_trials, ran))
     if options.timeout is not None:
-        found.append(BudgetProgress("seconds", study.seconds(now), options.timeout))
+        found.append(BudgetProgress("seconds", ran, options.timeout, ran))
     return tuple(found)
 
 
@@ -97,4 +99,5 @@ class Pace:
         if budget.unit == "seconds":
             return left
         gained = budget.done - before.done
-        return left * (now - self.at) / gained if gained > 0 and now > self.at else None
+        elapsed = min(now - self.at, budget.ran - before.ran)
+        return left * elapsed / gained if gained > 0 and elapsed > 0 else None

@@ -302,6 +302,6 @@ def _check_values(values: Mapping[str, Value], known: Sequence[Parameter]) -> No
         domains = [parameter.domain for parameter in known if parameter.name == name]
         if not domains:
             near = nearest(name, {parameter.name for parameter in known} - values.keys())
-            raise _Refused(f"no build and no trial has asked for {name!r}: leave it out.{near}")
+            raise _Refused(f"no build and no trial has asked for {name!r} so far: leave it out.{near}")
         if not any(domain.contains(value) for domain in domains):
             raise _Refused(f"{name} cannot be {value!r}: it takes {domains[-1]}")
