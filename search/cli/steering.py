@@ -12,7 +12,7 @@ from search.cli.selection import find_name
 from search.study.requests import STEERED_LIMITS
 
 if TYPE_CHECKING:
-    from search.results.steering import RunningSearch
+    from search.results.running_search import RunningSearch
 
 
 def add_command(
@@ -53,7 +53,7 @@ def set_command(*, name: StudyName, given: dict[str, Any]) -> None:
 
 
 def _find(name: str, runs: str) -> RunningSearch:
-    from search.results.steering import RunningSearch
+    from search.results.running_search import RunningSearch
     from search.results.study_results import load_study
 
     study = load_study(find_name(name, runs), runs)

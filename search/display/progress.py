@@ -17,13 +17,13 @@ class BudgetProgress:
 
     Attributes:
         unit: `epochs`, `trials` or `seconds`.
-        ran: the seconds that the search has run by then, without those in which it was paused.
+        paused: the seconds in which the search was paused, over all its processes.
     """
 
     unit: str
     done: float
     total: float
-    ran: float
+    paused: float
 
     @property
     def fraction(self) -> float:
@@ -46,22 +46,22 @@ def budget_progress(study: Study, options: Options, now: float) -> tuple[BudgetP
     Args:
         options: those that the process began with.
     """
-    options, ran = current_options(study, options), study.seconds(now)
+    options, paused = current_options(study, options), study.paused_seconds(now)
     found: list[BudgetProgress] = []
     trials = study.trials.values()
     if options.follows_plan:
         planned_trials = (trial for trial in trials if trial.phase == study.phase and not trial.extra)
         charged = sum(map(_charged_epochs, planned_trials))
         planned = options.plan.total_epochs * options.iterations * options.executions_per_trial
-        found.append(BudgetProgress("epochs", charged, planned, ran))
+        found.append(BudgetProgress("epochs", charged, planned, paused))
     if options.total_epochs is not None:
-        found.append(BudgetProgress("epochs", study.epochs, options.total_epochs, ran))
+        found.append(BudgetProgress("epochs", study.epochs, options.total_epochs, paused))
     if options.max_trials is not None and not options.lists_all:
         # In Hyperband's plan a trial that waits may still go on; elsewhere it may be paused to the end of the search.
         tried = sum(trial.ended if options.follows_plan else not trial.open for trial in trials)
-        found.append(BudgetProgress("trials", tried, options.max_trials, ran))
+        found.append(BudgetProgress("trials", tried, options.max_trials, paused))
     if options.timeout is not None:
-        found.append(BudgetProgress("seconds", ran, options.timeout, ran))
+        found.append(BudgetProgress("seconds", study.seconds(now), options.timeout, paused))
     return tuple(found)
 
 
@@ -99,5 +99,5 @@ class Pace:
         if budget.unit == "seconds":
             return left
         gained = budget.done - before.done
-        elapsed = min(now - self.at, budget.ran - before.ran)
+        elapsed = now - self.at - (budget.paused - before.paused)
         return left * elapsed / gained if gained > 0 and elapsed > 0 else None

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from search.driver.computations import Computations, Threads
 from search.driver.hand_on import Checkpoints, hand_on
-from search.driver.steering import Steering
+from search.driver.inbox import Steering
 from search.driver.study_files import StudyFiles
 from search.errors import Unavailable
 from search.executors.base import Executor

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from search.backends import registry
 from search.devices.slots import Slot, slots_sharing_memory
 from search.driver import named_parts, storage_option
+from search.driver.inbox import Steering
 from search.driver.loop import Driver, View
 from search.driver.search_limits import limits_of
-from search.driver.steering import Steering
 from search.driver.study_files import StudyFiles
 from search.driver.study_handle import StudyHandle
 from search.errors import SearchError

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.errors import NoResult, SpaceError, StudyError
 from search.options import name_arguments, python_arguments
-from search.results.steering import RunningSearch
+from search.results.running_search import RunningSearch
 from search.space.domain import Parameter, Value
 from search.space.file import Space, SpaceRef, describe_error, without_arguments
 from search.study.paths import StudyPaths, find_study

@@ -129,7 +129,7 @@ def decode_request(text: str, id: str) -> Request:
     if type(data) is not dict or type(data.get("study")) is not str:
         raise ValueError("it is no request")
     study, kind = data.pop("study"), data.pop("kind", None)
-    if kind not in _KINDS:
+    if type(kind) is not str or kind not in _KINDS:
         raise ValueError(f"this version of search knows no request {str(kind)[:50]!r}.{nearest(str(kind), _KINDS)}")
     return Request(id, study, _decode_action(kind, data))
 

@@ -91,6 +91,8 @@ class Study:
         self._seconds_before = 0.0
         self._started_at: float | None = None
         self._last_at = 0.0
+        self._paused_before = 0.0
+        self._paused_at: float | None = None
 
     # Reading --------------------------------------------------------------------------------------------------------
 
@@ -143,6 +145,10 @@ class Study:
         if self._started_at is None:
             return self._seconds_before
         return self._seconds_before + max(0.0, (self._last_at if now is None else now) - self._started_at)
+
+    def paused_seconds(self, now: float) -> float:
+        """Return the seconds in which the search was paused up to `now`."""
+        return self._paused_before + (0.0 if self._paused_at is None else max(0.0, now - self._paused_at))
 
     def training_seed(self, trial: int, execution: int) -> int:
         """Return the training seed of an execution of a trial."""
@@ -242,9 +248,10 @@ class Study:
             case TrialStopRequested():
                 self.trials[record.trial].progress.stop_requested = True
             case SearchPaused():
-                self.paused = True
+                self.paused, self._paused_at = True, time
                 self._seconds_before, self._started_at = self.seconds(), None
             case SearchContinued():
+                self._paused_before, self._paused_at = self.paused_seconds(time), None
                 self.paused, self._started_at = False, time
             case LimitsChanged():
                 self.changed_limits |= record.options

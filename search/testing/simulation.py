@@ -12,8 +12,8 @@ from typing import Any
 
 from search.backends.base import BackEnd
 from search.driver.computations import VirtualComputations
+from search.driver.inbox import Steering
 from search.driver.loop import Driver
-from search.driver.steering import Steering
 from search.executors.scenario import Ancestors, Hp, Params, Run, Scenario
 from search.executors.simulated import Disk, SimulatedCheckpoint, SimulatedExecutor
 from search.executors.simulated_nodes import Cluster
@@ -347,7 +347,7 @@ class Simulation:
         waits = self.study.paused or self._requests.waiting
         assert waits or not self.executor.silent, "every worker waits, and no message is on its way"
         before, self._progress = self._progress, (len(self.study.trials), self.study.epochs)
-        self._idle = self._idle + 1 if before == self._progress else 0
+        self._idle = self._idle + 1 if before == self._progress and not self.study.paused else 0
         assert self._idle < MAX_IDLE_MESSAGES, "the search goes on without a new trial or epoch"
         if self._messages == self._stop_after:
             self.stop()
