@@ -1037,7 +1037,7 @@ class Search(RuleBasedStateMachine):
         controller = Controller(
             again,
             remake,
-            arguments["limits"],
+            search.controller.limits,  # the user may have changed them
             arguments["slots"],
             search.controller.max_epochs,
             arguments["try_first"],
