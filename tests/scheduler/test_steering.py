@@ -159,7 +159,7 @@ def drawn(search: Simulation) -> bool:
     return len(search.study.trials) == 17
 
 
-@pytest.mark.parametrize(("sampler", "step"), [("random", 10), ("tpe:n_startup_trials=2", 60)])
+@pytest.mark.parametrize(("sampler", "step"), [("random", 10), ("tpe:n_startup_trials=2", 150)])
 def test_a_back_end_that_begins_no_more_has_an_extra_trial_and_learns_from_it(sampler: str, step: int) -> None:
     def make(study: Study) -> BackEnd:
         return Hyperband(study.objective, study.seed, max_epochs=9, sampler=sampler)
