@@ -17,11 +17,16 @@ from search.study.journal import Journal
 from search.study.lock import Lock
 from search.study.paths import StudyPaths
 from search.study.records import FORMAT, Header, SearchPaused
-from search.study.request_files import Received, RequestFolder, SentRequest
+from search.study.request_files import POLL_SECONDS, Received, RequestFolder, SentRequest
 from search.study.requests import AddConfigurations, ChangeLimits, PauseSearch, Reply, StopTrial
 from search.study.trial import Objective
 
-WAIT = 0.4
+QUICK = 0.2
+"""Seconds to wait for a reply that does not come."""
+
+TAKEN = 3 * POLL_SECONDS
+"""Seconds in which the driver takes a request, also on a busy machine."""
+
 HEADER = Header(FORMAT, "uid", "digits", 0, (Objective("loss", "min"),), "", "", (), {})
 
 Answer = Callable[[RequestFolder, Received], None]
@@ -75,8 +80,8 @@ def accept(driver: Driver, received: Received) -> None:
     driver.folder.reply(received.id, Reply(True, "it is --max-trials 3"))
 
 
-def search(paths: StudyPaths) -> RunningSearch:
-    return RunningSearch(paths, "uid", WAIT)
+def search(paths: StudyPaths, wait: float = 5.0) -> RunningSearch:
+    return RunningSearch(paths, "uid", wait)
 
 
 def test_an_accepted_request_is_told_and_a_refused_one_raises(paths: StudyPaths) -> None:
@@ -110,10 +115,10 @@ def test_a_search_that_does_not_run_is_not_steered(paths: StudyPaths) -> None:
 def test_a_search_that_takes_no_request_gets_none(paths: StudyPaths) -> None:
     lock = Lock(paths.lock)
     with pytest.raises(Unavailable, match="takes no requests: its search is still beginning, or runs with an older"):
-        search(paths).pause()
+        search(paths, QUICK).pause()
     paths.requests.mkdir()
-    with pytest.raises(Unavailable, match=r"did not answer in 0\.4 s: the request is withdrawn, nothing has changed"):
-        search(paths).pause()
+    with pytest.raises(Unavailable, match=r"did not answer in 0\.2 s: the request is withdrawn, nothing has changed"):
+        search(paths, QUICK).pause()
     assert not any(paths.requests.iterdir())
     lock.release()
 
@@ -122,7 +127,7 @@ def test_a_search_on_another_machine_may_be_dead(paths: StudyPaths) -> None:
     paths.requests.mkdir(parents=True)
     paths.lock.write_text('{"host": "elsewhere", "pid": 7}')
     with pytest.raises(Unavailable, match="which may be dead: process 7 on elsewhere ran it last"):
-        search(paths).pause()
+        search(paths, QUICK).pause()
 
 
 def test_a_search_that_ends_before_it_takes_the_request_says_so_at_once(paths: StudyPaths) -> None:
@@ -154,15 +159,15 @@ def test_the_journal_tells_what_became_of_a_request_whose_driver_died(paths: Stu
 
 def test_a_search_that_hangs_with_a_request_is_no_success(paths: StudyPaths) -> None:
     with driven(paths, lambda driver, received: None), pytest.raises(Unavailable, match="has taken the request and"):
-        search(paths).pause()
+        search(paths, TAKEN).pause()
 
 
 def test_a_late_answer_counts(paths: StudyPaths) -> None:
     def answer_late(driver: Driver, received: Received) -> None:
-        threading.Timer(1.5 * WAIT, lambda: accept(driver, received)).start()
+        threading.Timer(1.5 * TAKEN, lambda: accept(driver, received)).start()
 
     with driven(paths, answer_late):
-        assert search(paths).pause() == "it is --max-trials 3"
+        assert search(paths, TAKEN).pause() == "it is --max-trials 3"
 
 
 def test_a_stopped_command_says_what_became_of_its_request(paths: StudyPaths, monkeypatch: pytest.MonkeyPatch) -> None:
