@@ -306,7 +306,8 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
         lines.append(printable(study.exported.warning))
     drawn = trial.params.keys() - trial.values.initial.keys()
     for name, value in trial.unused_initial_values.items():
-        given = f"--try-first gives {name} the value {_format_exactly(value)}"
+        source = "search add" if trial.values.initial in study.added else "--try-first"
+        given = f"{source} gives {name} the value {_format_exactly(value)}"
         lines.append(printable(f"{given}, and the trial did not ask for it.{nearest(name, drawn)}"))
     return lines
 
