@@ -484,4 +484,4 @@ def parse_seconds(value: Any, flag: str, *, zero: bool = False) -> float:
 
 def last_options(study: Study) -> Options:
     """Return the options of the last run of `study`."""
-    return resolve_options({}, before=study.start.options if study.start is not None else {})
+    return resolve_options({}, before=study.options)

@@ -161,9 +161,10 @@ class BackEnd(Protocol):
     def learn(self, trials: Sequence[Trial]) -> None:
         """Take in trials of earlier phases and trials imported from other studies.
 
-        Called when a phase begins, before any query, and again for each trial imported later. None of these trials may
-        be suggested. An imported trial has its number from the other study, so two trials may have the same number.
-        `values_in_space` gives a trial's values in the present space.
+        Called when a phase begins, before any query, and again for each trial imported later. Also called with a trial
+        of this phase that the user added when this back end began no more, once that has ended: no record of it came
+        to `apply`. None of these trials may be suggested. An imported trial has its number from the other study, so two
+        trials may have the same number. `values_in_space` gives a trial's values in the present space.
         """
 
 

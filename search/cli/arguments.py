@@ -112,7 +112,7 @@ def _describe_stop(error: KeyboardInterrupt) -> str:
     from search.driver.prepared import SearchStopped
 
     if not isinstance(error, SearchStopped):
-        return "stopped before the search began: give the same command again"
+        return str(error) or "stopped before the search began: give the same command again"
     folder = error.paths.folder
     resume = command_line(f"resume {shlex.quote(folder.name)}", folder.parent)
     return f"stopped; nothing journaled is lost: go on with: {resume}"

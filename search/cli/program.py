@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from search import __version__
-from search.cli import devices, reading, searching, tracking
+from search.cli import devices, reading, searching, steering, tracking
 from search.cli.help import Command, Group
 from search.cli.output import fail
 from search.errors import NoResult, SearchError
@@ -29,6 +29,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
         reading.show_command,
         reading.status_command,
         reading.export_command,
+        steering.add_command,
+        steering.stop_command,
+        steering.pause_command,
+        steering.continue_command,
+        steering.set_command,
         tracking.sync_command,
         tracking.ui_command,
         devices.devices_command,
@@ -60,8 +65,8 @@ def _stoppable(function: Callable[..., None]) -> Callable[..., None]:
     def command(*args: Any, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
-        except KeyboardInterrupt:
-            raise typer.Exit(fail("stopped", 130)) from None
+        except KeyboardInterrupt as error:
+            raise typer.Exit(fail(str(error) or "stopped", 130)) from None
 
     return command
 
@@ -97,8 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(str(error), 1)
     except SearchError as error:
         return fail(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort):
-        return fail("stopped", 130)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return fail(str(error) or "stopped", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0

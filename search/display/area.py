@@ -18,7 +18,7 @@ from search.display.lines import (
     header_line,
     variable_params,
 )
-from search.display.progress import Pace, budget_progress
+from search.display.progress import Pace, budget_progress, current_options
 from search.display.text import NONE, format_objective, format_params, format_value, printable, truncate
 from search.options import Options
 from search.space.domain import Value
@@ -52,9 +52,11 @@ def render_live_area(
         stage: what the search waits for while no trial trains.
     """
     width = size.width - 1  # a full line makes some terminals begin another one
-    header = header_line(study)
-    if options.target is not None:
-        header += f" · target {format_value(options.target)}"
+    header, target = header_line(study), current_options(study, options).target
+    if target is not None:
+        header += f" · target {format_value(target)}"
+    if study.paused:
+        header += f" · paused, search continue {study.name} goes on"
     counts = counts_line(study) + (f" · {printable(stage)} …" if stage else "")
     below = [Text(counts), _bar(study, options, pace, now, width)]
     slots = _slot_lines(study, slot_labels, width, size.height - len(below) - 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from search.display.text import format_seconds
 from search.options import Options
@@ -17,11 +17,13 @@ class BudgetProgress:
 
     Attributes:
         unit: `epochs`, `trials` or `seconds`.
+        paused: the seconds in which the search was paused, over all its processes.
     """
 
     unit: str
     done: float
     total: float
+    paused: float
 
     @property
     def fraction(self) -> float:
@@ -33,22 +35,33 @@ class BudgetProgress:
         return f"{self.done:.0f}/{self.total:.0f} {self.unit}"
 
 
+def current_options(study: Study, options: Options) -> Options:
+    """Return the options of a process that began with `options`: the user may have changed limits since."""
+    return replace(options, **study.changed_limits) if study.changed_limits else options
+
+
 def budget_progress(study: Study, options: Options, now: float) -> tuple[BudgetProgress, ...]:
-    """Return the progress towards each limit of a search; limits in epochs come first."""
+    """Return the progress towards each limit of a search; limits in epochs come first.
+
+    Args:
+        options: those that the process began with.
+    """
+    options, paused = current_options(study, options), study.paused_seconds(now)
     found: list[BudgetProgress] = []
     trials = study.trials.values()
     if options.follows_plan:
-        charged = sum(_charged_epochs(trial) for trial in trials if trial.phase == study.phase)
+        planned_trials = (trial for trial in trials if trial.phase == study.phase and not trial.extra)
+        charged = sum(map(_charged_epochs, planned_trials))
         planned = options.plan.total_epochs * options.iterations * options.executions_per_trial
-        found.append(BudgetProgress("epochs", charged, planned))
+        found.append(BudgetProgress("epochs", charged, planned, paused))
     if options.total_epochs is not None:
-        found.append(BudgetProgress("epochs", study.epochs, options.total_epochs))
+        found.append(BudgetProgress("epochs", study.epochs, options.total_epochs, paused))
     if options.max_trials is not None and not options.lists_all:
         # In Hyperband's plan a trial that waits may still go on; elsewhere it may be paused to the end of the search.
         tried = sum(trial.ended if options.follows_plan else not trial.open for trial in trials)
-        found.append(BudgetProgress("trials", tried, options.max_trials))
+        found.append(BudgetProgress("trials", tried, options.max_trials, paused))
     if options.timeout is not None:
-        found.append(BudgetProgress("seconds", study.seconds(now), options.timeout))
+        found.append(BudgetProgress("seconds", study.seconds(now), options.timeout, paused))
     return tuple(found)
 
 
@@ -70,7 +83,10 @@ class Pace:
 
     def soonest(self, current: Sequence[BudgetProgress], now: float) -> tuple[BudgetProgress | None, float | None]:
         """Return the budget that will end the search first, and the seconds until then, None if unknown."""
-        left = [self._left(budget, before, now) for budget, before in zip(current, self.budgets, strict=True)]
+        # The user may have changed the limits since: then some have no measurement.
+        alike = [budget.unit for budget in current] == [budget.unit for budget in self.budgets]
+        before = self.budgets if alike else current
+        left = [self._left(budget, earlier, now) for budget, earlier in zip(current, before, strict=True)]
         known = [(seconds, i) for i, seconds in enumerate(left) if seconds is not None]
         # Before the first epoch, only a timeout is known, and that says little.
         if not known or (len(known) < len(left) and current[known[0][1]].unit == "seconds"):
@@ -83,4 +99,5 @@ class Pace:
         if budget.unit == "seconds":
             return left
         gained = budget.done - before.done
-        return left * (now - self.at) / gained if gained > 0 and now > self.at else None
+        elapsed = now - self.at - (budget.paused - before.paused)
+        return left * elapsed / gained if gained > 0 and elapsed > 0 else None

@@ -26,6 +26,7 @@ from search.display.progress import budget_progress
 from search.display.rows import PARAMS_PREFIX, parameter_names
 from search.display.text import NONE, format_objective, format_seconds, format_value, printable
 from search.options import FIELDS, Options
+from search.scheduler.initial import untried_added
 from search.study.study import Study
 from search.study.trial import State
 from search.study.trials import Trial
@@ -137,6 +138,7 @@ def status_fields(study: Study, *, alive: bool, now: float) -> dict[str, Any]:
     return {
         "study": study.name,
         "alive": alive,
+        "paused": study.paused,
         "complete": study.end is not None and study.end.complete and not alive,
         "reason": None if study.end is None or alive else printable(study.end.reason),
         "backend": study.phases[-1].backend if study.phases else None,
@@ -170,17 +172,23 @@ def status_lines(study: Study, alive: bool, now: float) -> list[str]:
     failed = [trial for trial in study.trials.values() if trial.state == "failed"]
     if failed:
         lines.append(f"last failure: trial {failed[-1].number}: {printable(failed[-1].error or 'unknown')}")
+    if untried := untried_added(study):
+        lines.append(f"{pluralize(len(untried), 'added configuration')} not tried yet")
     return lines
 
 
 def _last_options(study: Study) -> Options:
     """Return the options of the last run, unchecked: a value of a later version must not hide the status."""
-    journaled = study.start.options if study.start is not None else {}
-    return Options(**{name: value for name, value in journaled.items() if name in FIELDS})
+    return Options(**{name: value for name, value in study.options.items() if name in FIELDS})
 
 
 def _describe_status(study: Study, alive: bool) -> str:
     resume = f"`search resume {study.name}` goes on"
+    if study.paused:
+        resume = f"paused: `search resume {study.name}` begins a process, `search continue {study.name}` lets it go on"
+    if alive and study.paused and study.start is not None:
+        where = f"process {study.start.pid} on {study.start.host}"
+        return f"paused, {where}; `search continue {study.name}` goes on"
     if alive:
         return f"running, process {study.start.pid} on {study.start.host}" if study.start else "starting"
     if study.end is None:

@@ -90,6 +90,10 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
     if trial.peak_device_memory is not None:
         bound = ", or less: JAX counts all trials of a process" if study.versions.get("keras_backend") == "jax" else ""
         lines.append(f"device memory: {format_memory(trial.peak_device_memory)} at its peak{bound}")
+    if trial.extra:
+        lines.append(f"added by the user when back end {study.phases[trial.phase].backend} began no more trials")
+    if trial.progress.stop_requested:
+        lines.append("stopped by the user, who said that it had given its best")
     if trial.dropped and not trial.ended:
         lines.append("checkpoint: dropped; if the trial goes on, it is trained again from its seed")
     lines.append(f"seed {trial.seed}")
@@ -97,7 +101,8 @@ def _trial_lines(study: Study, trial: Trial, alive: bool) -> list[str]:
         lines.append(printable(study.exported.warning))
     drawn = trial.params.keys() - trial.values.initial.keys()
     for name, value in trial.unused_initial_values.items():
-        given = f"--try-first gives {name} the value {_format_exactly(value)}"
+        source = "search add" if trial.values.initial in study.added else "--try-first"
+        given = f"{source} gives {name} the value {_format_exactly(value)}"
         lines.append(printable(f"{given}, and the trial did not ask for it.{nearest(name, drawn)}"))
     return lines
 

@@ -211,6 +211,7 @@ class _Launch:
                 executor = selection.make_executor(opts, gpus, self._paths.log, compiled_programs(opts.runs))
             stack.callback(executor.close)
             ref = replace(self._space_ref(stack), seed=self._first_seed())
+            shutil.rmtree(self._paths.requests, ignore_errors=True)  # those of an earlier process
             shutil.rmtree(self._paths.data, ignore_errors=True)
             stack.callback(shutil.rmtree, self._paths.data, ignore_errors=True)
             probed = self._probe(executor, ref)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from search.driver.computations import Computations, Threads
 from search.driver.hand_on import Checkpoints, hand_on
+from search.driver.inbox import Steering
 from search.driver.study_files import StudyFiles
 from search.errors import Unavailable
 from search.executors.base import Executor
@@ -38,6 +39,7 @@ from search.messages import (
 from search.options import Options
 from search.scheduler.controller import Controller
 from search.scheduler.events import (
+    EndWorker,
     Event,
     FromWorker,
     Kill,
@@ -45,6 +47,7 @@ from search.scheduler.events import (
     SlotChanged,
     StartEvaluation,
     StartSegment,
+    Steer,
     StopRequested,
     Tick,
 )
@@ -54,6 +57,7 @@ from search.study.data_changes import changed_data
 from search.study.journal import Journal
 from search.study.paths import StudyPaths
 from search.study.records import Computed, DataLoaded, Record, SearchEnded, SegmentEnded, TimedOut
+from search.study.requests import Reply
 from search.study.trials import Trial
 from search.tracking.followers import Follower
 
@@ -110,6 +114,7 @@ class Driver:
         files: the files of trials; by default in the study's folder.
         checkpoints: those of trials, to hand on to their children; by default among `files`.
         computations: makes those of the back end; by default in threads.
+        steering: the user's requests to the running search; by default nobody steers it.
         now: the clock, in seconds since the epoch.
     """
 
@@ -128,6 +133,7 @@ class Driver:
         files: StudyFiles | None = None,
         checkpoints: Checkpoints | None = None,
         computations: Computations | None = None,
+        steering: Steering | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._controller = controller
@@ -143,6 +149,7 @@ class Driver:
         self._checkpoints = self._files if checkpoints is None else checkpoints
         self._transfers = Transfers()
         self._computations = Threads() if computations is None else computations
+        self._steering = Steering() if steering is None else steering
         self._say = view.say
         self._clock = now
         self._noticed: set[str] = set()
@@ -175,6 +182,7 @@ class Driver:
             show_stage(None)
             self._executor.close(now=self._end is None)
             self._journal.close()
+            self._steering.close("its process stopped at once" if self._end is None else self._end.reason)
         assert self._end is not None
         self._flushed()
         return self._end
@@ -186,6 +194,8 @@ class Driver:
     def _run(self, records: Iterable[Record], loaded: DataLoaded | None) -> None:
         now = self._now()
         self._act(self._controller.begin(records, now), now)
+        self._steering.open()
+        self._tell_pause()
         if loaded is not None:
             self._compare_data(loaded)
         while self._end is None:
@@ -193,6 +203,9 @@ class Driver:
             self._executor.poll(self._receive, COMPUTING_POLL_SECONDS if computing else POLL_SECONDS)
             for event in self._computations.ended():
                 self._handle(event)
+            for reply in self._steering.carry_out(self._steer):
+                if reply.accepted:
+                    self._say(reply.text)
             self._handle(Tick())
             if self._journal.flush(only_if_due=True):
                 self._flushed()
@@ -266,6 +279,24 @@ class Driver:
         if not isinstance(event, Tick):
             self._show()
 
+    def _steer(self, event: Steer) -> Reply:
+        """Let the controller decide on a request, and carry that out. The reply is true also after a power failure."""
+        if self._end is not None:
+            return Reply(False, f"the search has ended: {self._end.reason}")
+        now = self._now()
+        reaction = self._controller.handle(event, now)
+        self._act(reaction, now)
+        if self._journal.flush():
+            self._flushed()
+        assert reaction.reply is not None
+        return reaction.reply
+
+    def _tell_pause(self) -> None:
+        """Tell the user if the search is paused from an earlier process."""
+        study = self._controller.study
+        if study.paused:
+            self._say(f"the search is paused, and begins no work: go on with: search continue {study.name}")
+
     def _act(self, reaction: Reaction, now: float) -> None:
         if reaction.records:
             entries = self._journal.append(reaction.records, now)
@@ -283,6 +314,9 @@ class Driver:
                 self._start(slot, self._evaluation(slot, instruction))
             elif isinstance(instruction, Kill):
                 self._executor.kill(slot, self._works.get(slot, 0), instruction.reason)
+            elif isinstance(instruction, EndWorker):
+                if hasattr(self._executor, "retire"):
+                    self._executor.retire(slot)
             else:
                 self._executor.send(slot, self._works.get(slot, 0), instruction)
         if reaction.compute is not None:

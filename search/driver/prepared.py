@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from search.backends import registry
 from search.devices.slots import Slot, slots_sharing_memory
 from search.driver import named_parts, storage_option
+from search.driver.inbox import Steering
 from search.driver.loop import Driver, View
 from search.driver.search_limits import limits_of
 from search.driver.study_files import StudyFiles
@@ -21,13 +23,16 @@ from search.executors.waiting import show_stage, waiting_for
 from search.messages import Probed
 from search.options import Options
 from search.scheduler.controller import Controller
+from search.scheduler.initial import untried_added
 from search.scheduler.stopping import StopRule
 from search.space.file import SpaceRef
 from search.study.journal import Journal
 from search.study.paths import StudyPaths
 from search.study.records import Record, SearchEnded
+from search.study.request_files import RequestFolder
 from search.study.study import Study
 from search.tracking.followers import FollowerSetup, FollowerThread
+from search.wording import pluralize
 
 if TYPE_CHECKING:
     from search.tracking.mlflow.syncer import Syncer
@@ -145,6 +150,7 @@ class PreparedSearch:
             files=files,
             data=str(self.paths.data) if self.probed.shared else None,
             view=view,
+            steering=self._steering(),
         )
         try:
             end = self._train(study, driver, files, syncer, named, say)
@@ -174,7 +180,7 @@ class PreparedSearch:
             for follower in named:
                 follower.start()
             end = driver.run(self.records, self.probed.data)
-            for line in files.finish(SYNC_SECONDS):
+            for line in (*describe_untried(study), *files.finish(SYNC_SECONDS)):
                 say(line)
             return end
         except BaseException as error:
@@ -186,6 +192,16 @@ class PreparedSearch:
             if not isinstance(error, Exception):
                 raise
             raise self._broken(error) from error
+
+    def _steering(self) -> Steering:
+        """Return the requests of users who steer the search while it runs."""
+        return Steering(
+            RequestFolder(self.paths.requests),
+            self.options,
+            lambda opts: limits_of(opts, self.probed),
+            (*self.probed.parameters, *self.probed.inactive),
+            frees_memory=hasattr(self.executor, "retire"),
+        )
 
     def _make_syncer(self, view: View) -> Syncer:
         from search.tracking.mlflow.syncer import Syncer
@@ -229,6 +245,15 @@ def _make_controller(
         rules,
         closed,
     )
+
+
+def describe_untried(study: Study) -> list[str]:
+    """Return a line about the configurations that the user added and the search has not tried; none without any."""
+    untried = untried_added(study)
+    if not untried:
+        return []
+    shown = ", ".join(json.dumps(dict(values)) for values in untried[:3]) + (", …" if len(untried) > 3 else "")
+    return [f"{pluralize(len(untried), 'added configuration')} not tried: {shown}; a resume with room for them does so"]
 
 
 def log_traceback(paths: StudyPaths, traceback: str) -> str:

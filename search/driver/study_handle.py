@@ -31,6 +31,7 @@ from search.study.records import (
     BackendChanged,
     DataLoaded,
     Header,
+    LimitsChanged,
     Record,
     SearchStarted,
     SegmentRequested,
@@ -87,9 +88,15 @@ class StudyHandle:
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """The options of the last process, by name; empty if there was none."""
-        start = self._last(SearchStarted)
-        return start.options if start is not None else {}
+        """The options of the last process by name, as changed while it ran; empty if there was none."""
+        changed: dict[str, Any] = {}
+        for entry in reversed(self.entries):
+            match entry.record:
+                case LimitsChanged():
+                    changed = {**entry.record.options, **changed}
+                case SearchStarted():
+                    return {**entry.record.options, **changed}
+        return {}
 
     @property
     def versions(self) -> Mapping[str, str]:

@@ -71,11 +71,13 @@ class Executor(Protocol):
     A machine may not see the study's folder. Its workers get their work with `storage="driver"` from the executor, if
     the work has no storage. The driver then answers their requests for files by `send`.
 
-    Five things may be left out. `set_slots(slots)` takes other slots before the first segment, as a space file's
+    Six things may be left out. `set_slots(slots)` takes other slots before the first segment, as a space file's
     options are known only after the probe. `in_process = True` says that the driver's own process trains, in one slot
     on one device. `closed` has the slots that are not open when the search begins. A classmethod `find_slots(options)`
     finds the slots in place of this machine's GPUs and cores, and raises OptionError if there are none;
     `set_options(options)` then takes the options after the probe. `description` is one line about it for the user.
+    `retire(slot)` ends the process of a slot where nothing runs, if there is one, so that its memory is free: the user
+    has paused the search. The next `start` begins another one.
 
     Attributes:
         protocol: the version of this protocol that the class was written for; 2 today.

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.display.python_messages import python_arguments
+from search.display.python_messages import name_arguments, python_arguments
 from search.errors import NoResult, SpaceError, StudyError
 from search.results.plots import Plots
+from search.results.running_search import RunningSearch
 from search.space.domain import Parameter, Value
 from search.space.file import Space, SpaceRef, describe_error, without_arguments
 from search.study.paths import StudyPaths, find_study
@@ -152,6 +153,55 @@ class StudyResults(Plots):
         seen = {parameter.key: parameter for trial in self.trials for parameter in trial.parameters}
         first = {parameter.key: parameter for parameter in self.study.parameters}
         print_parameters([*(first | seen).values()])
+
+    # Steering the search while another process runs it ---------------------------------------------------------------
+
+    @python_arguments()
+    def add(self, configurations: Any) -> str:
+        """Have the running search try a configuration next, or each of a list: values by name, `{"lr": 0.01}`.
+
+        A value that a configuration lacks is drawn.
+
+        Returns:
+            A line that says what was done, and when it takes effect. So do the methods below.
+
+        Raises:
+            StudyError: the search does not run, or refuses. Nothing has changed.
+            Unavailable: the search does not reply in five seconds; the message says what became of the request.
+        """
+        return name_arguments(self._running.add(configurations))
+
+    @python_arguments()
+    def stop(self, trial: int) -> str:
+        """Train a trial of the running search no further. It keeps its best value and its place; see `add`."""
+        return name_arguments(self._running.stop(trial))
+
+    @python_arguments()
+    def pause(self) -> str:
+        """Pause the running search: running epochs end, no work begins, workers free their memory; see `add`."""
+        return name_arguments(self._running.pause())
+
+    @python_arguments()
+    def continue_(self) -> str:
+        """Let the paused search go on; see `add`."""
+        return name_arguments(self._running.go_on())
+
+    @python_arguments()
+    def set(
+        self,
+        *,
+        max_trials: int | None = None,
+        timeout: float | str | None = None,
+        max_total_epochs: int | None = None,
+        target: float | None = None,
+    ) -> str:
+        """Give the running search other limits, which hold after a resume, too. None leaves one as it is; see `add`."""
+        limits = {"max_trials": max_trials, "timeout": timeout, "max_total_epochs": max_total_epochs, "target": target}
+        return name_arguments(self._running.set(limits))
+
+    @property
+    def _running(self) -> RunningSearch:
+        return RunningSearch(self.paths, self.study.uid)
 
     def trials_dataframe(self) -> pd.DataFrame:
         """Return one row for each trial, by number, with the columns of `search trials --csv`.

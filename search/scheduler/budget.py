@@ -42,6 +42,12 @@ class EpochBudget:
         """Free the unused epochs of the segment in `slot`, which has ended."""
         self._set(slot, 0)
 
+    @property
+    def is_overdrawn(self) -> bool:
+        """True if running segments may train more epochs than there are: the budget was made smaller."""
+        left = self._left()
+        return left is not None and left < 0
+
     def _left(self) -> int | None:
         return None if self.max_total_epochs is None else self.max_total_epochs - self._study.epochs - self._sum
 

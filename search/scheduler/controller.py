@@ -8,7 +8,6 @@ records changes state. So the state after a restart, rebuilt by `replay`, is the
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -27,16 +26,19 @@ from search.scheduler.events import (
     Reaction,
     SlotChanged,
     StartSegment,
+    Steer,
     StopRequested,
 )
 from search.scheduler.final_evaluation import FinalEvaluation
 from search.scheduler.limits import Limits
-from search.scheduler.outcomes import end_of_lost, end_state, result_of
+from search.scheduler.outcomes import BY_RESULT, end_of_lost, end_of_search, end_state, missing_objective, result_of
 from search.scheduler.questions import Questions, Refusal
 from search.scheduler.slot_pool import SlotPool
-from search.scheduler.stopping import StopRule, counting, rules_of
+from search.scheduler.steering import Situation, Steering
+from search.scheduler.stopping import StopRule, counting, rules_of, with_limits
 from search.scheduler.suggestions import reason_without_work, segment_request, suggestion_error
 from search.scheduler.timeouts import Timeouts
+from search.scheduler.waiting import WaitingTrials
 from search.space.domain import Value
 from search.study.journal import Entry, uncollected
 from search.study.records import (
@@ -50,6 +52,7 @@ from search.study.records import (
     Record,
     SearchEnded,
     SegmentEnded,
+    SegmentRequested,
     SegmentStarted,
     TimedOut,
     TrialEnded,
@@ -59,9 +62,6 @@ from search.study.study import Study
 from search.study.trial import Done, Suggestion, Wait
 from search.study.trials import Trial
 from search.wording import pluralize
-
-_BY_RESULT = -1
-"""In the place of an exit code: 0 if the search has a best trial at its end, else 1."""
 
 _SEGMENT_RECORDS = (EpochDone, SegmentStarted, Checkpointed, SegmentEnded, Judged)
 """Most records by far. They change only the study and the back end."""
@@ -115,8 +115,9 @@ class Controller:
         self._timeouts = Timeouts(limits.trial_timeout)
         self._evaluation = FinalEvaluation(study)
         self._computations = Computations()
-        self._queue: deque[Trial] = deque()
-        self._alone_queue: deque[Trial] = deque()
+        self._waiting = WaitingTrials(self._tell_result, self.affinity, self._slots)
+        self._steering = Steering(study, self.questions, self._budget, self._waiting, self.affinity, self._slots)
+        self._extra: set[int] = set()
         self._stopping: SearchEnded | None = None
         self._given_up: set[int] = set()
         self._reaction = Reaction()
@@ -141,7 +142,7 @@ class Controller:
             rule.apply(record, self.study)
         if not isinstance(record, _SEGMENT_RECORDS):
             self._apply_decision(record, rebuild)
-        if self._backend is None or not rebuild:
+        if self._backend is None or not rebuild or getattr(record, "trial", None) in self._extra:
             return ()
         return self._backend.apply(record)
 
@@ -153,6 +154,10 @@ class Controller:
                 self._backend = self._make_backend(record)
                 self._backend.learn([*self.study.imported.values(), *earlier])
                 self._computations.begin_phase(self._backend)
+            case SegmentRequested(extra=True):
+                self._extra.add(record.trial)
+            case TrialEnded() if rebuild and record.trial in self._extra and self._backend is not None:
+                self._backend.learn([self.study.trials[record.trial]])
             case TrialImported() if self._backend is not None:
                 self._backend.learn([self.study.imported[record.source, record.number]])
 
@@ -183,16 +188,19 @@ class Controller:
         trials = self.study.trials.values()
         for trial in trials:
             # Their back end is gone, or the last process died before it could say so.
-            if trial.phase < self.study.phase or trial.number in self._given_up:
+            given_up = trial.number in self._given_up or (trial.extra and not trial.open)
+            if trial.phase < self.study.phase or given_up:
                 self._end_trial(trial)
         self._drop_checkpoints()
+        if self.study.paused:
+            self._reaction.instructions += self._steering.pause(self._running)
         # The last process may have died before it gave a child its parent's checkpoints.
         self._reaction.hand_on += [
             HandOn(trial.number, again=True) for trial in trials if trial.parent is not None and not trial.ended
         ]
         # A trial waits only for trials with more answers than it has. With these first, none waits for ever.
         for trial in sorted((t for t in trials if t.open), key=lambda t: len(t.parameters), reverse=True):
-            self._enqueue(trial)
+            self._waiting.add(trial)
         return self._react()
 
     def handle(self, event: Event, now: float) -> Reaction:
@@ -207,6 +215,8 @@ class Controller:
             case ComputationEnded():
                 if (computed := self._computations.end(event)) is not None:
                     self._record(computed)
+            case Steer():
+                self._steer(event)
             case StopRequested():
                 self._stop("stopped by the user", complete=False, exit_code=130)
         return self._react()
@@ -214,16 +224,12 @@ class Controller:
     def _react(self) -> Reaction:
         self._check_rules()
         self._check_timeouts()
-        if self._stopping is None:
+        if self._stopping is None and not self.study.paused:
             self._fill_slots()
             self._computes()
         if self._stopping is not None and not self._running and self._reaction.end is None and self._evaluate_best():
-            end = self._stopping
-            if end.exit_code == _BY_RESULT:
-                # Not before now: the best trial may have diverged in the epoch that it was finishing.
-                end = replace(end, exit_code=0 if self.study.best is not None else 1)
-            self._reaction.end = end
-            self._record(end)
+            self._reaction.end = end_of_search(self._stopping, self.study)
+            self._record(self._reaction.end)
         reaction, self._reaction = self._reaction, Reaction()
         return reaction
 
@@ -271,12 +277,9 @@ class Controller:
         self._budget.reserve(slot, start)
         last = message.epoch >= start.to_epoch
         if self.study.objective.name not in message.logs and (last or not trial.own_fit):
-            self._stop(
-                f"objective {self.study.objective.name!r} is not in the logs of an epoch, which hold "
-                f"{', '.join(message.logs)}: give one of them with --objective",
-                complete=False,
-                exit_code=2,
-            )
+            self._stop(missing_objective(self.study, message), complete=False, exit_code=2)
+        if trial.stops and not last:
+            self._instruct(slot, Interrupt())
         if not start.judged:
             return
         value = message.logs.get(self.study.objective.name, math.nan)
@@ -305,13 +308,15 @@ class Controller:
             reason = f"trial {message.trial} ended the search, {message.error}: correct the cause, and resume"
             self._stop(reason, complete=False, exit_code=2)
         if not self._tell_result(trial):
-            self._enqueue(trial)  # to go on from its checkpoint
+            self._waiting.add(trial)  # to go on from its checkpoint
 
     def _tell_result(self, trial: Trial) -> bool:
         """Tell the back end how its suggestion for `trial` ended; return False if there is more to train for it."""
         result = result_of(trial, self.limits)
         if result is not None:
             self._record(result)
+            if trial.extra:
+                self._end_trial(trial)
             self._drop_checkpoints()
         return result is not None
 
@@ -326,77 +331,50 @@ class Controller:
     def _fill_slots(self) -> None:
         self._start_alone()
         while (slot := self._slots.take()) is not None:
-            trial = self._next_trial(slot)
+            trial = self._waiting.choose(slot, self._candidate)
             if trial is None:
                 self._slots.release(slot)
                 return
             if trial.resources.alone:
                 self._slots.release(slot)
-                self._enqueue(trial)
+                self._waiting.add(trial)
                 self._start_alone()
             else:
                 self._start(trial, self._slots.swap(slot, self.affinity.slot_of(trial.number)))
 
     def _start_alone(self) -> None:
         """Start the trials that ran out of memory, each when its device is clear."""
-        while (trial := self._first_unfinished(self._alone_queue)) is not None and self._budget.allows(trial):
+        while (trial := self._waiting.first(alone=True)) is not None and self._budget.allows(trial):
             slot = self._slots.take(alone=True)
             if slot is None:
                 return
-            self._alone_queue.popleft()
-            self._start(trial, slot)
+            self._start(self._waiting.pop(alone=True), slot)
         self._slots.stop_clearing()
-
-    def _next_trial(self, slot: int) -> Trial | None:
-        """Return the next trial for `slot`, None if there is none for now. A trial may wait once for its own slot."""
-        waiting: list[Trial] = []
-        while (trial := self._candidate(slot)) is not None and self._waits_for_its_slot(trial, slot):
-            waiting.append(trial)
-        if trial is None and waiting:
-            trial = waiting.pop(0)
-        self._queue.extendleft(reversed(waiting))
-        return trial
-
-    def _waits_for_its_slot(self, trial: Trial, slot: int) -> bool:
-        """Return whether `trial` lets others go first, once: the worker that has its model cached is busy."""
-        assigned = self.affinity.slot_of(trial.number)
-        busy = assigned is not None and assigned != slot and not self._slots.is_free(assigned)
-        return busy and not trial.resources.alone and self.affinity.may_wait(trial.number)
 
     def _candidate(self, slot: int) -> Trial | None:
         """Return the first trial to go on or to begin, preferring one whose model is cached in `slot`."""
-        cached = next((trial for trial in self._queue if self.affinity.slot_of(trial.number) == slot), None)
-        if cached is not None:
-            self._queue.remove(cached)
-            self._queue.appendleft(cached)
-        trial = self._first_unfinished(self._queue)
+        self._waiting.prefer(slot)
+        trial = self._waiting.first()
         if not self._budget.allows(trial):
             if not self._running:
                 self._stop(
                     f"the budget of {pluralize(self._budget.max_total_epochs or 0, 'epoch')} is trained", complete=True
                 )
             return None
-        return self._queue.popleft() if trial is not None else self._ask_backend()
-
-    def _enqueue(self, trial: Trial) -> None:
-        """Let `trial` go on when there is a slot: its process died, or was interrupted."""
-        (self._alone_queue if trial.resources.alone else self._queue).append(trial)
-
-    def _first_unfinished(self, queue: deque[Trial]) -> Trial | None:
-        """Return the first trial of `queue` that has more to train; remove those before it."""
-        while queue and self._tell_result(queue[0]):
-            queue.popleft()
-        return queue[0] if queue else None
+        return self._waiting.pop() if trial is not None else self._ask_backend()
 
     def _ask_backend(self) -> Trial | None:
         """Return the trial that the back end wants trained next; None if there is none for now."""
         assert self._backend is not None
         while True:
             enough = self.limits.max_trials is not None and len(self.study.trials) >= self.limits.max_trials
-            new = not enough and not self.questions.configurations.exhausted
+            added = bool(self.questions.initial.added)
+            new = (added or not enough) and not self.questions.configurations.exhausted
             suggestion = self._backend.ask(new=new, child=not enough)
+            waits = isinstance(suggestion, Wait) and self._computes()
+            if extra := not isinstance(suggestion, Suggestion) and new and added and not waits:
+                suggestion = Suggestion(None, 0, self.max_epochs)
             if not isinstance(suggestion, Suggestion):
-                waits = isinstance(suggestion, Wait) and self._computes()
                 if not self._running and not waits:
                     self._stop_without_work(suggestion, enough)
                 return None
@@ -406,7 +384,7 @@ class Controller:
                 return None
             if suggestion.is_drawn and self.questions.configurations.may_be_exhausted and self._running:
                 return None
-            trial = self._request_segment(suggestion)
+            trial = self._request_segment(suggestion, beyond=enough, extra=extra)
             # A trial that its own callbacks ended enters this rung with the score that it has, without training.
             if not self._tell_result(trial):
                 return trial
@@ -428,10 +406,15 @@ class Controller:
             self._reaction.compute = computation
         return self._computations.under_way
 
-    def _request_segment(self, suggestion: Suggestion) -> Trial:
-        """Record a suggestion, and number its trial if that is new."""
-        initial_values = self.questions.initial.next() if suggestion.is_drawn else {}
-        request = segment_request(suggestion, self.study, self.limits.executions, initial_values)
+    def _request_segment(self, suggestion: Suggestion, *, beyond: bool, extra: bool) -> Trial:
+        """Record a suggestion, and number its trial if that is new.
+
+        Args:
+            beyond: only a configuration that the user added may begin.
+            extra: the suggestion is for such a configuration, and not the back end's.
+        """
+        initial_values = self.questions.initial.next(added=beyond or extra) if suggestion.is_drawn else {}
+        request = segment_request(suggestion, self.study, self.limits.executions, initial_values, extra=extra)
         self._record(request)
         if request.parent is not None:
             self._reaction.hand_on.append(HandOn(request.trial))
@@ -441,7 +424,7 @@ class Controller:
         number = trial.unfinished
         assert number is not None, "a fulfilled suggestion is told, and not started"
         epochs = trial.execution(number).epochs
-        to_epoch = self._budget.cut(epochs, trial.progress.to_epoch)
+        to_epoch = self._budget.cut(epochs, trial.last_epoch(number))
         # A pruner judges the first execution; the others follow if it lets that one pass.
         start = StartSegment(trial.number, number, to_epoch, trial.progress.judged and number == 0)
         self._running[slot] = start
@@ -457,13 +440,15 @@ class Controller:
         """Free `slot`, whose work has ended."""
         self._slots.release(slot)
         self._timeouts.forget(slot)
+        if self.study.paused:
+            self._reaction.instructions.append(self._steering.end_worker(slot))
 
     # The final evaluation -------------------------------------------------------------------------------------------
 
     def _evaluate_best(self) -> bool:
         """Have the best trials evaluated, once all training is over. Return whether that is done."""
         assert self._stopping is not None
-        count = self.limits.evaluate_best if self._stopping.exit_code == _BY_RESULT else 0
+        count = self.limits.evaluate_best if self._stopping.exit_code == BY_RESULT else 0
         for slot, evaluation in self._evaluation.start(count, self._slots, self._now, test=self.limits.test):
             self._instruct(slot, evaluation)
         return self._evaluation.over
@@ -473,13 +458,29 @@ class Controller:
         for record in self._evaluation.end(slot, message):
             self._record(record)
 
+    # Steering -------------------------------------------------------------------------------------------------------
+
+    def _steer(self, event: Steer) -> None:
+        """Carry out a request of the user's, or refuse it."""
+        assert self._backend is not None
+        situation = Situation(self.limits, self._running, self._stopping, self._backend)
+        decision = self._steering.decide(event, situation)
+        self._reaction.reply = decision.reply
+        for record in decision.records:
+            self._record(record)
+        if decision.records:
+            if event.limits is not None:
+                self.limits, self.rules = event.limits, with_limits(self.rules, event.limits)
+            self._reaction.instructions += list(self._steering.carry_out(event, self._running))
+
     # Stopping -------------------------------------------------------------------------------------------------------
 
     def _check_rules(self) -> None:
         """End the search if a stop rule says so. The first one that speaks wins."""
         if self._stopping is None:
-            ends = (rule.check(self.study, self._now) for rule in self.rules)
-            if end := next(filter(None, ends), None):
+            ends = filter(None, (rule.check(self.study, self._now) for rule in self.rules))
+            # A paused search begins no final evaluation: such an end waits.
+            if end := next((end for end in ends if end.exit_code or not self.study.paused), None):
                 self._stop(end.reason, complete=end.complete, exit_code=end.exit_code or None)
 
     def _check_timeouts(self) -> None:
@@ -493,6 +494,6 @@ class Controller:
     def _stop(self, reason: str, *, complete: bool, exit_code: int | None = None) -> None:
         """Let no more work start, and interrupt running segments. The first reason counts."""
         if self._stopping is None:
-            self._stopping = SearchEnded(reason, complete, _BY_RESULT if exit_code is None else exit_code)
+            self._stopping = SearchEnded(reason, complete, BY_RESULT if exit_code is None else exit_code)
             for slot in self._running:
                 self._instruct(slot, Interrupt())

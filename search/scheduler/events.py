@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.messages import Answer, Evaluated, Interrupt, Lost, Question, SlotClosed, SlotOpened, Verdict
+from search.scheduler.limits import Limits
+from search.space.domain import Parameter
 from search.study.records import Built, Checkpointed, DataLoaded, EpochDone, Record, SearchEnded, SegmentEnded
+from search.study.requests import Reply, Request
 from search.study.trial import Computation
 
 # Events ---------------------------------------------------------------------------------------------------------------
@@ -48,7 +51,24 @@ class ComputationEnded:
     error: str | None = None
 
 
-Event = Tick | StopRequested | FromWorker | SlotChanged | ComputationEnded
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """The user steers the running search.
+
+    Attributes:
+        request: the user's request.
+        limits: all limits of the search, as a request that changes limits would have them; else None.
+        parameters: hyperparameters that the space declares and no trial may have asked for yet.
+        frees_memory: the executor ends workers that have nothing to do, if it is told to.
+    """
+
+    request: Request
+    limits: Limits | None = None
+    parameters: tuple[Parameter, ...] = ()
+    frees_memory: bool = False
+
+
+Event = Tick | StopRequested | FromWorker | SlotChanged | ComputationEnded | Steer
 
 # Instructions ---------------------------------------------------------------------------------------------------------
 
@@ -95,7 +115,12 @@ class Kill:
     reason: str
 
 
-Command = StartSegment | StartEvaluation | Kill | Answer | Verdict | Interrupt
+@dataclass(frozen=True, slots=True)
+class EndWorker:
+    """End the process of a slot where nothing runs, so that its memory is free. Its cached models are gone."""
+
+
+Command = StartSegment | StartEvaluation | Kill | EndWorker | Answer | Verdict | Interrupt
 """A command for a slot or for its worker."""
 
 Instruction = tuple[int, Command]
@@ -112,6 +137,7 @@ class Reaction:
         instructions: to carry out after that, in this order.
         compute: a computation to start beside the search.
         end: the end of the search, None while it goes on.
+        reply: the reply to the user's request, if the event was one.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -119,3 +145,4 @@ class Reaction:
     instructions: list[Instruction] = field(default_factory=list)
     compute: Computation | None = None
     end: SearchEnded | None = None
+    reply: Reply | None = None

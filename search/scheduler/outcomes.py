@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from search.messages import Lost
 from search.scheduler.events import StartSegment
 from search.scheduler.limits import Limits
-from search.study.records import Outcome, ResultOutcome, ResultTold, SegmentEnded
+from search.study.records import EpochDone, Outcome, ResultOutcome, ResultTold, SearchEnded, SegmentEnded
 from search.study.study import Study
 from search.study.trial import EndState
 from search.study.trials import Trial
 
-__all__ = ["end_of_lost", "end_state", "result_of"]
+__all__ = ["BY_RESULT", "end_of_lost", "end_of_search", "end_state", "missing_objective", "result_of"]
+
+BY_RESULT = -1
+"""In the place of an exit code: 0 if the search has a best trial at its end, else 1."""
 
 
 def end_of_lost(start: StartSegment, lost: Lost, study: Study) -> SegmentEnded:
@@ -42,7 +47,8 @@ def _outcome(trial: Trial, limits: Limits) -> ResultOutcome | None:
             return "stopped"
     done = trial.exhausted or trial.unfinished is None
     # An exception after the last epoch leaves nothing to train again.
-    if trial.status == "raised" and (done or trial.resources.raised > limits.max_retries_per_trial):
+    ended = done and not trial.stops
+    if trial.status == "raised" and (ended or trial.resources.raised > limits.max_retries_per_trial):
         return "failed"
     if done:
         return "stopped_by_callback" if trial.exhausted else "reached"
@@ -60,3 +66,19 @@ def end_state(trial: Trial, max_epochs: int) -> EndState:
         return "infeasible"
     stopped = trial.status == "halted" or trial.progress.result == "stopped"
     return "completed" if not stopped and (trial.exhausted or trial.epochs >= max_epochs) else "stopped"
+
+
+def end_of_search(end: SearchEnded, study: Study) -> SearchEnded:
+    """Return the end of a search whose work is over, with its exit code."""
+    if end.exit_code != BY_RESULT:
+        return end
+    # Not before now: the best trial may have diverged in the epoch that it was finishing.
+    return replace(end, exit_code=0 if study.best is not None else 1)
+
+
+def missing_objective(study: Study, epoch: EpochDone) -> str:
+    """Return the line that ends a search whose objective is not in the logs of an epoch."""
+    return (
+        f"objective {study.objective.name!r} is not in the logs of an epoch, which hold {', '.join(epoch.logs)}: give "
+        "one of them with --objective"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from search.backends.base import BackEnd
+from search.backends.base import BackEnd, draw_uniformly
 from search.messages import Question
 from search.scheduler.deduplication import ConfigurationTree
 from search.scheduler.initial import InitialConfigurations, domain_error, value_in_domain
@@ -94,6 +94,8 @@ class Questions:
         initial, explored = trial.values.initial, self.configurations.explored_values(trial.number)
         if parameter.name in initial and (value := value_in_domain(initial, parameter)) not in explored:
             return value, {}
+        if trial.extra:  # the back end does not know it
+            return draw_uniformly(trial.seed, trial.number, parameter, explored).value, {}
         draw = backend.suggest(trial.number, parameter, explored)
         return draw.value, dict(draw.attributes)
 

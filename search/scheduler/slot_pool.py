@@ -43,6 +43,11 @@ class SlotPool:
             return self._use(next(reversed(self._free))) if self._free else None
         return next((self._use(slot) for slot in reversed(self._free) if not self._is_reserved(slot)), None)
 
+    @property
+    def free(self) -> list[int]:
+        """The open slots where nothing runs."""
+        return list(self._free)
+
     def is_free(self, slot: int) -> bool:
         """Return whether nothing runs in `slot`."""
         return slot in self._free

@@ -35,6 +35,7 @@ __all__ = [
     "Target",
     "Timeout",
     "rules_of",
+    "with_limits",
 ]
 
 COMMON_ERROR_TRIALS = 20
@@ -113,6 +114,17 @@ def rules_of(limits: Limits) -> list[StopRule]:
     if limits.max_consecutive_failed_trials is not None:
         return [*rules, FailuresInARow(limits.max_consecutive_failed_trials)]
     return [*rules, ConsecutiveFailures(limits.max_consecutive_failures), CommonError()]
+
+
+def with_limits(rules: Sequence[StopRule], limits: Limits) -> list[StopRule]:
+    """Return `rules` with the time and the target of `limits` in place of their own. Rules that count stay as they are.
+
+    Args:
+        rules: those of a running search.
+        limits: its new limits.
+    """
+    changed = [rule for rule in rules_of(limits) if isinstance(rule, (Timeout, Target))]
+    return [*changed, *(rule for rule in rules if not isinstance(rule, (Timeout, Target)))]
 
 
 class Timeout:

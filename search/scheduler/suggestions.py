@@ -83,13 +83,19 @@ def _error_of_use(number: int, trial: Trial | None, study: Study) -> str | None:
 
 
 def segment_request(
-    suggestion: Suggestion, study: Study, executions: int, initial_values: Mapping[str, Value]
+    suggestion: Suggestion,
+    study: Study,
+    executions: int,
+    initial_values: Mapping[str, Value],
+    *,
+    extra: bool = False,
 ) -> SegmentRequested:
     """Return the record of a suggestion that can be carried out. A new trial gets its number and its training seed.
 
     Args:
         executions: trainings of each trial.
         initial_values: those of a new trial.
+        extra: the trial is none of the back end's.
     """
     number = len(study.trials) if suggestion.trial is None else suggestion.trial
     parent = None if suggestion.parent is None else study.trials[suggestion.parent]
@@ -106,6 +112,7 @@ def segment_request(
         parent=suggestion.parent,
         values={} if parent is None else {**parent.params, **suggestion.values},
         attributes=suggestion.attributes,
+        extra=extra,
     )
 
 

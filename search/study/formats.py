@@ -120,7 +120,15 @@ def _from_6(data: Json) -> Json:
     return {"peak_device_memory": None, **data} if data["kind"] == "segment_ended" else data
 
 
-UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1, _from_2, _from_3, _from_4, _from_5, _from_6)
+def _from_7(data: Json) -> Json:
+    """Upgrade to format 8: trials that are none of the back end's.
+
+    New kinds: `configuration_added`, `trial_stop_requested`, `search_paused`, `search_continued`, `limits_changed`.
+    """
+    return {"extra": False, **data} if data["kind"] == "segment_requested" else data
+
+
+UPGRADES: tuple[Callable[[Json], Json], ...] = (_from_1, _from_2, _from_3, _from_4, _from_5, _from_6, _from_7)
 """`UPGRADES[n - 1]` turns a record of format n into one of format n + 1, both as JSON objects."""
 
 

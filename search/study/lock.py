@@ -25,7 +25,7 @@ import psutil
 from search.errors import JournalError
 from search.study.slurm import SlurmJob
 
-__all__ = ["Lock", "is_held"]
+__all__ = ["Lock", "holder_elsewhere", "is_held"]
 
 _WAITS = (0.05, 0.1, 0.15)
 """Seconds between attempts. `is_held` takes the lock for a moment; a process that holds it longer runs the study."""
@@ -142,6 +142,15 @@ def is_held(path: Path) -> bool:
         except OSError as error:
             return _holds(_read(path)) if _is_unsupported(error) else True
     return False
+
+
+def holder_elsewhere(path: Path) -> str | None:
+    """Return the process of another machine that the lock's file names, in words; None if it names none.
+
+    That process may be dead: only its own machine could tell.
+    """
+    holder = _read(path)
+    return None if holder is None or holder.is_here else str(holder)
 
 
 def _locked(file: IO[str]) -> bool:

@@ -10,6 +10,7 @@ runs/
     ├── search.log                 the output of the driver and the zygote
     ├── model.keras                the winner, written at the end
     ├── tensorboard/               TensorBoard's log, if the user asked for it; can be made again
+    ├── requests/                  requests to the running search, and replies; see `search.study.request_files`
     ├── data/                      large arrays, while a search runs, for its workers to share
     ├── space/                     the space file and the local modules it imports, as searched
     └── trials/<number>/
@@ -104,6 +105,10 @@ class StudyPaths:
     @property
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard"
+
+    @property
+    def requests(self) -> Path:
+        return self.folder / "requests"
 
     @property
     def data(self) -> Path:

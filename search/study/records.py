@@ -14,7 +14,7 @@ from typing import Any, Literal
 from search.space.domain import Parameter, Value
 from search.study.trial import EndState, Objective, State
 
-FORMAT = 7
+FORMAT = 8
 """The format of the lines that are written. Each line names its own format; see `search.study.formats`."""
 
 Outcome = Literal[
@@ -161,6 +161,8 @@ class SegmentRequested:
         parent: the trial with whose state after `from_epoch` a new trial begins, or None.
         values: the values of a trial with a parent, by name. Further ones are drawn.
         attributes: data that the back end needs back after a restart; of this suggestion only.
+        extra: the trial is none of the back end's: the user added it when the back end would begin no more. The back
+            end learns from it when it has ended.
     """
 
     trial: int
@@ -175,6 +177,7 @@ class SegmentRequested:
     parent: int | None = None
     values: Mapping[str, Value] = field(default_factory=dict)
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    extra: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +375,53 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigurationAdded:
+    """The user added a configuration to the running search. A new trial has it as its initial configuration.
+
+    Attributes:
+        request: the id of the user's request; see `search.study.requests`. So it is in each of the records below.
+        values: the values to be tried, by name. The other values are drawn.
+    """
+
+    request: str
+    values: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStopRequested:
+    """The user says that `trial` has given its best. It ends as if a callback of its own had ended its training."""
+
+    request: str
+    trial: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPaused:
+    """The user paused the search: running epochs end, no work begins, and no time counts."""
+
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchContinued:
+    """The user let a paused search go on."""
+
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsChanged:
+    """The user changed limits of the running search.
+
+    Attributes:
+        options: the new values of the options that were changed, by name.
+    """
+
+    request: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class SearchEnded:
     """A process ended the search in order.
 
@@ -408,5 +458,10 @@ Record = (
     | TrialEnded
     | Tested
     | Exported
+    | ConfigurationAdded
+    | TrialStopRequested
+    | SearchPaused
+    | SearchContinued
+    | LimitsChanged
     | SearchEnded
 )

@@ -10,9 +10,10 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from search.errors import JournalError
-from search.space.domain import Parameter
+from search.space.domain import Parameter, Value
 from search.study import journal
 from search.study.history import Begun, Best, History
 from search.study.records import (
@@ -20,16 +21,20 @@ from search.study.records import (
     Built,
     CheckpointDropped,
     Checkpointed,
+    ConfigurationAdded,
     DataLoaded,
     EpochDone,
     Exported,
     Header,
     Judged,
+    LimitsChanged,
     Outcome,
     ParameterSet,
     Record,
     ResultTold,
+    SearchContinued,
     SearchEnded,
+    SearchPaused,
     SearchStarted,
     SegmentEnded,
     SegmentRequested,
@@ -39,6 +44,7 @@ from search.study.records import (
     TimedOut,
     TrialEnded,
     TrialImported,
+    TrialStopRequested,
 )
 from search.study.transitions import Event, next_status
 from search.study.trial import Objective, Parent, derive_seed
@@ -55,7 +61,10 @@ class Study:
         trials: by number.
         data: the fingerprints of the data that the study began with, by `DataLoaded.key`.
         imported: trials of other studies, by (uid, number) there; only back ends see them, to learn from them.
+        added: the configurations that the user added to a running search, in order; see `search.scheduler.initial`.
         start, end: the last process's; `end` is None while that process runs, or if it was killed.
+        changed_limits: the options that the user changed while that process ran, by name.
+        paused: the user paused the search, and has not let it go on.
         epochs: epochs over all executions, each counted once.
         trained: epochs actually trained, those that were trained again included.
         best: the best trial that did not fail, or None.
@@ -72,8 +81,11 @@ class Study:
         self.trials: dict[int, Trial] = {}
         self.data: dict[str, Mapping[str, Mapping[str, str]]] = {}
         self.imported: dict[tuple[str, int], Trial] = {}
+        self.added: list[Mapping[str, Value]] = []
         self.start: SearchStarted | None = None
         self.end: SearchEnded | None = None
+        self.changed_limits: dict[str, Any] = {}
+        self.paused = False
         self.epochs = 0
         self.trained = 0
         self.best: Trial | None = None
@@ -82,6 +94,8 @@ class Study:
         self._seconds_before = 0.0
         self._started_at: float | None = None
         self._last_at = 0.0
+        self._paused_before = 0.0
+        self._paused_at: float | None = None
 
     # Reading --------------------------------------------------------------------------------------------------------
 
@@ -106,6 +120,11 @@ class Study:
         return (self.start.versions if self.start is not None else {}) or self._header.versions
 
     @property
+    def options(self) -> Mapping[str, Any]:
+        """The options of the last process by name, with the limits that were changed since; empty before the first."""
+        return {**(self.start.options if self.start is not None else {}), **self.changed_limits}
+
+    @property
     def phase(self) -> int:
         """The number of the current back end phase, -1 before the first."""
         return len(self.phases) - 1
@@ -122,10 +141,17 @@ class Study:
         return None if any(trial.black_box for trial in self.trials.values()) else self.epochs
 
     def seconds(self, now: float | None = None) -> float:
-        """Return the seconds that the search ran over all its processes, up to `now` or else to the last record."""
+        """Return the seconds that the search ran over all its processes, up to `now` or else to the last record.
+
+        The time in which it was paused is not counted.
+        """
         if self._started_at is None:
             return self._seconds_before
         return self._seconds_before + max(0.0, (self._last_at if now is None else now) - self._started_at)
+
+    def paused_seconds(self, now: float) -> float:
+        """Return the seconds in which the search was paused up to `now`."""
+        return self._paused_before + (0.0 if self._paused_at is None else max(0.0, now - self._paused_at))
 
     def training_seed(self, trial: int, execution: int) -> int:
         """Return the training seed of an execution of a trial."""
@@ -214,8 +240,8 @@ class Study:
                 self.imported[record.source, record.number] = self._imported(record)
             case SearchStarted():
                 # A killed process ran until its last record.
-                self._seconds_before, self._started_at = self.seconds(previous), time
-                self.start, self.end = record, None
+                self._seconds_before, self._started_at = self.seconds(previous), None if self.paused else time
+                self.start, self.end, self.changed_limits = record, None, {}
                 self.history.starts.append(self._seconds_before)
                 for trial in self.trials.values():
                     if trial.resources.slot is not None:
@@ -224,6 +250,24 @@ class Study:
             case SearchEnded():
                 self.end = record
                 self._seconds_before, self._started_at = self.seconds(), None
+            case _:
+                self._apply_steering(record, time)
+
+    def _apply_steering(self, record: Record, time: float) -> None:
+        """Apply a record of the user's steering; ignore any other."""
+        match record:
+            case ConfigurationAdded():
+                self.added.append(record.values)
+            case TrialStopRequested():
+                self.trials[record.trial].progress.stop_requested = True
+            case SearchPaused():
+                self.paused, self._paused_at = True, time
+                self._seconds_before, self._started_at = self.seconds(), None
+            case SearchContinued():
+                self._paused_before, self._paused_at = self.paused_seconds(time), None
+                self.paused, self._started_at = False, time
+            case LimitsChanged():
+                self.changed_limits |= record.options
 
     def _move(self, number: int, event: Event) -> Trial:
         """Move a trial to its status after `event`, and return the trial. JournalError if that cannot happen."""
@@ -251,7 +295,7 @@ class Study:
         trial = self.trials.get(record.trial)
         if trial is None:
             trial = self.trials[record.trial] = Trial(record.trial, record.seed, self.phase, began_at=time)
-            trial.values.initial = record.initial_values
+            trial.values.initial, trial.extra = record.initial_values, record.extra
             if record.parent is not None:
                 epochs = tuple(execution.epochs for execution in self.trials[record.parent].executions)
                 trial.parent = Parent(record.parent, epochs, record.values)

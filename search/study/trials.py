@@ -44,6 +44,11 @@ class Execution:
         return cls(checkpoint=epoch, begins_after=epoch)
 
     @property
+    def is_kept(self) -> bool:
+        """True if nothing is to be trained again for the sake of its best value."""
+        return self.dropped or self.objective is None or self.checkpoint >= self.epochs
+
+    @property
     def epochs(self) -> int:
         """Epochs trained so far, each counted once; those of a parent count, too."""
         return self.curve[-1].epoch if self.curve else self.begins_after
@@ -100,6 +105,7 @@ class Progress:
         executions: the executions begun so far.
         segments: segments started so far.
         trained: epochs actually trained, over all executions, those that were trained again included.
+        stop_requested: the user says that the trial has given its best.
     """
 
     from_epoch: int = 0
@@ -112,6 +118,7 @@ class Progress:
     executions: list[Execution] = field(default_factory=lambda: [Execution()])
     segments: int = 0
     trained: int = 0
+    stop_requested: bool = False
 
 
 @dataclass(slots=True)
@@ -173,6 +180,7 @@ class Trial:
         number, seed: its number, from 0, and the training seed of its first execution.
         phase: the number of the back end phase that asked for the trial.
         parent: the trial with whose state this one began, or None.
+        extra: the trial is none of its back end's; see `SegmentRequested`.
         began_at: the time at which it was first asked for.
         status: see `search.study.transitions`.
         model: the record of the last time that the model was built; None before the first.
@@ -186,6 +194,7 @@ class Trial:
     began_at: float | None = None
     status: Status = "requested"
     model: Built | None = None
+    extra: bool = False
     values: Values = field(default_factory=Values)
     progress: Progress = field(default_factory=Progress)
     best: Best = field(default_factory=Best)
@@ -226,9 +235,16 @@ class Trial:
 
     @property
     def exhausted(self) -> bool:
-        """True if callbacks of the user's have ended the training of every execution."""
+        """True if there are no more epochs: the user's callbacks have ended every execution, or the user the trial."""
         executions = self.progress.executions
+        if self.stops and self.unfinished is None:
+            return True
         return len(executions) == self.progress.planned and all(execution.exhausted for execution in executions)
+
+    @property
+    def stops(self) -> bool:
+        """True if no new epoch begins: the user wants the trial to stop, and it has a value to keep."""
+        return self.progress.stop_requested and bool(self.scores)
 
     @property
     def error(self) -> str | None:
@@ -305,11 +321,16 @@ class Trial:
     @property
     def unfinished(self) -> int | None:
         """The execution to train next to fulfil the last suggestion; None if the suggestion is fulfilled."""
-        executions = self.progress.executions
+        executions, stops = self.progress.executions, self.stops
         for number, execution in enumerate(executions):
-            if not execution.exhausted and execution.checkpoint < self.progress.to_epoch:
+            fulfilled = execution.checkpoint >= self.progress.to_epoch or (stops and execution.is_kept)
+            if not execution.exhausted and not fulfilled:
                 return number
-        return len(executions) if len(executions) < self.progress.planned else None
+        return len(executions) if len(executions) < self.progress.planned and not stops else None
+
+    def last_epoch(self, execution: int) -> int:
+        """Return the epoch up to which `execution` is to be trained: no new one if the trial stops."""
+        return self.executions[execution].epochs if self.stops else self.progress.to_epoch
 
     def execution(self, number: int) -> Execution:
         """Return execution `number`; it begins here if it is new."""

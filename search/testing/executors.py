@@ -92,6 +92,24 @@ class MessageContract(Segments):
         assert first.curve + second.curve == whole.curve
         assert len(whole.curve) == 5
 
+    def test_an_idle_worker_may_be_ended_and_its_trial_continues(
+        self, executor: Executor, segment: Callable[..., Segment]
+    ) -> None:
+        """An executor without `retire` keeps its workers."""
+        retire = getattr(executor, "retire", lambda slot: None)
+
+        def interrupt(message: EpochDone) -> Verdict | Interrupt:
+            return Interrupt() if message.epoch == 2 else Verdict(False)
+
+        retire(0)
+        first = Conversation(executor, react=interrupt).run(segment(trial=1, to_epoch=4, judged=True))
+        assert first.end.epoch == 2
+        for _ in range(2):
+            retire(0)
+        second = Conversation(executor).run(segment(trial=1, to_epoch=4, from_epoch=2))
+        assert second.end.outcome == "reached"
+        assert len(second.curve) == 2
+
     def test_an_interrupt_ends_a_long_segment(self, executor: Executor, segment: Callable[..., Segment]) -> None:
         conversation = Conversation(executor, react=lambda message: Interrupt() if message.epoch == 1 else None)
         conversation.run(segment(to_epoch=100_000))

@@ -12,6 +12,14 @@ from search.plugins.loading import FOLLOWERS
 from search.scheduler.limits import Limits
 from search.study.journal import Entry
 from search.study.record_json import encode
+from search.study.requests import (
+    Action,
+    AddConfigurations,
+    ChangeLimits,
+    ContinueSearch,
+    PauseSearch,
+    StopTrial,
+)
 from search.testing.backends import ROUGH, RandomSearch
 from search.testing.simulation import Simulation
 from search.tracking.followers import Follower, FollowerSetup
@@ -21,9 +29,23 @@ __all__ = ["FollowerContract"]
 
 @cache
 def _entries() -> tuple[Entry, ...]:
-    """Return the journal of a search in which trials fail, processes are lost, and which is resumed once."""
-    limits = Limits(max_trials=8, max_consecutive_failures=1000)
-    search = Simulation(ROUGH, lambda _: RandomSearch(), limits=limits, slots=2).run()
+    """Return the journal of a search in which trials fail, and that is steered and resumed once."""
+    limits = Limits(max_trials=6, max_consecutive_failures=1000)
+    search = Simulation(ROUGH, lambda _: RandomSearch(), limits=limits, slots=2)
+    actions: list[Action] = [
+        StopTrial(0),
+        PauseSearch(),
+        ContinueSearch(),
+        ChangeLimits({"max_trials": 8}),
+        PauseSearch(),
+    ]
+    actions += [AddConfigurations(({ROUGH.parameters()[0].name: ROUGH.parameters()[0].default},)), ContinueSearch()]
+
+    def steer() -> None:
+        if actions and search.study.epochs > 5:
+            search.steer(actions.pop(0))
+
+    search.run(before_message=steer)
     return tuple(search.resume(len(search.entries) // 2).run().entries)
 
 

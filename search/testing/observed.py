@@ -109,6 +109,7 @@ class ObservedExecutor(SimulatedExecutor):
         saved: returns the epoch up to which an execution of a trial is in checkpoints, as journaled.
         blameless: the trials whose processes were lost through no fault of theirs, and whose segments' ends are not
             journaled yet.
+        retired: the slots whose workers were ended while nothing ran there, in order.
     """
 
     observe: Callable[[], None]
@@ -120,6 +121,7 @@ class ObservedExecutor(SimulatedExecutor):
         self._on_disk: dict[int, bool] = {}
         self._sender: int | None = None
         self.blameless: set[int] = set()
+        self.retired: list[int] = []
 
     @property
     def segments(self) -> list[Segment]:
@@ -135,6 +137,11 @@ class ObservedExecutor(SimulatedExecutor):
             self._on_disk[work.trial] = epoch >= self.saved(work.trial, work.execution)
         super().start(slot, work)
         self._work[slot] = work
+
+    def retire(self, slot: int) -> None:
+        """Note that the worker of a slot is ended."""
+        assert slot not in self._workers, f"the worker of slot {slot} is ended while it works"
+        self.retired.append(slot)
 
     def epoch_begins(self, segment: Segment, epoch: int) -> None:
         if self._on_disk[segment.trial]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from search.backends.base import BackEnd
 from search.driver.computations import VirtualComputations
+from search.driver.inbox import Steering
 from search.driver.loop import Driver
 from search.executors.scenario import Ancestors, Hp, Params, Run, Scenario
 from search.executors.simulated import Disk, SimulatedCheckpoint, SimulatedExecutor
@@ -41,6 +42,8 @@ from search.study.records import (
     TrialEnded,
     TrialImported,
 )
+from search.study.request_files import Received
+from search.study.requests import STEERED_LIMITS, Action, Reply, Request
 from search.study.study import Study
 from search.study.trial import Objective
 from search.study.trials import Trial
@@ -55,6 +58,33 @@ PATHS = StudyPaths.of("nowhere", "simulated")
 """The paths of a study without files."""
 
 # The search -----------------------------------------------------------------------------------------------------------
+
+
+class _Requests:
+    """An inbox without files.
+
+    Attributes:
+        waiting: the requests that have come in.
+        replies: by request, the driver's reply.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[Request] = []
+        self.replies: dict[str, Reply] = {}
+
+    def open(self) -> None:
+        pass
+
+    def take(self) -> list[Received]:
+        taken, self.waiting = [Received(request.id, request) for request in self.waiting], []
+        return taken
+
+    def reply(self, id: str, reply: Reply) -> None:
+        self.replies[id] = reply
+
+    def close(self, reply: Reply) -> None:
+        for received in self.take():
+            self.reply(received.id, reply)
 
 
 class _Killed(Exception):
@@ -194,6 +224,7 @@ class Simulation:
         self.executor = ObservedExecutor(self.scenario, slots, began=began, disk=on_disk, order=order, cluster=cluster)
         self.executor.observe = self._observe
         self.executor.saved = lambda trial, number: self.study.trials[trial].execution(number).checkpoint
+        self._requests = _Requests()
         self._driver = Driver(
             self.controller,
             _MemoryJournal(self.entries),
@@ -205,6 +236,7 @@ class Simulation:
             view=_NoView(),
             checkpoints=self.executor,
             computations=VirtualComputations(self.executor, computing),
+            steering=Steering(self._requests, Options(), lambda opts: _limits_of(limits, opts), frees_memory=True),
             now=self.executor.now,
         )
         self._until: Callable[[Record], bool] | None = None
@@ -242,6 +274,18 @@ class Simulation:
     def stop(self) -> None:
         """Ask for a stop as the user would; it comes with the next message."""
         self._driver.stop()
+
+    def steer(self, action: Action) -> str:
+        """Send a request as the user would; it comes after the next message. Return its id, a key of `replies`."""
+        number = len(self._requests.waiting) + len(self._requests.replies)
+        request = Request(f"{len(self.entries)}-{number}", "0", action)
+        self._requests.waiting.append(request)
+        return request.id
+
+    @property
+    def replies(self) -> Mapping[str, Reply]:
+        """The replies to the requests of `steer`, by id."""
+        return self._requests.replies
 
     def kill(self) -> None:
         """End the search's process before the next message."""
@@ -300,9 +344,10 @@ class Simulation:
         self._before_message()
         if self._killed:
             raise _Killed
-        assert not self.executor.silent, "every worker waits, and no message is on its way"
+        waits = self.study.paused or self._requests.waiting
+        assert waits or not self.executor.silent, "every worker waits, and no message is on its way"
         before, self._progress = self._progress, (len(self.study.trials), self.study.epochs)
-        self._idle = self._idle + 1 if before == self._progress else 0
+        self._idle = self._idle + 1 if before == self._progress and not self.study.paused else 0
         assert self._idle < MAX_IDLE_MESSAGES, "the search goes on without a new trial or epoch"
         if self._messages == self._stop_after:
             self.stop()
@@ -417,3 +462,9 @@ class Simulation:
         parent = self.study.trials[trial.parent.trial]
         before = self._ancestors(parent, trial.parent.execution(execution))
         return (*before, (trial.parent.epoch(execution), dict(parent.params)))
+
+
+def _limits_of(limits: Limits, options: Options) -> Limits:
+    """Return `limits` with those of `options` that were given."""
+    given = {name: value for name in STEERED_LIMITS if (value := getattr(options, name)) is not None}
+    return replace(limits, **given)

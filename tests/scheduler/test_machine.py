@@ -50,18 +50,31 @@ from search.study.records import (
     CheckpointDropped,
     Checkpointed,
     Computed,
+    ConfigurationAdded,
     EpochDone,
     Header,
     Judged,
+    LimitsChanged,
     ParameterSet,
     Record,
     ResultTold,
+    SearchContinued,
     SearchEnded,
+    SearchPaused,
     SearchStarted,
     SegmentEnded,
     SegmentRequested,
     SegmentStarted,
     TrialEnded,
+    TrialStopRequested,
+)
+from search.study.requests import (
+    Action,
+    AddConfigurations,
+    ChangeLimits,
+    ContinueSearch,
+    PauseSearch,
+    StopTrial,
 )
 from search.study.study import Study, fold
 from search.study.trial import Objective, derive_seed
@@ -203,6 +216,7 @@ class LedgerTrial:
     curves: list[list[float]] = field(default_factory=lambda: [[]])
     saved: dict[int, int] = field(default_factory=dict)
     exhausted: set[int] = field(default_factory=set)
+    dropped: set[int] = field(default_factory=set)
     built: bool = False
     failed: bool = False
     stopped: bool = False
@@ -212,6 +226,8 @@ class LedgerTrial:
     raising: bool = False
     refused: bool = False
     ended: str | None = None
+    told_to_stop: bool = False
+    extra: bool = False
 
     def best(self, objective: Objective) -> list[float]:
         """Return the best value of each execution that has one."""
@@ -225,12 +241,21 @@ class LedgerTrial:
 
     @property
     def is_exhausted(self) -> bool:
-        return self.exhausted == set(range(self.executions))
+        return self.exhausted == set(range(self.executions)) or self.is_stopped
+
+    @property
+    def is_stopped(self) -> bool:
+        """True if the user told the trial to stop, it has a value, and no epoch of its is lost."""
+        finite = [n for n, curve in enumerate(self.curves) if any(map(math.isfinite, curve))]
+        kept = (n in self.exhausted or n in self.dropped or self.saved.get(n, 0) >= len(self.curves[n]) for n in finite)
+        return self.told_to_stop and bool(finite) and all(kept)
 
     @property
     def fulfilled(self) -> bool:
         """True if each execution has reached the epoch that was asked for, or was stopped by its callback."""
-        return all(n in self.exhausted or self.saved.get(n, 0) >= self.to_epoch for n in range(self.executions))
+        return self.is_stopped or all(
+            n in self.exhausted or self.saved.get(n, 0) >= self.to_epoch for n in range(self.executions)
+        )
 
 
 @dataclass
@@ -276,6 +301,8 @@ class Ledger:
         self._began_at: float | None = None
         self._last = 0.0
         self._initial: list[str] = []
+        self._added: list[str] = []
+        self.paused = False
 
     def apply(self, record: Record, time: float) -> None:
         """Take in the next record, and assert that it may follow the records before."""
@@ -292,7 +319,7 @@ class Ledger:
             case SearchStarted():
                 if self._began_at is not None:
                     self._before += previous - self._began_at
-                self._began_at, self.ended = time, None
+                self._began_at, self.ended = None if self.paused else time, None
                 options = dict(record.options)
                 del options["slots"]
                 self.limits = Limits(**options)
@@ -326,6 +353,7 @@ class Ledger:
                     "a checkpoint of an epoch that was not journaled"
                 )
                 trial.saved[record.execution] = record.epoch
+                trial.dropped.discard(record.execution)
                 trial.exhausted |= {record.execution} if record.stopped_by_callback else set()
             case CheckpointDropped():
                 trial = self.trials[record.trial]
@@ -333,6 +361,7 @@ class Ledger:
                 assert not trial.open, "the checkpoint of an open trial was dropped"
                 assert trial.ended is None
                 trial.saved.clear()
+                trial.dropped |= set(range(len(trial.curves)))
             case SegmentEnded():
                 self._segment_ended(record)
             case ResultTold():
@@ -341,6 +370,28 @@ class Ledger:
                 self._trial_ended(record)
             case SearchEnded():
                 self._search_ended(record, time)
+            case _:
+                self._steered(record, time)
+
+    def _steered(self, record: Record, time: float) -> None:
+        match record:
+            case ConfigurationAdded():
+                self._added.append(repr(record.values))
+            case TrialStopRequested():
+                trial = self.trials[record.trial]
+                assert trial.ended is None
+                assert not trial.told_to_stop
+                trial.told_to_stop = True
+            case SearchPaused():
+                assert not self.paused
+                assert self._began_at is not None
+                self._before, self._began_at = self._before + time - self._began_at, None
+                self.paused = True
+            case SearchContinued():
+                assert self.paused
+                self._began_at, self.paused = time, False
+            case LimitsChanged():
+                self.limits = replace(self.limits, **record.options)
 
     def _backend_changed(self, record: BackendChanged) -> None:
         assert record.backend != self._backend, "a phase began without a change"
@@ -361,12 +412,14 @@ class Ledger:
         if trial is None:
             assert record.trial == len(self.trials), "a number was skipped"
             assert record.from_epoch == 0
-            assert not enough, "more trials than max_trials"
+            added = repr(record.initial_values) in self._added
+            assert added or not enough, "more trials than max_trials"
+            assert added or not record.extra, "an extra trial that nobody asked for"
             assert record.seed == derive_seed(self._seed, "train", record.trial, 0)
             if record.initial_values:
                 assert repr(record.initial_values) not in self._initial, "an initial configuration was tried twice"
                 self._initial.append(repr(record.initial_values))
-            trial = self.trials[record.trial] = LedgerTrial(record.trial, self._phase)
+            trial = self.trials[record.trial] = LedgerTrial(record.trial, self._phase, extra=record.extra)
         else:
             assert not trial.open, "a trial is asked for while it is open"
             assert trial.slot is None
@@ -376,7 +429,7 @@ class Ledger:
             assert trial.phase == self._phase, "a trial of an earlier back end goes on"
             assert record.from_epoch == trial.to_epoch < record.to_epoch
         place = None
-        if self._plan is not None:
+        if self._plan is not None and not record.extra:
             assert record.bracket is not None
             assert record.rung is not None
             place = (record.bracket, record.rung)
@@ -454,7 +507,10 @@ class Ledger:
         curve = trial.curves[record.execution] if record.execution < len(trial.curves) else []
         assert record.from_epoch == len(curve)
         assert record.to_epoch <= trial.to_epoch
+        assert not self.paused, "a start while the search is paused"
         assert self._began_at is not None
+        if trial.told_to_stop and trial.best(self.objective):
+            assert record.to_epoch == len(curve), "a trial that was told to stop has a new epoch"
         if self.limits.timeout is not None:
             assert self._before + time - self._began_at < self.limits.timeout, "a start after the time is up"
         if self.limits.target is not None:
@@ -512,7 +568,9 @@ class Ledger:
         assert trial.ended is None
         score = trial.score(self.objective)
         done = trial.stopped or trial.is_exhausted or trial.fulfilled
-        if trial.failed or (trial.raising and (done or trial.raised > self.limits.max_retries_per_trial)):
+        told = trial.told_to_stop and trial.best(self.objective)
+        retried = trial.raised <= self.limits.max_retries_per_trial
+        if trial.failed or (trial.raising and ((done and not told) or not retried)):
             expected = "failed"
         elif trial.refused:
             expected = "infeasible"
@@ -563,8 +621,9 @@ class Ledger:
 
     def _search_ended(self, record: SearchEnded, time: float) -> None:
         self.ended = record
-        assert self._began_at is not None
-        self._before, self._began_at = self._before + time - self._began_at, None
+        if not self.paused:
+            assert self._began_at is not None
+            self._before, self._began_at = self._before + time - self._began_at, None
         assert not self.slots, "a segment runs at the end"
         if record.reason == "stopped by the user":
             assert (record.exit_code, record.complete) == (130, False)
@@ -683,6 +742,25 @@ node_events = st.one_of(
     st.builds(NodeDrains, st.just(0.0), nodes, ticks, ticks),
     st.builds(NodeJoins, st.just(0.0), st.integers(1, 2)),
     st.builds(NodeSlows, st.just(0.0), nodes, st.just(3.0), ticks),
+)
+
+
+actions: st.SearchStrategy[Action] = st.one_of(
+    st.builds(
+        lambda values: AddConfigurations((values,)),
+        st.sampled_from([{"x": 0.75}, {"x": 0.125, "kind": "deep"}, {"kind": "deep", "layers": 1}, {"units": 2}])
+        | st.builds(lambda number: {"x": number / 1024}, st.integers(0, 1024)),
+    ),
+    st.builds(StopTrial, st.integers(0, 6)),
+    st.just(PauseSearch()),
+    st.just(ContinueSearch()),
+    st.builds(
+        ChangeLimits,
+        st.fixed_dictionaries({"max_trials": st.integers(1, 25)})
+        | st.fixed_dictionaries({"max_total_epochs": st.integers(1, 80)})
+        | st.fixed_dictionaries({"timeout": st.integers(1, 40).map(float)})
+        | st.fixed_dictionaries({"target": st.integers(1, 12).map(lambda tenths: tenths / 10)}),
+    ),
 )
 
 
@@ -830,6 +908,21 @@ class Search(RuleBasedStateMachine):
         with self.watched():
             self.start()
 
+    @precondition(lambda self: self.process is not None)
+    @rule(action=actions, messages=st.integers(0, 40))
+    def steer(self, action: Action, messages: int) -> None:
+        """Send a request as the user would, and receive that many messages."""
+        assert self.process is not None
+        search = self.process.search
+        if isinstance(action, StopTrial):
+            action = StopTrial(len(self.ledger.trials) - action.trial)
+        with self.watched():
+            request = search.steer(action)
+            self.go_on(messages + 1)
+            reply = search.replies.get(request)
+            if isinstance(action, ChangeLimits) and reply is not None and reply.accepted:
+                self.arguments["limits"] = replace(self.arguments["limits"], **action.options)
+
     @rule()
     def replay(self) -> None:
         """Compare the live state with the journal's."""
@@ -944,7 +1037,7 @@ class Search(RuleBasedStateMachine):
         controller = Controller(
             again,
             remake,
-            arguments["limits"],
+            search.controller.limits,  # the user may have changed them
             arguments["slots"],
             search.controller.max_epochs,
             arguments["try_first"],
@@ -983,6 +1076,7 @@ class Search(RuleBasedStateMachine):
         )
         self.start()
         if self.process is not None:
+            self.process.search.steer(ContinueSearch())
             self.go_on(forever)
         end = self.ledger.ended
         assert end is not None

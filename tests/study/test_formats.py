@@ -88,6 +88,11 @@ def test_segments_of_format_6_lack_the_peak_of_their_memory() -> None:
     assert [record.peak_device_memory for record in found if isinstance(record, SegmentEnded)] == [None] * 4
 
 
+def test_trials_of_format_7_are_their_back_ends() -> None:
+    found = [entry.record for entry in read(FORMATS / "7" / "older" / "journal.jsonl")]
+    assert [record.extra for record in found if isinstance(record, SegmentRequested)] == [False] * 4
+
+
 def test_fields_that_format_1_lacks_have_their_defaults() -> None:
     records = [entry.record for entry in read(FORMATS / "1" / "older" / "journal.jsonl")]
     assert [record.executions for record in records if isinstance(record, SegmentRequested)] == [1, 1, 1, 1]

@@ -69,6 +69,12 @@ EVERY_KIND: list[records.Record] = [
     records.Exported(
         3, 0, 1, {"inputs": [{"name": None, "dtype": "float32", "shape": [-1, 4]}]}, ("keras==3.15.1",), "others"
     ),
+    records.SegmentRequested(5, 0, 9, None, None, False, 5, initial_values={"x": 1}, extra=True),
+    records.ConfigurationAdded("1-a", {"x": 0.1, "y": True, "z": None}),
+    records.TrialStopRequested("1-b", 3),
+    records.SearchPaused("1-c"),
+    records.SearchContinued("1-d"),
+    records.LimitsChanged("1-e", {"timeout": 1.5, "max_trials": 3}),
     records.SearchEnded("done", complete=True, exit_code=0),
     records.TimedOut(3, "it ran for longer than --trial-timeout 60s"),
 ]

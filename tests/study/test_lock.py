@@ -12,7 +12,7 @@ import pytest
 
 from search.errors import JournalError
 from search.study import lock as locks
-from search.study.lock import Lock, is_held
+from search.study.lock import Lock, holder_elsewhere, is_held
 
 HOLD = """
 import sys
@@ -83,6 +83,15 @@ def test_the_lock_of_another_machine_is_taken_over_only_if_the_user_says_so(tmp_
     assert json.loads(path.read_text())["host"] == os.uname().nodename
     lock.release()
     Lock(path).release()
+
+
+def test_a_holder_on_another_machine_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert holder_elsewhere(path) is None
+    held = Lock(path)
+    assert holder_elsewhere(path) is None
+    held.release()
+    assert holder_elsewhere(words(tmp_path / "lock", host="elsewhere", pid=7)) == "process 7 on elsewhere"
 
 
 def hold(path: Path, before: str = "") -> subprocess.Popen[str]:

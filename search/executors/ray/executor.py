@@ -232,6 +232,12 @@ class RayExecutor(Watch):
         else:
             self._finish(state, Lost(reason))
 
+    def retire(self, slot: int) -> None:
+        """Give the resources of a slot where nothing runs back to Ray. The next work asks for them again."""
+        state = self._slots[slot]
+        if state.ready and state.work is None:
+            self._give_back(state)
+
     def poll(self, handle: Handle, timeout: float) -> None:
         self._begun = True
         self._wait(0 if self._events else timeout)

@@ -19,6 +19,8 @@ run merge: points add up, the last tag and the last status win. So a batch of re
     TrialEnded        objective if the best trial failed    FINISHED or FAILED; search.state, search.error
     Tested            test_… of the best trial              test_…
     Exported          the model: see `winner`               –
+    SearchPaused      search.state: paused                  –
+    SearchContinued   search.state: running                 –
     SearchEnded       FINISHED, or FAILED without a         runs still open: FINISHED, paused
                       result; search.reason
 
@@ -47,7 +49,9 @@ from search.study.records import (
     ParameterSet,
     Record,
     ResultTold,
+    SearchContinued,
     SearchEnded,
+    SearchPaused,
     SearchStarted,
     SegmentEnded,
     SegmentRequested,
@@ -229,7 +233,10 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
             sources = dict.fromkeys(uid for uid, _ in study.imported)
             yield PARENT, Change(tags={"search.warm_start": _shorten(" ".join(sources), _MAX_TAG)})
         case SearchStarted():
-            yield PARENT, Change(status="RUNNING", tags={"search.state": "running"})
+            state = "paused" if study.paused else "running"
+            yield PARENT, Change(status="RUNNING", tags={"search.state": state})
+        case SearchPaused() | SearchContinued():
+            yield PARENT, Change(tags={"search.state": "paused" if study.paused else "running"})
         case SearchEnded():
             state = "completed" if record.complete else "interrupted"
             tags = {

@@ -5,7 +5,15 @@ from __future__ import annotations
 from by_hand import epochs, requested, started, study_start
 
 from search.study.journal import Entry
-from search.study.records import EpochDone, Record, SegmentEnded
+from search.study.records import (
+    ConfigurationAdded,
+    EpochDone,
+    LimitsChanged,
+    Record,
+    SearchContinued,
+    SearchPaused,
+    SegmentEnded,
+)
 from search.tracking.mlflow.layout import Point, Projection
 
 COSTS = ("seconds_per_epoch", "peak_device_memory")
@@ -36,3 +44,16 @@ def test_a_metric_of_the_users_keeps_its_name() -> None:
     own = EpochDone(0, 0, 1, {"seconds_per_epoch": 5.0}, 0.01)
     points = points_of([*study_start(), *requested(0), own, SegmentEnded(0, 0, "reached", 1)])
     assert [point.value for point in points if point.key in COSTS] == [5.0]
+
+
+def test_a_study_says_while_it_is_paused() -> None:
+    projection = Projection()
+    steered = [SearchPaused("1"), *study_start()[-1:], SearchContinued("2")]
+    records = [*study_start(), *steered, ConfigurationAdded("3", {"lr": 0.1}), LimitsChanged("4", {"max_trials": 3})]
+    found = [
+        change.tags["search.state"]
+        for second, record in enumerate(records)
+        for run, change in projection.take(Entry(record, float(second), 0))
+        if run is None and "search.state" in change.tags
+    ]
+    assert found == ["running", "paused", "paused", "running"]
