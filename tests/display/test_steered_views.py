@@ -47,7 +47,7 @@ def test_the_view_follows_limits_that_change_and_its_pace_begins_anew() -> None:
     assert "0/20 trials" in lines[-1]
     assert [str(budget) for budget in budget_progress(builder.study, OPTIONS, builder.now)] == [
         "0/20 trials",
-        "7s of 1h 00m",
+        "7s of 1h",
     ]
     found = last_options(builder.study)
     assert (found.max_trials, found.timeout) == (20, 3600.0)
