@@ -147,8 +147,12 @@ def _memory_column(trials: Sequence[Trial]) -> list[Column]:
     return [Column("memory", [NONE if peak is None else format_memory(peak) for peak in peaks])]
 
 
-def leaderboard(study: Study, count: int) -> RenderableType:
-    """Return a table of the best `count` trials, best first."""
+def leaderboard(study: Study, count: int, *, constants: bool = False) -> RenderableType:
+    """Return a table of the best `count` trials, best first.
+
+    Args:
+        constants: include hyperparameters that have a single value.
+    """
     ranked = study.ranked()
     if not ranked:
         return Text("no trial has an objective")
@@ -161,7 +165,7 @@ def leaderboard(study: Study, count: int) -> RenderableType:
         Column("epochs", [_or_none(trial.known_epochs) for trial in trials]),
         Column("time", [format_seconds(trial.seconds) for trial in trials]),
     ]
-    return _params_grid(study, trials, fixed, ["bold green", *("" for _ in trials[1:])], constants=False)
+    return _params_grid(study, trials, fixed, ["bold green", *("" for _ in trials[1:])], constants=constants)
 
 
 def _or_none(value: int | None) -> str:
