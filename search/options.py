@@ -426,7 +426,7 @@ def python_arguments(names: Mapping[str, str] | None = None) -> Iterator[None]:
 
 _COMMANDS = (
     (re.compile(r"search run --help"), "help(search.run)"),
-    (re.compile(r"search resume(?: [A-Za-z0-9][\w.-]*(?=`|$))?"), "search.run(…, resume=True)"),
+    (re.compile(r"search resume\b(?: [A-Za-z0-9][\w.-]*(?=`|$))?"), "search.run(…, resume=True)"),
     (re.compile(r"search trials ([A-Za-z0-9][\w.-]*)"), r"search.load_study('\1').trials"),
     (re.compile(r"search show ([A-Za-z0-9][\w.-]*) (\d+)"), r"search.load_study('\1').trials[\2]"),
 )
