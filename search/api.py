@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,32 +66,39 @@ def run(
         SearchError: the search was given up, as too many trials failed, and has results for `load_study`.
         KeyboardInterrupt: the search was stopped; it goes on with `resume=True`.
     """
-    notebook = in_notebook()
+    parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks, "fit": fit}
     with python_arguments():
-        parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks, "fit": fit}
-        make_view, say = _outputs(progress, notebook)
-        try:
-            result = launch.run_search(
-                _source(space, data, parts),
-                options,
-                resume=resume,
-                overwrite=overwrite,
-                accept_changes=accept_changes,
-                take_over=take_over,
-                rerun=notebook,
-                make_view=make_view,
-                say=say,
-            )
-        except SearchStopped as error:
-            _say_how_to_go_on(error.paths, notebook, say)
-            raise
-        end = result.end
-        if end.exit_code == 130:
-            _say_how_to_go_on(result.paths, notebook, say)
-        if notebook and progress and result.ran:
-            say(f"ended: {end.reason}")
-        _raise_unless_done(result)
-        return StudyResults(result.paths, result.study)
+        search = functools.partial(
+            launch.run_search,
+            _source(space, data, parts),
+            options,
+            resume=resume,
+            overwrite=overwrite,
+            accept_changes=accept_changes,
+            take_over=take_over,
+        )
+        return _search(search, progress)
+
+
+def _search(search: Callable[..., Result], progress: bool) -> StudyResults:
+    """Search, and tell the user how to go on if the search was stopped.
+
+    Args:
+        search: `run_search`, which lacks its outputs only.
+    """
+    notebook = in_notebook()
+    make_view, say = _outputs(progress, notebook)
+    try:
+        result = search(rerun=notebook, make_view=make_view, say=say)
+    except SearchStopped as error:
+        _say_how_to_go_on(error.paths, notebook, say)
+        raise
+    if result.end.exit_code == 130:
+        _say_how_to_go_on(result.paths, notebook, say)
+    if notebook and progress and result.ran:
+        say(f"ended: {result.end.reason}")
+    _raise_unless_done(result)
+    return StudyResults(result.paths, result.study)
 
 
 def _raise_unless_done(result: Result) -> None:
