@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from search.display.notebook import in_notebook, notebook_view
 from search.display.python_messages import name_arguments, python_arguments
 from search.driver import launch
 from search.driver.loop import View
-from search.driver.prepared import MakeView
+from search.driver.prepared import MakeView, Result, SearchStopped
 from search.driver.source import Source
 from search.errors import UNFINISHED, NoResult, OptionError, SearchError, SpaceError, Unfinished
 from search.options import Options
 from search.results.study_results import StudyResults
 from search.space.file import describe_type
+from search.study.paths import StudyPaths
 from search.study.study import Study
 
 
@@ -36,6 +39,10 @@ def run(
 ) -> StudyResults:
     """Search a space file, or a factory with its data.
 
+    In a notebook, without `resume` and `overwrite`, a cell may run again: the same search goes on with its study, and
+    returns its results at once if the study is complete. If the code, the data, the seed or the objective are others,
+    the search is a new study, `name-2`. Elsewhere a study that exists is refused.
+
     Args:
         space: the path of a space file, a function that takes `hp` and returns a Keras model, or a
             `keras_tuner.HyperModel`.
@@ -46,7 +53,7 @@ def run(
         accept_changes: go on although the space file has changed since the study began.
         take_over: go on although a process on another machine has not ended in order; the caller knows that it is
             dead.
-        progress: show the progress of the search on stderr.
+        progress: show the progress of the search: on stderr, or in the output of a notebook's cell.
         options: options of the command line, with underscores: `backend="optuna"`, `max_epochs=27`, `study="digits"`,
             …; `search.options.Options` lists them with their defaults.
 
@@ -60,28 +67,59 @@ def run(
         SearchError: the search was given up, as too many trials failed, and has results for `load_study`.
         KeyboardInterrupt: the search was stopped; it goes on with `resume=True`.
     """
+    parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks, "fit": fit}
     with python_arguments():
-        parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks, "fit": fit}
-        result = launch.run_search(
+        search = functools.partial(
+            launch.run_search,
             _source(space, data, parts),
             options,
             resume=resume,
             overwrite=overwrite,
             accept_changes=accept_changes,
             take_over=take_over,
-            make_view=_view_maker(progress),
-            say=_say,
         )
-        end = result.end
-        if end.exit_code == 2:
-            raise SpaceError(end.reason)
-        if end.exit_code == 130:
-            raise KeyboardInterrupt(end.reason)
-        if end.exit_code == UNFINISHED:
-            raise Unfinished(f"{end.reason}: go on with resume=True")
-        if end.exit_code == 1:
-            raise NoResult(end.reason) if result.study.best is None else SearchError(end.reason)
-        return StudyResults(result.paths, result.study)
+        return _search(search, progress)
+
+
+def _search(search: Callable[..., Result], progress: bool) -> StudyResults:
+    """Search, and tell the user how to go on if the search was stopped.
+
+    Args:
+        search: `run_search`, which lacks its outputs only.
+    """
+    notebook = in_notebook()
+    make_view, say = _outputs(progress, notebook)
+    try:
+        result = search(rerun=notebook, make_view=make_view, say=say)
+    except SearchStopped as error:
+        _say_how_to_go_on(error.paths, notebook, say)
+        raise
+    if result.end.exit_code == 130:
+        _say_how_to_go_on(result.paths, notebook, say)
+    if notebook and progress and result.ran:
+        say(f"ended: {result.end.reason}")
+    _raise_unless_done(result)
+    return StudyResults(result.paths, result.study)
+
+
+def _raise_unless_done(result: Result) -> None:
+    """Raise the exception for the end of a search, unless it has ended as it should."""
+    end = result.end
+    if end.exit_code == 2:
+        raise SpaceError(end.reason)
+    if end.exit_code == 130:
+        raise KeyboardInterrupt(end.reason)
+    if end.exit_code == UNFINISHED:
+        raise Unfinished(f"{end.reason}: go on with resume=True")
+    if end.exit_code == 1:
+        raise NoResult(end.reason) if result.study.best is None else SearchError(end.reason)
+
+
+def _say_how_to_go_on(paths: StudyPaths, notebook: bool, say: Callable[[str], None]) -> None:
+    name, runs = paths.folder.name, paths.folder.parent
+    elsewhere = "" if runs == Path("runs").absolute() else f", runs={str(runs)!r}"
+    say(f"the results so far: study = search.load_study({name!r}{elsewhere})")
+    say(f"go on with: search.run(…, resume=True){', or run the cell again' if notebook else ''}")
 
 
 def _say(line: str) -> None:
@@ -133,6 +171,14 @@ class _ArgumentsView:
 
     def say(self, line: str) -> None:
         self._view.say(name_arguments(line))
+
+
+def _outputs(progress: bool, notebook: bool) -> tuple[MakeView, Callable[[str], None]]:
+    """Return the maker of the search's view, and the function that prints a line before and after it."""
+    if progress and notebook:
+        view = notebook_view()
+        return view.attach, view.say
+    return _view_maker(progress), _say
 
 
 def _view_maker(progress: bool) -> MakeView:

@@ -297,3 +297,19 @@ def test_an_inner_block_keeps_the_names_of_the_outer_one() -> None:
     with pytest.raises(OptionError) as caught, python_arguments({"study": "project_name"}), python_arguments():
         raise OptionError("give another with --study")
     assert str(caught.value) == "give another with project_name"
+
+
+@pytest.mark.parametrize(
+    ("line", "python"),
+    [
+        ("go on with: search resume digits", "go on with: search.run(…, resume=True)"),
+        ("`search resume digits` goes on", "`search.run(…, resume=True)` goes on"),
+        ("files are missing: search resume brings it", "files are missing: search.run(…, resume=True) brings it"),
+        ("go on with search resume, on another cluster", "go on with search.run(…, resume=True), on another cluster"),
+        ("see search trials a.b-2", "see search.load_study('a.b-2').trials"),
+        ("1 failed: `search show d 12` says why", "1 failed: `search.load_study('d').trials[12]` says why"),
+        ("the search resumes", "the search resumes"),
+    ],
+)
+def test_commands_in_messages_become_calls(line: str, python: str) -> None:
+    assert name_arguments(line) == python

@@ -18,7 +18,7 @@ from search.display.lines import (
     header_line,
     variable_params,
 )
-from search.display.progress import Pace, budget_progress, current_options
+from search.display.progress import BudgetProgress, Pace, budget_progress, current_options
 from search.display.text import NONE, format_objective, format_params, format_value, printable, truncate
 from search.options import Options
 from search.space.domain import Value
@@ -52,16 +52,11 @@ def render_live_area(
         stage: what the search waits for while no trial trains.
     """
     width = size.width - 1  # a full line makes some terminals begin another one
-    header, target = header_line(study), current_options(study, options).target
-    if target is not None:
-        header += f" · target {format_value(target)}"
-    if study.paused:
-        header += f" · paused, search continue {study.name} goes on"
     counts = counts_line(study) + (f" · {printable(stage)} …" if stage else "")
     below = [Text(counts), _bar(study, options, pace, now, width)]
     slots = _slot_lines(study, slot_labels, width, size.height - len(below) - 3)
     best = _best_lines(study, width, size.height - len(below) - len(slots) - 2)
-    lines = [Text(header, "bold"), *slots, *best, *below]
+    lines = [Text(area_header(study, options), "bold"), *slots, *best, *below]
     for line in lines:
         line.no_wrap = True
         line.truncate(max(1, width), overflow="ellipsis")
@@ -78,11 +73,27 @@ def _best_lines(study: Study, width: int, height: int) -> list[Text]:
     return [Text(line, "green") for line in (lines if len(lines) <= height else [best_line(study, width)])]
 
 
-def _bar(study: Study, options: Options, pace: Pace, now: float, width: int) -> Text:
+def area_header(study: Study, options: Options) -> str:
+    """Return the first line: the study, the target if there is one, and a pause."""
+    header, target = header_line(study), current_options(study, options).target
+    if target is not None:
+        header += f" · target {format_value(target)}"
+    if study.paused:
+        header += f" · paused, search continue {study.name} goes on"
+    return header
+
+
+def budget_line(study: Study, options: Options, pace: Pace, now: float) -> tuple[BudgetProgress | None, str]:
+    """Return the budget that will end the search first, if there is one, and its progress and time in words."""
     budget, left = pace.soonest(budget_progress(study, options, now), now)
+    left = None if study.end is not None else left  # a search that has ended takes no more time
     timed = budget is not None and budget.unit == "seconds"
     texts = [format_amount(study, budget), format_time(study, left, now, timed=timed)]
-    text = " · ".join(filter(None, texts))
+    return budget, " · ".join(filter(None, texts))
+
+
+def _bar(study: Study, options: Options, pace: Pace, now: float, width: int) -> Text:
+    budget, text = budget_line(study, options, pace, now)
     length = min(40, width - cell_len(text) - 2)
     if budget is None or length < SMALLEST_BAR:
         return Text(text)
@@ -96,9 +107,25 @@ BELOW = "       "
 HEADINGS = ("slot", "trial", "rung", "epoch", "now", "best", "s/epoch", "hyperparameters")
 TEXT_COLUMNS = ("slot", "rung", "hyperparameters")
 
+SlotRow = tuple[list[str], Mapping[str, Value]]
+"""The cells of a slot's line, and the hyperparameters, which replace the last cell if there are any."""
+
 
 def _slot_lines(study: Study, slot_labels: Sequence[str | None], width: int, height: int) -> list[Text]:
     """Return a heading and a line for each slot, in at most `height` lines."""
+    rows, left_out = slot_rows(study, slot_labels, height)
+    lines = _align_rows(rows, width, height) if rows else []
+    if left_out and height > 0:
+        lines.append(Text(left_out, "dim"))
+    return lines
+
+
+def slot_rows(study: Study, slot_labels: Sequence[str | None], height: int) -> tuple[list[SlotRow], str]:
+    """Return a row for each slot, and a line for those that are left out, "" if there are none.
+
+    Args:
+        height: the most lines, a heading included. Slots at work come first.
+    """
     running = {trial.resources.slot: trial for trial in study.trials.values() if trial.state == "running"}
     slots = [slot for slot, label in enumerate(slot_labels) if label is not None or slot in running]
     left_out = 0
@@ -107,13 +134,16 @@ def _slot_lines(study: Study, slot_labels: Sequence[str | None], width: int, hei
         left_out = len(slots) - max(0, height - 2)
         slots = sorted(slots[: max(0, height - 2)])
     rows = [_slot_cells(study, running.get(slot), slot_labels[slot] or NONE) for slot in slots]
-    lines = _align_rows(rows, width, height) if rows else []
-    if left_out and height > 0:
-        lines.append(Text(f"… and {pluralize(left_out, 'more slot')}, {len(running)} running in all", "dim"))
-    return lines
+    line = f"… and {pluralize(left_out, 'more slot')}, {len(running)} running in all" if left_out else ""
+    return rows, line
 
 
-def _slot_cells(study: Study, trial: Trial | None, label: str) -> tuple[list[str], Mapping[str, Value]]:
+def used_columns(rows: Sequence[SlotRow]) -> list[int]:
+    """Return the indices of the columns that are not empty in all `rows`, and of the last one."""
+    return [i for i in range(len(HEADINGS)) if i == len(HEADINGS) - 1 or any(row[0][i] for row in rows)]
+
+
+def _slot_cells(study: Study, trial: Trial | None, label: str) -> SlotRow:
     """Return the cells of a slot's line, and the hyperparameters, which replace the last cell if there are any."""
     label = truncate(printable(label), 14)
     if trial is None:
@@ -140,12 +170,12 @@ def _format_pace(seconds: float) -> str:
     return f"{seconds:.2g}" if seconds < 0.1 else f"{seconds:.{2 if seconds < 10 else 1 if seconds < 100 else 0}f}"
 
 
-def _align_rows(rows: Sequence[tuple[list[str], Mapping[str, Value]]], width: int, height: int) -> list[Text]:
+def _align_rows(rows: Sequence[SlotRow], width: int, height: int) -> list[Text]:
     """Return a heading and a line for each of `rows`, without the columns that are empty in all rows.
 
     If hyperparameters do not fit, they stand below their rows. If `height` does not suffice for that, they are cut.
     """
-    columns = [i for i in range(len(HEADINGS)) if i == len(HEADINGS) - 1 or any(row[0][i] for row in rows)]
+    columns = used_columns(rows)
     widths = {i: max(cell_len(HEADINGS[i]), *(cell_len(cells[i]) for cells, _ in rows)) for i in columns[:-1]}
     room = max(0, width - sum(wide + 2 for wide in widths.values()))
     below = [wrap_cells(format_params(params), width - len(BELOW)) for _, params in rows]

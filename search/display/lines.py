@@ -45,6 +45,23 @@ def best_line(study: Study, width: int | None = None) -> str:
     return f"{line} · {params}" if params else line
 
 
+def trial_line(trial: Trial, *, params: bool = True) -> str:
+    """Return a trial on one line: `trial 12: completed, 9 epochs, objective 0.9722 at epoch 9, lr=0.003 units=64`.
+
+    Args:
+        params: include the hyperparameters.
+    """
+    parts = [trial.state, "epochs unknown" if trial.known_epochs is None else pluralize(trial.known_epochs, "epoch")]
+    if trial.objective is not None:
+        at = "" if trial.best_epoch is None else f" at epoch {trial.best_epoch}"
+        parts.append(f"objective {format_objective(trial.objective)}{at}")
+    if params and trial.params:
+        parts.append(format_params(trial.params))
+    if trial.error is not None:
+        parts.append(printable(trial.error))
+    return f"trial {trial.number}: {', '.join(parts)}"
+
+
 def epoch_limit(trial: Trial) -> int | None:
     """Return the epoch that `trial` is to reach; None if that is for a `fit` of the user's to decide."""
     return None if trial.own_fit and trial.progress.to_epoch == OWN_FIT_MAX_EPOCHS else trial.progress.to_epoch

@@ -43,8 +43,18 @@ def python_arguments(names: Mapping[str, str] | None = None) -> Iterator[None]:
         _argument_names.reset(token)
 
 
+_COMMANDS = (
+    (re.compile(r"search run --help"), "help(search.run)"),
+    (re.compile(r"search resume\b(?: [A-Za-z0-9][\w.-]*(?=`|$))?"), "search.run(…, resume=True)"),
+    (re.compile(r"search trials ([A-Za-z0-9][\w.-]*)"), r"search.load_study('\1').trials"),
+    (re.compile(r"search show ([A-Za-z0-9][\w.-]*) (\d+)"), r"search.load_study('\1').trials[\2]"),
+    (re.compile(r"search continue ([A-Za-z0-9][\w.-]*)"), r"search.load_study('\1').continue_()"),
+)
+"""Commands in messages, and the Python for each."""
+
+
 def name_arguments(text: str) -> str:
-    """Return a message with arguments of Python's in place of flags of the command line."""
+    """Return a message with arguments and calls of Python's in place of flags and commands of the command line."""
     names = _argument_names.get()
 
     def argument(found: re.Match[str]) -> str:
@@ -67,4 +77,6 @@ def name_arguments(text: str) -> str:
     subject, space, rest = text.partition(" ")
     if subject in _SUBJECTS and subject in names:
         text = names[subject] + space + rest
-    return _FLAG.sub(argument, text.replace("search run --help", "help(search.run)"))
+    for command, call in _COMMANDS:
+        text = command.sub(call, text)
+    return _FLAG.sub(argument, text)

@@ -106,8 +106,12 @@ def _test_column(study: Study, trials: Sequence[Trial]) -> list[Column]:
     return [Column(f"test {printable(name)}", [format_objective(value) for value in values])]
 
 
-def leaderboard(study: Study, count: int) -> RenderableType:
-    """Return a table of the best `count` trials, best first."""
+def leaderboard(study: Study, count: int, *, constants: bool = False) -> RenderableType:
+    """Return a table of the best `count` trials, best first.
+
+    Args:
+        constants: include hyperparameters that have a single value.
+    """
     ranked = study.ranked()
     if not ranked:
         return Text("no trial has an objective")
@@ -121,7 +125,7 @@ def leaderboard(study: Study, count: int) -> RenderableType:
         Column("time", [format_seconds(trial.seconds) for trial in trials]),
         *_test_column(study, trials),
     ]
-    return _params_grid(study, trials, fixed, ["bold green", *("" for _ in trials[1:])], constants=False)
+    return _params_grid(study, trials, fixed, ["bold green", *("" for _ in trials[1:])], constants=constants)
 
 
 def or_none(value: int | None) -> str:

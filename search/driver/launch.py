@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import shutil
 import tempfile
@@ -17,11 +18,11 @@ from search.devices.gpus import Gpu
 from search.devices.nodes import Node, find_node, find_node_again
 from search.devices.slots import Slot
 from search.devices.usage import Choice, pick_gpus
-from search.driver import checks, job_end, named_parts, storage_option, warm_start
+from search.driver import checks, job_end, named_parts, reruns, storage_option, warm_start
 from search.driver.prepared import MakeView, PreparedSearch, Result, log_traceback
 from search.driver.search_limits import limit_disk
 from search.driver.source import Source
-from search.driver.study_handle import StudyHandle
+from search.driver.study_handle import SpaceHasChanged, StudyHandle
 from search.errors import OptionError, SpaceError, StudyError
 from search.executors import selection
 from search.executors.base import Executor
@@ -31,6 +32,7 @@ from search.options import Options
 from search.space.file import SpaceRef
 from search.study.lock import Lock
 from search.study.paths import StudyPaths, check_study_name, compiled_programs, find_study
+from search.study.study import read_study
 from search.study.trial import Objective
 from search.tracking.mlflow.admission import Admission
 
@@ -51,6 +53,7 @@ def run_search(
     overwrite: bool = False,
     accept_changes: bool = False,
     take_over: bool = False,
+    rerun: bool = False,
     handle: StudyHandle | None = None,
     make_view: MakeView,
     say: Callable[[str], None],
@@ -63,6 +66,8 @@ def run_search(
         overwrite: begin anew if it exists; its files are deleted.
         accept_changes: go on even if the space file has changed.
         take_over: go on even if a process of another machine has not ended in order.
+        rerun: if the study exists, go on with it if it is of the same search, else begin one under another name; see
+            `search.driver.reruns`. `resume` and `overwrite` win.
         handle: the study, if its journal has been read already.
         make_view: makes the view, once the study is known.
         say: prints one line.
@@ -76,6 +81,11 @@ def run_search(
     early = source.early_options()
     first = options.resolve_options({**early, **{name: value for name, value in given.items() if value is not None}})
     name = check_study_name(first.study or source.default_name())
+    launch = functools.partial(
+        _launch, source, given, early, first, accept_changes, take_over, overwrite, make_view, say
+    )
+    if rerun and not (resume or overwrite):
+        return _search_again(source, given, first.runs, name, launch, say)
     if handle is None:
         with waiting_for(f"reading the journal of study {name}"):
             handle = StudyHandle(StudyPaths.of(first.runs, name), overwrite=overwrite)
@@ -85,6 +95,47 @@ def run_search(
             f"study {name!r} exists in {first.runs}: go on with --resume, begin anew with --overwrite, or give another "
             "name with --study"
         )
+    return launch(handle)
+
+
+def _search_again(
+    source: Source,
+    given: Mapping[str, Any],
+    runs: str,
+    name: str,
+    launch: Callable[[StudyHandle], Result],
+    say: Callable[[str], None],
+) -> Result:
+    """Search `source`, which a notebook may have searched before."""
+    refused: dict[str, str] = {}
+    while True:
+        found = reruns.find_rerun(source, given, runs, name, refused)
+        if found.line:
+            say(found.line)
+        if found.complete:
+            assert found.handle.end is not None
+            study = read_study(found.handle.paths.journal)
+            return Result(found.handle.paths, study, found.handle.end, synced=True, ran=False)
+        try:
+            return launch(found.handle)
+        except SpaceHasChanged:
+            refused[found.handle.name] = "other hyperparameters"
+
+
+def _launch(
+    source: Source,
+    given: Mapping[str, Any],
+    early: Mapping[str, Any],
+    first: Options,
+    accept_changes: bool,
+    take_over: bool,
+    overwrite: bool,
+    make_view: MakeView,
+    say: Callable[[str], None],
+    handle: StudyHandle,
+) -> Result:
+    """Search `source` with the study `handle`: the options that it keeps join those that the user gave."""
+    name = handle.name
     kept = handle.options.get("keras_backend")
     backend = given.get("keras_backend") or kept or early.get("keras_backend")
     if kept is not None and backend != kept:
@@ -365,6 +416,7 @@ class _Launch:
                     shutil.rmtree(folder)
             for path in (self._paths.tracking, self._paths.journal):
                 path.unlink(missing_ok=True)
+        reruns.write_digests(self._source, self._paths)
         if self._source.path is None:
             if self._source.parts:
                 self._paths.space.mkdir(exist_ok=True)

@@ -68,12 +68,14 @@ class Result:
         paths, study: the study's files, and the study.
         end: how the search ended.
         synced: MLflow has everything.
+        ran: a search has run; else the study was complete before.
     """
 
     paths: StudyPaths
     study: Study
     end: SearchEnded
     synced: bool
+    ran: bool = True
 
 
 @dataclass(frozen=True, slots=True)

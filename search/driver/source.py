@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from search import options
 from search.errors import OptionError, SpaceError
+from search.space.digests import digest_object
 from search.space.error_text import escape_unprintable
 from search.space.file import is_users_module, parse_file, space_from_module, written_options
 from search.space.static import UNKNOWN, literal_options, static_module
@@ -30,6 +31,7 @@ class Source:
 
     path: Path | None = None
     parts: Mapping[str, Any] | None = None
+    _digests: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def label(self) -> str:
@@ -103,13 +105,31 @@ class Source:
         assert self.parts is not None
         factory = {name: part for name, part in self.parts.items() if name != "data"}
         # The user's modules travel along: another process may not find them.
-        for module in {getattr(part, "__module__", None) for part in factory.values()}:
-            if module in sys.modules and is_users_module(sys.modules[module]):
-                cloudpickle.register_pickle_by_value(sys.modules[module])
+        for module in self._own_modules():
+            cloudpickle.register_pickle_by_value(sys.modules[module])
         try:
             return pickling.dumps_factory(factory) + pickling.dumps(self.parts["data"])
         except Exception as error:
             raise SpaceError(self._describe_unpicklable(error)) from error
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of the factory's code, under `code`, and of its data, under `data`; "" if it has none.
+
+        Python's version counts as code, since a digest holds for one version.
+        """
+        assert self.parts is not None
+        if not self._digests:  # large data take seconds
+            own = {"__main__", *self._own_modules()}
+            factory = [sys.version_info[:2], {name: part for name, part in self.parts.items() if name != "data"}]
+            self._digests["code"] = digest_object(factory, own)
+            self._digests["data"] = digest_object(self.parts["data"], own)
+        return self._digests
+
+    def _own_modules(self) -> set[str]:
+        """Return the user's modules that the parts come from."""
+        assert self.parts is not None
+        found = {getattr(part, "__module__", None) for name, part in self.parts.items() if name != "data"}
+        return {name for name in found if name in sys.modules and is_users_module(sys.modules[name])}
 
     def _describe_unpicklable(self, error: Exception) -> str:
         """Return a line about the argument that cannot be pickled, as the pickling of all has failed with `error`."""

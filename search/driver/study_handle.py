@@ -33,6 +33,7 @@ from search.study.records import (
     Header,
     LimitsChanged,
     Record,
+    SearchEnded,
     SearchStarted,
     SegmentRequested,
     SpaceChanged,
@@ -40,9 +41,13 @@ from search.study.records import (
 )
 from search.study.trial import Objective
 
-__all__ = ["StudyHandle"]
+__all__ = ["SpaceHasChanged", "StudyHandle"]
 
 R = TypeVar("R", bound=Record)
+
+
+class SpaceHasChanged(StudyError):
+    """The space is not the one that a study has searched so far."""
 
 
 class StudyHandle:
@@ -105,6 +110,14 @@ class StudyHandle:
         return (start.versions if start is not None else {}) or self.header.versions
 
     @property
+    def end(self) -> SearchEnded | None:
+        """The end of the last process; None if it did not end in order, or still runs."""
+        last = next(
+            (e.record for e in reversed(self.entries) if isinstance(e.record, (SearchEnded, SearchStarted))), None
+        )
+        return last if isinstance(last, SearchEnded) else None
+
+    @property
     def space(self) -> Header | SpaceChanged:
         """The record with the digest and the parameters of the space as it was last searched."""
         return self._last(SpaceChanged) or self.header
@@ -147,13 +160,13 @@ class StudyHandle:
             label: the name of the space file in messages.
 
         Raises:
-            StudyError: the space file has changed, and the user has not accepted that.
+            SpaceHasChanged: the space file has changed, and the user has not accepted that.
         """
         if not self.exists or self.space.digest == probed.digest:
             return None
         if not accepted:
             differences = checks.describe_differences(self.parameters, probed.parameters)
-            raise StudyError(
+            raise SpaceHasChanged(
                 f"{label} has changed since study {self.name!r} began: {differences}. Go on with it with "
                 "--accept-changes, begin anew with --overwrite, or give another name with --study"
             )

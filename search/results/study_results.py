@@ -7,29 +7,28 @@ are loaded. That runs the study's code. Code of this machine is trusted. Code of
 
 from __future__ import annotations
 
-import importlib.util
-import math
-import os
-import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.display.python_messages import name_arguments, python_arguments
-from search.errors import NoResult, SpaceError, StudyError
+from search.errors import NoResult, StudyError
+from search.results.frames import curves_frame, to_frame
+from search.results.models import SavedModel, build_models
 from search.results.plots import Plots
 from search.results.running_search import RunningSearch
+from search.results.trial_list import TrialList
 from search.space.domain import Parameter, Value
-from search.space.file import Space, SpaceRef, describe_error, without_arguments
+from search.space.file import SpaceRef
+from search.study import journal, lock
 from search.study.paths import StudyPaths, find_study
 from search.study.study import Study, read_study
 from search.study.trial import Objective
 from search.study.trials import Trial
-from search.study.versions import changed_versions
 from search.wording import pluralize
 
 if TYPE_CHECKING:
@@ -37,26 +36,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from optuna.storages import BaseStorage
     from rich.console import RenderableType
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """A trial's model on disk.
-
-    Attributes:
-        params: the hyperparameters, by name.
-        weights: the file of its weights.
-        reference: the file with a batch and the model's outputs for it, if the search has stored one.
-        seed: the training seed of the weights' execution.
-        epoch: the epoch that the weights should be of.
-    """
-
-    trial: int
-    params: Mapping[str, Value]
-    weights: Path
-    seed: int
-    epoch: int | None
-    reference: Path | None = None
 
 
 class StudyResults(Plots):
@@ -85,13 +64,59 @@ class StudyResults(Plots):
         return self.study.objective
 
     @property
-    def trials(self) -> list[Trial]:
+    def trials(self) -> TrialList:
         """All trials, by number."""
-        return sorted(self.study.trials.values(), key=lambda trial: trial.number)
+        found = sorted(self.study.trials.values(), key=lambda trial: trial.number)
+        return TrialList(found, self.study, alive=self._alive)
 
-    def best_trials(self, num_trials: int | None = None) -> list[Trial]:
+    @property
+    def best_trial(self) -> Trial:
+        """The trial with the best objective. NoResult if no trial has one."""
+        if self.study.best is None:
+            raise self._no_result()
+        return self.study.best
+
+    @property
+    def best_value(self) -> float:
+        """The best objective, the mean over its trial's executions. NoResult if no trial has one."""
+        value = self.best_trial.objective
+        assert value is not None
+        return value
+
+    @property
+    def best_params(self) -> dict[str, Value]:
+        """The hyperparameters of the best trial, by name. NoResult if no trial has an objective."""
+        return dict(self.best_trial.params)
+
+    def best_trials(self, num_trials: int | None = None) -> TrialList:
         """Return the trials that have an objective and did not fail, best first; at most `num_trials`."""
-        return self.study.ranked()[:num_trials]
+        return TrialList(self.study.ranked()[:num_trials], self.study, alive=self._alive)
+
+    def __len__(self) -> int:
+        """Return the number of trials."""
+        return len(self.study.trials)
+
+    def __bool__(self) -> bool:
+        """Return True: a study without trials is a study, too."""
+        return True
+
+    def __repr__(self) -> str:
+        from search.display import lines
+
+        best = lines.best_line(self.study) or "no trial has an objective"
+        return f"<study {self.name!r} in {self.paths.folder}: {lines.counts_line(self.study, self._alive)}; {best}>"
+
+    def _repr_html_(self) -> str:
+        from search.display import html
+
+        return html.study_html(self.study, alive=self._alive, now=time.time())
+
+    @property
+    def _alive(self) -> bool:
+        return lock.is_held(self.paths.lock)
+
+    def _no_result(self) -> NoResult:
+        return NoResult(f"study {self.name!r} has no trial with an objective: see load_study({self.name!r}).trials")
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[dict[str, Value]]:
         """Return the hyperparameters of the best trials, best first; with a warning if there are fewer."""
@@ -107,7 +132,7 @@ class StudyResults(Plots):
         """
         ranked = self.best_trials()
         if not ranked:
-            raise NoResult(f"study {self.name!r} has no trial with an objective: see search trials {self.name}")
+            raise self._no_result()
         found = [trial for trial in ranked if self.weights(trial).exists()]
         if not found:
             raise NoResult(f"study {self.name!r} has no weights in {self.paths.trials}: MLflow may have them")
@@ -115,12 +140,12 @@ class StudyResults(Plots):
 
     def load_models(self, trials: Sequence[Trial]) -> list[Any]:
         """Return the models of `trials`, each with the weights of its best epoch, which must be on disk."""
-        return _build(self.space_ref, [self._model(trial) for trial in trials], self.study.versions)
+        return build_models(self.space_ref, [self._model(trial) for trial in trials], self.study.versions)
 
-    def _model(self, trial: Trial) -> _Model:
+    def _model(self, trial: Trial) -> SavedModel:
         seed = self.study.training_seed(trial.number, trial.best.execution)
         weights, epoch = self.weights(trial), trial.best_execution.best_epoch
-        return _Model(trial.number, trial.params, weights, seed, epoch, self.reference(trial))
+        return SavedModel(trial.number, trial.params, weights, seed, epoch, self.reference(trial))
 
     def reference(self, trial: Trial) -> Path | None:
         """Return the file with a batch and the best model's outputs for it; None if the search has stored none."""
@@ -212,11 +237,10 @@ class StudyResults(Plots):
         hyperparameter NAME, with NaN for trials that did not use it.
         """
         from search.display import rows
-        from search.study import lock
         from search.tracking.mlflow.position import Position
 
-        run_ids, alive = Position.load(self.paths.tracking).trials, lock.is_held(self.paths.lock)
-        return _to_frame(*rows.flat_rows(self.study, self.trials, run_ids, alive=alive))
+        run_ids = Position.load(self.paths.tracking).trials
+        return to_frame(*rows.flat_rows(self.study, self.trials, run_ids, alive=self._alive))
 
     def to_optuna(self, storage: str | BaseStorage | None = None) -> optuna.Study:
         """Return the study as one of Optuna's: for `optuna.visualization`, `optuna.importance` and its dashboard.
@@ -234,24 +258,19 @@ class StudyResults(Plots):
 
         return to_optuna(self.study, storage, Position.load(self.paths.tracking).trials)
 
+    def curves_dataframe(self) -> pd.DataFrame:
+        """Return the learning curves, one row for each epoch of each execution of each trial.
 
-def _to_frame(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a DataFrame of rows that may lack columns.
 
-    pandas chooses each column's type. It would change some values of hyperparameters: beside a missing value, None
-    becomes NaN and a large whole number is rounded. Such a column holds Python's own objects.
-    """
-    import pandas as pd
+        The columns are `trial`, `execution` (from 0), `epoch` (from 1), `rung` if the back end has rungs, one for each
+        metric under its own name, such as `val_accuracy`, and `seconds`, of the epoch's training and validation. A
+        metric that is called like another column has the prefix `logs_`. Values that an epoch did not log are NaN. If
+        a `fit` of the user's shows no epochs, a row stands for the epochs up to `epoch`.
 
-    from search.display.rows import PARAMS_PREFIX
-
-    frame = pd.DataFrame(rows, columns=list(columns))
-    for name in columns:
-        if not name.startswith(PARAMS_PREFIX):
-            continue
-        if any(name in row and row[name] != found for row, found in zip(rows, frame[name], strict=True)):
-            frame[name] = pd.Series([row.get(name, math.nan) for row in rows], dtype=object)
-    return frame
+        Raises:
+            JournalError: the journal, which has the rungs, cannot be read.
+        """
+        return curves_frame(self.trials, journal.read(self.paths.journal))
 
 
 def print_parameters(parameters: Sequence[Parameter]) -> None:
@@ -325,8 +344,8 @@ def get_best_models(
         chosen = []
         for trial in _at_most(kept, num_models, "models"):
             weights, of_trial = retrieve.download_weights(found, trial, folder / f"trial-{trial.number}")
-            chosen.append(_Model(trial.number, of_trial["params"], weights, of_trial["seed"], trial.model_epoch))
-        return _build(ref, chosen, described.get("versions", {}))
+            chosen.append(SavedModel(trial.number, of_trial["params"], weights, of_trial["seed"], trial.model_epoch))
+        return build_models(ref, chosen, described.get("versions", {}))
 
 
 def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
@@ -338,79 +357,3 @@ def _at_most(found: Sequence[Any], count: int, what: str) -> Sequence[Any]:
         there = f"there {'is' if len(found) == 1 else 'are'} {len(found)}"
         warnings.warn(f"{asked}, and {there}{hint}", stacklevel=3)
     return found[:count]
-
-
-def _build(ref: SpaceRef, chosen: Sequence[_Model], versions: Mapping[str, str]) -> list[Any]:
-    """Call the factory with each trial's values, and load its weights.
-
-    The layers have the names that they had in training. A model whose own name this process has used gets another, so
-    that several can be parts of one model.
-
-    Args:
-        versions: the libraries that the study ran with. A warning names those whose versions have changed.
-    """
-    _choose_keras(versions)
-    from search.worker.keras_session import import_space, settings_of_a_worker
-
-    if difference := _difference(versions):
-        warnings.warn(difference, stacklevel=3)
-    try:
-        with without_arguments(ref), settings_of_a_worker():
-            space = import_space(ref)
-            return [_build_one(space, item) for item in chosen]
-    except (Exception, SystemExit) as error:
-        path = Path(ref.path) if ref.path else None
-        raise SpaceError(describe_error(error, path, elsewhere=ref.label)) from error
-
-
-def _build_one(space: Space, item: _Model) -> Any:
-    from search.worker.data.arrays import spec_from_json
-    from search.worker.evaluate_best import rebuild_model
-    from search.worker.keras_internals import give_unused_name, used_names
-    from search.worker.keras_session import names_after, seeded
-    from search.worker.rebuilt_check import check_reference
-
-    used = used_names()
-    with seeded(item.seed), names_after(space.names):
-        model, weights = rebuild_model(space, item.params, item.weights)
-    give_unused_name(model, used)
-    if weights.epoch != item.epoch:
-        # Its process was killed between the epoch's end and the next checkpoint.
-        warnings.warn(
-            f"trial {item.trial}: the weights are of epoch {weights.epoch} ({weights.value:.4g}), the best was "
-            f"{item.epoch}",
-            stacklevel=_USERS_CALL,
-        )
-    difference = ""
-    if item.reference is not None and weights.inputs is not None:
-        difference = check_reference(item.reference, model, spec_from_json(weights.inputs))
-    if difference:
-        warnings.warn(f"trial {item.trial}: {difference}", stacklevel=_USERS_CALL)
-    return model
-
-
-_USERS_CALL = 5 if sys.version_info < (3, 12) else 4  # before Python 3.12 a comprehension has a frame of its own
-
-
-def _choose_keras(versions: Mapping[str, str]) -> None:
-    """Choose the study's Keras back end, if this process has not chosen one."""
-    backend = versions.get("keras_backend")
-    chosen = "keras" in sys.modules or "KERAS_BACKEND" in os.environ
-    if backend and not chosen and importlib.util.find_spec(backend) is not None:
-        os.environ["KERAS_BACKEND"] = backend
-
-
-def _difference(versions: Mapping[str, str]) -> str:
-    """Return the difference between this process's libraries and the study's, in words; "" if there is none."""
-    from search.worker import probe
-
-    now = probe.installed_versions()
-    backend = now["keras_backend"]
-    if versions.get("keras_backend", backend) != backend:
-        return (
-            f"the study ran with Keras on {versions['keras_backend']}, this process runs it on {backend}: the weights "
-            "are the same, predictions may differ in their last digits"
-        )
-    computes = {name: versions[name] for name in ("keras", backend) if name in versions}
-    changed = changed_versions(computes, now)
-    return f"the study last ran with {changed}: predictions may differ" if changed else ""

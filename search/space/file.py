@@ -410,7 +410,12 @@ def _is_users(path: Path, folder: Path | None) -> bool:
 def is_users_module(module: ModuleType) -> bool:
     """Return whether `module` is a file of the user's own, neither installed nor run as a program."""
     file = getattr(module, "__file__", None)
-    return file is not None and module.__name__ != "__main__" and _is_users(Path(file).absolute(), None)
+    return file is not None and module.__name__ != "__main__" and is_users_file(Path(file))
+
+
+def is_users_file(path: Path) -> bool:
+    """Return whether `path` is a file of the user's own, not an installed one."""
+    return _is_users(path.absolute(), None)
 
 
 def describe_type(value: Any) -> str:

@@ -13,6 +13,7 @@ runs/
     ├── requests/                  requests to the running search, and replies; see `search.study.request_files`
     ├── data/                      large arrays, while a search runs, for its workers to share
     ├── space/                     the space file and the local modules it imports, as searched
+    ├── factory.json               digests of a factory and of its data, which tell if a notebook's cell runs again
     └── trials/<number>/
         ├── log.txt                the output of the factory, Keras and TensorFlow
         ├── traceback.txt          the traceback of the trial's last failure
@@ -121,6 +122,10 @@ class StudyPaths:
     @property
     def pickle(self) -> Path:
         return self.space / "space.pkl"
+
+    @property
+    def factory(self) -> Path:
+        return self.folder / "factory.json"
 
     @property
     def model(self) -> Path:

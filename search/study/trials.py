@@ -172,7 +172,7 @@ class End:
     at: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Trial:
     """One assignment of hyperparameters and its learning curve, as journaled so far.
 
@@ -200,6 +200,17 @@ class Trial:
     best: Best = field(default_factory=Best)
     resources: Resources = field(default_factory=Resources)
     end: End = field(default_factory=End)
+
+    def __repr__(self) -> str:
+        # The display stands above this module, so it is imported only when somebody looks.
+        from search.display.lines import trial_line
+
+        return f"<{trial_line(self)}>"
+
+    def _repr_html_(self) -> str:
+        from search.display.html import trial_html  # see `__repr__`
+
+        return trial_html(self)
 
     # Its status -----------------------------------------------------------------------------------------------------
 
