@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from search import __version__
-from search.cli import devices, reading, searching, tracking
+from search.cli import devices, reading, removal, searching, tracking
 from search.cli.output import fail
 from search.errors import NoResult, SearchError
 
@@ -33,6 +33,7 @@ for _command in (
     reading.export_command,
     tracking.sync_command,
     tracking.ui_command,
+    removal.rm_command,
     devices.devices_command,
 ):
     app.command(_command.__name__.removesuffix("_command"))(_command)

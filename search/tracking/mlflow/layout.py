@@ -8,8 +8,8 @@ run merge: points add up, the last tag and the last status win. So a batch of re
     SpaceChanged      search.digest                         –
     BackendChanged    search.backend, params of the phase   –
     TrialImported     search.warm_start                     –
-    SearchStarted     RUNNING                               runs that a dead process left: FINISHED, paused
-    SegmentRequested  –                                     the run (RUNNING); bracket, rung, parent_trial
+    SearchStarted     RUNNING; the description              runs that a dead process left: FINISHED, paused
+    SegmentRequested  –                                     the run (RUNNING); bracket, rung, parent_trial, colour
     ParameterSet      –                                     a param, its log10_… if sampled in log; search.params
     SegmentStarted    –                                     RUNNING
     Built             –                                     search.weights, search.runner
@@ -20,7 +20,9 @@ run merge: points add up, the last tag and the last status win. So a batch of re
     Tested            test_… of the best trial              test_…
     Exported          the model: see `winner`               –
     SearchEnded       FINISHED, or FAILED without a         runs still open: FINISHED, paused
-                      result; search.reason
+                      result; search.reason; the description
+
+Besides, whenever another trial becomes the best, its run gets the tag `search.best`, and the run before loses it.
 
 A run is RUNNING exactly while its trial waits for its next epochs or trains them. A metric's step is the epoch; the
 parent run's step is the number of epochs of the whole study. Timestamps are those of the records, so a point that is
@@ -59,6 +61,8 @@ from search.study.records import (
 )
 from search.study.study import Study
 from search.study.trials import Trial
+from search.tracking.mlflow.colours import COLOUR_TAG, colour_of
+from search.tracking.mlflow.notes import NOTE_TAG, describe
 
 RunKey = int | None
 """A run of the study: the trial's number, None for the parent run."""
@@ -68,6 +72,8 @@ PARENT: RunKey = None
 STUDY_UID_TAG = "search.study_uid"
 MODEL_TAG = "search.model"
 """Tag of a trial whose weights are in MLflow. Its value is their epoch."""
+BEST_TAG = "search.best"
+"""Tag of the best trial's run. On a run that was the best before, it is empty."""
 LOG10_PREFIX = "log10_"
 """Prefix of the param that has a value's logarithm."""
 TEST_PREFIX = "test_"
@@ -160,6 +166,7 @@ class Projection:
         study, record = self.study, entry.record
         time = self._last_at = round(entry.time * 1000)
         open_before = _open(study) if isinstance(record, SearchStarted) else []
+        best_before = study.best
         study.apply(record, entry.time)
         if isinstance(record, Header):
             self._created_at = time
@@ -169,6 +176,8 @@ class Projection:
         if isinstance(record, SearchStarted | SearchEnded):
             still_open = open_before if isinstance(record, SearchStarted) else _open(study)
             changes += [(trial.number, _paused(time)) for trial in still_open]
+        if study.best is not best_before:
+            changes += _marks(best_before, study.best)
         for _, change in changes:
             change.time = time
         return changes
@@ -207,6 +216,14 @@ def _open(study: Study) -> list[Trial]:
     return [trial for trial in study.trials.values() if trial.open and not trial.ended]
 
 
+def _marks(before: Trial | None, best: Trial | None) -> Iterator[tuple[RunKey, Change]]:
+    """Yield the changes that move the mark of the best trial."""
+    if before is not None:
+        yield before.number, Change(tags={BEST_TAG: ""})
+    if best is not None:
+        yield best.number, Change(tags={BEST_TAG: "★ best"})
+
+
 def _paused(time: int) -> Change:
     return Change(status="FINISHED", tags={"search.state": "paused"}, time=time)
 
@@ -229,7 +246,8 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
             sources = dict.fromkeys(uid for uid, _ in study.imported)
             yield PARENT, Change(tags={"search.warm_start": _shorten(" ".join(sources), _MAX_TAG)})
         case SearchStarted():
-            yield PARENT, Change(status="RUNNING", tags={"search.state": "running"})
+            tags = {"search.state": "running", **_note_tag(study)}
+            yield PARENT, Change(status="RUNNING", tags=tags)
         case SearchEnded():
             state = "completed" if record.complete else "interrupted"
             tags = {
@@ -237,6 +255,7 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
                 "search.reason": _shorten(record.reason, _MAX_TAG),
                 "search.trials": str(len(study.trials)),
                 **_epochs_tag(study.known_epochs),
+                **_note_tag(study),
             }
             yield PARENT, Change(status="FAILED" if record.exit_code == 1 else "FINISHED", tags=tags)
         case EpochDone():
@@ -252,6 +271,10 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
         case Tested():
             if study.best is not None and study.best.number == record.trial:
                 yield PARENT, Change(_test_points(record, time, study.epochs))
+
+
+def _note_tag(study: Study) -> dict[str, str]:
+    return {NOTE_TAG: _shorten(describe(study), _MAX_TAG)}
 
 
 def _identity(header: Header) -> dict[str, str]:
@@ -332,6 +355,9 @@ def _request_tags(study: Study, trial: Trial) -> dict[str, str]:
         tags["search.bracket"] = str(trial.progress.bracket)
     if trial.progress.rung is not None:
         tags["search.rung"] = str(trial.progress.rung)
+    colour = colour_of(study, trial)
+    if colour is not None:
+        tags[COLOUR_TAG] = colour
     return tags
 
 
