@@ -13,7 +13,7 @@ import typer
 from search import __version__
 from search.cli import devices, reading, removal, searching, tracking
 from search.cli.output import fail
-from search.errors import NoResult, SearchError
+from search.errors import FALLS_SHORT, FallsShort, NoResult, SearchError
 
 app = typer.Typer(
     name="search",
@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0 done, 1 no trial has an objective, 2 wrong input, 75 stopped before the job's end, 130 stopped.
+        The exit code: 0 done, 1 no trial has an objective, 2 wrong input, 3 the best trial does not fulfil `--require`,
+        75 stopped before the job's end, 130 stopped.
     """
     # The memory goes with the process. Else the collector would look through all that MLflow has imported, for half a
     # second after the last line.
@@ -67,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
         return exit_.exit_code
     except NoResult as error:
         return fail(str(error), 1)
+    except FallsShort as error:
+        return fail(str(error), FALLS_SHORT)
     except SearchError as error:
         return fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):

@@ -25,6 +25,7 @@ from search.space.file import SpaceRef
 from search.study.journal import Journal
 from search.study.paths import StudyPaths
 from search.study.records import Record, SearchEnded
+from search.study.requirement import describe_shortfall
 from search.study.study import Study
 from search.tracking.followers import FollowerSetup, FollowerThread
 
@@ -62,12 +63,14 @@ class Result:
         paths, study: the study's files, and the study.
         end: how the search ended.
         synced: MLflow has everything.
+        shortfall: one line about what `--require` asks for and the best trial lacks; "" if nothing.
     """
 
     paths: StudyPaths
     study: Study
     end: SearchEnded
     synced: bool
+    shortfall: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,9 @@ class PreparedSearch:
         try:
             for follower in named:
                 follower.close(FOLLOWER_SECONDS)
-            return Result(self.paths, study, end, syncer.finish(SYNC_SECONDS))
+            # A search that was stopped or given up has an exit code of its own.
+            shortfall = describe_shortfall(opts.require, study) if end.exit_code == 0 else ""
+            return Result(self.paths, study, end, syncer.finish(SYNC_SECONDS), shortfall)
         except KeyboardInterrupt as error:
             raise SearchStopped(self.paths) from error
 

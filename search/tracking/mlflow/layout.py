@@ -60,6 +60,7 @@ from search.study.records import (
     TrialImported,
 )
 from search.study.study import Study
+from search.study.tags import split_tags
 from search.study.trials import Trial
 from search.tracking.mlflow.colours import COLOUR_TAG, colour_of
 from search.tracking.mlflow.notes import NOTE_TAG, describe
@@ -203,6 +204,7 @@ class Projection:
             "mlflow.user": study.header.user,
             "mlflow.source.name": study.header.source,
             "mlflow.source.type": "LOCAL",
+            **tags_of_process(study),
         }
         if run is None:
             return NewRun(study.name, self._created_at, {**common, "search.kind": "study"})
@@ -246,7 +248,7 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
             sources = dict.fromkeys(uid for uid, _ in study.imported)
             yield PARENT, Change(tags={"search.warm_start": _shorten(" ".join(sources), _MAX_TAG)})
         case SearchStarted():
-            tags = {"search.state": "running", **_note_tag(study)}
+            tags = {"search.state": "running", **_note_tag(study), **tags_of_process(study), **_user_parent(study)}
             yield PARENT, Change(status="RUNNING", tags=tags)
         case SearchEnded():
             state = "completed" if record.complete else "interrupted"
@@ -271,6 +273,23 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
         case Tested():
             if study.best is not None and study.best.number == record.trial:
                 yield PARENT, Change(_test_points(record, time, study.epochs))
+
+
+def tags_of_process(study: Study) -> dict[str, str]:
+    """Return the tags that follow from the options of the last process: the user's own, and the git commit."""
+    options = study.start.options if study.start is not None else {}
+    tags = {key: _shorten(text, _MAX_TAG) for key, text in split_tags(options.get("tag") or ()).items()}
+    if options.get("source_commit"):
+        tags["mlflow.source.git.commit"] = str(options["source_commit"])
+    if "source_dirty" in options:
+        tags["mlflow.source.git.dirty"] = str(options["source_dirty"]).lower()
+    return tags
+
+
+def _user_parent(study: Study) -> dict[str, str]:
+    """Return the tag that makes the parent run a child of the user's run."""
+    run = study.start.options.get("parent_run") if study.start is not None else None
+    return {"mlflow.parentRunId": str(run)} if run else {}
 
 
 def _note_tag(study: Study) -> dict[str, str]:
