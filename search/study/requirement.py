@@ -26,7 +26,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_FORM = re.compile(rf"\s*(?P<metric>.+?)\s*(?P<operator>{'|'.join(_OPERATORS)})\s*(?P<value>[^\s<>=]+)\s*")
+_FORM = re.compile(rf"\s*(?P<metric>[^<>=]+?)\s*(?P<operator>{'|'.join(_OPERATORS)})\s*(?P<value>[^\s<>=]+)\s*")
 
 
 @dataclass(frozen=True, slots=True)

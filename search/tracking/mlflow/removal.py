@@ -114,12 +114,12 @@ def delete_runs(runs: StudyRuns) -> list[str]:
         Rejected: MLflow does not delete a run.
     """
     client = runs.client
-    kept = {version.model_id for version in _versions(client, runs.uid) if getattr(version, "model_id", None)}
     with store.translate_errors(client.tracking_uri, core=True):
         for run_id in runs.run_ids:
             client.delete_run(run_id)
-    for model in _models(client, list(runs.experiments)):
-        if model.tags.get(STUDY_UID_TAG) == runs.uid and model.model_id not in kept:
+    # A registered version is one of the logged models, and not every server says which.
+    for model in _models(client, list(runs.experiments)) if not runs.models else ():
+        if model.tags.get(STUDY_UID_TAG) == runs.uid:
             with suppress(Rejected), store.translate_errors(client.tracking_uri):
                 client.delete_logged_model(model.model_id)
     lines = [f"registered model {model} stays" for model in runs.models]
