@@ -65,8 +65,8 @@ def ui_command(
         ui.serve_ui(uids, runs=runs, tracking_uri=tracking_uri, port=port, say=say, browse=browse)
 
 
-def _find_studies(names: list[str], tracking_uri: str | None, runs: str) -> tuple[list[str], str | None]:
-    """Return the studies' uids, and the store that has them.
+def _find_studies(names: list[str], tracking_uri: str | None, runs: str) -> tuple[dict[str, str], str | None]:
+    """Return the studies' names by their uids, and the store that has them.
 
     A name that is not in `runs` stays as it is: MLflow may have a study of that name.
     """
@@ -74,14 +74,14 @@ def _find_studies(names: list[str], tracking_uri: str | None, runs: str) -> tupl
 
     if not names and tracking_uri is None and paths.study_names(runs):
         names = [find_name(None, runs)]
-    uids, stores = [], dict[str | None, str]()
+    uids, stores = dict[str, str](), dict[str | None, str]()
     for name in names:
         name = find_name(name, runs)
         if not paths.StudyPaths.of(runs, name).journal.exists():
-            uids.append(name)
+            uids[name] = name
             continue
         study = load_study(name, runs).study
-        uids.append(study.uid)
+        uids[study.uid] = name
         stores.setdefault(options.last_options(study).tracking_uri, name)
     if tracking_uri is None and len(stores) > 1:
         listed = ", ".join(f"{name} in {uri or 'the store in the runs folder'}" for uri, name in stores.items())

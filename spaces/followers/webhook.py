@@ -70,7 +70,10 @@ class Webhook:
     def flushed(self) -> None:
         """Post what has happened so far."""
         while self._waiting:
-            self._post(self._waiting.pop(0))
+            event = self._waiting.pop(0)
+            if event["event"] == "ended" and self._new_best is not None:
+                self._post_best()
+            self._post(event)
         if self._new_best is not None and time.monotonic() >= self._next_best_at:
             self._post_best()
 

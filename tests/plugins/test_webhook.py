@@ -130,6 +130,17 @@ def test_many_bests_within_the_pause_are_one_post(hook: Hook, tmp_path: Path) ->
     assert [post["trial"] for post in hook.posts] == [0, 4]
 
 
+def test_the_end_is_posted_after_the_last_best(hook: Hook, tmp_path: Path) -> None:
+    follower = Webhook(setup(tmp_path, []), hook.url, pause=60)
+    for number in range(2):
+        follower.take(entries([*(study_start() if number == 0 else []), *completed_trial(number, [0.1 + number])]))
+        follower.flushed()
+    follower.take(entries([SEARCH_ENDED]))
+    follower.flushed()
+    follower.close()
+    assert [post["event"] for post in hook.posts] == ["new best", "new best", "ended"]
+
+
 @pytest.mark.parametrize(("status", "posts"), [(500, 2), (404, 1)])
 def test_a_hook_that_refuses_is_named_once_without_its_address(
     hook: Hook, tmp_path: Path, status: int, posts: int

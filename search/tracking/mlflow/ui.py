@@ -15,9 +15,10 @@ import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlencode
 
-from search.errors import OptionError, SearchError
+from search.errors import OptionError, SearchError, StudyError
 from search.tracking.mlflow import database, retrieve, store, view
 
 UI_START_SECONDS = 180.0
@@ -91,7 +92,7 @@ def has_display(environment: Mapping[str, str], platform: str) -> bool:
 
 
 def serve_ui(
-    names: Sequence[str],
+    names: Mapping[str, str],
     *,
     runs: str | Path,
     tracking_uri: str | None,
@@ -102,7 +103,8 @@ def serve_ui(
     """Serve the UI on localhost until Ctrl-C. If the store is a server, only print the address there.
 
     Args:
-        names: the studies to open; none for the newest, several to compare them.
+        names: the studies to open, each by its uid or another name that MLflow has, with the name that the user gave;
+            none for the newest, several to compare them.
         runs: the folder of the studies.
         tracking_uri: the store; see `store.resolve_uri`.
         port: the port on localhost.
@@ -115,7 +117,7 @@ def serve_ui(
     """
     uri = store.resolve_uri(tracking_uri, runs)
     client = store.connect(uri, create=False)
-    studies = [retrieve.find_remote_study(client, name) for name in dict.fromkeys(names)]
+    studies = [_find(client, *each) for each in names.items()]
     if not names:
         studies = retrieve.list_remote_studies(client)[:1]
     file = store.local_database(uri)
@@ -133,6 +135,16 @@ def serve_ui(
         _show(_address(base, studies), say, browse=browse)
         say("Ctrl-C ends it")
         process.wait()
+
+
+def _find(client: Any, key: str, name: str) -> retrieve.RemoteStudy:
+    try:
+        return retrieve.find_remote_study(client, key)
+    except StudyError:
+        if key == name:
+            raise
+        uri = store.redact(client.tracking_uri)
+        raise StudyError(f"study {name!r} is not in MLflow at {uri}: send it there with search sync {name}") from None
 
 
 def _address(base: str, studies: Sequence[retrieve.RemoteStudy]) -> str:
