@@ -1,4 +1,4 @@
-"""The colours of trials' runs in MLflow: by the epochs granted to the trial, so that rungs can be told apart. Pure."""
+"""The colours of trials' runs in MLflow: the best trial's, else by the granted epochs, to tell rungs apart. Pure."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ COLOUR_TAG = "mlflow.runColor"
 _COLOURS = (("red", "#d1495b"), ("amber", "#d9940a"), ("green", "#2a9d6f"), ("blue", "#3a7bd5"), ("grey", "#8d99ae"))
 """Name and value of each level's colour: the whole budget first, then thirds of it. Legible on white and on black."""
 
+_BEST = ("purple", "#b14aed")
+
 _FACTOR = 3
 
 
 def colour_of(study: Study, trial: Trial) -> str | None:
     """Return the colour of a trial by the epochs that it was granted last; None if all trials are granted all.
 
+    The best trial has a colour of its own.
+
     A back end that has no rungs, and grants a trial the whole budget at once, leaves the colours to MLflow.
     """
+    if study.best is trial:
+        return _BEST[1]
     level = _level(study, trial)
     return None if level is None else _COLOURS[level][1]
 
 
 def describe_colours(study: Study) -> str:
-    """Return a legend of the colours in use, such as `red 9 epochs, amber 3, green 1`; "" if there are none."""
+    """Return a legend of the colours by epochs, such as `red 9 epochs, amber 3, green 1`; "" for one or none."""
     epochs: dict[int, set[int]] = {}
     for trial in study.trials.values():
         level = _level(study, trial)
@@ -35,7 +41,7 @@ def describe_colours(study: Study) -> str:
     if len(epochs) < 2:
         return ""
     parts = [f"{_COLOURS[level][0]} {_range(epochs[level])}" for level in sorted(epochs)]
-    return ", ".join([f"{parts[0]} epochs", *parts[1:]])
+    return ", ".join([f"{parts[0]} epochs", *parts[1:], f"{_BEST[0]} the best trial"])
 
 
 def _range(numbers: set[int]) -> str:

@@ -14,7 +14,7 @@ run merge: points add up, the last tag and the last status win. So a batch of re
     SegmentStarted    –                                     RUNNING
     Built             –                                     search.weights, search.runner
     EpochDone         objective if it is a new best         its logs, objective, best_epoch; search.epochs
-    SegmentEnded      –                                     seconds_per_epoch, peak_device_memory
+    SegmentEnded      –                                     last_epoch, seconds_per_epoch, peak_device_memory
     ResultTold        –                                     FINISHED, paused
     TrialEnded        objective if the best trial failed    FINISHED or FAILED; search.state, search.error
     Tested            test_… of the best trial              test_…
@@ -22,7 +22,8 @@ run merge: points add up, the last tag and the last status win. So a batch of re
     SearchEnded       FINISHED, or FAILED without a         runs still open: FINISHED, paused
                       result; search.reason; the description
 
-Besides, whenever another trial becomes the best, its run gets the tag `search.best`, and the run before loses it.
+Besides, whenever another trial becomes the best, its run gets the tag `search.best` and a colour, and the run of the
+trial that was it before loses both.
 
 A run is RUNNING exactly while its trial waits for its next epochs or trains them. A metric's step is the epoch; the
 parent run's step is the number of epochs of the whole study. Timestamps are those of the records, so a point that is
@@ -178,7 +179,7 @@ class Projection:
             still_open = open_before if isinstance(record, SearchStarted) else _open(study)
             changes += [(trial.number, _paused(time)) for trial in still_open]
         if study.best is not best_before:
-            changes += _marks(best_before, study.best)
+            changes += _marks(study, best_before)
         for _, change in changes:
             change.time = time
         return changes
@@ -218,12 +219,13 @@ def _open(study: Study) -> list[Trial]:
     return [trial for trial in study.trials.values() if trial.open and not trial.ended]
 
 
-def _marks(before: Trial | None, best: Trial | None) -> Iterator[tuple[RunKey, Change]]:
-    """Yield the changes that move the mark of the best trial."""
+def _marks(study: Study, before: Trial | None) -> Iterator[tuple[RunKey, Change]]:
+    """Yield the changes that move the marks of the best trial from the one that was it `before`: a tag and a colour."""
     if before is not None:
-        yield before.number, Change(tags={BEST_TAG: ""})
-    if best is not None:
-        yield best.number, Change(tags={BEST_TAG: "★ best"})
+        # The UI takes an empty colour for none.
+        yield before.number, Change(tags={BEST_TAG: "", COLOUR_TAG: colour_of(study, before) or ""})
+    if study.best is not None:
+        yield study.best.number, Change(tags={BEST_TAG: "★ best", COLOUR_TAG: colour_of(study, study.best) or ""})
 
 
 def _paused(time: int) -> Change:
@@ -424,8 +426,9 @@ def _epoch(trial: Trial, record: EpochDone, time: int) -> Change:
 
 
 def _cost(trial: Trial, time: int) -> list[Point]:
-    """Return the points of a trial's time and memory: the seconds of an epoch, and the bytes of a GPU."""
-    found = {"seconds_per_epoch": trial.seconds_per_epoch, "peak_device_memory": trial.peak_device_memory}
+    """Return the points of a trial's cost: its last epoch, the seconds of an epoch, and the bytes of a GPU."""
+    found = {"last_epoch": trial.known_epochs if trial.curve else None}
+    found |= {"seconds_per_epoch": trial.seconds_per_epoch, "peak_device_memory": trial.peak_device_memory}
     taken = trial.curve[-1].logs if trial.curve else {}
     return [
         Point(name, float(value), time, trial.epochs)

@@ -118,7 +118,7 @@ def _columns(study: Study, used: Mapping[str, frozenset[int]]) -> list[str]:
     )
     return [
         f"tags.`{BEST_TAG}`",
-        *("metrics.`objective`", "metrics.`best_epoch`", "tags.`search.epochs`"),
+        *("metrics.`objective`", "metrics.`best_epoch`", "metrics.`last_epoch`"),
         *(f"metrics.`{clean_key(TEST_PREFIX + name)}`" for name in tests),
         *(f"params.`{clean_key(name)}`" for name in used),
         "tags.`search.state`",

@@ -76,6 +76,7 @@ def test_the_mark_of_the_best_trial_moves() -> None:
     assert tags_of(records, 0)["search.best"] == "★ best"
     records += completed_trial(1, [0.6])
     assert (tags_of(records, 0)["search.best"], tags_of(records, 1)["search.best"]) == ("", "★ best")
+    assert tags_of(records, 0)["mlflow.runColor"] == ""  # the UI's own
     records += completed_trial(2, [0.4])
     assert "search.best" not in tags_of(records, 2)
 
@@ -85,9 +86,10 @@ def test_a_trials_colour_follows_the_epochs_granted_to_it() -> None:
     records = [*start, *requested(0, 0, 1, rung=0), *requested(1, 0, 9, rung=0)]
     short, long = tags_of(records, 0)["mlflow.runColor"], tags_of(records, 1)["mlflow.runColor"]
     assert short != long
-    records += [*epochs(0, [0.5]), *reached(0, 1, 1, 0.5)]
+    records += [*epochs(1, [0.9]), *epochs(0, [0.5]), *reached(0, 1, 1, 0.5)]
     records += [SegmentRequested(0, 1, 9, 2, 1, False, 100)]
     assert tags_of(records, 0)["mlflow.runColor"] == long
+    assert tags_of(records, 1)["mlflow.runColor"] not in (short, long)  # the best trial has a colour of its own
 
 
 def test_without_rungs_trials_have_the_uis_own_colours() -> None:

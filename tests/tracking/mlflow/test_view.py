@@ -107,7 +107,7 @@ def test_at_the_end_the_page_shows_the_parameters_of_the_trials() -> None:
     assert len([uuid for uuid in found if uuid.startswith("scatter")]) == view.SCATTER_CHARTS
     page = json.loads(text)
     assert page["selectedColumns"] == [
-        "tags.`search.best`", "metrics.`objective`", "metrics.`best_epoch`", "tags.`search.epochs`",
+        "tags.`search.best`", "metrics.`objective`", "metrics.`best_epoch`", "metrics.`last_epoch`",
         "metrics.`test_accuracy`", "params.`rate`", "params.`units`", "params.`kind`", "params.`depth`",
         "tags.`search.state`",
     ]  # fmt: skip
