@@ -340,7 +340,9 @@ def check_option(name: str, value: Any) -> Any:
     elif name == "tag":
         value = check_tags(value)
     elif name == "require":
-        value = tuple(parse_requirement(text).text for text in ([value] if isinstance(value, str) else value))
+        value = tuple(
+            parse_requirement(str(text)).text for text in (value if isinstance(value, (list, tuple)) else [value])
+        )
     elif field_.metadata.get("registry"):
         value = _check_specs(value) if field_.metadata.get("many") else spec_of(value)
     elif kind.startswith(("int", "float")):

@@ -57,6 +57,12 @@ def test_other_forms_are_refused(text: str) -> None:
         parse_requirement(text)
 
 
+@pytest.mark.parametrize("value", [0.9, ["loss<1", 2], True])
+def test_other_types_are_refused(value: Any) -> None:
+    with pytest.raises(OptionError, match="in quotes"):
+        resolve_options({"require": value})
+
+
 def test_an_unknown_metric_is_named_before_the_search() -> None:
     known = [parse_requirement(text) for text in ("objective>1", "val_f1>1", "loss>1", "test_loss>1")]
     check_metrics(known, ["loss"], ["loss"], "val_f1")

@@ -271,7 +271,7 @@ CHROMIUM = next(
 )
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update"),
-    *("--disable-background-networking", "--disable-sync", "--window-size=1700,2400", "--virtual-time-budget=60000"),
+    *("--disable-background-networking", "--disable-sync", "--window-size=2600,2400", "--virtual-time-budget=60000"),
 ]
 
 
