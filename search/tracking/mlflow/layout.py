@@ -427,7 +427,7 @@ def _epoch(trial: Trial, record: EpochDone, time: int) -> Change:
 
 def _cost(trial: Trial, time: int) -> list[Point]:
     """Return the points of a trial's cost: its last epoch, the seconds of an epoch, and the bytes of a GPU."""
-    found = {"last_epoch": trial.known_epochs if trial.curve else None}
+    found: dict[str, float | None] = {"last_epoch": trial.known_epochs if trial.curve else None}
     found |= {"seconds_per_epoch": trial.seconds_per_epoch, "peak_device_memory": trial.peak_device_memory}
     taken = trial.curve[-1].logs if trial.curve else {}
     return [
