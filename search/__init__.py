@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from search.compat.keras_tuner import GridSearch as GridSearch
     from search.compat.keras_tuner import Hyperband as Hyperband
     from search.compat.keras_tuner import RandomSearch as RandomSearch
+    from search.errors import FallsShort as FallsShort
     from search.errors import Infeasible as Infeasible
     from search.errors import SearchError as SearchError
     from search.errors import Unfinished as Unfinished
@@ -43,6 +44,7 @@ _EXPORTS = {
     "BackEnd": "search.backends.base",
     "BayesianOptimization": "search.compat.keras_tuner",
     "Executor": "search.executors.base",
+    "FallsShort": "search.errors",
     "Follower": "search.tracking.followers",
     "GridSearch": "search.compat.keras_tuner",
     "HyperModel": "keras_tuner",
@@ -67,6 +69,7 @@ __all__ = [
     "BackEnd",
     "BayesianOptimization",
     "Executor",
+    "FallsShort",
     "Follower",
     "GridSearch",
     "HyperModel",

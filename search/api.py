@@ -14,7 +14,7 @@ from search.driver import launch
 from search.driver.loop import View
 from search.driver.prepared import MakeView, Result, SearchStopped
 from search.driver.source import Source
-from search.errors import UNFINISHED, NoResult, OptionError, SearchError, SpaceError, Unfinished
+from search.errors import UNFINISHED, FallsShort, NoResult, OptionError, SearchError, SpaceError, Unfinished
 from search.options import Options
 from search.results.study_results import StudyResults
 from search.space.file import describe_type
@@ -63,6 +63,7 @@ def run(
     Raises:
         UserError: the input is wrong; the message says what is wrong, where, and what to do.
         NoResult: no trial has an objective.
+        FallsShort: the search is done, and its best trial does not fulfil `require`; `load_study` has the results.
         Unfinished: the search has stopped before its job's end (`stop_before`); it goes on with `resume=True`.
         SearchError: the search was given up, as too many trials failed, and has results for `load_study`.
         KeyboardInterrupt: the search was stopped; it goes on with `resume=True`.
@@ -113,6 +114,8 @@ def _raise_unless_done(result: Result) -> None:
         raise Unfinished(f"{end.reason}: go on with resume=True")
     if end.exit_code == 1:
         raise NoResult(end.reason) if result.study.best is None else SearchError(end.reason)
+    if result.shortfall:
+        raise FallsShort(result.shortfall)
 
 
 def _say_how_to_go_on(paths: StudyPaths, notebook: bool, say: Callable[[str], None]) -> None:

@@ -8,6 +8,7 @@
     │   └── TrackingRefused         the tracking server says no (401, 403)
     ├── JournalError                a journal cannot be read or written, or another process writes it
     ├── NoResult                    the search has no trial with an objective, exit code 1
+    ├── FallsShort                  the best trial does not fulfil `--require`, exit code 3
     ├── Unfinished                  the search has stopped before its job's end, exit code 75
     └── Unavailable                 something outside is out of reach for now: warn and go on
 
@@ -23,7 +24,9 @@ import re
 from collections.abc import Iterable
 
 __all__ = [
+    "FALLS_SHORT",
     "UNFINISHED",
+    "FallsShort",
     "Infeasible",
     "JournalError",
     "NoResult",
@@ -38,6 +41,9 @@ __all__ = [
     "nearest",
 ]
 
+
+FALLS_SHORT = 3
+"""The exit code of a search that is done, and whose best trial does not fulfil `--require`."""
 
 UNFINISHED = 75
 """The exit code of a search that goes on with the same command later (`EX_TEMPFAIL` of sysexits.h)."""
@@ -73,6 +79,10 @@ class JournalError(SearchError):
 
 class NoResult(SearchError):
     """No trial has an objective."""
+
+
+class FallsShort(SearchError):
+    """The search is done, and its best trial does not fulfil `require`; `load_study` has the results."""
 
 
 class Unfinished(SearchError):

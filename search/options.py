@@ -23,7 +23,9 @@ from search.plugins.loading import BACKENDS, EXECUTORS, FOLLOWERS, STOP_RULES, R
 from search.plugins.spec import split_spec
 from search.space.configurations import parse_configurations
 from search.space.domain import Value
+from search.study.requirement import parse_requirement
 from search.study.study import Study
+from search.study.tags import check_tags
 from search.study.versions import KERAS_BACKENDS
 from search.wording import format_time, parse_bytes
 
@@ -161,6 +163,13 @@ class Options:
     seed: int | None = _option(
         None, "a seed, 0 included, makes a search with one worker repeatable", low=0, high=LARGEST_SEED, group=STUDY
     )
+    require: tuple[str, ...] = _option(
+        (),
+        "the best trial must fulfil this, such as 'val_accuracy>=.9', else the exit code is 3; a metric of its best "
+        "epoch, objective or test_…; repeatable; holds for this command only",
+        many=True,
+        group=RESULTS,
+    )
     runs: str = _option("runs", "the folder that holds the studies", group=RESULTS)
     tracking_uri: str | None = _option(
         None, "the MLflow server; by default the store in the runs folder", group=RESULTS
@@ -168,6 +177,17 @@ class Options:
     experiment: str | None = _option(None, "the MLflow experiment's name; by default the study's", group=RESULTS)
     register: str | None = _option(
         None, "the name to register the best model under; by default only in a local store", group=RESULTS
+    )
+    tag: tuple[str, ...] = _option(
+        (),
+        "a tag KEY=VALUE of MLflow's runs of the study and its trials; repeatable; none drops a resumed study's",
+        many=True,
+        group=RESULTS,
+    )
+    parent_run: str | None = _option(
+        None,
+        "the id of an MLflow run of yours; the study's run becomes a child of it, in the same experiment",
+        group=RESULTS,
     )
     keep_models: int = _option(3, "how many of the best trials keep their weights in MLflow", low=1, group=RESULTS)
     tensorboard: bool = _option(
@@ -283,8 +303,8 @@ STORAGES = (FOLDER, DRIVER)
 """The values of `storage` that are no URL."""
 LOCATION = ("study", "runs")
 """Options that name the study, and are not journaled with it."""
-PASSING = (*LOCATION, "ray_address")
-"""Options of one process that are not journaled: a study may be resumed on another cluster."""
+PASSING = (*LOCATION, "ray_address", "require")
+"""Options of one process that are not journaled: a study may be resumed on another cluster, or with another aim."""
 OWN_FIT_MAX_EPOCHS = 1000
 """The `max_epochs` of a search whose own `fit` decides on its epochs. Beyond them, a trial is ended all the same."""
 EARLY = (*LOCATION, "keras_backend", "executor", "ray_address", "storage")
@@ -410,6 +430,12 @@ def check_option(name: str, value: Any) -> Any:
             raise OptionError(f"{option_flag(name)} is {value!r}: {error}") from None
     elif name == "try_first":
         value = parse_configurations(value)
+    elif name == "tag":
+        value = check_tags(value)
+    elif name == "require":
+        value = tuple(
+            parse_requirement(str(text)).text for text in (value if isinstance(value, (list, tuple)) else [value])
+        )
     elif field_.metadata.get("registry"):
         value = _check_specs(value) if field_.metadata.get("many") else spec_of(value)
     elif kind.startswith(("int", "float")):

@@ -44,6 +44,7 @@ def _completer_of(choices: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 _METAVARS = {"runs": "DIR", "tracking_uri": "URI", "gpus": "GPUS", "objective": "NAME"}
+_METAVARS |= {"tag": "KEY=VALUE", "require": "METRIC>=N", "parent_run": "ID"}
 _METAVARS |= {"try_first": "JSON|FILE", "warm_start": "STUDY", "storage": "URL|folder|driver"}
 
 Runs = Annotated[str, typer.Option("--runs", metavar="DIR", help="The folder that holds the studies.")]
@@ -96,7 +97,7 @@ def _with_options(only: tuple[str, ...], function: Callable[..., None]) -> Calla
         if given.get("workers") == "auto":
             given["workers"] = None
         try:
-            with _interrupted_by_signals():
+            with interrupted_by_signals():
                 function(given=given, **arguments)
         except KeyboardInterrupt as error:
             raise typer.Exit(fail(_describe_stop(error), 130)) from None
@@ -119,7 +120,7 @@ def _describe_stop(error: KeyboardInterrupt) -> str:
 
 
 @contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
+def interrupted_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP act as Ctrl-C, also before the search begins and after its end."""
     numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
     for number in numbers:

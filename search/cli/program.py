@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from search import __version__
-from search.cli import devices, reading, searching, steering, tracking
+from search.cli import devices, reading, removal, searching, steering, tracking
 from search.cli.help import Command, Group
 from search.cli.output import fail
-from search.errors import NoResult, SearchError
+from search.errors import FALLS_SHORT, FallsShort, NoResult, SearchError
 
 COMMANDS: dict[str, Callable[..., None]] = {
     function.__name__.removesuffix("_command"): function
@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
         steering.set_command,
         tracking.sync_command,
         tracking.ui_command,
+        removal.rm_command,
         devices.devices_command,
     )
 }
@@ -86,7 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0 done, 1 no trial has an objective, 2 wrong input, 75 stopped before the job's end, 130 stopped.
+        The exit code: 0 done, 1 no trial has an objective, 2 wrong input, 3 the best trial does not fulfil `--require`,
+        75 stopped before the job's end, 130 stopped.
     """
     # The memory goes with the process. Else the collector would look through all that MLflow has imported, for half a
     # second after the last line.
@@ -100,6 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
         return exit_.exit_code
     except NoResult as error:
         return fail(str(error), 1)
+    except FallsShort as error:
+        return fail(str(error), FALLS_SHORT)
     except SearchError as error:
         return fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort) as error:

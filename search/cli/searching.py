@@ -9,6 +9,7 @@ import typer
 
 from search.cli.arguments import Accept, KerasBackend, NoProgress, SpaceFile, StudyName, TakeOver, takes_options
 from search.cli.output import err, out, say, show
+from search.errors import FallsShort
 
 if TYPE_CHECKING:
     from search.driver.prepared import MakeView, Result
@@ -94,4 +95,6 @@ def _report_and_exit(result: Result) -> None:
         print_report(result, out, say)
     except KeyboardInterrupt as error:
         raise SearchStopped(result.paths) from error
+    if result.shortfall:
+        raise FallsShort(result.shortfall)
     raise typer.Exit(result.end.exit_code)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
 
 from search import options
-from search.cli.arguments import MeantStudy, Runs, TrackingUri, complete_study
-from search.cli.output import out, say
+from search.cli.arguments import MeantStudy, Runs, TrackingUri, complete_study, interrupted_by_signals
+from search.cli.output import err, out, say
 from search.cli.reading import load_results
 from search.cli.selection import find_name
+from search.errors import OptionError
 from search.study import paths
 
 
@@ -41,21 +44,47 @@ def sync_command(name: MeantStudy = None, tracking_uri: TrackingUri = None, runs
 
 
 def ui_command(
-    name: Annotated[
-        str | None,
+    names: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="STUDY", help="The study's name; the newest study by default.", autocompletion=complete_study
+            metavar="STUDY …",
+            help="A study, or a space file for its newest; several are compared; by default the newest.",
+            autocompletion=complete_study,
         ),
     ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, metavar="N", help="The port of the UI.")] = 5000,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, and open no browser.")] = False,
     tracking_uri: TrackingUri = None,
     runs: Runs = "runs",
 ) -> None:
-    """Open the MLflow UI on this project's store."""
-    from search.results.study_results import load_study
+    """Open the MLflow UI on this project's store; with several studies, compare them."""
     from search.tracking.mlflow import ui
 
-    if name is not None and paths.StudyPaths.of(runs, name).journal.exists():
+    uids, tracking_uri = _find_studies(names or [], tracking_uri, runs)
+    browse = not no_browser and err.is_terminal and ui.has_display(os.environ, sys.platform)
+    with interrupted_by_signals():
+        ui.serve_ui(uids, runs=runs, tracking_uri=tracking_uri, port=port, say=say, browse=browse)
+
+
+def _find_studies(names: list[str], tracking_uri: str | None, runs: str) -> tuple[dict[str, str], str | None]:
+    """Return the studies' names by their uids, and the store that has them.
+
+    A name that is not in `runs` stays as it is: MLflow may have a study of that name.
+    """
+    from search.results.study_results import load_study
+
+    if not names and tracking_uri is None and paths.study_names(runs):
+        names = [find_name(None, runs)]
+    uids, stores = dict[str, str](), dict[str | None, str]()
+    for name in names:
+        name = find_name(name, runs)
+        if not paths.StudyPaths.of(runs, name).journal.exists():
+            uids[name] = name
+            continue
         study = load_study(name, runs).study
-        name, tracking_uri = study.uid, tracking_uri or options.last_options(study).tracking_uri
-    ui.serve_ui(name, runs=runs, tracking_uri=tracking_uri, port=port, say=say)
+        uids[study.uid] = name
+        stores.setdefault(options.last_options(study).tracking_uri, name)
+    if tracking_uri is None and len(stores) > 1:
+        listed = ", ".join(f"{name} in {uri or 'the store in the runs folder'}" for uri, name in stores.items())
+        raise OptionError(f"the studies are in several MLflow stores ({listed}): send them to one with search sync")
+    return uids, tracking_uri or next(iter(stores), None)

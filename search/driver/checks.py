@@ -18,6 +18,7 @@ from search.messages import Probed, ProbeFailed
 from search.options import FIELDS, Options
 from search.space.domain import Domain, Parameter, Value
 from search.study.records import FORMAT, EpochDone, Header, ParameterSet, SegmentRequested
+from search.study.requirement import check_metrics, parse_requirement
 from search.study.trial import Objective, Suggestion
 from search.study.versions import changed_versions
 from search.wording import pluralize
@@ -68,6 +69,14 @@ def check_single_value(objective: Objective, opts: Options, probed: Probed) -> N
         f"objective {objective.name!r} has {count} values, and trials are compared by one: compile the metric so that "
         "it gives one, such as F1Score(average='macro'), or give another objective with --objective"
     )
+
+
+def check_required(opts: Options, probed: Probed, objective: Objective) -> None:
+    """Raise OptionError if `--require` names a metric that no trial will have, as far as that is known."""
+    if probed.extra_logs or probed.own_fit:
+        return  # the first epoch will show
+    tested = [name for name in probed.metrics if not name.startswith("val_")]
+    check_metrics([parse_requirement(text) for text in opts.require], probed.metrics, tested, objective.name)
 
 
 def check_keras(opts: Options, probed: Probed, devices: int = 1) -> None:

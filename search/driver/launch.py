@@ -34,7 +34,7 @@ from search.study.lock import Lock
 from search.study.paths import StudyPaths, check_study_name, compiled_programs, find_study
 from search.study.study import read_study
 from search.study.trial import Objective
-from search.tracking.mlflow.admission import Admission
+from search.tracking.mlflow.admission import Admission, check_parent_run
 
 if TYPE_CHECKING:
     pass
@@ -282,6 +282,7 @@ class _Launch:
             change = self._handle.change_of_space(probed, accepted=self._accept_changes, label=self._source.label)
             with waiting_for("connecting to MLflow"):
                 uri = admission.result(opts)
+                opts = self._below_parent_run(opts, uri)
             records = self._handle.first_records(opts, objective, probed, change, imported, self._source.path, ref.seed)
             self._announce(opts, objective, slots, probed, self._handle.count_earlier_trials(records))
             rules = job_end.stop_rules(opts, self._say)
@@ -331,6 +332,7 @@ class _Launch:
         else:
             objective = checks.objective_of(opts, probed)
         checks.check_single_value(objective, opts, probed)
+        checks.check_required(opts, probed, objective)
         changed = self._accept_changes and self._handle.exists and self._handle.space.digest != probed.digest
         if changed or self._is_new("try_first"):
             untried = self._handle.untried(opts.try_first)
@@ -338,6 +340,15 @@ class _Launch:
             for line in checks.check_try_first(untried, declared, lambda v: executor.probe(Probe(ref, values=v))):
                 self._say(line)
         return objective
+
+    def _below_parent_run(self, opts: Options, uri: str) -> Options:
+        """Check `--parent-run`. Return the options with its experiment, unless the user names one: MLflow's UI shows a
+        run below its parent only within one experiment.
+        """
+        if opts.parent_run is None or not self._is_new("parent_run"):
+            return opts
+        name = check_parent_run(uri, opts.parent_run)
+        return opts if opts.experiment is not None or name is None else replace(opts, experiment=name)
 
     def _read_again(self) -> None:
         """Read the journal with the lock held, if another process has written to it since."""

@@ -30,6 +30,7 @@ from search.study.journal import Journal
 from search.study.paths import StudyPaths
 from search.study.records import Record, SearchEnded
 from search.study.request_files import RequestFolder
+from search.study.requirement import describe_shortfall
 from search.study.study import Study
 from search.tracking.followers import FollowerSetup, FollowerThread
 from search.wording import pluralize
@@ -69,6 +70,7 @@ class Result:
         end: how the search ended.
         synced: MLflow has everything.
         ran: a search has run; else the study was complete before.
+        shortfall: one line about what `--require` asks for and the best trial lacks; "" if nothing.
     """
 
     paths: StudyPaths
@@ -76,6 +78,7 @@ class Result:
     end: SearchEnded
     synced: bool
     ran: bool = True
+    shortfall: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +165,10 @@ class PreparedSearch:
             with waiting_for("ending the followers"):
                 for follower in named:
                     follower.close(FOLLOWER_SECONDS)
+            # A search that was stopped or given up has an exit code of its own.
+            shortfall = describe_shortfall(opts.require, study) if end.exit_code == 0 else ""
             with waiting_for("sending the rest to MLflow"):
-                return Result(self.paths, study, end, syncer.finish(SYNC_SECONDS))
+                return Result(self.paths, study, end, syncer.finish(SYNC_SECONDS), shortfall=shortfall)
         except KeyboardInterrupt as error:
             raise SearchStopped(self.paths) from error
 

@@ -32,7 +32,16 @@ from search.study.study import Study
 from search.tracking.followers import Follower
 from search.wording import format_time
 
-__all__ = ["check_storage", "delete_replaced", "is_url", "kept_storage", "make_files", "make_followers"]
+__all__ = [
+    "check_storage",
+    "delete_files",
+    "delete_replaced",
+    "is_url",
+    "kept_storage",
+    "make_files",
+    "make_followers",
+    "written_url",
+]
 
 ANSWER_SECONDS = 60.0
 """The longest time for a storage to take, give back and delete a small object."""
@@ -140,6 +149,19 @@ def study_url(storage: str, name: str, uid: str) -> str:
 
 def delete_replaced(paths: StudyPaths, say: Callable[[str], None]) -> None:
     """Delete the files behind a URL of the study that another one replaces, as far as its journal can be read."""
+    url = written_url(paths)
+    try:
+        if url is not None:
+            delete_files(url)
+    except (OptionError, Unavailable) as error:
+        say(f"the files of the study that is replaced stay: {error}")
+
+
+def written_url(paths: StudyPaths) -> str | None:
+    """Return the URL of a study's own files, as its journal has it; None if they lie in its folder.
+
+    A damaged journal is read as far as possible.
+    """
     uid, options = "", dict[str, Any]()
     with suppress(SearchError, OSError):
         for entry in journal.read(paths.journal):
@@ -149,11 +171,17 @@ def delete_replaced(paths: StudyPaths, say: Callable[[str], None]) -> None:
                 options = dict(entry.record.options)
     storage = options.get("storage")
     if not uid or storage is None or not is_url(storage):
-        return
-    url = study_url(storage, paths.folder.name, uid)
-    try:
-        fs, root = open_url(url)
-        with storage_errors(url), suppress(FileNotFoundError):
-            fs.rm(root, recursive=True)
-    except (OptionError, Unavailable) as error:
-        say(f"the files of the study that is replaced stay: {error}")
+        return None
+    return study_url(storage, paths.folder.name, uid)
+
+
+def delete_files(url: str) -> None:
+    """Delete all files of one study behind `url`; none need exist.
+
+    Raises:
+        OptionError: the storage cannot be used.
+        Unavailable: the storage does not answer.
+    """
+    fs, root = open_url(url)
+    with storage_errors(url), suppress(FileNotFoundError):
+        fs.rm(root, recursive=True)

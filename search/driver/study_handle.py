@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from search import options
 from search.backends.registry import internals_off
 from search.driver import checks, named_parts
+from search.driver.source_commit import find_commit
 from search.errors import SearchError, StudyError
 from search.messages import Probed
 from search.options import Options
@@ -195,6 +196,7 @@ class StudyHandle:
         kept["keras_backend"] = probed.versions["keras_backend"]
         kept["tracking_uri"] = _without_password(opts.tracking_uri)
         kept["storage"] = opts.storage and drop_credentials(opts.storage)
+        kept |= commit.as_options() if (commit := find_commit(space)) is not None else {}
         if not self.exists:
             records.append(self._header(objective, probed, space, seed))
         elif change is not None:

@@ -121,7 +121,8 @@ class SearchStarted:
     """A process began to run the study.
 
     Attributes:
-        options: all options of the process, by name: budget, workers, …
+        options: all options of the process, by name: budget, workers, …; and the git commit of the code, as
+            `source_commit` and `source_dirty`, if it has one.
         versions: the libraries that its workers found.
         internals_off: a line for each use of a library's internals that the process itself does without.
     """

@@ -5,6 +5,9 @@ database    the local store's database
 admission   the first contact with MLflow, before anything is written
 layout      the changes of MLflow's runs that follow from a record (pure)
 files       the content of the artifacts, and whose weights are there (pure)
+notes       the description of a study (pure)
+colours     the colours of trials' runs (pure)
+branches    the branches of a conditional space (pure)
 view        the page that the UI opens for a study (pure)
 position    the syncer's position in the journal: `tracking.json`
 feed        the journal's entries, from the driver or from the file

@@ -5,9 +5,34 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
-from search.errors import SearchError, Unavailable
+from search.errors import OptionError, SearchError, Unavailable
 from search.options import Options
 from search.tracking.mlflow import database, store
+
+
+def check_parent_run(uri: str, run_id: str) -> str | None:
+    """Check that the user's run exists. Return the name of its experiment; None if that belongs to a study.
+
+    Raises:
+        OptionError: there is no such run, or it is deleted.
+        Unavailable, TrackingRefused: MLflow does not answer.
+    """
+    from search.tracking.mlflow.layout import STUDY_UID_TAG
+
+    file = store.local_database(uri)
+    where = f"MLflow at {store.redact(uri)}"
+    if file is not None and not file.exists():
+        raise OptionError(f"--parent-run {run_id}: there is no {where}: check --tracking-uri and --runs")
+    client = store.connect(uri, create=False)
+    try:
+        with store.translate_errors(uri, core=True):
+            run = client.get_run(run_id)
+            experiment = client.get_experiment(run.info.experiment_id)
+    except store.Rejected:
+        raise OptionError(f"--parent-run {run_id}: {where} has no such run: give the id of a run there") from None
+    if run.info.lifecycle_stage != "active":
+        raise OptionError(f"--parent-run {run_id}: that run is deleted: give another")
+    return None if STUDY_UID_TAG in experiment.tags else str(experiment.name)
 
 
 class Admission:

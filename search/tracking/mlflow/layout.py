@@ -8,13 +8,13 @@ run merge: points add up, the last tag and the last status win. So a batch of re
     SpaceChanged      search.digest                         –
     BackendChanged    search.backend, params of the phase   –
     TrialImported     search.warm_start                     –
-    SearchStarted     RUNNING                               runs that a dead process left: FINISHED, paused
-    SegmentRequested  –                                     the run (RUNNING); bracket, rung, parent_trial
+    SearchStarted     RUNNING; the description              runs that a dead process left: FINISHED, paused
+    SegmentRequested  –                                     the run (RUNNING); bracket, rung, parent_trial, colour
     ParameterSet      –                                     a param, its log10_… if sampled in log; search.params
     SegmentStarted    –                                     RUNNING
     Built             –                                     search.weights, search.runner
     EpochDone         objective if it is a new best         its logs, objective, best_epoch; search.epochs
-    SegmentEnded      –                                     seconds_per_epoch, peak_device_memory
+    SegmentEnded      –                                     last_epoch, seconds_per_epoch, peak_device_memory
     ResultTold        –                                     FINISHED, paused
     TrialEnded        objective if the best trial failed    FINISHED or FAILED; search.state, search.error
     Tested            test_… of the best trial              test_…
@@ -22,7 +22,10 @@ run merge: points add up, the last tag and the last status win. So a batch of re
     SearchPaused      search.state: paused                  –
     SearchContinued   search.state: running                 –
     SearchEnded       FINISHED, or FAILED without a         runs still open: FINISHED, paused
-                      result; search.reason
+                      result; search.reason; the description
+
+Besides, whenever another trial becomes the best, its run gets the tag `search.best` and a colour, and the run of the
+trial that was it before loses both.
 
 A run is RUNNING exactly while its trial waits for its next epochs or trains them. A metric's step is the epoch; the
 parent run's step is the number of epochs of the whole study. Timestamps are those of the records, so a point that is
@@ -62,7 +65,10 @@ from search.study.records import (
     TrialImported,
 )
 from search.study.study import Study
+from search.study.tags import split_tags
 from search.study.trials import Trial
+from search.tracking.mlflow.colours import COLOUR_TAG, colour_of
+from search.tracking.mlflow.notes import NOTE_TAG, describe
 
 RunKey = int | None
 """A run of the study: the trial's number, None for the parent run."""
@@ -72,6 +78,8 @@ PARENT: RunKey = None
 STUDY_UID_TAG = "search.study_uid"
 MODEL_TAG = "search.model"
 """Tag of a trial whose weights are in MLflow. Its value is their epoch."""
+BEST_TAG = "search.best"
+"""Tag of the best trial's run. On a run that was the best before, it is empty."""
 LOG10_PREFIX = "log10_"
 """Prefix of the param that has a value's logarithm."""
 TEST_PREFIX = "test_"
@@ -164,6 +172,7 @@ class Projection:
         study, record = self.study, entry.record
         time = self._last_at = round(entry.time * 1000)
         open_before = _open(study) if isinstance(record, SearchStarted) else []
+        best_before = study.best
         study.apply(record, entry.time)
         if isinstance(record, Header):
             self._created_at = time
@@ -173,6 +182,8 @@ class Projection:
         if isinstance(record, SearchStarted | SearchEnded):
             still_open = open_before if isinstance(record, SearchStarted) else _open(study)
             changes += [(trial.number, _paused(time)) for trial in still_open]
+        if study.best is not best_before:
+            changes += _marks(study, best_before)
         for _, change in changes:
             change.time = time
         return changes
@@ -198,6 +209,7 @@ class Projection:
             "mlflow.user": study.header.user,
             "mlflow.source.name": study.header.source,
             "mlflow.source.type": "LOCAL",
+            **tags_of_process(study),
         }
         if run is None:
             return NewRun(study.name, self._created_at, {**common, "search.kind": "study"})
@@ -209,6 +221,15 @@ class Projection:
 def _open(study: Study) -> list[Trial]:
     """Return the trials whose runs are RUNNING."""
     return [trial for trial in study.trials.values() if trial.open and not trial.ended]
+
+
+def _marks(study: Study, before: Trial | None) -> Iterator[tuple[RunKey, Change]]:
+    """Yield the changes that move the marks of the best trial from the one that was it `before`: a tag and a colour."""
+    if before is not None:
+        # The UI takes an empty colour for none.
+        yield before.number, Change(tags={BEST_TAG: "", COLOUR_TAG: colour_of(study, before) or ""})
+    if study.best is not None:
+        yield study.best.number, Change(tags={BEST_TAG: "★ best", COLOUR_TAG: colour_of(study, study.best) or ""})
 
 
 def _paused(time: int) -> Change:
@@ -234,7 +255,8 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
             yield PARENT, Change(tags={"search.warm_start": _shorten(" ".join(sources), _MAX_TAG)})
         case SearchStarted():
             state = "paused" if study.paused else "running"
-            yield PARENT, Change(status="RUNNING", tags={"search.state": state})
+            tags = {"search.state": state, **_note_tag(study), **tags_of_process(study), **_user_parent(study)}
+            yield PARENT, Change(status="RUNNING", tags=tags)
         case SearchPaused() | SearchContinued():
             yield PARENT, Change(tags={"search.state": "paused" if study.paused else "running"})
         case SearchEnded():
@@ -244,6 +266,7 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
                 "search.reason": _shorten(record.reason, _MAX_TAG),
                 "search.trials": str(len(study.trials)),
                 **_epochs_tag(study.known_epochs),
+                **_note_tag(study),
             }
             yield PARENT, Change(status="FAILED" if record.exit_code == 1 else "FINISHED", tags=tags)
         case EpochDone():
@@ -259,6 +282,27 @@ def _of_study(study: Study, record: Record, time: int) -> Iterable[tuple[RunKey,
         case Tested():
             if study.best is not None and study.best.number == record.trial:
                 yield PARENT, Change(_test_points(record, time, study.epochs))
+
+
+def tags_of_process(study: Study) -> dict[str, str]:
+    """Return the tags that follow from the options of the last process: the user's own, and the git commit."""
+    options = study.start.options if study.start is not None else {}
+    tags = {key: _shorten(text, _MAX_TAG) for key, text in split_tags(options.get("tag") or ()).items()}
+    if options.get("source_commit"):
+        tags["mlflow.source.git.commit"] = str(options["source_commit"])
+    if "source_dirty" in options:
+        tags["mlflow.source.git.dirty"] = str(options["source_dirty"]).lower()
+    return tags
+
+
+def _user_parent(study: Study) -> dict[str, str]:
+    """Return the tag that makes the parent run a child of the user's run."""
+    run = study.start.options.get("parent_run") if study.start is not None else None
+    return {"mlflow.parentRunId": str(run)} if run else {}
+
+
+def _note_tag(study: Study) -> dict[str, str]:
+    return {NOTE_TAG: _shorten(describe(study), _MAX_TAG)}
 
 
 def _identity(header: Header) -> dict[str, str]:
@@ -339,6 +383,9 @@ def _request_tags(study: Study, trial: Trial) -> dict[str, str]:
         tags["search.bracket"] = str(trial.progress.bracket)
     if trial.progress.rung is not None:
         tags["search.rung"] = str(trial.progress.rung)
+    colour = colour_of(study, trial)
+    if colour is not None:
+        tags[COLOUR_TAG] = colour
     return tags
 
 
@@ -386,8 +433,9 @@ def _epoch(trial: Trial, record: EpochDone, time: int) -> Change:
 
 
 def _cost(trial: Trial, time: int) -> list[Point]:
-    """Return the points of a trial's time and memory: the seconds of an epoch, and the bytes of a GPU."""
-    found = {"seconds_per_epoch": trial.seconds_per_epoch, "peak_device_memory": trial.peak_device_memory}
+    """Return the points of a trial's cost: its last epoch, the seconds of an epoch, and the bytes of a GPU."""
+    found: dict[str, float | None] = {"last_epoch": trial.known_epochs if trial.curve else None}
+    found |= {"seconds_per_epoch": trial.seconds_per_epoch, "peak_device_memory": trial.peak_device_memory}
     taken = trial.curve[-1].logs if trial.curve else {}
     return [
         Point(name, float(value), time, trial.epochs)

@@ -87,7 +87,7 @@ class RemoteTrial:
 def list_remote_studies(client: Any) -> list[RemoteStudy]:
     """Return all studies in the store, the newest first."""
     with store.translate_errors(client.tracking_uri):
-        names = {item.experiment_id: item.name for item in _experiments(client)}
+        names = {item.experiment_id: item.name for item in list_experiments(client)}
         ids = list(names)
         found = []
         for start in range(0, len(ids), _EXPERIMENTS_PER_QUERY):
@@ -194,7 +194,8 @@ def _download(study: RemoteStudy, run_id: str, path: str, folder: str | Path) ->
         raise StudyError(f"MLflow has no {path!r} for study {study.name!r}: {error}") from None
 
 
-def _experiments(client: Any) -> list[Any]:
+def list_experiments(client: Any) -> list[Any]:
+    """Return all experiments of the store that are not deleted."""
     found: list[Any] = []
     token = None
     while True:

@@ -278,7 +278,7 @@ class Shipper:
         if self._page_parameters == used and study.end is None:
             return
         self._page_parameters = used
-        page = view.make_page(study)
+        page = view.make_page(study, self._position.trials)
         digest = hashlib.sha256(page.encode()).hexdigest()[:16]
         if self._position.page == digest:
             return

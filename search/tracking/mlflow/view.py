@@ -4,13 +4,15 @@ The UI keeps the state of a shared page in an experiment's tag `mlflow.sharedVie
 the tag if the address has `viewStateShareKey=<key>`. The state says which runs, columns and charts are shown, and in
 which order. A study's page shows its trials, best first, and
 
-- parallel coordinates of the parameters that all trials have in common, up to the objective. The largest group of
-  trials with further parameters gets another chart: the UI omits a run that lacks one of a chart's parameters.
+- parallel coordinates of the parameters that all trials have in common, up to the objective,
 - the learning curves of the objective's metric,
 - the parameters with the most influence on the objective, each against it,
-- the trials side by side.
+- for each branch of a conditional space, parallel coordinates of the branch's parameters: the UI omits a run that lacks
+  one of a chart's parameters. `branches` finds the branches.
+- the trials side by side. At the end of a search, the best one is pinned and is the baseline.
 
 The UI's axes are linear, so a parameter that was sampled in log is shown by the param `log10_…` that `layout` adds.
+A run's colour is a tag that `layout` sets by the epochs granted to the trial.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ from typing import Any
 from search.space.domain import Value
 from search.study.study import Study
 from search.study.trials import Trial
-from search.tracking.mlflow.layout import LOG10_PREFIX, STUDY_UID_TAG, TEST_PREFIX, clean_key
+from search.tracking.mlflow.branches import find_branches, varying
+from search.tracking.mlflow.layout import BEST_TAG, LOG10_PREFIX, STUDY_UID_TAG, TEST_PREFIX, clean_key
 
 MAX_CHARACTERS = 5000
 """Characters of an experiment's tag that every server accepts. MLflow 3.17 itself accepts 20,000."""
 
-SCATTER_CHARTS = 2
-"""The number of parameters that are shown against the objective."""
+SCATTER_CHARTS = 3
+"""The number of parameters that are shown against the objective: with the curve, they fill two columns."""
 
 MIN_TRIALS = 5
 """The fewest trials for a chart, and for an estimate of a parameter's influence."""
@@ -55,50 +58,71 @@ def trials_filter(uid: str) -> str:
     return f"tags.`{STUDY_UID_TAG}` = '{uid}' and tags.`search.kind` = 'trial'"
 
 
-def make_page(study: Study) -> str:
+def make_page(study: Study, run_ids: Mapping[int, str] | None = None) -> str:
     """Return the page of `study`: JSON of at most `MAX_CHARACTERS` characters, the value of the tag.
 
     If not all parameters fit, the least used ones are omitted.
+
+    Args:
+        run_ids: the MLflow run of each trial, as far as they are known.
     """
     used = _used(study)
+    best = (run_ids or {}).get(study.best.number, "") if study.best is not None and study.end is not None else ""
     while True:
-        text = json.dumps(_page(study, used), ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(_page(study, used, best), ensure_ascii=False, separators=(",", ":"))
         if len(text) <= MAX_CHARACTERS or not used:
             return text
         least = min(map(len, used.values()))
         used.pop([name for name, trials in used.items() if len(trials) == least][-1])
 
 
-def _page(study: Study, used: Mapping[str, frozenset[int]]) -> dict[str, Any]:
-    tests = sorted(
-        {name for trial in study.trials.values() if trial.best.tested is not None for name in trial.best.tested.logs}
-    )
-    columns = ["metrics.`objective`", "metrics.`best_epoch`"]
-    columns += [f"metrics.`{clean_key(TEST_PREFIX + name)}`" for name in tests]
-    columns += [f"params.`{clean_key(name)}`" for name in used]
-    columns += ["tags.`search.epochs`", "tags.`search.state`"]
-    common, further = _common(study, used), _further(study, used)
+def _page(study: Study, used: Mapping[str, frozenset[int]], best: str) -> dict[str, Any]:
+    """Return the state of the page.
+
+    Args:
+        used: the parameters to show, each with the numbers of the trials that use it.
+        best: the best trial's run, "" while the search may find another.
+    """
+    common = _common(study, used)
     charts = [_parallel(study, "common", common)] if common else []
     charts += [_curve(study), *_scatters(study, used)]
-    if further:
-        charts.append(_parallel(study, "further", [*_varying(study, common, used[further[0]]), *further]))
+    branches = find_branches(study, used, lambda name: _is_axis(study, name))
+    for number, branch in enumerate(branches):
+        names = [*varying(study, common, branch.trials), *branch.names]
+        charts.append(_parallel(study, f"branch-{number}", names))
     return {
         "searchFilter": trials_filter(study.uid),
         "orderByKey": "metrics.`objective`",
         "orderByAsc": study.objective.direction == "min",
-        "selectedColumns": columns,
+        "selectedColumns": _columns(study, used),
         "runsHiddenMode": "SHOW_ALL",
         "isAccordionReordered": True,  # else the UI sorts sections by name
+        **({"runsPinned": [best]} if best else {}),
         "compareRunSections": [
+            # The UI cuts names after some 27 characters.
             _section("common", "Parameters and objective", columns=1),
-            _section("curves", "Curves, and what matters", columns=3),
-            *([_section("further", f"Where {further[0]} is used", columns=1)] if further else []),
+            _section("curves", "Curves, and what matters", columns=2),
+            *(_section(f"branch-{i}", each.label, columns=1) for i, each in enumerate(branches)),
             _section("trials", "Trials side by side, best first", columns=1, height=480),
             # The UI puts a chart of every other metric here.
             {**_section("others", "Model metrics", columns=3), "display": False},
         ],
-        "compareRunCharts": [*charts, _table()],
+        "compareRunCharts": [*charts, _table(best)],
     }
+
+
+def _columns(study: Study, used: Mapping[str, frozenset[int]]) -> list[str]:
+    """Return the columns of the table of runs."""
+    tests = sorted(
+        {name for trial in study.trials.values() if trial.best.tested is not None for name in trial.best.tested.logs}
+    )
+    return [
+        f"tags.`{BEST_TAG}`",
+        *("metrics.`objective`", "metrics.`best_epoch`", "metrics.`last_epoch`"),
+        *(f"metrics.`{clean_key(TEST_PREFIX + name)}`" for name in tests),
+        *(f"params.`{clean_key(name)}`" for name in used),
+        "tags.`search.state`",
+    ]
 
 
 # Charts ---------------------------------------------------------------------------------------------------------------
@@ -144,10 +168,10 @@ def _scatters(study: Study, used: Mapping[str, frozenset[int]]) -> list[dict[str
     ]  # fmt: skip
 
 
-def _table() -> dict[str, Any]:
+def _table(best: str) -> dict[str, Any]:
     return _chart(
         "table", "trials", "DIFFERENCE", chartName="Trials", compareGroups=["Model metrics", "Parameters"],
-        showChangeFromBaseline=False, showDifferencesOnly=False, baselineColumnUuid="",
+        showChangeFromBaseline=False, showDifferencesOnly=False, baselineColumnUuid=best,
     )  # fmt: skip
 
 
@@ -174,23 +198,6 @@ def _common(study: Study, used: Mapping[str, frozenset[int]]) -> list[str]:
     """Return the parameters that all trials have and that can be an axis."""
     all_trials = frozenset().union(*used.values())
     return [name for name in used if used[name] == all_trials and _is_axis(study, name)]
-
-
-def _further(study: Study, used: Mapping[str, frozenset[int]]) -> list[str]:
-    """Return the parameters that the largest group of trials has, but not every trial.
-
-    A group is the trials that use some parameter. Exactly the largest group uses the first parameter returned.
-    """
-    all_trials = frozenset().union(*used.values())
-    groups = [used[name] for name in used if MIN_TRIALS <= len(used[name]) < len(all_trials) and _is_axis(study, name)]
-    largest = max(groups, key=len, default=all_trials)
-    found = [name for name in used if largest <= used[name] < all_trials and _is_axis(study, name)]
-    return sorted(found, key=lambda name: len(used[name]))
-
-
-def _varying(study: Study, names: Sequence[str], trials: frozenset[int]) -> list[str]:
-    """Return the parameters of `names` that have more than one value in `trials`."""
-    return [name for name in names if len({study.trials[number].params[name] for number in trials}) > 1]
 
 
 def axis_param(study: Study, name: str) -> str:

@@ -197,6 +197,7 @@ def check_trials(uri: str, uid: str, trials: int = TRIALS, study: str = "digits"
     for number in range(trials):
         points = seen[f"trial-{number:04d}"]["points"]
         assert [step for step, _, _ in points.pop("seconds_per_epoch")] == [5]
+        assert [value for _, _, value in points.pop("last_epoch")] == [5]
         assert points.keys() == {"loss", "val_accuracy", "objective", "best_epoch"}
         for history in points.values():
             assert [step for step, _, _ in history] == [1, 2, 3, 4, 5]

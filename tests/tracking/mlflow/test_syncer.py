@@ -530,6 +530,7 @@ def test_a_server_killed_and_restarted_in_the_middle_gets_every_point_once(
     for number in range(12):
         points = seen[f"trial-{number:04d}"]["points"]
         assert [step for step, _, _ in points.pop("seconds_per_epoch")] == [5]
+        assert [value for _, _, value in points.pop("last_epoch")] == [5]
         assert points.keys() == {"loss", "val_accuracy", "objective", "best_epoch"}
         for history in points.values():
             assert [step for step, _, _ in history] == [1, 2, 3, 4, 5]

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from by_hand import SEARCH_ENDED, epochs, evaluated, header, reached, started
 from stores import WriteStudy, local_address
@@ -101,17 +102,55 @@ def test_at_the_end_the_page_shows_the_parameters_of_the_trials() -> None:
     text = view.make_page(fold([*twelve_trials(), evaluated(7, 2, {"accuracy": 0.8})]))
     found = charts(text)
     assert found["common"]["selectedParams"] == ["log10_rate", "units", "kind"]
-    assert found["further"]["selectedParams"] == ["log10_rate", "units", "depth"]  # kind is always b there
+    assert found["branch-0"]["selectedParams"] == ["log10_rate", "units", "depth"]  # kind is always b there
     assert found["scatter-0"]["xaxis"]["key"] == "log10_rate"
-    assert len([uuid for uuid in found if uuid.startswith("scatter")]) == 2
+    assert len([uuid for uuid in found if uuid.startswith("scatter")]) == view.SCATTER_CHARTS
     page = json.loads(text)
     assert page["selectedColumns"] == [
-        "metrics.`objective`", "metrics.`best_epoch`", "metrics.`test_accuracy`", "params.`rate`", "params.`units`",
-        "params.`kind`", "params.`depth`", "tags.`search.epochs`", "tags.`search.state`",
+        "tags.`search.best`", "metrics.`objective`", "metrics.`best_epoch`", "metrics.`last_epoch`",
+        "metrics.`test_accuracy`", "params.`rate`", "params.`units`", "params.`kind`", "params.`depth`",
+        "tags.`search.state`",
     ]  # fmt: skip
     sections = {section["uuid"]: section["name"] for section in page["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in found.values()} <= sections.keys()
-    assert sections["further"] == "Where depth is used"
+    assert sections["branch-0"] == "kind = b"
+
+
+def test_each_branch_has_a_section_and_an_inner_branch_has_the_outer_ones_parameters() -> None:
+    inner = Parameter("inner", Domain("int", 1, 9))
+    records = start(KIND, UNITS)
+    for number in range(12):
+        kind, deep = "ab"[number % 2], number % 4 == 1
+        values = [(KIND, kind), *([(DEPTH, 1 + number % 4)] if kind == "b" else [(UNITS, 8 + number)])]
+        records += trial(number, 0.1 + 0.01 * number, *values, *([(inner, number)] if deep else []))
+    page = view.make_page(fold(records))
+    sections = {section["uuid"]: section["name"] for section in json.loads(page)["compareRunSections"]}
+    assert [sections[f"branch-{i}"] for i in range(3)] == ["kind = b", "kind = a", "depth = 2"]
+    assert [charts(page)[f"branch-{i}"]["selectedParams"] for i in range(3)] == [
+        ["depth"],
+        ["units"],
+        ["depth", "inner"],
+    ]
+    assert "branch-3" not in sections
+
+
+def test_a_condition_too_long_for_a_title_is_cut_by_us() -> None:
+    kind = Parameter("the_kind_of_the_network", Domain("choice", values=("convolutional", "other")))
+    records = start(kind)
+    for number in range(8):
+        values = [(kind, "convolutional"), (DEPTH, 1 + number)] if number < 4 else [(kind, "other")]
+        records += trial(number, 0.1, *values)  # type: ignore[arg-type]
+    names = [section["name"] for section in json.loads(view.make_page(fold(records)))["compareRunSections"]]
+    assert "the_kind_of_the_network = …" in names
+
+
+def test_at_the_end_the_best_run_is_pinned_and_the_baseline() -> None:
+    records = twelve_trials()
+    run_ids = {number: f"run-{number}" for number in range(12)}
+    page = json.loads(view.make_page(fold(records), run_ids))
+    assert page["runsPinned"] == ["run-7"]
+    assert charts(json.dumps(page))["table"]["baselineColumnUuid"] == "run-7"
+    assert "runsPinned" not in json.loads(view.make_page(fold(records[:-1]), run_ids))  # another may become the best
 
 
 def test_a_parameter_of_numbers_and_words_is_no_axis() -> None:
@@ -168,9 +207,9 @@ def test_the_experiment_has_the_page_from_the_beginning_and_a_new_one_at_the_end
     records = twelve_trials()
     assert sync(write(records[:3])) == view.make_page(fold(records[:3]))
     paths = write(records[3:])
-    assert sync(paths) == view.make_page(fold(records))
+    assert sync(paths) == view.make_page(fold(records), Position.load(paths.tracking).trials)
     paths.tracking.unlink()
-    assert sync(paths) == view.make_page(fold(records))
+    assert sync(paths) == view.make_page(fold(records), Position.load(paths.tracking).trials)
 
 
 def test_a_value_sampled_in_log_has_its_logarithm_as_a_param(write: WriteStudy, runs: Path) -> None:
@@ -232,7 +271,7 @@ CHROMIUM = next(
 )
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update"),
-    *("--disable-background-networking", "--disable-sync", "--window-size=1700,2400", "--virtual-time-budget=60000"),
+    *("--disable-background-networking", "--disable-sync", "--window-size=2600,2400", "--virtual-time-budget=60000"),
 ]
 
 
@@ -244,16 +283,20 @@ def served(write: WriteStudy, runs: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = "import sys; from search.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "ui", "digits", "--runs", str(runs), "--port", str(port)]
+    command = [sys.executable, "-c", code, "ui", "digits", "--runs", str(runs), "--port", str(port), "--no-browser"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("http"):
             yield line.strip()
             break
-    process.send_signal(signal.SIGINT)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) > 1  # MLflow's command, and the server that it starts
+    process.send_signal(signal.SIGTERM)
     process.stderr.read()
     assert process.wait(30) == 0
+    _, alive = psutil.wait_procs(children, timeout=1)
+    assert alive == []
 
 
 @pytest.mark.slow
@@ -267,13 +310,14 @@ def test_a_browser_shows_the_charts_and_the_columns(served: str, tmp_path: Path)
     dom(served)  # at the first request, the server loads modules
     page = dom(served)
     assert "log10_rate vs. objective" in page
-    assert "Where depth is used" in page
+    assert "kind = b" in page
     assert page.count(">Parallel Coordinates<") == 2
     assert re.search(r">trial-\d+ \(val_accuracy\)<", page)  # the curves' legend
     assert "<strong>12</strong> matching runs" in page  # without the parent run
     assert re.findall(r">(trial-\d{4})</span></a>", page)[:3] == ["trial-0007", "trial-0008", "trial-0006"]
     table = dom(served.replace("&compareRunsMode=CHART", ""))
     for column in (
+        "tags.`search.best`",
         "metrics.`objective`",
         "metrics.`best_epoch`",
         "params.`rate`",
