@@ -14,6 +14,7 @@ from pathlib import Path
 from search.errors import JournalError
 from search.space.domain import Parameter
 from search.study import journal
+from search.study.history import Begun, Best, History
 from search.study.records import (
     BackendChanged,
     Built,
@@ -58,6 +59,7 @@ class Study:
         epochs: epochs over all executions, each counted once.
         trained: epochs actually trained, those that were trained again included.
         best: the best trial that did not fail, or None.
+        history: its segments, and the changes of its best value, by time.
         exported: the winner's file, or None.
     """
 
@@ -75,6 +77,7 @@ class Study:
         self.epochs = 0
         self.trained = 0
         self.best: Trial | None = None
+        self.history = History()
         self.exported: Exported | None = None
         self._seconds_before = 0.0
         self._started_at: float | None = None
@@ -158,6 +161,14 @@ class Study:
             case SegmentStarted():
                 trial = self._move(record.trial, "started")
                 trial.resources.slot, trial.resources.started_at = record.slot, time
+                self.history.running[record.trial] = Begun(
+                    record.trial,
+                    record.execution,
+                    record.slot,
+                    self.seconds(time),
+                    trial.progress.bracket,
+                    trial.progress.rung,
+                )
                 trial.progress.segments += 1
                 trial.execution(record.execution)
             case Built():
@@ -205,9 +216,11 @@ class Study:
                 # A killed process ran until its last record.
                 self._seconds_before, self._started_at = self.seconds(previous), time
                 self.start, self.end = record, None
+                self.history.starts.append(self._seconds_before)
                 for trial in self.trials.values():
                     if trial.resources.slot is not None:
                         self._leave_slot(self._move(trial.number, "abandoned"), previous)
+                        self.history.end(trial.number, self._seconds_before, self.epochs, None)
             case SearchEnded():
                 self.end = record
                 self._seconds_before, self._started_at = self.seconds(), None
@@ -272,13 +285,21 @@ class Study:
     def _scored(self, trial: Trial, score: float | None) -> None:
         before, trial.best.objective = trial.best.objective, score
         if self.best is trial and before is not None and self.objective.cost(score) > self.objective.cost(before):
-            self.best = self.ranked(1)[0]  # a mean over more executions may be worse
-        elif score is not None and (self.best is None or self.objective.better(score, self.best.objective)):
-            self.best = trial
+            self._note_best(self.ranked(1)[0])  # a mean over more executions may be worse
+        elif score is not None and self.objective.better(
+            score, before if self.best is trial else None if self.best is None else self.best.objective
+        ):
+            self._note_best(trial)
+
+    def _note_best(self, trial: Trial | None) -> None:
+        self.best = trial
+        number, value = (None, None) if trial is None else (trial.number, trial.objective)
+        self.history.best.append(Best(number, value, self.seconds(), self.epochs))
 
     def _segment_ended(self, record: SegmentEnded, time: float) -> None:
         trial = self._move(record.trial, _END_EVENTS.get(record.outcome, "ended"))
         self._leave_slot(trial, time)
+        self.history.end(record.trial, self.seconds(time), self.epochs, record.outcome)
         resources = trial.resources
         resources.lost += record.outcome in ("lost", "no_memory")
         resources.alone |= record.outcome == "no_memory"
@@ -313,7 +334,7 @@ class Study:
         trial = self._move(record.trial, record.state)
         trial.end.at = time
         if record.state == "failed" and self.best is trial:
-            self.best = next(iter(self.ranked(1)), None)
+            self._note_best(next(iter(self.ranked(1)), None))
 
 
 _END_EVENTS: dict[Outcome, Event] = {
