@@ -124,6 +124,8 @@ class Options:
     experiment: str | None = _option(None, "the MLflow experiment's name; by default the study's")
     register: str | None = _option(None, "the name to register the best model under; by default only in a local store")
     keep_models: int = _option(3, "how many of the best trials keep their weights in MLflow", low=1)
+    report: bool = _option(True, "write a report, one HTML file in the study's folder, at the end")
+    log_report: bool = _option(False, "send the report to an MLflow server, too; a local store gets it in any case")
     tensorboard: bool = _option(False, "write a log for TensorBoard; its HParams page compares the trials")
     trial_timeout: float | None = _option(None, "the longest time that one trial may run, such as 30m", time=True)
     heartbeat_timeout: float = _option(

@@ -49,6 +49,13 @@ def templates() -> Iterator[Templates]:
     made.close()
 
 
+@pytest.fixture(autouse=True)
+def no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process that writes a search's report do nothing, unless the test is marked `report`: it takes a second."""
+    if request.node.get_closest_marker("report") is None:
+        monkeypatch.setattr("search.report.background.COMMAND", ("true",))
+
+
 @pytest.fixture
 def workplace(zygote: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty folder, made current, in which searches share the zygote."""

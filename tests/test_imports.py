@@ -28,7 +28,10 @@ LAYERS = [
     ["search.worker.runners.tensorflow", "search.worker.runners.jax"],
     ["search.worker"],
     ["search.executors"],
-    ["search.display", "search.driver"],
+    ["search.display"],
+    ["search.plots"],
+    ["search.report"],
+    ["search.driver"],
     ["search.results"],
     ["search.api", "search.testing"],
     ["search.compat"],
@@ -54,7 +57,7 @@ LIGHT = [
 ]
 """Modules that run where no trial is trained: they load none of `HEAVY`."""
 
-HEAVY = {"keras", "tensorflow", "keras_tuner", "jax", "torch", "mlflow", "pandas", "optuna", "ray", "tensorboard"}
+HEAVY = {"keras", "tensorflow", "keras_tuner", "jax", "torch", "mlflow", "pandas", "optuna", "ray", "tensorboard", "plotly"}
 """Packages that take long to import."""
 
 MODULES = {

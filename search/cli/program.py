@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from search import __version__
-from search.cli import devices, reading, searching, tracking
+from search.cli import devices, reading, reports, searching, tracking
 from search.cli.output import fail
 from search.errors import NoResult, SearchError
 
@@ -31,6 +31,7 @@ for _command in (
     reading.show_command,
     reading.status_command,
     reading.export_command,
+    reports.report_command,
     tracking.sync_command,
     tracking.ui_command,
     devices.devices_command,

@@ -19,6 +19,7 @@ from search.errors import SearchError
 from search.executors.base import Executor
 from search.messages import Probed
 from search.options import Options
+from search.report.background import ReportWriter
 from search.scheduler.controller import Controller
 from search.scheduler.stopping import StopRule
 from search.space.file import SpaceRef
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 SYNC_SECONDS = 60.0
 """Seconds that the end of a search waits for MLflow, and before that for the trials' storage."""
+
+REPORT_SECONDS = 60.0
+"""Seconds that the end of a search waits for its report."""
 
 FOLLOWER_SECONDS = 10.0
 """Seconds that the end of a search waits for each follower that the options name."""
@@ -131,6 +135,7 @@ class PreparedSearch:
         setup = FollowerSetup(self.handle.name, self.paths.folder, self.handle.entries, view.say)
         named = named_parts.make_followers(opts, setup, report)
         syncer = self._make_syncer(view)
+        reports = ReportWriter(self.paths, study, enabled=opts.report, say=view.say)
         files = storage_option.make_files(opts.storage, self.handle, self.records)
         driver = Driver(
             controller,
@@ -139,20 +144,27 @@ class PreparedSearch:
             self.space,
             self.paths,
             opts,
-            followers=[*storage_option.make_followers(opts, study, self.paths, files), syncer, *named],
+            followers=[*storage_option.make_followers(opts, study, self.paths, files), syncer, reports, *named],
             files=files,
             data=str(self.paths.data) if self.probed.shared else None,
             view=view,
         )
         try:
             end = self._train(study, driver, files, syncer, named, say)
+            reports.write()
+        except BaseException:
+            reports.stop()
+            raise
         finally:
             view.close()
         try:
             for follower in named:
                 follower.close(FOLLOWER_SECONDS)
-            return Result(self.paths, study, end, syncer.finish(SYNC_SECONDS))
+            synced = syncer.finish(SYNC_SECONDS, before_last=lambda: reports.wait(REPORT_SECONDS))
+            reports.close(REPORT_SECONDS)
+            return Result(self.paths, study, end, synced)
         except KeyboardInterrupt as error:
+            reports.stop()
             raise SearchStopped(self.paths) from error
 
     def _train(
@@ -192,6 +204,7 @@ class PreparedSearch:
             keep_models=self.options.keep_models,
             experiment=self.options.experiment,
             register=self.options.register,
+            log_report=self.options.log_report,
             warn=view.say,
         )
 

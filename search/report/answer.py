@@ -12,15 +12,21 @@ from search.study.trials import Trial
 from search.wording import pluralize
 
 
-def answer_section(subject: Subject) -> Html:
-    """Return the answer: everything that a reader needs who reads no further."""
+def answer_section(subject: Subject, level: int) -> Html:
+    """Return the answer: everything that a reader needs who reads no further.
+
+    Args:
+        subject: the study.
+        level: of its headings.
+    """
     best = subject.study.best
-    parts: list[Html | None] = [element("p", one_line(header_line(subject.study)), class_="quiet"), state_note(subject)]
+    parts: list[Html | None] = [element("p", one_line(header_line(subject.study)), class_="quiet")]
+    parts.append(element("p", describe_end(subject), class_="quiet" if _ended_well(subject) else "note warning"))
     if best is None:
         parts.append(element("p", _no_result(subject), class_="note warning"))
     else:
-        parts += [_figures_of(subject, best), _difference(subject, best), _scores(subject, best), _values(best)]
-    parts.append(_amounts(subject))
+        parts += [_figures_of(subject, best), _difference(subject, best), _scores(subject, best, level), _values(best, level)]
+    parts.append(_amounts(subject, level))
     return join(*parts)
 
 
@@ -36,11 +42,9 @@ def describe_end(subject: Subject) -> str:
     return f"Its process died without a word. Go on with: search resume {subject.name}"
 
 
-def state_note(subject: Subject) -> Html:
-    """Return the note on how the search ended."""
+def _ended_well(subject: Subject) -> bool:
     end = subject.study.end
-    good = end is not None and end.exit_code == 0
-    return element("p", describe_end(subject), class_="note" if good else "note warning")
+    return end is not None and end.exit_code == 0
 
 
 def _no_result(subject: Subject) -> str:
@@ -95,7 +99,7 @@ def _is_objective(subject: Subject, pair: SplitPair) -> bool:
     return f"val_{pair.metric}" == subject.study.objective.name
 
 
-def _scores(subject: Subject, best: Trial) -> Html | None:
+def _scores(subject: Subject, best: Trial, level: int) -> Html | None:
     """Return the table of the metrics in training, on the validation and on the test data."""
     execution = best.best_execution
     record = None if execution.best_epoch is None else execution.find(execution.best_epoch)
@@ -117,7 +121,7 @@ def _scores(subject: Subject, best: Trial) -> Html | None:
             ]
         )
     caption = f"Metrics of trial {best.number}" + ("" if best.best_epoch is None else f", epoch {best.best_epoch}")
-    return join(element("h3", caption), table(caption, ["metric", "training", "validation", "test"], rows, key=True))
+    return join(element(f"h{level}", caption), table(caption, ["metric", "training", "validation", "test"], rows, key=True))
 
 
 def _score(value: float | None, error: float | None) -> Cell:
@@ -125,7 +129,7 @@ def _score(value: float | None, error: float | None) -> Cell:
     return number_cell(value, text if error is None else f"{text} ± {format_objective(ERRORS * error)}")
 
 
-def _values(best: Trial) -> Html:
+def _values(best: Trial, level: int) -> Html:
     """Return the table of all values of the best configuration, with the domains that they are from."""
     domains = {parameter.name: str(parameter.domain) for parameter in best.parameters}
     rows = [
@@ -134,11 +138,11 @@ def _values(best: Trial) -> Html:
     ]
     heading = f"Best configuration: trial {best.number}"
     if not rows:
-        return join(element("h3", heading), element("p", "It has no hyperparameters."))
-    return join(element("h3", heading), table(heading, ["hyperparameter", "value", "searched"], rows, key=True))
+        return join(element(f"h{level}", heading), element("p", "It has no hyperparameters."))
+    return join(element(f"h{level}", heading), table(heading, ["hyperparameter", "value", "searched"], rows, key=True))
 
 
-def _amounts(subject: Subject) -> Html:
+def _amounts(subject: Subject, level: int) -> Html:
     """Return the facts on the best model and on the whole search."""
     study, best = subject.study, subject.study.best
     facts: list[tuple[str, str | None]] = []
@@ -159,7 +163,7 @@ def _amounts(subject: Subject) -> Html:
         ("Model file", "model.keras, in the study's folder" if study.exported is not None else None),
         ("Remark", study.exported.warning if study.exported is not None else None),
     ]
-    return join(element("h3", "The search in numbers"), definitions(facts))
+    return join(element(f"h{level}", "The search in numbers"), definitions(facts))
 
 
-__all__ = ["answer_section", "describe_end", "state_note", "test_value"]
+__all__ = ["answer_section", "describe_end", "test_value"]

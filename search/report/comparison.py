@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from search.display.text import NONE, format_objective, format_seconds
 from search.report.answer import describe_end, test_value
-from search.report.figures import Plan, figures_section
+from search.report.figure_sections import Plan, figures_section
 from search.report.html import Child, Html, element, join
 from search.report.subject import Subject
 from search.report.table import Cell, code, number_cell, table
@@ -24,7 +24,7 @@ def comparison_section(subjects: Sequence[Subject], ids: Sequence[str]) -> Html:
     return join(
         element("p", _verdict(subjects), class_="note"),
         table("The studies", heads, rows, sortable=True, key=True),
-        figures_section("comparison", _plans(subjects)),
+        figures_section("comparison", _plans(subjects), level=3),
     )
 
 

@@ -12,7 +12,7 @@ from search import __version__
 from search.errors import OptionError
 from search.report.answer import answer_section
 from search.report.comparison import comparison_section
-from search.report.figures import figures_section, study_plans
+from search.report.figure_sections import figures_section, study_plans
 from search.report.html import Html, element, join
 from search.report.reproduce import model_section, reproduce_section
 from search.report.subject import Subject, format_date
@@ -72,16 +72,16 @@ def _section_links(id: str) -> list[tuple[str, str]]:
 
 def _study(subject: Subject, id: str, single: bool) -> Html:
     """Return the sections of one study."""
+    level = 2 if single else 3
     makers = {
-        "answer": lambda: answer_section(subject),
-        "figures": lambda: figures_section(id, study_plans(subject)),
+        "answer": lambda: answer_section(subject, level + 1),
+        "figures": lambda: figures_section(id, study_plans(subject), level=level + 1),
         "trials": lambda: trials_section(subject),
         "failures": lambda: failures_section(subject) or element("p", "No trial failed."),
         "cost": lambda: cost_section(subject),
         "reproduce": lambda: reproduce_section(subject),
         "model": lambda: model_section(subject),
     }
-    level = 2 if single else 3
     sections = [_section(f"{id}-{key}", text, makers[key](), level=level) for key, text in _SECTIONS]
     if single:
         return join(*sections)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from search.errors import JournalError
 from search.options import Options, last_options
-from search.study import journal, lock
-from search.study.journal import Entry
+from search.study import lock
 from search.study.paths import StudyPaths
-from search.study.study import Study, fold
+from search.study.study import Study, read_study
 from search.study.trials import Trial
 
 TRACEBACK_LINES = 30
@@ -25,14 +22,13 @@ class Subject:
     """A study to report on.
 
     Attributes:
-        paths, study, entries: its files, the study, and its journal's entries.
+        paths, study: its files, and the study.
         running: a process searches now.
         now: the time of the report, in seconds since the epoch.
     """
 
     paths: StudyPaths
     study: Study
-    entries: Sequence[Entry]
     running: bool
     now: float
 
@@ -73,12 +69,9 @@ def read_subject(paths: StudyPaths, now: float | None = None) -> Subject:
     Raises:
         JournalError: the journal cannot be read, or is empty.
     """
-    entries = journal.read_all(paths.journal)
-    study = fold(entries)
-    if study.header is None:
-        raise JournalError(f"{paths.journal} is empty: delete its folder, and run the search again")
+    study = read_study(paths.journal)
     running = study.end is None and lock.is_held(paths.lock)
-    return Subject(paths, study, entries, running, time.time() if now is None else now)
+    return Subject(paths, study, running, time.time() if now is None else now)
 
 
 def last_lines(path: Path, lines: int) -> str:

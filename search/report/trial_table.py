@@ -13,7 +13,6 @@ from search.report.html import Child, Html, block, element, join, one_line
 from search.report.subject import Subject
 from search.report.table import Cell, code, folded, listing, number_cell, sentences, table, value_cell
 from search.space.domain import Value
-from search.study.records import SegmentEnded, SegmentStarted
 from search.study.trials import Trial
 from search.wording import pluralize
 
@@ -55,7 +54,7 @@ def trials_section(subject: Subject) -> Html:
             else None,
             f"The same in all trials: {one_line(format_params(constant))}" if constant else None,
         ),
-        table("Trials", heads, [_trial_row(subject, trial, tests, varied) for trial in shown], sortable=True, key=True),
+        table("Table of the trials", heads, [_trial_row(subject, trial, tests, varied) for trial in shown], sortable=True, key=True),
     )
 
 
@@ -184,23 +183,12 @@ def _cost_lines(subject: Subject, busy: float) -> list[str | None]:
 
 def slot_seconds(subject: Subject) -> dict[int, tuple[int, float]]:
     """Return the number of segments of each slot, and the seconds that they ran."""
-    begun: dict[int, tuple[int, float]] = {}
+    history, now = subject.study.history, subject.seconds
     found: dict[int, tuple[int, float]] = {}
-
-    def close(trial: int, time: float) -> None:
-        slot, start = begun.pop(trial)
-        count, seconds = found.get(slot, (0, 0.0))
-        found[slot] = count + 1, seconds + max(0.0, time - start)
-
-    last = 0.0
-    for entry in subject.entries:
-        if isinstance(entry.record, SegmentStarted):
-            begun[entry.record.trial] = entry.record.slot, entry.time
-        elif isinstance(entry.record, SegmentEnded) and entry.record.trial in begun:
-            close(entry.record.trial, entry.time)
-        last = entry.time
-    for trial in list(begun):
-        close(trial, subject.now if subject.running else last)
+    ended = [(segment.begun, segment.seconds) for segment in history.segments]
+    for begun, end in [*ended, *((begun, now) for begun in history.running.values())]:
+        count, seconds = found.get(begun.slot, (0, 0.0))
+        found[begun.slot] = count + 1, seconds + max(0.0, end - begun.seconds)
     return dict(sorted(found.items()))
 
 

@@ -165,6 +165,20 @@ class StudyResults:
         run_ids, alive = Position.load(self.paths.tracking).trials, lock.is_held(self.paths.lock)
         return _to_frame(*rows.flat_rows(self.study, self.trials, run_ids, alive=alive))
 
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the study's report, one HTML file, and return its path.
+
+        Args:
+            path: the file to write; by default `report.html` in the study's folder.
+
+        Raises:
+            JournalError: the journal cannot be read.
+            OptionError: plotly is not installed, or the file cannot be written.
+        """
+        from search.report.writing import write_report
+
+        return write_report([self.paths], None if path is None else Path(path))
+
 
 def _to_frame(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a DataFrame of rows that may lack columns.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 from search.errors import SearchError
@@ -17,9 +20,6 @@ HEIGHT = 450
 
 _WEBGL = ("parcoords", "scattergl", "splom", "scatter3d", "heatmapgl")
 """Types of traces that need a WebGL context, of which browsers allow a page about sixteen."""
-
-MOST_SVG_POINTS = 3000
-"""Points of a figure up to which markers are drawn as SVG: it prints sharply, and needs no WebGL context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,83 +39,115 @@ class Plan:
 
 def study_plans(subject: Subject) -> list[Plan]:
     """Return the figures of one study, in the order of the page."""
-    from search.plots.curves import plot_curves
-    from search.plots.history import plot_history
-    from search.plots.importance import plot_importance
-    from search.plots.interaction import plot_interaction
-    from search.plots.parallel import plot_parallel
-    from search.plots.slices import plot_slices
-    from search.plots.timeline import plot_timeline
-
-    study, entries = subject.study, subject.entries
-    name = one_line(study.objective.name)
-    return [
-        Plan(
-            "Learning curves",
-            f"{name} of each trial after each of its epochs.",
-            lambda: [plot_curves(study)],
-        ),
-        Plan(
-            "Best value over epochs",
-            f"The best {name} so far, and each trial's end, over the epochs of the whole search.",
-            lambda: [plot_history(study, by="epochs")],
-        ),
-        Plan(
-            "Best value over time",
-            f"The best {name} so far, and each trial's end, over the seconds of the search.",
-            lambda: [plot_history(study, by="time")],
-        ),
-        Plan(
+    name = one_line(subject.study.objective.name)
+    results = f"The best {name} so far, and each trial's end, over the"
+    plans: list[tuple[str, str, Callable[[Subject], Sequence[Any]]]] = [
+        ("Learning curves", f"{name} of each trial after each of its epochs.", _curves),
+        ("Best value over epochs", f"{results} epochs of the whole search.", _history_by_epochs),
+        ("Best value over time", f"{results} seconds of the search.", _history_by_time),
+        (
             "Values and results",
             f"Each trial is a line through its values and its {name}. Drag along an axis to keep the lines that cross "
             "there.",
-            lambda: plot_parallel(study),
+            _parallel,
         ),
-        Plan(
+        (
             "Importance of the hyperparameters",
             f"The share of the differences in {name} that each hyperparameter explains, with an interval for its error.",
-            lambda: [plot_importance(study)],
+            _importance,
         ),
-        Plan(
-            "Each hyperparameter",
-            f"{name} of the trials against each hyperparameter, the most important first.",
-            lambda: [plot_slices(study)],
-        ),
-        Plan(
-            "The two most important together",
-            f"{name} over the two most important hyperparameters.",
-            lambda: [plot_interaction(study)],
-        ),
-        Plan(
-            "Workers",
-            "The trial that each slot trained at each time.",
-            lambda: [plot_timeline(study, entries)],
-        ),
+        ("Each hyperparameter", f"{name} of the trials against each hyperparameter, the most important first.", _slices),
+        ("The two most important together", f"{name} over the two most important hyperparameters.", _interaction),
+        ("Workers", "The trial that each slot trained at each time.", _timeline),
     ]
+    return [Plan(title, sentence, partial(make, subject)) for title, sentence, make in plans]
 
 
-def figures_section(prefix: str, plans: Sequence[Plan]) -> Html:
+_IMPORTED = ("plotly.graph_objects", "plotly.io.json")
+"""Modules that figures need, and that take long to import."""
+
+
+def import_plots() -> None:
+    """Import all that figures need, which takes most of a report's time."""
+    with suppress(ImportError):  # `make_page` says that plotly is missing
+        for name in _IMPORTED:
+            import_module(name)
+
+
+# Imports stand in the functions: a package that is missing costs the figure that needs it, and no other.
+
+
+def _curves(subject: Subject) -> Sequence[Any]:
+    from search.plots.curves import plot_curves
+
+    return [plot_curves(subject.study)]
+
+
+def _history_by_epochs(subject: Subject) -> Sequence[Any]:
+    from search.plots.history import plot_history
+
+    return [plot_history(subject.study, by="epochs")]
+
+
+def _history_by_time(subject: Subject) -> Sequence[Any]:
+    from search.plots.history import plot_history
+
+    return [plot_history(subject.study, by="time")]
+
+
+def _parallel(subject: Subject) -> Sequence[Any]:
+    from search.plots.parallel import plot_parallel
+
+    return plot_parallel(subject.study)
+
+
+def _importance(subject: Subject) -> Sequence[Any]:
+    from search.plots.importance import plot_importance
+
+    return [plot_importance(subject.study)]
+
+
+def _slices(subject: Subject) -> Sequence[Any]:
+    from search.plots.slices import plot_slices
+
+    return [plot_slices(subject.study)]
+
+
+def _interaction(subject: Subject) -> Sequence[Any]:
+    from search.plots.interaction import plot_interaction
+
+    return [plot_interaction(subject.study)]
+
+
+def _timeline(subject: Subject) -> Sequence[Any]:
+    from search.plots.timeline import plot_timeline
+
+    return [plot_timeline(subject.study)]
+
+
+def figures_section(prefix: str, plans: Sequence[Plan], *, level: int) -> Html:
     """Return figures one below the other. A figure that cannot be made is a sentence.
 
     Args:
         prefix: begins the ids of their elements.
         plans: the figures.
+        level: of their headings.
     """
-    return join(*(_figure(f"{prefix}-{_slug(plan.title)}", plan) for plan in plans))
+    return join(*(_figure(f"{prefix}-{_slug(plan.title)}", plan, level) for plan in plans))
 
 
 def _slug(title: str) -> str:
     return re.sub(r"[^a-z]+", "-", title.lower()).strip("-")
 
 
-def _figure(id: str, plan: Plan) -> Html:
+def _figure(id: str, plan: Plan, level: int) -> Html:
     try:
         drawn = list(_drawn(id, plan))
     except SearchError as error:
         drawn = [element("p", f"Nothing to show: {error}", class_="quiet")]
     except Exception as error:  # one figure must not cost the others
         drawn = [element("p", f"This figure could not be made ({type(error).__name__}: {error}).", class_="note warning")]
-    return element("section", element("h4", plan.title, id=id), *drawn, class_="figure", aria_labelledby=id)
+    return element("section", element(f"h{level}", plan.title, id=id), *drawn, class_="figure", aria_labelledby=id)
 
 
 def _drawn(id: str, plan: Plan) -> Iterator[Html]:
@@ -141,12 +173,8 @@ def _drawn(id: str, plan: Plan) -> Iterator[Html]:
 
 
 def _prepared(figure: Any) -> dict[str, Any]:
-    """Return a figure as a dict without secrets, with SVG markers if there are few."""
+    """Return a figure as a dict without secrets."""
     data: dict[str, Any] = _without_secrets(figure.to_plotly_json())
-    points = sum(len(trace.get("x", ())) for trace in data["data"] if trace.get("x") is not None)
-    for trace in data["data"]:
-        if trace.get("type") == "scattergl" and points <= MOST_SVG_POINTS:
-            trace["type"] = "scatter"
     return data
 
 

@@ -1,0 +1,144 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const plots = [...document.querySelectorAll(".plot")];
+  const drawn = new Set();
+  const MOST_WEBGL = 4; // browsers keep about sixteen contexts for a page, and a figure takes up to three
+  const PRINT_WIDTH = 680;
+  let printing = false;
+
+  const isDark = () => !printing && (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
+
+  // Figures ----------------------------------------------------------------------------------------------------------
+
+  const colors = () =>
+    isDark()
+      ? { ink: "#e6e9ec", line: "#39414a", paper: "#1e2329" }
+      : { ink: "#1c2024", line: "#d8dce1", paper: "#ffffff" };
+
+  // The layout with the theme's colors: backgrounds are the page's.
+  const themed = (given) => {
+    const { ink, line, paper } = colors();
+    const layout = { ...given, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true };
+    layout.font = { ...given.font, color: ink, family: "system-ui, sans-serif" };
+    layout.hoverlabel = { ...given.hoverlabel, bgcolor: paper, bordercolor: line, font: { color: ink } };
+    layout.modebar = { ...given.modebar, bgcolor: "rgba(0,0,0,0)", color: ink, activecolor: ink };
+    if (given.legend) layout.legend = { ...given.legend, bgcolor: "rgba(0,0,0,0)" };
+    for (const key of Object.keys({ xaxis: 0, yaxis: 0, ...given }).filter((name) => /^[xy]axis\d*$/.test(name)))
+      layout[key] = { ...given[key], gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line };
+    delete layout.width;
+    if (printing) Object.assign(layout, { autosize: false, width: PRINT_WIDTH });
+    return layout;
+  };
+
+  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["sendDataToCloud", "lasso2d", "select2d"] };
+
+  const draw = (plot) => {
+    try {
+      plot.content ??= JSON.parse(document.getElementById(plot.dataset.figure).textContent);
+      const { data, layout } = plot.content;
+      Plotly.react(plot, data.map((trace) => ({ ...trace })), themed(layout), config);
+      drawn.delete(plot);
+      drawn.add(plot); // the last drawn is the last in order
+      describe(plot);
+    } catch (error) {
+      plot.textContent = `This figure cannot be drawn here (${error.message}).`;
+      plot.classList.add("failed");
+    }
+    if (!printing) release();
+  };
+
+  // Plotly's drawing is nothing to a screen reader: the sentence stands for it.
+  const describe = (plot) => {
+    for (const svg of plot.querySelectorAll("svg")) svg.setAttribute("aria-hidden", "true");
+    const main = plot.querySelector(".svg-container");
+    if (main) Object.entries({ role: "group", "aria-label": plot.dataset.sentence }).forEach(([k, v]) => main.setAttribute(k, v));
+  };
+
+  // WebGL contexts are scarce: the figures drawn longest ago, and out of sight, give theirs back.
+  const release = () => {
+    const holders = [...drawn].filter((plot) => "webgl" in plot.dataset);
+    for (const plot of holders.slice(0, Math.max(0, holders.length - MOST_WEBGL))) {
+      const { top, bottom } = plot.getBoundingClientRect();
+      if (bottom > 0 && top < innerHeight) continue;
+      Plotly.purge(plot);
+      drawn.delete(plot);
+      near.unobserve(plot);
+      near.observe(plot);
+    }
+  };
+
+  const near = new IntersectionObserver(
+    (seen) => seen.filter((entry) => entry.isIntersecting && !drawn.has(entry.target)).forEach((entry) => draw(entry.target)),
+    { rootMargin: "400px" },
+  );
+
+  const redraw = () => [...drawn].forEach(draw);
+
+  // Theme ------------------------------------------------------------------------------------------------------------
+
+  const toggle = document.getElementById("theme");
+  const label = () => {
+    toggle.textContent = isDark() ? "Light" : "Dark";
+    toggle.setAttribute("aria-label", `Change to ${isDark() ? "light" : "dark"} colors`);
+    toggle.setAttribute("aria-pressed", String(isDark()));
+  };
+  toggle.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    try {
+      localStorage.setItem("search-theme", root.dataset.theme);
+    } catch {
+      // A page from a file may have no storage: the choice holds until it is closed.
+    }
+    label();
+    redraw();
+  });
+  dark.addEventListener("change", () => {
+    label();
+    redraw();
+  });
+
+  // Print ------------------------------------------------------------------------------------------------------------
+
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    printing = true;
+    closed = [...document.querySelectorAll("details:not([open])")];
+    closed.forEach((each) => (each.open = true));
+    plots.forEach(draw);
+  });
+  addEventListener("afterprint", () => {
+    printing = false;
+    closed.forEach((each) => (each.open = false));
+    redraw();
+  });
+
+  // Tables -----------------------------------------------------------------------------------------------------------
+
+  const sortKey = (row, column) => {
+    const cell = row.cells[column];
+    return "sort" in cell.dataset ? Number(cell.dataset.sort) : cell.textContent.trim();
+  };
+  const compare = (a, b) =>
+    typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true });
+  const isEmpty = (key) => key === "" || key === "–";
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) =>
+      head.querySelector("button").addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") === "ascending";
+        heads.forEach((each) => each.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const keyed = [...table.tBodies[0].rows].map((row) => [sortKey(row, column), row]);
+        keyed.sort(([a], [b]) => isEmpty(a) - isEmpty(b) || compare(a, b) * (down ? -1 : 1));
+        table.tBodies[0].append(...keyed.map(([, row]) => row));
+      }),
+    );
+  }
+
+  label();
+  plots.forEach((plot) => near.observe(plot));
+  root.dataset.ready = "true";
+})();
