@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search.errors import NoResult, nearest
-from search.plots.figures import GREY, axis, color, make_figure, scatter
+from search.plots.figures import GREY, STATE_COLORS, axis, color, make_figure, scatter
 from search.plots.shown import describe, nothing, study_title, thin
 from search.plots.text import label
 from search.study.study import Study
@@ -24,6 +24,7 @@ MAX_CURVES = 300
 
 MAX_POINTS = 60_000
 """The most points of a figure. Longer curves keep every second, third, … epoch, and the last one."""
+
 
 def plot_curves(study: Study, metric: str | None = None) -> go.Figure:
     """Return the learning curves of the trials, coloured by rung, else by the epochs that they were to reach.
@@ -49,7 +50,9 @@ def plot_curves(study: Study, metric: str | None = None) -> go.Figure:
     traces = [_trace(title, color, line) for title, color, line in lines]
     if study.best in trials and study.best is not None:
         best = _lines(study, name, [study.best], step)
-        traces.append(_trace(f"the best, trial {study.best.number}", GREY, best) | {"line": {"color": GREY, "width": 3}})
+        traces.append(
+            _trace(f"the best, trial {study.best.number}", GREY, best) | {"line": {"color": GREY, "width": 3}}
+        )
     count = f"{len(trials)} of {len(having):,} curves" if len(trials) < len(having) else pluralize(len(having), "curve")
     return make_figure(
         traces,
@@ -93,8 +96,9 @@ def _groups(trials: Sequence[Trial]) -> list[Group]:
     else:
         keys = [trial.state for trial in trials]
     ordered = sorted(set(keys), key=lambda key: (len(key), key))
+    colors: Mapping[Any, str] = STATE_COLORS
     return [
-        (key, color(place), [trial for trial, own in zip(trials, keys, strict=True) if own == key])
+        (key, colors.get(key, color(place)), [trial for trial, own in zip(trials, keys, strict=True) if own == key])
         for place, key in enumerate(ordered)
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from search.plots.figures import short_number
@@ -48,6 +48,13 @@ class Dimension:
         numbers = [float(value) for value in values if isinstance(value, (int, float))]
         return [math.log10(value) for value in numbers] if self.kind == "log" else numbers
 
+    def enclosing(self) -> Dimension:
+        """Return the axis with its range widened to round values, for parallel coordinates, which end at a tick."""
+        if self.kind != "log":
+            return self
+        low, high = _round_log(self.low, down=True), _round_log(self.high, down=False)
+        return replace(self, low=low, high=high)
+
     def ticks(self) -> dict[str, Any]:
         """Return Plotly's settings of the ticks, in real values; {} if its own are right."""
         if self.kind == "log":
@@ -55,7 +62,10 @@ class Dimension:
             places, texts = [math.log10(value) for value in values], [short_number(value) for value in values]
         elif self.kind == "category":
             shown = range(0, len(self.categories), math.ceil(len(self.categories) / MAX_CATEGORIES))
-            places, texts = [float(place) for place in shown], [value_label(self.categories[place], 16) for place in shown]
+            places, texts = (
+                [float(place) for place in shown],
+                [value_label(self.categories[place], 16) for place in shown],
+            )
         elif self.kind == "whole" and self.high - self.low <= MAX_CATEGORIES:
             whole = range(int(self.low), int(self.high) + 1)
             places, texts = [float(value) for value in whole], [str(value) for value in whole]
@@ -109,12 +119,24 @@ def _categories(values: Sequence[Value], domains: Iterable[Domain]) -> tuple[Val
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return round values from 10**low to 10**high: powers of ten if there are three, else 1, 2 and 5 times them."""
-    first, last = math.floor(low), math.ceil(high)
-    powers = [float(10.0**power) for power in range(first, last + 1)]
-    inside = [value for value in powers if low - 1e-9 <= math.log10(value) <= high + 1e-9]
-    if len(inside) >= 3:
-        return inside[:: math.ceil(len(inside) / 8)]
-    finer = [factor * value for value in powers for factor in (1, 2, 5)]
-    found = [value for value in finer if low - 1e-9 <= math.log10(value) <= high + 1e-9]
-    return found if len(found) >= 2 else [10.0**low, 10.0**high]
+    """Return round values from 10**low to 10**high: powers of ten, or also 3, or 2 and 5 times them."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    found: list[float] = []
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        values = [float(f"{factor}e{power}") for power in powers for factor in factors]
+        found = [value for value in values if low - 1e-9 <= math.log10(value) <= high + 1e-9]
+        if len(found) >= 3:
+            return found[:: math.ceil(len(found) / MOST_TICKS)]
+    return found if len(found) >= 2 else [10.0**low, 10.0**high] if high > low else [10.0**low]
+
+
+MOST_TICKS = 7
+"""The most ticks of a log axis."""
+
+
+def _round_log(value: float, *, down: bool) -> float:
+    """Return the base-10 logarithm of the next 1, 2 or 5 times a power of ten below or above 10**value."""
+    power = math.floor(value)
+    steps = [math.log10(factor) + power for factor in (1, 2, 5, 10)]
+    near = [step for step in steps if (step <= value + 1e-9 if down else step >= value - 1e-9)]
+    return max(near) if down else min(near)

@@ -11,11 +11,25 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from search.errors import OptionError
+from search.study.trial import State
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["COLORS", "FAILED", "GREY", "GRID", "SCALE", "axis", "color", "make_figure", "note", "scatter", "short_number"]
+__all__ = [
+    "COLORS",
+    "FAILED",
+    "GREY",
+    "GRID",
+    "SCALE",
+    "STATE_COLORS",
+    "axis",
+    "color",
+    "make_figure",
+    "note",
+    "scatter",
+    "short_number",
+]
 
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b59f00")
 """Okabe and Ito's colours without black, which a dark page hides; yellow is darker, for a light page."""
@@ -25,6 +39,16 @@ GREY = "#777777"
 
 FAILED = "#d55e00"
 """The colour of failures."""
+
+STATE_COLORS: Mapping[State, str] = {
+    "completed": COLORS[2],
+    "stopped": COLORS[1],
+    "paused": COLORS[4],
+    "running": COLORS[3],
+    "failed": FAILED,
+    "infeasible": GREY,
+}
+"""The colour of trials by state."""
 
 SCALE = [
     [0.0, "#46327e"],
@@ -86,15 +110,15 @@ def make_figure(traces: Traces, title: str, **layout: Any) -> go.Figure:
     """
     plotly = _graph_objects()
     look = {
-        "title": {"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 15}},
+        "title": {"text": title, "x": 0.01, "xanchor": "left", "y": 0.97, "yanchor": "top", "font": {"size": 15}},
         "font": {"color": GREY, "size": 12, "family": "system-ui, sans-serif"},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "hovermode": "closest",
         "hoverlabel": {"align": "left"},
         "colorway": COLORS,
-        "legend": {"itemsizing": "constant"},
-        "margin": {"l": 60, "r": 30, "t": 60, "b": 50},
+        "legend": {"itemsizing": "constant", "orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 60, "r": 30, "t": 90, "b": 50},
         "template": "none",
     }
     return plotly.Figure({"data": list(traces), "layout": look | layout})

@@ -7,8 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from search.errors import OptionError
-from search.plots.figures import COLORS, FAILED, GREY, axis, make_figure, scatter
-from search.plots.shown import describe, is_scored, nothing, objective_label, study_title
+from search.plots.figures import COLORS, GREY, STATE_COLORS, axis, make_figure, scatter
+from search.plots.shown import (
+    describe,
+    is_scored,
+    nothing,
+    objective_bounds,
+    objective_label,
+    objective_range,
+    study_title,
+)
 from search.study.history import Best, Segment
 from search.study.study import Study
 from search.study.trial import State
@@ -21,18 +29,20 @@ __all__ = ["By", "best_line", "check_by", "place_title", "plot_history"]
 
 By = Literal["epochs", "time"]
 
-STATES: Mapping[State, tuple[str, str]] = {
-    "completed": (COLORS[2], "circle"),
-    "stopped": (COLORS[1], "circle-open"),
-    "paused": (COLORS[4], "circle-open"),
-    "running": (COLORS[3], "triangle-up"),
-    "failed": (FAILED, "x"),
-    "infeasible": (GREY, "x"),
+SYMBOLS: Mapping[State, str] = {
+    "completed": "circle",
+    "stopped": "circle-open",
+    "paused": "circle-open",
+    "running": "triangle-up",
+    "failed": "x",
+    "infeasible": "x",
 }
-"""The colour and the symbol of trials by state."""
+"""The symbol of trials by state."""
 
 
-def plot_history(study: Study, by: By = "epochs", attributes: Mapping[int, Mapping[str, str]] | None = None) -> go.Figure:
+def plot_history(
+    study: Study, by: By = "epochs", attributes: Mapping[int, Mapping[str, str]] | None = None
+) -> go.Figure:
     """Return the best value over the search, with a point for the end of every trial.
 
     A point's hover text says what the back end did: bracket, rung, parent, initial configuration, and the `attributes`.
@@ -53,21 +63,23 @@ def plot_history(study: Study, by: By = "epochs", attributes: Mapping[int, Mappi
     if not shown:
         raise nothing(study, "no trial has ended a segment yet")
     known = attributes or {}
-    edge = _edge(study, shown)
+    scored = [trial for trial in shown if is_scored(trial)]
+    low, high = objective_bounds(study, scored) if scored else (0.0, 0.0)
+    edge = low if study.objective.direction == "max" else high
     traces = [_line(study, by)] if study.history.best else []
-    for state, (color, symbol) in STATES.items():
+    for state, symbol in SYMBOLS.items():
         members = [trial for trial in shown if trial.state == state and (is_scored(trial) or trial.worthless)]
         if members:
             y = [trial.objective if is_scored(trial) else edge for trial in members]
             x = [place_of(ends[trial.number], by) for trial in members]
             texts = [describe(study, trial, known.get(trial.number)) for trial in members]
-            traces.append(_points(state, x, y, texts, {"color": color, "symbol": symbol, "size": 8}))
+            traces.append(_points(state, x, y, texts, {"color": STATE_COLORS[state], "symbol": symbol, "size": 8}))
     traces += _special(study, shown, ends, by)
     return make_figure(
         traces,
         study_title(study, "every trial, and the best so far"),
         xaxis=axis(place_title([study], by), rangemode="tozero"),
-        yaxis=axis(objective_label(study), **_range([t.objective for t in shown if is_scored(t)], study)),
+        yaxis=axis(objective_label(study), **objective_range(study, scored)),
         showlegend=True,
     )
 
@@ -157,31 +169,3 @@ def test_score(study: Study, trial: Trial) -> float | None:
     name = study.objective.name
     value = logs.get(name, logs.get(name.removeprefix("val_")))
     return value if value is not None and math.isfinite(value) else None
-
-
-def _edge(study: Study, shown: Iterable[Trial]) -> float:
-    """Return the worst objective, where trials without one stand."""
-    values = [trial.objective for trial in shown if trial.objective is not None and is_scored(trial)]
-    low, high = _bounds(values, study) if values else (0.0, 0.0)
-    return low if study.objective.direction == "max" else high
-
-
-def _bounds(values: Sequence[float], study: Study) -> tuple[float, float]:
-    """Return the range of the objectives, without the worst of them if they would squeeze all others."""
-    ordered = sorted(values, key=study.objective.cost)
-    best, kept = ordered[0], ordered[(len(ordered) * 9) // 10]
-    worst = ordered[-1]
-    if len(values) >= 10 and abs(worst - best) > 5 * abs(kept - best) > 0:
-        worst = kept
-    return min(best, worst), max(best, worst)
-
-
-def _range(values: Sequence[float | None], study: Study) -> dict[str, Any]:
-    known = [value for value in values if value is not None]
-    if not known:
-        return {}
-    low, high = _bounds(known, study)
-    if (low, high) == (min(known), max(known)):
-        return {}
-    room = (high - low) * 0.08
-    return {"range": [low - room, high + room]}

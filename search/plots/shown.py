@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from search.display.lines import variable_params
 from search.display.text import format_objective, format_seconds
@@ -12,7 +13,17 @@ from search.plots.text import full, label, params_lines
 from search.study.study import Study
 from search.study.trials import Trial
 
-__all__ = ["describe", "is_scored", "nothing", "objective_label", "scored_trials", "study_title", "thin"]
+__all__ = [
+    "describe",
+    "is_scored",
+    "nothing",
+    "objective_bounds",
+    "objective_label",
+    "objective_range",
+    "scored_trials",
+    "study_title",
+    "thin",
+]
 
 
 def is_scored(trial: Trial) -> bool:
@@ -82,3 +93,22 @@ def thin(study: Study, trials: Sequence[Trial], most: int) -> list[Trial]:
     count = most - len(best)
     others = [rest[place * len(rest) // count] for place in range(count)]
     return sorted([*best, *others], key=lambda trial: trial.number)
+
+
+def objective_bounds(study: Study, trials: Sequence[Trial]) -> tuple[float, float]:
+    """Return the range of the objectives of scored `trials`, without the worst tenth if that would squeeze the rest."""
+    ordered = sorted((trial.objective for trial in trials if trial.objective is not None), key=study.objective.cost)
+    best, kept, worst = ordered[0], ordered[len(ordered) * 9 // 10], ordered[-1]
+    if len(ordered) >= 10 and abs(worst - best) > 5 * abs(kept - best) > 0:
+        worst = kept
+    return min(best, worst), max(best, worst)
+
+
+def objective_range(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Return Plotly's range of an axis of objectives; {}, for all of them, if none squeezes the others."""
+    values = [trial.objective for trial in trials if trial.objective is not None]
+    if not values or objective_bounds(study, trials) == (min(values), max(values)):
+        return {}
+    low, high = objective_bounds(study, trials)
+    room = (high - low) * 0.08
+    return {"range": [low - room, high + room]}

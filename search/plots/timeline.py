@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from search.display.text import format_seconds
-from search.plots.figures import COLORS, FAILED, GRID, GREY, axis, make_figure
+from search.plots.figures import COLORS, FAILED, GREY, GRID, axis, make_figure
 from search.plots.shown import describe, nothing, study_title
 from search.study.history import Begun, Segment
 from search.study.records import Outcome

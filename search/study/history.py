@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from search.study.records import Outcome
 
-__all__ = ["Best", "Begun", "History", "Segment"]
+__all__ = ["Begun", "Best", "History", "Segment"]
 
 
 class Begun(NamedTuple):
