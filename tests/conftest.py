@@ -51,9 +51,14 @@ def templates() -> Iterator[Templates]:
 
 @pytest.fixture(autouse=True)
 def no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the process that writes a search's report do nothing, unless the test is marked `report`: it takes a second."""
-    if request.node.get_closest_marker("report") is None:
+    """Let the process that writes a search's report do nothing, as it takes a second, unless the test is for it."""
+    if "reports" not in request.fixturenames:
         monkeypatch.setattr("search.report.background.COMMAND", ("true",))
+
+
+@pytest.fixture
+def reports() -> None:
+    """Let searches write their reports."""
 
 
 @pytest.fixture

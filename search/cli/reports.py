@@ -28,17 +28,22 @@ def report_command(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="PATH", help="The file to write; by default report.html in the study's folder."),
+        typer.Option(
+            "--output", metavar="PATH", help="The file to write; by default report.html in the study's folder."
+        ),
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     runs: Runs = "runs",
 ) -> None:
     """Write one HTML file with a study's best configuration, figures, trials and errors; or a comparison of studies."""
+    from search.report.imports import import_plots
     from search.report.writing import write_report
 
-    studies = [find_study(find_name(name, runs), runs) for name in (names or [None])]
+    given: list[str | None] = list(names or [None])
+    studies = [find_study(find_name(name, runs), runs) for name in given]
     if show and not _has_display():
         raise OptionError("--open needs a display: leave it out, and open the file that is printed elsewhere")
+    import_plots()
     path = write_report(studies, output)
     out.print(_shortest(path), markup=False, soft_wrap=True)
     if show:

@@ -25,7 +25,12 @@ def answer_section(subject: Subject, level: int) -> Html:
     if best is None:
         parts.append(element("p", _no_result(subject), class_="note warning"))
     else:
-        parts += [_figures_of(subject, best), _difference(subject, best), _scores(subject, best, level), _values(best, level)]
+        parts += [
+            _figures_of(subject, best),
+            _difference(subject, best),
+            _scores(subject, best, level),
+            _values(best, level),
+        ]
     parts.append(_amounts(subject, level))
     return join(*parts)
 
@@ -121,12 +126,14 @@ def _scores(subject: Subject, best: Trial, level: int) -> Html | None:
             ]
         )
     caption = f"Metrics of trial {best.number}" + ("" if best.best_epoch is None else f", epoch {best.best_epoch}")
-    return join(element(f"h{level}", caption), table(caption, ["metric", "training", "validation", "test"], rows, key=True))
+    return join(
+        element(f"h{level}", caption), table(caption, ["metric", "training", "validation", "test"], rows, key=True)
+    )
 
 
 def _score(value: float | None, error: float | None) -> Cell:
     text = format_objective(value)
-    return number_cell(value, text if error is None else f"{text} ± {format_objective(ERRORS * error)}")
+    return number_cell(value, text if error is None else f"{text} ± {ERRORS * error:.2g}")
 
 
 def _values(best: Trial, level: int) -> Html:

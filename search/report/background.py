@@ -1,7 +1,7 @@
 """The report at the end of a search, written by a process of its own.
 
-The process begins when training is over and the final evaluation runs. It imports plotly meanwhile, waits for a word, and
-then writes the report while MLflow is sent the rest. It has a low priority, so that nothing waits for it but the end.
+The process begins when training is over and the final evaluation runs. It imports plotly meanwhile, waits for a word,
+and then writes the report while MLflow is sent the rest. It has a low priority: only the search's end waits for it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class ReportWriter:
         if self._process is not None and self._process.returncode and not self._error:
             self._error = self._last_words() or f"its process ended with {self._process.returncode}"
         if self._error:
-            self._say(f"there is no report ({hide_secrets(self._error)}): write it with `search report {self._study.name}`")
+            self._say(
+                f"there is no report ({hide_secrets(self._error)}): write it with `search report {self._study.name}`"
+            )
         self.stop()
 
     def stop(self) -> None:

@@ -1,7 +1,7 @@
 """The winner's validation and test results side by side, and whether chance explains their difference.
 
-Accuracy is the mean of n outcomes of 0 or 1, so its standard error is sqrt(p (1 − p) / n). A difference counts as larger
-than chance if it exceeds two standard errors of the difference, sqrt(e_validation² + e_test²).
+Accuracy is the mean of n outcomes of 0 or 1, so its standard error is sqrt(p (1 − p) / n). A difference counts as
+larger than chance if it exceeds two standard errors of the difference, sqrt(e_validation² + e_test²).
 """
 
 from __future__ import annotations
@@ -132,8 +132,7 @@ def describe_difference(pair: SplitPair, trials: int) -> str:
         why = "this metric" if pair.validation_samples and pair.test_samples else "an unknown number of samples"
         return f"{start} {chosen}. No standard error is known for {why}. Expect the test value for new data."
     numbers = (
-        f"the difference is {format_objective(abs(pair.validation - pair.test))}, and chance gives up to "
-        f"{format_objective(pair.allowed)} (two standard errors, from {pair.validation_samples:,} and "
+        f"the difference is {abs(pair.validation - pair.test):.2g}, and chance gives up to {pair.allowed:.2g} (two standard errors, from {pair.validation_samples:,} and "
         f"{pair.test_samples:,} samples)"
     )
     if not pair.beyond_chance:

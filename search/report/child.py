@@ -24,7 +24,7 @@ def main() -> int:
     """
     with suppress(OSError):
         os.nice(NICENESS)
-    from search.report.figure_sections import import_plots
+    from search.report.imports import import_plots
     from search.report.writing import write_report
 
     import_plots()

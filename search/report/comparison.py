@@ -31,11 +31,11 @@ def comparison_section(subjects: Sequence[Subject], ids: Sequence[str]) -> Html:
 def _row(subject: Subject, id: str) -> list[Cell]:
     study, best = subject.study, subject.study.best
     tested = None if best is None else test_value(subject, best)
-    epochs = study.known_epochs
+    epochs, value = study.known_epochs, None if best is None else best.objective
     return [
         Cell(element("a", subject.name, href=f"#{id}")),
         Cell(join(study.objective.direction, " ", code(study.objective.name))),
-        number_cell(value := best and best.objective, format_objective(value)),
+        number_cell(value, format_objective(value)),
         number_cell(tested and tested[1], format_objective(tested and tested[1])),
         number_cell(len(study.trials), f"{len(study.trials):,}"),
         number_cell(epochs, NONE if epochs is None else f"{epochs:,}"),
@@ -56,8 +56,8 @@ def _verdict(subjects: Sequence[Subject]) -> str:
         return "No study has a trial with an objective yet."
     first, best = min(found, key=lambda pair: objective.cost(pair[1].objective))
     return (
-        f"{first.name} has the best {objective.name}, {format_objective(best.objective)}. A comparison of searches needs "
-        "several seeds of each: one search more or less lucky is no difference."
+        f"{first.name} has the best {objective.name}, {format_objective(best.objective)}. To tell searches apart from "
+        "luck, run several seeds of each."
     )
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 from search.errors import SearchError
@@ -53,25 +51,18 @@ def study_plans(subject: Subject) -> list[Plan]:
         ),
         (
             "Importance of the hyperparameters",
-            f"The share of the differences in {name} that each hyperparameter explains, with an interval for its error.",
+            f"The share of the differences in {name} that each hyperparameter explains, and how sure that is.",
             _importance,
         ),
-        ("Each hyperparameter", f"{name} of the trials against each hyperparameter, the most important first.", _slices),
+        (
+            "Each hyperparameter",
+            f"{name} of the trials against each hyperparameter, the most important first.",
+            _slices,
+        ),
         ("The two most important together", f"{name} over the two most important hyperparameters.", _interaction),
         ("Workers", "The trial that each slot trained at each time.", _timeline),
     ]
     return [Plan(title, sentence, partial(make, subject)) for title, sentence, make in plans]
-
-
-_IMPORTED = ("plotly.graph_objects", "plotly.io.json")
-"""Modules that figures need, and that take long to import."""
-
-
-def import_plots() -> None:
-    """Import all that figures need, which takes most of a report's time."""
-    with suppress(ImportError):  # `make_page` says that plotly is missing
-        for name in _IMPORTED:
-            import_module(name)
 
 
 # Imports stand in the functions: a package that is missing costs the figure that needs it, and no other.
@@ -146,7 +137,9 @@ def _figure(id: str, plan: Plan, level: int) -> Html:
     except SearchError as error:
         drawn = [element("p", f"Nothing to show: {error}", class_="quiet")]
     except Exception as error:  # one figure must not cost the others
-        drawn = [element("p", f"This figure could not be made ({type(error).__name__}: {error}).", class_="note warning")]
+        drawn = [
+            element("p", f"This figure could not be made ({type(error).__name__}: {error}).", class_="note warning")
+        ]
     return element("section", element(f"h{level}", plan.title, id=id), *drawn, class_="figure", aria_labelledby=id)
 
 
@@ -185,8 +178,6 @@ def _without_secrets(value: Any) -> Any:
         return {name: _without_secrets(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_without_secrets(item) for item in value]
-    if getattr(value, "dtype", None) == object:
-        return [_without_secrets(item) for item in value.tolist()]
     return value
 
 

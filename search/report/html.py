@@ -9,7 +9,7 @@ from typing import Any
 
 from search.report.redaction import hide_secrets
 
-__all__ = ["Html", "block", "element", "escape", "json_script", "join", "one_line"]
+__all__ = ["Html", "block", "element", "escape", "join", "json_script", "one_line"]
 
 
 class Html(str):
@@ -43,7 +43,9 @@ def escape(text: str) -> Html:
 
 def join(*children: Child) -> Html:
     """Return the children one after the other."""
-    return Html("".join(escape(str(child)) if type(child) is not Html else child for child in children if child is not None))
+    return Html(
+        "".join(escape(str(child)) if type(child) is not Html else child for child in children if child is not None)
+    )
 
 
 def element(name: str, *children: Child, **attributes: str | int | bool | None) -> Html:

@@ -18,7 +18,7 @@
       : { ink: "#1c2024", line: "#d8dce1", paper: "#ffffff" };
 
   // The layout with the theme's colors: backgrounds are the page's.
-  const themed = (given) => {
+  const themed = (given, narrow) => {
     const { ink, line, paper } = colors();
     const layout = { ...given, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true };
     layout.font = { ...given.font, color: ink, family: "system-ui, sans-serif" };
@@ -28,6 +28,13 @@
     for (const key of Object.keys({ xaxis: 0, yaxis: 0, ...given }).filter((name) => /^[xy]axis\d*$/.test(name)))
       layout[key] = { ...given[key], gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line };
     delete layout.width;
+    if (narrow) {
+      // Beside the figure the legend would leave no room for it. Its place is counted in heights of the plot.
+      const height = given.height ?? 450;
+      layout.legend = { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: -70 / Math.max(120, height - 150), yanchor: "top" };
+      layout.margin = { ...given.margin, l: Math.min(given.margin?.l ?? 60, 50), r: 10 };
+      layout.title = { ...given.title, font: { ...given.title?.font, size: 12 } };
+    }
     if (printing) Object.assign(layout, { autosize: false, width: PRINT_WIDTH });
     return layout;
   };
@@ -38,7 +45,7 @@
     try {
       plot.content ??= JSON.parse(document.getElementById(plot.dataset.figure).textContent);
       const { data, layout } = plot.content;
-      Plotly.react(plot, data.map((trace) => ({ ...trace })), themed(layout), config);
+      Plotly.react(plot, data.map((trace) => ({ ...trace })), themed(layout, plot.clientWidth < 640), config);
       drawn.delete(plot);
       drawn.add(plot); // the last drawn is the last in order
       describe(plot);

@@ -31,7 +31,9 @@ _TOKEN = re.compile(
     r"|sk-[\w-]{20,}|xox[abprs]-[\w-]{10,}|dapi[0-9a-f]{32}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
 )
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
-_MAY_HOLD = re.compile(r"://|=|: |AKIA|gh[pousr]_|github_pat_|glpat-|hf_|sk-|xox|dapi|AIza|eyJ|Bearer|Basic|Token|-----")
+_MAY_HOLD = re.compile(
+    r"://|=|: |AKIA|gh[pousr]_|github_pat_|glpat-|hf_|sk-|xox|dapi|AIza|eyJ|Bearer|Basic|Token|-----"
+)
 
 _SHORTEST = 8
 """The fewest characters of an environment variable's value that is searched in texts: `yes` is no secret."""

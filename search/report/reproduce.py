@@ -116,7 +116,9 @@ def _sources(subject: Subject) -> Iterator[Html]:
         cut = f"\n… {len(text) - MOST_CHARACTERS:,} more characters" if len(text) > MOST_CHARACTERS else ""
         yield folded(f"Source: {file.relative_to(folder)}", listing(block(text[:MOST_CHARACTERS]) + cut))
     if len(files) > MOST_FILES:
-        yield element("p", f"{pluralize(len(files) - MOST_FILES, 'more source file')} in the study's folder, in space/.")
+        yield element(
+            "p", f"{pluralize(len(files) - MOST_FILES, 'more source file')} in the study's folder, in space/."
+        )
 
 
 def model_section(subject: Subject) -> Html:
@@ -133,7 +135,9 @@ def model_section(subject: Subject) -> Html:
     parts: list[Html | None] = [
         element("p", "In Python, in the folder that has runs/:"),
         listing("\n".join(lines)),
-        None if weights else element("p", "Its weights are not in the study's folder; MLflow may have them.", class_="note"),
+        None
+        if weights
+        else element("p", "Its weights are not in the study's folder; MLflow may have them.", class_="note"),
     ]
     if subject.study.exported is not None:
         parts += [

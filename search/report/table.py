@@ -94,7 +94,9 @@ def _cell(cell: Cell, header: bool) -> Html:
 def definitions(pairs: Iterable[tuple[Child, Child]]) -> Html:
     """Return names with their facts; pairs without a fact are left out."""
     rows = [
-        element("div", element("dt", name), element("dd", fact)) for name, fact in pairs if fact is not None and fact != ""
+        element("div", element("dt", name), element("dd", fact))
+        for name, fact in pairs
+        if fact is not None and fact != ""
     ]
     return element("dl", *rows)
 

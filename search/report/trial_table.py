@@ -44,8 +44,17 @@ def trials_section(subject: Subject) -> Html:
     rows = max(FEWEST_ROWS, min(MOST_ROWS, MOST_CELLS // (8 + len(tests) + len(varied))))
     shown = trials[:rows]
     left_out = len(trials) - len(shown)
-    heads: list[Child] = ["trial", "state", code(subject.study.objective.name), "best epoch", "epochs", "time", "weights"]
+    heads: list[Child] = [
+        "trial",
+        "state",
+        code(subject.study.objective.name),
+        "best epoch",
+        "epochs",
+        "time",
+        "weights",
+    ]
     heads += [join("test ", code(name)) for name in tests] + [code(name) for name in varied]
+    cells = [_trial_row(subject, trial, tests, varied) for trial in shown]
     return join(
         sentences(
             f"The best {len(shown)} of {len(trials):,} trials; {left_out:,} are left out. "
@@ -54,7 +63,7 @@ def trials_section(subject: Subject) -> Html:
             else None,
             f"The same in all trials: {one_line(format_params(constant))}" if constant else None,
         ),
-        table("Table of the trials", heads, [_trial_row(subject, trial, tests, varied) for trial in shown], sortable=True, key=True),
+        table("Table of the trials", heads, cells, sortable=True, key=True),
     )
 
 
@@ -64,7 +73,7 @@ def _constant_values(names: Sequence[str], trials: Sequence[Trial]) -> dict[str,
     for name in names if len(trials) > 1 else ():
         first = trials[0].params.get(name)
         if all(name in trial.params and trial.params[name] == first for trial in trials):
-            found[name] = first  # type: ignore[assignment]
+            found[name] = first
     return found
 
 
@@ -170,7 +179,9 @@ def _cost_lines(subject: Subject, busy: float) -> list[str | None]:
         )
     again = study.trained - study.epochs
     if again > 0 and study.known_epochs is not None:
-        lines.append(f"{pluralize(again, 'epoch')} of {study.trained:,} were trained again, after a loss of their state.")
+        lines.append(
+            f"{pluralize(again, 'epoch')} of {study.trained:,} were trained again, after a loss of their state."
+        )
     counts = [trial.weight_count for trial in trials if trial.weight_count is not None]
     if counts:
         best = study.best.weight_count if study.best is not None else None
