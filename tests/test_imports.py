@@ -57,7 +57,19 @@ LIGHT = [
 ]
 """Modules that run where no trial is trained: they load none of `HEAVY`."""
 
-HEAVY = {"keras", "tensorflow", "keras_tuner", "jax", "torch", "mlflow", "pandas", "optuna", "ray", "tensorboard", "plotly"}
+HEAVY = {
+    "keras",
+    "tensorflow",
+    "keras_tuner",
+    "jax",
+    "torch",
+    "mlflow",
+    "pandas",
+    "optuna",
+    "ray",
+    "tensorboard",
+    "plotly",
+}
 """Packages that take long to import."""
 
 MODULES = {

@@ -34,7 +34,7 @@ from search.space.domain import Domain, Value
 from search.study.study import Study
 from search.study.trials import Trial
 
-__all__ = ["distributions", "frozen_trial", "to_optuna", "values_of"]
+__all__ = ["distributions", "frozen_trial", "quiet", "to_optuna", "values_of", "without_password"]
 
 STATES = {
     "completed": TrialState.COMPLETE,
@@ -87,10 +87,10 @@ def to_optuna(
 def _create(study: Study, storage: str | BaseStorage | None) -> optuna.Study:
     direction = StudyDirection.MINIMIZE if study.objective.direction == "min" else StudyDirection.MAXIMIZE
     address = storage if isinstance(storage, str) else "the storage"
-    shown = _without_password(address)
+    shown = without_password(address)
     if isinstance(storage, str) and "://" not in storage:
         raise OptionError(f"{storage!r} is no address of a database: give one such as sqlite:///{storage or 'x.db'}")
-    with warnings.catch_warnings(), _quiet():
+    with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")  # the names of metrics are called experimental
         try:
             made = optuna.create_study(study_name=study.name, storage=storage, direction=direction)
@@ -107,7 +107,7 @@ def _create(study: Study, storage: str | BaseStorage | None) -> optuna.Study:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Optuna from logging a line meanwhile."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -117,7 +117,7 @@ def _quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def _without_password(address: str) -> str:
+def without_password(address: str) -> str:
     """Return a database's address without its user and password."""
     scheme, separator, rest = address.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"

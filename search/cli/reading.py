@@ -16,6 +16,7 @@ from search.cli.arguments import Json, KerasBackend, Runs, StudyName
 from search.cli.output import out, print_json, say
 from search.errors import JournalError, NoResult, OptionError, StudyError
 from search.study import paths
+from search.wording import pluralize
 
 if TYPE_CHECKING:
     from search.results.study_results import StudyResults
@@ -133,13 +134,21 @@ def status_command(
 def export_command(
     name: StudyName,
     to: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--to",
             metavar="PATH",
             help="The file, such as model.keras, model.weights.h5 or model.onnx; a folder for a SavedModel.",
         ),
-    ],
+    ] = None,
+    optuna: Annotated[
+        str | None,
+        typer.Option(
+            "--optuna",
+            metavar="URL",
+            help="A database for the whole study as one of Optuna's, such as sqlite:///x.db, in place of --to.",
+        ),
+    ] = None,
     rank: Annotated[int, typer.Option("--rank", min=1, help="The rank of the trial; 1 is the best.")] = 1,
     format: Annotated[
         str | None,
@@ -153,7 +162,16 @@ def export_command(
     keras_backend: KerasBackend = None,
     runs: Runs = "runs",
 ) -> None:
-    """Write a trained model to a file, or a SavedModel to a folder."""
+    """Write a trained model to a file, or a SavedModel to a folder; or the study for Optuna."""
+    if (to is None) == (optuna is None):
+        raise OptionError(
+            "export needs one of --to PATH, for a model, and --optuna URL, for the study as one of Optuna's"
+        )
+    if to is None:
+        if rank != 1 or format is not None or force or keras_backend is not None:
+            raise OptionError("--optuna writes the whole study: leave out the options that choose or write a model")
+        _export_to_optuna(name, str(optuna), runs)
+        return
     from search.results import export, export_check
     from search.results.study_results import load_study
     from search.worker.process import quietly
@@ -177,3 +195,13 @@ def export_command(
     weights = "" if trial.best_epoch is None else f", weights of epoch {trial.best_epoch}"
     line = f"{to}: trial {trial.number}{weights}" + (f"; {needs}" if needs else "")
     out.print(line, markup=False, soft_wrap=True)
+
+
+def _export_to_optuna(name: str, url: str, runs: str) -> None:
+    from search.backends.optuna_study import without_password
+    from search.results.study_results import load_study
+
+    found = load_study(name, runs)
+    found.to_optuna(url)
+    trials = pluralize(len(found.trials), "trial")
+    out.print(f"{without_password(url)}: study {found.name} with {trials}", markup=False, soft_wrap=True)

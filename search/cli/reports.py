@@ -39,7 +39,7 @@ def report_command(
     from search.report.imports import import_plots
     from search.report.writing import write_report
 
-    given: list[str | None] = list(names or [None])
+    given: list[str | None] = [*names] if names else [None]
     studies = [find_study(find_name(name, runs), runs) for name in given]
     if show and not _has_display():
         raise OptionError("--open needs a display: leave it out, and open the file that is printed elsewhere")

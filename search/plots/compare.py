@@ -43,7 +43,7 @@ def plot_comparison(studies: Sequence[Study], by: By = "epochs") -> go.Figure:
     names = Counter(study.name for study in studies)
     traces = []
     for place, study in enumerate(studies):
-        title = label(study.name, 40) + (f" ({label(study.uid, 8)})" if names[study.name] > 1 else "")
+        title = label(study.name, 40) + (f" ({label(study.uid[:8])})" if names[study.name] > 1 else "")
         x, y, trials = best_line(study, by) if study.history.best else ([0.0], [None], [None])
         traces.append(
             {

@@ -57,7 +57,7 @@ def plot_curves(study: Study, metric: str | None = None) -> go.Figure:
     return make_figure(
         traces,
         study_title(study, f"{label(name, 40)}, {count}"),
-        xaxis=axis("epoch"),
+        xaxis=axis("epoch", **({"dtick": 1} if max(trial.epochs for trial in trials) <= 12 else {})),
         yaxis=axis(label(name, 40), **_robust_range(trials, name)),
         showlegend=len(traces) > 1,
     )
@@ -152,7 +152,7 @@ def _trace(title: str, color: str, line: _Line) -> dict[str, Any]:
         "text": line.texts,
         "hovertemplate": "trial %{customdata}, epoch %{x}: %{y:.5g}%{text}<extra></extra>",
         "line": {"color": color, "width": 1.2},
-        "marker": {"color": color, "size": 3.5},
+        "marker": {"color": color, "size": 4.5},
         "opacity": 0.75,
     }
 

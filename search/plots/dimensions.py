@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,8 +55,12 @@ class Dimension:
         low, high = _round_log(self.low, down=True), _round_log(self.high, down=False)
         return replace(self, low=low, high=high)
 
-    def ticks(self) -> dict[str, Any]:
-        """Return Plotly's settings of the ticks, in real values; {} if its own are right."""
+    def ticks(self, write: Callable[[Value], str] = value_label) -> dict[str, Any]:
+        """Return Plotly's settings of the ticks, in real values; {} if its own are right.
+
+        Args:
+            write: returns the label of a category.
+        """
         if self.kind == "log":
             values = log_ticks(self.low, self.high)
             places, texts = [math.log10(value) for value in values], [short_number(value) for value in values]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from search.errors import OptionError
 from search.plots.figures import COLORS, GREY, STATE_COLORS, axis, make_figure, scatter
 from search.plots.shown import (
+    DETAILED,
     describe,
     is_scored,
     nothing,
@@ -72,7 +73,8 @@ def plot_history(
         if members:
             y = [trial.objective if is_scored(trial) else edge for trial in members]
             x = [place_of(ends[trial.number], by) for trial in members]
-            texts = [describe(study, trial, known.get(trial.number)) for trial in members]
+            detailed = len(shown) <= DETAILED
+            texts = [describe(study, trial, known.get(trial.number), values=detailed) for trial in members]
             traces.append(_points(state, x, y, texts, {"color": STATE_COLORS[state], "symbol": symbol, "size": 8}))
     traces += _special(study, shown, ends, by)
     return make_figure(

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from search.plots.dimensions import varied_names
 from search.plots.figures import COLORS, GREY, axis, make_figure
-from search.plots.shown import nothing, objective_label, scored_trials, study_title, thin
+from search.plots.shown import nothing, objective_label, scored_trials, study_title
 from search.plots.text import full, label
 from search.study.study import Study
-from search.study.trial import derive_seed
+from search.study.trial import Direction, derive_seed
 from search.study.trials import Trial
 from search.wording import pluralize
 
@@ -37,11 +37,11 @@ __all__ = ["MIN_TRIALS", "Importance", "importances", "plot_importance", "ranked
 MIN_TRIALS = 4
 """The fewest trials with an objective."""
 
-MAX_SHOWN = 20
+MAX_SHOWN = 15
 """The most hyperparameters of an answer: the shares of further ones would all be near 0."""
 
-MAX_SAMPLE = 1000
-"""The most trials that are evaluated: the best half of them, and others at equal distances."""
+MAX_SAMPLE = 500
+"""The most trials that are evaluated: at equal distances in the ranking, so that it keeps its shape."""
 
 BEST = 0.1
 """The share of trials that count as the best, and `FEWEST_BEST` at least, if they are not more than half."""
@@ -70,7 +70,7 @@ class Importance:
     trials: int
 
 
-def importances(study: Study, bootstraps: int = 50) -> list[Importance]:
+def importances(study: Study, bootstraps: int = 30) -> list[Importance]:
     """Return the importance of the hyperparameters that vary, the highest first; of the `MAX_SHOWN` highest only.
 
     Args:
@@ -132,7 +132,9 @@ class _Evaluation:
 
         from search.backends import optuna_study
 
-        chosen = thin(study, scored_trials(study), MAX_SAMPLE)
+        ranked = sorted(scored_trials(study), key=lambda trial: study.objective.cost(trial.objective))
+        count = min(len(ranked), MAX_SAMPLE)
+        chosen = [ranked[place * len(ranked) // count] for place in range(count)]
         found = optuna_study.distributions(chosen)
         kept = {name: found[name] for name in names if name in found}
         self.trials: list[FrozenTrial] = []
@@ -142,7 +144,7 @@ class _Evaluation:
             self.trials.append(_complete(trial, {name: values[name] for name in used}, used))
         best = min(0.5, max(BEST, FEWEST_BEST / len(self.trials)))
         self._evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=best)
-        self._direction = "minimize" if study.objective.direction == "min" else "maximize"
+        self._direction = study.objective.direction
         self._random = random.Random(derive_seed(study.seed, "importance"))
 
     def shares(self, trials: Sequence[FrozenTrial], names: Sequence[str]) -> dict[str, float]:
@@ -189,9 +191,11 @@ def _complete(trial: Trial, params: Mapping[str, Any], distributions: dict[str, 
     )
 
 
-def _study_of(trials: Sequence[FrozenTrial], direction: str) -> optuna.Study:
+def _study_of(trials: Sequence[FrozenTrial], direction: Direction) -> optuna.Study:
     """Return a study of Optuna's with `trials`, the same one several times if it is there several times."""
     import optuna
+
+    from search.backends.optuna_study import quiet
 
     class Fixed(optuna.storages.InMemoryStorage):
         """A storage that returns the given trials. Adding each would copy it, for every sample anew."""
@@ -199,10 +203,8 @@ def _study_of(trials: Sequence[FrozenTrial], direction: str) -> optuna.Study:
         def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Any = None) -> list[FrozenTrial]:
             return [trial for trial in trials if states is None or trial.state in states]
 
-    storage = Fixed()
-    # Without the line that `optuna.create_study` logs.
-    storage.create_new_study([optuna.study.StudyDirection[direction.upper()]], "importance")
-    return optuna.Study("importance", storage)
+    with quiet():
+        return optuna.create_study(storage=Fixed(), direction="minimize" if direction == "min" else "maximize")
 
 
 # The figure -----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,16 @@ from search.errors import OptionError, nearest
 from search.plots.dimensions import Dimension, dimension, varied_names
 from search.plots.figures import GREY, SCALE, axis, make_figure, scatter
 from search.plots.importance import ranked_names
-from search.plots.shown import describe, nothing, objective_bounds, objective_label, scored_trials, study_title, thin
+from search.plots.shown import (
+    DETAILED,
+    describe,
+    nothing,
+    objective_bounds,
+    objective_label,
+    scored_trials,
+    study_title,
+    thin,
+)
 from search.space.domain import Value
 from search.study.study import Study
 from search.study.trials import Trial
@@ -51,7 +60,7 @@ def plot_interaction(study: Study, names: Sequence[str] | None = None) -> go.Fig
         "mode": "markers",
         "x": _spread(x, [trial.params[first] for trial in trials]),
         "y": _spread(y, [trial.params[second] for trial in trials]),
-        "text": [describe(study, trial) for trial in trials],
+        "text": [describe(study, trial, values=len(trials) <= DETAILED) for trial in trials],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {
             "color": [trial.objective for trial in trials],

@@ -10,7 +10,7 @@ from search.plots.dimensions import Dimension, dimension
 from search.plots.figures import GREY, SCALE, make_figure, short_number
 from search.plots.importance import ranked_names
 from search.plots.shown import scored_trials, study_title, thin
-from search.plots.text import label, value_label
+from search.plots.text import label, plain_value, value_label
 from search.space.domain import Value
 from search.study.study import Study
 from search.study.trials import Trial
@@ -93,7 +93,7 @@ def _condition(
         values = _values(name, members)
         if scores[name] == 0 or len(values) > MAX_VALUES:
             break
-        parts.append(f"{label(name)} = {' or '.join(value_label(value, 16) for value in values)}")
+        parts.append(f"{label(name)} = {' or '.join(value_label(value) for value in values)}")
         remaining = [group for group in remaining if _overlap(name, members, group)]
         candidates.remove(name)
     if not remaining:
@@ -146,7 +146,7 @@ def _figure(study: Study, branch: Branch, ranked: Sequence[str], count: int, pla
         },
         "labelangle": -20 if len(axes) > 5 else 0,
         "labelfont": {"color": GREY},
-        "tickfont": {"color": GREY},
+        "tickfont": {"color": GREY, "shadow": "none"},  # by default it has the colour of a light page
         "rangefont": {"color": "rgba(0,0,0,0)"},  # it repeats the ends of the axis, in coordinates
         "unselected": {"line": {"opacity": 0.06}},
     }
@@ -155,7 +155,7 @@ def _figure(study: Study, branch: Branch, ranked: Sequence[str], count: int, pla
 
 def _scale(found: Dimension) -> dict[str, Any]:
     """Return the ticks and the range of an axis: in log, a tick stands at either end, as the axis is drawn to there."""
-    ticks = found.ticks()
+    ticks = found.ticks(plain_value)
     if found.kind != "log":
         return ticks
     ends = [place for place in (found.low, found.high) if not any(abs(place - p) < 0.12 for p in ticks["tickvals"])]

@@ -14,6 +14,7 @@ from search.study.study import Study
 from search.study.trials import Trial
 
 __all__ = [
+    "DETAILED",
     "describe",
     "is_scored",
     "nothing",
@@ -24,6 +25,10 @@ __all__ = [
     "study_title",
     "thin",
 ]
+
+
+DETAILED = 1000
+"""The most trials of a figure whose hover texts give hyperparameters."""
 
 
 def is_scored(trial: Trial) -> bool:
@@ -54,11 +59,12 @@ def study_title(study: Study, text: str) -> str:
     return f"{label(study.name, 40)}: {text}"
 
 
-def describe(study: Study, trial: Trial, attributes: Mapping[str, str] | None = None) -> str:
+def describe(study: Study, trial: Trial, attributes: Mapping[str, str] | None = None, *, values: bool = True) -> str:
     """Return the hover text about a trial, with the back end's part in it.
 
     Args:
         attributes: what the back end noted about the trial, by name.
+        values: with its hyperparameters. A figure of very many trials would be too large with them.
     """
     progress = trial.progress
     lines = [f"<b>trial {trial.number}</b>, {trial.state}"]
@@ -79,8 +85,9 @@ def describe(study: Study, trial: Trial, attributes: Mapping[str, str] | None = 
     lines += [f"{label(name, 40)}: {full(value)}" for name, value in (attributes or {}).items()]
     if trial.error is not None:
         lines.append(full(trial.error))
-    values = params_lines(variable_params(trial))
-    return "<br>".join([*lines, values] if values else lines)
+    if values and (params := variable_params(trial)):
+        lines.append(params_lines(params))
+    return "<br>".join(lines)
 
 
 def thin(study: Study, trials: Sequence[Trial], most: int) -> list[Trial]:

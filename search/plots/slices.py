@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from search.plots.dimensions import dimension
 from search.plots.figures import SCALE, axis, make_figure, scatter
 from search.plots.importance import ranked_names
-from search.plots.shown import describe, objective_label, objective_range, scored_trials, study_title, thin
+from search.plots.shown import objective_label, objective_range, scored_trials, study_title, thin
+from search.plots.text import value_label
+from search.space.domain import Value
 from search.study.study import Study
 from search.wording import pluralize
 
@@ -40,7 +42,6 @@ def plot_slices(study: Study) -> go.Figure:
     trials = thin(study, every, MAX_POINTS)
     columns = min(COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
-    texts = {trial.number: describe(study, trial) for trial in trials}
     traces, layout = [], {}
     for place, name in enumerate(names):
         using = [trial for trial in trials if name in trial.params]
@@ -55,8 +56,9 @@ def plot_slices(study: Study) -> go.Figure:
                 "y": [trial.objective for trial in using],
                 "xaxis": f"x{key}",
                 "yaxis": f"y{key}",
-                "text": [texts[trial.number] for trial in using],
-                "hovertemplate": "%{text}<extra></extra>",
+                "customdata": [trial.number for trial in using],
+                "text": [value_label(trial.params[name]) for trial in using],
+                "hovertemplate": "trial %{customdata}: %{y:.5g}, with %{text}<extra></extra>",
                 "marker": marker,
             }
         )
@@ -66,18 +68,21 @@ def plot_slices(study: Study) -> go.Figure:
         )
         layout[f"yaxis{key}"] = axis(
             objective_label(study) if column == 0 else "",
-            domain=_domain(rows - 1 - row, rows, 0.3 / rows),
+            domain=_domain(rows - 1 - row, rows, 0.36 / rows),
             anchor=f"x{key}",
             **({} if place == 0 else {"matches": "y"}),
             **objective_range(study, trials),
         )
-    parts = [
-        pluralize(len(every), "trial") if len(trials) == len(every) else f"{len(trials):,} of {len(every):,} trials"
-    ]
+    shown = f"{len(trials):,} of {len(every):,} trials"
+    parts = ["each hyperparameter alone", pluralize(len(every), "trial") if len(trials) == len(every) else shown]
     if len(names) < len(ranked):
         parts.append(f"{len(names)} of {len(ranked)} hyperparameters, the most important first")
     title = study_title(study, ", ".join(parts))
-    return make_figure(traces, title, height=120 + 230 * rows, showlegend=False, **layout)
+    return make_figure(traces, title, height=120 + 240 * rows, showlegend=False, **layout)
+
+
+def _short(value: Value) -> str:
+    return value_label(value, 9)
 
 
 def _domain(place: int, count: int, gap: float) -> list[float]:

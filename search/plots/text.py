@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from search.display.text import format_value, printable
 from search.space.domain import Value
 
-__all__ = ["LABEL", "full", "label", "params_lines", "value_label"]
+__all__ = ["LABEL", "full", "label", "params_lines", "plain_value", "value_label"]
 
 LABEL = 24
 """The most characters of a label at an axis."""
@@ -27,8 +27,7 @@ MAX_LINES = 12
 
 def label(text: str, width: int = LABEL) -> str:
     """Return `text` for a title, an axis or a legend: on one line, with an ellipsis beyond `width` characters."""
-    line = _plain(text)
-    return _escape(line if len(line) <= width else line[: width - 1] + "…")
+    return _escape(_shorten(text, width))
 
 
 def full(text: str) -> str:
@@ -39,17 +38,28 @@ def full(text: str) -> str:
     return "<br>".join(_escape(line) for line in lines)
 
 
-def value_label(value: Value, width: int = LABEL) -> str:
+def value_label(value: Value, width: int = 16) -> str:
     """Return a hyperparameter's value as a label."""
     return label(format_value(value), width)
 
 
+def plain_value(value: Value, width: int = 16) -> str:
+    """Return a hyperparameter's value for the ticks of parallel coordinates, where Plotly reads no HTML."""
+    return _shorten(format_value(value), width)
+
+
 def params_lines(params: Mapping[str, Value]) -> str:
     """Return hyperparameters for a hover text, a line each; the first ones if they are many."""
-    lines = [f"{label(name, LINE // 2)} = {value_label(value, LINE // 2)}" for name, value in params.items()]
-    if len(lines) > MAX_LINES:
-        lines = [*lines[: MAX_LINES - 1], f"… {len(params) - MAX_LINES + 1} more"]
+    shown = list(params.items())[: MAX_LINES if len(params) <= MAX_LINES else MAX_LINES - 1]
+    lines = [f"{label(name, LINE // 2)} = {value_label(value, LINE // 2)}" for name, value in shown]
+    if len(shown) < len(params):
+        lines.append(f"… {len(params) - len(shown)} more")
     return "<br>".join(lines)
+
+
+def _shorten(text: str, width: int) -> str:
+    line = _plain(text)
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def _plain(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.display.text import format_seconds
 from search.plots.figures import COLORS, FAILED, GREY, GRID, axis, make_figure
-from search.plots.shown import describe, nothing, study_title
+from search.plots.shown import DETAILED, describe, nothing, study_title
 from search.study.history import Begun, Segment
 from search.study.records import Outcome
 from search.study.study import Study
@@ -95,18 +95,19 @@ def _trace(study: Study, title: str, color: str, bars: Sequence[Bar], total: int
         "text": numbers if total <= LABELLED else None,
         "textposition": "inside",
         "insidetextanchor": "middle",
-        "hovertext": [_hover(study, *bar) for bar in bars],
+        "hovertext": [_hover(study, *bar, values=total <= DETAILED) for bar in bars],
         "hoverinfo": "text",
         "marker": {"color": color, "line": {"color": GRID, "width": 1}},
     }
 
 
-def _hover(study: Study, begun: Begun, end: float, outcome: str) -> str:
+def _hover(study: Study, begun: Begun, end: float, outcome: str, *, values: bool) -> str:
     execution = f", execution {begun.execution}" if begun.execution else ""
     plan = "" if begun.rung is None else f", rung {begun.rung}"
     words = outcome.replace("_", " ")
     times = f"{format_seconds(begun.seconds)} to {format_seconds(end)}: {format_seconds(end - begun.seconds)}"
-    return f"slot {begun.slot}, {times}{plan}{execution}, {words}<br>{describe(study, study.trials[begun.trial])}"
+    about = describe(study, study.trials[begun.trial], values=values)
+    return f"slot {begun.slot}, {times}{plan}{execution}, {words}<br>{about}"
 
 
 def _resume(seconds: float) -> dict[str, Any]:

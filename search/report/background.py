@@ -71,32 +71,36 @@ class ReportWriter:
 
     def wait(self, seconds: float) -> None:
         """Wait until the report is written, or `seconds` have gone. May be called by several threads."""
-        with self._lock:
-            if self._process is None:
-                return
-            try:
+        with self._lock, suppress(subprocess.TimeoutExpired):
+            if self._process is not None:
                 self._process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                self._error = f"it was not written within {seconds:.0f} seconds"
-                self._process.kill()
-                self._process.wait()
 
     def close(self, seconds: float) -> None:
-        """Wait as `wait` does, and say one line if the report could not be written."""
+        """Wait as `wait` does, and say one line if the report is not written.
+
+        A process that needs more time goes on after this one's end.
+        """
         self.wait(seconds)
-        if self._process is not None and self._process.returncode and not self._error:
-            self._error = self._last_words() or f"its process ended with {self._process.returncode}"
+        code = None if self._process is None else self._process.poll()
+        if self._process is not None and code is None:
+            self._say(f"the report takes longer, and will be {self._paths.report}")
+        elif code:
+            self._error = self._last_words() or f"its process ended with {code}"
         if self._error:
-            self._say(
-                f"there is no report ({hide_secrets(self._error)}): write it with `search report {self._study.name}`"
-            )
-        self.stop()
+            self._say(f"there is no report ({hide_secrets(self._error)}): write it with `search report {self._study.name}`")
+        if self._process is not None and code is None:
+            self._process.returncode = 0  # Python warns of a process that nobody has waited for
+        self._forget()
 
     def stop(self) -> None:
         """End the process at once, if it runs."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._process is not None:
             for pipe in filter(None, (self._process.stdin, self._process.stdout)):
                 with suppress(OSError):
                     pipe.close()

@@ -132,8 +132,8 @@ def describe_difference(pair: SplitPair, trials: int) -> str:
         why = "this metric" if pair.validation_samples and pair.test_samples else "an unknown number of samples"
         return f"{start} {chosen}. No standard error is known for {why}. Expect the test value for new data."
     numbers = (
-        f"the difference is {abs(pair.validation - pair.test):.2g}, and chance gives up to {pair.allowed:.2g} (two standard errors, from {pair.validation_samples:,} and "
-        f"{pair.test_samples:,} samples)"
+        f"the difference is {abs(pair.validation - pair.test):.2g}, and chance gives up to {pair.allowed:.2g} "
+        f"(two standard errors, from {pair.validation_samples:,} and {pair.test_samples:,} samples)"
     )
     if not pair.beyond_chance:
         return f"{start} {numbers}. So they agree."

@@ -32,7 +32,9 @@ def main() -> int:
         return 0
     paths = StudyPaths(Path(sys.argv[1]))
     try:
-        write_report([paths])
+        size = paths.journal.stat().st_size
+        # The search may have been resumed meanwhile: the later report must stay.
+        write_report([paths], wanted=lambda: paths.journal.stat().st_size == size)
     except (SearchError, OSError) as error:
         print(error)
         return 1

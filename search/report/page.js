@@ -39,22 +39,43 @@
     return layout;
   };
 
+  // Parallel coordinates have fonts of their own.
+  const inked = (trace) => {
+    if (trace.type !== "parcoords") return { ...trace };
+    const color = colors().ink;
+    const fonts = ["labelfont", "tickfont", "rangefont"].map((name) => [name, { ...trace[name], color }]);
+    return { ...trace, ...Object.fromEntries(fonts) };
+  };
+
   const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["sendDataToCloud", "lasso2d", "select2d"] };
 
-  const draw = (plot) => {
+  const readData = async (id) => {
+    const { textContent, dataset } = document.getElementById(id);
+    if (!("gzip" in dataset)) return JSON.parse(textContent);
+    const bytes = Uint8Array.from(atob(textContent), (char) => char.charCodeAt(0));
+    const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return JSON.parse(await new Response(plain).text());
+  };
+  const read = (plot) => (plot.reading ??= readData(plot.dataset.figure).then((content) => (plot.content = content)));
+
+  const fail = (plot, error) => {
+    plot.textContent = `This figure cannot be drawn here (${error.message}).`;
+    plot.classList.add("failed");
+  };
+
+  const drawNow = (plot) => {
     try {
-      plot.content ??= JSON.parse(document.getElementById(plot.dataset.figure).textContent);
       const { data, layout } = plot.content;
-      Plotly.react(plot, data.map((trace) => ({ ...trace })), themed(layout, plot.clientWidth < 640), config);
+      Plotly.react(plot, data.map(inked), themed(layout, plot.clientWidth < 640), config);
       drawn.delete(plot);
       drawn.add(plot); // the last drawn is the last in order
       describe(plot);
     } catch (error) {
-      plot.textContent = `This figure cannot be drawn here (${error.message}).`;
-      plot.classList.add("failed");
+      fail(plot, error);
     }
     if (!printing) release();
   };
+  const draw = (plot) => read(plot).then(() => drawNow(plot), (error) => fail(plot, error));
 
   // Plotly's drawing is nothing to a screen reader: the sentence stands for it.
   const describe = (plot) => {
@@ -81,7 +102,7 @@
     { rootMargin: "400px" },
   );
 
-  const redraw = () => [...drawn].forEach(draw);
+  const redraw = () => [...drawn].forEach(drawNow);
 
   // Theme ------------------------------------------------------------------------------------------------------------
 
@@ -113,7 +134,7 @@
     printing = true;
     closed = [...document.querySelectorAll("details:not([open])")];
     closed.forEach((each) => (each.open = true));
-    plots.forEach(draw);
+    plots.filter((plot) => plot.content).forEach(drawNow); // a print waits for nothing
   });
   addEventListener("afterprint", () => {
     printing = false;
@@ -147,5 +168,7 @@
 
   label();
   plots.forEach((plot) => near.observe(plot));
+  const later = window.requestIdleCallback ?? setTimeout;
+  addEventListener("load", () => plots.forEach((plot) => later(() => read(plot).catch((error) => fail(plot, error)))));
   root.dataset.ready = "true";
 })();

@@ -19,7 +19,7 @@ from search.wording import pluralize
 MOST_ROWS = 300
 """Rows of the table of trials, at most."""
 
-MOST_CELLS = 20_000
+MOST_CELLS = 12_000
 """Cells of that table, at most, so that a page of 600 hyperparameters opens at once."""
 
 FEWEST_ROWS = 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from search.errors import OptionError
@@ -14,12 +14,15 @@ from search.study.paths import StudyPaths, comparison_report
 __all__ = ["write_report"]
 
 
-def write_report(studies: Sequence[StudyPaths], path: Path | None = None) -> Path:
+def write_report(
+    studies: Sequence[StudyPaths], path: Path | None = None, *, wanted: Callable[[], bool] = lambda: True
+) -> Path:
     """Write the report of one study or of several, and return its path.
 
     Args:
         studies: the files of at least one study.
         path: the file to write; by default in the study's folder, or beside the folders of several studies.
+        wanted: asked when the page is made: False leaves the file as it is.
 
     Raises:
         JournalError: a journal cannot be read.
@@ -29,6 +32,8 @@ def write_report(studies: Sequence[StudyPaths], path: Path | None = None) -> Pat
     if path is None:
         path = studies[0].report if len(studies) == 1 else comparison_report(studies)
     page = make_page([read_subject(paths) for paths in studies])
+    if not wanted():
+        return path
     work = path.with_name(f".{path.name[:100]}.{os.getpid()}")
     try:
         # Half a surrogate pair, as in a file name that is not UTF-8, cannot be encoded.

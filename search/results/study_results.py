@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.errors import NoResult, SpaceError, StudyError
 from search.options import python_arguments
+from search.results.plots import Plots
 from search.space.domain import Parameter, Value
 from search.space.file import Space, SpaceRef, describe_error, without_arguments
 from search.study.paths import StudyPaths, find_study
@@ -31,7 +32,9 @@ from search.study.versions import changed_versions
 from search.wording import pluralize
 
 if TYPE_CHECKING:
+    import optuna
     import pandas as pd
+    from optuna.storages import BaseStorage
     from rich.console import RenderableType
 
 
@@ -55,7 +58,7 @@ class _Model:
     reference: Path | None = None
 
 
-class StudyResults:
+class StudyResults(Plots):
     """A study in `runs/`, for reading.
 
     Args:
@@ -178,6 +181,22 @@ class StudyResults:
         from search.report.writing import write_report
 
         return write_report([self.paths], None if path is None else Path(path))
+
+    def to_optuna(self, storage: str | BaseStorage | None = None) -> optuna.Study:
+        """Return the study as one of Optuna's: for `optuna.visualization`, `optuna.importance` and its dashboard.
+
+        Args:
+            storage: a database's address such as `sqlite:///x.db`, or a storage of Optuna's; by default memory.
+
+        Raises:
+            NoResult: the study has no trial.
+            OptionError: the storage cannot be used.
+            StudyError: the storage has a study of this name.
+        """
+        from search.backends.optuna_study import to_optuna
+        from search.tracking.mlflow.position import Position
+
+        return to_optuna(self.study, storage, Position.load(self.paths.tracking).trials)
 
 
 def _to_frame(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

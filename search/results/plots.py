@@ -1,0 +1,89 @@
+"""The figures of a study, as methods of its results. `search.plots` makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from search.errors import OptionError
+from search.study import journal
+from search.study.paths import StudyPaths
+from search.study.study import Study
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from search.plots.history import By
+    from search.plots.importance import Importance
+
+__all__ = ["Plots"]
+
+
+class Plots:
+    """The methods that return Plotly's figures. A notebook shows a figure that a cell ends with; `show()` opens a page.
+
+    Each raises NoResult if the study has no data for the figure, and OptionError if Plotly is not installed.
+    """
+
+    paths: StudyPaths
+    study: Study
+
+    def plot_curves(self, metric: str | None = None) -> go.Figure:
+        """Return the learning curves by epoch, of the objective or of another `metric` of the epochs' logs."""
+        from search.plots.curves import plot_curves
+
+        return plot_curves(self.study, metric)
+
+    def plot_history(self, by: By = "epochs") -> go.Figure:
+        """Return the best value over the search and the end of every trial, by "epochs" or by "time"."""
+        from search.plots.attributes import noted_attributes
+        from search.plots.history import plot_history
+
+        noted = noted_attributes(journal.read(self.paths.journal)) if self.paths.journal.exists() else {}
+        return plot_history(self.study, by, noted)
+
+    def plot_parallel(self, branch: int = 0) -> go.Figure:
+        """Return parallel coordinates of the hyperparameters and the objective.
+
+        Args:
+            branch: of a conditional space, the number of the branch, from 0: that with the most trials is the first.
+
+        Raises:
+            OptionError: there is no such branch.
+        """
+        from search.plots.parallel import plot_parallel
+
+        figures = plot_parallel(self.study)
+        if not 0 <= branch < len(figures):
+            raise OptionError(f"branch {branch} of study {self.study.name!r} has no figure: there are {len(figures)}")
+        return figures[branch]
+
+    def plot_importance(self) -> go.Figure:
+        """Return the importance of each hyperparameter (PED-ANOVA), with the interval of 90 % of the bootstraps."""
+        from search.plots.importance import plot_importance
+
+        return plot_importance(self.study)
+
+    def plot_slices(self) -> go.Figure:
+        """Return the objective against each hyperparameter, the most important first."""
+        from search.plots.slices import plot_slices
+
+        return plot_slices(self.study)
+
+    def plot_interaction(self, names: Sequence[str] | None = None) -> go.Figure:
+        """Return the trials by two hyperparameters, by default the two most important; the colour is the objective."""
+        from search.plots.interaction import plot_interaction
+
+        return plot_interaction(self.study, names)
+
+    def plot_timeline(self) -> go.Figure:
+        """Return which slot trained which trial when."""
+        from search.plots.timeline import plot_timeline
+
+        return plot_timeline(self.study)
+
+    def importances(self, bootstraps: int = 30) -> list[Importance]:
+        """Return the importance of each hyperparameter that varies, with intervals; the highest first."""
+        from search.plots.importance import importances
+
+        return importances(self.study, bootstraps)
