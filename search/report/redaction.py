@@ -22,7 +22,7 @@ _SECRET_NAME = (
 _IN_QUERY = re.compile(rf"([?&](?:{_SECRET_NAME}|key)=)[^&\s\"'<>]+", re.IGNORECASE)
 _ASSIGNED = re.compile(
     rf"(?<![\w.-])([\"']?{_SECRET_NAME}[\"']?\s*(?:=|:)\s*)(?:(?P<quote>[\"'])(?:(?!(?P=quote)).)+(?P=quote)"
-    r"|(?![\"'\s({\[]|\w+[.(])[^\s,;)\]}]{6,})",
+    r"|(?![\"'\s({\[]|\w+[.(])[^\s,;&)\]}]{6,})",
     re.IGNORECASE,
 )
 _HEADER = re.compile(r"\b((?:Bearer|Basic|Token)\s+)[A-Za-z0-9._~+/=-]{8,}")

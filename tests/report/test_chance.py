@@ -8,7 +8,8 @@ import pytest
 from report_studies import DATA, LR, begin, ten_trials, trained
 
 from search.report.chance import compare_splits, count_samples, describe_difference, standard_error
-from search.study.records import DataLoaded, Record, Tested
+from search.study import records as facts
+from search.study.records import DataLoaded, Record
 from search.study.study import Study
 
 
@@ -49,7 +50,7 @@ def test_a_difference_that_chance_explains() -> None:
 
 
 def test_test_data_that_are_easier_than_chance_explains() -> None:
-    study = fold([*begin(), *trained(0, [0.5], (LR, 0.01)), Tested(0, 0, 1, {"accuracy": 0.9})])
+    study = fold([*begin(), *trained(0, [0.5], (LR, 0.01)), facts.Tested(0, 0, 1, {"accuracy": 0.9})])
     (pair,) = compare_splits(study, study.trials[0])
     assert pair.beyond_chance is True
     assert "easier than chance explains" in describe_difference(pair, 1)
