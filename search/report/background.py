@@ -87,7 +87,9 @@ class ReportWriter:
         elif code:
             self._error = self._last_words() or f"its process ended with {code}"
         if self._error:
-            self._say(f"there is no report ({hide_secrets(self._error)}): write it with `search report {self._study.name}`")
+            self._say(
+                f"there is no report ({hide_secrets(self._error)}): write it with `search report {self._study.name}`"
+            )
         if self._process is not None and code is None:
             self._process.returncode = 0  # Python warns of a process that nobody has waited for
         self._forget()

@@ -62,6 +62,9 @@ def _hide_assigned(found: re.Match[str]) -> str:
 
 
 _NAME = re.compile(_SECRET_NAME, re.IGNORECASE)
+_NO_SECRET = re.compile(r"(?:OLD)?PWD|.*_(?:FILE|PATH|DIR)", re.IGNORECASE)
+"""Names of variables that hold a path: the working directory stands in each line of a traceback."""
+
 _known: tuple[Mapping[str, str], int, list[str]] | None = None
 
 
@@ -69,6 +72,7 @@ def _values(environment: Mapping[str, str]) -> list[str]:
     """Return the secrets of `environment`, the longest first."""
     global _known
     if _known is None or _known[0] is not environment or _known[1] != len(environment):
-        found = {value for name, value in environment.items() if _NAME.fullmatch(name) and len(value) >= _SHORTEST}
+        secret = {name for name in environment if _NAME.fullmatch(name) and not _NO_SECRET.fullmatch(name)}
+        found = {environment[name] for name in secret if len(environment[name]) >= _SHORTEST}
         _known = environment, len(environment), sorted(found, key=len, reverse=True)
     return _known[2]

@@ -10,6 +10,10 @@ from search.report.html import Child, Html, element, join, one_line
 from search.space.domain import Value
 
 
+WIDE = 14
+"""Columns up to which a table fits on a printed page. In wider ones, words are broken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """A cell of a table.
@@ -72,7 +76,7 @@ def table(
         element("caption", caption, class_="hidden"),
         element("thead", element("tr", *heads)),
         element("tbody", *body),
-        class_="sortable" if sortable else None,
+        class_=" ".join(filter(None, ["sortable" if sortable else "", "wide" if len(columns) > WIDE else ""])) or None,
     )
     return element("div", grid, class_="frame", role="region", aria_label=caption, tabindex=0)
 

@@ -46,7 +46,10 @@ def test_the_process_waits_for_the_search_and_then_writes_the_report(tmp_path: P
     ("command", "words"),
     [
         (["false"], "its process ended with 1"),
-        (["sh", "-c", "echo the disk is full at http://bob:hunter2@host; exit 1"], "the disk is full at http://***@host"),
+        (
+            ["sh", "-c", "echo the disk is full at http://bob:hunter2@host; exit 1"],
+            "the disk is full at http://***@host",
+        ),
         (["/no/such/program"], "No such file"),
     ],
 )

@@ -45,6 +45,7 @@ def test_other_text_stays(text: str) -> None:
 
 
 def test_the_secrets_of_the_environment_are_hidden_wherever_they_stand() -> None:
-    environment = {"MLFLOW_TRACKING_PASSWORD": "correct horse", "HOME": "/home/somebody", "X_TOKEN": "yes"}
-    text = "login of correct horse failed in /home/somebody: yes"
-    assert hide_secrets(text, environment) == "login of *** failed in /home/somebody: yes"
+    environment = {"MLFLOW_TRACKING_PASSWORD": "correct horse", "PWD": "/home/somebody", "X_TOKEN": "yes"}
+    environment["AWS_CREDENTIALS_FILE"] = "/home/somebody/aws"
+    text = "login of correct horse failed in /home/somebody/aws: yes"
+    assert hide_secrets(text, environment) == "login of *** failed in /home/somebody/aws: yes"
