@@ -9,7 +9,6 @@ from search.display.text import NONE, format_value
 from search.report.html import Child, Html, element, join, one_line
 from search.space.domain import Value
 
-
 WIDE = 14
 """Columns up to which a table fits on a printed page. In wider ones, words are broken."""
 
