@@ -27,7 +27,7 @@ from search.study.requirement import parse_requirement
 from search.study.study import Study
 from search.study.tags import check_tags
 from search.study.versions import KERAS_BACKENDS
-from search.wording import format_time, parse_bytes
+from search.wording import format_time, parse_bytes, parse_seconds
 
 LARGEST_SEED = 2**31 - 1
 
@@ -190,6 +190,10 @@ class Options:
         group=RESULTS,
     )
     keep_models: int = _option(3, "how many of the best trials keep their weights in MLflow", low=1, group=RESULTS)
+    report: bool = _option(True, "write a report, one HTML file in the study's folder, at the end", group=RESULTS)
+    log_report: bool = _option(
+        False, "send the report to an MLflow server, too; a local store gets it in any case", group=RESULTS
+    )
     tensorboard: bool = _option(
         False, "write a log for TensorBoard; its HParams page compares the trials", group=RESULTS
     )
@@ -420,7 +424,10 @@ def check_option(name: str, value: Any) -> Any:
     kind = str(field_.type)
     if field_.metadata.get("time"):
         low = field_.metadata.get("low")
-        value = parse_seconds(value, option_flag(name), zero=low == 0)
+        try:
+            value = parse_seconds(value, zero=low == 0)
+        except ValueError as error:
+            raise OptionError(f"{option_flag(name)} is {value!r}: {error}") from None
         if low is not None and value < low:
             raise OptionError(f"{option_flag(name)} is {format_time(value)}: it must be at least {format_time(low)}")
     elif field_.metadata.get("size"):
@@ -481,31 +488,6 @@ def _check_number(name: str, value: Any, *, whole: bool) -> int | float:
             limits += f" and at most {high}"
         raise OptionError(f"{option_flag(name)} is {value}: it must be {limits}")
     return int(number) if whole else number
-
-
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def parse_seconds(value: Any, flag: str, *, zero: bool = False) -> float:
-    """Return a time in seconds.
-
-    Args:
-        value: a number of seconds, or text such as `90s`, `30m`, `2h`, `1h 30m`.
-        flag: the name of the option in messages.
-        zero: accept no time at all.
-
-    Raises:
-        OptionError: the time cannot be read, or is not positive.
-    """
-    text = str(value).strip().lower().replace(" ", "")
-    negative, text = text.startswith("-"), text.removeprefix("-")
-    parts = re.findall(r"(\d+(?:\.\d+)?)(min|[smhd]?)", text)
-    if isinstance(value, bool) or not parts or "".join(number + unit for number, unit in parts) != text:
-        raise OptionError(f"{flag} is {value!r}: give seconds, or a time such as 90s, 30m, 2h or 1h30m")
-    total = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if negative or (total == 0 and not zero):
-        raise OptionError(f"{flag} is {value!r}: it must be {'at least' if zero else 'more than'} 0")
-    return total
 
 
 def last_options(study: Study) -> Options:

@@ -37,6 +37,30 @@ _TIMES = ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
 """Units of time: seconds, name, and the same of the next smaller unit."""
 
 
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_seconds(value: Any, *, zero: bool = False) -> float:
+    """Return a time in seconds.
+
+    Args:
+        value: a number of seconds, or text such as `90s`, `30m`, `2h`, `1h 30m`.
+        zero: accept no time at all.
+
+    Raises:
+        ValueError: the time cannot be read, or is not positive.
+    """
+    text = str(value).strip().lower().replace(" ", "")
+    negative, text = text.startswith("-"), text.removeprefix("-")
+    parts = re.findall(r"(\d+(?:\.\d+)?)(min|[smhd]?)", text)
+    if isinstance(value, bool) or not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError("give seconds, or a time such as 90s, 30m, 2h or 1h30m")
+    total = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if negative or (total == 0 and not zero):
+        raise ValueError(f"it must be {'at least' if zero else 'more than'} 0")
+    return total
+
+
 def parse_bytes(value: Any) -> int:
     """Return a size in bytes.
 

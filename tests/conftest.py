@@ -49,6 +49,18 @@ def templates() -> Iterator[Templates]:
     made.close()
 
 
+@pytest.fixture(autouse=True)
+def no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process that writes a search's report do nothing, as it takes a second, unless the test is for it."""
+    if "reports" not in request.fixturenames:
+        monkeypatch.setattr("search.report.background.COMMAND", ("true",))
+
+
+@pytest.fixture
+def reports() -> None:
+    """Let searches write their reports."""
+
+
 @pytest.fixture
 def workplace(zygote: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty folder, made current, in which searches share the zygote."""

@@ -30,6 +30,7 @@ LAYERS = [
     ["search.executors"],
     ["search.display"],
     ["search.plots"],
+    ["search.report"],
     ["search.driver"],
     ["search.results"],
     ["search.api", "search.testing"],

@@ -15,7 +15,6 @@ from search.errors import OptionError, nearest
 from search.options import (
     FIELDS,
     Options,
-    parse_seconds,
     resolve_options,
 )
 from search.study.trial import Objective
@@ -125,7 +124,7 @@ def test_numbers_may_be_text(text: Any, whole: int) -> None:
     [("90", 90), (90, 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1h30m", 5400), ("1d", 86400), ("1h 30min", 5400)],
 )
 def test_times_are_parsed(text: Any, expected: float) -> None:
-    assert parse_seconds(text, "--timeout") == expected
+    assert options.check_option("timeout", text) == expected
 
 
 @pytest.mark.parametrize(
@@ -162,7 +161,7 @@ def test_sizes_in_messages(size: int, text: str) -> None:
 @pytest.mark.parametrize("text", ["", "s", "1w", "h1", "-3", "1h-3m", "1..5s", True, None, "nan", "inf", "0s"])
 def test_wrong_times_are_refused(text: Any) -> None:
     with pytest.raises(OptionError, match="--timeout"):
-        parse_seconds(text, "--timeout")
+        options.check_option("timeout", text)
 
 
 @pytest.mark.parametrize("name", [name for name, f in FIELDS.items() if "low" in f.metadata])

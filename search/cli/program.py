@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from search import __version__
-from search.cli import devices, reading, removal, searching, steering, tracking
+from search.cli import devices, reading, removal, reports, searching, steering, tracking
 from search.cli.help import Command, Group
 from search.cli.output import fail
 from search.errors import FALLS_SHORT, FallsShort, NoResult, SearchError
@@ -34,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
         steering.pause_command,
         steering.continue_command,
         steering.set_command,
+        reports.report_command,
         tracking.sync_command,
         tracking.ui_command,
         removal.rm_command,

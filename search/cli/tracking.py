@@ -32,6 +32,7 @@ def sync_command(name: MeantStudy = None, tracking_uri: TrackingUri = None, runs
         keep_models=opts.keep_models,
         experiment=opts.experiment,
         register=opts.register,
+        log_report=opts.log_report,
         warn=say,
     )
     # A running search sends its own records: two senders at once would make a run twice.

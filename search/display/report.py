@@ -75,6 +75,8 @@ def _next_commands(result: Result) -> Iterator[tuple[str, str]]:
     yield command_line(f"best {study.name}", folder), "the best trials"
     yield command_line(f"show {study.name} {study.ranked()[0].number}", folder), "one trial: values, curve, log"
     yield command_line(f"ui {study.name}", folder), "compare the trials in MLflow"
+    if result.paths.report.exists():
+        yield os.path.relpath(result.paths.report), "the report, to open in a browser"
     yield command_line(f"export {study.name} --to model.keras", folder), "the best model as a file"
     if result.paths.tensorboard.exists():
         logs = shlex.quote(os.path.relpath(result.paths.tensorboard))

@@ -22,6 +22,7 @@ from search.executors.base import Executor
 from search.executors.waiting import show_stage, waiting_for
 from search.messages import Probed
 from search.options import Options
+from search.report.background import ReportWriter
 from search.scheduler.controller import Controller
 from search.scheduler.initial import untried_added
 from search.scheduler.stopping import StopRule
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 SYNC_SECONDS = 60.0
 """Seconds that the end of a search waits for MLflow, and before that for the trials' storage."""
+
+REPORT_SECONDS = 15.0
+"""Seconds that the end of a search waits for its report. That of 5,000 trials takes longer, and comes afterwards."""
 
 FOLLOWER_SECONDS = 10.0
 """Seconds that the end of a search waits for each follower that the options name."""
@@ -143,6 +147,7 @@ class PreparedSearch:
         setup = FollowerSetup(self.handle.name, self.paths.folder, self.handle.entries, view.say)
         named = named_parts.make_followers(opts, setup, report)
         syncer = self._make_syncer(view)
+        reports = ReportWriter(self.paths, study, enabled=opts.report, say=view.say)
         files = storage_option.make_files(opts.storage, self.handle, self.records)
         driver = Driver(
             controller,
@@ -151,7 +156,7 @@ class PreparedSearch:
             self.space,
             self.paths,
             opts,
-            followers=[*storage_option.make_followers(opts, study, self.paths, files), syncer, *named],
+            followers=[*storage_option.make_followers(opts, study, self.paths, files), syncer, reports, *named],
             files=files,
             data=str(self.paths.data) if self.probed.shared else None,
             view=view,
@@ -159,6 +164,10 @@ class PreparedSearch:
         )
         try:
             end = self._train(study, driver, files, syncer, named, say)
+            reports.write()
+        except BaseException:
+            reports.stop()
+            raise
         finally:
             view.close()
         try:
@@ -168,8 +177,11 @@ class PreparedSearch:
             # A search that was stopped or given up has an exit code of its own.
             shortfall = describe_shortfall(opts.require, study) if end.exit_code == 0 else ""
             with waiting_for("sending the rest to MLflow"):
-                return Result(self.paths, study, end, syncer.finish(SYNC_SECONDS), shortfall=shortfall)
+                synced = syncer.finish(SYNC_SECONDS, before_last=lambda: reports.wait(REPORT_SECONDS))
+                reports.close(REPORT_SECONDS)
+            return Result(self.paths, study, end, synced, shortfall=shortfall)
         except KeyboardInterrupt as error:
+            reports.stop()
             raise SearchStopped(self.paths) from error
 
     def _train(
@@ -219,6 +231,7 @@ class PreparedSearch:
             keep_models=self.options.keep_models,
             experiment=self.options.experiment,
             register=self.options.register,
+            log_report=self.options.log_report,
             warn=view.say,
         )
 

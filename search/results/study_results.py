@@ -242,6 +242,20 @@ class StudyResults(Plots):
         run_ids = Position.load(self.paths.tracking).trials
         return to_frame(*rows.flat_rows(self.study, self.trials, run_ids, alive=self._alive))
 
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the study's report, one HTML file, and return its path.
+
+        Args:
+            path: the file to write; by default `report.html` in the study's folder.
+
+        Raises:
+            JournalError: the journal cannot be read.
+            OptionError: plotly is not installed, or the file cannot be written.
+        """
+        from search.report.writing import write_report
+
+        return write_report([self.paths], None if path is None else Path(path))
+
     def to_optuna(self, storage: str | BaseStorage | None = None) -> optuna.Study:
         """Return the study as one of Optuna's: for `optuna.visualization`, `optuna.importance` and its dashboard.
 

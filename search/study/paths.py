@@ -3,12 +3,14 @@
 runs/
 ├── mlflow.db, mlartifacts/        the local MLflow store
 ├── .compiled/                     programs that JAX has compiled, for all studies; may be deleted
+├── report-A-vs-B.html             a report on several studies; can be made again
 └── <study>/
     ├── journal.jsonl              every fact, append-only
     ├── lock                       held by the driver that writes the journal
     ├── tracking.json              the position of MLflow in the journal, and its run ids; can be made again
     ├── search.log                 the output of the driver and the zygote
     ├── model.keras                the winner, written at the end
+    ├── report.html                the report, written at the end; can be made again
     ├── tensorboard/               TensorBoard's log, if the user asked for it; can be made again
     ├── requests/                  requests to the running search, and replies; see `search.study.request_files`
     ├── data/                      large arrays, while a search runs, for its workers to share
@@ -27,6 +29,7 @@ With `--storage URL`, trials' files lie there, and here are copies of logs, trac
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +135,10 @@ class StudyPaths:
         return self.folder / "model.keras"
 
     @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
     def trials(self) -> Path:
         return self.folder / "trials"
 
@@ -148,6 +155,12 @@ def local_store(runs: str | Path) -> Path:
 def local_artifacts(runs: str | Path) -> Path:
     """Return the artifact folder of the local MLflow store."""
     return Path(runs).absolute() / "mlartifacts"
+
+
+def comparison_report(studies: Sequence[StudyPaths]) -> Path:
+    """Return the file of a report on several studies, in the folder of the first one."""
+    names = "-vs-".join(paths.folder.name for paths in studies)
+    return studies[0].folder.parent / f"report-{names[:200]}.html"
 
 
 def compiled_programs(runs: str | Path) -> Path:

@@ -24,6 +24,7 @@ class Position:
         page: the digest of the experiment's page.
         winner: the weights of the parent run's model, as `trial/execution/epoch`.
         registered: the registered model that has the winner as a version, "" for none.
+        report: the size and the time of the report in the parent run.
     """
 
     uid: str = ""
@@ -37,6 +38,7 @@ class Position:
     page: str = ""
     winner: str = ""
     registered: str = ""
+    report: str = ""
 
     @classmethod
     def load(cls, path: Path) -> Position:

@@ -271,6 +271,19 @@ class Shipper:
         if self._projection.study.exported is not None:
             self._winner.ship(self._run_id(PARENT))
 
+    def ship_report(self) -> None:
+        """Upload the report to the parent run if it has changed. It is the last artifact of a search that has ended."""
+        try:
+            facts = self._paths.report.stat()
+        except OSError:
+            return
+        version = f"{facts.st_size}-{facts.st_mtime_ns}"
+        if self._projection.study.end is None or self._position.report == version:
+            return
+        with store.translate_errors(self._client.tracking_uri):
+            self._artifacts(self._run_id(PARENT)).log_artifact(str(self._paths.report))
+        self._position.report = version
+
     def ship_page(self) -> None:
         """Update the page of the study's trials in the experiment: at first, for new parameters, and at the end."""
         study = self._projection.study

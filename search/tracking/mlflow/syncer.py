@@ -61,6 +61,7 @@ class Syncer:
         keep_models: how many of the best trials have their weights in MLflow.
         experiment: the experiment's name that the user gave; None for the study's name.
         register: the registered model's name that the user gave; see `WinnerShipper`.
+        log_report: send the report to a server. A local store gets it in any case.
         warn: shows the user one line; called from the syncer's thread.
     """
 
@@ -74,6 +75,7 @@ class Syncer:
         keep_models: int = 3,
         experiment: str | None = None,
         register: str | None = None,
+        log_report: bool = False,
         warn: Callable[[str], None],
     ) -> None:
         self._paths = paths
@@ -81,6 +83,8 @@ class Syncer:
         self._keep_models = keep_models
         self._experiment = experiment
         self._register = register
+        self._ships_report = log_report or store.local_database(uri) is not None
+        self._before_last: Callable[[], None] | None = None
         self._warn = warn
         self._warned: set[str] = set()
         self._feed = JournalFeed(paths.journal)
@@ -112,11 +116,14 @@ class Syncer:
     def flushed(self) -> None:
         """Do nothing: MLflow may have entries before the disk has them."""
 
-    def finish(self, timeout: float) -> bool:
+    def finish(self, timeout: float, before_last: Callable[[], None] | None = None) -> bool:
         """Ship the remaining entries and end the thread. Return whether all were shipped.
 
-        After `timeout` seconds the thread is stopped as by `stop`.
+        Args:
+            timeout: seconds after which the thread is stopped as by `stop`.
+            before_last: called in the thread when all else is shipped. It returns when the report is written.
         """
+        self._before_last = before_last
         self._hurry.set()
         self._news.set()
         if self._thread is not None:
@@ -162,10 +169,14 @@ class Syncer:
                 return
             outage = 0.0
             models_at = time.monotonic() if models else models_at
-            if whole and finishing:
+            if whole and finishing and self._before_last is not None:
+                before_last, self._before_last = self._before_last, None
+                before_last()
+                self._models_due = True  # once more, for the report
+            elif whole and finishing:
                 self._complete = True
                 return
-            if whole:
+            elif whole:
                 self._hurry.wait(pause_seconds(time.thread_time() - used))
                 self._news.wait(MODELS_INTERVAL)
 
@@ -257,6 +268,7 @@ class Syncer:
                     "files", f"MLflow's artifact store does not take files ({error}): weights stay in {self._name} only"
                 )
             self._ship_winner(shipper)
+            self._ship_report(shipper)
         finally:
             self._position.save(self._paths.tracking)
             self._warn_of_internals()
@@ -276,6 +288,14 @@ class Syncer:
         except (Rejected, TrackingRefused) as error:
             shipper.check_reachable()
             self._warn_once("winner", f"MLflow does not take the best model ({error}): it is {self._paths.model}")
+
+    def _ship_report(self, shipper: Shipper) -> None:
+        try:
+            if self._ships_report:
+                shipper.ship_report()
+        except (Rejected, TrackingRefused) as error:
+            shipper.check_reachable()
+            self._warn_once("report", f"MLflow does not take the report ({error}): it is {self._paths.report}")
 
     def _warn_once(self, kind: str, message: str) -> None:
         if kind not in self._warned:
