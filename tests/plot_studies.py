@@ -103,10 +103,10 @@ class Made:
             if end is None:
                 return number
             outcome = {"failed": "failed", "infeasible": "infeasible", "stopped": "reached"}.get(end, "reached")
-            self.apply(SegmentEnded(number, execution, outcome, len(curve), error if outcome != "reached" else None))  # type: ignore[arg-type]
+            self.apply(SegmentEnded(number, execution, outcome, len(curve), error if outcome != "reached" else None))
         failed = end in ("failed", "infeasible")
         score = None if failed else self.study.trials[number].score
-        self.apply(ResultTold(number, len(curve), score, end if failed else "reached"), TrialEnded(number, end))  # type: ignore[arg-type]
+        self.apply(ResultTold(number, len(curve), score, end if failed else "reached"), TrialEnded(number, end))
         return number
 
     def test(self, trial: int, value: float) -> None:

@@ -63,14 +63,14 @@ class Steering:
     def __init__(
         self,
         inbox: Inbox | None = None,
-        options: Options = Options(),  # noqa: B008  # frozen
+        options: Options | None = None,
         limits_of: Callable[[Options], Limits] = lambda options: Limits(),
         parameters: tuple[Parameter, ...] = (),
         *,
         frees_memory: bool = False,
     ) -> None:
         self._inbox: Inbox = NoRequests() if inbox is None else inbox
-        self._options = options
+        self._options = Options() if options is None else options
         self._limits_of = limits_of
         self._parameters = parameters
         self._frees_memory = frees_memory

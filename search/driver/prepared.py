@@ -170,12 +170,23 @@ class PreparedSearch:
             raise
         finally:
             view.close()
+        return self._finish(study, end, named, syncer, reports)
+
+    def _finish(
+        self,
+        study: Study,
+        end: SearchEnded,
+        named: Sequence[FollowerThread],
+        syncer: Syncer,
+        reports: ReportWriter,
+    ) -> Result:
+        """End the followers, MLflow's last, which gets the report. Return the search's result."""
         try:
             with waiting_for("ending the followers"):
                 for follower in named:
                     follower.close(FOLLOWER_SECONDS)
             # A search that was stopped or given up has an exit code of its own.
-            shortfall = describe_shortfall(opts.require, study) if end.exit_code == 0 else ""
+            shortfall = describe_shortfall(self.options.require, study) if end.exit_code == 0 else ""
             with waiting_for("sending the rest to MLflow"):
                 synced = syncer.finish(SYNC_SECONDS, before_last=lambda: reports.wait(REPORT_SECONDS))
                 reports.close(REPORT_SECONDS)

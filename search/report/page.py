@@ -112,7 +112,7 @@ def _document(title: str, body: Html) -> str:
         element("meta", http_equiv="Content-Security-Policy", content=Html(policy)),
         element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name_="color-scheme", content="light dark"),
-        element("title", f"{title} – report"),  # noqa: RUF001
+        element("title", f"{title}: report"),
         element("style", _asset("page.css")),
         element("script", _THEME),
     )

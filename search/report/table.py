@@ -37,8 +37,10 @@ def value_cell(value: Value | None, *, used: bool = True) -> Cell:
     """Return the cell of a hyperparameter's value; empty if its trial did not use it."""
     if not used:
         return Cell("")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(code(format_value(value)), float(value) if is_number else None, number=is_number)  # type: ignore[arg-type]
+    shown = code(format_value(value))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Cell(shown, float(value), number=True)
+    return Cell(shown)
 
 
 def code(text: str) -> Html:

@@ -83,7 +83,7 @@ def test_every_domain_has_a_distribution_that_contains_its_values(domain: Domain
         found = distributions(trials)
         for trial in trials:
             values = values_of(trial, found)
-            assert values["p"] == trial.params["p"] or math.isclose(values["p"], trial.params["p"], rel_tol=1e-12)  # type: ignore[arg-type]
+            assert values["p"] == trial.params["p"] or math.isclose(values["p"], trial.params["p"], rel_tol=1e-12)
             made = optuna.trial.create_trial(value=0.0, params=values, distributions=found)
             assert made.params["p"] == values["p"]  # refused if it is not contained
 
@@ -130,10 +130,10 @@ def study_of_all_states(name: str = "digits", trials: int = 0) -> Study:
         if state == "running":
             continue
         failed = state in ("failed", "infeasible")
-        apply(SegmentEnded(number, 0, state if failed else "reached", 3, "it broke" if failed else None))  # type: ignore[arg-type]
-        apply(ResultTold(number, 3, None if failed else study.trials[number].score, state if failed else "reached"))  # type: ignore[arg-type]
+        apply(SegmentEnded(number, 0, state if failed else "reached", 3, "it broke" if failed else None))
+        apply(ResultTold(number, 3, None if failed else study.trials[number].score, state if failed else "reached"))
         if state != "paused":
-            apply(TrialEnded(number, state))  # type: ignore[arg-type]
+            apply(TrialEnded(number, state))
     return study
 
 

@@ -166,7 +166,7 @@ def test_a_kernel_is_told_from_a_terminal(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
     assert not in_notebook()
     shells: list[Any] = [None, SimpleNamespace(), SimpleNamespace(kernel=object())]
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shells[0]))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shells[0]))
     found = []
     while shells:
         found.append(in_notebook())
@@ -181,7 +181,7 @@ def test_an_output_is_shown_once_and_then_updated(monkeypatch: pytest.MonkeyPatc
         return lambda output, raw, display_id: calls.append((kind, display_id))
 
     display = SimpleNamespace(display=record("display"), update_display=record("update"))
-    monkeypatch.setitem(sys.modules, "IPython.display", display)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
     view = notebook_view()
     for text in ("one", "two", "three"):
         view.say(text)

@@ -221,7 +221,7 @@ def test_time_stands_still_between_two_processes() -> None:
     (bars,) = timeline.data
     assert bars.base[0] + bars.x[0] <= timeline.layout.shapes[0].x0 <= bars.base[1]
     with pytest.raises(OptionError, match="not by 'days'"):
-        plot_history(made.study, "days")  # type: ignore[arg-type]
+        plot_history(made.study, "days")
 
 
 def test_a_timeline_has_each_segment_in_its_slot(digits: Study) -> None:
@@ -248,7 +248,7 @@ def test_studies_are_compared_on_the_same_axes(digits: Study) -> None:
     empty = Made("empty").study
     figure = plot_comparison([digits, other, empty])
     assert [trace.name for trace in figure.data] == [*["study (uid-stud)"] * 2, "empty: no objective yet"]
-    assert figure.data[1].y[-1] == other.best.objective  # type: ignore[union-attr]
+    assert figure.data[1].y[-1] == other.best.objective
     with pytest.raises(StudyError, match="different objectives cannot be compared"):
         plot_comparison([digits, plot_studies.digits(3, "min").study])
 
@@ -283,7 +283,7 @@ def test_axes_are_logarithmic_with_real_values_and_categories_have_ticks(digits:
     axes = {axis.label: axis for axis in figure.data[0].dimensions}
     assert "0.001" in axes["lr"].ticktext
     trials = scored_trials(digits)
-    assert list(axes["lr"].values) == pytest.approx([math.log10(float(trial.params["lr"])) for trial in trials])  # type: ignore[arg-type]
+    assert list(axes["lr"].values) == pytest.approx([math.log10(float(trial.params["lr"])) for trial in trials])
     assert list(axes["activation"].ticktext) == ["relu", "tanh"]
     assert set(axes["activation"].values) == {0.0, 1.0}
     assert list(axes["<b>val_accuracy</b>"].values) == [trial.objective for trial in trials]
@@ -348,7 +348,7 @@ def test_an_interaction_shows_two_hyperparameters_of_each_trial(digits: Study) -
     figure = plot_interaction(digits, ["lr", "activation"])
     (trace,) = figure.data
     assert len(trace.x) == 24
-    assert trace.marker.color[-1] == digits.best.objective  # type: ignore[union-attr]
+    assert trace.marker.color[-1] == digits.best.objective
     assert all(abs(place - round(place)) < 0.2 for place in trace.y)
 
 

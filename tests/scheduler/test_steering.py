@@ -222,8 +222,10 @@ def test_a_configuration_is_not_tried_twice() -> None:
 
 def test_what_no_search_would_try_is_refused() -> None:
     whole = simulate(tpe, scenario=FINITE, slots=2)
-    exhausted: When = lambda search: search.controller.questions.configurations.exhausted  # noqa: E731
-    (reply,) = steer(whole, (exhausted, AddConfigurations(({"a": 1},))))
+    (reply,) = steer(
+        whole,
+        (lambda search: search.controller.questions.configurations.exhausted, AddConfigurations(({"a": 1},))),
+    )
     assert "every configuration of the space was tried: there is no new one to add" in refused(reply)
     spent = simulate(tpe, limits=Limits(max_total_epochs=6), slots=1)
     (reply,) = steer(spent, (epochs(2), AddConfigurations(({"rate": 0.5},))))

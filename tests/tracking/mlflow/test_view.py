@@ -139,7 +139,7 @@ def test_a_condition_too_long_for_a_title_is_cut_by_us() -> None:
     records = start(kind)
     for number in range(8):
         values = [(kind, "convolutional"), (DEPTH, 1 + number)] if number < 4 else [(kind, "other")]
-        records += trial(number, 0.1, *values)  # type: ignore[arg-type]
+        records += trial(number, 0.1, *values)
     names = [section["name"] for section in json.loads(view.make_page(fold(records)))["compareRunSections"]]
     assert "the_kind_of_the_network = …" in names
 
