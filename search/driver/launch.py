@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from search import options
 from search.backends import registry
@@ -35,9 +35,6 @@ from search.study.paths import StudyPaths, check_study_name, compiled_programs, 
 from search.study.study import read_study
 from search.study.trial import Objective
 from search.tracking.mlflow.admission import Admission, check_parent_run
-
-if TYPE_CHECKING:
-    pass
 
 RANDOM_CONFIGURATIONS = 5
 """Configurations with random values that `search check` builds beside the default one."""
