@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from commands import without_waits
 from fake_gpus import GIB, fake_smi, make_gpus
 
 from search import cli
@@ -126,11 +127,11 @@ def test_a_machine_without_a_free_gpu_is_shown_and_then_refused(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     for command in (["devices"], ["run", "space.py"]):
-        Path("space.py").write_text("def build_model(hp): ...\n")
+        Path("space.py").write_text("def build_model(hp): ...\n\n\ndef load_data(): ...\n")
         assert cli.main(command) == 2
         shown = capsys.readouterr()
         assert ("NVIDIA H200" in shown.out) == (command == ["devices"])
-        (line,) = shown.err.splitlines()
+        (line,) = without_waits(shown.err).splitlines()
         assert line.startswith(f"search: no GPU is free: others use GPU 0 by process {os.getppid()} (")
         assert "share GPUs by --gpus 0, or train on the processor by --gpus none" in line
     assert not Path("runs").exists()

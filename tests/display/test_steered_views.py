@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from study_builder import START, StudyBuilder
 
-from search.display import tables
+from search.display import tables, trial_page
 from search.display.area import TerminalSize, render_live_area
 from search.display.progress import Pace, budget_progress
 from search.options import Options, last_options
@@ -88,7 +88,7 @@ def test_trials_that_the_user_added_or_stopped_say_so() -> None:
     builder.apply(SegmentRequested(1, 0, 9, None, None, False, 1, initial_values={"lr": 0.5}, extra=True))
     assert "not tried yet" not in "\n".join(tables.status_lines(builder.study, True, builder.now))
     builder.apply(TrialStopRequested("2", 0))
-    lines = tables._trial_lines(builder.study, builder.study.trials[0], True)
+    lines = trial_page._trial_lines(builder.study, builder.study.trials[0], True)
     assert "stopped by the user, who said that it had given its best" in lines
-    lines = tables._trial_lines(builder.study, builder.study.trials[1], True)
+    lines = trial_page._trial_lines(builder.study, builder.study.trials[1], True)
     assert "added by the user when back end optuna began no more trials" in lines

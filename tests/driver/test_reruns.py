@@ -146,6 +146,7 @@ def test_a_space_file_is_the_same_as_long_as_its_text_is(tmp_path: Path) -> None
     assert find(runs, Source(path=space)).handle.name == "study-2"
 
 
+@pytest.mark.slow
 def test_a_search_runs_twice_in_a_notebook(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.api.in_notebook", lambda: True)
     widths = workplace / "widths.txt"

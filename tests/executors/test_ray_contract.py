@@ -28,6 +28,7 @@ def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayExecutor]:
     made.close()
 
 
+@pytest.mark.slow
 class TestRay(ExecutorContract):
     def test_a_second_connection_is_the_first_one(self, executor: RayExecutor) -> None:
         assert cluster.connect(OPTIONS) is cluster.connect(OPTIONS)

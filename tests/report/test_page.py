@@ -111,7 +111,7 @@ def test_the_command_begins_the_same_search_again(tmp_path: Path) -> None:
     pairs = dict(zip(words[3:], [*words[4:], ""], strict=True))
     assert pairs["--max-epochs"] == "9"
     assert json.loads(pairs["--try-first"]) == {"lr": 0.01}
-    assert options.parse_seconds(pairs["--timeout"], "--timeout") == 90.5
+    assert options.check_option("timeout", pairs["--timeout"]) == 90.5
     assert {"--no-fuse", "--tensorboard"} < pairs.keys()
     assert pairs["--seed"] == "7"
     assert not {"--study", "--runs", "--report"} & pairs.keys()
