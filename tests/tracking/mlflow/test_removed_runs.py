@@ -56,7 +56,7 @@ def test_an_experiment_with_others_runs_stays(write: WriteStudy) -> None:
 
 def test_an_experiment_that_somebody_else_made_stays(write: WriteStudy, runs: Path) -> None:
     client = store.connect(local_address(runs))
-    client.create_experiment("ours")
+    client.create_experiment("ours", str(runs / "mlartifacts"))
     write_both(write, experiment="ours")
     others = shown_runs(client, OTHER)
     delete_runs(find_runs(client, UID))

@@ -55,7 +55,7 @@ def test_studies_of_several_experiments_are_compared_on_one_page(write: WriteStu
 
 
 def test_studies_of_one_experiment_are_compared_there(write: WriteStudy, runs: Path) -> None:
-    store.connect(local_address(runs)).create_experiment("ours")
+    store.connect(local_address(runs)).create_experiment("ours", str(runs / "mlartifacts"))
     studies = write_both(write, experiment="ours")
     path, _ = query(ui.comparison_address("http://here", studies))
     assert path == f"/experiments/{studies[0].experiment_id}/runs"
