@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from search.display.lines import counts_line, format_epochs, header_line
 from search.display.text import NONE, format_objective, format_seconds
-from search.report.chance import ERRORS, SplitPair, compare_splits, describe_difference
+from search.report.chance import (
+    ERRORS,
+    SplitPair,
+    compare_splits,
+    count_samples,
+    describe_difference,
+    standard_error,
+)
 from search.report.html import Html, element, join, one_line
 from search.report.subject import Subject, format_date
 from search.report.table import Cell, code, definitions, number_cell, table, value_cell
@@ -111,29 +120,37 @@ def _scores(subject: Subject, best: Trial, level: int) -> Html | None:
     if record is None:
         return None
     tested = dict(best.best.tested.logs) if best.best.tested is not None else {}
-    errors = {pair.metric: pair.errors for pair in compare_splits(subject.study, best)}
+    samples = {split: count_samples(subject.study, best, split) for split in ("validation", "test")}
     plain = [name for name in record.logs if not name.startswith("val_")]
     names = dict.fromkeys([*plain, *(name.removeprefix("val_") for name in record.logs), *tested])
-    rows = []
-    for name in names:
-        validation, test = errors.get(name, (None, None))
-        rows.append(
-            [
-                Cell(code(name)),
-                _score(record.logs.get(name), None),
-                _score(record.logs.get(f"val_{name}"), validation),
-                _score(tested.get(name), test),
-            ]
-        )
+    rows = [
+        [
+            Cell(code(name)),
+            number_cell(record.logs.get(name), format_objective(record.logs.get(name))),
+            _score(name, record.logs.get(f"val_{name}"), samples["validation"]),
+            _score(name, tested.get(name), samples["test"]),
+        ]
+        for name in names
+    ]
     caption = f"Metrics of trial {best.number}" + ("" if best.best_epoch is None else f", epoch {best.best_epoch}")
-    return join(
-        element(f"h{level}", caption), table(caption, ["metric", "training", "validation", "test"], rows, key=True)
-    )
+    scores = table(caption, ["metric", "training", "validation", "test"], rows, key=True)
+    return join(element(f"h{level}", caption), scores, _explain_errors(samples, [*names]))
 
 
-def _score(value: float | None, error: float | None) -> Cell:
+def _score(name: str, value: float | None, samples: int | None) -> Cell:
+    """Return the cell of a metric with its standard errors, if they are known."""
     text = format_objective(value)
+    error = None if value is None else standard_error(name, value, samples)
     return number_cell(value, text if error is None else f"{text} ± {ERRORS * error:.2g}")
+
+
+def _explain_errors(samples: Mapping[str, int | None], names: Sequence[str]) -> Html | None:
+    """Return the line that says what ± is; None if no metric has it."""
+    counts = [f"{count:,} {split}" for split, count in samples.items() if count]
+    if not counts or all(standard_error(name, 0.5, 1) is None for name in names):
+        return None
+    text = f"± is {ERRORS:g} standard errors of a share of {' and '.join(counts)} samples."
+    return element("p", text, class_="quiet")
 
 
 def _values(best: Trial, level: int) -> Html:

@@ -18,7 +18,7 @@
       : { ink: "#1c2024", line: "#d8dce1", paper: "#ffffff" };
 
   // The layout with the theme's colors: backgrounds are the page's.
-  const themed = (given, narrow) => {
+  const themed = (given, narrow, parallel) => {
     const { ink, line, paper } = colors();
     const layout = { ...given, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true };
     layout.font = { ...given.font, color: ink, family: "system-ui, sans-serif" };
@@ -32,19 +32,22 @@
       // Beside the figure the legend would leave no room for it. Its place is counted in heights of the plot.
       const height = given.height ?? 450;
       layout.legend = { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: -70 / Math.max(120, height - 150), yanchor: "top" };
-      layout.margin = { ...given.margin, l: Math.min(given.margin?.l ?? 60, 50), r: 10 };
+      // The last axis of parallel coordinates has a heading that reaches beyond it.
+      const right = parallel ? 45 : 10;
+      layout.margin = { ...given.margin, l: Math.min(given.margin?.l ?? 60, 50), r: right };
       layout.title = { ...given.title, font: { ...given.title?.font, size: 12 } };
     }
     if (printing) Object.assign(layout, { autosize: false, width: PRINT_WIDTH });
     return layout;
   };
 
-  // Parallel coordinates have fonts of their own.
+  // Parallel coordinates have fonts of their own, and thin lines: on a dark page the scale begins brighter.
   const inked = (trace) => {
     if (trace.type !== "parcoords") return { ...trace };
     const color = colors().ink;
     const fonts = ["labelfont", "tickfont", "rangefont"].map((name) => [name, { ...trace[name], color }]);
-    return { ...trace, ...Object.fromEntries(fonts) };
+    const line = isDark() ? { ...trace.line, colorscale: [[0, "#9a86ee"], [0.5, "#2fb39c"], [1, "#d8e24c"]] } : trace.line;
+    return { ...trace, line, ...Object.fromEntries(fonts) };
   };
 
   const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["sendDataToCloud", "lasso2d", "select2d"] };
@@ -66,7 +69,7 @@
   const drawNow = (plot) => {
     try {
       const { data, layout } = plot.content;
-      Plotly.react(plot, data.map(inked), themed(layout, plot.clientWidth < 640), config);
+      Plotly.react(plot, data.map(inked), themed(layout, plot.clientWidth < 640, data[0]?.type === "parcoords"), config);
       drawn.delete(plot);
       drawn.add(plot); // the last drawn is the last in order
       describe(plot);
