@@ -79,7 +79,7 @@ def area_header(study: Study, options: Options) -> str:
     if target is not None:
         header += f" · target {format_value(target)}"
     if study.paused:
-        header += f" · paused, search continue {study.name} goes on"
+        header = f"paused, search continue {study.name} goes on · {header}"
     return header
 
 
