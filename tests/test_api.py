@@ -56,7 +56,9 @@ def test_a_factory_is_searched_with_arrays(workplace: Path) -> None:
     with pytest.raises(StudyError, match="exists"):
         search.run(factory(10), data=(train, validation), **OPTIONS)
     own_seed = {**OPTIONS, "max_trials": 3, "seed": found.study.seed}
-    again = search.run(factory(10), data=(train, validation), resume=True, **own_seed)
+    with pytest.raises(search.FallsShort, match="val_loss"):
+        search.run(factory(10), data=(train, validation), resume=True, require="val_loss<-1", **own_seed)
+    again = search.load_study("classifier")
     assert len(again.trials) == 3
     assert [phase.backend for phase in again.study.phases] == ["hyperband"]  # a resume begins no other phase
 

@@ -25,6 +25,7 @@ from search.driver import launch
 from search.driver.prepared import SearchStopped
 from search.errors import NoResult, SpaceError
 from search.study.paths import StudyPaths
+from search.tracking.mlflow import store
 
 SHORT = ("--max-epochs", "3", "--max-trials", "3", "--workers", "1", "--seed", "5", "--no-progress")
 RUN = ("--study", "t", "--backend", "hyperband", *SHORT)
@@ -148,6 +149,18 @@ def test_a_finished_study_is_resumed(command: Command, space: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_study_hangs_under_a_run_of_the_users(command: Command, space: Path) -> None:
+    client = store.connect(store.resolve_uri(None, "runs"))
+    own = client.create_run(client.create_experiment("ours", str(Path("runs/ours").absolute())))
+    assert command("run", "space.py", *RUN, "--max-trials", 1, "--parent-run", "nosuch").code == 2
+    assert not StudyPaths.of("runs", "t").journal.exists()
+    assert command("run", "space.py", *RUN, "--max-trials", 1, "--parent-run", own.info.run_id).code == 0
+    filter_ = f"tags.`mlflow.parentRunId` = '{own.info.run_id}'"
+    (parent,) = client.search_runs([own.info.experiment_id], filter_)
+    assert parent.data.tags["search.study"] == "t"
+
+
+@pytest.mark.slow
 def test_overwrite_begins_anew(command: Command, space: Path) -> None:
     assert command("run", "space.py", *RUN).code == 0
     before = trials(command)
@@ -163,7 +176,10 @@ def test_a_resumed_study_keeps_its_back_end_and_takes_its_options(command: Comma
     # The first --resume creates the study.
     assert command("run", "space.py", *RUN, "--backend", "optuna", "--max-trials", 1, "--resume").code == 0
     assert len(trials(command)) == 1
-    assert command("resume", "t", *AGAIN, "--max-trials", 2, "--sampler", "random", "--pruner", "none").code == 0
+    more = ["--max-trials", 2, "--sampler", "random", "--pruner", "none"]
+    outcome = command("resume", "t", *AGAIN, *more, "--require", "val_accuracy>=2")
+    assert outcome.code == 3
+    assert outcome.err.splitlines()[-1].startswith("search: the best trial, ")
     found = search.load_study("t")
     assert [phase.backend for phase in found.study.phases] == ["optuna", "optuna"]
     assert found.study.phases[1].options["pruner"] == "none"
