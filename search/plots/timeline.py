@@ -46,7 +46,7 @@ def plot_timeline(study: Study) -> go.Figure:
         OptionError: Plotly is not installed.
     """
     history = study.history
-    ended, running = history.segments[-MAX_SEGMENTS:], list(history.running.values())
+    ended, running = list(history.segments)[-MAX_SEGMENTS:], list(history.running.values())
     total = len(history.segments) + len(running)
     if not total:
         raise nothing(study, "no segment has started yet")

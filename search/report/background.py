@@ -52,7 +52,8 @@ class ReportWriter:
             return
         if not any(isinstance(entry.record, SegmentEnded) for entry in entries):
             return
-        if not self._study.history.running:
+        # A pause is no end.
+        if not self._study.history.running and not self._study.paused:
             self._start()
 
     def flushed(self) -> None:

@@ -113,7 +113,12 @@ def content(file: Path) -> dict[str, list[Any]]:
         "aliases": "SELECT name, alias, version FROM registered_model_aliases",
     }
     with closing(sqlite3.connect(file)) as connection:
-        return {name: sorted(connection.execute(query).fetchall()) for name, query in queries.items()}
+        found = {name: sorted(connection.execute(query).fetchall()) for name, query in queries.items()}
+        runs = connection.execute("SELECT run_uuid, name FROM runs").fetchall()
+    # A page names the run of the best trial by its id.
+    for id_, name in runs:
+        found["pages"] = [(key, value.replace(id_, name)) for key, value in found["pages"]]
+    return found
 
 
 def artifacts(folder: Path) -> list[str]:
