@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, get_args
+from typing import ClassVar, NamedTuple, get_args
 
 from search.study.records import Outcome
 
@@ -63,18 +63,18 @@ class Best(NamedTuple):
     epochs: int
 
 
+@dataclass(slots=True)
 class Segments:
     """The segments that have ended, in the order of their ends, in 44 bytes each.
 
     A search on nodes that die has many more segments than trials, and must not take more memory for it.
     """
 
-    _FORM = struct.Struct("<iiidiidqb")
-    _OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-    _NONE = -1
+    _packed: bytearray = field(default_factory=bytearray)
 
-    def __init__(self) -> None:
-        self._packed = bytearray()
+    _FORM: ClassVar = struct.Struct("<iiidiidqb")
+    _OUTCOMES: ClassVar[tuple[Outcome, ...]] = get_args(Outcome)
+    _NONE: ClassVar = -1
 
     def append(self, segment: Segment) -> None:
         """Add a segment."""
