@@ -1,4 +1,4 @@
-"""What a person sees of a search that is steered: its limits, its pause, its trials."""
+"""The display of a steered search: its limits, its pause, its trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether chance explains the difference between validation and test."""
+"""The difference between validation and test, and the part of it that chance explains."""
 
 from __future__ import annotations
 

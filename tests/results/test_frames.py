@@ -1,4 +1,4 @@
-"""What a study gives at a glance: its best trial, lists that notebooks show as tables, and its curves."""
+"""A study at a glance: its best trial, lists that notebooks show as tables, and its curves."""
 
 from __future__ import annotations
 
