@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 
+from rich.console import Console, RenderableType
+
+from search.display.grid import print_whole
 from search.space.domain import Domain, Parameter, Value
 from search.study.records import (
     BackendChanged,
@@ -20,6 +24,7 @@ from search.study.records import (
 )
 from search.study.study import Study
 from search.study.trial import Objective, State
+from search.study.trials import Trial
 
 START = 1_000_000.0
 
@@ -96,3 +101,15 @@ def typical(backend: str = "hyperband") -> StudyBuilder:
     builder.epochs(4, 0.5, 0.61234, 0.6)
     builder.request(5, 9, slot=1, bracket=2, rung=0)
     return builder
+
+
+def rendered(renderable: RenderableType, width: int = 80, *, terminal: bool = True) -> list[str]:
+    """Return the lines of `renderable`, in a terminal or in a pipe."""
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=terminal)
+    print_whole(console, renderable)
+    return [line.rstrip() for line in console.export_text().splitlines()]
+
+
+def trials_by_number(study: Study) -> list[Trial]:
+    """Return the trials of `study`."""
+    return [study.trials[number] for number in sorted(study.trials)]
