@@ -199,16 +199,27 @@ def _as_tuple(batch: Any) -> tuple[Any, ...]:
 
 
 def _skip_batches(stream: Stream, skip: int) -> Any:
-    """Return the dataset of `stream`, repeated, without its first `skip` batches."""
+    """Return the dataset of `stream`, repeated, without its first `skip` batches.
+
+    TensorFlow reads ahead within a pass only. A shuffled dataset draws a seed for each pass, so a pass that began early
+    would take the seed of a validation on the same dataset, sometimes.
+    """
     dataset = stream.source
     if stream.endless:
         return dataset.skip(skip)
+    import tensorflow as tf
+
+    dataset = dataset.prefetch(tf.data.AUTOTUNE)  # instead of the one that TensorFlow puts behind `repeat`
     if stream.batches is None:
-        return dataset.repeat().skip(skip)
-    passes, rest = divmod(skip, stream.batches)
-    for _ in range(passes):
-        iter(dataset)
-    return dataset.skip(rest).concatenate(dataset.repeat()) if rest else dataset.repeat()
+        repeated = dataset.repeat().skip(skip)
+    else:
+        passes, rest = divmod(skip, stream.batches)
+        for _ in range(passes):
+            iter(dataset)
+        repeated = dataset.skip(rest).concatenate(dataset.repeat()) if rest else dataset.repeat()
+    options = tf.data.Options()
+    options.experimental_optimization.inject_prefetch = False
+    return repeated.with_options(options)
 
 
 ReadBatch = Callable[[], Any]

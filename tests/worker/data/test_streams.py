@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -332,3 +333,21 @@ def test_the_reader_of_a_first_batch_is_not_dropped_while_it_reads_ahead() -> No
         assert other is not None
         assert other.first
     assert ended
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_no_pass_is_begun_before_a_batch_of_it_is_asked_for(epoch: int) -> None:
+    """A shuffled dataset draws a seed for each pass, so a pass begun early would change the order of a validation."""
+
+    def passes(count: int) -> list[list[int]]:
+        dataset = tf.data.Dataset.range(20).shuffle(20, seed=1).batch(5)
+        return [np.concatenate(list(dataset)).tolist() for _ in range(count)]
+
+    dataset = tf.data.Dataset.range(20).shuffle(20, seed=1).batch(5)
+    stream = as_stream(dataset, "train")
+    assert stream is not None
+    feed = iter(for_training(stream, 4, from_epoch=epoch))
+    trained = np.concatenate([next(feed) for _ in range(4)]).tolist()
+    time.sleep(0.1)  # in which a thread would read ahead
+    validated = np.concatenate(list(dataset)).tolist()
+    assert [trained, validated] == passes(epoch + 2)[-2:]

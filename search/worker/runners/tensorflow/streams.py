@@ -196,7 +196,7 @@ def _with_class_weight(dataset: Any, class_weight: Mapping[Any, float] | None) -
             raise ValueError("class weights need one target and no sample weights")
         return x, y, tf.gather(weights, _classes(y))
 
-    return dataset.map(add_weights).prefetch(tf.data.AUTOTUNE)
+    return dataset.map(add_weights)
 
 
 def _classes(y: Any) -> Any:
