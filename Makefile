@@ -6,7 +6,7 @@ PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 KILLS ?= 200
 SEED ?= 0
 
-.PHONY: help demo test test-slow test-kills test-versions check install clean
+.PHONY: help demo test test-slow test-kills test-versions check docs install clean
 
 help:
 	@echo "make demo       set up, and search for the best digits classifier"
@@ -14,7 +14,8 @@ help:
 	@echo "make test-slow  set up, and run the tests that take minutes"
 	@echo "make test-kills set up, and kill 200 processes at random while searches train (KILLS=200 SEED=0)"
 	@echo "make test-versions runs core tests with the lowest, the newest and other versions"
-	@echo "make check      set up, and run ruff, mypy and the check of private names"
+	@echo "make check      set up, and run ruff, mypy, the check of private names and make docs"
+	@echo "make docs       set up, and build the documents' site in docs/_build/html"
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -52,6 +53,10 @@ check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tests/private_names.py
+	$(MAKE) --no-print-directory docs
+
+docs: .venv/.installed-dev
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 
 clean:
 	rm -rf .venv .venvs .mypy_cache .pytest_cache .ruff_cache

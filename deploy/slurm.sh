@@ -5,7 +5,7 @@
 #
 # Activate the environment that has `search` and Ray first, or set it up below. The study's folder (--runs) must lie
 # where every node reaches it. The job's first node runs the head of a Ray cluster and the driver. Five minutes before
-# the job's end the search stops in order (exit code 75), and the job is requeued, to go on. docs/cluster.md says more.
+# the job's end the search stops in order (exit code 75), and the job is requeued, to go on. docs/how-to/cluster.md says more.
 #
 # This script is in the place of `ray symmetric-run`, which stops every Ray process of the user on its nodes at the end,
 # other jobs' too, takes fixed ports, and waits for a fixed number of nodes.

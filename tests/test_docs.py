@@ -117,11 +117,11 @@ def test_every_exported_name_exists_and_is_in_the_readme() -> None:
 
 
 def test_the_cluster_page_links_to_files_and_sections_that_exist() -> None:
-    page = (ROOT / "docs" / "cluster.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "cluster.md").read_text()
     titles = re.findall(r"^## (.+)$", page, re.MULTILINE)
     sections = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
     assert set(re.findall(r"\(#([\w-]+)\)", page)) == sections
-    files = re.findall(r"\(\.\./([\w./]+)\)", page)
+    files = re.findall(r"\(\.\./\.\./([\w./]+)\)", page)
     assert len(files) >= 4
     assert [name for name in files if not (ROOT / name).exists()] == []
     for line in re.findall(r"^search run .*$", page, re.MULTILINE):

@@ -28,7 +28,7 @@ from search.testing import Simulation
 from search.testing.backends import SMOOTH
 from search.tracking.followers import FollowerSetup
 
-PAGE = (ROOT / "docs" / "plugins.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "plugins.md").read_text()
 FILES = {
     block.split("\n", 1)[0].removeprefix("# "): block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 }

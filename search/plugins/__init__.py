@@ -1,6 +1,6 @@
 """The names that the author of a back end, an executor, a stop rule or a follower imports.
 
-`docs/plugins.md` has examples. Nothing here imports a framework.
+`docs/how-to/plugins.md` has examples. Nothing here imports a framework.
 """
 
 from __future__ import annotations

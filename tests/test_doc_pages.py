@@ -1,0 +1,113 @@
+"""Each example of the documents runs and prints what its page shows, and each command, flag and name in them exists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from doc_pages import FIRST, ROOT, RUN, Different, Shop, blocks_of, is_run, opened, pages, shown
+
+import search
+from search.cli.program import make_app
+
+NAMES = [str(page.relative_to(ROOT)) for page in pages()]
+
+
+@pytest.fixture(scope="module")
+def shop(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """Yield the folder of all pages. The README has run in it."""
+    with opened(tmp_path_factory.mktemp("shop"), zygote) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def readme(shop: Shop) -> Shop:
+    shop.run(FIRST)
+    return shop
+
+
+def test_the_readme_runs(readme: Shop) -> None:
+    assert (readme.folder / "runs").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES[1:] if is_run(ROOT / name)])
+def test_a_page_runs(readme: Shop, name: str) -> None:
+    readme.run(ROOT / name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_block_that_no_test_runs_says_why(name: str) -> None:
+    for block in blocks_of(ROOT / name):
+        assert block.not_run != "", f"{block.place}: the reason is missing"
+        if block.language in ("bash", "sh", "pycon", "shell"):
+            assert block.not_run, f"{block.place}: use console, or say why it is not run"
+        if block.mark and not block.mark.startswith(("not run: ", "exits: ")):
+            pytest.fail(f"{block.place}: <!-- {block.mark} --> is no mark of a block")
+        assert block.language in (*RUN, "bash", "text", "toml", "yaml", "json", "dockerfile", "{eval-rst}", "{include}")
+
+
+def commands() -> dict[str, set[str]]:
+    """Return the flags of every command of `search`, by its name."""
+    group = typer.main.get_command(make_app())
+    return {
+        name: {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+        for name, command in group.commands.items()  # type: ignore[attr-defined]
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_and_flag_of_a_page_exists(name: str) -> None:
+    known = commands()
+    text = (ROOT / name).read_text()
+    assert set(re.findall(r"(?:`|^\$ )search ([a-z]+)", text, re.MULTILINE)) - set(known) == set()
+    for line in re.findall(r"(?:`|^\$ )(search [a-z]+[^`\n]*)", text, re.MULTILINE):
+        flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", line))
+        assert flags - known[line.split()[1]] - {"--help"} == set(), line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_that_a_page_uses_exists(name: str) -> None:
+    for used in set(re.findall(r"`search\.([A-Za-z_]+)\(?", (ROOT / name).read_text())):
+        assert hasattr(search, used) or (ROOT / "search" / used).is_dir() or (ROOT / f"search/{used}.py").exists(), used
+
+
+def test_every_command_and_exported_name_is_in_the_documents() -> None:
+    text = "".join(page.read_text() for page in pages())
+    assert [name for name in commands() if f"search {name}" not in text] == []
+    public = [name for name in search.__all__ if name.islower() and not name.startswith("__")]
+    assert [name for name in public if f"search.{name}" not in text] == []
+
+
+# The rules themselves ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expected", "printed"),
+    [
+        ("best 0.91 of 17 trials\n", "best 0.8 of 3 trials\n"),
+        ("first\n…\nlast 3\n", "first\na\nb\nlast 4\n"),
+        ("…\nlast\n", "a\nlast\n"),
+        ("took … at last\n", "took 5m at last\n"),
+        ("─── a ▁▂▃\n", "────── a ▁▇\n"),
+    ],
+)
+def test_output_may_differ_in_numbers_and_at_dots(expected: str, printed: str) -> None:
+    shown(expected, printed, "a page")
+
+
+@pytest.mark.parametrize(
+    ("expected", "printed"),
+    [("a\n", "b\n"), ("a\n", "a\nb\n"), ("a\nc\n", "a\nb\nc\n"), ("a\n…\nc\n", "a\nb\n"), ("b\na\n", "a\nb\n")],
+)
+def test_other_output_is_refused(expected: str, printed: str) -> None:
+    with pytest.raises(Different, match="a page"):
+        shown(expected, printed, "a page")
+
+
+def test_an_update_shows_the_lines_that_were_printed() -> None:
+    assert shown("loss 0.1\n…\nend 1\n", "loss 0.25\nx\nend 2\n", "a page") == "loss 0.25\n…\nend 2\n"
+    assert shown("", "anything\n", "a page") == ""
