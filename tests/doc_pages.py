@@ -40,7 +40,7 @@ _MASKS = (
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
     (re.compile(r"\b[0-9a-f]{8,}\b"), "0"),
     (re.compile(r"[▁▂▃▄▅▆▇█]+"), "▁"),
-    (re.compile(r"[-−+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"), "0"),
+    (re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"), "0"),
     (re.compile(r"[─━]+"), "─"),
     (re.compile(r"[ \t]+"), " "),
 )
@@ -234,9 +234,9 @@ def _commands(text: str) -> Iterator[tuple[str, str, str]]:
 @contextlib.contextmanager
 def opened(folder: Path, zygote: object) -> Iterator[Shop]:
     """Yield the shop in `folder`, with the environment that pages run in."""
-    from pytest import MonkeyPatch
+    import pytest
 
-    with MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         patch.setattr("search.executors.selection.shared_zygote", zygote)
