@@ -46,14 +46,16 @@ def run(
     Args:
         space: the path of a space file, a function that takes `hp` and returns a Keras model, or a
             `keras_tuner.HyperModel`.
-        data: (train, validation[, test]), as `load_data` of a space file returns them; only with a factory.
+        data: (train, validation) or (train, validation, test), as `load_data` of a space file returns them. Each is a
+            tuple (x,), (x, y) or (x, y, sample_weight) of arrays with the samples along their first axis, or a source
+            of batches. Only with a factory, which needs it.
         compile_model, fit_options, callbacks, fit: functions as in a space file; only with a factory.
-        resume: go on with the study if it exists.
-        overwrite: delete the study if it exists, and begin anew.
-        accept_changes: go on although the space file has changed since the study began.
+        resume: go on with the study if it exists; False by default, so that an existing study is refused.
+        overwrite: delete the study if it exists, and begin anew; False by default.
+        accept_changes: go on although the space file has changed since the study began; False by default.
         take_over: go on although a process on another machine has not ended in order; the caller knows that it is
-            dead.
-        progress: show the progress of the search: on stderr, or in the output of a notebook's cell.
+            dead. False by default.
+        progress: show the progress of the search: on stderr, or in the output of a notebook's cell. True by default.
         options: options of the command line, with underscores: `backend="optuna"`, `max_epochs=27`, `study="digits"`,
             …; `search.options.Options` lists them with their defaults.
 
@@ -67,6 +69,15 @@ def run(
         Unfinished: the search has stopped before its job's end (`stop_before`); it goes on with `resume=True`.
         SearchError: the search was given up, as too many trials failed, and has results for `load_study`.
         KeyboardInterrupt: the search was stopped; it goes on with `resume=True`.
+
+    Example:
+        The file `space.py` defines `build_model` and `load_data`::
+
+            import search
+
+            study = search.run("space.py", study="quick", max_epochs=2, max_trials=2, seed=0, progress=False)
+            study.best_params                   # {"units": 5, "learning_rate": 0.0131}
+            model, = study.get_best_models()    # trained, with the weights of its best epoch
     """
     parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks, "fit": fit}
     with python_arguments():

@@ -50,7 +50,18 @@ UNFINISHED = 75
 
 
 class SearchError(Exception):
-    """Base of every error that `search` raises on purpose."""
+    """Base of every error that `search` raises on purpose. Its text is one line that says what to do.
+
+    Example:
+        A script that goes on without the search's result::
+
+            import search
+
+            try:
+                study = search.load_study("nothing")
+            except search.SearchError as error:
+                print(error)      # no study 'nothing': there are space. …
+    """
 
 
 class UserError(SearchError):
@@ -82,11 +93,36 @@ class NoResult(SearchError):
 
 
 class FallsShort(SearchError):
-    """The search is done, and its best trial does not fulfil `require`; `load_study` has the results."""
+    """The search is done, and its best trial does not fulfil `require`; `load_study` has the results.
+
+    Example:
+        ::
+
+            import search
+
+            try:
+                search.run("space.py", study="strict", max_epochs=1, max_trials=1, require="val_accuracy>=1.1", seed=0)
+            except search.FallsShort as error:
+                print(error)
+                study = search.load_study("strict")
+    """
 
 
 class Unfinished(SearchError):
-    """The search has stopped in order before its job's end; it goes on with `resume=True`."""
+    """The search has stopped in order before its job's end; it goes on with `resume=True`.
+
+    Example:
+        A batch script that asks Slurm to run it again, by the exit code 75::
+
+            import sys
+
+            import search
+
+            try:
+                search.run("space.py", study="requeued", max_epochs=1, max_trials=1, resume=True, progress=False)
+            except search.Unfinished as error:
+                sys.exit(75)
+    """
 
 
 class Unavailable(SearchError):
@@ -100,7 +136,18 @@ class Infeasible(Exception):
     value. Raised after a trial's first epoch, it is an error like any other.
 
     Args:
-        reason: one line for people, such as "the kernel is larger than the image".
+        reason: one line for people, such as "the kernel is larger than the image"; "" by default.
+
+    Example:
+        ::
+
+            import search
+
+            def build_model(hp):
+                kernel, pools = hp.Choice("kernel", [3, 5, 7]), hp.Int("pools", 1, 4)
+                if 28 // 2**pools < kernel:
+                    raise search.Infeasible(f"{pools} pools leave nothing for a kernel of {kernel}")
+                ...
     """
 
     def __init__(self, reason: str = "") -> None:

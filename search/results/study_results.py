@@ -39,14 +39,32 @@ if TYPE_CHECKING:
 
 
 class StudyResults(Plots):
-    """A study in `runs/`, for reading.
+    """A study in `runs/`: its trials, its best models and its figures. `search.run` and `load_study` return one.
+
+    It is read once: later trials of a running search are in the next `load_study`. A notebook shows it as a table.
 
     Args:
         paths: the study's files.
         study: the study, if it is known already; by default it is read from its journal.
 
+    Attributes:
+        paths: the study's files.
+        study: all that the journal tells; see `search.plugins.Study`.
+
     Raises:
         JournalError: the journal cannot be read.
+
+    Example:
+        ::
+
+            import search
+
+            study = search.load_study("space")
+            study.best_value, study.best_params         # (0.9375, {"units": 5, "learning_rate": 0.0131})
+            [trial.number for trial in study.best_trials(3)]
+            model, = study.get_best_models()
+            study.trials_dataframe().groupby("state")["epochs"].sum()
+            study.plot_curves("val_loss").write_html("curves.html")
     """
 
     def __init__(self, paths: StudyPaths, study: Study | None = None) -> None:
@@ -71,25 +89,41 @@ class StudyResults(Plots):
 
     @property
     def best_trial(self) -> Trial:
-        """The trial with the best objective. NoResult if no trial has one."""
+        """The trial with the best objective.
+
+        Raises:
+            NoResult: no trial has an objective.
+        """
         if self.study.best is None:
             raise self._no_result()
         return self.study.best
 
     @property
     def best_value(self) -> float:
-        """The best objective, the mean over its trial's executions. NoResult if no trial has one."""
+        """The best objective, the mean over its trial's executions.
+
+        Raises:
+            NoResult: no trial has an objective.
+        """
         value = self.best_trial.objective
         assert value is not None
         return value
 
     @property
     def best_params(self) -> dict[str, Value]:
-        """The hyperparameters of the best trial, by name. NoResult if no trial has an objective."""
+        """The hyperparameters of the best trial, by name.
+
+        Raises:
+            NoResult: no trial has an objective.
+        """
         return dict(self.best_trial.params)
 
     def best_trials(self, num_trials: int | None = None) -> TrialList:
-        """Return the trials that have an objective and did not fail, best first; at most `num_trials`."""
+        """Return the trials that have an objective and did not fail, best first.
+
+        Args:
+            num_trials: the most trials to return; all by default.
+        """
         return TrialList(self.study.ranked()[:num_trials], self.study, alive=self._alive)
 
     def __len__(self) -> int:
@@ -119,16 +153,34 @@ class StudyResults(Plots):
         return NoResult(f"study {self.name!r} has no trial with an objective: see load_study({self.name!r}).trials")
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[dict[str, Value]]:
-        """Return the hyperparameters of the best trials, best first; with a warning if there are fewer."""
+        """Return the hyperparameters of the best trials, best first.
+
+        Args:
+            num_trials: the number of trials; if there are fewer, a warning says so.
+
+        Returns:
+            For each trial, its values by name.
+
+        Raises:
+            ValueError: `num_trials` is less than 1.
+        """
         return [dict(trial.params) for trial in _at_most(self.best_trials(), num_trials, "trials")]
 
     def get_best_models(self, num_models: int = 1) -> list[Any]:
         """Return the best trials' models with the weights of their best epochs, best first.
 
-        If fewer trials have weights, fewer models come back, with a warning.
+        The factory is called again with each trial's values, which runs the study's code.
+
+        Args:
+            num_models: the number of models; if fewer trials have weights, fewer come back, with a warning.
+
+        Returns:
+            Keras models, compiled as in the search.
 
         Raises:
-            NoResult: no trial has an objective.
+            NoResult: no trial has an objective, or no weights are on this machine's disk.
+            SpaceError: the study's code raises an exception.
+            ValueError: `num_models` is less than 1.
         """
         ranked = self.best_trials()
         if not ranked:
@@ -139,7 +191,11 @@ class StudyResults(Plots):
         return self.load_models(_at_most(found, num_models, "models"))
 
     def load_models(self, trials: Sequence[Trial]) -> list[Any]:
-        """Return the models of `trials`, each with the weights of its best epoch, which must be on disk."""
+        """Return the models of `trials`, each with the weights of its best epoch, which must be on disk.
+
+        Raises:
+            SpaceError: the study's code raises an exception.
+        """
         return build_models(self.space_ref, [self._model(trial) for trial in trials], self.study.versions)
 
     def _model(self, trial: Trial) -> SavedModel:
@@ -148,7 +204,7 @@ class StudyResults(Plots):
         return SavedModel(trial.number, trial.params, weights, seed, epoch, self.reference(trial))
 
     def reference(self, trial: Trial) -> Path | None:
-        """Return the file with a batch and the best model's outputs for it; None if the search has stored none."""
+        """Return the file with a batch and the outputs of the best model of `trial`; None if none was stored."""
         path = self.paths.trial(trial.number).reference(trial.best.execution)
         return path if path.exists() else None
 
@@ -166,7 +222,7 @@ class StudyResults(Plots):
         return SpaceRef(path=str(self.paths.space / Path(header.source).name), seed=header.seed)
 
     def results_summary(self, num_trials: int = 10) -> None:
-        """Print the best trials, best first, with their hyperparameters."""
+        """Print the best trials, best first, with their hyperparameters; at most `num_trials`."""
         from search.display import tables
 
         objective = self.objective
@@ -183,14 +239,16 @@ class StudyResults(Plots):
 
     @python_arguments()
     def add(self, configurations: Any) -> str:
-        """Have the running search try a configuration next, or each of a list: values by name, `{"lr": 0.01}`.
+        """Have the running search try a configuration next.
 
-        A value that a configuration lacks is drawn.
+        Args:
+            configurations: values by name, such as `{"lr": 0.01}`, or a list of these. A value that one lacks is drawn.
 
         Returns:
             A line that says what was done, and when it takes effect. So do the methods below.
 
         Raises:
+            OptionError: the configurations cannot be read.
             StudyError: the search does not run, or refuses. Nothing has changed.
             Unavailable: the search does not reply in five seconds; the message says what became of the request.
         """
@@ -198,17 +256,32 @@ class StudyResults(Plots):
 
     @python_arguments()
     def stop(self, trial: int) -> str:
-        """Train a trial of the running search no further. It keeps its best value and its place; see `add`."""
+        """Train a trial of the running search no further. It keeps its best value and its place.
+
+        Args:
+            trial: the trial's number.
+
+        Returns:
+            A line that says what was done. For errors see `add`.
+        """
         return name_arguments(self._running.stop(trial))
 
     @python_arguments()
     def pause(self) -> str:
-        """Pause the running search: running epochs end, no work begins, workers free their memory; see `add`."""
+        """Pause the running search: running epochs end, no work begins, workers free their memory.
+
+        Returns:
+            A line that says what was done. For errors see `add`.
+        """
         return name_arguments(self._running.pause())
 
     @python_arguments()
     def continue_(self) -> str:
-        """Let the paused search go on; see `add`."""
+        """Let the paused search go on.
+
+        Returns:
+            A line that says what was done. For errors see `add`.
+        """
         return name_arguments(self._running.go_on())
 
     @python_arguments()
@@ -220,7 +293,17 @@ class StudyResults(Plots):
         max_total_epochs: int | None = None,
         target: float | None = None,
     ) -> str:
-        """Give the running search other limits, which hold after a resume, too. None leaves one as it is; see `add`."""
+        """Give the running search other limits, which hold after a resume, too. None leaves a limit as it is.
+
+        Args:
+            max_trials: the most configurations.
+            timeout: the most time over all resumes, in seconds, or a text such as "2h".
+            max_total_epochs: the most epochs over all trials.
+            target: the objective at which the search ends.
+
+        Returns:
+            A line that says what was done. For errors see `add`.
+        """
         limits = {"max_trials": max_trials, "timeout": timeout, "max_total_epochs": max_total_epochs, "target": target}
         return name_arguments(self._running.set(limits))
 
@@ -243,10 +326,13 @@ class StudyResults(Plots):
         return to_frame(*rows.flat_rows(self.study, self.trials, run_ids, alive=self._alive))
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Write the study's report, one HTML file, and return its path.
+        """Write the study's report, one HTML file.
 
         Args:
             path: the file to write; by default `report.html` in the study's folder.
+
+        Returns:
+            The path of the written file.
 
         Raises:
             JournalError: the journal cannot be read.
@@ -275,7 +361,6 @@ class StudyResults(Plots):
     def curves_dataframe(self) -> pd.DataFrame:
         """Return the learning curves, one row for each epoch of each execution of each trial.
 
-
         The columns are `trial`, `execution` (from 0), `epoch` (from 1), `rung` if the back end has rungs, one for each
         metric under its own name, such as `val_accuracy`, and `seconds`, of the epoch's training and validation. A
         metric that is called like another column has the prefix `logs_`. Values that an epoch did not log are NaN. If
@@ -303,7 +388,24 @@ def _print(content: RenderableType) -> None:
 
 
 def load_study(name: str, runs: str | Path = "runs") -> StudyResults:
-    """Return the study `name` in the folder `runs`. StudyError if there is none."""
+    """Return a study that was searched, as it is now.
+
+    Args:
+        name: the study's name.
+        runs: the folder that holds the studies.
+
+    Raises:
+        JournalError: the study's journal cannot be read.
+        StudyError: there is no study of this name; the message lists those that there are.
+
+    Example:
+        ::
+
+            import search
+
+            study = search.load_study("space")
+            print(study)
+    """
     return StudyResults(find_study(name, runs))
 
 
@@ -324,15 +426,28 @@ def get_best_models(
 
     Args:
         study: the study's name, or its uid.
-        num_models: the number of models; if there are fewer, a warning says so.
-        runs: the folder of the studies.
+        num_models: the number of models, 1 by default; if there are fewer, a warning says so.
+        runs: the folder that holds the studies.
         tracking_uri: MLflow's address; by default MLFLOW_TRACKING_URI, else the local store in `runs`.
-        space: a space file of your own, to be used in place of the study's.
-        trust_code: run the study's code even if it comes from a server.
+        space: a space file of your own, to be used in place of the study's; by default the study's.
+        trust_code: run the study's code even if it comes from a server; False by default.
+
+    Returns:
+        Keras models, compiled as in the search.
 
     Raises:
         StudyError: no such study, or code from a server that was not trusted.
         NoResult: no trial has an objective.
+        SpaceError: the study's code raises an exception.
+        Unavailable: the MLflow server is out of reach.
+
+    Example:
+        From the folder `runs`, and from the MLflow store alone::
+
+            import search
+
+            model, = search.get_best_models("space")
+            model, = search.get_best_models("space", tracking_uri="sqlite:///runs/mlflow.db")
     """
     paths = StudyPaths.of(runs, study)
     if tracking_uri is None and space is None and paths.journal.exists():

@@ -16,14 +16,34 @@ def compiled(build: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
     """Return a `build_model` that calls `build` and compiles the model with `arguments`.
 
     Args:
-        build: `hp, *args, **kwargs` → a Keras model.
+        build: `hp, *args, **kwargs` → a Keras model, not compiled.
         arguments: arguments of `model.compile`: `optimizer`, `loss`, `metrics`, … Each is a value or a function of
             `hp`, as are the items of its lists and dicts. Instances of optimizers and metrics are cloned at every
             call: Keras refuses an optimizer that has seen another model. A loss has no state and is used directly.
 
     Returns:
-        `hp, *args, **kwargs` → the compiled model. The extra arguments go to `build`. It raises SpaceError if an
-        instance cannot be cloned, or `build` returns no model.
+        `hp, *args, **kwargs` → the compiled model. The extra arguments go to `build`.
+
+    Raises:
+        SpaceError: from the returned function: an instance cannot be cloned, or `build` returns no model.
+
+    Example:
+        ::
+
+            import keras
+            import search
+
+            def mlp(hp):
+                layers = [keras.layers.Dense(hp.Int("units", 16, 64), activation="relu"), keras.layers.Dense(10)]
+                return keras.Sequential([keras.Input((64,)), *layers])
+
+            build_model = search.compiled(
+                mlp,
+                optimizer=lambda hp: keras.optimizers.Adam(hp.Float("lr", 1e-4, 1e-1, sampling="log")),
+                loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+                metrics=["accuracy"],
+            )
+            model = build_model(search.HyperParameters())
     """
 
     def build_model(hp: Any, *args: Any, **kwargs: Any) -> Any:

@@ -35,8 +35,29 @@ def trial_dir() -> Path:
 
     If a factory is called while no trial runs, in a probe or to rebuild a model, the folder is a temporary one.
 
+    Returns:
+        An absolute path of a folder that exists.
+
     Raises:
         SearchError: if called at any other time.
+
+    Example:
+        A callback of a space file, which writes the predictions of each epoch::
+
+            import keras
+            import numpy as np
+            import search
+
+            class Predictions(keras.callbacks.Callback):
+                def __init__(self, folder):
+                    super().__init__()
+                    self.folder = folder
+
+                def on_epoch_end(self, epoch, logs=None):
+                    np.save(self.folder / f"predictions-{epoch}.npy", self.model.predict(np.zeros((1, 4)), verbose=0))
+
+            def callbacks(hp):
+                return [Predictions(search.trial_dir())]
     """
     if not _trial_folder:
         raise SearchError("search.trial_dir() is known only while a trial runs: call it in build_model or callbacks")
