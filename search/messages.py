@@ -24,13 +24,14 @@ DRIVER = "driver"
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Run the user's space file, build one model with default values, train one step, and report what was found.
+    """The command to run a space file, build a model with default values, train one step, and report the findings.
 
     Attributes:
+        space: the space file, or a factory with its data.
         share: the folder to write large arrays to, for other workers to map; None to share nothing.
         values: values to use in place of defaults, by name.
-        more: further configurations to build, with random values.
-        shapes: whether to find the hyperparameters that change shapes.
+        more: the number of further configurations to build, with random values.
+        shapes: find the hyperparameters that change shapes.
     """
 
     space: SpaceRef
@@ -57,18 +58,20 @@ class Inherited:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Train `trial` from the end of epoch `from_epoch` to the end of `to_epoch`.
+    """The command to train `trial` from the end of epoch `from_epoch` to the end of `to_epoch`.
 
     Attributes:
+        space: the user's code.
+        objective: the metric whose best epoch's weights are kept.
         id: the number of this piece of work, from 1, unique in the driver's process.
         values: the hyperparameters drawn so far, by name. The worker sends a `Question` for each further one.
         seed: the training seed of (trial, execution).
         folder: the trial's own folder, the only place a worker writes to.
-        judged: whether the worker waits for a `Verdict` after every epoch but the last.
+        judged: the worker waits for a `Verdict` after every epoch but the last.
         checkpoint_every: seconds between checkpoints within a segment.
-        fuse: whether the fused runner may be used.
-        graph_sharing: whether trials may share graphs, by private names of Keras and of its frameworks.
-        run_eagerly: whether the model runs step by step, without a compiled graph, for debugging.
+        fuse: the fused runner may be used.
+        graph_sharing: trials may share graphs, by private names of Keras and of its frameworks.
+        run_eagerly: the model runs step by step, without a compiled graph, for debugging.
         max_weights: the most weights that a model may have, or None.
         data: the folder in which the probe has put the arrays that all workers share, or None.
         cached_trials: trials whose models stay cached in this worker, as it may be asked to train them further.
@@ -106,7 +109,11 @@ class Segment:
         return 0 if self.inherited is None else self.inherited.epoch
 
     def check_size(self, weight_count: int) -> None:
-        """Raise Infeasible if a model of `weight_count` weights, not trained yet, is too large."""
+        """Refuse a model of `weight_count` weights, not trained yet, that is too large.
+
+        Raises:
+            Infeasible: it has more than `max_weights`.
+        """
         most = self.max_weights
         if most is not None and weight_count > most and self.from_epoch == 0:
             raise Infeasible(f"the model has {weight_count:,} weights, more than the {most:,} of --max-weights")
@@ -114,7 +121,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The value of the parameter that was asked for. If `error` is set, there is no value and the trial fails."""
+    """The reply to a `Question`: the parameter's `value`. If `error` is set, there is none, and the trial fails."""
 
     value: Value
     error: str | None = None
@@ -122,27 +129,29 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The decision whether a trial stops after the epoch that it reported."""
+    """The decision on the epoch that a trial has reported: with `stop`, it was the trial's last."""
 
     stop: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Interrupt:
-    """End the segment at the end of the running epoch, with a checkpoint."""
+    """The command to end the segment at the end of the running epoch, with a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Build `trial`'s model with the weights in the file `weights`, for the final evaluation.
+    """The command to build the model of `trial` with the weights in the file `weights`, for the final evaluation.
 
     Attributes:
+        space: the user's code.
+        values: the hyperparameters, by name.
         id: as in `Segment`.
         seed: the training seed of the weights' execution, under which the model is built.
         folder: the trial's own folder.
         objective: the metric that the model built again is checked by.
         reference: the file for a batch with its outputs, if the check cannot be made.
-        test: whether to evaluate the model on the space's test data.
+        test: evaluate the model on the space's test data.
         model: the `.keras` file to write the model to, or None.
         data, storage: as in `Segment`.
     """
@@ -179,7 +188,7 @@ class FileReply:
 
 @dataclass(frozen=True, slots=True)
 class Shutdown:
-    """End the process."""
+    """The command to end the process."""
 
 
 # From a worker --------------------------------------------------------------------------------------------------------
@@ -210,15 +219,15 @@ class Probed:
         summary: the model's layers, as text.
         batch_size: samples in a training batch.
         samples: the numbers of training and validation samples; None if unknown, or if there is no validation.
-        validated: whether the model is validated after an epoch.
+        validated: the model is validated after an epoch.
         runner: the name of the runner that would train the model.
         versions: the versions of Python, of libraries and of Keras's backend, by name.
-        batched: whether each of the two `samples` counts batches, as the data come in batches.
-        tested: whether there are test data.
-        own_fit: whether the space has its own `fit`.
-        extra_logs: whether callbacks or the space's `fit` may add to the logs of the compiled metrics.
+        batched: for each of the two `samples`, True if it counts batches, as the data come in batches.
+        tested: there are test data.
+        own_fit: the space has its own `fit`.
+        extra_logs: callbacks or the space's `fit` may add to the logs of the compiled metrics.
         data: the data that `load_data` returned.
-        shared: whether arrays were written to the probe's `share` folder.
+        shared: arrays were written to the probe's `share` folder.
         vectors: the number of values of each metric that has not exactly one, such as one for each class.
         inactive: the parameters that the build declared under conditions that do not hold.
         checkpoint_bytes: the size of a checkpoint at least, 0 if it is unknown.
@@ -282,7 +291,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A text that the user should see once, whichever trial reports it first."""
+    """A `text` that the user should see once, whichever trial reports it first."""
 
     trial: int
     text: str
@@ -290,7 +299,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The stage that a probe has reached, for the person who waits for the probe: "loading the data"."""
+    """The stage that a probe has reached, as a `text` for the person who waits for the probe: "loading the data"."""
 
     text: str
 
@@ -319,6 +328,7 @@ class WritePart:
 
     Attributes:
         name: as in `ReadPart`.
+        data: the bytes.
     """
 
     name: str
@@ -344,7 +354,8 @@ class Lost:
     """The death of a slot's process. The executor sends this in place of the segment's `SegmentEnded`.
 
     Attributes:
-        fault: whether the trial may be to blame. If not, as when a machine is taken away, this counts as no retry.
+        reason: one line for people.
+        fault: the trial may be to blame. If not, as when a machine is taken away, this counts as no retry.
     """
 
     reason: str
@@ -371,7 +382,11 @@ class SlotOpened:
 
 @dataclass(frozen=True, slots=True)
 class SlotClosed:
-    """A slot takes no new work until it opens again. Work that runs there goes on to its own last message."""
+    """A slot takes no new work until it opens again. Work that runs there goes on to its own last message.
+
+    Attributes:
+        reason: one line for people.
+    """
 
     reason: str
 

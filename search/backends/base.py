@@ -52,11 +52,35 @@ class BackEnd(Protocol):
     that ends by itself has `has_end = True`; any other ends, if the user gives no limit, after the epochs of
     Hyperband's plan.
 
+    The example trains every trial for nine epochs. These are the calls for its first trial, whose model has one
+    parameter, `units`, in order::
+
+        ask(new=True, child=True)                                # Suggestion(None, 0, 9): a new trial
+        apply(SegmentRequested(trial=0, to_epoch=9, ...))        # the controller has numbered it
+        apply(SegmentStarted(trial=0, slot=2, ...))
+        suggest(0, units)                                        # Draw(48): the model factory asks for `units`
+        apply(ParameterSet(trial=0, parameter=units, value=48))
+        apply(Built(trial=0, ...))
+        apply(EpochDone(trial=0, epoch=1, logs={"val_loss": 0.71}, ...))
+        judge(0, 1)                                              # only if the suggestion says `judged=True`
+        ...                                                      # epochs 2 to 9, and checkpoints
+        apply(SegmentEnded(trial=0, outcome="reached", ...))
+        apply(ResultTold(trial=0, epoch=9, score=0.42, outcome="reached"))  # returns [0]: no more epochs for it
+        apply(TrialEnded(trial=0, state="completed"))
+
+    With several workers, the calls for several trials interleave.
+
     Attributes:
         protocol: the version of this protocol that the class was written for; 1 today.
 
     Example:
         Random search, which trains every trial for nine epochs::
+
+            from collections.abc import Collection, Sequence
+
+            from search.plugins import (
+                Decision, Done, Draw, Objective, Parameter, Suggestion, Trial, Value, Wait, draw_uniformly, records
+            )
 
             class RandomSearch:
                 protocol = 1
@@ -76,11 +100,11 @@ class BackEnd(Protocol):
                 def judge(self, trial: int, epoch: int) -> Decision:
                     return Decision()
 
-                def apply(self, record: Record) -> Sequence[int]:
+                def apply(self, record: records.Record) -> Sequence[int]:
                     match record:
-                        case SegmentRequested():
+                        case records.SegmentRequested():
                             self._open.add(record.trial)
-                        case ResultTold() if record.trial in self._open:
+                        case records.ResultTold() if record.trial in self._open:
                             self._open.discard(record.trial)
                             return [record.trial]
                     return []
@@ -88,22 +112,7 @@ class BackEnd(Protocol):
                 def learn(self, trials: Sequence[Trial]) -> None:
                     pass
 
-        The calls for its first trial, whose model has one parameter, `units`, in order::
-
-            ask(new=True, child=True)                                # Suggestion(None, 0, 9): a new trial
-            apply(SegmentRequested(trial=0, to_epoch=9, ...))        # the controller has numbered it
-            apply(SegmentStarted(trial=0, slot=2, ...))
-            suggest(0, units)                                        # Draw(48): the model factory asks for `units`
-            apply(ParameterSet(trial=0, parameter=units, value=48))
-            apply(Built(trial=0, ...))
-            apply(EpochDone(trial=0, epoch=1, logs={"val_loss": 0.71}, ...))
-            judge(0, 1)                                              # only if the suggestion says `judged=True`
-            ...                                                      # epochs 2 to 9, and checkpoints
-            apply(SegmentEnded(trial=0, outcome="reached", ...))
-            apply(ResultTold(trial=0, epoch=9, score=0.42, outcome="reached"))  # returns [0]: no more epochs for it
-            apply(TrialEnded(trial=0, state="completed"))
-
-        With several workers, the calls for several trials interleave.
+            RandomSearch(Objective("val_loss", "min"), seed=0).ask(new=True, child=True)
     """
 
     protocol: int
@@ -153,6 +162,9 @@ class BackEnd(Protocol):
     def apply(self, record: Record) -> Sequence[int]:
         """Take in a journal record. Ignore records of trials that this back end did not ask for.
 
+        Args:
+            record: one of `search.plugins.records`.
+
         Returns:
             The trials for which this back end will never suggest training again, as of this record. Each is named
             once. A trial whose `ResultTold` says `failed` or `infeasible` is among them at once.
@@ -165,6 +177,9 @@ class BackEnd(Protocol):
         of this phase that the user added when this back end began no more, once that has ended: no record of it came
         to `apply`. None of these trials may be suggested. An imported trial has its number from the other study, so two
         trials may have the same number. `values_in_space` gives a trial's values in the present space.
+
+        Args:
+            trials: each as it is now; only to be read.
         """
 
 
@@ -176,6 +191,35 @@ class ComputingBackEnd(BackEnd, Protocol):
 
     A process may be killed during a computation. The next process finds the state that the records give, and makes the
     computation again. So its inputs belong to the record that made it due, and later records do not change them.
+
+    Attributes:
+        protocol: as of `BackEnd`.
+
+    Example:
+        A part of a back end that has a model fitted after each tenth result. It keeps the scores of the records::
+
+            from search.plugins import Computation, records
+
+            class Fitting:
+                def __init__(self):
+                    self._scores = []
+                    self._model = {}
+                    self._done = 0
+
+                def apply(self, record):
+                    match record:
+                        case records.ResultTold(score=float()):
+                            self._scores.append(record.score)
+                        case records.Computed():
+                            self._model, self._done = record.result, record.number
+                    return []
+
+                def computation(self):
+                    due = len(self._scores) // 10
+                    scores = tuple(self._scores[: 10 * due])     # later results do not change it
+                    if due <= self._done:
+                        return None
+                    return Computation(self._done + 1, lambda: {"mean": sum(scores) / len(scores)})
     """
 
     def computation(self) -> Computation | None:
@@ -193,6 +237,26 @@ class RankingBackEnd(BackEnd, Protocol):
     If the checkpoints of paused trials take more room than `--disk`, the search drops those of the trials that are the
     least likely to go on. The back end sees a `CheckpointDropped` record for each. It may suggest such a trial all the
     same: then the trial is trained again from its first epoch, with the same curve, and only its further epochs count.
+
+    Attributes:
+        protocol: as of `BackEnd`.
+
+    Example:
+        A part of a back end that minimises, and gives up the worst trials first::
+
+            from search.plugins import records
+
+            class Ranking:
+                def __init__(self):
+                    self._scores = {}
+
+                def apply(self, record):
+                    if isinstance(record, records.ResultTold):
+                        self._scores[record.trial] = record.score
+                    return []
+
+                def expendable(self, trials):
+                    return sorted(trials, key=lambda trial: (-self._scores[trial], trial))
     """
 
     def expendable(self, trials: Collection[int]) -> Sequence[int]:
@@ -201,7 +265,7 @@ class RankingBackEnd(BackEnd, Protocol):
         A query like the others. The order of two trials must not depend on the other ones in `trials`.
 
         Args:
-            trials: paused trials of this phase that have checkpoints, and were not given up.
+            trials: the numbers of paused trials of this phase that have checkpoints, and were not given up.
         """
 
 
@@ -210,8 +274,22 @@ def draw_unexplored(
 ) -> Value:
     """Return the first of `draw(0)`, `draw(1)`, … that is not in `explored`.
 
-    After `DRAW_ATTEMPTS` draws, return one of the values left, drawn with `rng()`. `explored` holds values of a finite
-    domain, and not all of them.
+    After `DRAW_ATTEMPTS` (16) draws, return one of the values left, drawn with `rng()`.
+
+    Args:
+        draw: a value of the domain by the number of the attempt, from 0.
+        domain: the values that may be drawn.
+        explored: values of a finite domain, and not all of them.
+        rng: makes the generator that draws one of the values left.
+
+    Example:
+        ::
+
+            >>> import random
+            >>> from search.plugins import Domain, draw_unexplored
+            >>> domain = Domain("int", 0, 2)
+            >>> draw_unexplored(lambda n: 0, domain, {0, 1}, lambda: random.Random(7))
+            2
     """
     if not explored:
         return draw(0)
@@ -225,7 +303,22 @@ def draw_unexplored(
 
 
 def draw_uniformly(seed: int, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
-    """Return a value at random, uniform on the domain's scale; a function of (study seed, trial, parameter)."""
+    """Return a value at random, uniform on the domain's scale; a function of (study seed, trial, parameter).
+
+    Args:
+        seed: the study's seed.
+        trial: the trial's number.
+        parameter: the hyperparameter to draw.
+        explored: values that may not be drawn; none by default.
+
+    Example:
+        ::
+
+            >>> from search.plugins import Domain, Parameter, draw_uniformly
+            >>> rate = Parameter("rate", Domain("float", 1e-4, 1e-1, sampling="log"))
+            >>> draw_uniformly(0, 3, rate) == draw_uniformly(0, 3, rate)
+            True
+    """
 
     def rng(attempt: int) -> random.Random:
         return random.Random(derive_seed(seed, "draw", trial, parameter.key, attempt))
@@ -254,6 +347,19 @@ def values_in_space(trial: Trial, parameters: Sequence[Parameter]) -> list[tuple
         None if there is nothing to learn: the trial has no score, and neither failed nor is infeasible; none of its
         parameters is in the space; or one of its values has left the space. Such a trial's result says nothing of the
         values that remain.
+
+    Example:
+        ::
+
+            >>> from search.plugins import Domain, Parameter, Trial, values_in_space
+            >>> units = Parameter("units", Domain("int", 8, 64))
+            >>> trial = Trial(0, seed=1, phase=0)
+            >>> trial.values.used["units"], trial.best.objective = 48, 0.2
+            >>> trial.values.parameters.append(units)
+            >>> [(parameter.name, value) for parameter, value in values_in_space(trial, [units])]
+            [('units', 48)]
+            >>> values_in_space(trial, [Parameter("units", Domain("int", 8, 32))]) is None
+            True
     """
     if trial.objective is None and not trial.worthless:
         return None
@@ -273,6 +379,20 @@ def running_best(trial: Trial, objective: Objective) -> list[float | None]:
     """Return the best value of `trial` so far after each epoch from the first; None before its first finite value.
 
     A trial that continued another one has no value at its parent's epochs: it says nothing of its values after these.
+
+    Args:
+        trial: the trial, whose first execution counts.
+        objective: the metric, and its better direction.
+
+    Example:
+        ::
+
+            >>> from search.plugins import Objective, Trial, records, running_best
+            >>> trial = Trial(0, seed=1, phase=0)
+            >>> for epoch, loss in enumerate([0.7, float("nan"), 0.5, 0.6], 1):
+            ...     trial.curve.append(records.EpochDone(0, 0, epoch, {"val_loss": loss}, seconds=1.0))
+            >>> running_best(trial, Objective("val_loss", "min"))
+            [0.7, 0.7, 0.5, 0.5]
     """
     best: float | None = None
     found: list[float | None] = []

@@ -1,13 +1,10 @@
-"""KerasTuner's tuners: scripts written for KerasTuner run with `import search as kerastuner`.
+"""KerasTuner's tuners, over `search.run` and `StudyResults`: scripts run with `import search as kerastuner`.
 
-The tuners are a thin layer over `search.run` and `StudyResults`. A tuner's arguments become options of a search, and
-`tuner.search` takes the arguments of `Model.fit`. Unsupported arguments are refused.
+A tuner's arguments become options of a search. Unsupported arguments are refused.
 """
 
 from __future__ import annotations
 
-import copy
-import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -17,7 +14,15 @@ from typing import Any
 
 from search.api import run
 from search.backends.registry import LARGEST_GRID
+from search.compat.fit_data import train_and_validation
 from search.compat.hooks import REFUSED_ARGUMENTS, check_environment, check_hooks
+from search.compat.parts import (
+    make_callbacks,
+    make_compile_model,
+    make_fit_options,
+    with_default_epochs,
+    with_hyperparameters,
+)
 from search.display.python_messages import python_arguments
 from search.errors import OptionError, StudyError, nearest
 from search.options import FIELDS, OWN_FIT_MAX_EPOCHS, resolve_options
@@ -61,7 +66,7 @@ _FIT = (
 
 
 class Tuner:
-    """The base class of the tuners.
+    """The base class of the tuners, with the methods that KerasTuner's tuners have.
 
     Args:
         hypermodel: a function that takes `hp` and returns a compiled model, or a `HyperModel`.
@@ -139,7 +144,7 @@ class Tuner:
         self.hypermodel = hypermodel if hasattr(hypermodel, "build") else _Function(hypermodel)
         self._factory = hypermodel
         if hyperparameters is not None or not (tune_new_entries and allow_new_entries):
-            self._factory = _with_hyperparameters(hypermodel, hyperparameters, tune_new_entries, allow_new_entries)
+            self._factory = with_hyperparameters(hypermodel, hyperparameters, tune_new_entries, allow_new_entries)
         compile_arguments = {"optimizer": optimizer, "loss": loss, "metrics": metrics}
         self._compile_arguments = {name: value for name, value in compile_arguments.items() if value is not None}
         self._overwrite = overwrite
@@ -170,7 +175,11 @@ class Tuner:
 
     @property
     def results(self) -> StudyResults:
-        """The study and its results. StudyError if there has been no search."""
+        """The study and its results.
+
+        Raises:
+            StudyError: there has been no search.
+        """
         if self._results is None:
             if self._overwrite:
                 raise StudyError(f"{self.project_name} is to be overwritten: call the tuner's search before")
@@ -207,7 +216,7 @@ class Tuner:
             fit_options: other arguments of `Model.fit`, or of the hypermodel's own `fit`.
 
         Raises:
-            UserError: the input is wrong; the message says what is wrong, where, and what to do.
+            OptionError: an argument is unknown, or there are no data. So for all other wrong input: `UserError`.
             SpaceError: also if a trial raised a FatalError of KerasTuner's.
             NoResult: no trial has an objective.
             SearchError: too many trials failed in a row, and others have results.
@@ -226,10 +235,10 @@ class Tuner:
         with python_arguments(_ARGUMENT_NAMES):
             self._results = run(
                 factory,
-                _train_and_validation(x, y, sample_weight, validation_data, validation_split),
-                compile_model=_make_compile_model(self._compile_arguments) if self._compile_arguments else None,
-                fit_options=_make_fit_options({name: v for name, v in fit_options.items() if v is not None}),
-                callbacks=_make_callbacks(callbacks) if callbacks else None,
+                train_and_validation(x, y, sample_weight, validation_data, validation_split),
+                compile_model=make_compile_model(self._compile_arguments) if self._compile_arguments else None,
+                fit_options=make_fit_options({name: v for name, v in fit_options.items() if v is not None}),
+                callbacks=make_callbacks(callbacks) if callbacks else None,
                 resume=not self._overwrite,
                 overwrite=self._overwrite,
                 progress=verbose != 0,
@@ -246,7 +255,7 @@ class Tuner:
         if self.search_sets_epochs:
             options["max_epochs"] = epochs or 1
             if own_fit and epochs is None:
-                factory, options["max_epochs"] = _with_default_epochs(factory), OWN_FIT_MAX_EPOCHS
+                factory, options["max_epochs"] = with_default_epochs(factory), OWN_FIT_MAX_EPOCHS
         return factory, options
 
     def on_search_begin(self) -> None:
@@ -262,21 +271,25 @@ class Tuner:
     # Results --------------------------------------------------------------------------------------------------------
 
     def get_best_models(self, num_models: int = 1) -> list[Any]:
-        """Return the best trials' models with the weights of their best epochs, best first."""
+        """Return the models of the `num_models` best trials with the weights of their best epochs, best first."""
         return self.results.get_best_models(num_models)
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[Any]:
-        """Return the best trials' `HyperParameters`, best first: `tuner.hypermodel.build` takes them."""
+        """Return the `HyperParameters` of the `num_trials` best trials: `tuner.hypermodel.build` takes them."""
         from search.worker.hp import LazyHyperParameters
 
         return [LazyHyperParameters(values=values) for values in self.results.get_best_hyperparameters(num_trials)]
 
     def results_summary(self, num_trials: int = 10) -> None:
-        """Print the best trials, best first, with their hyperparameters."""
+        """Print the best trials, best first, with their hyperparameters; at most `num_trials`."""
         self.results.results_summary(num_trials)
 
     def search_space_summary(self, extended: bool = False) -> None:
-        """Print the hyperparameters. Builds a model if this tuner has no results yet."""
+        """Print the hyperparameters. Builds a model if this tuner has no results yet.
+
+        Args:
+            extended: KerasTuner's argument, without an effect here.
+        """
         if self._results is not None:
             self._results.search_space_summary()
             return
@@ -293,7 +306,38 @@ class Tuner:
 
 
 class Hyperband(Tuner):
-    """The back end `hyperband` of `search.run`: `max_epochs` is the largest number of epochs of one trial."""
+    """The back end `hyperband` of `search.run` (Li et al. 2018, JMLR 18, algorithm 1), with KerasTuner's brackets.
+
+    Args:
+        hypermodel: a function that takes `hp` and returns a compiled model, or a `HyperModel`.
+        objective: a metric's name, or a `search.Objective`; by default as `search.run` chooses it.
+        max_epochs: the most epochs of one trial.
+        factor: one trial in this many is promoted; η in the paper.
+        hyperband_iterations: how often the whole plan of brackets is run.
+        arguments: those of `Tuner`, such as `project_name`, and options of `search.run`, such as `workers`.
+
+    Raises:
+        OptionError: an argument is unknown or unsupported.
+
+    Example:
+        ::
+
+            import keras
+            import numpy as np
+            import search
+
+            def build_model(hp):
+                layers = [keras.layers.Dense(hp.Int("units", 2, 8), activation="relu"), keras.layers.Dense(1)]
+                model = keras.Sequential([keras.Input((4,)), *layers])
+                model.compile("adam", "mse")
+                return model
+
+            x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+            y = x.sum(axis=1)
+            tuner = search.Hyperband(build_model, "val_loss", max_epochs=2, project_name="sums", seed=0, max_trials=2)
+            tuner.search(x[:48], y[:48], validation_data=(x[48:], y[48:]), verbose=0)
+            model, = tuner.get_best_models()
+    """
 
     search_sets_epochs = False
 
@@ -318,7 +362,25 @@ class Hyperband(Tuner):
 
 
 class RandomSearch(Tuner):
-    """Random search."""
+    """Random search (Bergstra and Bengio 2012, JMLR 13): each value is drawn by itself, and no trial is stopped.
+
+    Args:
+        hypermodel: a function that takes `hp` and returns a compiled model, or a `HyperModel`.
+        objective: a metric's name, or a `search.Objective`; by default as `search.run` chooses it.
+        max_trials: the number of configurations to try; without end if None.
+        arguments: those of `Tuner`, and options of `search.run`.
+
+    Raises:
+        OptionError: an argument is unknown or unsupported.
+
+    Example:
+        `build_model`, `x` and `y` are those of `Hyperband`'s example::
+
+            import search
+
+            def tuner_of(build_model):
+                return search.RandomSearch(build_model, "val_loss", max_trials=20, seed=0)
+    """
 
     def __init__(
         self, hypermodel: Any = None, objective: Any = None, max_trials: int | None = 10, **arguments: Any
@@ -327,10 +389,27 @@ class RandomSearch(Tuner):
 
 
 class BayesianOptimization(Tuner):
-    """Search by Optuna's TPE, which handles conditional spaces. Its Gaussian process, `sampler="gp"`, needs PyTorch.
+    """Search by Optuna's TPE (Bergstra et al. 2011, NeurIPS 24, section 4), which handles conditional spaces.
+
+    Optuna's Gaussian process, `sampler="gp"`, needs PyTorch.
 
     Args:
+        hypermodel: a function that takes `hp` and returns a compiled model, or a `HyperModel`.
+        objective: a metric's name, or a `search.Objective`; by default as `search.run` chooses it.
+        max_trials: the number of configurations to try; without end if None.
         num_initial_points: the number of random trials before the first one by TPE; Optuna's default if None.
+        arguments: those of `Tuner`, and options of `search.run`.
+
+    Raises:
+        OptionError: an argument is unknown or unsupported.
+
+    Example:
+        `build_model`, `x` and `y` are those of `Hyperband`'s example::
+
+            import search
+
+            def tuner_of(build_model):
+                return search.BayesianOptimization(build_model, "val_loss", max_trials=20, seed=0)
     """
 
     def __init__(
@@ -346,7 +425,25 @@ class BayesianOptimization(Tuner):
 
 
 class GridSearch(Tuner):
-    """Grid search: all combinations. Floats need a step."""
+    """Grid search: all combinations. Floats need a step.
+
+    Args:
+        hypermodel: a function that takes `hp` and returns a compiled model, or a `HyperModel`.
+        objective: a metric's name, or a `search.Objective`; by default as `search.run` chooses it.
+        max_trials: the most configurations to try; all of the grid if None.
+        arguments: those of `Tuner`, and options of `search.run`.
+
+    Raises:
+        OptionError: an argument is unknown or unsupported.
+
+    Example:
+        `build_model`, `x` and `y` are those of `Hyperband`'s example::
+
+            import search
+
+            def tuner_of(build_model):
+                return search.GridSearch(build_model, "val_loss", max_trials=None, seed=0)
+    """
 
     def __init__(
         self, hypermodel: Any = None, objective: Any = None, max_trials: int | None = None, **arguments: Any
@@ -397,117 +494,3 @@ _ARGUMENT_NAMES = {
 
 def _search_arguments() -> list[str]:
     return [name for name in inspect.signature(Tuner.search).parameters if name != "self"] + list(_FIT)
-
-
-# Data -----------------------------------------------------------------------------------------------------------------
-
-
-def _train_and_validation(x: Any, y: Any, sample_weight: Any, validation: Any, split: float) -> tuple[Any, Any]:
-    """Return (train, validation), like a space file's `load_data`."""
-    arrays = y is not None or sample_weight is not None or isinstance(x, (dict, list, tuple)) or _is_array(x)
-    train = x
-    if arrays:
-        train = (x,) if y is None and sample_weight is None else (x, y)
-        train = train if sample_weight is None else (x, y, sample_weight)
-    if validation is not None or not split:
-        return train, tuple(validation) if isinstance(validation, list) else validation
-    if not arrays:
-        raise OptionError("validation_split needs arrays: give validation_data")
-    samples = _count_samples(x)
-    at = math.floor(samples * (1.0 - split))
-    if not 0 < at < samples:
-        raise OptionError(f"validation_split={split} leaves nothing to train or to validate on: give another")
-    return _take_samples(train, slice(at)), _take_samples(train, slice(at, None))
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "__array__") or hasattr(value, "shape")
-
-
-def _count_samples(value: Any) -> int:
-    while isinstance(value, (dict, list, tuple)) and len(value):
-        value = next(iter(value.values() if isinstance(value, dict) else value))
-    return int(value.shape[0]) if hasattr(value, "shape") else len(value)
-
-
-def _take_samples(value: Any, samples: slice) -> Any:
-    if isinstance(value, dict):
-        return {name: _take_samples(item, samples) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_take_samples(item, samples) for item in value)
-    if hasattr(value, "tocsr"):
-        return value.tocsr()[samples]  # other sparse matrices of SciPy's have no rows
-    return value if value is None else getattr(value, "iloc", value)[samples]
-
-
-# Parts of a space -----------------------------------------------------------------------------------------------------
-
-# The functions returned here are pickled by value, so they must not use this package: a model may be served where
-# `search` is not installed. Pickles of `declare_and_build` call `hp.declare`, which keeps its name and arguments.
-
-
-def _make_fit_options(options: dict[str, Any]) -> Callable[[Any], Any]:
-    return lambda hp: options
-
-
-def _make_callbacks(callbacks: Any) -> Callable[[Any], Any]:
-    return lambda hp: copy.deepcopy(callbacks)
-
-
-def _make_compile_model(arguments: dict[str, Any]) -> Callable[[Any, Any], Any]:
-    def compile_model(hp: Any, model: Any) -> None:
-        import keras
-
-        replaced = {name: keras.saving.serialize_keras_object(value) for name, value in arguments.items()}
-        model.compile_from_config({**model.get_compile_config(), **replaced})
-
-    return compile_model
-
-
-def _with_hyperparameters(hypermodel: Any, hyperparameters: Any, tune_new: bool, allow_new: bool) -> Any:
-    """Return the hypermodel, with `hyperparameters` in place of its own parameters of the same names."""
-    if hyperparameters is not None and not hasattr(hyperparameters, "space"):
-        raise OptionError(f"hyperparameters is {describe_type(hyperparameters)}: give a search.HyperParameters")
-    if hyperparameters is None:
-        import keras_tuner
-
-        hyperparameters = keras_tuner.HyperParameters()
-    build = getattr(hypermodel, "build", hypermodel)
-
-    @functools.wraps(build)
-    def declare_and_build(hp: Any) -> Any:
-        hp.declare(hyperparameters, tune_new=tune_new, allow_new=allow_new)
-        return build(hp)
-
-    if build is hypermodel:
-        return declare_and_build
-    changed = copy.copy(hypermodel)
-    changed.build = declare_and_build
-    if (own := getattr(hypermodel, "declare_hyperparameters", None)) is not None:
-
-        @functools.wraps(own)
-        def declare_both(hp: Any) -> None:
-            hp.declare(hyperparameters, tune_new=tune_new, allow_new=allow_new)
-            own(hp)
-
-        changed.declare_hyperparameters = declare_both
-    return changed
-
-
-def _with_default_epochs(hypermodel: Any) -> Any:
-    """Return the hypermodel with a `fit` that ignores the search's epochs.
-
-    A `fit` without a parameter `epochs` of its own is called with one epoch, the default of `Model.fit`.
-    """
-    fit = hypermodel.fit
-    has_default = "epochs" in inspect.signature(fit).parameters
-
-    @functools.wraps(fit)
-    def fit_with_default_epochs(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.pop("epochs", None) is not None and not has_default:
-            kwargs["epochs"] = 1
-        return fit(*args, **kwargs)
-
-    changed = copy.copy(hypermodel)
-    changed.fit = fit_with_default_epochs
-    return changed

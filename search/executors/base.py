@@ -38,6 +38,16 @@ class ExecutorSetup:
         heartbeat: seconds without a message after which a worker counts as hung.
         zygote: for `local`: the zygote of all searches of this process, if they share one.
         options: the options of the search, for an executor that finds its own slots.
+
+    Example:
+        The setup of a machine without GPUs, with one slot on core 0, for a test::
+
+            >>> from pathlib import Path
+            >>> from search.devices.slots import make_slots
+            >>> from search.plugins import ExecutorSetup
+            >>> setup = ExecutorSetup(make_slots(gpus=(), cpus=1, core_ids=[0]), log=Path("search.log"))
+            >>> len(setup.slots)
+            1
     """
 
     slots: tuple[Slot, ...]
@@ -81,6 +91,28 @@ class Executor(Protocol):
 
     Attributes:
         protocol: the version of this protocol that the class was written for; 2 today.
+
+    Example:
+        An executor that writes down what it is told, around another one::
+
+            from search.executors.simulated import Scenario, SimulatedExecutor
+
+            class Recording:
+                protocol = 2
+
+                def __init__(self, inner):
+                    self.commands = []
+                    self._inner = inner
+
+                def send(self, slot, work, command):
+                    self.commands.append((slot, command))
+                    self._inner.send(slot, work, command)
+
+                def __getattr__(self, name):
+                    return getattr(self._inner, name)
+
+            scenario = Scenario(lambda hp: hp.Int("units", 2, 8), lambda run, epoch: 1 / epoch)
+            executor = Recording(SimulatedExecutor(scenario))
     """
 
     protocol: int
@@ -90,22 +122,50 @@ class Executor(Protocol):
         """Number of slots."""
 
     def probe(self, probe: Probe) -> Probed | ProbeFailed:
-        """Probe a space in slot 0 while nothing runs, and wait for the result."""
+        """Probe a space in slot 0 while nothing runs, and wait for the result.
+
+        Args:
+            probe: the space, and what is to be found out.
+
+        Returns:
+            The findings, or why the space cannot be used.
+        """
 
     def start(self, slot: int, work: Segment | Evaluate) -> None:
-        """Start a segment or a final evaluation in a free slot."""
+        """Start a segment or a final evaluation in a free slot.
+
+        Args:
+            slot: the slot's number.
+            work: the piece of work, with its `id`.
+        """
 
     def send(self, slot: int, work: int, command: WorkCommand) -> None:
-        """Send a command to the worker in a slot. This has no effect if this piece of work does not run there."""
+        """Send a command to the worker in a slot. This has no effect if this piece of work does not run there.
+
+        Args:
+            slot: the slot's number.
+            work: the `id` of the piece of work that the command is for.
+            command: the command.
+        """
 
     def kill(self, slot: int, work: int, reason: str) -> None:
         """End the process of a slot, whatever it is doing. Its last message is `Lost` with this reason.
 
         This has no effect if this piece of work does not run there, or if it runs in the driver's own process.
+
+        Args:
+            slot: the slot's number.
+            work: the `id` of the piece of work that is to end.
+            reason: one line for people.
         """
 
     def poll(self, handle: Handle, timeout: float) -> None:
-        """Pass the workers' messages to `handle`, waiting up to `timeout` seconds for the first one."""
+        """Pass the workers' messages to `handle`, waiting up to `timeout` seconds for the first one.
+
+        Args:
+            handle: called with (slot, work, message).
+            timeout: seconds.
+        """
 
     def close(self, *, now: bool = False) -> None:
         """End all workers; with `now`, without waiting for anything. A second call has no effect."""

@@ -41,8 +41,21 @@ class _Unanswered(Exception):
 class Hp(QuestionMethods):
     """The `hp` of a scenario's factory. A parameter without a value ends the call, which is repeated with the answer.
 
+    Args:
+        values: the answers so far, by name.
+
     Attributes:
         used: the values that the factory has asked for, by name.
+
+    Example:
+        ::
+
+            >>> from search.testing import Hp
+            >>> hp = Hp({"layers": 2, "units_1": 16})
+            >>> [hp.Int(f"units_{i}", 8, 64) for i in range(1, hp.Int("layers", 1, 3))]
+            [16]
+            >>> hp.used
+            {'layers': 2, 'units_1': 16}
     """
 
     def __init__(self, values: Params) -> None:
@@ -52,7 +65,7 @@ class Hp(QuestionMethods):
 
     @contextmanager
     def when(self, name: str, *values: Value) -> Iterator[None]:
-        """Make the parameters asked for within active only if the parameter `name` has one of `values`, else None."""
+        """Return a context: parameters asked for within are active only if the parameter `name` has one of `values`."""
         self._conditions.append(Condition(name, values))
         yield
         self._conditions.pop()
@@ -70,10 +83,21 @@ class Hp(QuestionMethods):
 class Run(dict[str, Value]):
     """The values of one execution of a trial, by name, with the execution's numbers and seed.
 
+    Args:
+        values: the values by name.
+
     Attributes:
         trial, execution: the numbers of the trial and of its execution.
         seed: the training seed, which follows from (study seed, trial, execution).
         ancestors: the trainings that this one has continued: a parent's, and before it the parent's parent's.
+
+    Example:
+        ::
+
+            >>> from search.testing import Run
+            >>> run = Run({"units": 48}, trial=3, seed=7)
+            >>> run["units"], run.trial, run.random("noise", 1).random() == run.random("noise", 1).random()
+            (48, 3, True)
     """
 
     __slots__ = ("ancestors", "execution", "seed", "trial")
@@ -138,6 +162,19 @@ class Scenario:
         size: scalars in the model's weights.
         bytes: the size of a checkpoint.
         metric: the objective's name in an epoch's logs.
+
+    Example:
+        A space of one rate, whose best value is 0.01, and a fifth of whose trials fail::
+
+            >>> import math
+            >>> from search.testing import Scenario
+            >>> def ask(hp):
+            ...     hp.Float("rate", 1e-4, 1e-1, sampling="log")
+            >>> def loss(run, epoch):
+            ...     return abs(math.log10(run["rate"]) + 2) + 1 / epoch
+            >>> scenario = Scenario(ask, loss).disturbed(failing=0.2, seed=1)
+            >>> [parameter.name for parameter in scenario.parameters()]
+            ['rate']
     """
 
     ask: Callable[[Hp], object]
@@ -156,7 +193,7 @@ class Scenario:
     metric: str = "val_loss"
 
     def question(self, values: Params) -> Parameter | None:
-        """Return the parameter that the factory asks for next; None if it has all values."""
+        """Return the parameter that the factory asks for next, given `values`; None if it has all of them."""
         try:
             self.ask(Hp(values))
         except _Unanswered as unanswered:
@@ -246,6 +283,15 @@ def recorded(ask: Callable[[Hp], object], curves: Curves, **others: Any) -> Scen
             of the configuration, which is called once for each. The end of a curve ends the training, as a callback
             would.
         others: other arguments of `Scenario`, such as `seconds` and `metric`.
+
+    Example:
+        ::
+
+            >>> from search.testing import Run, recorded
+            >>> curves = {frozenset({("units", 8)}): [0.7, 0.6], frozenset({("units", 16)}): [0.5, 0.4]}
+            >>> scenario = recorded(lambda hp: hp.Choice("units", [8, 16]), curves)
+            >>> scenario.value(Run({"units": 16}), 2)
+            0.4
     """
 
     @functools.lru_cache(MAX_CURVES)

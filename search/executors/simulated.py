@@ -129,6 +129,15 @@ class SimulatedExecutor:
         disk: the checkpoints.
         closed: the slots that take no new work, as the driver was told.
         trained: the number of epochs that workers have begun to train, those included that came to no end.
+
+    Example:
+        Ten workers and a clock that jumps from message to message; `Simulation` runs a whole search on one::
+
+            >>> from search.testing import Scenario, SimulatedExecutor
+            >>> scenario = Scenario(lambda hp: hp.Int("units", 2, 8), lambda run, epoch: 1 / epoch)
+            >>> executor = SimulatedExecutor(scenario, slots=10, began=0.0)
+            >>> executor.slots, executor.busy, executor.now()
+            (10, 0, 0.0)
     """
 
     protocol = 2
@@ -161,6 +170,7 @@ class SimulatedExecutor:
 
     @property
     def slots(self) -> int:
+        """Number of slots."""
         return self._nodes.slots
 
     @property
@@ -187,6 +197,7 @@ class SimulatedExecutor:
         self._wake_at = time
 
     def probe(self, probe: Probe) -> Probed | ProbeFailed:
+        """Return the parameters that the scenario asks for, given the values of `probe`."""
         try:
             parameters = self._scenario.parameters(probe.values)
         except Exception as error:
@@ -209,7 +220,13 @@ class SimulatedExecutor:
         )
 
     def hand_on(self, parent: TrialPaths, child: TrialPaths, execution: int, *, again: bool) -> None:
-        """Give `child` a checkpoint of `parent`, as `search.driver.hand_on.Files` does."""
+        """Give `child` a checkpoint of `parent`, as `search.driver.hand_on.Files` does.
+
+        Args:
+            parent, child: the files of the two trials.
+            execution: the number of the parent's execution.
+            again: leave a checkpoint that the child has already.
+        """
         key = inherited_folder(str(child.folder)), execution
         if again and key in self.disk:
             return
@@ -219,11 +236,12 @@ class SimulatedExecutor:
             self.disk[key] = saved
 
     def drop(self, trial: TrialPaths) -> None:
-        """Delete the checkpoints of a trial, as `search.driver.retention` does."""
+        """Delete the checkpoints of `trial`, as `search.driver.retention` does."""
         for key in [key for key in self.disk if key[0] == str(trial.folder)]:
             del self.disk[key]
 
     def start(self, slot: int, work: Segment | Evaluate) -> None:
+        """Start `work` in the free slot `slot`, as of the virtual time."""
         assert slot not in self._workers, "the slot is busy"
         assert slot not in self.closed, "the slot is closed"
         assert 0 <= slot < self.slots, "there is no such slot"
@@ -250,10 +268,11 @@ class SimulatedExecutor:
         )
 
     def epoch_begins(self, segment: Segment, epoch: int) -> None:
-        """Count an epoch that a worker begins to train. Subclasses may check it."""
+        """Count an `epoch` of `segment`, which a worker begins to train. Subclasses may check it."""
         self.trained += 1
 
     def send(self, slot: int, work: int, command: WorkCommand) -> None:
+        """Send `command` to the worker in `slot`, if it does the piece of work with the id `work`."""
         worker = self._workers.get(slot)
         if worker is None or worker.id != work:
             return
@@ -265,6 +284,7 @@ class SimulatedExecutor:
             self._schedule(worker.commands_until, self._command_arrives, worker)
 
     def kill(self, slot: int, work: int, reason: str) -> None:
+        """End the process in `slot` for `reason`, if it does the piece of work with the id `work`."""
         worker = self._workers.get(slot)
         if worker is not None and worker.id == work:
             self.end_process(slot, reason)
@@ -273,7 +293,9 @@ class SimulatedExecutor:
         """End the process of the worker in `slot` now, if it has anything left to do.
 
         Args:
-            lose_messages: whether the messages in transit are lost with it, as that of a checkpoint just written.
+            slot: the slot's number.
+            reason: one line for people.
+            lose_messages: lose the messages in transit with it, as that of a checkpoint just written.
         """
         worker = self._workers.get(slot)
         if worker is not None and not worker.dead and not worker.has_ended:
@@ -294,6 +316,7 @@ class SimulatedExecutor:
         self._schedule(worker.sent_until, self._message_arrives, worker)
 
     def poll(self, handle: Handle, timeout: float) -> None:
+        """Set the clock to the next message, and pass it to `handle`. Without `leap`, wait `timeout` seconds at most."""
         until = self._now + timeout
         while (at := self._next_time()) is not None and (self._leap or at <= until):
             if self._wake_at == at:
@@ -317,6 +340,7 @@ class SimulatedExecutor:
         return min(times, default=None)
 
     def close(self, *, now: bool = False) -> None:
+        """End all workers; `now` makes no difference here."""
         self._workers.clear()
         self._events.clear()
         self._nodes.end()
@@ -381,7 +405,7 @@ class SimulatedExecutor:
     # Nodes ----------------------------------------------------------------------------------------------------------
 
     def happen(self, event: NodeEvent) -> None:
-        """Add an event to those of the cluster. If its time is over, it happens now, before the next message."""
+        """Add `event` to those of the cluster. If its time is over, it happens now, before the next message."""
         self._nodes.push(event)
 
     def _node_event(self, event: NodeEvent | DeathNoticed | NodeReturns, handle: Handle) -> bool:

@@ -124,8 +124,8 @@ class Plots:
     def importances(self, bootstraps: int = 30) -> list[Importance]:
         """Return the importance of each hyperparameter that varies, with intervals; the highest first.
 
-        The method is PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255), which compares the values of the best trials
-        with those of all trials. Optuna computes it, in its form for conditional spaces (arXiv:2601.20800, algorithm 1).
+        The method is PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255): it compares the values of the best trials with
+        those of all trials. Optuna computes it, in the form for conditional spaces (arXiv:2601.20800, algorithm 1).
 
         Args:
             bootstraps: how often the trials are drawn again, with replacement, for the intervals; with 0, `low` and

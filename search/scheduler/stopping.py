@@ -66,6 +66,8 @@ class StopRule(Protocol):
     Example:
         End a search when the last 20 trials brought no better one::
 
+            from search.plugins import SearchEnded, Study
+
             class Plateau:
                 protocol = 1
 
@@ -98,10 +100,36 @@ class StopRule(Protocol):
 
 
 class CountingStopRule(StopRule, Protocol):
-    """A stop rule that counts. Its state is the fold of the journal's records, so a resume rebuilds it."""
+    """A stop rule that counts. Its state is the fold of the journal's records, so a resume rebuilds it.
+
+    Attributes:
+        protocol: as of `StopRule`.
+
+    Example:
+        End a search after 100 failed trials::
+
+            from search.plugins import SearchEnded, records
+
+            class Failures:
+                protocol = 1
+
+                def __init__(self, most=100):
+                    self._most = most
+                    self._failed = 0
+
+                def apply(self, record, study):
+                    match record:
+                        case records.TrialEnded(state="failed"):
+                            self._failed += 1
+
+                def check(self, study, now):
+                    if self._failed < self._most:
+                        return None
+                    return SearchEnded(f"{self._failed} trials failed", complete=False, exit_code=1)
+    """
 
     def apply(self, record: Record, study: Study) -> None:
-        """Take in a record that `study` has taken in already. Called for every record of the journal."""
+        """Take in a `record` that `study` has taken in already. Called for every record of the journal."""
 
 
 def rules_of(limits: Limits) -> list[StopRule]:

@@ -32,6 +32,10 @@ QUESTIONS: dict[str, type[Domain]] = {}
 class Domain:
     """The values of one hyperparameter: a `RangeDomain` or a `ListDomain`. `Domain(kind, …)` makes one of its class.
 
+    A further kind is a subclass such as `class EvenDomain(IntDomain, kind="even", question="Even")`, whose `declare`
+    takes the arguments of `hp.Even`. Optuna sees its index, unless it has a distribution of its own in
+    `search.backends.samplers.DISTRIBUTIONS`.
+
     Attributes:
         kind: `int`, `float`, `choice`, `boolean` or `fixed`, after the method of `hp` that declares it.
         low, high: the range of an `int` or a `float`, both ends included.
@@ -42,15 +46,12 @@ class Domain:
         ordered: whether the choices have an order that a sampler may use.
 
     Example:
-        A further kind, for `hp.Even("units", 2, 64)`. Optuna sees its index, unless it has a distribution of its own
-        in `search.backends.samplers.DISTRIBUTIONS`::
+        ::
 
-            class EvenDomain(IntDomain, kind="even", question="Even"):
-                __slots__ = ()
-
-                @classmethod
-                def declare(cls, min_value: int, max_value: int) -> Domain:
-                    return Domain("even", min_value, max_value, step=2)
+            >>> from search.plugins import Domain
+            >>> domain = Domain("float", 1e-4, 1e-1, sampling="log")
+            >>> domain.at(0.0), domain.contains(0.01), domain.size
+            (0.0001, True, None)
     """
 
     kind: str
@@ -92,11 +93,11 @@ class Domain:
 
     @classmethod
     def declare(cls, *args: Any, **kwargs: Any) -> Domain:
-        """Return the domain of a call of `hp`, from the arguments of its kind alone. ValueError if there is none."""
+        """Return the domain for `args` and `kwargs` of a call of `hp`, those of its kind alone, or raise ValueError."""
         raise NotImplementedError
 
     def convert_default(self, default: Any) -> Value:
-        """Return the default value that the user gave, as a value of this domain."""
+        """Return the user's `default` as a value of this domain."""
         return default  # type: ignore[no-any-return]
 
     def to_json(self) -> dict[str, Any]:
@@ -105,6 +106,7 @@ class Domain:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Domain:
+        """Return the domain of which `to_json` made `data`."""
         listed = {"values": tuple(data["values"])} if "values" in data else {}
         return Domain(**{**data, **listed})
 
@@ -132,10 +134,7 @@ class Domain:
         raise NotImplementedError
 
     def at(self, u: float) -> Value:
-        """Return the value at cumulative probability `u`, 0 ≤ u < 1.
-
-        This is KerasTuner's `prob_to_value`, clamped to the range.
-        """
+        """Return the value at cumulative probability `u`, 0 ≤ u < 1, as KerasTuner does, but clamped to the range."""
         size = self.size
         assert size is not None
         # KerasTuner divides by 1/n; rounding may reach n.
@@ -449,6 +448,11 @@ class Parameter:
         domain: the values that it may take.
         default: a value of the domain.
         conditions: the parameter is active only if all of them hold.
+
+    Example:
+        >>> from search.plugins import Domain, Parameter
+        >>> print(Parameter("units", Domain("int", 8, 64, step=8), default=8))
+        units: Int(8..64, step=8)
     """
 
     name: str
@@ -467,6 +471,7 @@ class Parameter:
         return f"{self.key}: {self.domain}"
 
     def to_json(self) -> dict[str, Any]:
+        """Return a JSON object, of which `from_json` makes an equal parameter."""
         data: dict[str, Any] = {"name": self.name, "domain": self.domain.to_json(), "default": self.default}
         if self.conditions:
             data["conditions"] = [[c.name, list(c.values)] for c in self.conditions]
@@ -474,15 +479,13 @@ class Parameter:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Parameter:
+        """Return the parameter of which `to_json` made `data`."""
         conditions = tuple(Condition(name, tuple(values)) for name, values in data.get("conditions", ()))
         return cls(data["name"], Domain.from_json(data["domain"]), data["default"], conditions)
 
 
 def _same(candidate: Value, value: Value) -> bool:
-    """Return whether a choice's `candidate` is `value`.
-
-    True == 1 in Python, but a choice of [1, 2] does not contain True.
-    """
+    """Return whether a choice's `candidate` is `value`: True == 1 in Python, but [1, 2] does not contain True."""
     return candidate == value and (
         type(candidate) is type(value) or (isinstance(candidate, float) and type(value) is int)
     )

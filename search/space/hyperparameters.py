@@ -19,18 +19,23 @@ class QuestionMethods:
     """
 
     def Int(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return a whole number for `name`; `args` and `kwargs` are min_value, max_value, step, sampling, default."""
         return self._answer_question("Int", name, args, kwargs)
 
     def Float(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return a real number for `name`; `args` and `kwargs` are min_value, max_value, step, sampling, default."""
         return self._answer_question("Float", name, args, kwargs)
 
     def Choice(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return one of the listed values for `name`; `args` and `kwargs` are values, ordered, default."""
         return self._answer_question("Choice", name, args, kwargs)
 
     def Boolean(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return True or False for `name`; `args` and `kwargs` have the default."""
         return self._answer_question("Boolean", name, args, kwargs)
 
     def Fixed(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return the one value of `name`, which `args` and `kwargs` give."""
         return self._answer_question("Fixed", name, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:

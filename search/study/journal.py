@@ -39,7 +39,15 @@ class Entry(NamedTuple):
         record: in the current format, also if the line is of an older one.
         time: when the line was written, in seconds since the epoch.
         end: the offset of the next line, in bytes.
-        format: the line's format.
+        format: the line's format; 1 to 8 so far.
+
+    Example:
+        ::
+
+            >>> from search.plugins import Entry, records
+            >>> entry = Entry(records.TrialEnded(3, "completed"), time=1764370000.5, end=412)
+            >>> entry.record.trial
+            3
     """
 
     record: Record

@@ -44,12 +44,14 @@ class Header:
 
     Attributes:
         format: the journal's format when it was begun.
+        uid, study, seed: the study's unique id, its name, and the seed that all its randomness follows from.
         objectives: the metrics that trials are compared by; one today.
         source: the space file's path, "" for a factory given from Python.
         digest: of the space file and the local modules that it imports.
         parameters: those that a build with default values asks for.
         versions: the libraries at the beginning, by name.
         metrics: the names in an epoch's logs.
+        user: the name of the user who began it, or "".
         replaces: the uid of the study that this one overwrote, or "".
     """
 
@@ -74,7 +76,11 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class SpaceChanged:
-    """The space file was changed between two runs of the study, and the user accepted it."""
+    """The space file was changed between two runs of the study, and the user accepted it.
+
+    Attributes:
+        digest, parameters: as in `Header`, of the changed file.
+    """
 
     digest: str
     parameters: tuple[Parameter, ...]
@@ -121,6 +127,7 @@ class SearchStarted:
     """A process began to run the study.
 
     Attributes:
+        host, pid: the machine's name and the number of the process.
         options: all options of the process, by name: budget, workers, …; and the git commit of the code, as
             `source_commit` and `source_dirty`, if it has one.
         versions: the libraries that its workers found.
@@ -157,7 +164,9 @@ class SegmentRequested:
     """The back end wants `trial` trained from `from_epoch` to `to_epoch`, in each of its executions.
 
     Attributes:
+        bracket, rung, judged: as in `Suggestion`.
         seed: the training seed of execution 0.
+        executions: the number of executions that the trial shall have.
         initial_values: the values that the user wants tried, by name. The other values are drawn.
         parent: the trial with whose state after `from_epoch` a new trial begins, or None.
         values: the values of a trial with a parent, by name. Further ones are drawn.
@@ -201,6 +210,7 @@ class ParameterSet:
     """A hyperparameter of `trial` has its value, for the trial's whole life.
 
     Attributes:
+        parameter, value: the hyperparameter and the value.
         attributes: data that the back end needs back after a restart.
     """
 
@@ -264,7 +274,7 @@ class EpochDone:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The back end's decision on an epoch of `trial`; journaled if it stops the trial or has attributes to keep."""
+    """The back end's decision on an epoch of `trial`; journaled if it is to `stop`, or has `attributes` to keep."""
 
     trial: int
     epoch: int
@@ -274,7 +284,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """`trial` has used up its time. It ends with its running epoch; if that does not end, its process is killed."""
+    """`trial` has used up its time, says `reason`. It ends with its running epoch, or else its process is killed."""
 
     trial: int
     reason: str
@@ -312,6 +322,7 @@ class SegmentEnded:
     """A segment of `trial` ended.
 
     Attributes:
+        outcome, error: how it ended, and one line about what went wrong, or None.
         peak_device_memory: the most bytes of one GPU that it held, on JAX that its process ever held; None if unknown.
     """
 
@@ -340,7 +351,7 @@ class ResultTold:
 
 @dataclass(frozen=True, slots=True)
 class TrialEnded:
-    """`trial` will never be trained again."""
+    """`trial` will never be trained again: its last state is `state`."""
 
     trial: int
     state: EndState
@@ -430,6 +441,13 @@ class SearchEnded:
         reason: one line for people.
         complete: nothing is left to do.
         exit_code: of the command; see `search.cli`.
+
+    Example:
+        The answer of a stop rule::
+
+            >>> from search.plugins import SearchEnded
+            >>> SearchEnded("the target is reached", complete=True, exit_code=0).reason
+            'the target is reached'
     """
 
     reason: str

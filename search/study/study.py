@@ -70,6 +70,16 @@ class Study:
         best: the best trial that did not fail, or None.
         history: its segments, and the changes of its best value, by time.
         exported: the winner's file, or None.
+
+    Example:
+        The study of a journal, as a follower or a stop rule sees it::
+
+            >>> from search.plugins import Objective, Study, records
+            >>> study = Study()
+            >>> objective = Objective("val_loss", "min")
+            >>> study.apply(records.Header(8, "uid", "digits", 0, (objective,), "", "", (), {}), time=1.0)
+            >>> study.name, study.objective.name, len(study.trials)
+            ('digits', 'val_loss', 0)
     """
 
     def __init__(self) -> None:
@@ -154,7 +164,7 @@ class Study:
         return self._paused_before + (0.0 if self._paused_at is None else max(0.0, now - self._paused_at))
 
     def training_seed(self, trial: int, execution: int) -> int:
-        """Return the training seed of an execution of a trial."""
+        """Return the training seed of the execution `execution` of `trial`, both given by number."""
         return self.trials[trial].seed if execution == 0 else derive_seed(self.seed, "train", trial, execution)
 
     def ranked(self, count: int | None = None) -> list[Trial]:
@@ -173,7 +183,7 @@ class Study:
     # The fold -------------------------------------------------------------------------------------------------------
 
     def apply(self, record: Record, time: float) -> None:
-        """Apply one record, which was written at `time` (seconds since the epoch)."""
+        """Apply one `record`, which was written at `time` (seconds since the epoch)."""
         previous, self._last_at = self._last_at, time
         match record:
             case EpochDone():

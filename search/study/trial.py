@@ -24,7 +24,20 @@ its own callbacks ended it. `stopped`: its back end has no further use for it. `
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The metric that trials are compared by, under its name in an epoch's logs, and its better direction."""
+    """The metric that trials are compared by.
+
+    Attributes:
+        name: its name in an epoch's logs.
+        direction: "min" if less is better, "max" if more is.
+
+    Example:
+        ::
+
+            >>> from search.plugins import Objective
+            >>> objective = Objective("val_accuracy", "max")
+            >>> objective.better(0.9, 0.8), objective.best([0.8, 0.9]), objective.cost(0.9)
+            (True, 0.9, -0.9)
+    """
 
     name: str
     direction: Direction
@@ -34,7 +47,7 @@ class Objective:
         return b is None or (a > b if self.direction == "max" else a < b)
 
     def best(self, values: Iterable[float]) -> float | None:
-        """Return the best finite value, or None if there is none."""
+        """Return the best finite one of `values`, or None if there is none."""
         finite = [value for value in values if math.isfinite(value)]
         if not finite:
             return None
@@ -64,6 +77,15 @@ class Suggestion:
         values: the hyperparameters, by name, in which the new trial differs from its parent.
         attributes: a JSON object that the back end needs back after a restart; journaled with the suggestion. So a
             back end may decide a trial's whole configuration in `ask`, and answer `suggest` from it.
+
+    Example:
+        A new trial for three epochs; trial 4 from there to nine; and a child of trial 4 with another rate::
+
+            >>> from search.plugins import Suggestion
+            >>> Suggestion(None, 0, 3).is_drawn
+            True
+            >>> further = Suggestion(4, 3, 9, rung=1)
+            >>> child = Suggestion(None, 9, 12, parent=4, values={"rate": 0.01})
     """
 
     trial: int | None
@@ -107,12 +129,28 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The back end's answer if it has nothing to suggest until a running trial or a computation has a result."""
+    """The back end's answer if it has nothing to suggest until a running trial or a computation has a result.
+
+    Example:
+        ::
+
+            >>> from search.plugins import Wait
+            >>> Wait()
+            Wait()
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The back end's answer if it will never suggest anything again."""
+    """The back end's answer if it will never suggest anything again.
+
+    Example:
+        ::
+
+            >>> from search.plugins import Done
+            >>> Done()
+            Done()
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +161,14 @@ class Computation:
         number: its place among the computations of its phase; each has a number that is higher by one.
         run: returns the result, a JSON object. A pure function of what it captured when it was made, which nobody
             changes later: it runs in another thread. It may raise.
+
+    Example:
+        ::
+
+            >>> from search.plugins import Computation
+            >>> scores = (0.3, 0.5)
+            >>> Computation(1, lambda: {"mean": sum(scores) / len(scores)}).run()
+            {'mean': 0.4}
     """
 
     number: int
@@ -134,7 +180,15 @@ class Draw:
     """A value drawn for a parameter.
 
     Attributes:
+        value: of the parameter's domain.
         attributes: data that the back end needs back after a restart; journaled with the value.
+
+    Example:
+        ::
+
+            >>> from search.plugins import Draw
+            >>> Draw(48, {"sampler": "random"}).value
+            48
     """
 
     value: Value
@@ -148,6 +202,13 @@ class Decision:
     Attributes:
         stop: the trial ends here.
         attributes: data that the back end needs back after a restart; journaled with the decision.
+
+    Example:
+        ::
+
+            >>> from search.plugins import Decision
+            >>> Decision().stop, Decision(stop=True).stop
+            (False, True)
     """
 
     stop: bool = False
@@ -159,6 +220,16 @@ def derive_seed(*labels: int | str | None) -> int:
 
     All randomness of a study comes from here: a draw from (study seed, "draw", trial, parameter), a training from
     (study seed, "train", trial, execution), an epoch's sample order from (training seed, "order", epoch).
+
+    Args:
+        labels: numbers and words that name the use. 1 and "1" are different labels.
+
+    Example:
+        ::
+
+            >>> from search.plugins import derive_seed
+            >>> derive_seed(0, "draw", 3, "rate")
+            887841217
     """
     text = "\x1f".join(f"{type(label).__name__}:{label}" for label in labels)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 33

@@ -185,6 +185,15 @@ class Trial:
         status: see `search.study.transitions`.
         model: the record of the last time that the model was built; None before the first.
         values, progress, best, resources, end: the groups of what is known of the trial.
+
+    Example:
+        A trial as a back end of a test gets it; those of a study are in `load_study("space").trials`::
+
+            >>> from search.plugins import Trial, records
+            >>> trial = Trial(0, seed=1, phase=0)
+            >>> trial.curve.append(records.EpochDone(0, 0, 1, {"val_loss": 0.7}, seconds=2.0))
+            >>> trial.state, trial.epochs, trial.objective, trial.seconds_per_epoch
+            ('running', 1, None, 2.0)
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""Contract kits: tests that every back end, executor, stop rule and follower must pass, ours and yours.
+"""Contract kits: tests that every back end, executor, stop rule and follower must pass, ours and yours::
 
     class TestMine(BackEndContract):
         def make(self, objective, seed, max_epochs, parameters):

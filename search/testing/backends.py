@@ -128,19 +128,13 @@ def noise_loss(params: Params, epoch: int) -> float:
 class BackEndContract:
     """The tests that every back end must pass.
 
-    Subclass it with a name that begins with `Test`, and return a new back end from `make`::
-
-        class TestMine(BackEndContract):
-            def make(self, objective, seed, max_epochs, parameters):
-                return Mine(objective, seed, max_epochs=max_epochs)
-
-    The tests run whole searches in a simulation, in which nothing is trained. Every query is asked twice, and its
-    answers are checked (`observed.CheckedBackEnd`): no trial is suggested, nor named as a parent, that may not be.
-    The tests show that every trial ends, that no configuration of a finite space is tried twice except by trials with
-    parents, that budgets and seeds are kept, and that a search which is resumed after any record is the same search.
-    If the back end has `expendable`, a search with little room for checkpoints is tested, too.
-    A computation that is made again by the next process must have the same result.
-    All of it is deterministic: the draws of a random back end follow from its seed.
+    Subclass it with a name that begins with `Test`, and return a new back end from `make`. The tests run whole searches
+    in a simulation, which trains nothing. Every query is asked twice, and its answers are checked: no trial is
+    suggested, nor named as a parent, that may not be. The tests show that every trial ends, that no configuration of a
+    finite space is tried twice except by trials with parents, that budgets and seeds are kept, and that a search which
+    is resumed after any record is the same search. If the back end has `expendable`, a search with little room for
+    checkpoints is tested, too. A computation made again by the next process must have the same result. All of it is
+    deterministic: the draws of a random back end follow from its seed.
 
     If a draw takes long, set fewer `trials` and `cuts`. A back end may draw its first trials without its model. Let it
     do so for two or three trials only: some searches have no more than five, and the model is to be tested too.
@@ -148,6 +142,12 @@ class BackEndContract:
     Attributes:
         trials: the most trials of a search, unless a test says otherwise.
         cuts: the number of times that a test resumes a search in the middle and runs it to its end.
+
+    Example:
+        >>> from search.testing import BackEndContract
+        >>> class TestMine(BackEndContract):
+        ...     def make(self, objective, seed, max_epochs, parameters):
+        ...         return Mine(objective, seed, max_epochs=max_epochs)
     """
 
     trials = 20
@@ -172,7 +172,7 @@ class BackEndContract:
         raise NotImplementedError
 
     def simulate(self, scenario: Scenario = SMOOTH, *, trials: int | None = None, **options: Any) -> Simulation:
-        """Return a search, not yet run, of at most `trials` trials unless `limits` are given in `options`."""
+        """Return a search of `scenario`, not yet run, of at most `trials` trials unless `options` have `limits`."""
         max_epochs = options.setdefault("max_epochs", 9)
         options.setdefault("limits", Limits(max_trials=trials or self.trials))
 
@@ -184,7 +184,7 @@ class BackEndContract:
         return Simulation(scenario, make_backend, **options)
 
     def shared_search(self, scenario: Scenario, slots: int, direction: Any) -> Simulation:
-        """Return a search that has ended. It runs once for all tests of the class, which only read it."""
+        """Return a search with `scenario`, `slots` and `direction` that has ended: once for all tests, to be read."""
         key = scenario, slots, direction
         if key not in self._searches:
             objective = Objective("val_loss", direction)

@@ -86,6 +86,16 @@ class Conversation:
         changes: the slots that closed or opened meanwhile, each with the message.
         data: the data that the worker reports, once per process.
         work: the id of the segment.
+
+    Example:
+        A part of a test of an executor, with the fixtures of `MessageContract`::
+
+            from search.testing import Conversation, ExecutorContract
+
+            class TestMine(ExecutorContract):
+                def test_three_epochs_are_trained(self, executor, segment):
+                    conversation = Conversation(executor, {"kind": "sound", "units": 5, "rate": 0.01}).run(segment())
+                    assert conversation.end.outcome == "reached"
     """
 
     def __init__(
@@ -105,7 +115,11 @@ class Conversation:
         self._slot = slot
 
     def run(self, segment: Segment) -> Conversation:
-        """Run the segment and wait for its last message."""
+        """Run `segment`, and wait for its last message. Return this conversation.
+
+        Raises:
+            AssertionError: no last message came in 60 seconds, or one of another piece of work.
+        """
         self.work = next(_ids)
         self._executor.start(self._slot, replace(segment, id=self.work))
         deadline = time.monotonic() + TIMEOUT
@@ -115,7 +129,7 @@ class Conversation:
         return self
 
     def answer(self, question: Question) -> Answer | Interrupt:
-        """Return the reply to a question. Subclasses may override it."""
+        """Return the reply to `question`. Subclasses may override it."""
         parameter = question.parameter
         return Answer(self._values.get(parameter.name, parameter.default))
 

@@ -31,7 +31,24 @@ from search.testing.conversation import SPACE, VALUES, Conversation, Segments
 
 
 class MessageContract(Segments):
-    """The messages of any executor, simulated ones included. `ExecutorContract` adds the files."""
+    """The contract of any executor, simulated ones included: its messages. `ExecutorContract` adds the files.
+
+    Subclass it as `Test…`, with a fixture `executor` of any scope that returns the executor.
+
+    Example:
+        ::
+
+            import pytest
+
+            from search.testing import MessageContract
+
+            class TestMine(MessageContract):
+                @pytest.fixture
+                def executor(self):
+                    executor = Mine()
+                    yield executor
+                    executor.close()
+    """
 
     def test_it_states_the_protocol(self, executor: Executor) -> None:
         assert type(executor).protocol == EXECUTORS.protocol
@@ -332,6 +349,20 @@ class ExecutorContract(MessageContract):
     """The contract of any executor that trains.
 
     Subclass it as `Test…`, with a fixture `executor` of any scope that returns the executor.
+
+    Example:
+        ::
+
+            import pytest
+
+            from search.testing import ExecutorContract
+
+            class TestMine(ExecutorContract):
+                @pytest.fixture(scope="class")
+                def executor(self):
+                    executor = Mine()
+                    yield executor
+                    executor.close()
     """
 
     def test_a_probe_reads_the_space_file(self, executor: Executor, space: SpaceRef) -> None:

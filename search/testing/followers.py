@@ -52,22 +52,26 @@ def _entries() -> tuple[Entry, ...]:
 class FollowerContract:
     """The tests that every follower must pass.
 
-    Subclass it with a name that begins with `Test`, and return a new follower from `make`::
+    Subclass it with a name that begins with `Test`, and return a new follower from `make`. The tests show that a
+    follower takes in any search, in batches of any size, from its beginning or from the middle, and that it changes no
+    record.
 
-        class TestMine(FollowerContract):
-            def make(self, setup):
-                return Mine(setup)
+    Example:
+        ::
 
-    The tests show that a follower takes in any search, in batches of any size, from its beginning or from the middle,
-    and that it changes no record.
+            from search.testing import FollowerContract
+
+            class TestMine(FollowerContract):
+                def make(self, setup):
+                    return Mine(setup)
     """
 
     def make(self, setup: FollowerSetup) -> Follower:
-        """Return a new follower. Subclasses define this."""
+        """Return a new follower for `setup`. Subclasses define this."""
         raise NotImplementedError
 
     def follow(self, folder: Path, earlier: Sequence[Entry], batches: Sequence[Sequence[Entry]]) -> Follower:
-        """Return a follower that was made after the `earlier` entries, and has taken in `batches`."""
+        """Return a follower in `folder` that was made after the `earlier` entries, and has taken in `batches`."""
         folder.mkdir(exist_ok=True)
         follower = self.make(FollowerSetup("simulated", folder, earlier, lambda line: None))
         for number, batch in enumerate(batches):

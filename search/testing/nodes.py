@@ -19,15 +19,35 @@ class NodeContract(Segments, ABC):
 
     Subclass it as `Test…`, with a fixture `executor` and the two methods. Slot 0 and the last one must be open when a
     test begins, and on two nodes.
+
+    Example:
+        ::
+
+            import pytest
+
+            from search.testing import NodeContract
+
+            class TestMineOnNodes(NodeContract):
+                @pytest.fixture
+                def executor(self):
+                    executor = Mine(nodes=2)
+                    yield executor
+                    executor.close()
+
+                def lose_node(self, executor):
+                    executor.machine_of(0).kill()
+
+                def drain_node(self, executor):
+                    executor.machine_of(0).announce_end(seconds=10)
     """
 
     @abstractmethod
     def lose_node(self, executor: Executor) -> None:
-        """Have the node of slot 0 die."""
+        """Have the node of slot 0 of `executor` die."""
 
     @abstractmethod
     def drain_node(self, executor: Executor) -> None:
-        """Tell the executor, as a cluster would, that the node of slot 0 goes away in ten seconds or more."""
+        """Tell `executor`, as a cluster would, that the node of slot 0 goes away in ten seconds or more."""
 
     def test_work_on_a_node_that_dies_is_lost_without_fault_and_continues_elsewhere(
         self, executor: Executor, segment: Callable[..., Segment]

@@ -72,17 +72,21 @@ class _CheckedRule:
 class StopRuleContract:
     """The tests that every stop rule must pass.
 
-    Subclass it with a name that begins with `Test`, and return a new rule from `make`::
-
-        class TestMine(StopRuleContract):
-            def make(self):
-                return Mine(trials=5)
-
-    Choose arguments with which the rule ends a search of a few trials. The tests show that a check is pure, and that
-    a process that resumes the search comes to the same answers.
+    Subclass it with a name that begins with `Test`, and return a new rule from `make`. Choose arguments with which the
+    rule ends a search of a few trials. The tests show that a check is pure, and that a process that resumes the search
+    comes to the same answers.
 
     Attributes:
         trials: the most trials of a search.
+
+    Example:
+        ::
+
+            from search.testing import StopRuleContract
+
+            class TestMine(StopRuleContract):
+                def make(self):
+                    return Mine(trials=5)
     """
 
     trials = 12
@@ -98,7 +102,7 @@ class StopRuleContract:
         cls._searches = {}
 
     def search(self, name: str) -> tuple[Simulation, _CheckedRule]:
-        """Return a search of `SCENARIOS[name]` with the rule that has run to its end, and the rule.
+        """Return a search of the scenario `name` with the rule that has run to its end, and the rule.
 
         It runs once for all tests of the class, which only read it.
         """

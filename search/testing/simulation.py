@@ -171,6 +171,17 @@ class Simulation:
         entries: the journal.
         study, controller, executor: those of the run.
         end: how the search ended; None before its end, and if its process was killed.
+
+    Example:
+        Random search over a space of one rate, with four workers::
+
+            >>> from search.scheduler.limits import Limits
+            >>> from search.testing import Scenario, Simulation
+            >>> from search.testing.backends import RandomSearch
+            >>> scenario = Scenario(lambda hp: hp.Float("rate", 0, 1), lambda run, epoch: run["rate"] + 1 / epoch)
+            >>> simulation = Simulation(scenario, lambda study: RandomSearch(), slots=4, limits=Limits(max_trials=8))
+            >>> simulation.run().end.complete, len(simulation.trials), simulation.study.epochs
+            (True, 8, 72)
     """
 
     def __init__(
@@ -256,7 +267,7 @@ class Simulation:
         stop_after: int | None = None,
         before_message: Callable[[], None] = lambda: None,
     ) -> Simulation:
-        """Search to the end, and return this simulation.
+        """Return this simulation, whose search has run to its end.
 
         Args:
             until: the process is killed at the first new record for which this returns True.
@@ -276,7 +287,7 @@ class Simulation:
         self._driver.stop()
 
     def steer(self, action: Action) -> str:
-        """Send a request as the user would; it comes after the next message. Return its id, a key of `replies`."""
+        """Send the request `action` as the user would, after the next message. Return its id, a key of `replies`."""
         number = len(self._requests.waiting) + len(self._requests.replies)
         request = Request(f"{len(self.entries)}-{number}", "0", action)
         self._requests.waiting.append(request)
@@ -292,7 +303,12 @@ class Simulation:
         self._killed = True
 
     def resume(self, keep: int | None = None, **changes: Any) -> Simulation:
-        """Return the next process's run, not yet started. It finds the first `keep` records; all of them if None."""
+        """Return the next process's run, not yet started, after the first `keep` records; all of them if None.
+
+        Args:
+            keep: the number of records that the next process finds.
+            changes: arguments of `Simulation` that differ from this one's.
+        """
         return Simulation(entries=self.entries[:keep], **{**self._arguments, **changes})
 
     @property

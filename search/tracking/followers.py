@@ -33,6 +33,25 @@ class Follower(Protocol):
 
     Attributes:
         protocol: the version of this protocol that the class was written for; 1 today.
+
+    Example:
+        Tell the user of each trial that ends, such as by `--follow my_package:Tell`::
+
+            from search.plugins import records
+
+            class Tell:
+                protocol = 1
+
+                def __init__(self, setup):
+                    self._say = setup.say
+
+                def take(self, entries):
+                    for entry in entries:
+                        if isinstance(entry.record, records.TrialEnded):
+                            self._say(f"trial {entry.record.trial}: {entry.record.state}")
+
+                def flushed(self):
+                    pass
     """
 
     protocol: int
@@ -59,6 +78,14 @@ class FollowerSetup:
         folder: the study's folder. A follower may write into a folder or file of its own there.
         entries: the journal of the study's earlier processes; empty for a new study. Later entries come by `take`.
         say: shows the user one line that stays.
+
+    Example:
+        A setup for a test of a follower::
+
+            >>> from pathlib import Path
+            >>> from search.plugins import FollowerSetup
+            >>> FollowerSetup("digits", Path("runs/digits"), entries=(), say=print).study
+            'digits'
     """
 
     study: str

@@ -1,0 +1,95 @@
+"""Functions of a space file, made of a tuner's arguments.
+
+The functions returned here are pickled by value, so they must not use this package: a model may be served where
+`search` is not installed. Pickles of `declare_and_build` call `hp.declare`, which keeps its name and arguments.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from search.errors import OptionError
+from search.space.file import describe_type
+
+__all__ = [
+    "make_callbacks",
+    "make_compile_model",
+    "make_fit_options",
+    "with_default_epochs",
+    "with_hyperparameters",
+]
+
+
+def make_fit_options(options: dict[str, Any]) -> Callable[[Any], Any]:
+    """Return a `fit_options` that always gives `options`."""
+    return lambda hp: options
+
+
+def make_callbacks(callbacks: Any) -> Callable[[Any], Any]:
+    """Return a `callbacks` that gives fresh copies of `callbacks`."""
+    return lambda hp: copy.deepcopy(callbacks)
+
+
+def make_compile_model(arguments: dict[str, Any]) -> Callable[[Any, Any], Any]:
+    """Return a `compile_model` that replaces `arguments` of the model's own compilation."""
+
+    def compile_model(hp: Any, model: Any) -> None:
+        import keras
+
+        replaced = {name: keras.saving.serialize_keras_object(value) for name, value in arguments.items()}
+        model.compile_from_config({**model.get_compile_config(), **replaced})
+
+    return compile_model
+
+
+def with_hyperparameters(hypermodel: Any, hyperparameters: Any, tune_new: bool, allow_new: bool) -> Any:
+    """Return the hypermodel, with `hyperparameters` in place of its own parameters of the same names."""
+    if hyperparameters is not None and not hasattr(hyperparameters, "space"):
+        raise OptionError(f"hyperparameters is {describe_type(hyperparameters)}: give a search.HyperParameters")
+    if hyperparameters is None:
+        import keras_tuner
+
+        hyperparameters = keras_tuner.HyperParameters()
+    build = getattr(hypermodel, "build", hypermodel)
+
+    @functools.wraps(build)
+    def declare_and_build(hp: Any) -> Any:
+        hp.declare(hyperparameters, tune_new=tune_new, allow_new=allow_new)
+        return build(hp)
+
+    if build is hypermodel:
+        return declare_and_build
+    changed = copy.copy(hypermodel)
+    changed.build = declare_and_build
+    if (own := getattr(hypermodel, "declare_hyperparameters", None)) is not None:
+
+        @functools.wraps(own)
+        def declare_both(hp: Any) -> None:
+            hp.declare(hyperparameters, tune_new=tune_new, allow_new=allow_new)
+            own(hp)
+
+        changed.declare_hyperparameters = declare_both
+    return changed
+
+
+def with_default_epochs(hypermodel: Any) -> Any:
+    """Return the hypermodel with a `fit` that ignores the search's epochs.
+
+    A `fit` without a parameter `epochs` of its own is called with one epoch, the default of `Model.fit`.
+    """
+    fit = hypermodel.fit
+    has_default = "epochs" in inspect.signature(fit).parameters
+
+    @functools.wraps(fit)
+    def fit_with_default_epochs(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.pop("epochs", None) is not None and not has_default:
+            kwargs["epochs"] = 1
+        return fit(*args, **kwargs)
+
+    changed = copy.copy(hypermodel)
+    changed.fit = fit_with_default_epochs
+    return changed
