@@ -31,6 +31,9 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+# A name in single backticks is code.
+default_role = "code"
 
 # A prompt and the output are not copied with a command.
 copybutton_prompt_text = "$ "
