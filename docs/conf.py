@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import search
 
@@ -31,7 +33,6 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
 # A name in single backticks is code.
 default_role = "code"
 
@@ -44,3 +45,18 @@ html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 pygments_style = "default"
 pygments_dark_style = "monokai"
+
+
+def list_attributes(app: Any, what: str, name: str, subject: object, options: Any, lines: list[str]) -> None:
+    """Make a list of a docstring's section of attributes. Napoleon would link each name to any attribute called so."""
+    if "Attributes:" not in lines:
+        return
+    start = lines.index("Attributes:")
+    end = next((i for i in range(start + 1, len(lines)) if re.match(r"\S", lines[i])), len(lines))
+    listed = [re.sub(r"^ {4}(\w+(?:, \w+)*): ", r"- **\1**: ", line) for line in lines[start + 1 : end]]
+    lines[start:end] = ["**Attributes**", "", *(line.replace("    ", "  ", 1) for line in listed)]
+
+
+def setup(app: Any) -> None:
+    # Before napoleon, whose priority is the default.
+    app.connect("autodoc-process-docstring", list_attributes, priority=400)

@@ -1,4 +1,7 @@
-"""Docstrings of the public names: each has a summary, its arguments, its result and its errors; examples run."""
+"""Docstrings of the public names, and the reference made of them.
+
+Each name has a summary, its arguments, its result, its errors, and an example that runs.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ from typing import Any
 import pytest
 
 import search
+from docs import generated
 from search import errors, messages, plugins, testing
+from search.cli.program import COMMANDS
 from search.study import records, trial, trials
 from tests.places import TINY
 
@@ -39,10 +44,6 @@ DATA: tuple[type, ...] = tuple(
     if isinstance(each, type) and each.__module__ == module.__name__
 )
 """The messages and the records."""
-
-COMMON = ("attempt", "backend", "epoch", "execution", "from_epoch", "logs", "options", "request", "slot", "to_epoch")
-COMMON += ("trial", "values")
-"""Fields that mean the same in all messages and records, as the reference says once (`docs/generated.py`)."""
 
 FORBIDDEN = {"how", "it", "that", "they", "those", "what", "where", "whether"}
 """Words that no docstring opens with."""
@@ -117,7 +118,7 @@ def named(text: str) -> set[str]:
 
 
 def test_each_public_name_has_a_summary() -> None:
-    """It is one line, a sentence, and begins with its subject."""
+    """A summary is one line and a sentence, and begins with its subject."""
     for name, each in documented().items():
         summary = doc(each).partition("\n\n")[0]
         assert summary, f"{name} has no docstring"
@@ -153,7 +154,7 @@ def test_each_argument_and_field_of_a_class_is_documented() -> None:
             needed = set(owner._fields)  # type: ignore[attr-defined]
         else:
             needed = set(inspect.signature(owner).parameters) if _is_ours(owner.__init__) else set()
-        explained |= set(COMMON) if owner in DATA else set()
+        explained |= set(generated.COMMON) if owner in DATA else set()
         missing += [f"{name}: {each}" for each in needed - explained]
     assert missing == []
 
@@ -195,6 +196,33 @@ def test_each_error_that_a_docstring_names_exists() -> None:
     known = {*vars(errors), *vars(builtins)}
     for name, each in documented().items():
         assert entries(sections(doc(each)).get("Raises", "")) - known == set(), name
+
+
+# The reference --------------------------------------------------------------------------------------------------------
+
+
+def test_the_generated_parts_of_the_reference_are_current() -> None:
+    pages = generated.pages()
+    assert [page.name for page in pages] == ["files.md", "options.md"]
+    for page in pages:
+        text = page.read_text()
+        assert generated.current(text) == text, f"{page} is not current: run python docs/generated.py"
+
+
+def test_every_command_has_a_section_in_the_reference() -> None:
+    text = (generated.PAGES / "commands.md").read_text()
+    for name in COMMANDS:
+        assert f"\n## search {name}\n" in text
+        assert f"```{{click}} commands:{name}\n:prog: search {name}\n" in text
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = "".join((generated.PAGES / name).read_text() for name in ("python.md", "parts.md"))
+    named_there = set(re.findall(r":: search\.(?:[\w.]+\.)?(\w+)$", text, re.MULTILINE)) | set(
+        re.findall(r"`search\.(?:[\w.]+\.)?(\w+)`", text)
+    )
+    wanted = {name for module in MODULES.values() for name in module.__all__} - {"__version__"}
+    assert wanted - named_there == set()
 
 
 # Examples -------------------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class ExecutorSetup:
 
 
 class Executor(Protocol):
-    """Runs segments and final evaluations in slots, which are numbered from 0.
+    """The part that runs segments and final evaluations, in slots that are numbered from 0.
 
     A slot runs at most one of them at a time. Whatever happens, its last message is one `SegmentEnded`, one `Evaluated`
     or one `Lost`. After that the slot is free and ready for the next.
