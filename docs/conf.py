@@ -20,7 +20,6 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx_click",
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
@@ -54,7 +53,7 @@ def list_attributes(app: Any, what: str, name: str, subject: object, options: An
     start = lines.index("Attributes:")
     end = next((i for i in range(start + 1, len(lines)) if re.match(r"\S", lines[i])), len(lines))
     listed = [re.sub(r"^ {4}(\w+(?:, \w+)*): ", r"- **\1**: ", line) for line in lines[start + 1 : end]]
-    lines[start:end] = ["**Attributes**", "", *(line.replace("    ", "  ", 1) for line in listed)]
+    lines[start:end] = ["**Attributes**", "", *(re.sub(r"^ {8}", "  ", line) for line in listed)]
 
 
 def setup(app: Any) -> None:

@@ -8,6 +8,7 @@ writes them anew, between `<!-- generated: NAME -->` and `<!-- end -->`. A test 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import itertools
 import re
@@ -17,8 +18,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from search import options
 from search.backends import registry
+from search.cli.program import COMMANDS, make_app
 from search.study import records
 from search.study.journal import FORMAT
 from search.wording import format_time
@@ -108,6 +112,35 @@ def options_tables() -> str:
     return "\n\n".join(parts)
 
 
+# Commands -------------------------------------------------------------------------------------------------------------
+
+RUN_COMMANDS = ("run", "resume")
+"""Commands that take all options of a search, which have a page of their own."""
+
+
+@functools.cache
+def _commands() -> dict[str, Any]:
+    program: Any = typer.main.get_command(make_app())
+    return dict(program.commands)
+
+
+def _row(found: Any) -> tuple[str, str]:
+    """Return the cells of an argument or an option of a command."""
+    if found.param_type_name == "argument":
+        name = str(found.metavar or found.name.upper()).strip("[]…").replace("]…", "")
+        return f"`{name.strip()}`", str(found.help)
+    shown = ", ".join(f"`{flag}`" for flag in (*found.opts, *found.secondary_opts))
+    return f"{shown} `{found.metavar}`" if found.metavar else shown, str(found.help or "")
+
+
+def command_table(name: str) -> str:
+    """Return a table of a command's arguments and options, without those of a search if it takes all of them."""
+    found = [each for each in _commands()[name].params if each.name != "help"]
+    if name in RUN_COMMANDS:
+        found = [each for each in found if each.name not in options.FIELDS]
+    return table(("argument or option", "meaning"), map(_row, found))
+
+
 # Records --------------------------------------------------------------------------------------------------------------
 
 
@@ -155,9 +188,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "options": options_tables,
     "records": records_tables,
     "format": record_format,
+    **{f"command-{name}": functools.partial(command_table, name) for name in COMMANDS},
 }
 
-_PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+_PART = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 
 def current(text: str) -> str:

@@ -316,7 +316,7 @@ class SimulatedExecutor:
         self._schedule(worker.sent_until, self._message_arrives, worker)
 
     def poll(self, handle: Handle, timeout: float) -> None:
-        """Set the clock to the next message, and pass it to `handle`. Without `leap`, wait `timeout` seconds at most."""
+        """Set the clock to the next message, and pass it to `handle`. Without `leap`, wait for `timeout` at most."""
         until = self._now + timeout
         while (at := self._next_time()) is not None and (self._leap or at <= until):
             if self._wake_at == at:
