@@ -1,4 +1,7 @@
-"""The page about plug-ins: its code is installed as a package, passes the kits, and searches."""
+"""The page about plug-ins: its code is installed as a package, passes the kits, and searches.
+
+The commands that name classes of modules are run by `test_doc_pages.py`, as those of any page.
+"""
 
 from __future__ import annotations
 
