@@ -1,4 +1,7 @@
-"""The page about plug-ins: its code is installed as a package, passes the kits, and searches."""
+"""The page about plug-ins: its code is installed as a package, passes the kits, and searches.
+
+The commands that name classes of modules are run by `test_doc_pages.py`, as those of any page.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def test_the_page_names_every_public_name_of_plug_ins() -> None:
         assert name in PAGE, name
     assert sorted(FILES) == ["nudge.py", "nudge_extras.py", "test_nudge.py"]
     for registry in (BACKENDS, EXECUTORS, STOP_RULES, FOLLOWERS):
-        assert f"`{registry.group}`" in PAGE
+        assert f'`"{registry.group}"`' in PAGE
         assert f"`{registry.option} " in PAGE
 
 
