@@ -97,7 +97,14 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'search' has no attribute {name!r}")
     import importlib
 
-    module = importlib.import_module(_EXPORTS[name])
+    try:
+        module = importlib.import_module(_EXPORTS[name])
+    except ModuleNotFoundError as error:
+        from search.platforms import UNSUPPORTED, is_unsupported
+
+        if error.name == "fcntl" and is_unsupported():
+            raise ImportError(UNSUPPORTED) from None
+        raise
     return module if name == "tuners" else getattr(module, name)
 
 
