@@ -99,12 +99,12 @@ def __getattr__(name: str) -> Any:
 
     try:
         module = importlib.import_module(_EXPORTS[name])
-    except ModuleNotFoundError as error:
+    except (ImportError, AttributeError) as error:
         from search.platforms import UNSUPPORTED, is_unsupported
 
-        if error.name == "fcntl" and is_unsupported():
-            raise ImportError(UNSUPPORTED) from None
-        raise
+        if not is_unsupported():
+            raise
+        raise ImportError(UNSUPPORTED) from error
     return module if name == "tuners" else getattr(module, name)
 
 
