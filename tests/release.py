@@ -72,10 +72,10 @@ def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]
 
 
 def build(folder: Path, source: Path = ROOT, targets: Sequence[str] = ("sdist", "wheel")) -> list[Path]:
-    """Build `targets` of the sources in `source`, and return their files in `folder`."""
+    """Build `targets` of the sources in `source`, and return their files in `folder`: the wheel first."""
     chosen = [argument for target in targets for argument in ("-t", target)]
     run(sys.executable, "-m", "hatchling", "build", "-d", folder, *chosen, cwd=source, capture_output=True)
-    return sorted(folder.iterdir())
+    return sorted(folder.iterdir(), key=lambda file: file.suffix != ".whl")
 
 
 def make_environment(folder: Path) -> Path:
