@@ -22,6 +22,8 @@ from trove_classifiers import classifiers
 
 import search
 from search import cli, platforms
+from search.plugins import loading
+from search.study.records import FORMAT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -102,6 +104,28 @@ def test_the_changelog_begins_with_this_version() -> None:
     heading = re.search(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert heading is not None
     assert heading[1].partition(",")[0] == search.__version__ == release.current_version()
+
+
+def test_the_page_of_versions_has_the_ranges_of_the_metadata() -> None:
+    requirements = map(
+        Requirement, [*PROJECT["dependencies"], *(text for texts in USER_EXTRAS.values() for text in texts)]
+    )
+    ranges = {each.name: each.specifier for each in requirements if not each.extras}
+    ranges["python"] = Requirement(f"python{PROJECT['requires-python']}").specifier
+    page = (ROOT / "docs" / "versions.md").read_text()
+    shown = dict(re.findall(r"^\| (\w+) +\| `([<>=\d.,]+)` ", page, re.MULTILINE))
+    assert len(shown) > 12
+    for name, text in shown.items():
+        found = {"KerasTuner": "keras-tuner"}.get(name, name.lower())
+        assert Requirement(f"{found}{text}").specifier == ranges[found], name
+
+
+def test_the_page_of_versions_has_the_numbers_of_the_journal_and_of_the_protocols() -> None:
+    page = (ROOT / "docs" / "versions.md").read_text()
+    assert f"The journal's format is {FORMAT}. Formats 1 to {FORMAT - 1} are read" in page
+    shown = dict(re.findall(r"^\| (back end|executor|stop rule|follower) +\| (\d+) ", page, re.MULTILINE))
+    registries = (loading.BACKENDS, loading.EXECUTORS, loading.STOP_RULES, loading.FOLLOWERS)
+    assert shown == {each.kind: str(each.protocol) for each in registries}
 
 
 def test_every_goal_of_the_makefile_is_in_its_help() -> None:
