@@ -97,7 +97,14 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'search' has no attribute {name!r}")
     import importlib
 
-    module = importlib.import_module(_EXPORTS[name])
+    try:
+        module = importlib.import_module(_EXPORTS[name])
+    except (ImportError, AttributeError) as error:
+        from search.platforms import UNSUPPORTED, is_unsupported
+
+        if not is_unsupported():
+            raise
+        raise ImportError(UNSUPPORTED) from error
     return module if name == "tuners" else getattr(module, name)
 
 

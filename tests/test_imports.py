@@ -15,7 +15,7 @@ import search
 ROOT = Path(search.__file__).parent
 
 LAYERS = [
-    ["search", "search.errors", "search.wording"],
+    ["search", "search.errors", "search.platforms", "search.wording"],
     ["search.space", "search.devices", "search.plugins"],
     ["search.study"],
     ["search.messages", "search.backends"],

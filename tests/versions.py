@@ -31,7 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".venvs"
 
-EXTRAS = ("dev", "gp", "jax", "onnx", "tensorboard")
+EXTRAS = ("dev", "examples", "jax", "onnx", "tensorboard", "torch")
 """The extras whose requirements the environments have. The others need a GPU, or are no part of the package."""
 
 LEFT_OUT = {"torch", "mypy", "ruff", "types-psutil"}

@@ -102,7 +102,7 @@ class SamplerFactory:
         missing = [package for package in required if importlib.util.find_spec(package) is None]
         if missing:
             raise OptionError(
-                f"--sampler {self.name} needs {' and '.join(missing)}: pip install 'keras-search[gp]', or use another"
+                f"--sampler {self.name} needs {' and '.join(missing)}: pip install {' '.join(missing)}, or use another"
             )
         for package in required:
             importlib.import_module(package)  # before the first draw, so that it runs in one thread as all others do

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from search.display.waiting import WaitingLine, is_live
-from search.executors.waiting import listen, show_stage
+from search.platforms import UNSUPPORTED, is_unsupported
 
 __all__ = ["main"]
 
@@ -16,11 +15,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; see `search.cli.program.main`.
 
     The import of the program takes longer than a person likes to look at nothing, so a search says its first words
-    before it.
+    before it. On Windows nothing is imported, as modules of the program need POSIX.
 
     Args:
         arguments: those of the program by default.
+
+    Returns:
+        The exit code; 2 on Windows.
     """
+    if is_unsupported():
+        print(f"search: {UNSUPPORTED}", file=sys.stderr)
+        return 2
+    from search.display.waiting import WaitingLine, is_live
+    from search.executors.waiting import listen, show_stage
+
     given = sys.argv[1:] if arguments is None else arguments
     with ExitStack() as stack:
         words = first_words(given)

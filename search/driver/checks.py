@@ -113,8 +113,7 @@ def check_tensorboard(opts: Options) -> None:
         from search.tracking.tensorboard import TensorBoardLog  # noqa: F401
     except Exception as error:  # protobuf raises many kinds if versions do not fit
         raise OptionError(
-            f"--tensorboard needs the package tensorboard ({type(error).__name__}: {error}): "
-            "pip install 'keras-search[tensorboard]'"
+            f"--tensorboard needs the package tensorboard ({type(error).__name__}: {error}): pip install tensorboard"
         ) from None
 
 

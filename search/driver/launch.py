@@ -29,6 +29,7 @@ from search.executors.base import Executor
 from search.executors.waiting import waiting_for
 from search.messages import Probe, Probed, ProbeFailed
 from search.options import Options
+from search.platforms import untested_line
 from search.space.file import SpaceRef
 from search.study.lock import Lock
 from search.study.paths import StudyPaths, check_study_name, compiled_programs, find_study
@@ -400,6 +401,8 @@ class _Launch:
         handle = self._handle
         chosen = "" if opts.objective or handle.exists else ", as nothing else was asked for"
         self._say(f"study {handle.name} in {self._paths.folder}")
+        if untested := untested_line():
+            self._say(untested)
         if handle.exists:
             versions = {**probed.versions, **named_parts.package_versions(opts)}
             for line in checks.describe_updates(handle.entries[-1].format, handle.versions, versions):

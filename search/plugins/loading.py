@@ -127,10 +127,11 @@ class Registry:
         try:
             return importlib.import_module(module)
         except ModuleNotFoundError as error:
-            if str(error.name).partition(".")[0] == __name__.partition(".")[0]:
+            package = str(error.name).partition(".")[0]
+            if package == __name__.partition(".")[0]:
                 raise
             raise OptionError(
-                f"{self.option} {name} needs {error.name}, which is not installed: pip install 'keras-search[{name}]'"
+                f"{self.option} {name} needs {package}, which is not installed: pip install {package}"
             ) from None
 
     def _import(self, name: str) -> Any:

@@ -87,10 +87,7 @@ def plan_export(
     if chosen == "onnx" and keras_backend == "tensorflow":
         missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
         if missing:
-            raise OptionError(
-                f"--to {to}: ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}, or keras-search with "
-                "its extra onnx"
-            )
+            raise OptionError(f"--to {to}: ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     return Export(study, ranked[rank - 1], to, chosen, keras_backend)
 
 

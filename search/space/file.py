@@ -28,6 +28,9 @@ from search.space.old_names import Unpickler
 SPACE_MODULE = "search_space"
 """The module name of every space file: a file called `keras.py` must not hide Keras."""
 
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""The folders of installed packages, of this environment or another one."""
+
 _PACKAGE = Path(__file__).parents[1]
 """The folder of the package `search`."""
 
@@ -404,7 +407,8 @@ def _is_users(path: Path, folder: Path | None) -> bool:
     if folder is not None:
         return _is_local(path, folder)
     installed = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")} | {_PACKAGE}
-    return path.is_absolute() and installed.isdisjoint(path.parents)
+    # An environment may see packages of others: the system's, a user's, those that a `.pth` file names.
+    return path.is_absolute() and installed.isdisjoint(path.parents) and INSTALLED.isdisjoint(path.parts)
 
 
 def is_users_module(module: ModuleType) -> bool:
@@ -435,7 +439,7 @@ def _is_local(path: Path, folder: Path) -> bool:
         return False
     return (
         _PACKAGE not in path.absolute().parents
-        and not any(part in ("site-packages", "dist-packages") or part.startswith(".") for part in relative.parts)
+        and not any(part in INSTALLED or part.startswith(".") for part in relative.parts)
         and not any((parent / "pyvenv.cfg").exists() for parent in path.absolute().parents if folder in parent.parents)
     )
 

@@ -214,7 +214,7 @@ def test_a_missing_ray_is_one_line(
     for name in [name for name in sys.modules if name.startswith(("search.executors.ray.", "ray."))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ray", None)
-    words = ("--executor ray needs ray, which is not installed: pip install 'keras-search[ray]'",)
+    words = ("--executor ray needs ray, which is not installed: pip install ray",)
     assert_refused(command, "run", SPACES / "digits.py", "--executor", "ray", words=words)
 
 

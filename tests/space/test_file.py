@@ -22,6 +22,7 @@ from search.space.file import (
     SpaceRef,
     describe_error,
     digest_files,
+    is_users_file,
     local_files,
     parse_file,
     read_space,
@@ -181,6 +182,13 @@ def test_an_error_is_located_in_the_innermost_file_of_the_user(tmp_path: Path) -
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         load(path)
     assert describe_error(caught.value, path).startswith(f"{path}:5: JSONDecodeError")
+
+
+def test_a_package_of_another_environment_is_installed() -> None:
+    """An environment may see the system's packages, or those of a user's folder."""
+    assert not is_users_file(Path("/usr/lib/python3/dist-packages/keras/__init__.py"))
+    assert not is_users_file(Path("/home/me/.local/lib/python3.11/site-packages/keras/__init__.py"))
+    assert is_users_file(Path("/home/me/project/keras.py"))
 
 
 SAME_SHAPE = "Arguments `target` and `output` must have the same shape"

@@ -363,7 +363,7 @@ class _Search(ModuleType):
             raise AttributeError(name)
 
         def missing(*_: Any, **__: Any) -> Any:
-            raise ImportError(f"search.{name} needs the package keras-search: pip install keras-search")
+            raise ImportError(f"search.{name} needs the package keras-search, in which the space file was searched")
 
         return missing
 
