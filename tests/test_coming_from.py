@@ -7,15 +7,18 @@ import re
 from typing import Any
 
 import pytest
+import typer
 from doc_pages import ROOT
 
 import search
 from search.cli.program import make_app
 from search.results.study_results import StudyResults
 
-PAGES = {name: (ROOT / "docs" / "coming-from" / f"{name}.md").read_text() for name in ("keras-tuner", "optuna", "ray-tune")}
 PACKAGES = ("keras_tuner", "optuna", "ray")
-VERSIONS = {"keras-tuner": "keras-tuner", "optuna": "optuna", "ray-tune": "ray"}
+DISTRIBUTIONS = {"keras-tuner": "keras-tuner", "optuna": "optuna", "ray-tune": "ray"}
+"""The name of each page, and of the package that it is about."""
+
+PAGES = {name: (ROOT / "docs" / "coming-from" / f"{name}.md").read_text() for name in DISTRIBUTIONS}
 
 
 def rows(page: str) -> list[list[str]]:
@@ -59,8 +62,6 @@ def test_a_name_of_another_tool_exists(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_name_of_ours_exists(name: str) -> None:
-    import typer
-
     group = typer.main.get_command(make_app())
     commands = group.commands  # type: ignore[attr-defined]
     flags = {flag for command in commands.values() for each in command.params for flag in each.opts}
@@ -75,7 +76,7 @@ def test_a_name_of_ours_exists(name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_the_version_compared_with_is_that_of_the_tests(name: str) -> None:
     pinned = (ROOT / "constraints.txt").read_text()
-    version = re.search(rf"^{VERSIONS[name]}==([\d.]+)$", pinned, re.MULTILINE)
+    version = re.search(rf"^{DISTRIBUTIONS[name]}==([\d.]+)$", pinned, re.MULTILINE)
     assert version is not None
     stated = re.search(r"comparison\s+is\s+with\s+\w+\s+([\d.]+\d)", PAGES[name])
     assert stated is not None
