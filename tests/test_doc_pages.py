@@ -75,7 +75,8 @@ def test_every_command_and_flag_of_a_page_exists(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_that_a_page_names_exists(name: str) -> None:
-    known = set().union(*commands().values(), OTHERS)
+    scripts = "".join(path.read_text() for path in [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/*.py")])
+    known = set().union(*commands().values(), OTHERS, re.findall(r'"(--[a-z][a-z-]+)', scripts))
     text = re.sub(r"^```.*?^```$", "", (ROOT / name).read_text(), flags=re.DOTALL | re.MULTILINE)
     assert set(re.findall(r"`(--[a-z][a-z-]+)", text)) - known == set()
 
