@@ -5,6 +5,7 @@
 runs one page and writes the printed output into it. These are the rules for a page:
 
 - A `python` block that begins with `# name.py` is a file of that name. Other `python` blocks are executed, in order.
+- A `diff` block that begins with `--- name.py` changes that file: its `-` lines become its `+` lines.
 - An `output` block shows the lines that the `python` block ahead of it has printed.
 - A `console` block has commands after `$ `, each with the lines that it has printed, if any are shown.
 - In shown output, a line `…` stands for any lines, and `…` within a line for any text. Numbers may differ.
@@ -29,7 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FIRST = ROOT / "README.md"
-RUN = ("console", "python", "output")
+RUN = ("console", "diff", "python", "output")
 """The languages of the blocks that are run or say why not."""
 SHELL = ("cat", "head", "ls", "mkdir", "tail")
 """Commands of the system that pages may use."""
@@ -167,6 +168,8 @@ class Shop:
                 path = self.folder / block.file_name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(block.text)
+            elif block.language == "diff":
+                self._change(block)
             elif block.language == "python":
                 printed = self._execute(block, scope)
             elif block.language == "output":
@@ -174,6 +177,16 @@ class Shop:
             else:
                 found[block] = self._console(block)
         return found
+
+    def _change(self, block: Block) -> None:
+        """Replace the lines of a file as a `diff` block says."""
+        head, *lines = block.text.splitlines()
+        path = self.folder / head.removeprefix("--- ")
+        old, new = ("".join(f"{line[1:]}\n" for line in lines if line.startswith(sign)) for sign in "-+")
+        text = path.read_text()
+        if text.count(old) != 1:
+            raise Different(f"{block.place}: {path.name} does not have these lines once")
+        path.write_text(text.replace(old, new))
 
     def _execute(self, block: Block, scope: dict[str, Any]) -> str:
         output = io.StringIO()
@@ -250,9 +263,15 @@ def opened(folder: Path, zygote: object) -> Iterator[Shop]:
 
 
 def written(page: Path, found: dict[Block, str]) -> str:
-    """Return the text of `page` with the printed output in it."""
+    """Return the text of `page` with the printed output in it.
+
+    Raises:
+        Different: the page is another one than the one that ran.
+    """
     text = page.read_text()
     for block in sorted(found, key=lambda block: block.start, reverse=True):
+        if text[block.start : block.end] != block.text:
+            raise Different(f"{block.place} was edited while the page ran: run it again")
         text = text[: block.start] + found[block] + text[block.end :]
     return text
 
@@ -263,14 +282,15 @@ def main(arguments: list[str]) -> None:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    from search.executors.local import Zygote
+    from search.executors import local
     from search.worker.process import set_environment
 
     set_environment()
+    local.START_SECONDS = 600.0  # on a machine that is busy with other work
     update = "--update" in arguments
     wanted = [Path(name).resolve() for name in arguments if name != "--update"] or pages()
     with tempfile.TemporaryDirectory() as folder:
-        zygote = Zygote(Path(folder) / "zygote.log", None)
+        zygote = local.Zygote(Path(folder) / "zygote.log", None)
         with opened(Path(folder), zygote) as shop:
             for page in dict.fromkeys([FIRST, *wanted]):
                 found = shop.run(page)

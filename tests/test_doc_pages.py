@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 import typer
-from doc_pages import FIRST, ROOT, RUN, Different, Shop, blocks_of, is_run, opened, pages, shown
+from doc_pages import FIRST, ROOT, RUN, Different, Shop, blocks_of, is_run, opened, pages, shown, written
 
 import search
 from search.cli.program import make_app
 
+OTHERS = {"--help", "--version", "--install-completion", "--show-completion"}
+"""Flags that belong to no command of `search`."""
 NAMES = [str(page.relative_to(ROOT)) for page in pages()]
 
 
@@ -49,6 +53,7 @@ def test_a_block_that_no_test_runs_says_why(name: str) -> None:
         assert block.language in (*RUN, "bash", "text", "toml", "yaml", "json", "dockerfile", "{eval-rst}", "{include}")
 
 
+@cache
 def commands() -> dict[str, set[str]]:
     """Return the flags of every command of `search`, by its name."""
     group = typer.main.get_command(make_app())
@@ -69,6 +74,25 @@ def test_every_command_and_flag_of_a_page_exists(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_every_option_that_a_page_names_exists(name: str) -> None:
+    scripts = "".join(path.read_text() for path in [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/*.py")])
+    known = set().union(*commands().values(), OTHERS, re.findall(r'"(--[a-z][a-z-]+)', scripts))
+    text = re.sub(r"^```.*?^```$", "", (ROOT / name).read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"`(--[a-z][a-z-]+)", text)) - known == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_of_a_page_is_used_in_it(name: str) -> None:
+    """A file that nothing imports and no command names is written, and never run."""
+    blocks = [block for block in blocks_of(ROOT / name) if block.not_run is None and block.language in RUN]
+    for block in blocks:
+        if block.file_name is not None:
+            used = re.compile(rf"\b{re.escape(Path(block.file_name).stem)}\b")
+            rest = "".join(other.text for other in blocks if other is not block and other.language != "output")
+            assert used.search(rest), f"{block.place}: nothing uses {block.file_name}"
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_public_name_that_a_page_uses_exists(name: str) -> None:
     for used in set(re.findall(r"`search\.([A-Za-z_]+)\(?", (ROOT / name).read_text())):
         assert hasattr(search, used) or (ROOT / "search" / used).is_dir() or (ROOT / f"search/{used}.py").exists(), used
@@ -77,8 +101,20 @@ def test_every_public_name_that_a_page_uses_exists(name: str) -> None:
 def test_every_command_and_exported_name_is_in_the_documents() -> None:
     text = "".join(page.read_text() for page in pages())
     assert [name for name in commands() if f"search {name}" not in text] == []
+    for name in search.__all__:
+        assert getattr(search, name) is not None
     public = [name for name in search.__all__ if name.islower() and not name.startswith("__")]
     assert [name for name in public if f"search.{name}" not in text] == []
+
+
+def test_the_table_of_ready_spaces_names_every_file() -> None:
+    folder = ROOT / "spaces"
+    named = re.findall(r"\[(\w+\.py)\]\(\1\)", (folder / "README.md").read_text())
+    assert sorted(named) == sorted(path.name for path in folder.glob("*.py"))
+
+
+def test_the_readme_is_a_screen_and_a_half() -> None:
+    assert len(FIRST.read_text().splitlines()) < 150
 
 
 # The rules themselves ------------------------------------------------------------------------------------------------
@@ -110,3 +146,33 @@ def test_other_output_is_refused(expected: str, printed: str) -> None:
 def test_an_update_shows_the_lines_that_were_printed() -> None:
     assert shown("loss 0.1\n…\nend 1\n", "loss 0.25\nx\nend 2\n", "a page") == "loss 0.25\n…\nend 2\n"
     assert shown("", "anything\n", "a page") == ""
+
+
+def page_of(tmp_path: Path, text: str) -> Path:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    return page
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """Return a shop for pages that lie in its own folder."""
+    monkeypatch.setattr("doc_pages.ROOT", tmp_path)
+    return Shop(tmp_path)
+
+
+def test_a_diff_changes_a_file(small: Shop) -> None:
+    file, change = "```python\n# a.py\nx = 1\nprint(x)\n```\n", "```diff\n--- a.py\n-x = 1\n+x = 2\n```\n"
+    small.run(page_of(small.folder, f"{file}{change}```console\n$ python a.py\n2\n```\n"))
+    assert (small.folder / "a.py").read_text() == "# a.py\nx = 2\nprint(x)\n"
+    with pytest.raises(Different, match=r"a\.py does not have these lines once"):
+        small.run(page_of(small.folder, change))
+
+
+def test_a_page_that_was_edited_while_it_ran_is_not_written(small: Shop) -> None:
+    page = page_of(small.folder, "```python\nprint(1)\n```\n```output\n2\n```\n")
+    found = small.run(page)
+    assert "```output\n1\n" in written(page, found)
+    page.write_text("new\n" + page.read_text())
+    with pytest.raises(Different, match="edited while the page ran"):
+        written(page, found)

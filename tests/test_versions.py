@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import versions
+from packaging.requirements import Requirement
 
 PROJECT = tomllib.loads((Path(versions.ROOT) / "pyproject.toml").read_text())["project"]
 
@@ -50,3 +51,11 @@ def test_the_table_has_a_row_for_each_set() -> None:
     assert rows[0].endswith("61 s")
     assert "3 passed, 1 failed, 0 skipped" in rows[0]
     assert "python3.13 is not installed" in rows[1]
+
+
+def test_the_pinned_versions_satisfy_the_requirements() -> None:
+    lines = (Path(versions.ROOT) / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pinned[requirement.name]), text
