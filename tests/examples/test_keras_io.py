@@ -31,7 +31,7 @@ from search.results.study_results import StudyResults
 from search.space.file import Space, SpaceRef, read_space
 from search.study.paths import StudyPaths
 
-HYPERBAND = ("--backend", "hyperband", "--factor", 3)
+HYPERBAND = ("--backend", "hyperband", "--factor", 2)
 OPTUNA = ("--backend", "optuna", "--pruner", "median:n_startup_trials=1")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -66,7 +66,7 @@ def search_example(command: Command, name: str, study: str, trials: int, *option
     for option in ("objective", "direction"):
         options += (f"--{option}", expected[option]) if option in expected else ()
     outcome = command(
-        *("run", KERAS_IO / f"{name}.py", "--study", study, "--max-epochs", 3, "--max-trials", trials),
+        *("run", KERAS_IO / f"{name}.py", "--study", study, "--max-epochs", 2, "--max-trials", trials),
         *("--backend", "hyperband", "--workers", 1, "--seed", 0, "--no-progress", *options),
     )
     assert outcome.code == 0, outcome.out[-3000:] + outcome.err[-3000:]
@@ -109,8 +109,8 @@ def evaluate_best(name: str, results: StudyResults) -> dict[str, float]:
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_is_searched(example: str, command: Command) -> None:
     expected = EXAMPLES[example]
-    results = search_example(command, example, example, 4, *HYPERBAND)
-    assert any(len(trial.curve) == 3 for trial in results.trials)
+    results = search_example(command, example, example, 2, *HYPERBAND)
+    assert any(len(trial.curve) == 2 for trial in results.trials)
     best = results.study.best
     assert best is not None
     assert best.objective is not None
