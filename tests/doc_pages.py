@@ -282,15 +282,14 @@ def main(arguments: list[str]) -> None:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    from search.executors import local
+    from search.executors.local import Zygote
     from search.worker.process import set_environment
 
     set_environment()
-    local.START_SECONDS = 600.0  # on a machine that is busy with other work
     update = "--update" in arguments
     wanted = [Path(name).resolve() for name in arguments if name != "--update"] or pages()
     with tempfile.TemporaryDirectory() as folder:
-        zygote = local.Zygote(Path(folder) / "zygote.log", None)
+        zygote = Zygote(Path(folder) / "zygote.log", None)
         with opened(Path(folder), zygote) as shop:
             for page in dict.fromkeys([FIRST, *wanted]):
                 found = shop.run(page)

@@ -268,7 +268,7 @@ def test_the_output_of_a_space_file_goes_to_the_log(command: Command, workplace:
     ("path", "words"),
     [
         ("nosuch.py", ("no such space file: nosuch.py", "Python file")),
-        ("spcae.py", ("no such space file: spcae.py", "Did you mean 'space'?")),
+        ("spcae.py", ("no such space file: spcae.py", "Did you mean 'space.py'?")),
         ("nowhere/space.py", ("no such space file: nowhere/space.py",)),
         ("space.py/x.py", ("space.py/x.py",)),
         (".", (". is a folder: give the space file in it",)),
@@ -337,6 +337,7 @@ def test_a_missing_space_file_is_refused(command: Command, space: Path, path: st
         ("--backend asha:grace_period=2", ("--backend 'asha' takes no argument",)),
         ("--executor locl", ("--executor 'locl'", "Did you mean 'local'?")),
         ("--direction up", ("--direction 'up'", "min, max")),
+        ("--require test_accuracy>.9", ("--require test_accuracy>.9: 'test_accuracy' is not among",)),
         ("--objective val_acuracy", ("objective 'val_acuracy' is not among", "Did you mean 'val_accuracy'?")),
         ("--keras-backend tensorflo", ("--keras-backend 'tensorflo'", "Did you mean 'tensorflow'?")),
         ("--study a/b", ("study name 'a/b' cannot be used", "--study")),

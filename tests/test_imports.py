@@ -39,7 +39,7 @@ LAYERS = [
 ]
 """Packages and the modules at the top, lowest first. Each imports only itself and lower layers."""
 
-TOP_MODULES = 8
+TOP_MODULES = 9
 """The most modules at the top of the package, `__init__` included."""
 
 PUBLIC = {"search", "search.testing", "search.compat", "search.plugins", "search.cli"}

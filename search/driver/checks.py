@@ -75,7 +75,7 @@ def check_required(opts: Options, probed: Probed, objective: Objective) -> None:
     """Raise OptionError if `--require` names a metric that no trial will have, as far as that is known."""
     if probed.extra_logs or probed.own_fit:
         return  # the first epoch will show
-    tested = [name for name in probed.metrics if not name.startswith("val_")]
+    tested = [name for name in probed.metrics if not name.startswith("val_")] if probed.tested else []
     check_metrics([parse_requirement(text) for text in opts.require], probed.metrics, tested, objective.name)
 
 

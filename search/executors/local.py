@@ -63,8 +63,11 @@ A driver that was itself suspended has received no messages.
 PROBES = 3
 """Attempts to probe, at most, if the worker is killed from outside, as by a machine that runs out of memory."""
 
-START_SECONDS = 120.0
-"""Seconds for the zygote to import the framework and to answer."""
+IMPORT_SECONDS = 600.0
+"""Seconds for the zygote to import the framework: a machine that is busy with other work may need minutes."""
+
+ANSWER_SECONDS = 120.0
+"""Seconds for the zygote to answer when it has imported the framework."""
 
 LEAVE_SECONDS = 3.0
 """Seconds for the zygote to end by itself."""
@@ -97,7 +100,7 @@ class Zygote:
         )
         theirs.close()
         self._socket = ours
-        self._socket.settimeout(START_SECONDS)
+        self._socket.settimeout(IMPORT_SECONDS)
         self._ready = False
         self._died: dict[int, int] = {}
 
@@ -121,6 +124,7 @@ class Zygote:
             if not self._ready:
                 with waiting_for(f"importing {self._framework}", soon=True):
                     self._receive_until(zygote.ZygoteReady)
+                self._socket.settimeout(ANSWER_SECONDS)
             zygote.send(self._socket, zygote.Fork(slot, str(log)), (theirs.fileno(),))
             forked = self._receive_until(zygote.Forked)
         except (OSError, EOFError) as error:
@@ -135,6 +139,9 @@ class Zygote:
         try:
             code = self._process.wait(1)
         except subprocess.TimeoutExpired:
+            if isinstance(error, TimeoutError):
+                seconds = ANSWER_SECONDS if self._ready else IMPORT_SECONDS
+                return f"no answer in {format_time(seconds)}: if the machine is busy, run the command again later"
             return str(error) or type(error).__name__
         with suppress(OSError):
             if lines := self._log.read_text(errors="replace").splitlines():
@@ -164,7 +171,7 @@ class Zygote:
         except (OSError, EOFError):
             return None
         finally:
-            self._socket.settimeout(START_SECONDS)
+            self._socket.settimeout(ANSWER_SECONDS)
         return self._died.pop(pid)
 
     def close(self) -> None:

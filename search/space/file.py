@@ -128,7 +128,7 @@ def parse_file(path: Path) -> ast.Module:
             )
         source = path.read_bytes()
     except FileNotFoundError:
-        near = nearest(path.stem, [found.stem for found in path.parent.glob("*.py")])
+        near = nearest(path.stem, [found.stem for found in path.parent.glob("*.py")]).replace("'?", ".py'?")
         raise SpaceError(f"no such space file: {shown}.{near or ' Give the path of a Python file'}") from None
     except OSError as error:
         raise SpaceError(f"cannot read the space file {shown}: {error.strerror}") from None

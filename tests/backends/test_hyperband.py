@@ -49,7 +49,7 @@ class TestCMAES(TestContract):
 @pytest.mark.skipif(not HAS_GP, reason="needs torch and scipy")
 class TestGP(TestContract):
     sampler = "gp:n_startup_trials=2"
-    trials, cuts = 5, 1
+    trials, cuts = 6, 1
 
 
 @pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="needs scipy")

@@ -61,7 +61,7 @@ class TestNSGAII(OptunaContract):
 @pytest.mark.skipif(not HAS_GP, reason="needs torch and scipy")
 class TestGP(OptunaContract):
     sampler, pruner = "gp:n_startup_trials=2", "median:n_startup_trials=3"
-    trials, cuts = 5, 1
+    trials, cuts = 6, 1
 
 
 @pytest.mark.core
