@@ -48,6 +48,7 @@ MAX_EPOCHS = 27
 RUNG_COLORS = (COLORS[4], COLORS[0], COLORS[2], COLORS[1])
 """The colour of each rung: 1, 3, 9 and 27 epochs."""
 FAINT = "#7777775a"
+BAR = "#77777790"
 BEST = math.log10(0.003), math.log2(96)
 """The best values of the simulated space: log10 of `lr` and log2 of `units`."""
 
@@ -382,6 +383,18 @@ def draw_prediction(axis: Any, model: Model, memory: Memory, at: int, color: str
     axis.fill_between(epochs, back(mean - 2 * sd), back(mean + 2 * sd), color=color, alpha=0.16, linewidth=0)
 
 
+CONTENDERS = {
+    "search, 2 workers": "search",
+    "KerasTuner Hyperband": "KerasTuner",
+    "Optuna TPE + Hyperband pruner, 2 processes": "Optuna",
+    "Ray Tune ASHA, 2 actors": "Ray Tune",
+    "our trials, plain `model.fit`, 1 process": "model.fit",
+    "our trials, fused, no framework, 2 processes": "fused loop",
+    "arithmetic only": "arithmetic",
+}
+"""The rows of the table on the page about speed, and their names in its picture."""
+
+
 # Bars from the tables of pages ----------------------------------------------------------------------------------------
 
 
@@ -419,31 +432,18 @@ def draw_regret() -> Any:
 def draw_speed() -> Any:
     """Draw the seconds of the searches of four problems, as bars."""
     head, *rows = table_after("explanation/speed.md", "Seconds of the search")
-    figure, found = axes(4, height=2.6)
+    figure, found = axes(4, height=2.5, sharey=True)
     for column, axis in enumerate(found, 1):
-        bars = [(name, re.match(r"\*{0,2}([\d.]+)", cells[column - 1])) for name, *cells in rows]
-        shown = [(name, float(match[1])) for name, match in bars if match]
-        for row, (name, seconds) in enumerate(shown):
-            color = COLORS[0] if name.startswith("search") else FAINT
-            axis.barh(row, seconds, color=color, height=0.7)
-            axis.text(seconds, row, f" {seconds:.0f}", color=GREY, va="center", fontsize=7)
-        axis.set_yticks(range(len(shown)), [short(name) for name, _ in shown], fontsize=7)
-        axis.invert_yaxis()
+        seconds = [float(match[0]) if (match := re.search(r"[\d.]+", cells[column])) else 0.0 for cells in rows]
+        axis.barh(range(len(rows)), seconds, color=[COLORS[0], *[BAR] * (len(rows) - 1)], height=0.7)
+        for row, length in enumerate(seconds):
+            axis.text(length, row, f" {length:.0f}" if length else " not run", color=GREY, va="center", fontsize=7)
         axis.grid(axis="y", visible=False)
-        axis.set_title(head[column], fontsize=9)
-        axis.set_xlim(0, max(seconds for _, seconds in shown) * 1.25)
-        axis.tick_params(axis="x", labelsize=7)
-    found[0].set_xlabel("seconds", fontsize=8)
+        axis.set(xlabel="seconds", xlim=(0, max(seconds) * 1.25))
+        axis.set_title(head[column].replace("larger CNN", "large CNN"), fontsize=9)
+    found[0].set_yticks(range(len(rows)), [CONTENDERS[cells[0]] for cells in rows], fontsize=8)
+    found[0].invert_yaxis()
     return figure
-
-
-def short(name: str) -> str:
-    """Return the beginning of a contender's name."""
-    return (
-        name.split(",")[0]
-        .replace("Optuna TPE + Hyperband pruner", "Optuna")
-        .replace("KerasTuner Hyperband", "KerasTuner")
-    )
 
 
 def smaller(svg: str) -> str:
