@@ -266,15 +266,15 @@ def draw_samplers() -> Any:
     grid = np.meshgrid(np.linspace(-4, -1, 22), np.linspace(4, 9, 22))
     for axis, sampler in zip(found, ("random", "grid", "qmc", "tpe", "gp", "cmaes"), strict=True):
         scenario = Scenario(ask_in_steps if sampler == "grid" else ask, end_value)
-        simulation = simulate("optuna", trials=40, scenario=scenario, sampler=sampler, pruner="none", max_epochs=1)
+        simulation = simulate("optuna", trials=30, scenario=scenario, sampler=sampler, pruner="none", max_epochs=1)
         trials = simulation.run().trials
         axis.contour(*grid, quality(*grid), levels=[0.6, 0.8, 0.9, 0.95], colors=FAINT, linewidths=0.8)
         at = np.array([place(trial.params) for trial in trials])
         axis.scatter(
-            at[:, 0], at[:, 1], c=range(len(at)), cmap="viridis_r", s=14, vmin=-6, vmax=50, clip_on=False, zorder=3
+            at[:, 0], at[:, 1], c=range(len(at)), cmap="viridis_r", s=14, vmin=-6, vmax=36, clip_on=False, zorder=3
         )
         near = sum(float(quality(*point)) > 0.95 for point in at)
-        axis.set_title(f"{sampler}: {near} of 40 above 0.95")
+        axis.set_title(f"{sampler}: {near} of 30 above 0.95")
         axis.grid(visible=False)
     found[0].set_xticks([-4, -3, -2, -1], ["1e-4", "1e-3", "0.01", "0.1"])
     found[0].set_yticks([4, 5, 6, 7, 8, 9], ["16", "32", "64", "128", "256", "512"])
