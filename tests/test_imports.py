@@ -36,6 +36,7 @@ LAYERS = [
     ["search.api", "search.testing"],
     ["search.compat"],
     ["search.tuners", "search.cli"],
+    ["search.__main__"],
 ]
 """Packages and the modules at the top, lowest first. Each imports only itself and lower layers."""
 
