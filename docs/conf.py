@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import search
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # autodoc imports Keras, and TensorFlow logs that there is no GPU
 sys.path.insert(0, str(Path(__file__).parent))
 
 project = "search"
