@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import search
+from search.worker.process import quietly
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # autodoc imports Keras, and TensorFlow logs that there is no GPU
+with quietly(Path(os.devnull)):  # TensorFlow logs that there is no GPU
+    importlib.import_module("keras")  # for autodoc
 sys.path.insert(0, str(Path(__file__).parent))
 
 project = "search"
