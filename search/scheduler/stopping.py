@@ -64,20 +64,20 @@ class StopRule(Protocol):
         protocol: the version of this protocol that the class was written for; 1 today.
 
     Example:
-        End a search when the last 20 trials brought no better one::
+        End a search at a time, in seconds since the epoch. A resume goes on::
 
             from search.plugins import SearchEnded, Study
 
-            class Plateau:
+            class Until:
                 protocol = 1
 
-                def __init__(self, trials: int = 20) -> None:
-                    self._trials = trials
+                def __init__(self, time: float) -> None:
+                    self._time = time
 
                 def check(self, study: Study, now: float) -> SearchEnded | None:
-                    if study.best is None or len(study.trials) - study.best.number <= self._trials:
+                    if now < self._time:
                         return None
-                    return SearchEnded(f"the last {self._trials} trials were no better", complete=True, exit_code=0)
+                    return SearchEnded("the time has come", complete=False, exit_code=75)
     """
 
     protocol: int
@@ -106,26 +106,26 @@ class CountingStopRule(StopRule, Protocol):
         protocol: as of `StopRule`.
 
     Example:
-        End a search after 100 failed trials::
+        End a search when the last 20 trials that ended brought no better one::
 
             from search.plugins import SearchEnded, records
 
-            class Failures:
+            class Plateau:
                 protocol = 1
 
-                def __init__(self, most=100):
-                    self._most = most
-                    self._failed = 0
+                def __init__(self, trials=20):
+                    self._trials, self._best, self._since = trials, None, 0
 
                 def apply(self, record, study):
-                    match record:
-                        case records.TrialEnded(state="failed"):
-                            self._failed += 1
+                    if isinstance(record, records.TrialEnded):
+                        best = study.best.number if study.best is not None else None
+                        self._since = self._since + 1 if best == self._best else 0
+                        self._best = best
 
                 def check(self, study, now):
-                    if self._failed < self._most:
+                    if self._since < self._trials:
                         return None
-                    return SearchEnded(f"{self._failed} trials failed", complete=False, exit_code=1)
+                    return SearchEnded(f"the last {self._trials} trials were no better", complete=True, exit_code=0)
     """
 
     def apply(self, record: Record, study: Study) -> None:
