@@ -100,7 +100,12 @@ def try_out(python: Path, place: Path) -> None:
             raise Failed(f"the package lacks {needed}")
     run(python.parent / "search", *RUN, **settings)
     run(python.parent / "search", "report", "space", **settings)
-    run(python, "-c", "import search; search.get_best_models('space')[0].predict([[0.0] * 4])", **settings)
+    run(
+        python,
+        "-c",
+        "import numpy, search; search.get_best_models('space')[0].predict(numpy.zeros((1, 4)))",
+        **settings,
+    )
     if "val_accuracy" not in run(python.parent / "search", "best", "space", **settings).stdout:
         raise Failed("search best prints no objective")
 

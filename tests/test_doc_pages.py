@@ -32,6 +32,7 @@ def readme(shop: Shop) -> Shop:
     return shop
 
 
+@pytest.mark.slow
 def test_the_readme_runs(readme: Shop) -> None:
     assert (readme.folder / "runs").is_dir()
 

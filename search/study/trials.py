@@ -193,7 +193,7 @@ class Trial:
             >>> trial = Trial(0, seed=1, phase=0)
             >>> trial.curve.append(records.EpochDone(0, 0, 1, {"val_loss": 0.7}, seconds=2.0))
             >>> trial.state, trial.epochs, trial.objective, trial.seconds_per_epoch
-            ('running', 1, None, 2.0)
+            ('paused', 1, None, 2.0)
     """
 
     number: int

@@ -7,17 +7,14 @@ import textwrap
 from typing import Any
 
 from search.backends import base
-from search.study import records
 from search.testing import BackEndContract
 
 
 def example() -> Any:
     """Return the class that `BackEnd`'s docstring defines."""
-    lines = inspect.getdoc(base.BackEnd).splitlines()  # type: ignore[union-attr]
-    begin = next(i for i, line in enumerate(lines) if line.lstrip().startswith("class "))
-    end = next(i for i, line in enumerate(lines) if line.lstrip().startswith("The calls for its first trial"))
-    names = {**vars(base), **vars(records)}
-    exec(textwrap.dedent("\n".join(lines[begin:end])), names)
+    section = (inspect.getdoc(base.BackEnd) or "").partition("Example:\n")[2]
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(section.partition("::\n")[2]), names)
     return names["RandomSearch"]
 
 

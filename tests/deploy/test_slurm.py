@@ -122,6 +122,7 @@ def test_only_a_search_that_is_not_finished_is_requeued(
     assert not (without_ray.folder / "search-4711.address").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_job_stops_the_search_in_order(without_ray: Nodes) -> None:
     waits = 'trap "echo stopped >search.txt; exit 130" TERM\ntouch ready\nwhile true; do sleep 0.05; done\n'
     without_ray.write("search", f"#!/usr/bin/env bash\n{waits}")
