@@ -60,8 +60,8 @@ class TestNSGAII(OptunaContract):
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_GP, reason="needs torch and scipy")
 class TestGP(OptunaContract):
-    sampler, pruner = "gp:n_startup_trials=2", "median:n_startup_trials=3"
-    trials, cuts = 6, 1
+    sampler, pruner = "gp:n_startup_trials=3", "median:n_startup_trials=4"
+    trials, cuts = 8, 1
 
 
 @pytest.mark.core
