@@ -16,7 +16,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer
 
@@ -164,7 +164,7 @@ def _meanings(owner: type) -> list[tuple[dataclasses.Field[Any], str]]:
 def records_tables() -> str:
     """Return a section for each record: its summary, and a table of its fields."""
     parts = []
-    for owner in records.Record.__args__:  # type: ignore[attr-defined]
+    for owner in get_args(records.Record):
         text = (inspect.getdoc(owner) or "").partition("\n\nExample:")[0]
         prose = " ".join(re.split(r"\n\n?Attributes:\n", text)[0].split())
         rows = []

@@ -28,7 +28,7 @@ STATIC = ROOT / "docs" / "_static"
 OPTIONS = "--max-epochs 9 --seed 1"
 WIDTH, HEIGHT = 104, 20
 FRACTION = 0.7
-"""How much of the search is done in the frame that is kept."""
+"""The progress of the search in the frame that is kept, from 0 to 1."""
 COLUMN = (760, 1250)
 """The width and height, in pixels, of the report's answer, and of the part with figures that stands beside it."""
 

@@ -17,6 +17,7 @@ All pages run in one folder, the README first: pages may use its `space.py`, and
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -27,6 +28,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import typer
 
 ROOT = Path(__file__).parents[1]
 FIRST = ROOT / "README.md"
@@ -81,6 +84,18 @@ class Block:
 def pages() -> list[Path]:
     """Return every page of the documents, the README first."""
     return [FIRST, *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]
+
+
+@functools.cache
+def commands() -> dict[str, set[str]]:
+    """Return the flags of every command of `search`, by its name."""
+    from search.cli.program import make_app
+
+    program: Any = typer.main.get_command(make_app())
+    return {
+        name: {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+        for name, command in program.commands.items()
+    }
 
 
 def blocks_of(page: Path) -> list[Block]:

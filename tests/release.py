@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
@@ -62,9 +63,9 @@ def clean_environment(folder: Path | None = None) -> dict[str, str]:
     return environment
 
 
-def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]:
+def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end. Failed if its exit code is not 0."""
-    done: subprocess.CompletedProcess[str] = subprocess.run([*map(str, command)], text=True, **options)  # type: ignore[call-overload]
+    done: subprocess.CompletedProcess[str] = subprocess.run([*map(str, command)], text=True, **options)
     if done.returncode != 0:
         output = f":\n{done.stdout or ''}{done.stderr or ''}".rstrip(":\n")
         raise Failed(f"{' '.join(map(str, command))} exits with {done.returncode}{output}")

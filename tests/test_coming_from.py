@@ -7,11 +7,9 @@ import re
 from typing import Any
 
 import pytest
-import typer
-from doc_pages import ROOT
+from doc_pages import ROOT, commands
 
 import search
-from search.cli.program import make_app
 from search.results.study_results import StudyResults
 
 PACKAGES = ("keras_tuner", "optuna", "ray")
@@ -62,13 +60,11 @@ def test_a_name_of_another_tool_exists(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_name_of_ours_exists(name: str) -> None:
-    group = typer.main.get_command(make_app())
-    commands = group.commands  # type: ignore[attr-defined]
-    flags = {flag for command in commands.values() for each in command.params for flag in each.opts}
+    flags = set().union(*commands().values())
     for _, ours, remark in rows(PAGES[name]):
         text = f"{ours} {remark}"
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= flags, ours
-        assert set(re.findall(r"`search ([a-z]+)", text)) <= set(commands), ours
+        assert set(re.findall(r"`search ([a-z]+)", text)) <= set(commands()), ours
         assert [used for used in re.findall(r"`search\.(\w+)", text) if not hasattr(search, used)] == []
         assert [used for used in re.findall(r"`study\.(\w+)", text) if not hasattr(StudyResults, used)] == []
 

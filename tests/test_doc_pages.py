@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
-import typer
-from doc_pages import FIRST, ROOT, RUN, Different, Shop, blocks_of, is_run, opened, pages, shown, written
+from doc_pages import FIRST, ROOT, RUN, Different, Shop, blocks_of, commands, is_run, opened, pages, shown, written
 
 import search
-from search.cli.program import make_app
 
 OTHERS = {"--help", "--version", "--install-completion", "--show-completion"}
 """Flags that belong to no command of `search`."""
@@ -53,16 +50,6 @@ def test_a_block_that_no_test_runs_says_why(name: str) -> None:
             pytest.fail(f"{block.place}: <!-- {block.mark} --> is no mark of a block")
         if not block.language.startswith("{"):  # a directive of the site
             assert block.language in (*RUN, "bash", "text", "toml", "yaml", "json", "dockerfile")
-
-
-@cache
-def commands() -> dict[str, set[str]]:
-    """Return the flags of every command of `search`, by its name."""
-    group = typer.main.get_command(make_app())
-    return {
-        name: {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
-        for name, command in group.commands.items()  # type: ignore[attr-defined]
-    }
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -151,7 +151,7 @@ def test_each_argument_and_field_of_a_class_is_documented() -> None:
         if dataclasses.is_dataclass(owner):
             needed = {each.name for each in dataclasses.fields(owner) if not each.name.startswith("_")}
         elif issubclass(owner, tuple):
-            needed = set(owner._fields)  # type: ignore[attr-defined]
+            needed = set(inspect.signature(owner).parameters)
         else:
             needed = set(inspect.signature(owner).parameters) if _is_ours(owner.__init__) else set()
         explained |= set(generated.COMMON) if owner in DATA else set()
