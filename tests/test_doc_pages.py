@@ -81,6 +81,19 @@ def test_every_file_of_a_page_is_used_in_it(name: str) -> None:
             assert used.search(rest), f"{block.place}: nothing uses {block.file_name}"
 
 
+def test_no_two_pages_begin_a_study_of_the_same_name() -> None:
+    """All pages run in one folder, where the second search of a name would be refused."""
+    begun: dict[str, set[str]] = {}
+    for page in pages()[1:]:  # the README's study is there for all of them
+        for block in blocks_of(page):
+            for line in re.findall(r"search run ([^\n]*)", block.text.replace("\\\n", " ")):
+                named = re.search(r"--study (\S+)", line) or re.match(r"(?!space\b)(\w+)", line)
+                if named and not re.search("--overwrite|--resume", line):
+                    begun.setdefault(named[1], set()).add(page.name)
+    assert len(begun) > 30
+    assert {name: where for name, where in begun.items() if len(where) > 1} == {}
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "docs/reference/files.md"])  # has MLflow's tags
 def test_every_public_name_that_a_page_uses_exists(name: str) -> None:
     for used in set(re.findall(r"`search\.([A-Za-z_]+)\(?", (ROOT / name).read_text())):
