@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import latex2mathml.converter
+from docutils.nodes import SkipNode
+
 import search
 from search.worker.process import quietly
 
@@ -18,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 project = "search"
 author = "The authors of search"
+copyright = "the authors of search"  # the name that Sphinx asks for
 release = version = search.__version__
 html_title = f"search {version}"
 
@@ -45,6 +49,7 @@ copybutton_prompt_text = "$ "
 copybutton_exclude = ".linenos, .gp, .go"
 
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 pygments_style = "default"
@@ -61,6 +66,14 @@ def list_attributes(app: Any, what: str, name: str, subject: object, options: An
     lines[start:end] = ["**Attributes**", "", *(re.sub(r"^ {8}", "  ", line) for line in listed)]
 
 
+def show_equation(translator: Any, node: Any) -> None:
+    """Write an equation as MathML, which browsers draw themselves. Sphinx's own way loads MathJax from the network."""
+    display = "inline" if node.tagname == "math" else "block"
+    translator.body.append(latex2mathml.converter.convert(node.astext(), display=display))
+    raise SkipNode
+
+
 def setup(app: Any) -> None:
+    app.add_html_math_renderer("mathml", (show_equation, None), (show_equation, None))
     # Before napoleon, whose priority is the default.
     app.connect("autodoc-process-docstring", list_attributes, priority=400)
