@@ -315,9 +315,10 @@ class StudyResults(Plots):
         """Return one row for each trial, by number, with the columns of `search trials --csv`.
 
         These are `trial`, `state`, `epochs`, `objective`, `best_epoch`, `error`, `seed`, `mlflow_run_id`, `trained`,
-        `executions`, `objective_std`, `test`, `bracket`, `rung`, `runner`, `seconds`, `parameters` (the weight count),
-        `unused_initial_values`, `parent` (the trial that it continues) and `backend`. Then comes `params_NAME` for each
-        hyperparameter NAME, with NaN for trials that did not use it.
+        `executions`, `objective_std`, `test`, `bracket`, `rung`, `runner`, `seconds`, `seconds_per_epoch`,
+        `peak_device_memory` (bytes), `parameters` (the weight count), `unused_initial_values`, `parent` (the trial that
+        it continues) and `backend`. Then comes `params_NAME` for each hyperparameter NAME, with NaN for trials that did
+        not use it.
         """
         from search.display import rows
         from search.tracking.mlflow.position import Position
@@ -387,6 +388,7 @@ def _print(content: RenderableType) -> None:
     console.print(content, markup=False, soft_wrap=isinstance(content, str) or not console.is_terminal)
 
 
+@python_arguments()
 def load_study(name: str, runs: str | Path = "runs") -> StudyResults:
     """Return a study that was searched, as it is now.
 

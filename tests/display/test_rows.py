@@ -247,6 +247,8 @@ def test_a_dataframe_has_the_columns_and_the_values_of_the_csv(tmp_path: Path) -
     empty = search.StudyResults(StudyPaths.of(tmp_path, "digits"), StudyBuilder().study).trials_dataframe()
     assert list(empty.columns) == [name for name in columns if not name.startswith("params_")]
     assert len(empty) == 0
+    described = search.StudyResults.trials_dataframe.__doc__ or ""
+    assert [name for name in empty.columns if f"`{name}`" not in described] == []
 
 
 def test_results_on_test_data_that_are_not_finite_are_standard_json() -> None:

@@ -13,6 +13,7 @@ from places import TINY
 
 import search
 from search import cli
+from search.errors import StudyError
 from search.space.file import SpaceRef, local_files, read_space
 from search.study.lock import Lock
 from search.worker import checkpoint
@@ -43,6 +44,11 @@ def test_a_callback_finds_the_trials_folder(space: Path) -> None:
     study = search.run(space, max_trials=1, **OPTIONS)
     assert (study.paths.trial(0).folder / "curve.csv").read_text().startswith("epoch,accuracy,loss")
     assert len(study.get_best_models()) == 1
+
+
+def test_a_study_that_is_not_there_is_refused_in_the_words_of_python(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"no study 'digits': .* Another folder is given with runs$"):
+        search.load_study("digits", tmp_path)
 
 
 def test_after_an_overwrite_mlflow_gives_the_new_study(space: Path) -> None:
