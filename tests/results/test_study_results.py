@@ -47,7 +47,7 @@ def test_a_callback_finds_the_trials_folder(space: Path) -> None:
 
 
 def test_a_study_that_is_not_there_is_refused_in_the_words_of_python(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"no study 'digits': .* Another folder is given with runs$"):
+    with pytest.raises(StudyError, match=r"no study 'digits': .* Another folder is given with runs=…$"):
         search.load_study("digits", tmp_path)
 
 
