@@ -90,9 +90,10 @@ class Lock:
 
     def __init__(self, path: Path, *, take_over: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._file = path.open("a+")
         try:
-            self._take(path, take_over)
+            self._take(take_over)
         except BaseException:
             self._file.close()
             raise
@@ -101,26 +102,50 @@ class Lock:
         json.dump(asdict(Holder.this()), self._file)
         self._file.flush()
 
-    def _take(self, path: Path, take_over: bool) -> None:
-        name, holder = path.parent.name, _read(path)
+    def _take(self, take_over: bool) -> None:
+        name, taken = self._path.parent.name, self._is_taken()
+        holder = _read(self._path)
         take_over = take_over or (holder is not None and holder.is_over)
-        if not _locked(self._file):
+        if not taken:
             if not (take_over and holder is not None and not holder.is_here):
                 raise JournalError(
                     f"study {name!r} is being run by {holder or 'another process'}: start this command once, or stop "
                     "that process first"
                 )
-            # A file server may keep the lock of a machine that is gone. A new file has a new lock.
-            path.unlink()
-            self._file.close()
-            self._file = path.open("a+")
-            if not _locked(self._file):
-                raise JournalError(f"study {name!r} is being run by {_read(path) or 'another process'}")
+            if not self._is_taken_anew():
+                raise JournalError(f"study {name!r} is being run by {_read(self._path) or 'another process'}")
         elif holder is not None and not holder.is_here and not take_over:
             raise JournalError(
                 f"study {name!r} is being run by {holder}, or that did not end in order: if it is dead, go on with "
                 "--take-over"
             )
+
+    def _is_taken(self) -> bool:
+        """Lock the file at the path. Return whether that succeeded."""
+        while _locked(self._file):
+            if _is_at(self._file, self._path):
+                return True
+            # Another process has put a new file in its place since it was opened. This one locks nothing.
+            self._open()
+        return False
+
+    def _is_taken_anew(self) -> bool:
+        """Put a new file at the path, and lock it. Return whether that succeeded.
+
+        A file server may keep the lock of a machine that is gone. A new file has a new lock.
+        """
+        with self._path.with_name(f"{self._path.name}.take-over").open("a") as guard:
+            # One process at a time: the second one finds the file of the first one, and leaves it.
+            with suppress(OSError):
+                fcntl.flock(guard, fcntl.LOCK_EX)
+            if _is_at(self._file, self._path):
+                self._path.unlink()
+            self._open()
+            return self._is_taken()
+
+    def _open(self) -> None:
+        self._file.close()
+        self._file = self._path.open("a+")
 
     def release(self) -> None:
         """Drop the lock, and take this process's name out of the file."""
@@ -166,6 +191,14 @@ def _locked(file: IO[str]) -> bool:
         else:
             return True
     return False
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Return whether `file` is the one that lies at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _is_unsupported(error: OSError) -> bool:

@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -122,6 +125,50 @@ def test_a_lock_that_a_file_server_keeps_for_a_machine_that_is_gone_is_taken_ove
         with pytest.raises(JournalError, match=f"is being run by process {os.getpid()} on "):
             Lock(path)
         lock.release()
+        holder.kill()
+
+
+def test_a_file_that_was_replaced_before_it_was_locked_locks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process takes the lock over between the opening of the file and its locking."""
+    path = tmp_path / "digits" / "lock"
+    lock_file, others = locks._locked, []
+
+    def replaced(file: IO[str]) -> bool:
+        if not others:
+            path.unlink()
+            others.append(hold(path))
+        return lock_file(file)
+
+    monkeypatch.setattr(locks, "_locked", replaced)
+    with pytest.raises(JournalError, match="is being run by") as caught:
+        Lock(path)
+    with others[0] as other:
+        assert f"process {other.pid} on " in str(caught.value)
+        other.kill()
+    Lock(path).release()
+
+
+def test_one_of_many_takes_a_lock_over(tmp_path: Path) -> None:
+    """Before, the second one deleted the new file of the first one: both had the lock."""
+    path = tmp_path / "digits" / "lock"
+    with hold(path, "import socket; socket.gethostname = lambda: 'elsewhere.example'") as holder:
+        together = threading.Barrier(8)
+        won: list[Lock] = []
+
+        def take() -> None:
+            together.wait(60)
+            with suppress(JournalError):
+                won.append(Lock(path, take_over=True))
+
+        threads = [threading.Thread(target=take) for _ in range(together.parties)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        won[0].release()
         holder.kill()
 
 
