@@ -434,11 +434,15 @@ class _Launch:
                 self._new_pickle.replace(self._paths.pickle)
             return
         if self._source.path.parent.resolve() != self._paths.space.resolve():
-            shutil.rmtree(self._paths.space, ignore_errors=True)
+            # A resume reads these files: they are whole, also if this process is killed here.
+            new = self._paths.space.with_name(".space")
+            shutil.rmtree(new, ignore_errors=True)
             for name, file in probed.files:
-                target = self._paths.space / name
+                target = new / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
+            shutil.rmtree(self._paths.space, ignore_errors=True)
+            new.rename(self._paths.space)
 
 
 def _choose_gpus(opts: Options, node: Node) -> Choice:

@@ -2,6 +2,10 @@
 
 If two processes let MLflow itself open a fresh sqlite file at the same time, its migration is spoiled for good. So the
 database is made under a file lock, in a temporary file that is renamed when whole.
+
+An older database is a file of the user's. Its copy is migrated, and sqlite copies the result back in one transaction:
+killed at any time, the database is the old one or the new one. A rename would do so too, but other processes may have
+the file open, and what they write would be lost.
 """
 
 from __future__ import annotations
@@ -50,9 +54,7 @@ def initialise(file: Path) -> str | None:
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise Unavailable(f"MLflow's database {file} is locked by another process") from None
-        raise OptionError(
-            f"{file} is no database that MLflow can use ({error}): move it away, or give another"
-        ) from None
+        raise OptionError(f"{file} is no database that MLflow can use ({error}): {_remedy(file)}") from None
     except OSError as error:
         raise OptionError(f"cannot write MLflow's database {file} ({error.strerror}): give another --runs") from None
     if kind is None:
@@ -163,23 +165,65 @@ def _locked(file: Path) -> Iterator[None]:
 
 
 def _upgrade(file: Path, wal: bool) -> None:
-    """Make the database `file`, or copy it and bring it up to date."""
+    """Make the database `file`, or bring it up to date, with a copy of the old one beside it."""
     from alembic.util import CommandError
 
     before = schema_revision(file)
     if before is None:
         _make_database(file, wal)
         return
-    with closing(sqlite3.connect(file)) as connection:
-        connection.execute("BEGIN IMMEDIATE")  # fails if the database is locked: else each attempt would copy it
-        connection.rollback()
-    backup = file.with_name(f"{file.name}.{before}-{int(time.time())}.bak")
-    _back_up(file, backup)
+    work, copy = (file.with_name(f".{file.name}.{os.getpid()}.{use}") for use in ("new", "old"))
+    with _removed(file), closing(sqlite3.connect(file)) as watched:
+        watched.execute("BEGIN IMMEDIATE")  # fails if the database is locked, before anything is copied
+        watched.rollback()
+        for _ in range(_ATTEMPTS):
+            version = _data_version(watched)
+            _copy(file, work)
+            try:
+                internals.upgrade_schema(work)
+            except CommandError:
+                raise OptionError(
+                    f"{file} was written by a newer MLflow: upgrade with `pip install -U mlflow`"
+                ) from None
+            _copy(file, copy)
+            if _data_version(watched) == version:
+                copy.replace(file.with_name(f"{file.name}.{before}-{int(time.time())}{_BACKUP}"))
+                _copy(work, file)
+                return
+    raise sqlite3.OperationalError("database is locked")  # by a process that writes again and again
+
+
+_ATTEMPTS = 3
+"""How often a database is migrated that another process has changed meanwhile."""
+
+_BACKUP = ".bak"
+"""The end of the name of an old database's copy."""
+
+_COPY_SECONDS = 60.0
+"""How long a copy waits for the locks of other processes."""
+
+
+@contextmanager
+def _removed(file: Path) -> Iterator[None]:
+    """Remove the temporary files beside `file` at the end, and those of killed processes."""
     try:
-        internals.upgrade_schema(file)
-    except CommandError:
-        backup.unlink()
-        raise OptionError(f"{file} was written by a newer MLflow: upgrade with `pip install -U mlflow`") from None
+        yield
+    finally:
+        for rest in file.parent.glob(f".{file.name}.*"):
+            rest.unlink(missing_ok=True)
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    """Return a number that changes if another connection changes the database."""
+    return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+def _remedy(file: Path) -> str:
+    """Return what to do about a damaged database."""
+    copies = sorted(file.parent.glob(f"{file.name}.*{_BACKUP}"), key=lambda path: path.stat().st_mtime)
+    if copies:
+        return f"put its newest copy, {copies[-1].name}, in its place, and then `search sync` each study"
+    return "move it away, or give another"
 
 
 _fresh_lock = threading.Lock()
@@ -228,7 +272,17 @@ def _make_database(file: Path, wal: bool) -> None:
             rest.unlink()
 
 
-def _back_up(source: Path, target: Path) -> None:
-    """Copy the database `source` consistently, whatever other processes do to it meanwhile."""
+def _copy(source: Path, target: Path) -> None:
+    """Copy a database in one transaction of `target`, whatever other processes do to both meanwhile.
+
+    Raises:
+        sqlite3.OperationalError: another process has locked one of them.
+    """
+    end = time.monotonic() + _COPY_SECONDS
+
+    def check(status: int, remaining: int, total: int) -> None:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > end:
+            raise sqlite3.OperationalError("database is locked")
+
     with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
-        old.backup(new)
+        old.backup(new, progress=check)

@@ -100,7 +100,7 @@ def upgrade_schema(file: Path) -> None:
 def _migrate(file: Path, name: str, *, fresh: bool) -> bool:
     """Migrate a database by a private function of MLflow's. Return whether there is one that takes an engine."""
     from sqlalchemy import create_engine, event
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.pool import NullPool
 
     migrate = _private(_DATABASE, name)
@@ -111,8 +111,9 @@ def _migrate(file: Path, name: str, *, fresh: bool) -> bool:
         event.listen(engine, "connect", _write_fast)
     try:
         migrate(engine)
-    except OperationalError as error:
-        raise error.orig or error from None
+    except SQLAlchemyError as error:
+        failure = getattr(error, "orig", None)  # sqlite's own
+        raise failure or sqlite3.DatabaseError(f"its migration failed: {type(error).__name__} {error}") from None
     except (AttributeError, ImportError, TypeError):
         _off.add(_DATABASE)
         return False

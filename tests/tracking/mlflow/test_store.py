@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import socket
 import sqlite3
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -111,6 +113,95 @@ def test_an_older_database_is_migrated_after_a_copy(older: Path, pristine: Path)
         assert connection.execute("SELECT value FROM metrics").fetchall() == [(0.5,), (0.75,)]
     store.connect(f"sqlite:///{older}")
     assert len(list(older.parent.glob("*.bak"))) == 1
+
+
+def points(file: Path) -> list[tuple[float]]:
+    """Return the recorded values, after a check of the whole database."""
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return connection.execute("SELECT value FROM metrics").fetchall()
+
+
+def test_a_migration_that_breaks_off_leaves_the_database_as_it_was(
+    older: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(file: Path) -> None:
+        with closing(sqlite3.connect(file)) as connection, connection:
+            connection.execute("DROP TABLE tags")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(database.internals, "upgrade_schema", half)
+    with pytest.raises(KeyboardInterrupt):
+        database.initialise(older)
+    assert database.schema_revision(older) == OLD_REVISION
+    assert points(older) == [(0.5,), (0.75,)]
+    monkeypatch.undo()
+    database.initialise(older)
+    assert database.schema_revision(older) != OLD_REVISION
+    assert len(list(older.parent.glob("*.bak"))) == 1
+    assert list(older.parent.glob(".*.new*")) == []
+
+
+def test_what_another_process_writes_during_a_migration_is_migrated(
+    older: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate, written = database.internals.upgrade_schema, []
+
+    def while_another_writes(file: Path) -> None:
+        if not written:
+            with closing(sqlite3.connect(older)) as connection, connection:
+                connection.execute("UPDATE metrics SET value = 2 * value")
+        written.append(file)
+        migrate(file)
+
+    monkeypatch.setattr(database.internals, "upgrade_schema", while_another_writes)
+    with closing(sqlite3.connect(older)) as reader:  # has the file open, and sees the migrated one
+        reader.execute("SELECT 1 FROM metrics").fetchall()
+        database.initialise(older)
+        assert reader.execute("SELECT value FROM metrics").fetchall() == [(1.0,), (1.5,)]
+        assert reader.execute("SELECT version_num FROM alembic_version").fetchone() != (OLD_REVISION,)
+    assert len(written) == 2
+
+
+def test_a_database_that_a_killed_migration_broke_has_a_copy(older: Path) -> None:
+    """As earlier versions migrated in place."""
+    copy = older.with_name(f"{older.name}.{OLD_REVISION}-1.bak")
+    copy.write_bytes(older.read_bytes())
+    with closing(sqlite3.connect(older)) as connection, connection:
+        connection.execute("DROP TABLE experiments")
+    with pytest.raises(OptionError, match=rf"put its newest copy, {copy.name}, in its place"):
+        database.initialise(older)
+    assert [path.name for path in older.parent.glob("*.bak")] == [copy.name]
+
+
+@pytest.mark.slow
+def test_a_migration_that_is_killed_leaves_the_old_database_or_the_new_one(
+    older: Path, pristine: Path, templates: forks.Templates
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from search.tracking.mlflow import database\n"
+        "database.initialise(Path(sys.argv[1]))"
+    )
+    first, newest = older.read_bytes(), database.schema_revision(pristine)
+    address, found, whole = templates.address("mlflow"), set(), 0.0
+    for part in (None, *(kill / 8 for kill in range(1, 12))):
+        older.write_bytes(first)
+        began = time.monotonic()
+        process = forks.start(address, [sys.executable, "-c", code, str(older)])
+        if part is None:
+            assert process.wait(120) == 0
+            whole = time.monotonic() - began
+        else:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(part * whole)
+            process.kill()
+            process.wait(60)
+        found.add(database.schema_revision(older))
+        assert points(older) == [(0.5,), (0.75,)]
+    assert found == {OLD_REVISION, newest}
+    store.connect(f"sqlite:///{older}")
+    assert database.schema_revision(older) == newest
+    assert list(older.parent.glob(".*.new*")) == []
 
 
 @pytest.mark.slow
