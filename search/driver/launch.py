@@ -293,7 +293,8 @@ class _Launch:
             self._write_space(probed)
             if ref.pickle is not None:
                 ref = replace(ref, pickle=str(self._paths.pickle))
-            prepared = PreparedSearch(self._handle, opts, probed, ref, executor, slots, records, uri, rules)
+            restore = functools.partial(self._restore, lock, probed)
+            prepared = PreparedSearch(self._handle, opts, probed, ref, executor, slots, records, uri, rules, restore)
             return prepared.run(self._make_view, self._say)
 
     def _first_gpus(self, opts: Options, node: Node) -> tuple[Gpu, ...]:
@@ -427,6 +428,18 @@ class _Launch:
                     shutil.rmtree(folder)
             for path in (self._paths.tracking, self._paths.journal):
                 path.unlink(missing_ok=True)
+        self._copy_space(probed)
+
+    def _restore(self, lock: Lock, probed: Probed) -> None:
+        """Write again what lies beside the journal, after another program has deleted that."""
+        lock.keep()
+        if self._paths.space.exists():
+            return
+        if self._source.parts:
+            self._new_pickle.write_bytes(self._source.pickled())
+        self._copy_space(probed)
+
+    def _copy_space(self, probed: Probed) -> None:
         reruns.write_digests(self._source, self._paths)
         if self._source.path is None:
             if self._source.parts:

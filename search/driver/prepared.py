@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from search.backends import registry
@@ -98,6 +99,7 @@ class PreparedSearch:
         records: the records to begin with.
         tracking_uri: the MLflow server.
         rules: stop rules of this process, beside those that the options name.
+        restore: writes again what lies beside the journal, after another program has deleted that.
     """
 
     handle: StudyHandle
@@ -109,6 +111,7 @@ class PreparedSearch:
     records: list[Record]
     tracking_uri: str
     rules: Sequence[StopRule]
+    restore: Callable[[], None]
 
     @property
     def paths(self) -> StudyPaths:
@@ -151,7 +154,7 @@ class PreparedSearch:
         files = storage_option.make_files(opts.storage, self.handle, self.records)
         driver = Driver(
             controller,
-            Journal(self.paths.journal, known=self.handle.entries),
+            Journal(self.paths.journal, known=self.handle.entries, restored=partial(self._restored, view.say)),
             executor,
             self.space,
             self.paths,
@@ -245,6 +248,10 @@ class PreparedSearch:
             log_report=self.options.log_report,
             warn=view.say,
         )
+
+    def _restored(self, say: Callable[[str], None]) -> None:
+        say(f"another program deleted or moved {self.paths.journal}: it is written again, and the search goes on")
+        self.restore()
 
     def _broken(self, error: Exception) -> SearchError:
         """Return the error that ends a search because of `error`, which is being handled."""

@@ -20,6 +20,7 @@ import time as clock
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -266,16 +267,25 @@ class Journal:
         path: the file. It is made if it does not exist; a torn tail is cut off.
         now: the clock, in seconds since the epoch.
         known: the file's entries, if they have been read already.
+        restored: is called after another program deleted or moved the file, and it was written again.
 
     Raises:
-        JournalError: by all methods, if the disk is full or cannot be written. The file then holds whole lines only.
+        JournalError: by all methods, if the disk is full or cannot be written, or if another program has changed the
+            file or put another in its place. The file then holds whole lines only.
     """
 
     def __init__(
-        self, path: Path, now: Callable[[], float] = clock.time, *, known: Sequence[Entry] | None = None
+        self,
+        path: Path,
+        now: Callable[[], float] = clock.time,
+        *,
+        known: Sequence[Entry] | None = None,
+        restored: Callable[[], None] | None = None,
     ) -> None:
         self.path = path
         self._now = now
+        self._restored = restored
+        self._given_up = False
         self._dirty_since: float | None = None
         if known is None:
             known = read_all(path) if path.exists() else ()
@@ -285,7 +295,7 @@ class Journal:
             with path.open("rb") as file:
                 self._last = _last_checksum(file, self._whole)
         # Unbuffered: a failed write must not be repeated later.
-        self._file = path.open("ab", buffering=0)
+        self._file = self._open()
         self._cut()
 
     def append(self, records: Iterable[Record], time: float | None = None) -> list[Entry]:
@@ -326,6 +336,7 @@ class Journal:
         if only_if_due and 0 <= self._now() - self._dirty_since < FLUSH_SECONDS:
             return False
         try:
+            self._keep_in_place()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._unwritten(error) from None
@@ -336,9 +347,56 @@ class Journal:
         """Flush and close the file. May be called twice."""
         if not self._file.closed:
             try:
-                self.flush()
+                if not self._given_up:
+                    self._keep_in_place()
+                    self.flush()
             finally:
                 self._file.close()
+
+    def _open(self) -> FileIO:
+        return self.path.open("a+b", buffering=0)
+
+    def _keep_in_place(self) -> None:
+        """Compare the open file with the one at the path: `git clean`, `sed -i` or a sync tool may have been there."""
+        own = os.fstat(self._file.fileno())
+        try:
+            there = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            self._write_again()
+            return
+        except OSError:
+            return  # a file server that is away: the flush will tell
+        if os.path.samestat(own, there) and own.st_size == self._whole:
+            return
+        self._given_up = True
+        kept = ""
+        if own.st_size >= self._whole:
+            copy = self.path.with_name(f"{self.path.name}.{int(self._now())}.own")
+            self._copy_to(copy)
+            kept = f" This search's own journal is {copy.name}, put the right one in its place, and resume"
+        what = "has changed" if os.path.samestat(own, there) else "has put another file in the place of"
+        raise JournalError(f"another program {what} {self.path} while the search ran.{kept}")
+
+    def _write_again(self) -> None:
+        """Write the file at its path again. The open one has no name now, or is elsewhere."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        work = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        self._copy_to(work)
+        work.rename(self.path)
+        self._file.close()
+        self._file = self._open()
+        if self._restored is not None:
+            self._restored()
+
+    def _copy_to(self, path: Path) -> None:
+        """Copy the whole lines of the open file, and bring them to the disk."""
+        with path.open("wb") as copy:
+            offset = 0
+            while part := os.pread(self._file.fileno(), min(1 << 20, self._whole - offset), offset):
+                copy.write(part)
+                offset += len(part)
+            copy.flush()
+            os.fsync(copy.fileno())
 
     def _cut(self) -> None:
         """Cut off the part of a line at the end."""

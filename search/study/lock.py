@@ -97,6 +97,10 @@ class Lock:
         except BaseException:
             self._file.close()
             raise
+        self._sign()
+
+    def _sign(self) -> None:
+        """Write this process's name into the file."""
         self._file.seek(0)
         self._file.truncate()
         json.dump(asdict(Holder.this()), self._file)
@@ -146,6 +150,22 @@ class Lock:
     def _open(self) -> None:
         self._file.close()
         self._file = self._path.open("a+")
+
+    def keep(self) -> None:
+        """Take the lock again if its file was deleted.
+
+        Raises:
+            JournalError: another process holds the lock by now.
+        """
+        if _is_at(self._file, self._path):
+            return
+        self._open()
+        if not self._is_taken():
+            raise JournalError(
+                f"the lock {self._path} was deleted while the search ran, and {_read(self._path) or 'another process'} "
+                "has taken it: this search ends"
+            )
+        self._sign()
 
     def release(self) -> None:
         """Drop the lock, and take this process's name out of the file."""

@@ -426,6 +426,7 @@ def _write(path: Path, groups: Mapping[str, Sequence[Array]], meta: Mapping[str,
     text = json.dumps({**meta, "sizes": sizes, "dtypes": dtypes})
     content[_META] = np.frombuffer(text.encode(), dtype=np.uint8)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)  # another program may have deleted it
     try:
         with open(temporary, "wb") as file:
             np.savez(file, **content)

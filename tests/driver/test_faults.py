@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -426,6 +427,29 @@ def test_a_full_disk_ends_the_search_in_one_line_and_with_room_it_goes_on(space:
 UNSHARE = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--mount"]
 
 # The driver -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_search_whose_folder_is_deleted_writes_its_journal_again_and_goes_on(
+    space: Path, undisturbed: list[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    paths = StudyPaths.of("runs", "deleted")
+
+    def delete() -> None:
+        wait_until(lambda: epochs(paths) > 3)
+        paths.folder.rename("gone")
+
+    deleting = threading.Thread(target=delete)
+    deleting.start()
+    study = search.run(space, study="deleted", **OPTIONS)
+    deleting.join()
+    said = capfd.readouterr().err
+    print("SAID", said)
+    assert "another program deleted or moved" in said
+    assert history(study) == undisturbed
+    assert history(search.load_study("deleted")) == undisturbed
+    assert list(paths.space.iterdir())
+    assert epochs(StudyPaths.of(".", "gone")) < epochs(paths)
 
 
 def begin(space: Path, name: str, templates: forks.Templates) -> forks.Process:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -395,6 +397,64 @@ def test_a_missing_file_is_an_error_and_an_empty_one_is_not(tmp_path: Path) -> N
         list(read(tmp_path / "none"))
     (tmp_path / "empty").touch()
     assert contents(tmp_path / "empty") == []
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "its folder is deleted", "its folder is moved"])
+def test_a_journal_that_is_deleted_or_moved_is_written_again(tmp_path: Path, how: str) -> None:
+    path, told = tmp_path / "digits" / "journal.jsonl", []
+    path.parent.mkdir()
+    journal = Journal(path, restored=lambda: told.append(how))
+    journal.append(EVERY_KIND[:2])
+    journal.flush()
+    if how == "deleted":
+        path.unlink()
+    elif how == "moved":
+        path.rename(tmp_path / "elsewhere")
+    elif how == "its folder is deleted":
+        shutil.rmtree(path.parent)
+    else:
+        path.parent.rename(tmp_path / "elsewhere")
+    journal.append(EVERY_KIND[2:3])
+    journal.flush()
+    journal.append(EVERY_KIND[3:4])
+    path.unlink()
+    journal.close()
+    assert told == [how, how]
+    assert [entry.record for entry in read(path)] == EVERY_KIND[:4]
+    assert [item.name for item in path.parent.iterdir()] == ["journal.jsonl"]
+
+
+@pytest.mark.parametrize("how", ["replaced", "replaced by what it was", "cut", "appended to"])
+def test_a_journal_that_another_program_changes_ends_the_writer_and_is_left_alone(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, now=lambda: 1764370000.0, restored=pytest.fail)
+    journal.append(EVERY_KIND[:3])
+    journal.flush()
+    lines = path.read_bytes()
+    if how.startswith("replaced"):
+        other = path.with_name("sed")
+        other.write_bytes(b"other" if how == "replaced" else lines)
+        other.replace(path)
+    elif how == "cut":
+        os.truncate(path, 10)
+    else:
+        with path.open("ab") as file:
+            file.write(b"hello\n")
+    changed = path.read_bytes()
+    journal.append(EVERY_KIND[3:4])
+    if how == "appended to" or how == "cut":
+        changed += path.read_bytes()[len(changed) :]
+    with pytest.raises(JournalError, match=r"another program .* while the search ran") as caught:
+        journal.flush()
+    journal.close()
+    assert path.read_bytes() == changed
+    if how == "cut":
+        assert "own" not in str(caught.value)
+        assert list(tmp_path.glob("*.own")) == []
+    elif how.startswith("replaced"):
+        own = tmp_path / "journal.jsonl.1764370000.own"
+        assert own.name in str(caught.value)
+        assert [entry.record for entry in read(own)] == EVERY_KIND[:4]
 
 
 def test_records_reach_the_disk_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

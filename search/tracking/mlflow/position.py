@@ -54,5 +54,6 @@ class Position:
     def save(self, path: Path) -> None:
         """Write the position to the file `path`, in one step."""
         work = path.with_name(f".{path.name}.{os.getpid()}")
+        work.parent.mkdir(parents=True, exist_ok=True)  # another program may have deleted it
         work.write_text(json.dumps(asdict(self)))
         work.replace(path)
