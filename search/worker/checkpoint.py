@@ -426,13 +426,19 @@ def _write(path: Path, groups: Mapping[str, Sequence[Array]], meta: Mapping[str,
     text = json.dumps({**meta, "sizes": sizes, "dtypes": dtypes})
     content[_META] = np.frombuffer(text.encode(), dtype=np.uint8)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)  # another program may have deleted it
     try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for attempt in (1, 2):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(temporary, "wb") as file:
+                    np.savez(file, **content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+                return
+            except FileNotFoundError:  # another program has just deleted the folder
+                if attempt == 2:
+                    raise
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

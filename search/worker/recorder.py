@@ -486,7 +486,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
                 self.epoch,
                 best,
                 stopped_by_callback,
-                bytes=path.stat().st_size,
+                bytes=path.stat().st_size if path.exists() else 0,  # another program may have deleted it
             )
         )
 

@@ -444,7 +444,6 @@ def test_a_search_whose_folder_is_deleted_writes_its_journal_again_and_goes_on(
     study = search.run(space, study="deleted", **OPTIONS)
     deleting.join()
     said = capfd.readouterr().err
-    print("SAID", said)
     assert "another program deleted or moved" in said
     assert history(study) == undisturbed
     assert history(search.load_study("deleted")) == undisturbed
