@@ -76,7 +76,7 @@ def run(
             import search
 
             study = search.run("space.py", study="quick", max_epochs=2, max_trials=2, seed=0, progress=False)
-            study.best_params                   # {"units": 5, "learning_rate": 0.0131}
+            study.best_params                   # the values of the best trial by name
             model, = study.get_best_models()    # trained, with the weights of its best epoch
     """
     parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks, "fit": fit}

@@ -60,7 +60,7 @@ class SearchError(Exception):
             try:
                 study = search.load_study("nothing")
             except search.SearchError as error:
-                print(error)      # no study 'nothing': there are space. …
+                print(error)      # it names the studies that there are
     """
 
 

@@ -189,7 +189,12 @@ class Options:
         "the id of an MLflow run of yours; the study's run becomes a child of it, in the same experiment",
         group=RESULTS,
     )
-    keep_models: int = _option(3, "how many of the best trials keep their weights in MLflow", low=1, group=RESULTS)
+    keep_models: int = _option(
+        3,
+        "how many of the best trials are evaluated on the test data, and keep their weights in MLflow",
+        low=1,
+        group=RESULTS,
+    )
     report: bool = _option(True, "write a report, one HTML file in the study's folder, at the end", group=RESULTS)
     log_report: bool = _option(
         False, "send the report to an MLflow server, too; a local store gets it in any case", group=RESULTS
@@ -227,7 +232,7 @@ class Options:
     disk: int | None = _option(
         None,
         "the most that the checkpoints of paused trials may take, such as 500MB or 20GB; by default a fifth of what is "
-        "free when the search begins",
+        "free when the search begins, with --storage URL no limit",
         size=True,
         group=FAILURES,
     )

@@ -60,7 +60,7 @@ class StudyResults(Plots):
             import search
 
             study = search.load_study("space")
-            study.best_value, study.best_params         # (0.9375, {"units": 5, "learning_rate": 0.0131})
+            study.best_value, study.best_params         # a number, and the values by name
             [trial.number for trial in study.best_trials(3)]
             model, = study.get_best_models()
             study.trials_dataframe().groupby("state")["epochs"].sum()

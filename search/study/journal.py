@@ -1,6 +1,6 @@
 """The journal: a study's facts as lines of JSON, appended by one process, read by any.
 
-A line is a JSON object: `{"kind": …, …, "v": 4, "t": 1764370000.5, "prev": "89abcdef", "crc": "01234567"}`. `v` is the
+A line is a JSON object: `{"kind": …, …, "v": 8, "t": 1764370000.5, "prev": "89abcdef", "crc": "01234567"}`. `v` is the
 format, `t` the time in seconds since the epoch, `crc` the CRC-32 of the line up to there, and `prev` the `crc` of the
 line before (`FIRST` on the first line). So a line that was changed, lost, doubled or moved is found, and named in the
 error. Lines of formats 1 to 3 have no `prev`.

@@ -150,7 +150,9 @@ def translate_errors(uri: str, *, core: bool = False) -> Iterator[None]:
         where, what = redact(uri), _cause(error)
         if status in (401, 403):
             raise TrackingRefused(
-                f"MLflow at {where} refuses these credentials ({status}): set MLFLOW_TRACKING_USERNAME and "
+                f"MLflow at {where} refuses this host name ({status}): start the server with it in --allowed-hosts"
+                if "Invalid Host" in str(error)
+                else f"MLflow at {where} refuses these credentials ({status}): set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             ) from None
         away = core and status == 404 and not _is_of_mlflow(error)

@@ -342,13 +342,14 @@ def test_addresses_in_a_moved_store_are_corrected(name: str, tmp_path: Path, pri
 def refusing() -> Iterator[tuple[str, list[int], list[str]]]:
     """Yield the address of a server, the status that it answers with, and the credentials of its requests."""
     status, seen = [401], []
+    bodies = {403: b"Invalid Host header - possible DNS rebinding attack detected"}  # MLflow's own words
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             seen.append(self.headers.get("Authorization", ""))
             self.send_response(status[0])
             self.end_headers()
-            self.wfile.write(b"You are not authenticated.")
+            self.wfile.write(bodies.get(status[0], b"You are not authenticated."))
 
         do_POST = do_GET
 
@@ -362,15 +363,15 @@ def refusing() -> Iterator[tuple[str, list[int], list[str]]]:
     server.server_close()
 
 
-@pytest.mark.parametrize("code", [401, 403])
+@pytest.mark.parametrize(("code", "advice"), [(401, "MLFLOW_TRACKING_USERNAME"), (403, "--allowed-hosts")])
 def test_a_server_that_refuses_is_reported_in_one_line(
-    code: int, refusing: tuple[str, list[int], list[str]], monkeypatch: pytest.MonkeyPatch
+    code: int, advice: str, refusing: tuple[str, list[int], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri, status, seen = refusing
     status[0] = code
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
-    with pytest.raises(TrackingRefused, match="MLFLOW_TRACKING_USERNAME") as caught:
+    with pytest.raises(TrackingRefused, match=advice) as caught:
         store.connect(uri)
     assert str(code) in str(caught.value)
     assert "secret" not in str(caught.value)
