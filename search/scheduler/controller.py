@@ -31,7 +31,7 @@ from search.scheduler.events import (
 )
 from search.scheduler.final_evaluation import FinalEvaluation
 from search.scheduler.limits import Limits
-from search.scheduler.outcomes import BY_RESULT, end_of_lost, end_of_search, end_state, missing_objective, result_of
+from search.scheduler.outcomes import BY_RESULT, end_of_lost, end_of_search, end_state, end_without_objective, result_of
 from search.scheduler.questions import Questions, Refusal
 from search.scheduler.slot_pool import SlotPool
 from search.scheduler.steering import Situation, Steering
@@ -276,8 +276,6 @@ class Controller:
         self._record(message)
         self._budget.reserve(slot, start)
         last = message.epoch >= start.to_epoch
-        if self.study.objective.name not in message.logs and (last or not trial.own_fit):
-            self._stop(missing_objective(self.study, message), complete=False, exit_code=2)
         if trial.stops and not last:
             self._instruct(slot, Interrupt())
         if not start.judged:
@@ -296,6 +294,7 @@ class Controller:
     def _segment_ended(self, slot: int, message: SegmentEnded) -> None:
         if message.outcome == "infeasible" and self.study.trials[message.trial].progress.trained:
             message = replace(message, outcome="failed")  # too late: it has cost epochs
+        message = end_without_objective(message, self.study)
         self._record(message)
         del self._running[slot]
         self._budget.release(slot)

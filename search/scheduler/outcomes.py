@@ -7,12 +7,12 @@ from dataclasses import replace
 from search.messages import Lost
 from search.scheduler.events import StartSegment
 from search.scheduler.limits import Limits
-from search.study.records import EpochDone, Outcome, ResultOutcome, ResultTold, SearchEnded, SegmentEnded
+from search.study.records import Outcome, ResultOutcome, ResultTold, SearchEnded, SegmentEnded
 from search.study.study import Study
 from search.study.trial import EndState
 from search.study.trials import Trial
 
-__all__ = ["BY_RESULT", "end_of_lost", "end_of_search", "end_state", "missing_objective", "result_of"]
+__all__ = ["BY_RESULT", "end_of_lost", "end_of_search", "end_state", "end_without_objective", "result_of"]
 
 BY_RESULT = -1
 """In the place of an exit code: 0 if the search has a best trial at its end, else 1."""
@@ -76,9 +76,16 @@ def end_of_search(end: SearchEnded, study: Study) -> SearchEnded:
     return replace(end, exit_code=0 if study.best is not None else 1)
 
 
-def missing_objective(study: Study, epoch: EpochDone) -> str:
-    """Return the line that ends a search whose objective is not in the logs of an epoch."""
-    return (
-        f"objective {study.objective.name!r} is not in the logs of an epoch, which hold {', '.join(epoch.logs)}: give "
-        "one of them with --objective"
-    )
+def end_without_objective(ended: SegmentEnded, study: Study) -> SegmentEnded:
+    """Return the record of a segment: as failed if no epoch of its execution has logged the objective.
+
+    An epoch may lack it: a metric may be computed every second epoch, or by the trial's end alone.
+    """
+    execution, name = study.trials[ended.trial].execution(ended.execution), study.objective.name
+    if ended.outcome not in ("reached", "stopped_by_callback") or not execution.curve:
+        return ended
+    if any(name in epoch.logs for epoch in execution.curve):
+        return ended
+    logged = ", ".join(sorted({each for epoch in execution.curve for each in epoch.logs}))
+    error = f"none of its epochs has logged the objective {name!r}, only {logged}"
+    return replace(ended, outcome="failed", error=error)

@@ -658,17 +658,29 @@ def test_a_domain_may_change_if_the_user_accepted_it() -> None:
 
 
 @pytest.mark.parametrize("judged", [False, True])
-def test_an_objective_missing_in_the_logs_ends_the_search_and_lists_the_metrics(judged: bool) -> None:
+def test_a_trial_whose_epochs_all_lack_the_objective_fails_and_the_search_goes_on(judged: bool) -> None:
     hand = ControllerByHand(judged=judged)
     hand.begin()
     hand.build()
-    reaction = hand.say(EpochDone(0, 0, 1, {"accuracy": 0.5, "val_accuracy": 0.5}, 1.0))
-    assert any(isinstance(command, Interrupt) for _, command in reaction.instructions)
-    last = hand.say(SegmentEnded(0, 0, "interrupted", 1))
-    assert last.end is not None
-    assert last.end.exit_code == 2
-    assert "'loss'" in last.end.reason
-    assert "accuracy, val_accuracy" in last.end.reason
+    hand.say(EpochDone(0, 0, 1, {"val_accuracy": 0.5}, 1.0))
+    reaction = hand.say(SegmentEnded(0, 0, "reached", 1))
+    assert TrialEnded(0, "failed") in reaction.records
+    assert reaction.end is None
+    error = hand.study.trials[0].error
+    assert error == "none of its epochs has logged the objective 'loss', only val_accuracy"
+    assert any(isinstance(instruction, StartSegment) for _, instruction in reaction.instructions)
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_an_epoch_may_lack_the_objective(judged: bool) -> None:
+    hand = ControllerByHand(max_trials=1, judged=judged)
+    hand.begin()
+    hand.build()
+    hand.say(EpochDone(0, 0, 1, {"loss": 0.5}, 1.0))
+    hand.say(EpochDone(0, 0, 2, {"accuracy": 0.5}, 1.0))
+    hand.say(EpochDone(0, 0, 3, {"accuracy": 0.5}, 1.0))
+    hand.say(Checkpointed(0, 0, 3, 1))
+    assert ResultTold(0, 3, 0.5, "reached") in hand.say(SegmentEnded(0, 0, "reached", 3)).records
 
 
 def test_a_trial_without_a_finite_objective_has_failed() -> None:
