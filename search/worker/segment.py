@@ -84,7 +84,8 @@ def run_segment(segment: Segment, channel: Channel) -> None:
         raise  # the user interrupts an inline search
     except BaseException as exception:
         path = Path(segment.space.path) if segment.space.path else None
-        outcome, error = classify_failure(exception, describe_error(exception, path, elsewhere=segment.space.label))
+        description = describe_error(exception, path, elsewhere=segment.space.label)
+        outcome, error = classify_failure(exception, description, paths.folder)
         with suppress(OSError):
             paths.traceback.write_text(format_traceback())
     _store_last(files)

@@ -8,14 +8,14 @@ import forks
 import kills
 import pytest
 
-KILLS = 12
+KILLS = 6
 SEED = 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_after_any_kills_the_search_equals_an_undisturbed_one(workplace: Path, templates: forks.Templates) -> None:
-    """At least 12 kills of drivers, workers and zygotes, at least one for each study.
+    """At least 6 kills of drivers, workers and zygotes, at least one for each study.
 
     The output names each kill. `python tests/kills.py --seed 0 --study N` repeats one study.
     """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from keras_tuner import errors as theirs
@@ -37,13 +39,33 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (caused(theirs.FailedTrialError("x"), MemoryError()), "failed"),
         (caused(theirs.FatalError("x"), OSError(errno.ENOSPC, "y")), "fatal"),
         (caused(ValueError("x"), MemoryError()), "no_memory"),
-        (caused(SpaceError("x"), OSError(errno.ENOSPC, "y")), "no_space"),
+        (caused(SpaceError("x"), OSError(errno.EDQUOT, "y")), "no_space"),
         (caused(SpaceError("x"), Unavailable("storage s3://b does not answer")), "no_space"),
         (SystemExit(3), "lost"),
     ],
     ids=repr,
 )
-def test_the_outcome_follows_from_the_exception(error: BaseException, outcome: Outcome) -> None:
-    found, text = classify_failure(error, "space.py:3: x")
+def test_the_outcome_follows_from_the_exception(error: BaseException, outcome: Outcome, tmp_path: Path) -> None:
+    found, text = classify_failure(error, "space.py:3: x", tmp_path)
     assert found == outcome
     assert "space.py:3: x" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "free", "outcome"),
+    [
+        (None, 1 << 40, "raised"),
+        (None, 1 << 20, "no_space"),
+        ("checkpoint-0.npz", 1 << 40, "no_space"),
+        ("/proc/batches", 1 << 20, "raised"),  # a disk of its own, as /dev/shm is
+    ],
+)
+def test_a_full_disk_is_the_studys_or_another_one(
+    file: str | None, free: int, outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    error = OSError(errno.ENOSPC, "No space left on device", *([] if file is None else [str(tmp_path / file)]))
+    assert classify_failure(error, "x", tmp_path / "trials" / "0001")[0] == outcome
+    # TensorFlow and HDF5 put the system's words into their own errors.
+    if file is None:
+        assert classify_failure(RuntimeError("No space left on device"), "x", tmp_path)[0] == outcome
