@@ -16,7 +16,7 @@ import search
 GOOD = ["good", "great", "fine", "lovely", "superb", "charming", "witty", "touching"]
 BAD = ["bad", "poor", "dull", "awful", "clumsy", "boring", "silly", "tedious"]
 THINGS = ["plot", "film", "cast", "music", "ending", "script", "camera", "humour"]
-LENGTH = 24
+LENGTH = 32  # a review has up to 15 words, and 14 pairs of words
 
 
 def reviews(samples, seed):

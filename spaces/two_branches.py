@@ -2,7 +2,7 @@
 
 A hyperparameter decides if the branches share their weights.
 
-search run spaces/two_branches.py
+search run spaces/two_branches.py && python spaces/two_branches.py
 """
 
 import keras
