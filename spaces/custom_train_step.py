@@ -47,7 +47,8 @@ class SharpnessAware(keras.Model):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self.sharpness = keras.metrics.Mean(name="sharpness")  # Keras finds it and resets it at each epoch
+        # Keras finds it and resets it at each epoch. Validation takes no step, so `val_sharpness` stays 0.
+        self.sharpness = keras.metrics.Mean(name="sharpness")
 
     def uphill(self, gradients):
         """Return the step to the worst point nearby for each variable: `radius` times the gradient's direction."""

@@ -102,4 +102,5 @@ if __name__ == "__main__":
     exported = end_to_end(hp, study.get_best_models(1)[0])
     exported.save("reviews.keras")
     texts = tf.constant(["The plot was not bad, the cast was superb!", "The humour was not witty. The film was dull"])
-    print(keras.saving.load_model("reviews.keras").predict(texts))
+    # Without its compilation: the file is for predictions only.
+    print(keras.saving.load_model("reviews.keras", compile=False).predict(texts))
