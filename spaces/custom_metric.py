@@ -74,7 +74,9 @@ class Noise(layers.Layer):
 
 def build_model(hp):
     images = keras.Input((SIDE, SIDE))
-    x = layers.Lambda(lambda images: images / 16)(images)  # Lambda: any operation without weights
+    # Lambda turns any operation without weights into a layer. A file with one is loaded with `safe_mode=False`, so take
+    # a layer of Keras's if there is one: `layers.Rescaling(1 / 16)` does the same.
+    x = layers.Lambda(lambda images: images / 16)(images)
     x = Noise(hp.Float("noise", 0.0, 0.3))(x)
     units = hp.Int("units", 8, 64, sampling="log")
     halves = [layers.Dense(units, activation="relu")(layers.Flatten()(half)) for half in Halves()(x)]

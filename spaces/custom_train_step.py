@@ -45,9 +45,10 @@ class SharpnessAware(keras.Model):
 
     radius = 0.0  # set by compile_model
 
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
-        self.sharpness = keras.metrics.Mean(name="sharpness")  # Keras finds it and resets it at each epoch
+    def __init__(self, *args, **kwargs):  # with these two names, Keras can load the model from its file
+        super().__init__(*args, **kwargs)
+        # Keras finds it and resets it at each epoch. Validation takes no step, so `val_sharpness` stays 0.
+        self.sharpness = keras.metrics.Mean(name="sharpness")
 
     def uphill(self, gradients):
         """Return the step to the worst point nearby for each variable: `radius` times the gradient's direction."""
@@ -65,6 +66,7 @@ class SharpnessAware(keras.Model):
         return self.get_metrics_result()
 
 
+@keras.saving.register_keras_serializable("custom_train_step")
 class OnTensorFlow(SharpnessAware):
     def train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -89,6 +91,7 @@ class OnTensorFlow(SharpnessAware):
         return loss, y_pred, tape.gradient(loss, self.trainable_variables)
 
 
+@keras.saving.register_keras_serializable("custom_train_step")
 class OnJax(SharpnessAware):
     def train_step(self, state, data):
         """Return the logs and the new state. JAX functions have no side effects, so values come in and go out."""

@@ -57,9 +57,13 @@ def fit_arguments(estimator, **arguments):
     return {f"{estimator.steps[-1][0]}__{name}": value for name, value in arguments.items()}
 
 
+def split(x, y, classes=True):
+    """Return x, held-out x, y and held-out y: the same parts each time."""
+    return train_test_split(x, y, test_size=0.25, random_state=0, stratify=y if classes else None)
+
+
 def load_data():
-    x, y = load_breast_cancer(return_X_y=True)
-    x, x_held, y, y_held = train_test_split(x, y, test_size=0.25, random_state=0, stratify=y)
+    x, x_held, y, y_held = split(*load_breast_cancer(return_X_y=True))
     scaler = StandardScaler().fit(x)
     # One column for each class: SKLearnClassifier encodes labels in the same way.
     y, y_held = keras.utils.to_categorical(y), keras.utils.to_categorical(y_held)
@@ -67,6 +71,7 @@ def load_data():
 
 
 def fit(hp, model, train, validation, *, epochs, **kwargs):
+    # Cross-validation sees the training part only. Its pipeline scales anew, by the samples that each fold trains on.
     x, y = train
     estimator = pipeline(hp)
     arguments = fit_arguments(estimator, epochs=epochs, verbose=0)
@@ -86,7 +91,8 @@ if __name__ == "__main__":
     hp = keras_tuner.HyperParameters()
     hp.values = dict(best.params)
     for regression, load, epochs in ((False, load_breast_cancer, best.best_epoch), (True, load_diabetes, 50)):
-        x, x_test, y, y_test = train_test_split(*load(return_X_y=True), random_state=0)
+        # The held-out part chose nothing: the objective is that of the cross-validation.
+        x, x_test, y, y_test = split(*load(return_X_y=True), classes=not regression)
         estimator = pipeline(hp, regression)
         estimator.fit(x, y, **fit_arguments(estimator, epochs=epochs, verbose=0))
         print("R²" if regression else "accuracy", round(estimator.score(x_test, y_test), 3))

@@ -16,7 +16,7 @@ import search
 GOOD = ["good", "great", "fine", "lovely", "superb", "charming", "witty", "touching"]
 BAD = ["bad", "poor", "dull", "awful", "clumsy", "boring", "silly", "tedious"]
 THINGS = ["plot", "film", "cast", "music", "ending", "script", "camera", "humour"]
-LENGTH = 24
+LENGTH = 32  # a review has up to 15 words, and 14 pairs of words
 
 
 def reviews(samples, seed):
@@ -102,4 +102,5 @@ if __name__ == "__main__":
     exported = end_to_end(hp, study.get_best_models(1)[0])
     exported.save("reviews.keras")
     texts = tf.constant(["The plot was not bad, the cast was superb!", "The humour was not witty. The film was dull"])
-    print(keras.saving.load_model("reviews.keras").predict(texts))
+    # Without its compilation: the file is for predictions only.
+    print(keras.saving.load_model("reviews.keras", compile=False).predict(texts))

@@ -61,7 +61,10 @@ def compile_model(hp, model):
 
 
 class FineTune(keras.callbacks.Callback):
-    """A callback that trains the body, too, after `epochs` epochs. A resumed trial trains the same layers."""
+    """A callback that trains the body, too, after `epochs` epochs. A resumed trial trains the same layers.
+
+    A search takes up the new compilation. Plain `model.fit` raises an error: call it twice there, once for each phase.
+    """
 
     def __init__(self, epochs, rate):
         super().__init__()
