@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from search.display.lasting import lasting_output
 from search.display.notebook import in_notebook, notebook_view
 from search.display.python_messages import name_arguments, python_arguments
 from search.driver import launch
@@ -80,7 +81,7 @@ def run(
             model, = study.get_best_models()    # trained, with the weights of its best epoch
     """
     parts = {"compile_model": compile_model, "fit_options": fit_options, "callbacks": callbacks, "fit": fit}
-    with python_arguments():
+    with python_arguments(), lasting_output():
         search = functools.partial(
             launch.run_search,
             _source(space, data, parts),

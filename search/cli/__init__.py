@@ -26,13 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
     if is_unsupported():
         print(f"search: {UNSUPPORTED}", file=sys.stderr)
         return 2
+    from search.display.lasting import lasting_output
     from search.display.waiting import WaitingLine, is_live
     from search.executors.waiting import listen, show_stage
 
     given = sys.argv[1:] if arguments is None else arguments
+    _replace_unknown_characters()
     with ExitStack() as stack:
         words = first_words(given)
         if words is not None:
+            stack.enter_context(lasting_output())
             line = WaitingLine(sys.stderr, live=is_live(sys.stderr) and "--no-progress" not in given)
             stack.callback(line.close)
             stack.enter_context(listen(line))
@@ -40,6 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
         from search.cli import program
 
         return program.main(given)
+
+
+def _replace_unknown_characters() -> None:
+    """Let stdout print a question mark for what its encoding lacks, as with `PYTHONIOENCODING=ascii`."""
+    if getattr(sys.stdout, "errors", "") == "strict" and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def first_words(arguments: Sequence[str]) -> str | None:

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 def load_results(name: str, runs: str) -> tuple[StudyResults, bool, dict[int, str]]:
     """Return a study's results, the liveness of its driver, and the MLflow run of each trial."""
-    from search.results.study_results import load_study
+    from search.results.study_results import find_results
     from search.study import lock
     from search.tracking.mlflow.position import Position
 
-    found = load_study(name, runs)
+    found = find_results(name, runs)
     return found, lock.is_held(found.paths.lock), Position.load(found.paths.tracking).trials
 
 
@@ -207,10 +207,10 @@ def export_command(
         _export_to_optuna(find_name(name, runs), str(optuna), runs)
         return
     from search.results import export
-    from search.results.study_results import load_study
+    from search.results.study_results import find_results
 
     planned = export.plan_export(
-        load_study(find_name(name, runs), runs), rank, to, format=format, keras_backend=keras_backend, force=force
+        find_results(find_name(name, runs), runs), rank, to, format=format, keras_backend=keras_backend, force=force
     )
     _export_model(planned)
 
@@ -239,9 +239,9 @@ def _export_model(planned: Export) -> None:
 
 def _export_to_optuna(name: str, url: str, runs: str) -> None:
     from search.backends.optuna_study import without_password
-    from search.results.study_results import load_study
+    from search.results.study_results import find_results
 
-    found = load_study(name, runs)
+    found = find_results(name, runs)
     found.to_optuna(url)
     trials = pluralize(len(found.trials), "trial")
     out.print(f"{without_password(url)}: study {found.name} with {trials}", markup=False, soft_wrap=True)

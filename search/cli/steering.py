@@ -54,9 +54,9 @@ def set_command(*, name: StudyName, given: dict[str, Any]) -> None:
 
 def _find(name: str, runs: str) -> RunningSearch:
     from search.results.running_search import RunningSearch
-    from search.results.study_results import load_study
+    from search.results.study_results import find_results
 
-    study = load_study(find_name(name, runs), runs)
+    study = find_results(find_name(name, runs), runs)
     return RunningSearch(study.paths, study.study.uid)
 
 

@@ -72,7 +72,7 @@ def _find_studies(names: list[str], tracking_uri: str | None, runs: str) -> tupl
 
     A name that is not in `runs` stays as it is: MLflow may have a study of that name.
     """
-    from search.results.study_results import load_study
+    from search.results.study_results import find_results
 
     if not names and tracking_uri is None and paths.study_names(runs):
         names = [find_name(None, runs)]
@@ -82,7 +82,7 @@ def _find_studies(names: list[str], tracking_uri: str | None, runs: str) -> tupl
         if not paths.StudyPaths.of(runs, name).journal.exists():
             uids[name] = name
             continue
-        study = load_study(name, runs).study
+        study = find_results(name, runs).study
         uids[study.uid] = name
         stores.setdefault(options.last_options(study).tracking_uri, name)
     if tracking_uri is None and len(stores) > 1:

@@ -388,6 +388,11 @@ def _print(content: RenderableType) -> None:
     console.print(content, markup=False, soft_wrap=isinstance(content, str) or not console.is_terminal)
 
 
+def find_results(name: str, runs: str | Path = "runs") -> StudyResults:
+    """Return what `load_study` does. Errors are in the words of the command line."""
+    return StudyResults(find_study(name, runs))
+
+
 @python_arguments()
 def load_study(name: str, runs: str | Path = "runs") -> StudyResults:
     """Return a study that was searched, as it is now.
@@ -408,7 +413,7 @@ def load_study(name: str, runs: str | Path = "runs") -> StudyResults:
             study = search.load_study("space")
             print(study)
     """
-    return StudyResults(find_study(name, runs))
+    return find_results(name, runs)
 
 
 @python_arguments()
