@@ -226,6 +226,7 @@ class TestTransfers:
         assert model.read_bytes() == b"m"
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")  # JAX is multithreaded; the fork ends at once
 def test_a_scratch_folder_is_deleted_with_its_process_or_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
