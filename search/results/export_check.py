@@ -150,7 +150,7 @@ def check_export(request: Request) -> Finding:
     try:
         space = import_space(request.space)
         with seeded(request.seed), names_after(space.names):
-            model, best = rebuild_model(space, request.params, request.weights)
+            model, best = rebuild_model(space, request.params, request.weights, request.seed)
     except (Exception, SystemExit) as error:
         return Finding(f"the trial's model cannot be built: {_because(error, request)}")
     if best.epoch != request.epoch:

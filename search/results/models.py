@@ -74,7 +74,7 @@ def _build_one(space: Space, item: SavedModel) -> Any:
 
     used = used_names()
     with seeded(item.seed), names_after(space.names):
-        model, weights = rebuild_model(space, item.params, item.weights)
+        model, weights = rebuild_model(space, item.params, item.weights, item.seed)
     give_unused_name(model, used)
     if weights.epoch != item.epoch:
         # Its process was killed between the epoch's end and the next checkpoint.

@@ -24,6 +24,7 @@ import keras
 import numpy as np
 
 from search.errors import SearchError, SpaceError
+from search.space.domain import Value
 from search.worker import keras_internals
 from search.worker.callback_state import describe_callbacks
 from search.worker.model_state import (
@@ -274,6 +275,7 @@ def save_weights(
     epoch: int,
     value: float,
     *,
+    owner: Mapping[str, Any] | None = None,
     inputs: Any = None,
     batch: Any = None,
     attributes: SavedAttributes | None = None,
@@ -283,33 +285,55 @@ def save_weights(
     Args:
         arrays: as `copy_weights` returned them.
         epoch, value: the number of trained epochs and the objective at the time of the copy.
+        owner: the identity of the training, as in `Checkpoint`.
         inputs: the model's inputs as JSON; see `arrays.spec_to_json`.
         batch: a batch as the model's `train_step` takes it, likewise.
         attributes: the state of the model that its weights do not have; see `capture_attributes`.
     """
     attributes = attributes or SavedAttributes()
     groups = {"model": arrays, "attributes": attributes.arrays}
-    _write(
-        Path(path),
-        groups,
-        {"epoch": epoch, "value": value, "inputs": inputs, "batch": batch, "attributes": attributes.meta},
-    )
+    meta = {
+        "epoch": epoch,
+        "value": value,
+        "owner": None if owner is None else dict(owner),
+        "inputs": inputs,
+        "batch": batch,
+        "attributes": attributes.meta,
+    }
+    _write(Path(path), groups, meta)
 
 
 @dataclass(frozen=True, slots=True)
 class BestWeights:
     """The weights of a trial's best epoch, read from their file.
 
-    Files of old versions have no `inputs`, no `batch` and no attributes.
+    Files of old versions have no `owner`, no `inputs`, no `batch` and no attributes.
     """
 
     path: Path
     epoch: int
     value: float
+    owner: Mapping[str, Any] | None
     inputs: Any
     batch: Any
     _arrays: list[Array]
     _attributes: SavedAttributes
+
+    def check_owner(self, seed: int, values: Mapping[str, Value]) -> None:
+        """Raise SearchError if the weights are those of another trial, execution or study.
+
+        Args:
+            seed: the training seed, which no other execution of a study has.
+            values: the trial's hyperparameters, by name.
+        """
+        if self.owner is None:
+            return
+        saved = self.owner["values"]
+        if self.owner["seed"] != seed or any(saved[name] != value for name, value in values.items() if name in saved):
+            raise SearchError(
+                f"{self.path} has the weights of another trial (it was copied or renamed): put the right file there, "
+                "or take another trial"
+            )
 
     def assign_to(self, model: Any) -> None:
         """Assign the weights to a built model. SpaceError if the model differs from the saved one.
@@ -329,16 +353,24 @@ def load_weights(path: str | Path) -> BestWeights:
     """Read weights that `save_weights` wrote. SearchError if the file is missing or damaged."""
     groups, meta = _read(Path(path))
     attributes = SavedAttributes.of(meta.get("attributes"), groups.get("attributes", []))
-    return BestWeights(
-        Path(path), meta["epoch"], meta["value"], meta.get("inputs"), meta.get("batch"), groups["model"], attributes
-    )
+    described: dict[str, Any] = {name: meta.get(name) for name in ("epoch", "value", "owner", "inputs", "batch")}
+    return BestWeights(path=Path(path), _arrays=groups["model"], _attributes=attributes, **described)
 
 
-def read_best(path: str | Path) -> tuple[int, float] | None:
-    """Return the epoch and the objective of weights that `save_weights` wrote; None if the file cannot be read."""
+def read_best(path: str | Path, seed: int | None = None) -> tuple[int, float] | None:
+    """Return the epoch and the objective of weights that `save_weights` wrote.
+
+    Args:
+        seed: the training seed that the weights should be of; any by default.
+
+    Returns:
+        None if the file cannot be read, or has the weights of another training.
+    """
     try:
         meta = _read_meta(Path(path))
-        return meta["epoch"], meta["value"]
+        owner = meta.get("owner")
+        is_other = seed is not None and owner is not None and owner["seed"] != seed
+        return None if is_other else (meta["epoch"], meta["value"])
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None
 

@@ -45,13 +45,16 @@ _PACKAGES = {
 }
 
 
-def rebuild_model(space: Space, values: Mapping[str, Value], weights: Path) -> tuple[Any, checkpoint.BestWeights]:
+def rebuild_model(
+    space: Space, values: Mapping[str, Value], weights: Path, seed: int
+) -> tuple[Any, checkpoint.BestWeights]:
     """Build the model for a trial's `values`, assign the weights in a file, and return both.
 
-    The caller has set the random states by the seed of the trial's training: the factory may draw constants.
+    The caller has set the random states by `seed`, that of the trial's training: the factory may draw constants.
     The data are loaded only if the model needs its first batch to be built and the file does not describe the inputs.
     """
     best = checkpoint.load_weights(weights)
+    best.check_owner(seed, values)
     hp = LazyHyperParameters(values=values)
     with trial_folder():
         model = build_trial_model(space, hp)
@@ -87,7 +90,7 @@ def _run_evaluation(work: Evaluate) -> Evaluated:
         clear_model_cache()  # all training is over
         space = load_unused_space(work.space)
         with without_arguments(work.space), session(work.seed, taken_names(work.space)):
-            model, best = rebuild_model(space, work.values, Path(work.weights))
+            model, best = rebuild_model(space, work.values, Path(work.weights), work.seed)
             if work.test and model.compiled:
                 logs = _evaluate(model, _load_data(work).test)
             if work.model is None:

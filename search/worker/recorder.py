@@ -175,7 +175,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
     def _best_on_disk(self) -> tuple[int, float] | None:
         best = self._segment.best
         # The folder may hold the weights of another trial, as it may hold such a checkpoint.
-        known = best is not None and checkpoint.read_best(self._paths.best(self._segment.execution)) == best
+        path, seed = self._paths.best(self._segment.execution), self._segment.seed
+        known = best is not None and checkpoint.read_best(path, seed) == best
         return best if known else None
 
     @property
@@ -442,6 +443,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
                 path,
                 self._best_weights,
                 *self._best,
+                owner=self._owner,
                 inputs=self._inputs,
                 batch=self._batch,
                 attributes=self._best_attributes,

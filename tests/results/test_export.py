@@ -384,7 +384,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finding]:
             model = space.build_model(export_hp(kind))
             inputs = spec_to_json(keras.KerasTensor((None, 4), "float32"))
             checkpoint.save_weights(weights, model.get_weights(), 1, 0.5, inputs=inputs)
-        model, _ = rebuild_model(space, {"kind": kind}, weights)
+        model, _ = rebuild_model(space, {"kind": kind}, weights, 0)
         to = folder / f"{kind}{ENDINGS[format]}"
         write_export(model, to, format)
         return check_export(replace(Request(ref, {"kind": kind}, weights, 1, to, format), **changes))

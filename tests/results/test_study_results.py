@@ -80,6 +80,18 @@ def test_weights_of_another_epoch_than_the_best_are_announced(space: Path) -> No
         study.get_best_models()
 
 
+def test_weights_of_another_trial_are_refused(space: Path) -> None:
+    study = search.run(space, max_trials=2, **OPTIONS)
+    first, second = (study.paths.trial(number).best(0) for number in (0, 1))
+    other = first.with_name("other")
+    first.rename(other)
+    second.rename(first)
+    other.rename(second)
+    with pytest.raises(search.SearchError, match=r"best-0.npz has the weights of another trial \(it was copied"):
+        study.get_best_models()
+    assert cli.main(["export", study.name, "--to", "model.keras"]) == 2
+
+
 @pytest.mark.slow
 def test_a_checkpoint_of_another_trial_is_left_alone(space: Path) -> None:
     paused = {**OPTIONS, "max_epochs": 3, "max_total_epochs": 1}

@@ -57,6 +57,21 @@ def command(trial: Path, values: dict[str, Any], **options: Any) -> Evaluate:
     )
 
 
+@pytest.mark.parametrize("change", [{"seed": 4}, {"values": {"kind": "functional", "units": 5, "regularizer": "l2"}}])
+def test_weights_of_another_trial_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    """A file may be copied or renamed. If its weights fitted, they were taken for the trial's own."""
+    values = {"kind": "functional", "units": 5, "regularizer": None}
+    evaluate(tmp_path, values)
+    messages: list[Any] = []
+    executor = InlineExecutor()
+    executor.start(
+        0, command(tmp_path / "trial", **{"values": values, "model": str(tmp_path / "model.keras"), **change})
+    )
+    executor.poll(lambda slot, work, message: messages.append(message), 0)
+    assert "best-0.npz has the weights of another trial" in messages[0].error
+    assert not (tmp_path / "model.keras").exists()
+
+
 @pytest.mark.parametrize("kind", ["functional", "deferred", "subclass"])
 def test_the_winner_is_written_with_its_signature_and_packages(tmp_path: Path, kind: str) -> None:
     values = {"kind": kind, "units": 24 if kind == "subclass" else 5, "regularizer": None}
@@ -69,7 +84,7 @@ def test_the_winner_is_written_with_its_signature_and_packages(tmp_path: Path, k
         "outputs": [{"name": None, "dtype": "float32", "shape": [-1, 1]}],
     }
     assert any(line.startswith("keras==") for line in found.requirements)
-    model, _ = rebuild_model(load_space(REF), values, tmp_path / "trial" / "best-0.npz")
+    model, _ = rebuild_model(load_space(REF), values, tmp_path / "trial" / "best-0.npz", 3)
     x, y = load_data()[2]
     assert found.logs["mae"] == pytest.approx(float(np.mean(np.abs(model.predict(x, verbose=0) - y))), rel=1e-5)
     if kind == "subclass":  # it has arguments, but no get_config

@@ -39,6 +39,9 @@ from search.worker.evaluate_best import rebuild_model
 pytestmark = pytest.mark.filterwarnings("ignore:.build... was called on layer")
 
 
+SEED = 7
+
+
 class Training:
     """One trial's training in this process, in as many segments as are asked for.
 
@@ -62,7 +65,7 @@ class Training:
                 execution=0,
                 space=SpaceRef(str(self._space)),
                 values=self._values,
-                seed=7,
+                seed=SEED,
                 from_epoch=len(self.curve),
                 to_epoch=to_epoch,
                 objective=Objective(self._objective, "min"),
@@ -88,7 +91,7 @@ class Training:
     def retrieve(self) -> Any:
         """Return the model of the best epoch."""
         weights = TrialPaths(self._folder).best(0)
-        return rebuild_model(read_space(SpaceRef(str(self._space))), self._values, weights)[0]
+        return rebuild_model(read_space(SpaceRef(str(self._space))), self._values, weights, SEED)[0]
 
 
 def same_state(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> None:
