@@ -35,7 +35,7 @@ from search.study.lock import Lock
 from search.study.paths import StudyPaths, check_study_name, compiled_programs, find_study
 from search.study.study import read_study
 from search.study.trial import Objective
-from search.tracking.mlflow.admission import Admission, check_parent_run
+from search.tracking.mlflow.admission import Admission, check_parent_run, describe_other_store
 
 RANDOM_CONFIGURATIONS = 5
 """Configurations with random values that `search check` builds beside the default one."""
@@ -286,7 +286,7 @@ class _Launch:
             rules = job_end.stop_rules(opts, self._say)
             if hasattr(executor, "description"):
                 self._say(executor.description)
-            for line in (*choice.lines(), *of_disk):
+            for line in (*choice.lines(), *of_disk, *describe_other_store(self._paths.tracking, uri)):
                 self._say(line)
             if imported:
                 self._say(warm_start.describe_import(str(opts.warm_start), imported, probed.parameters))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 from search.errors import OptionError, SearchError, Unavailable
 from search.options import Options
 from search.tracking.mlflow import database, store
+from search.tracking.mlflow.position import Position
 
 
 def check_parent_run(uri: str, run_id: str) -> str | None:
@@ -33,6 +35,22 @@ def check_parent_run(uri: str, run_id: str) -> str | None:
     if run.info.lifecycle_stage != "active":
         raise OptionError(f"--parent-run {run_id}: that run is deleted: give another")
     return None if STUDY_UID_TAG in experiment.tags else str(experiment.name)
+
+
+def describe_other_store(position: Path, uri: str) -> list[str]:
+    """Return a line for people if a resumed study was logged to another MLflow store so far, else none.
+
+    An address may come from `MLFLOW_TRACKING_URI`, which the study does not remember.
+
+    Args:
+        position: the file of the syncer's `Position`.
+        uri: the tracking address of the search that begins.
+    """
+    before, now = Position.load(position).uri, store.redact(uri)
+    file = store.local_database(before)
+    if before in ("", now) or (file is not None and not file.exists()):
+        return []  # a local store that is no longer there was moved with its study
+    return [f"MLflow was {before} so far, and is {now} now, which gets the whole study: --tracking-uri chooses it"]
 
 
 class Admission:

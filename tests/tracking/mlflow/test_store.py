@@ -22,6 +22,8 @@ from by_hand import OLD_REVISION
 from search.errors import OptionError, TrackingRefused, Unavailable
 from search.study.paths import local_store
 from search.tracking.mlflow import database, store
+from search.tracking.mlflow.admission import describe_other_store
+from search.tracking.mlflow.position import Position
 
 pytestmark = pytest.mark.usefixtures("unflushed")
 
@@ -361,6 +363,20 @@ def refusing() -> Iterator[tuple[str, list[int], list[str]]]:
     yield f"http://127.0.0.1:{server.server_port}", status, seen
     server.shutdown()
     server.server_close()
+
+
+def test_a_resume_with_another_store_says_so(tmp_path: Path) -> None:
+    position, local = tmp_path / "tracking.json", f"sqlite:///{tmp_path}/mlflow.db"
+    assert describe_other_store(position, local) == []
+    Position(uri="http://mlflow.example:5000").save(position)
+    assert describe_other_store(position, "http://me:secret@mlflow.example:5000") == []
+    (line,) = describe_other_store(position, local)
+    assert line.startswith(f"MLflow was http://mlflow.example:5000 so far, and is {local} now")
+    Position(uri=local).save(position)
+    moved = f"sqlite:///{tmp_path}/moved/mlflow.db"
+    assert describe_other_store(position, moved) == []
+    (tmp_path / "mlflow.db").touch()
+    assert len(describe_other_store(position, moved)) == 1
 
 
 @pytest.mark.parametrize(("code", "advice"), [(401, "MLFLOW_TRACKING_USERNAME"), (403, "--allowed-hosts")])
