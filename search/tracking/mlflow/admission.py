@@ -46,7 +46,7 @@ def describe_other_store(position: Path, uri: str) -> list[str]:
         position: the file of the syncer's `Position`.
         uri: the tracking address of the search that begins.
     """
-    before, now = Position.load(position).uri, store.redact(uri)
+    before, now = (address.replace("***@", "") for address in (Position.load(position).uri, store.redact(uri)))
     file = store.local_database(before)
     if before in ("", now) or (file is not None and not file.exists()):
         return []  # a local store that is no longer there was moved with its study
