@@ -293,8 +293,10 @@ class _Launch:
             self._write_space(probed)
             if ref.pickle is not None:
                 ref = replace(ref, pickle=str(self._paths.pickle))
-            restore = functools.partial(self._restore, lock, probed)
-            prepared = PreparedSearch(self._handle, opts, probed, ref, executor, slots, records, uri, rules, restore)
+            restore = functools.partial(self._restore, probed)
+            prepared = PreparedSearch(
+                self._handle, opts, probed, ref, executor, slots, records, uri, rules, lock, restore
+            )
             return prepared.run(self._make_view, self._say)
 
     def _first_gpus(self, opts: Options, node: Node) -> tuple[Gpu, ...]:
@@ -430,9 +432,8 @@ class _Launch:
                 path.unlink(missing_ok=True)
         self._copy_space(probed)
 
-    def _restore(self, lock: Lock, probed: Probed) -> None:
+    def _restore(self, probed: Probed) -> None:
         """Write again what lies beside the journal, after another program has deleted that."""
-        lock.keep()
         if self._paths.space.exists():
             return
         if self._source.parts:

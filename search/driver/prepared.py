@@ -29,6 +29,7 @@ from search.scheduler.initial import untried_added
 from search.scheduler.stopping import StopRule
 from search.space.file import SpaceRef
 from search.study.journal import Journal
+from search.study.lock import Lock
 from search.study.paths import StudyPaths
 from search.study.records import Record, SearchEnded
 from search.study.request_files import RequestFolder
@@ -99,6 +100,7 @@ class PreparedSearch:
         records: the records to begin with.
         tracking_uri: the MLflow server.
         rules: stop rules of this process, beside those that the options name.
+        lock: the lock on the journal.
         restore: writes again what lies beside the journal, after another program has deleted that.
     """
 
@@ -111,6 +113,7 @@ class PreparedSearch:
     records: list[Record]
     tracking_uri: str
     rules: Sequence[StopRule]
+    lock: Lock
     restore: Callable[[], None]
 
     @property
@@ -154,7 +157,12 @@ class PreparedSearch:
         files = storage_option.make_files(opts.storage, self.handle, self.records)
         driver = Driver(
             controller,
-            Journal(self.paths.journal, known=self.handle.entries, restored=partial(self._restored, view.say)),
+            Journal(
+                self.paths.journal,
+                known=self.handle.entries,
+                guard=self.lock.keep,
+                restored=partial(self._restored, view.say),
+            ),
             executor,
             self.space,
             self.paths,

@@ -260,6 +260,10 @@ def _number(path: Path, offset: int) -> int:
         return file.read(offset).count(b"\n") + 1
 
 
+def _allow() -> None:
+    """Let the writer write."""
+
+
 class Journal:
     """The writer. `append` returns when the operating system has the records, `flush` when the disk has them.
 
@@ -267,6 +271,7 @@ class Journal:
         path: the file. It is made if it does not exist; a torn tail is cut off.
         now: the clock, in seconds since the epoch.
         known: the file's entries, if they have been read already.
+        guard: is called before each append, and raises JournalError if another process may write by now.
         restored: is called after another program deleted or moved the file, and it was written again.
 
     Raises:
@@ -280,10 +285,12 @@ class Journal:
         now: Callable[[], float] = clock.time,
         *,
         known: Sequence[Entry] | None = None,
+        guard: Callable[[], None] = _allow,
         restored: Callable[[], None] | None = None,
     ) -> None:
         self.path = path
         self._now = now
+        self._guard = guard
         self._restored = restored
         self._given_up = False
         self._dirty_since: float | None = None
@@ -305,6 +312,7 @@ class Journal:
         lines = list(format_lines(records, now, self._last))
         if not lines:
             return []
+        self._guard()
         data = b"".join(lines)
         rest = memoryview(data)
         try:

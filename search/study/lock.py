@@ -159,6 +159,7 @@ class Lock:
         """
         if _is_at(self._file, self._path):
             return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._open()
         if not self._is_taken():
             raise JournalError(

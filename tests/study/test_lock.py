@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,9 @@ import pytest
 
 from search.errors import JournalError
 from search.study import lock as locks
+from search.study.journal import Journal, read
 from search.study.lock import Lock, holder_elsewhere, is_held
+from search.study.records import TrialEnded
 
 HOLD = """
 import sys
@@ -170,6 +173,26 @@ def test_one_of_many_takes_a_lock_over(tmp_path: Path) -> None:
         assert len(won) == 1
         won[0].release()
         holder.kill()
+
+
+def test_a_lock_whose_file_is_deleted_is_taken_again_before_the_next_record(tmp_path: Path) -> None:
+    """Before, a second search could begin beside the first one."""
+    path = tmp_path / "digits" / "lock"
+    lock = Lock(path)
+    journal = Journal(tmp_path / "digits" / "journal.jsonl", guard=lock.keep)
+    shutil.rmtree(path.parent)
+    journal.append([TrialEnded(0, "failed")])
+    journal.flush()
+    with pytest.raises(JournalError, match=f"is being run by process {os.getpid()} on "):
+        Lock(path)
+    path.unlink()
+    with hold(path) as other:
+        with pytest.raises(JournalError, match=rf"was deleted while the search ran, and process {other.pid} on .* has"):
+            journal.append([TrialEnded(1, "failed")])
+        other.kill()
+    assert len(list(read(journal.path))) == 1
+    journal.close()
+    lock.release()
 
 
 def test_without_file_locks_the_name_in_the_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
