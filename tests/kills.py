@@ -26,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, closing, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import forks
+import psutil
 from places import STATEFUL
 
 from search.results.study_results import StudyResults
@@ -49,8 +50,11 @@ BACKENDS = (
     ("optuna-tpe", ["--backend", "optuna", "--sampler", "tpe", "--pruner", "median:n_startup_trials=2"]),
     ("optuna-random", ["--backend", "optuna", "--sampler", "random", "--max-total-epochs", "30"]),
 )
-DRIVER_KILLS = ("driver before", "driver within", "driver after", "driver at", "batch before", "batch after")
-OTHER_KILLS = ("worker", "worker at", "zygote", "checkpoint write", "checkpoint rename")
+DRIVER_KILLS = (
+    *("driver before", "driver within", "driver after", "driver at", "driver and zygote", "terminal"),
+    *("batch before", "batch after"),
+)
+OTHER_KILLS = ("worker", "worker at", "zygote", "checkpoint write", "checkpoint rename", "probe", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class Kill:
 
     Attributes:
         what: one of `DRIVER_KILLS` or `OTHER_KILLS`: the process, and the event at which it is killed.
-        n: the number of the record, batch or checkpoint; seconds for "driver at" and "worker at".
+        n: the number of the record, batch or checkpoint; seconds for "driver at" and "worker at", and from the begin of
+            a probe or a final evaluation.
     """
 
     what: str
@@ -82,6 +87,8 @@ def draw_number(what: str, rng: random.Random) -> float:
     """Draw the `n` of a kill."""
     if what.endswith(" at"):
         return round(rng.uniform(0.0, 10.0), 3)
+    if what in ("probe", "evaluation"):
+        return round(rng.uniform(0.0, 1.0), 3)
     return rng.randint(1, {"batch": 8, "checkpoint": 15}.get(what.split()[0], 100))
 
 
@@ -91,6 +98,7 @@ def draw_number(what: str, rng: random.Random) -> float:
 def arrange_kills(kills: Sequence[Kill]) -> None:
     """Arrange the kills of this driver process. Each kill adds a line to the file `killed`."""
     from search.executors.local import LocalExecutor
+    from search.messages import Evaluate
     from search.study.journal import Entry, Journal
 
     executors: list[LocalExecutor] = []
@@ -103,7 +111,18 @@ def arrange_kills(kills: Sequence[Kill]) -> None:
 
     def die(kill: Kill) -> None:
         note(kill)
+        if kill.what == "driver and zygote":
+            os.kill(executors[0].zygote_pid, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def close_terminal(kill: Kill) -> None:
+        """Let all output fail, and send what the system sends to the processes of a terminal that is closed."""
+        note(kill)
+        reading, writing = os.pipe()
+        os.close(reading)
+        for descriptor in (1, 2):
+            os.dup2(writing, descriptor)
+        os.kill(os.getpid(), signal.SIGHUP)
 
     def kill_other(kill: Kill) -> None:
         """Kill the zygote or a worker."""
@@ -126,7 +145,7 @@ def arrange_kills(kills: Sequence[Kill]) -> None:
             count += 1
             due = [kill for kill in kills if kill.n == count]
             for kill in due:
-                if kill.what == "driver before":
+                if kill.what in ("driver before", "driver and zygote"):
                     die(kill)
                 elif kill.what == "driver within":
                     from search.study.journal import format_line
@@ -139,22 +158,46 @@ def arrange_kills(kills: Sequence[Kill]) -> None:
             for kill in due:
                 if kill.what == "driver after":
                     die(kill)
+                elif kill.what == "terminal":
+                    close_terminal(kill)
                 elif kill.what in ("worker", "zygote"):
                     kill_other(kill)
         return entries
 
-    LocalExecutor.__init__ = initialize_and_note  # type: ignore[method-assign]
+    def in_a_while(what: str) -> None:
+        """Kill a worker some time after the first probe or final evaluation begins. The second one goes on."""
+        for kill in [kill for kill in kills if kill.what == what][:1]:
+            _start_timer(kill, kill_other)
+        kills[:] = [kill for kill in kills if kill.what != what]
+
+    def probe_and_kill(self: LocalExecutor, *arguments: Any) -> Any:
+        in_a_while("probe")
+        return probe(self, *arguments)
+
+    def start_and_kill(self: LocalExecutor, slot: int, work: Any) -> None:
+        start(self, slot, work)
+        if isinstance(work, Evaluate):
+            in_a_while("evaluation")
+
+    kills = list(kills)
+    probe, start = LocalExecutor.probe, LocalExecutor.start
+    patches: Any = LocalExecutor
+    patches.__init__, patches.probe, patches.start = initialize_and_note, probe_and_kill, start_and_kill
     Journal.append = append_and_kill  # type: ignore[method-assign]
     for kill in kills:
         if kill.what.endswith(" at"):
-            timer = threading.Timer(kill.n, die if kill.what == "driver at" else kill_other, [kill])
-            timer.daemon = True
-            timer.start()
+            _start_timer(kill, die if kill.what == "driver at" else kill_other)
         elif kill.what.startswith("checkpoint"):
             os.environ["DIE_IN_CHECKPOINT"] = f"{kill.n:g}:{kill.what.split()[1]}"
     batches = [kill for kill in kills if kill.what.startswith("batch")]
     if batches:
         _die_in_batches(batches, die)
+
+
+def _start_timer(kill: Kill, act: Callable[[Kill], None]) -> None:
+    timer = threading.Timer(kill.n, act, [kill])
+    timer.daemon = True
+    timer.start()
 
 
 def _die_in_batches(kills: Sequence[Kill], die: Any) -> None:
@@ -215,6 +258,7 @@ def start_driver(
     code = "import sys; from kills import *; sys.exit(run_driver())"
     environment = {
         **os.environ,
+        "CHILDREN": "1" if len(kills) % 2 else "",
         "KILLS": json.dumps([asdict(kill) for kill in kills]),
         "ZYGOTES": templates.address("keras"),
     }
@@ -262,14 +306,37 @@ def search_with_kills(
     for number in range(1000):
         kills = draw_kills(random.Random(f"{seed}/{number}"))
         code = start_driver(folder, search_arguments(backend, workers), kills, templates).wait()
+        check_nobody_is_left(folder)
         print(
             f"    process {number}: exit {code}, {', '.join(f'{kill.what} {kill.n:g}' for kill in kills)}", flush=True
         )
         if code == 0:
             noted = (folder / "killed").read_text().splitlines() if (folder / "killed").exists() else []
             return len(noted) + len(list(folder.glob("died-*")))
-        assert code == -signal.SIGKILL, f"exit {code}: see {folder / 'output.txt'}"
+        stopped = 130 if any(kill.what == "terminal" for kill in kills) else None
+        assert code in (-signal.SIGKILL, stopped), f"exit {code}: see {folder / 'output.txt'}"
     raise AssertionError("the search does not end")
+
+
+LEFT_SECONDS = 5.0
+"""Seconds after which no process of a driver that has ended may be there."""
+
+
+def check_nobody_is_left(folder: Path) -> None:
+    """Assert that all processes that a driver has started in `folder` end, and their children."""
+    end = time.monotonic() + LEFT_SECONDS
+    while left := [process for process in psutil.process_iter() if _works_in(process, folder)]:
+        assert time.monotonic() < end, (
+            f"processes are left: {[process.as_dict(['pid', 'cmdline']) for process in left]}"
+        )
+        time.sleep(0.1)
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == folder.resolve()
+    except psutil.Error:
+        return False
 
 
 def search_undisturbed(folder: Path, backend: Sequence[str], workers: int = 1) -> Study:
@@ -287,6 +354,7 @@ def check_study(folder: Path, undisturbed: Study) -> Study:
     assert_same(history(study), history(undisturbed))
     assert study.end is not None
     assert study.end.complete
+    assert paths.model.exists(), "the best model is not there"
     check_mlflow(folder, study)
     for trial in study.trials.values():
         left = list(paths.trial(trial.number).folder.glob("checkpoint-*"))

@@ -1,11 +1,14 @@
 """A space whose training has all kinds of state: weights, optimizer, random seeds, sample order, counters of callbacks.
 
 A training that is cut anywhere and continues must have the same results.
-`DIE_IN_CHECKPOINT=<n>:<write|rename>` makes a worker kill itself within its n-th checkpoint, once.
+`DIE_IN_CHECKPOINT=<n>:<write|rename>` makes a worker kill itself within its n-th checkpoint, once. `CHILDREN=1` gives
+each worker two processes of its own, a forked one and another program, which have all that it has open.
 """
 
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import keras
@@ -16,6 +19,11 @@ search_options = {"objective": "val_loss", "direction": "min", "max_epochs": 6, 
 
 
 def load_data():
+    if os.environ.get("CHILDREN"):
+        subprocess.Popen(["sleep", "600"], close_fds=False)
+        if os.fork() == 0:
+            time.sleep(600)
+            os._exit(0)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 6)).astype("float32")
     y = np.sin(x[:, :1] * x[:, 1:2]).astype("float32")
