@@ -308,6 +308,8 @@ class Owner:
                     watched = time.monotonic()
                     self._watch_memory()
                     self._watch_driver()
+        except SearchError as error:
+            self._break(error)
         except BaseException:
             self._break(SearchError(as_one_line(traceback.format_exc())))
 
