@@ -15,6 +15,7 @@ import pytest
 from places import TINY
 
 import search
+from search.errors import SpaceError
 
 OPTIONS: dict[str, Any] = {"seed": 0, "workers": 1, "progress": False, "max_trials": 2, "max_epochs": 1}
 
@@ -131,6 +132,14 @@ def test_a_probe_that_hangs_is_named_and_ended_by_the_user(
     assert driver.wait(5) == 130
     assert "Traceback" not in said(workplace)
     wait_until(lambda: not worker.is_running(), 5)
+
+
+@pytest.mark.slow
+def test_a_probe_takes_no_longer_than_a_trial_may(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.driver.launch.PROBE_SECONDS", 1.0)
+    (workplace / "space.py").write_text(f"import time\ntime.sleep(1000)\n{TINY.read_text()}")
+    with pytest.raises(SpaceError, match=r"the probe came to no end \(the probe took longer than 1s: did it hang\?\)"):
+        search.run(workplace / "space.py", trial_timeout="1s", **OPTIONS)
 
 
 def wait_until(condition: Any, seconds: float = 60) -> None:
