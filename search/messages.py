@@ -32,6 +32,7 @@ class Probe:
         values: values to use in place of defaults, by name.
         more: the number of further configurations to build, with random values.
         shapes: find the hyperparameters that change shapes.
+        limit: seconds after which the probe is ended, or None.
     """
 
     space: SpaceRef
@@ -39,6 +40,7 @@ class Probe:
     values: Mapping[str, Value] = field(default_factory=dict)
     more: int = 0
     shapes: bool = False
+    limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

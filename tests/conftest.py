@@ -32,7 +32,7 @@ pytest.register_assert_rewrite("commands", "stores")
 @pytest.fixture(scope="session")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """Yield a zygote: importing the framework takes seconds, forking a process that has it milliseconds."""
-    from search.executors.local import Zygote
+    from search.executors.zygotes import Zygote
 
     made = Zygote(tmp_path_factory.mktemp("zygote") / "zygote.log", None)
     yield made

@@ -297,7 +297,7 @@ def main(arguments: list[str]) -> None:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    from search.executors.local import Zygote
+    from search.executors.zygotes import Zygote
     from search.worker.process import set_environment
 
     set_environment()

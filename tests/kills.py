@@ -275,15 +275,15 @@ def start_driver(
 def run_driver() -> int:
     """Run the command line of this process with the kills in the environment variable KILLS."""
     from search.cli import main
-    from search.executors import local
+    from search.executors import zygotes
 
-    local.subprocess = forked_zygotes(os.environ["ZYGOTES"])  # type: ignore[assignment]
+    zygotes.subprocess = forked_zygotes(os.environ["ZYGOTES"])  # type: ignore[assignment]
     arrange_kills([Kill(**kill) for kill in json.loads(os.environ["KILLS"])])
     return main(sys.argv[1:])
 
 
 def forked_zygotes(address: str) -> SimpleNamespace:
-    """Return what `search.executors.local` can have for `subprocess`: the template at `address` forks its zygotes."""
+    """Return what `search.executors.zygotes` can have for `subprocess`: the template at `address` forks its zygotes."""
 
     def start(*arguments: Any, **options: Any) -> forks.Process:
         return forks.start(address, *arguments, **options)

@@ -40,6 +40,9 @@ from search.tracking.mlflow.admission import Admission, check_parent_run, descri
 RANDOM_CONFIGURATIONS = 5
 """Configurations with random values that `search check` builds beside the default one."""
 
+PROBE_SECONDS = 600.0
+"""The least time limit of a probe, in seconds: it may load, for all trials, the data that they do not load any more."""
+
 # Commands -------------------------------------------------------------------------------------------------------------
 
 
@@ -263,12 +266,12 @@ class _Launch:
             shutil.rmtree(self._paths.requests, ignore_errors=True)  # those of an earlier process
             shutil.rmtree(self._paths.data, ignore_errors=True)
             stack.callback(shutil.rmtree, self._paths.data, ignore_errors=True)
-            probed = self._probe(executor, ref)
+            probed = self._probe(executor, ref, opts)
             opts = options.resolve_options(self._given, probed.options, self._handle.options, self._source.label)
             if not self._handle.exists and opts.seed not in (None, ref.seed):
                 # The file computes its seed. It was run under another one, and is run again.
                 ref = replace(ref, seed=opts.seed)
-                probed = self._probe(executor, ref)
+                probed = self._probe(executor, ref, opts)
             with options.error_prefix(self._source.label):
                 choice = _choose_gpus(opts, node)
                 slots = selection.slots_of(opts, choice.gpus)
@@ -312,10 +315,10 @@ class _Launch:
         seed = self._source.written_seed() if seed is None else seed
         return secrets.randbelow(options.LARGEST_SEED) if seed is None else int(seed)
 
-    def _probe(self, executor: Executor, ref: SpaceRef) -> Probed:
+    def _probe(self, executor: Executor, ref: SpaceRef, opts: Options) -> Probed:
         share = str(self._paths.data) if executor.slots > 1 else None
         with waiting_for(f"probing {self._source.label}"):
-            probed = executor.probe(Probe(ref, share, shapes=not self._handle.exists))
+            probed = executor.probe(Probe(ref, share, shapes=not self._handle.exists, limit=_probe_limit(opts)))
         if isinstance(probed, ProbeFailed):
             raise SpaceError(probed.message + log_traceback(self._paths, probed.traceback))
         return probed
@@ -338,7 +341,10 @@ class _Launch:
         if changed or self._is_new("try_first"):
             untried = self._handle.untried(opts.try_first)
             declared = (*probed.parameters, *probed.inactive)
-            for line in checks.check_try_first(untried, declared, lambda v: executor.probe(Probe(ref, values=v))):
+            limit = _probe_limit(opts)
+            for line in checks.check_try_first(
+                untried, declared, lambda v: executor.probe(Probe(ref, values=v, limit=limit))
+            ):
                 self._say(line)
         return objective
 
@@ -457,6 +463,11 @@ class _Launch:
                 shutil.copyfile(file, target)
             shutil.rmtree(self._paths.space, ignore_errors=True)
             new.rename(self._paths.space)
+
+
+def _probe_limit(opts: Options) -> float | None:
+    """Return the time limit of a probe in seconds, None for any time."""
+    return None if opts.trial_timeout is None else max(opts.trial_timeout, PROBE_SECONDS)
 
 
 def _choose_gpus(opts: Options, node: Node) -> Choice:

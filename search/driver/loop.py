@@ -219,7 +219,8 @@ class Driver:
         self._interrupts += 1
         if self._interrupts > 1:
             raise KeyboardInterrupt
-        self._say("stopping when the running epochs end; once more stops at once, and loses nothing journaled")
+        running = "evaluations" if self._controller.evaluation.running else "epochs"
+        self._say(f"stopping when the running {running} end; once more stops at once, and loses nothing journaled")
 
     def stop(self) -> None:
         """End the search at the end of the running epochs, as the first Ctrl-C does."""
@@ -303,6 +304,8 @@ class Driver:
             for follower in self._followers:
                 follower.take(entries)
             self._announce(reaction.records)
+        for line in reaction.lines:
+            self._say(line)
         for child in reaction.hand_on:
             hand_on(self._checkpoints, child, self._controller.study, self._paths)
         for slot, instruction in reaction.instructions:

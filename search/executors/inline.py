@@ -43,10 +43,12 @@ class InlineExecutor:
 
     def __init__(self) -> None:
         from search.worker.channel import DirectChannel
+        from search.worker.own_process import claim_process
         from search.worker.segment import clear_caches
 
         # An earlier search in this process may have loaded files that have changed since.
         clear_caches()
+        claim_process()
         self._work: Segment | Evaluate | None = None
         self._id = 0
         self._handle: Handle | None = None

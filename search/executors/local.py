@@ -7,16 +7,15 @@ replaced too, and its workers live on.
 from __future__ import annotations
 
 import os
+import select
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe, wait
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import cast
 
 import psutil
 
@@ -24,6 +23,7 @@ from search.devices.slots import Slot
 from search.errors import SearchError
 from search.executors.base import ExecutorSetup, Handle, tell_user
 from search.executors.waiting import show_stage, waiting_for
+from search.executors.zygotes import Child, Zygote
 from search.messages import (
     Command,
     Evaluate,
@@ -41,9 +41,7 @@ from search.messages import (
     WorkCommand,
 )
 from search.study.records import SegmentEnded
-from search.study.versions import framework_name
 from search.wording import format_time
-from search.worker import zygote
 
 GROWTH_BYTES = 1 << 30
 """Growth in bytes since its first segment after which a worker is replaced: each trial leaves 7 to 14 MB behind."""
@@ -60,135 +58,37 @@ STALL_SECONDS = 1.0
 A driver that was itself suspended has received no messages.
 """
 
+CHECK_SECONDS = 0.1
+"""Seconds between two looks at all workers, beside those at the workers that send something."""
+
 PROBES = 3
 """Attempts to probe, at most, if the worker is killed from outside, as by a machine that runs out of memory."""
 
-IMPORT_SECONDS = 600.0
-"""Seconds for the zygote to import the framework: a machine that is busy with other work may need minutes."""
+FORK_SECONDS = 1.0
+"""Seconds that the start of work waits for a fork, which takes milliseconds. After that, the others go on meanwhile."""
 
-ANSWER_SECONDS = 120.0
-"""Seconds for the zygote to answer when it has imported the framework."""
+LONG_FORK_SECONDS = 10.0
+"""The same if there are no others."""
 
-LEAVE_SECONDS = 3.0
-"""Seconds for the zygote to end by itself."""
+STATUS_SECONDS = 2.0
+"""Seconds to wait for the zygote's report of how a worker ended."""
 
+KILL_SECONDS = 10.0
+"""Seconds after which a worker that was killed and has not ended is given up: a driver of the system may hold it.
 
-class Zygote:
-    """The driver's end of the zygote, which still imports the framework when the constructor returns.
+A worker that was told to end, and has not, is killed after the same time.
+"""
 
-    The arguments are as for `LocalExecutor`.
-    """
-
-    def __init__(self, log: Path, keras_backend: str | None, compiled: Path | None = None) -> None:
-        self._log = log
-        self._framework = framework_name(keras_backend)
-        ours, theirs = socket.socketpair()
-        environment = dict(os.environ)
-        if keras_backend is not None:
-            environment["KERAS_BACKEND"] = keras_backend
-        # Python orders sets of strings anew in each process, and so a vocabulary or a split made from one.
-        environment.setdefault("PYTHONHASHSEED", "0")
-        # The zygote has this process's module path: a notebook's factory may import modules from it.
-        path = [str(Path(entry).absolute()) for entry in sys.path]
-        code = f"import sys; sys.path[:] = {path!r}; from search.worker import zygote; "
-        code += f"zygote.run_zygote({theirs.fileno()}, {str(log)!r}, {compiled and str(compiled)!r})"
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],
-            pass_fds=[theirs.fileno()],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
-        self._socket = ours
-        self._socket.settimeout(IMPORT_SECONDS)
-        self._ready = False
-        self._died: dict[int, int] = {}
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def ready(self) -> bool:
-        """True if the zygote has reported that it can fork."""
-        return self._ready
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def fork(self, slot: Slot, log: Path) -> tuple[int, Connection]:
-        """Fork a worker, and return its process id and our end of its pipe. SearchError if the zygote cannot."""
-        ours, theirs = Pipe()
-        try:
-            if not self._ready:
-                with waiting_for(f"importing {self._framework}", soon=True):
-                    self._receive_until(zygote.ZygoteReady)
-                self._socket.settimeout(ANSWER_SECONDS)
-            zygote.send(self._socket, zygote.Fork(slot, str(log)), (theirs.fileno(),))
-            forked = self._receive_until(zygote.Forked)
-        except (OSError, EOFError) as error:
-            raise SearchError(f"workers cannot be started: {self._reason(error)}; see {self._log}") from None
-        finally:
-            theirs.close()
-        assert isinstance(forked, zygote.Forked)
-        return forked.pid, ours
-
-    def _reason(self, error: Exception) -> str:
-        """Return why the zygote does not answer: if it ended, the last line of its log, where a traceback ends."""
-        try:
-            code = self._process.wait(1)
-        except subprocess.TimeoutExpired:
-            if isinstance(error, TimeoutError):
-                seconds = ANSWER_SECONDS if self._ready else IMPORT_SECONDS
-                return f"no answer in {format_time(seconds)}: if the machine is busy, run the command again later"
-            return str(error) or type(error).__name__
-        with suppress(OSError):
-            if lines := self._log.read_text(errors="replace").splitlines():
-                return f"{lines[-1].strip()} (exit code {code})"
-        return f"exit code {code}"
-
-    def _receive_until(self, kind: type[object]) -> object:
-        if kind is zygote.ZygoteReady and self._ready:
-            return None
-        while True:
-            value, _ = zygote.receive(self._socket)
-            if isinstance(value, zygote.Died):
-                self._died[value.pid] = value.status
-            if isinstance(value, zygote.ZygoteReady):
-                self._ready = True
-            if isinstance(value, kind):
-                return value
-
-    def status_of(self, pid: int, timeout: float = 2.0) -> int | None:
-        """Return the `os.waitpid` status of the worker `pid`; None if the zygote does not report it in time."""
-        self._socket.settimeout(timeout)
-        try:
-            while pid not in self._died:
-                value, _ = zygote.receive(self._socket)
-                if isinstance(value, zygote.Died):
-                    self._died[value.pid] = value.status
-        except (OSError, EOFError):
-            return None
-        finally:
-            self._socket.settimeout(ANSWER_SECONDS)
-        return self._died.pop(pid)
-
-    def close(self) -> None:
-        self._socket.close()
-        try:
-            # A zygote that still imports has no workers to end.
-            self._process.wait(LEAVE_SECONDS if self._ready else 0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+LEAVE_SECONDS = 1.0
+"""Seconds for idle workers to end by themselves, once the zygote has."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Worker:
     """A worker process.
 
     Attributes:
-        zygote: the zygote that forked it.
+        child: the process.
         work: the id of the work that it runs, or of its last one.
         busy: whether it runs something.
         used: whether it has run a segment.
@@ -196,35 +96,43 @@ class _Worker:
             On a GPU these take some gigabytes, which are no growth.
         last_message: the time of its last message, by the executor's own clock.
         killed: the reason for which the driver killed it, or None.
+        killed_at, over_at: the times when it was killed, and when its end was seen; by the executor's own clock.
         out_of_memory: whether its last segment ran out of memory. The memory it holds may be of no use to the next.
+        early: the commands for a process that the zygote has not made yet.
     """
 
-    pid: int
-    connection: Connection
-    zygote: Zygote
-    process: psutil.Process | None
+    child: Child
     work: int = 0
     busy: bool = False
     used: bool = False
     baseline: int | None = None
     last_message: float = 0.0
     killed: str | None = None
+    killed_at: float | None = None
+    over_at: float | None = None
     out_of_memory: bool = False
+    early: list[tuple[int, Command]] = field(default_factory=list)
+    process: psutil.Process | None = None
 
-    def kill(self) -> None:
-        """Kill the process and the processes that it started."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except OSError:
-            with suppress(OSError):
-                os.kill(self.pid, signal.SIGKILL)
+    def send(self, command: Command) -> None:
+        """Send a command for the present work. If the process is gone, nothing happens."""
+        if self.child.pid is None or self.early:
+            self.early.append((self.work, command))
+        else:
+            self.child.pipe.send((self.work, command))
+
+    @property
+    def awaits_anything(self) -> bool:
+        """True if the process is yet to be made, or is yet to end."""
+        return bool(self.child.pid is None or self.early or self.killed_at is not None or self.over_at is not None)
 
     def memory(self) -> int:
         """Return the resident memory in bytes; 0 if the process is gone."""
-        if self.process is None:
-            return 0
         with suppress(psutil.Error):
-            return int(self.process.memory_info().rss)
+            if self.process is None and self.child.pid is not None:
+                self.process = psutil.Process(self.child.pid)
+            if self.process is not None:
+                return int(self.process.memory_info().rss)
         return 0
 
 
@@ -272,10 +180,13 @@ class LocalExecutor:
         self._growth = growth
         self._heartbeat = heartbeat
         self._clock = 0.0
+        self._checked = 0.0
         self._polled = time.monotonic()
         self._shared_zygote = zygote
         self._zygote = zygote or Zygote(log, keras_backend, compiled)
         self._workers: dict[int, _Worker] = {}
+        self._leaving: dict[Child, float] = {}
+        """The workers that were told to end, with the times of that."""
 
     @property
     def slots(self) -> int:
@@ -290,38 +201,42 @@ class LocalExecutor:
 
     def pids(self) -> dict[int, int]:
         """Return the process ids of the workers, by slot."""
-        return {slot: worker.pid for slot, worker in self._workers.items()}
+        return {slot: worker.child.pid for slot, worker in self._workers.items() if worker.child.pid is not None}
 
     @property
     def zygote_pid(self) -> int:
         return self._zygote.pid
 
     def probe(self, probe: Probe, slot: int = 0, tell: Callable[[str], None] = tell_user) -> Probed | ProbeFailed:
-        for _ in range(PROBES):
-            worker = self._worker(slot)
-            try:
-                answer = self._probe(worker, probe, tell)
-            except (OSError, EOFError):
-                reason = self._discard(slot)
-                if "SIGKILL" not in reason:
-                    break
-            else:
-                return answer
-        return ProbeFailed(f"the space file ended its process ({reason}): see {self._log}", "")
+        answer = self._probe(slot, probe, tell)
+        for _ in range(PROBES - 1):
+            if isinstance(answer, Lost) and "SIGKILL" in answer.reason:
+                answer = self._probe(slot, probe, tell)
+        if not isinstance(answer, Lost):
+            return answer
+        if "did it hang?" in answer.reason:
+            return ProbeFailed(f"the probe came to no end ({answer.reason}): see {self._log}", "")
+        return ProbeFailed(f"the space file ended its process ({answer.reason}): see {self._log}", "")
 
-    def _probe(self, worker: _Worker, probe: Probe, tell: Callable[[str], None]) -> Probed | ProbeFailed:
-        """Have a worker probe. OSError or EOFError if its process ends."""
-        worker.work = 0
-        worker.connection.send((0, probe))
-        while True:
-            _, answer = worker.connection.recv()
-            if isinstance(answer, Notice):
-                tell(answer.text)
-            elif isinstance(answer, Stage):
-                show_stage(answer.text)
-            elif not isinstance(answer, Heartbeat):
-                assert isinstance(answer, (Probed, ProbeFailed))
-                return answer
+    def _probe(self, slot: int, probe: Probe, tell: Callable[[str], None]) -> Probed | ProbeFailed | Lost:
+        """Have the worker of a slot probe. The messages of the other slots wait."""
+        answers: list[Probed | ProbeFailed | Lost] = []
+
+        def take(slot: int, work: int, message: Message) -> None:
+            if isinstance(message, Notice):
+                tell(message.text)
+            elif isinstance(message, Stage):
+                show_stage(message.text)
+            elif isinstance(message, (Probed, ProbeFailed, Lost)):
+                answers.append(message)
+
+        self._begin(slot, 0, probe)
+        began = self._clock
+        while not answers:
+            self._step(take, 0.1, only=slot)
+            if probe.limit is not None and self._clock - began > probe.limit:
+                self.kill(slot, 0, f"the probe took longer than {format_time(probe.limit)}: did it hang?")
+        return answers[0]
 
     def start(self, slot: int, work: Segment | Evaluate) -> None:
         worker = self._worker(slot)
@@ -330,90 +245,176 @@ class LocalExecutor:
         grown = worker.baseline is not None and worker.memory() - worker.baseline > self._growth
         if grown or worker.out_of_memory:
             self._retire(slot)
-            worker = self._worker(slot)
-        worker.work, worker.busy, worker.used = work.id, True, True
+        self._begin(slot, work.id, work)
+        self._workers[slot].used = True
+
+    def _begin(self, slot: int, number: int, work: Segment | Evaluate | Probe) -> None:
+        worker = self._worker(slot)
+        worker.work, worker.busy = number, True
         worker.last_message = self._clock
-        self._send(worker, work)
+        worker.send(work)
 
     def send(self, slot: int, work: int, command: WorkCommand) -> None:
         worker = self._workers.get(slot)
         if worker is not None and worker.work == work:
-            self._send(worker, command)
+            worker.send(command)
 
     def kill(self, slot: int, work: int, reason: str) -> None:
         worker = self._workers.get(slot)
-        if worker is not None and worker.busy and worker.work == work:
+        if worker is not None and worker.busy and worker.work == work and worker.killed is None:
             worker.killed = reason
-            worker.kill()
+            worker.killed_at = self._clock
+            worker.child.kill()
 
     def poll(self, handle: Handle, timeout: float, wake: Sequence[Connection] = ()) -> None:
         """Do as any executor does. A connection in `wake` that can be read ends the wait, too."""
-        by_connection = {worker.connection: slot for slot, worker in self._workers.items()}
-        if not by_connection and not wake:
-            time.sleep(timeout)
-            return
-        for ready in wait([*by_connection, *wake], timeout):
-            assert isinstance(ready, Connection)
-            if ready in by_connection:
-                self._read(by_connection[ready], ready, handle)
+        self._step(handle, timeout, wake)
+
+    def _step(
+        self, handle: Handle, timeout: float, wake: Sequence[Connection] = (), *, only: int | None = None
+    ) -> None:
+        """Wait for anything to happen, and look after all workers, or only after that of one slot."""
+        slots = list(self._workers) if only is None else [only]
+        ready = self._wait([self._workers[slot] for slot in slots if slot in self._workers], timeout, wake)
         now = time.monotonic()
         self._clock += min(now - self._polled, timeout + STALL_SECONDS)
         self._polled = now
-        for slot, worker in self._workers.items():
-            if worker.busy and worker.killed is None and self._clock - worker.last_message > self._heartbeat:
-                self.kill(
-                    slot,
-                    worker.work,
-                    f"its process sent no sign of life for {format_time(self._heartbeat)}: did it hang?",
-                )
+        due = self._clock - self._checked >= CHECK_SECONDS
+        if due:
+            self._checked = self._clock
+        for zygote in self._zygotes(self._workers.values()):
+            if due or zygote.fileno() in ready:
+                zygote.read()
+        for slot in slots:
+            worker = self._workers.get(slot)
+            if worker is not None and (due or worker.awaits_anything or worker.child.is_among(ready)):
+                self._attend(slot, worker, handle)
+        for child, since in list(self._leaving.items()):
+            if child.is_over or self._clock - since > KILL_SECONDS:
+                del self._leaving[child]
+                child.release()
+
+    def _zygotes(self, workers: Iterable[_Worker]) -> set[Zygote]:
+        return {self._zygote, *(worker.child.zygote for worker in workers)}
+
+    def _wait(self, workers: Sequence[_Worker], timeout: float, wake: Sequence[Connection]) -> set[int]:
+        """Wait for anything to happen. Return the file descriptors where something has."""
+        poller = select.poll()
+        for zygote in self._zygotes(workers):
+            if zygote.alive:
+                poller.register(zygote.fileno(), select.POLLIN)
+        for worker in workers:
+            child = worker.child
+            # An end that is known would be told again and again.
+            if child.pid is not None and worker.over_at is None:
+                if not child.pipe.ended:
+                    poller.register(child.pipe, select.POLLIN | (select.POLLOUT if child.pipe.is_full else 0))
+                if child.pidfd is not None:
+                    poller.register(child.pidfd, select.POLLIN)
+        for connection in wake:
+            poller.register(connection, select.POLLIN)
+        return {file for file, _ in poller.poll(timeout * 1000)}
+
+    def _attend(self, slot: int, worker: _Worker, handle: Handle) -> None:
+        """Pass on the messages of a worker so far, and find out if it has ended or hangs."""
+        if worker.child.pid is None:
+            self._await_birth(slot, worker, handle)
+            return
+        if worker.early:
+            self._deliver_early(worker)
+        over = worker.child.is_over  # its last messages were sent before
+        worker.child.pipe.flush()
+        for value in worker.child.pipe.receive():
+            work, message = cast(tuple[int, Message], value)
+            self._take(slot, work, message, handle)
+            if self._workers.get(slot) is not worker:
+                return
+        silent = self._clock - worker.last_message
+        if over:
+            self._bury(slot, worker, handle)
+        elif worker.killed_at is not None:
+            if self._clock - worker.killed_at > KILL_SECONDS:
+                reason = worker.killed or "it closed its connection"
+                self._end(slot, handle, f"{reason} (process {worker.child.pid} was killed and does not end)")
+        elif worker.child.pipe.ended:
+            worker.killed_at = self._clock
+            worker.child.kill()  # no command can reach it any more
+        elif worker.busy and silent > self._heartbeat:
+            reason = f"its process sent no sign of life for {format_time(self._heartbeat)}: did it hang?"
+            self.kill(slot, worker.work, reason)
+
+    def _deliver_early(self, worker: _Worker) -> None:
+        """Send a new process the commands that came before it."""
+        worker.last_message = self._clock
+        for command in worker.early:
+            worker.child.pipe.send(command)
+        worker.early.clear()
+
+    def _await_birth(self, slot: int, worker: _Worker, handle: Handle) -> None:
+        """Take care of a worker that the zygote has not forked yet."""
+        child = worker.child
+        if worker.killed is not None:
+            self._end(slot, handle, worker.killed)
+        elif (failure := child.zygote.failure(time.monotonic())) is not None:
+            if not child.zygote.ready:
+                raise SearchError(f"workers cannot be started: {failure}; see {self._log}")
+            # The zygote has worked before, and has died or hangs: replace it.
+            if child.zygote is self._zygote:
+                self._zygote.kill()
+                self._zygote = Zygote(self._log, self._keras_backend, self._compiled)
+            child.release()
+            worker.child = self._zygote.fork(self._slots[slot], self._log)
+
+    def _bury(self, slot: int, worker: _Worker, handle: Handle) -> None:
+        """Remove a worker that has ended, when the zygote has reported how, or does not."""
+        child = worker.child
+        if worker.over_at is None:
+            worker.over_at = self._clock
+        if child.status is None and child.zygote.alive and self._clock - worker.over_at < STATUS_SECONDS:
+            child.zygote.wake()
+            return
+        self._end(slot, handle, _describe_end(worker))
+
+    def _end(self, slot: int, handle: Handle, reason: str) -> None:
+        """Remove the worker of a slot, and tell that its work is lost."""
+        worker = self._workers.pop(slot)
+        worker.child.release()
+        if worker.busy:
+            handle(slot, worker.work, Lost(reason))
 
     def close(self, *, now: bool = False) -> None:
         for worker in self._workers.values():
             if now or worker.busy:
-                worker.kill()
+                worker.child.kill()
             else:
-                self._send(worker, Shutdown())
-            worker.connection.close()
+                worker.send(Shutdown())
+            self._leaving[worker.child] = self._clock
         self._workers.clear()
         if self._zygote is not self._shared_zygote:
             self._zygote.close()
+        deadline = time.monotonic() + (0 if now else LEAVE_SECONDS)
+        while time.monotonic() < deadline and any(child.pid and not child.is_over for child in self._leaving):
+            time.sleep(0.01)
+        for child in self._leaving:
+            child.release()
+        self._leaving.clear()
 
     def _worker(self, slot: int) -> _Worker:
         """Return the slot's worker, which is forked if there is none."""
         if slot not in self._workers:
-            try:
-                pid, connection = self._zygote.fork(self._slots[slot], self._log)
-            except SearchError:
-                if self._zygote.alive or not self._zygote.ready:
-                    raise
-                # The zygote has worked before and died: replace it, once.
-                self._zygote = Zygote(self._log, self._keras_backend, self._compiled)
-                pid, connection = self._zygote.fork(self._slots[slot], self._log)
-            process = None
-            with suppress(psutil.Error):
-                process = psutil.Process(pid)
-            self._workers[slot] = _Worker(pid, connection, self._zygote, process)
+            child = self._zygote.fork(self._slots[slot], self._log)
+            self._workers[slot] = _Worker(child)
+            busy = any(worker.busy for worker in self._workers.values())
+            if not busy and not self._zygote.ready:
+                with waiting_for(f"importing {self._zygote.framework}", soon=True):
+                    while not self._zygote.ready:
+                        self._step(_drop, 0.1, only=slot)
+            deadline = time.monotonic() + (FORK_SECONDS if busy else LONG_FORK_SECONDS)
+            while child.pid is None and self._zygote.ready and self._zygote.alive and time.monotonic() < deadline:
+                self._zygote.read(0.05)
+            if child.pid is None:
+                self._await_birth(slot, self._workers[slot], _drop)
         return self._workers[slot]
-
-    def _send(self, worker: _Worker, command: Command) -> None:
-        # If the worker has died, `_read` notices.
-        with suppress(OSError):
-            worker.connection.send((worker.work, command))
-
-    def _read(self, slot: int, connection: Connection, handle: Handle) -> None:
-        """Pass one worker's messages so far to `handle`."""
-        try:
-            while connection.poll():
-                work, message = connection.recv()
-                self._take(slot, work, message, handle)
-                worker = self._workers.get(slot)
-                if worker is None or worker.connection is not connection:
-                    return
-        except (OSError, EOFError):
-            worker = self._workers[slot]
-            reason = self._discard(slot)
-            if worker.busy:
-                handle(slot, worker.work, Lost(reason))
 
     def _take(self, slot: int, work: int, message: Message, handle: Handle) -> None:
         """Take in a message of the worker in a slot, and pass it on if it belongs to the present work."""
@@ -421,26 +422,10 @@ class LocalExecutor:
         worker.last_message = self._clock
         if isinstance(message, Heartbeat) or work != worker.work:
             return
-        if isinstance(message, (SegmentEnded, Evaluated)):
+        if isinstance(message, (SegmentEnded, Evaluated, Probed, ProbeFailed)):
             worker.busy = False
             worker.out_of_memory = isinstance(message, SegmentEnded) and message.outcome == "no_memory"
         handle(slot, work, message)
-
-    def _discard(self, slot: int) -> str:
-        """Remove a worker that has died, and return how it died as text."""
-        worker = self._workers.pop(slot)
-        worker.connection.close()
-        status = worker.zygote.status_of(worker.pid)
-        if worker.killed is not None:
-            return worker.killed
-        if status is None:
-            return "its process died"
-        if os.WIFSIGNALED(status):
-            number = os.WTERMSIG(status)
-            name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-            hint = ", out of memory?" if number == signal.SIGKILL else ""
-            return f"its process was ended by {name}{hint}"
-        return f"its process ended with exit code {os.WEXITSTATUS(status)}"
 
     def retire(self, slot: int) -> None:
         """End the worker of a slot where nothing runs, if there is one."""
@@ -449,5 +434,24 @@ class LocalExecutor:
 
     def _retire(self, slot: int) -> None:
         worker = self._workers.pop(slot)
-        self._send(worker, Shutdown())
-        worker.connection.close()
+        worker.send(Shutdown())
+        self._leaving[worker.child] = self._clock
+
+
+def _describe_end(worker: _Worker) -> str:
+    """Return how a worker ended, as text."""
+    status = worker.child.status
+    if worker.killed is not None:
+        return worker.killed
+    if status is None:
+        return "its process died"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        hint = ", out of memory?" if number == signal.SIGKILL else ""
+        return f"its process was ended by {name}{hint}"
+    return f"its process ended with exit code {os.WEXITSTATUS(status)}"
+
+
+def _drop(slot: int, work: int, message: Message) -> None:
+    """Do nothing with a message."""

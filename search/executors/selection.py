@@ -20,7 +20,7 @@ from search.study.versions import KERAS_BACKENDS
 from search.wording import pluralize
 
 if TYPE_CHECKING:
-    from search.executors.local import Zygote
+    from search.executors.zygotes import Zygote
 
 shared_zygote: Zygote | None = None
 """The zygote of all searches that run one after the other in this process; None if each has its own."""

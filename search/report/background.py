@@ -21,6 +21,9 @@ from search.study.paths import StudyPaths
 from search.study.records import SegmentEnded
 from search.study.study import Study
 
+KILL_SECONDS = 5.0
+"""Seconds to wait for the process after it was killed."""
+
 COMMAND = (sys.executable, "-P", "-m", "search.report.child")
 """The command of the process. `-P`: no module of the user's folder is imported in another's place."""
 
@@ -99,7 +102,8 @@ class ReportWriter:
         """End the process at once, if it runs."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):  # a disk that hangs may hold it
+                self._process.wait(KILL_SECONDS)
         self._forget()
 
     def _forget(self) -> None:

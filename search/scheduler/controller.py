@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from search.backends.base import BackEnd
-from search.messages import Answer, Interrupt, Lost, Question, Verdict
+from search.messages import Answer, Evaluated, Interrupt, Lost, Question, Verdict
 from search.scheduler.affinity import Affinity
 from search.scheduler.budget import EpochBudget
 from search.scheduler.computations import Computations
@@ -83,6 +83,7 @@ class Controller:
 
     Attributes:
         study, limits, max_epochs: as given.
+        evaluation: the final evaluation.
         affinity: the slots where trials may be trained further without being built again.
         questions: the model factories' questions, and the configurations that were tried.
         rules: the stop rules, those of `limits` first.
@@ -113,7 +114,7 @@ class Controller:
         self._running: dict[int, StartSegment] = {}
         self._budget = EpochBudget(study, limits.max_total_epochs)
         self._timeouts = Timeouts(limits.trial_timeout)
-        self._evaluation = FinalEvaluation(study)
+        self.evaluation = FinalEvaluation(study)
         self._computations = Computations()
         self._waiting = WaitingTrials(self._tell_result, self.affinity, self._slots)
         self._steering = Steering(study, self.questions, self._budget, self._waiting, self.affinity, self._slots)
@@ -161,15 +162,16 @@ class Controller:
             case TrialImported() if self._backend is not None:
                 self._backend.learn([self.study.imported[record.source, record.number]])
 
-    def _record(self, record: Record) -> None:
-        """Decide a record: journal it, and apply it with all that follows from it."""
-        self._reaction.records.append(record)
-        for number in self._apply(record):
-            self._end_trial(self.study.trials[number])
-        if self.questions.may_retry:
-            for slot, question in self.questions.retry():
-                if slot in self._running:
-                    self._answer(slot, question)
+    def _record(self, *records: Record) -> None:
+        """Decide records: journal each, and apply it with all that follows from it."""
+        for record in records:
+            self._reaction.records.append(record)
+            for number in self._apply(record):
+                self._end_trial(self.study.trials[number])
+            if self.questions.may_retry:
+                for slot, question in self.questions.retry():
+                    if slot in self._running:
+                        self._answer(slot, question)
 
     def _end_trial(self, trial: Trial) -> None:
         """Record that `trial` will never be trained again, unless that is recorded."""
@@ -183,8 +185,7 @@ class Controller:
     def begin(self, records: Iterable[Record], now: float) -> Reaction:
         """Start a process's run of the study: record `records` (header, phase, start), and fill the slots."""
         self._now = now
-        for record in records:
-            self._record(record)
+        self._record(*records)
         trials = self.study.trials.values()
         for trial in trials:
             # Their back end is gone, or the last process died before it could say so.
@@ -219,6 +220,7 @@ class Controller:
                 self._steer(event)
             case StopRequested():
                 self._stop("stopped by the user", complete=False, exit_code=130)
+                self.evaluation.stop()
         return self._react()
 
     def _react(self) -> Reaction:
@@ -228,14 +230,17 @@ class Controller:
             self._fill_slots()
             self._computes()
         if self._stopping is not None and not self._running and self._reaction.end is None and self._evaluate_best():
-            self._reaction.end = end_of_search(self._stopping, self.study)
+            self._reaction.end = end_of_search(self._stopping, self.study, dropped=self.evaluation.dropped)
             self._record(self._reaction.end)
         reaction, self._reaction = self._reaction, Reaction()
         return reaction
 
     def _handle_message(self, slot: int, message: object) -> None:
-        if slot in self._evaluation.running:
-            self._evaluation_ended(slot, message)
+        if slot in self.evaluation.running and isinstance(message, (Evaluated, Lost)):
+            self._release(slot)
+            records, lines = self.evaluation.end(slot, message, self.limits, self._now)
+            self._reaction.lines += lines
+            self._record(*records)
             return
         start = self._running.get(slot)
         if start is None:
@@ -448,14 +453,9 @@ class Controller:
         """Have the best trials evaluated, once all training is over. Return whether that is done."""
         assert self._stopping is not None
         count = self.limits.evaluate_best if self._stopping.exit_code == BY_RESULT else 0
-        for slot, evaluation in self._evaluation.start(count, self._slots, self._now, test=self.limits.test):
+        for slot, evaluation in self.evaluation.start(count, self._slots, self._now, test=self.limits.test):
             self._instruct(slot, evaluation)
-        return self._evaluation.over
-
-    def _evaluation_ended(self, slot: int, message: object) -> None:
-        self._release(slot)
-        for record in self._evaluation.end(slot, message):
-            self._record(record)
+        return self.evaluation.over
 
     # Steering -------------------------------------------------------------------------------------------------------
 
@@ -465,8 +465,7 @@ class Controller:
         situation = Situation(self.limits, self._running, self._stopping, self._backend)
         decision = self._steering.decide(event, situation)
         self._reaction.reply = decision.reply
-        for record in decision.records:
-            self._record(record)
+        self._record(*decision.records)
         if decision.records:
             if event.limits is not None:
                 self.limits, self.rules = event.limits, with_limits(self.rules, event.limits)
@@ -484,7 +483,7 @@ class Controller:
 
     def _check_timeouts(self) -> None:
         """Interrupt trials that have used up their time, and kill those that do not end."""
-        for found in self._timeouts.check(self._running, self._evaluation.running, self.study, self._now):
+        for found in self._timeouts.check(self._running, self.evaluation.running, self.study, self._now):
             if isinstance(found, TimedOut):
                 self._record(found)
             else:

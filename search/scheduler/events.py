@@ -138,6 +138,7 @@ class Reaction:
         compute: a computation to start beside the search.
         end: the end of the search, None while it goes on.
         reply: the reply to the user's request, if the event was one.
+        lines: lines for the user.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -146,3 +147,4 @@ class Reaction:
     compute: Computation | None = None
     end: SearchEnded | None = None
     reply: Reply | None = None
+    lines: list[str] = field(default_factory=list)

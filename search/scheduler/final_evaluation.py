@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 
 from search.messages import Evaluated, Lost
 from search.scheduler.events import StartEvaluation
+from search.scheduler.limits import Limits
 from search.scheduler.slot_pool import SlotPool
 from search.study.records import Exported, Record, Tested
 from search.study.study import Study
@@ -22,12 +23,16 @@ class FinalEvaluation:
 
     Attributes:
         running: by slot, the evaluation and when it began (seconds since the epoch).
+        dropped: evaluations were left out, as the user wants to stop.
     """
 
     def __init__(self, study: Study) -> None:
         self.running: dict[int, tuple[StartEvaluation, float]] = {}
         self._study = study
         self._waiting: deque[StartEvaluation] | None = None
+        self._losses: Counter[int] = Counter()
+        self._stopped = False
+        self.dropped = False
 
     def start(self, count: int, slots: SlotPool, now: float, *, test: bool) -> list[tuple[int, StartEvaluation]]:
         """Return (slot, evaluation) for as many waiting evaluations as there are free slots.
@@ -40,6 +45,9 @@ class FinalEvaluation:
         """
         if self._waiting is None:
             self._waiting = deque(self._missing(count, test))
+        if self._stopped and self._waiting:
+            self.dropped = True
+            self._waiting.clear()
         started = []
         while self._waiting and (slot := slots.take()) is not None:
             evaluation = self._waiting.popleft()
@@ -52,17 +60,34 @@ class FinalEvaluation:
         """True if nothing runs, and nothing waits for a slot."""
         return not (self.running or self._waiting)
 
-    def end(self, slot: int, message: object) -> list[Record]:
-        """Return the records of the results of the evaluation in `slot`, which has ended with `message`.
+    def stop(self) -> None:
+        """Begin no more evaluations. Those that run go on to their ends."""
+        self._stopped = True
 
-        Without results, the worker's process died, or the user could wait no longer: a resume evaluates again. If the
-        trial is not to blame for that, this process does.
+    def end(
+        self, slot: int, message: Evaluated | Lost, limits: Limits, now: float
+    ) -> tuple[Sequence[Record], Sequence[str]]:
+        """Take in that the evaluation in `slot` has ended with `message` at `now`.
+
+        Without results, the worker's process died. Then the evaluation is tried again as a trial is, unless it has used
+        up the time of a trial.
+
+        Returns:
+            The records of the results, and lines for the user about what is missing now.
         """
-        evaluation, _ = self.running.pop(slot)
-        if isinstance(message, Lost) and not message.fault and self._waiting is not None:
+        evaluation, since = self.running.pop(slot)
+        if isinstance(message, Evaluated):
+            return self._records(evaluation, message), ()
+        self._losses[evaluation.trial] += message.fault
+        in_time = limits.trial_timeout is None or now - since < limits.trial_timeout
+        if in_time and self._losses[evaluation.trial] <= limits.retries and self._waiting is not None:
             self._waiting.append(evaluation)
-        if not isinstance(message, Evaluated):
-            return []
+            return (), ()
+        missing = ["its results on the test data"] * evaluation.test + ["model.keras"] * evaluation.export
+        line = f"trial {evaluation.trial}'s best model: {message.reason} (missing: {', '.join(missing)})"
+        return (), (f"{line}: to try again: search resume {self._study.name}",)
+
+    def _records(self, evaluation: StartEvaluation, message: Evaluated) -> list[Record]:
         trial = self._study.trials[evaluation.trial]
         number, epoch = trial.best.execution, trial.best_execution.saved_epoch
         assert epoch is not None

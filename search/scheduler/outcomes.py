@@ -68,8 +68,14 @@ def end_state(trial: Trial, max_epochs: int) -> EndState:
     return "completed" if not stopped and (trial.exhausted or trial.epochs >= max_epochs) else "stopped"
 
 
-def end_of_search(end: SearchEnded, study: Study) -> SearchEnded:
-    """Return the end of a search whose work is over, with its exit code."""
+def end_of_search(end: SearchEnded, study: Study, *, dropped: bool) -> SearchEnded:
+    """Return the end of a search whose work is over, with its exit code.
+
+    Args:
+        dropped: the user has stopped the search before all final evaluations had begun.
+    """
+    if dropped:
+        return SearchEnded("stopped by the user", complete=False, exit_code=130)
     if end.exit_code != BY_RESULT:
         return end
     # Not before now: the best trial may have diverged in the epoch that it was finishing.

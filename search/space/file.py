@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import os
 import sys
 import sysconfig
 import traceback
@@ -27,6 +28,9 @@ from search.space.old_names import Unpickler
 
 SPACE_MODULE = "search_space"
 """The module name of every space file: a file called `keras.py` must not hide Keras."""
+
+_SPAWNED = Path(__file__).with_name("spawned")
+"""The folder of a module of that name, which runs the file in processes that the user's code starts anew."""
 
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 """The folders of installed packages, of this environment or another one."""
@@ -220,6 +224,9 @@ def import_space_file(path: Path) -> ModuleType:
     folder = path.parent.absolute()
     _imported = folder, frozenset(sys.modules)
     sys.path.insert(0, str(folder))
+    os.environ["SEARCH_SPACE_FILE"] = str(path.absolute())
+    if str(_SPAWNED) not in sys.path:
+        sys.path.append(str(_SPAWNED))
     spec = importlib.util.spec_from_file_location(SPACE_MODULE, path)
     assert spec is not None
     assert spec.loader is not None

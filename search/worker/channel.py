@@ -24,6 +24,7 @@ from search.messages import (
     Shutdown,
 )
 from search.storage.scratch import remove_scratch
+from search.worker.own_process import end_if_forked
 
 HEARTBEAT_INTERVAL = 1.0
 """Seconds between two signs of life of a worker."""
@@ -61,7 +62,7 @@ class PipeChannel:
     A thread reads the pipe, so that an interrupt or the driver's death is noticed at once. A worker whose driver is
     gone ends immediately, together with the processes that it started, and so frees its GPU.
 
-    Through the pipe go pairs: the `id` of the work, and a command or a message.
+    Through the pipe go pairs: the `id` of the work, and a command or a message. Forks of this process lose the pipe.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -71,6 +72,7 @@ class PipeChannel:
         self._interrupted = threading.Event()
         self._work = 0
         self._sending = threading.Lock()
+        os.register_at_fork(after_in_child=connection.close)
         threading.Thread(target=self._read, name="search-channel", daemon=True).start()
 
     def _read(self) -> None:
@@ -97,6 +99,7 @@ class PipeChannel:
             self._inbox.put((work, command))
 
     def send(self, message: Message) -> None:
+        end_if_forked()  # before the lock, which another thread may have held at the fork
         try:
             with self._sending:
                 self._connection.send((self._work, message))
@@ -163,9 +166,11 @@ class DirectChannel:
         self._inbox = queue.SimpleQueue()
 
     def send(self, message: Message) -> None:
+        end_if_forked()
         self._handle(message)
 
     def ask(self, request: FileRequest) -> FileReply:
+        end_if_forked()
         self._handle(request)
         return self._replies.get_nowait()
 

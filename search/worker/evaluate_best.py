@@ -30,6 +30,7 @@ from search.worker.data.streams import Stream, for_evaluation
 from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
 from search.worker.model_cache import clear_model_cache
+from search.worker.own_process import end_if_forked
 from search.worker.rebuilt_check import check_objective, first_inputs, save_reference
 from search.worker.runners.choose import call_on_specs, create_weights, create_weights_for
 from search.worker.runners.logs import scalar_logs
@@ -102,8 +103,10 @@ def _run_evaluation(work: Evaluate) -> Evaluated:
                 warning = warning or "it cannot be called on its inputs, so it predicts nothing: its file has weights"
             return Evaluated(work.trial, logs, signature, _requirements(), warning)
     except KeyboardInterrupt:
+        end_if_forked()
         raise
     except BaseException as error:
+        end_if_forked()
         print(format_traceback(), flush=True)
         return Evaluated(
             work.trial, logs, warning=warning, error=describe_error(error, path, elsewhere=work.space.label)

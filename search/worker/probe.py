@@ -46,6 +46,7 @@ from search.worker.data.fingerprint import fingerprint_data
 from search.worker.data.streams import Stream
 from search.worker.hp import Ask, LazyHyperParameters, default_value
 from search.worker.keras_session import session
+from search.worker.own_process import end_if_forked
 from search.worker.runners.choose import choose_runner, create_weights
 from search.worker.runners.fit import FitRunner, TrainingPlan, hold_out_validation, make_training_plan
 from search.worker.runners.graph_cache import make_model_key
@@ -96,8 +97,10 @@ def run_probe(
             device_memory.take_peak()  # it is no trial's
             return probed
     except KeyboardInterrupt:
+        end_if_forked()
         raise
     except BaseException as error:
+        end_if_forked()
         # The message of our own checks suffices. For an error in the user's code, the traceback helps.
         ours = isinstance(error, SearchError) and error.__cause__ is None
         return ProbeFailed(describe_error(error, path, elsewhere=probe.space.label), "" if ours else format_traceback())

@@ -17,6 +17,7 @@ from search.storage.scratch import remove_scratch
 from search.storage.trial_files import localize
 from search.study.paths import TrialPaths
 from search.worker.channel import PipeChannel
+from search.worker.own_process import claim_process
 
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
 """Environment variables that silence TensorFlow's start-up. Other output goes to the trial's log."""
@@ -41,6 +42,7 @@ def serve_worker(connection: Connection, slot: Slot, log: str) -> None:
     Args:
         log: the file for output while no trial runs.
     """
+    claim_process()
     _ignore_signals()
     redirect_output(Path(log))
     apply_slot(slot)

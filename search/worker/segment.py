@@ -33,6 +33,7 @@ from search.worker.failures import classify_failure
 from search.worker.hp import LazyHyperParameters
 from search.worker.keras_session import session
 from search.worker.model_cache import Training
+from search.worker.own_process import end_if_forked
 from search.worker.own_training import BeginAnew, OwnTraining, digest_weights
 from search.worker.recorder import Recorder
 from search.worker.runners.choose import Runner, choose_runner, create_weights
@@ -81,8 +82,10 @@ def run_segment(segment: Segment, channel: Channel) -> None:
     except Interrupted:
         outcome = "interrupted"
     except KeyboardInterrupt:
+        end_if_forked()
         raise  # the user interrupts an inline search
     except BaseException as exception:
+        end_if_forked()
         path = Path(segment.space.path) if segment.space.path else None
         description = describe_error(exception, path, elsewhere=segment.space.label)
         outcome, error = classify_failure(exception, description, paths.folder)

@@ -3,11 +3,16 @@
 The zygote never runs the user's code: if one variable is made before the fork, the child hangs. A Unix socket brings
 `Fork` requests, each with one end of a pipe for the new worker, and takes back how children ended. The zygote ends with
 its driver. Workers notice the driver's end themselves, and the zygote kills those that do not.
+
+Each worker has a *lifeline*, too: a socket that carries nothing, whose other end is with the driver and the zygote. If
+both are gone, the kernel kills the worker's process group. So no code that blocks all threads of a worker can outlive
+them.
 """
 
 from __future__ import annotations
 
 import array
+import fcntl
 import gc
 import hashlib
 import os
@@ -37,8 +42,12 @@ _LENGTH = struct.Struct("!I")
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """The request to fork a worker for `slot`, which logs to the file `log` while it runs no trial."""
+    """The request to fork a worker for `slot`, which logs to the file `log` while it runs no trial.
 
+    With it come three file descriptors: the worker's end of its pipe, that of its lifeline, and the other end of that.
+    """
+
+    number: int
     slot: Slot
     log: str
 
@@ -52,9 +61,11 @@ class ZygoteReady:
 
 @dataclass(frozen=True, slots=True)
 class Forked:
-    """The answer to `Fork`."""
+    """The answer to the `Fork` of this number. If `has_pidfd`, a file descriptor of the process comes with it."""
 
+    number: int
     pid: int
+    has_pidfd: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,14 @@ def receive(sock: socket.socket) -> tuple[object, list[int]]:
     return pickle.loads(_receive_bytes(sock, _LENGTH.unpack(head)[0])), fds
 
 
+def take_values(data: bytearray) -> Iterator[object]:
+    """Remove each whole value from the front of `data`, and yield it."""
+    while len(data) >= _LENGTH.size and len(data) >= (end := _LENGTH.size + _LENGTH.unpack_from(data)[0]):
+        value = pickle.loads(data[_LENGTH.size : end])
+        del data[:end]
+        yield value
+
+
 def _receive_bytes(sock: socket.socket, size: int, data: bytes = b"") -> bytes:
     while len(data) < size:
         more = sock.recv(size - len(data))
@@ -98,6 +117,7 @@ def run_zygote(fd: int, log: str, folder: str | None) -> None:
         log: the file for this process's output.
         folder: as in `_share_compiled`.
     """
+    signal_at_end(fd, os.getpid(), signal.SIGKILL)  # an import blocks all threads, and may take minutes
     from search.worker import process
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -134,8 +154,10 @@ def run_zygote(fd: int, log: str, folder: str | None) -> None:
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    send(sock, ZygoteReady(os.getpid()))
+    # From now on the driver's end is seen, unless somebody has stopped this process.
+    signal_at_end(fd, os.getpid(), signal.SIGCONT)
     try:
+        send(sock, ZygoteReady(os.getpid()))
         _serve(sock, wake_read, wake_write)
     except (EOFError, ConnectionError):
         _end_children()
@@ -144,7 +166,26 @@ def run_zygote(fd: int, log: str, folder: str | None) -> None:
     os._exit(0)
 
 
-_children: set[int] = set()
+_lifelines: dict[int, int] = {}
+"""The workers, each with our copy of the driver's end of its lifeline."""
+
+
+def signal_at_end(fd: int, target: int, number: int) -> None:
+    """Have the kernel send a signal when the last holder of the other end of a socket is gone.
+
+    Args:
+        fd: the socket.
+        target: the id of a process, or that of a process group, negative.
+        number: the signal. It is sent if data come, too.
+    """
+    with suppress(OSError, AttributeError):  # other systems lack this; then only the processes themselves notice
+        fcntl.fcntl(fd, fcntl.F_SETOWN, target)
+        fcntl.fcntl(fd, fcntl.F_SETSIG, number)
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    poller = select.poll()
+    poller.register(fd, select.POLLHUP)
+    if poller.poll(0):
+        os.kill(os.getpid(), number)  # the end came before
 
 
 def _serve(sock: socket.socket, wake_read: int, wake_write: int) -> None:
@@ -158,7 +199,14 @@ def _serve(sock: socket.socket, wake_read: int, wake_write: int) -> None:
         if sock.fileno() in readable:
             request, fds = receive(sock)
             assert isinstance(request, Fork)
-            send(sock, Forked(_fork(request, fds[0], (sock.fileno(), wake_read, wake_write))))
+            pid = _fork(request, fds, (sock.fileno(), wake_read, wake_write))
+            try:
+                pidfd = os.pidfd_open(pid)
+            except (OSError, AttributeError):  # an old kernel: the driver waits for the report of the end
+                send(sock, Forked(request.number, pid, False))
+                continue
+            send(sock, Forked(request.number, pid, True), (pidfd,))
+            os.close(pidfd)
 
 
 COMPILED_BYTES = 2 << 30
@@ -204,11 +252,13 @@ def _processor() -> str:
     return hashlib.sha256(kind.encode()).hexdigest()[:12]
 
 
-def _fork(request: Fork, fd: int, ours: tuple[int, ...]) -> int:
+def _fork(request: Fork, fds: list[int], ours: tuple[int, ...]) -> int:
+    pipe, lifeline, lifelines_end = fds
     pid = os.fork()
     if pid:
-        os.close(fd)
-        _children.add(pid)
+        os.close(pipe)
+        os.close(lifeline)
+        _lifelines[pid] = lifelines_end
         with suppress(OSError):
             os.setpgid(pid, pid)  # here too, so that the group exists as soon as the driver knows the pid
         return pid
@@ -217,11 +267,15 @@ def _fork(request: Fork, fd: int, ours: tuple[int, ...]) -> int:
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for descriptor in ours:
+        for descriptor in (*ours, lifelines_end, *_lifelines.values()):
             os.close(descriptor)
+        # Programs that the user's code starts must not hold them.
+        os.set_inheritable(pipe, False)
+        os.set_inheritable(lifeline, False)
+        signal_at_end(lifeline, -os.getpid(), signal.SIGKILL)
         from search.worker.process import serve_worker
 
-        serve_worker(Connection(fd), request.slot, request.log)
+        serve_worker(Connection(pipe), request.slot, request.log)
     except BaseException:
         import traceback
 
@@ -233,25 +287,24 @@ def _fork(request: Fork, fd: int, ours: tuple[int, ...]) -> int:
 
 def _collect_ended() -> Iterator[tuple[int, int]]:
     """Yield the process id and the `os.waitpid` status of each child that has ended."""
-    while _children:
+    while _lifelines:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is None:
             return
-        # Until the child is waited for, no other process can get its id. Its own children end with it and so close
-        # the pipe to the driver, which learns of its end that way.
+        # Until the child is waited for, no other process can get its id. Its own children end with it.
         _kill_group(ended.si_pid)
-        _children.discard(ended.si_pid)
+        os.close(_lifelines.pop(ended.si_pid))
         yield os.waitpid(ended.si_pid, 0)
 
 
 def _end_children() -> None:
     """Wait until the children notice that the driver is gone, and kill those whose threads native code blocks."""
     deadline = time.monotonic() + LAST_SECONDS
-    while _children and time.monotonic() < deadline:
+    while _lifelines and time.monotonic() < deadline:
         for _ in _collect_ended():
             pass
         time.sleep(0.02)
-    for pid in _children:
+    for pid in _lifelines:
         _kill_group(pid)
 
 

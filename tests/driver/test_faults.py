@@ -23,8 +23,9 @@ import search
 from search.backends.hyperband import Hyperband
 from search.devices import slots as devices
 from search.errors import SearchError
-from search.executors import local
-from search.executors.local import LocalExecutor, Zygote
+from search.executors import zygotes
+from search.executors.local import LocalExecutor
+from search.executors.zygotes import Zygote
 from search.messages import Lost, Probe, Probed, ProbeFailed, Segment
 from search.space.file import SpaceRef
 from search.study import journal
@@ -231,7 +232,7 @@ def test_a_probe_whose_process_is_killed_is_tried_again(tmp_path: Path, zygote: 
 @pytest.mark.slow
 def test_a_dead_zygote_is_replaced_and_its_workers_live_on(tmp_path: Path, templates: forks.Templates) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "subprocess", kills.forked_zygotes(templates.address("keras")))
+        patch.setattr(zygotes, "subprocess", kills.forked_zygotes(templates.address("keras")))
         zygote = Zygote(tmp_path / "log", None)
     slots = devices.make_slots((), 1, devices.core_ids(), 2)
     executor = LocalExecutor(slots, tmp_path / "log", zygote=zygote)

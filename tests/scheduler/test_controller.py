@@ -12,7 +12,7 @@ import pytest
 
 from search.backends.hyperband import Hyperband
 from search.backends.optuna import Optuna
-from search.messages import Answer, Interrupt, Lost, Question, SlotClosed, SlotOpened, Verdict
+from search.messages import Answer, Evaluated, Interrupt, Lost, Question, SlotClosed, SlotOpened, Verdict
 from search.scheduler.controller import Controller
 from search.scheduler.events import (
     FromWorker,
@@ -239,7 +239,58 @@ def test_a_final_evaluation_without_a_slot_waits_for_one() -> None:
     assert hand.handle(SlotChanged(0, SlotOpened("another machine"))).instructions == [(0, evaluation)]
     # Of this machine, too, the trial's evaluation is not the reason.
     assert hand.say(Lost("its machine was taken away", fault=False)).instructions == [(0, evaluation)]
-    assert hand.say(Lost("killed")).end is not None
+    assert hand.say(Lost("killed")).instructions == [(0, evaluation)]
+    over = hand.say(Lost("killed"))
+    assert over.end is not None
+
+
+def evaluating(**limits: Any) -> tuple[ControllerByHand, Reaction]:
+    """Return a search of two trials that has begun its final evaluation, and that reaction."""
+    hand = ControllerByHand(max_trials=2, evaluate_best=2, test=True, **limits)
+    hand.begin()
+    for trial in range(2):
+        hand.build(trial)
+        reaction = hand.train(trial, loss=0.5 + trial)
+    return hand, reaction
+
+
+def test_a_final_evaluation_whose_process_dies_is_tried_again_and_then_named() -> None:
+    hand, began = evaluating(retries=1)
+    first, second = StartEvaluation(0, True, True), StartEvaluation(1, True, False)
+    assert began.instructions == [(0, first)]
+    lost = hand.say(Lost("its process was ended by SIGKILL"))
+    assert (lost.instructions, lost.lines) == ([(0, second)], [])
+    assert hand.say(Evaluated(1, {"loss": 0.1})).instructions == [(0, first)]
+    over = hand.say(Lost("its process was ended by SIGKILL"))
+    assert over.lines == [
+        "trial 0's best model: its process was ended by SIGKILL (missing: its results on the test data, model.keras): "
+        f"to try again: search resume {hand.study.name}"
+    ]
+    assert over.end is not None
+    assert over.end.exit_code == 0
+    again = hand.again()
+    assert again.begin().instructions == [(0, first)]
+
+
+def test_a_final_evaluation_that_used_up_the_time_of_a_trial_is_not_tried_again() -> None:
+    hand, began = evaluating(trial_timeout=50.0)
+    assert began.instructions == [(0, StartEvaluation(0, True, True))]
+    hand.now += 51
+    ((slot, kill),) = hand.handle(Tick()).instructions
+    assert (slot, kill) == (0, Kill("no end in time (--trial-timeout 50s)"))
+    lost = hand.say(Lost("no end in time (--trial-timeout 50s)"))
+    assert lost.instructions == [(0, StartEvaluation(1, True, False))]
+    assert "no end in time" in lost.lines[0]
+
+
+def test_a_stop_lets_running_final_evaluations_end_and_a_resume_goes_on() -> None:
+    hand, _ = evaluating()
+    assert hand.handle(StopRequested()).end is None
+    ended = hand.say(Evaluated(0, {"loss": 0.1}, signature={}))
+    assert ended.instructions == []
+    assert ended.end == SearchEnded("stopped by the user", complete=False, exit_code=130)
+    again = hand.again()
+    assert again.begin().instructions == [(0, StartEvaluation(1, True, False))]
 
 
 def starts(reaction: Reaction) -> list[tuple[int, int]]:

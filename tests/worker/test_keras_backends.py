@@ -23,7 +23,8 @@ import pytest
 import search
 from search import cli
 from search.devices.slots import Slot
-from search.executors.local import LocalExecutor, Zygote
+from search.executors.local import LocalExecutor
+from search.executors.zygotes import Zygote
 from search.messages import Interrupt, Probe, Probed, Segment, Verdict
 from search.space.file import SpaceRef
 from search.study import journal

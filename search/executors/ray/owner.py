@@ -29,7 +29,7 @@ from search.devices.gpus import Gpu, find_gpus
 from search.devices.nodes import find_node
 from search.devices.slots import Slot, core_ids
 from search.errors import SearchError
-from search.executors.local import LocalExecutor
+from search.executors.local import KILL_SECONDS, LocalExecutor
 from search.executors.ray.code import Code, Copies
 from search.executors.ray.memory import choose_victim, nearly_full, node_memory, tree_memory
 from search.executors.ray.plan import choose_cores
@@ -227,14 +227,17 @@ class Owner:
             self._copies.write(ray.get(contents[0]))
 
     def end_processes(self, processes: Sequence[Process]) -> None:
-        """End processes of an earlier owner of this node, and wait until they have ended."""
+        """End processes of an earlier owner of this node, and wait until they have ended.
+
+        One that does not end is held within the system. It runs no more code of its own, and is not waited for.
+        """
         left = [found for process in processes if (found := _find(process)) is not None]
         for process in left:
             with suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)
             with suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(left)
+        psutil.wait_procs(left, timeout=KILL_SECONDS)
 
     def open_slot(self, slot: int, share: Slot) -> Slot:
         """Make a slot of `share`, with cores that no other slot has. Return it with its cores."""
@@ -308,6 +311,8 @@ class Owner:
                     watched = time.monotonic()
                     self._watch_memory()
                     self._watch_driver()
+        except SearchError as error:
+            self._break(error)
         except BaseException:
             self._break(SearchError(as_one_line(traceback.format_exc())))
 

@@ -8,7 +8,7 @@ import pytest
 
 import search
 from search.errors import OptionError, SearchError
-from search.executors.local import Zygote
+from search.executors.zygotes import Zygote
 
 SPACE = """
 import keras
