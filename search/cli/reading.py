@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +15,7 @@ from search.cli.arguments import Json, KerasBackend, MeantStudy, Runs, complete_
 from search.cli.output import out, print_json, say, show
 from search.cli.selection import find_name
 from search.errors import JournalError, NoResult, OptionError, StudyError
-from search.study import paths
+from search.study import clock, paths
 from search.wording import pluralize
 
 if TYPE_CHECKING:
@@ -146,7 +145,6 @@ def status_command(
     names = [find_name(name, runs)] if name else paths.study_names(runs)
     if not names:
         raise StudyError(f"there is no study in {Path(runs).absolute()}: begin one with search run SPACE.py")
-    now = time.time()
     loaded = []
     for each in names:
         try:
@@ -156,12 +154,17 @@ def status_command(
                 raise
             say(f"search: {each}: {error}")  # an unreadable study does not hide the others
     if as_json:
-        documents = [tables.status_fields(found.study, alive=alive, now=now) for found, alive, _ in loaded]
+        documents = [tables.status_fields(found.study, alive=alive, now=_now(found)) for found, alive, _ in loaded]
         print_json(documents[0] if name else documents)
         return
     for found, alive, _ in loaded:
-        for line in tables.status_lines(found.study, alive=alive, now=now):
+        for line in tables.status_lines(found.study, alive=alive, now=_now(found)):
             out.print(line, soft_wrap=True)
+
+
+def _now(found: StudyResults) -> float:
+    """Return the present by the clock of the search that runs the study."""
+    return clock.present(found.paths.journal, found.study.last_at)
 
 
 def export_command(
