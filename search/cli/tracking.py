@@ -10,7 +10,7 @@ import typer
 
 from search import options
 from search.cli.arguments import MeantStudy, Runs, TrackingUri, complete_study, interrupted_by_signals
-from search.cli.output import err, out, say
+from search.cli.output import err, say, tell
 from search.cli.reading import load_results
 from search.cli.selection import find_name
 from search.errors import OptionError
@@ -41,7 +41,7 @@ def sync_command(name: MeantStudy = None, tracking_uri: TrackingUri = None, runs
         syncer.drain(dead=True)
     finally:
         lock.release()
-    out.print(f"study {found.name} is in MLflow at {store.redact(uri)}", markup=False, soft_wrap=True)
+    tell(f"study {found.name} is in MLflow at {store.redact(uri)}")
 
 
 def ui_command(

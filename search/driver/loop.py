@@ -34,6 +34,7 @@ from search.messages import (
     SlotClosed,
     SlotOpened,
     Stage,
+    StoppedAtOnce,
 )
 from search.options import Options
 from search.scheduler.controller import Controller
@@ -218,7 +219,7 @@ class Driver:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupts += 1
         if self._interrupts > 1:
-            raise KeyboardInterrupt
+            raise StoppedAtOnce
         self._say("stopping when the running epochs end; once more stops at once, and loses nothing journaled")
 
     def stop(self) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from search.options import Options, last_options
 from search.study import clock, lock
 from search.study.paths import StudyPaths
 from search.study.study import Study, read_study
+from search.study.tail import last_lines
 from search.study.trials import Trial
 
 TRACEBACK_LINES = 30
@@ -77,14 +77,6 @@ def read_subject(paths: StudyPaths, now: float | None = None) -> Subject:
         return Subject(paths, study, running, now, now if running else study.last_at)
     study_now = clock.present(paths.journal, study.last_at) if running else study.last_at
     return Subject(paths, study, running, time.time(), study_now)
-
-
-def last_lines(path: Path, lines: int) -> str:
-    """Return the last lines of a text file, "" if it cannot be read."""
-    try:
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
-    except OSError:
-        return ""
 
 
 def format_date(seconds: float) -> str:

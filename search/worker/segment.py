@@ -17,7 +17,7 @@ import keras
 from keras_tuner.errors import FatalError
 
 from search.errors import SearchError, SpaceError
-from search.messages import Answer, Notice, Question, Segment
+from search.messages import Answer, Notice, Question, Segment, StoppedAtOnce
 from search.space.domain import Parameter, Value
 from search.space.file import describe_error, format_traceback, without_arguments
 from search.storage.trial_files import TrialFiles, localize, open_files
@@ -80,8 +80,8 @@ def run_segment(segment: Segment, channel: Channel) -> None:
         epoch, outcome, error = recorder.epoch, recorder.outcome, recorder.error
     except Interrupted:
         outcome = "interrupted"
-    except KeyboardInterrupt:
-        raise  # the user interrupts an inline search
+    except StoppedAtOnce:
+        raise
     except BaseException as exception:
         path = Path(segment.space.path) if segment.space.path else None
         description = describe_error(exception, path, elsewhere=segment.space.label)
