@@ -97,10 +97,14 @@ def _check_host(uri: str) -> None:
 
 def redact(text: str) -> str:
     """Return `text` without the user names, the passwords and the tokens of the addresses in it."""
+    # An error of an HTTP library's names the path alone, with the query.
+    return hide_queries(hide_users(text))
+
+
+def hide_users(text: str) -> str:
+    """Return `text` without the user names and the passwords of the addresses in it."""
     # A password may have unescaped slashes. Digits after a host's colon are a port, not a password.
-    text = re.sub(r"://(?:[^\s/?#]*|[^\s/:@]*:(?!\d+/)\S*)@", "://***@", text)
-    # An error of an HTTP library's names the path alone.
-    return hide_queries(text)
+    return re.sub(r"://(?:[^\s/?#]*|[^\s/:@]*:(?!\d+/)\S*)@", "://***@", text)
 
 
 def without_credentials(uri: str) -> str:
