@@ -18,6 +18,7 @@ from search.driver.source import Source
 from search.errors import UNFINISHED, FallsShort, NoResult, OptionError, SearchError, SpaceError, Unfinished
 from search.options import Options
 from search.results.study_results import StudyResults
+from search.space.error_text import escape_controls
 from search.space.file import describe_type
 from search.study.paths import StudyPaths
 from search.study.study import Study
@@ -138,7 +139,7 @@ def _say_how_to_go_on(paths: StudyPaths, notebook: bool, say: Callable[[str], No
 
 
 def _say(line: str) -> None:
-    print(name_arguments(line), file=sys.stderr)
+    print(escape_controls(name_arguments(line)), file=sys.stderr)
 
 
 def _source(space: object, data: Any, parts: dict[str, Any]) -> Source:

@@ -19,6 +19,11 @@ from search.study.trial import Direction, Objective
 DRIVER = "driver"
 """The storage of a worker that reaches the study's folder only through the driver."""
 
+
+class StoppedAtOnce(KeyboardInterrupt):
+    """The second Ctrl-C. Within a trial, any other KeyboardInterrupt is raised by the user's code."""
+
+
 # To a worker ----------------------------------------------------------------------------------------------------------
 
 

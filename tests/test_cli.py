@@ -384,6 +384,44 @@ def test_an_unreadable_journal_hides_no_other_study(command: Command, copied: Pa
     assert outcome.err.startswith("search: broken: ")
 
 
+def test_a_folder_that_no_study_can_be_called_like_is_named_and_hides_no_study(command: Command, copied: Path) -> None:
+    shutil.copytree("runs/t", "runs/t (copy)")
+    shutil.copytree("runs/t", "runs/\x1b[31mt")
+    outcome = command("status")
+    assert (outcome.code, outcome.out.count("done"), outcome.out[:2]) == (0, 1, "t:")
+    assert outcome.err == (
+        "search: the folder '\\x1b[31mt' in runs has a journal, but no study can have this name: rename it\n"
+        "search: the folder 't (copy)' in runs has a journal, but no study can have this name: rename it\n"
+    )
+    assert "study t, the newest in runs" in command("trials").err
+    assert "there are t. Another folder" in command("trials", "no").err
+
+
+def test_commands_for_terminals_in_names_are_escaped(command: Command, copied: Path) -> None:
+    folder = Path("\x1b]0;title\x07")
+    folder.mkdir()
+    shutil.move("runs/t", folder / "t")
+    for arguments in (["trials", "no"], ["trials", "\x1b[2Jno"], ["run", "\x1b[2J.py"], ["report", "t"]):
+        outcome = command(*arguments, "--runs", folder)
+        assert "\x1b" not in outcome.out + outcome.err
+    log = StudyPaths.of(folder, "t").trial(0).log
+    log.write_text("\x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b[2J \x9b2J\n")
+    shown = command("show", "t", "0", "--runs", folder).out
+    assert r"red \x1b]0;title\x07 \x1b[2J \x9b2J" in shown
+
+
+def test_a_deleted_working_directory_is_named(command: Command, space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = space.parent / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for arguments in (["status"], ["run", space, *SHORT], ["trials"], ["resume", "t"], ["report"]):
+        outcome = command(*arguments)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "search: the current folder was deleted: change to one that exists" in outcome.err
+        assert "Traceback" not in outcome.err
+
+
 def test_check_writes_nothing(command: Command, space: Path) -> None:
     outcome = command("check", "space.py")
     assert (outcome.code, outcome.err) == (0, "")

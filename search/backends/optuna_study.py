@@ -31,6 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import NoResult, OptionError, StudyError
 from search.space.domain import Domain, Value
+from search.study.addresses import drop_queries
 from search.study.study import Study
 from search.study.trials import Trial
 
@@ -121,9 +122,9 @@ def quiet() -> Iterator[None]:
 
 
 def without_password(address: str) -> str:
-    """Return a database's address without its user and password. The path of a SQLite file may have an @."""
+    """Return a database's address without user, password and secrets. The path of a SQLite file may have an @."""
     scheme, separator, rest = address.partition("://")
-    return address if scheme.startswith("sqlite") else f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    return address if scheme.startswith("sqlite") else drop_queries(f"{scheme}{separator}{rest.rpartition('@')[2]}")
 
 
 def frozen_trial(

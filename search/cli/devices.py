@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search.cli.arguments import Json, takes_options
-from search.cli.output import out, print_json
+from search.cli.output import out, print_json, tell
 from search.errors import OptionError
 
 
@@ -23,6 +23,6 @@ def devices_command(*, as_json: Json = False, given: dict[str, Any]) -> None:
     else:
         out.print(devices_view.devices_tables(plans))
         for line in ("", *notes) if notes else ():
-            out.print(line, markup=False, soft_wrap=True)
+            tell(line)
     if error:
         raise OptionError(error)

@@ -8,15 +8,21 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from search.executors.waiting import quiet
+from search.space.error_text import escape_controls
 
 out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
 def say(line: str) -> None:
-    """Print a line for people on stderr."""
+    """Print a line for people on stderr. Commands for terminals, as in names or servers' answers, are escaped."""
     with quiet():
-        err.print(line, markup=False, soft_wrap=True)
+        err.print(escape_controls(line), markup=False, soft_wrap=True)
+
+
+def tell(line: str) -> None:
+    """Print a line of a command's result on stdout; escaped as by `say`."""
+    out.print(escape_controls(line), markup=False, soft_wrap=True)
 
 
 def show(renderable: RenderableType) -> None:

@@ -8,6 +8,7 @@ import functools
 import gc
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -113,6 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and _is_current_folder_gone():
+            return fail("the current folder was deleted: change to one that exists, such as with: cd", 2)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         return fail(f"the disk is full ({error.filename or 'no file is named'}): make room, and try again", 2)
@@ -124,3 +127,11 @@ def main(arguments: list[str] | None = None) -> int:
         text = str(message())
         stop = "" if text.endswith((".", "?")) else "."
         return fail(f"{text}{stop} See {context.command_path if context else 'search'} --help", 2)
+
+
+def _is_current_folder_gone() -> bool:
+    try:
+        Path.cwd()
+    except OSError:
+        return True
+    return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from search.cli.arguments import Json, KerasBackend, MeantStudy, Runs, complete_study
-from search.cli.output import out, print_json, say, show
+from search.cli.output import print_json, say, show, tell
 from search.cli.selection import find_name
 from search.errors import JournalError, NoResult, OptionError, StudyError
-from search.study import paths
+from search.study import clock, paths
+from search.study.tail import last_lines
 from search.wording import pluralize
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ def show_command(
     files = found.paths.trial(chosen.number)
     if as_json:
         fields = rows.trial_fields(chosen, found.study, run_ids.get(chosen.number), alive=alive)
-        print_json(trial_page.trial_document(chosen, fields, _last_lines(files.traceback, None)))
+        print_json(trial_page.trial_document(chosen, fields, last_lines(files.traceback)))
         return
-    lines = _last_lines(files.traceback, 40), _last_lines(files.log, 15)
+    lines = last_lines(files.traceback, 40), last_lines(files.log, 15)
     show(trial_page.trial_details(found.study, chosen, *lines, alive=alive, whole_curve=curve))
 
 
@@ -116,15 +116,6 @@ def _find_trial(found: StudyResults, number: str | None) -> Trial:
         there = f"it has {len(known)}, numbered from 0" if known else "it has none yet"
         raise StudyError(f"study {found.name!r} has no trial {number}: {there}")
     return known[int(number)]
-
-
-def _last_lines(path: Path, lines: int | None) -> str:
-    """Return the last lines of a file, None for all; "" if it cannot be read."""
-    try:
-        text = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return "\n".join(text if lines is None else text[-lines:])
 
 
 def status_command(
@@ -144,9 +135,10 @@ def status_command(
     from search.display import tables
 
     names = [find_name(name, runs)] if name else paths.study_names(runs)
+    for folder in () if name else paths.misnamed_folders(runs):
+        say(f"search: the folder {folder!r} in {runs} has a journal, but no study can have this name: rename it")
     if not names:
         raise StudyError(f"there is no study in {Path(runs).absolute()}: begin one with search run SPACE.py")
-    now = time.time()
     loaded = []
     for each in names:
         try:
@@ -156,12 +148,17 @@ def status_command(
                 raise
             say(f"search: {each}: {error}")  # an unreadable study does not hide the others
     if as_json:
-        documents = [tables.status_fields(found.study, alive=alive, now=now) for found, alive, _ in loaded]
+        documents = [tables.status_fields(found.study, alive=alive, now=_now(found)) for found, alive, _ in loaded]
         print_json(documents[0] if name else documents)
         return
     for found, alive, _ in loaded:
-        for line in tables.status_lines(found.study, alive=alive, now=now):
-            out.print(line, soft_wrap=True)
+        for line in tables.status_lines(found.study, alive=alive, now=_now(found)):
+            tell(line)
+
+
+def _now(found: StudyResults) -> float:
+    """Return the present by the clock of the search that runs the study."""
+    return clock.present(found.paths.journal, found.study.last_at)
 
 
 def export_command(
@@ -234,7 +231,7 @@ def _export_model(planned: Export) -> None:
     trial = planned.trial
     weights = "" if trial.best_epoch is None else f", weights of epoch {trial.best_epoch}"
     line = f"{planned.to}: trial {trial.number}{weights}" + (f"; {needs}" if needs else "")
-    out.print(line, markup=False, soft_wrap=True)
+    tell(line)
 
 
 def _export_to_optuna(name: str, url: str, runs: str) -> None:
@@ -244,4 +241,4 @@ def _export_to_optuna(name: str, url: str, runs: str) -> None:
     found = find_results(name, runs)
     found.to_optuna(url)
     trials = pluralize(len(found.trials), "trial")
-    out.print(f"{without_password(url)}: study {found.name} with {trials}", markup=False, soft_wrap=True)
+    tell(f"{without_password(url)}: study {found.name} with {trials}")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from search.cli.arguments import Runs, StudyName, TakeOver, TrackingUri
-from search.cli.output import out, say
+from search.cli.output import say, tell
 from search.cli.selection import find_name
 from search.errors import OptionError
 from search.study.paths import find_study
@@ -28,7 +28,7 @@ def rm_command(
 
     name = find_name(name, runs)
     if removal.finish_removal(name, runs):
-        out.print(f"study {name} is removed", markup=False, soft_wrap=True)
+        tell(f"study {name} is removed")
         return
     find_study(name, runs)
     if not (yes or sys.stdin.isatty()):
@@ -43,6 +43,6 @@ def rm_command(
                 raise typer.Exit(130)
         planned.carry_out(say)
     removed = "; ".join(planned.describe())
-    out.print(f"removed {removed}", markup=False, soft_wrap=True)
+    tell(f"removed {removed}")
     if planned.runs is not None and planned.runs.run_ids:
         say(f"MLflow only marks runs as deleted: mlflow gc --backend-store-uri {planned.runs.uri} frees their files")

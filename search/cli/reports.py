@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from search.cli.arguments import Runs
-from search.cli.output import out
+from search.cli.output import tell
 from search.cli.selection import find_name
 from search.errors import OptionError
 from search.study.paths import find_study
@@ -45,7 +45,7 @@ def report_command(
         raise OptionError("--open needs a display: leave it out, and open the file that is printed elsewhere")
     import_plots()
     path = write_report(studies, output)
-    out.print(_shortest(path), markup=False, soft_wrap=True)
+    tell(_shortest(path))
     if show:
         webbrowser.open(path.absolute().as_uri())
 

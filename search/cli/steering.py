@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search.cli.arguments import Runs, StudyName, takes_options
-from search.cli.output import out
+from search.cli.output import tell
 from search.cli.selection import find_name
 from search.study.requests import STEERED_LIMITS
 
@@ -61,4 +61,4 @@ def _find(name: str, runs: str) -> RunningSearch:
 
 
 def _tell(line: str) -> None:
-    out.print(line, markup=False, soft_wrap=True)
+    tell(line)

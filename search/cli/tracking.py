@@ -10,10 +10,10 @@ import typer
 
 from search import options
 from search.cli.arguments import MeantStudy, Runs, TrackingUri, complete_study, interrupted_by_signals
-from search.cli.output import err, out, say
+from search.cli.output import err, say, tell
 from search.cli.reading import load_results
 from search.cli.selection import find_name
-from search.errors import OptionError
+from search.errors import OptionError, SearchError
 from search.study import paths
 
 
@@ -41,7 +41,12 @@ def sync_command(name: MeantStudy = None, tracking_uri: TrackingUri = None, runs
         syncer.drain(dead=True)
     finally:
         lock.release()
-    out.print(f"study {found.name} is in MLflow at {store.redact(uri)}", markup=False, soft_wrap=True)
+    if syncer.left_out:
+        raise SearchError(
+            f"MLflow at {store.redact(uri)} has study {found.name} but for {syncer.left_out}: the same command sends "
+            "that when MLflow takes it"
+        )
+    tell(f"study {found.name} is in MLflow at {store.redact(uri)}")
 
 
 def ui_command(

@@ -20,6 +20,7 @@ from search.display.lines import best_line, counts_line, progress_line
 from search.display.progress import Pace, budget_progress
 from search.executors.waiting import muted, quiet, stage
 from search.options import Options
+from search.space.error_text import escape_controls
 from search.study.study import Study
 
 if TYPE_CHECKING:
@@ -136,4 +137,4 @@ def _best_objective(study: Study) -> float | None:
 def _print_line(console: Console, line: str) -> None:
     # Lines are not wrapped: a user can copy them, and search for them in a log.
     with quiet():
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(escape_controls(line)), soft_wrap=True)

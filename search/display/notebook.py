@@ -22,6 +22,7 @@ from search.display.progress import Pace, budget_progress
 from search.display.python_messages import name_arguments
 from search.display.text import format_params
 from search.options import Options
+from search.space.error_text import escape_controls
 from search.study.study import Study
 
 __all__ = ["NotebookView", "in_notebook", "notebook_view"]
@@ -104,7 +105,7 @@ class NotebookView:
         self._draw()
 
     def say(self, line: str) -> None:
-        for each in name_arguments(line).splitlines():
+        for each in escape_controls(name_arguments(line)).splitlines():
             if len(self._plan) < PLAN_LINES:
                 self._plan.append(each)
             else:

@@ -15,6 +15,7 @@ from rich.console import Console
 from search.display.grid import print_whole
 from search.display.tables import leaderboard
 from search.errors import UNFINISHED, NoResult, SpaceError
+from search.space.error_text import escape_controls
 
 if TYPE_CHECKING:
     from search.driver.prepared import Result
@@ -57,7 +58,7 @@ def _print_commands(commands: Sequence[tuple[str, str]], console: Console) -> No
     for command, purpose in commands:
         lines = [f"  {command:<{width}}  {purpose}"] if beside else [f"  {command}", f"      {purpose}"]
         for line in lines:
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(escape_controls(line), markup=False, soft_wrap=True)
 
 
 def command_line(command: str, folder: Path) -> str:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from search.display.compilations import describe_compilations
 from search.display.grid import Column, Grid
-from search.display.text import format_value, printable
+from search.display.text import coloured, format_value, printable
 from search.messages import Probed
 from search.space.domain import Parameter
 from search.wording import pluralize
@@ -44,7 +44,7 @@ def _samples(number: int | None, batched: bool) -> str:
 
 
 def _summary_lines(summary: str) -> list[RenderableType]:
-    return [Text.from_ansi(summary.rstrip()), Text()] if summary.strip() else []
+    return [coloured(summary.rstrip()), Text()] if summary.strip() else []
 
 
 def parameters_table(parameters: Sequence[Parameter]) -> Grid:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 from rich.cells import cell_len, set_cell_size
+from rich.text import Text
 
 from search.space.domain import Value
+from search.space.error_text import escape_controls
 from search.wording import format_time
 
 NONE = "–"  # noqa: RUF001  # the placeholder for a missing value
@@ -50,6 +53,15 @@ def format_params(params: Mapping[str, Value], width: int | None = None) -> str:
 def printable(text: str) -> str:
     """Return `text` on one line, without the characters that a terminal takes for commands."""
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def coloured(text: str) -> Text:
+    """Return the output of a user's code with its colours. Other commands for terminals are escaped."""
+    parts = _COLOUR.split(text.replace("\r\n", "\n").replace("\r", "\n"))
+    return Text.from_ansi("".join(part if number % 2 else escape_controls(part) for number, part in enumerate(parts)))
+
+
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 def truncate(text: str, width: int) -> str:

@@ -16,7 +16,7 @@ from search.display.grid import Blocks, Column, Grid
 from search.display.lines import epoch_limit, shown_state
 from search.display.rows import finite
 from search.display.tables import or_none
-from search.display.text import format_objective, format_seconds, printable
+from search.display.text import coloured, format_objective, format_seconds, printable
 from search.errors import nearest
 from search.space.domain import Value
 from search.study.records import EpochDone
@@ -56,7 +56,7 @@ def trial_details(
         ]
     for heading, text in (("traceback", traceback), ("end of the log", log_tail)):
         if text.strip():
-            parts += [Text(), Text(heading, "bold"), Text.from_ansi(text.rstrip())]
+            parts += [Text(), Text(heading, "bold"), coloured(text.rstrip())]
     return Group(*parts)
 
 

@@ -13,7 +13,9 @@ from datetime import datetime
 from search.errors import OptionError, StudyError
 from search.options import Options
 from search.scheduler.stopping import JobEnd, StopRule
+from search.study.records import Record, SearchEnded
 from search.study.slurm import SlurmJob
+from search.study.study import Study
 from search.wording import format_time
 
 __all__ = ["check_only_driver", "describe_stop", "rule_before", "stop_rules"]
@@ -56,7 +58,30 @@ def stop_rules(opts: Options, say: Callable[[str], None] | None = None) -> list[
     rule = rule_before(opts.stop_before, job, time.time(), ask_slurm)
     if say is not None:
         say(describe_stop(opts.stop_before, job, rule))
-    return [] if rule is None else [rule]
+    return [] if rule is None else [BySystemTime(rule)]
+
+
+class BySystemTime:
+    """The end of a job by the system's time: Slurm's clock goes on while this process is stopped.
+
+    Args:
+        rule: ends the search.
+        system: the system's time.
+    """
+
+    protocol = 1
+
+    def __init__(self, rule: JobEnd, system: Callable[[], float] = time.time) -> None:
+        self._rule = rule
+        self._system = system
+
+    def apply(self, record: Record, study: Study) -> None:
+        """Let the rule count."""
+        self._rule.apply(record, study)
+
+    def check(self, study: Study, now: float) -> SearchEnded | None:
+        """Speak when the job's end is near. The later of two clocks counts, as one that was set back is wrong."""
+        return self._rule.check(study, max(now, self._system()))
 
 
 def rule_before(seconds: float, job: SlurmJob, now: float, ask: Callable[[str], str]) -> JobEnd | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Protocol
@@ -35,6 +34,7 @@ from search.messages import (
     SlotClosed,
     SlotOpened,
     Stage,
+    StoppedAtOnce,
 )
 from search.options import Options
 from search.scheduler.controller import Controller
@@ -53,6 +53,7 @@ from search.scheduler.events import (
 )
 from search.space.file import SpaceRef
 from search.storage.transfers import Transfers
+from search.study.clock import SearchClock
 from search.study.data_changes import changed_data
 from search.study.journal import Journal
 from search.study.paths import StudyPaths
@@ -115,7 +116,7 @@ class Driver:
         checkpoints: those of trials, to hand on to their children; by default among `files`.
         computations: makes those of the back end; by default in threads.
         steering: the user's requests to the running search; by default nobody steers it.
-        now: the clock, in seconds since the epoch.
+        now: the clock, in seconds since the epoch; by default one that passes while this process runs.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class Driver:
         checkpoints: Checkpoints | None = None,
         computations: Computations | None = None,
         steering: Steering | None = None,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] | None = None,
     ) -> None:
         self._controller = controller
         self._journal = journal
@@ -151,7 +152,7 @@ class Driver:
         self._computations = Threads() if computations is None else computations
         self._steering = Steering() if steering is None else steering
         self._say = view.say
-        self._clock = now
+        self._clock = now or SearchClock(controller.study.last_at, watched=not getattr(executor, "in_process", False))
         self._noticed: set[str] = set()
         self._end: SearchEnded | None = None
         self._interrupts = 0
@@ -218,7 +219,7 @@ class Driver:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupts += 1
         if self._interrupts > 1:
-            raise KeyboardInterrupt
+            raise StoppedAtOnce
         running = "evaluations" if self._controller.evaluation.running else "epochs"
         self._say(f"stopping when the running {running} end; once more stops at once, and loses nothing journaled")
 

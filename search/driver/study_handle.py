@@ -194,7 +194,7 @@ class StudyHandle:
         records: list[Record] = []
         kept = {name: value for name, value in opts.to_json().items() if name not in options.PASSING}
         kept["keras_backend"] = probed.versions["keras_backend"]
-        kept["tracking_uri"] = _without_password(opts.tracking_uri)
+        kept["tracking_uri"] = _without_credentials(opts.tracking_uri)
         kept["storage"] = opts.storage and drop_credentials(opts.storage)
         kept |= commit.as_options() if (commit := find_commit(space)) is not None else {}
         if not self.exists:
@@ -254,11 +254,10 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _without_password(uri: str | None) -> str | None:
-    """Return an address as it may be written down. A resume takes the credentials from the environment or the user."""
+def _without_credentials(uri: str | None) -> str | None:
     from search.tracking.mlflow import store
 
-    return uri and store.redact(uri).replace("://***@", "://")
+    return uri and store.without_credentials(uri)
 
 
 def _uid_of(paths: StudyPaths) -> str:

@@ -12,6 +12,7 @@ from search.devices.slots import Slot
 from search.executors.waiting import quiet
 from search.messages import Evaluate, Message, Probe, Probed, ProbeFailed, Segment, WorkCommand
 from search.options import Options
+from search.space.error_text import escape_controls
 
 Handle = Callable[[int, int, Message], None]
 """A function that an executor calls with (slot, work, message).
@@ -23,7 +24,7 @@ Handle = Callable[[int, int, Message], None]
 def tell_user(text: str) -> None:
     """Show a worker's text while a probe goes on: the driver, which shows texts otherwise, waits for the probe."""
     with quiet():
-        print(text, file=sys.stderr, flush=True)
+        print(escape_controls(text), file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, slots=True)

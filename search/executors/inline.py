@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 
 from search.executors.base import ExecutorSetup, Handle, tell_user
 from search.executors.waiting import show_stage, waiting_for
@@ -16,6 +20,7 @@ from search.messages import (
     Probed,
     ProbeFailed,
     Segment,
+    StoppedAtOnce,
     WorkCommand,
 )
 from search.study.versions import framework_name
@@ -57,7 +62,8 @@ class InlineExecutor:
     def probe(self, probe: Probe) -> Probed | ProbeFailed:
         from search.worker.probe import run_probe
 
-        return run_probe(probe, tell_user, show_stage)
+        with _ctrl_c_told_apart():
+            return run_probe(probe, tell_user, show_stage)
 
     def start(self, slot: int, work: Segment | Evaluate) -> None:
         assert self._work is None, "the slot is busy"
@@ -97,3 +103,21 @@ class InlineExecutor:
     def _deliver(self, message: Message) -> None:
         assert self._handle is not None
         self._handle(0, self._id, message)
+
+
+@contextmanager
+def _ctrl_c_told_apart() -> Iterator[None]:
+    """Let Ctrl-C raise another exception than the KeyboardInterrupt of the user's code. The driver does so later."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise StoppedAtOnce
+
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield
+        return
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from search.tracking.mlflow.store import redact as hide_users
+from search.tracking.mlflow.store import hide_users
 
 __all__ = ["hide_secrets"]
 

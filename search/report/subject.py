@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from search.options import Options, last_options
-from search.study import lock
+from search.study import clock, lock
 from search.study.paths import StudyPaths
 from search.study.study import Study, read_study
+from search.study.tail import last_lines
 from search.study.trials import Trial
 
 TRACEBACK_LINES = 30
@@ -25,12 +25,14 @@ class Subject:
         paths, study: its files, and the study.
         running: a process searches now.
         now: the time of the report, in seconds since the epoch.
+        study_now: the same by the study's own clock; the time of the last record if no process searches.
     """
 
     paths: StudyPaths
     study: Study
     running: bool
     now: float
+    study_now: float
 
     @property
     def name(self) -> str:
@@ -45,7 +47,7 @@ class Subject:
     @property
     def seconds(self) -> float:
         """The seconds that the search ran, over all its processes."""
-        return self.study.seconds(self.now if self.running else None)
+        return self.study.seconds(self.study_now)
 
     @property
     def trials(self) -> list[Trial]:
@@ -71,15 +73,10 @@ def read_subject(paths: StudyPaths, now: float | None = None) -> Subject:
     """
     study = read_study(paths.journal)
     running = study.end is None and lock.is_held(paths.lock)
-    return Subject(paths, study, running, time.time() if now is None else now)
-
-
-def last_lines(path: Path, lines: int) -> str:
-    """Return the last lines of a text file, "" if it cannot be read."""
-    try:
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
-    except OSError:
-        return ""
+    if now is not None:
+        return Subject(paths, study, running, now, now if running else study.last_at)
+    study_now = clock.present(paths.journal, study.last_at) if running else study.last_at
+    return Subject(paths, study, running, time.time(), study_now)
 
 
 def format_date(seconds: float) -> str:

@@ -86,7 +86,7 @@ def _trial_row(subject: Subject, trial: Trial, tests: Sequence[str], varied: Seq
         number_cell(trial.objective, format_objective(trial.objective)),
         number_cell(trial.best_epoch, str(trial.best_epoch)),
         number_cell(trial.known_epochs, str(trial.known_epochs)),
-        number_cell(seconds := trial.running(subject.now), format_seconds(seconds)),
+        number_cell(seconds := trial.running(subject.study_now), format_seconds(seconds)),
         number_cell(weights, f"{weights:,}" if weights is not None else ""),
         *(number_cell(tested.get(name), format_objective(tested.get(name))) for name in tests),
         *(value_cell(trial.params.get(name), used=name in trial.params) for name in varied),
@@ -134,7 +134,7 @@ def cost_section(subject: Subject) -> Html:
     groups: dict[str, list[Trial]] = defaultdict(list)
     for trial in study.trials.values():
         groups["the best trial" if trial is study.best else shown_state(trial, subject.running)].append(trial)
-    busy = sum(trial.running(subject.now) for trial in study.trials.values())
+    busy = sum(trial.running(subject.study_now) for trial in study.trials.values())
     ordered = [name for name in ("the best trial", *STATES) if name in groups]
     rows = [_state_row(subject, name, groups[name], busy) for name in ordered]
     heads: list[Child] = ["trials that are", "trials", "epochs", "of these again", "time", "share of the time"]
@@ -150,7 +150,7 @@ def _epochs_of(trials: Sequence[Trial]) -> int:
 
 
 def _state_row(subject: Subject, name: str, trials: Sequence[Trial], busy: float) -> list[Cell]:
-    seconds = sum(trial.running(subject.now) for trial in trials)
+    seconds = sum(trial.running(subject.study_now) for trial in trials)
     epochs = _epochs_of(trials)
     again = sum(trial.progress.trained for trial in trials) - epochs
     return [
@@ -172,7 +172,7 @@ def _cost_lines(subject: Subject, busy: float) -> list[str | None]:
     trials = list(study.trials.values())
     lines: list[str | None] = []
     if study.best is not None and len(trials) > 1:
-        own = study.best.running(subject.now)
+        own = study.best.running(subject.study_now)
         lines.append(
             f"The best trial took {format_seconds(own)} of {format_seconds(busy)} of all workers' time "
             f"({_percent(own, busy)}). The rest went into trials that lost."

@@ -8,7 +8,6 @@ are loaded. That runs the study's code. Code of this machine is trusted. Code of
 from __future__ import annotations
 
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -24,7 +23,7 @@ from search.results.running_search import RunningSearch
 from search.results.trial_list import TrialList
 from search.space.domain import Parameter, Value
 from search.space.file import SpaceRef
-from search.study import journal, lock
+from search.study import clock, journal, lock
 from search.study.paths import StudyPaths, find_study
 from search.study.study import Study, read_study
 from search.study.trial import Objective
@@ -143,7 +142,8 @@ class StudyResults(Plots):
     def _repr_html_(self) -> str:
         from search.display import html
 
-        return html.study_html(self.study, alive=self._alive, now=time.time())
+        now = clock.present(self.paths.journal, self.study.last_at)
+        return html.study_html(self.study, alive=self._alive, now=now)
 
     @property
     def _alive(self) -> bool:

@@ -89,7 +89,8 @@ class StopRule(Protocol):
 
         Args:
             study: as it is; only to be read.
-            now: seconds since the epoch.
+            now: seconds since the epoch, by the study's clock: time in which the search was stopped (Ctrl-Z, a sleep of
+                the machine) has not passed.
 
         Returns:
             The reason, one line; whether the search is complete; and the exit code. With 0 the best trials are

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from search.errors import SearchError
 
-__all__ = ["MAX_MESSAGE_LENGTH", "as_one_line", "escape_unprintable", "summarize_error"]
+__all__ = ["MAX_MESSAGE_LENGTH", "as_one_line", "escape_controls", "escape_unprintable", "summarize_error"]
 
 MAX_MESSAGE_LENGTH = 400
 """Characters of an exception's message that are shown."""
@@ -42,6 +42,13 @@ def as_one_line(text: str) -> str:
 def escape_unprintable(text: object) -> str:
     """Return `text` with unprintable characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def escape_controls(text: str) -> str:
+    """Return `text` with unprintable characters escaped. Lines and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(char if char in "\n\t" else escape_unprintable(char) for char in text)
 
 
 def _message(error: BaseException) -> str:

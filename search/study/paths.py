@@ -37,6 +37,9 @@ from search.errors import OptionError, StudyError, nearest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
+_STORE = re.compile(r"mlflow\.db.*|mlartifacts", re.IGNORECASE)
+"""Names of the local MLflow store's files. Some file systems do not tell cases apart."""
+
 
 def check_study_name(name: str) -> str:
     """Return `name`, or raise OptionError if it cannot be a folder's name on every system."""
@@ -45,6 +48,8 @@ def check_study_name(name: str) -> str:
             f"study name {name!r} cannot be used: give --study a name of letters, digits, '.', '_' and '-' "
             "that begins with a letter or a digit"
         )
+    if _STORE.fullmatch(name):
+        raise OptionError(f"study name {name!r} is a file name of the local MLflow store: give another with --study")
     return name
 
 
@@ -170,8 +175,29 @@ def compiled_programs(runs: str | Path) -> Path:
 
 def study_names(runs: str | Path) -> list[str]:
     """Return the names of the studies in `runs`, the one written to last first."""
-    found = Path(runs).absolute().glob("*/journal.jsonl")
-    return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+    found = (name for name in _folders_with_journals(runs) if _is_study_name(name))
+    return sorted(found, key=lambda name: _modified(StudyPaths.of(runs, name).journal), reverse=True)
+
+
+def misnamed_folders(runs: str | Path) -> list[str]:
+    """Return the names of the folders in `runs` that have a journal, and a name that no study can have."""
+    return sorted(name for name in _folders_with_journals(runs) if not _is_study_name(name))
+
+
+def _folders_with_journals(runs: str | Path) -> list[str]:
+    return [path.parent.name for path in Path(runs).absolute().glob("*/journal.jsonl")]
+
+
+def _is_study_name(name: str) -> bool:
+    return bool(_NAME.fullmatch(name)) and not _STORE.fullmatch(name)
+
+
+def _modified(path: Path) -> float:
+    """Return the time of a file's last change; 0 for one that was deleted meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def find_study(name: str, runs: str | Path) -> StudyPaths:

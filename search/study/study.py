@@ -135,6 +135,11 @@ class Study:
         return {**(self.start.options if self.start is not None else {}), **self.changed_limits}
 
     @property
+    def last_at(self) -> float:
+        """The time of the last record, in seconds since the epoch; 0 before the first."""
+        return self._last_at
+
+    @property
     def phase(self) -> int:
         """The number of the current back end phase, -1 before the first."""
         return len(self.phases) - 1
@@ -232,6 +237,10 @@ class Study:
                 self.trials[record.trial].best.tested = record
             case Exported():
                 self.exported = record
+            case SpaceChanged() | BackendChanged() | TrialImported():
+                # A process begins with these. If the process before was killed, it ran until its own last record.
+                self._last_at = previous
+                self._apply_rare(record, time, previous)
             case _:
                 self._apply_rare(record, time, previous)
 

@@ -25,6 +25,7 @@ from search.messages import (
 )
 from search.storage.scratch import remove_scratch
 from search.worker.own_process import end_if_forked
+from search.worker.running_seconds import running_seconds
 
 HEARTBEAT_INTERVAL = 1.0
 """Seconds between two signs of life of a worker."""
@@ -76,9 +77,11 @@ class PipeChannel:
         threading.Thread(target=self._read, name="search-channel", daemon=True).start()
 
     def _read(self) -> None:
+        running_seconds.watched = True
         due = time.monotonic()
         reading = 0
         while True:
+            running_seconds()
             if (now := time.monotonic()) >= due:
                 self.send(Heartbeat())
                 due = now + HEARTBEAT_INTERVAL

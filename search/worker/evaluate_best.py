@@ -19,7 +19,7 @@ from typing import Any
 import keras
 
 from search.errors import SearchError
-from search.messages import Evaluate, Evaluated
+from search.messages import Evaluate, Evaluated, StoppedAtOnce
 from search.space.domain import Value
 from search.space.file import Space, describe_error, format_traceback, without_arguments
 from search.storage.trial_files import localize, open_files
@@ -102,7 +102,7 @@ def _run_evaluation(work: Evaluate) -> Evaluated:
             if not signature["outputs"]:
                 warning = warning or "it cannot be called on its inputs, so it predicts nothing: its file has weights"
             return Evaluated(work.trial, logs, signature, _requirements(), warning)
-    except KeyboardInterrupt:
+    except StoppedAtOnce:
         end_if_forked()
         raise
     except BaseException as error:

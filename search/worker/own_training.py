@@ -6,7 +6,6 @@ See `search.worker.runners.own_fit` for the ways in which such a `fit` may train
 from __future__ import annotations
 
 import inspect
-import time
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from search.worker.model_cache import Training
 from search.worker.recorder import Recorder
 from search.worker.runners.choose import choose_runner
 from search.worker.runners.own_fit import OWN_LOOP, SEVERAL_CALLS, EndFit, FitCall, callbacks_of, kept_epoch
+from search.worker.running_seconds import running_seconds
 
 __all__ = ["BeginAnew", "OwnTraining", "SegmentParts", "digest_weights"]
 
@@ -75,7 +75,7 @@ class OwnTraining:
         self._parts = parts
         self._notice = notice
         self._anew = anew
-        self._began = time.monotonic()
+        self._began = running_seconds()
         self._reported: str | None = None
 
     @property
@@ -145,7 +145,7 @@ class OwnTraining:
 
     def begin_epoch(self) -> None:
         """Begin an epoch of a loop of the user's own, or end the loop if it has had all its epochs."""
-        self._loop_recorder().begin_own_epoch(time.monotonic())
+        self._loop_recorder().begin_own_epoch(running_seconds())
 
     def end_epoch(self, logs: Mapping[str, Any]) -> None:
         """Record an epoch of a loop of the user's own, and end the loop if the search decides so."""

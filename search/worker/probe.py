@@ -24,7 +24,7 @@ import numpy as np
 from keras_tuner.errors import FailedTrialError
 
 from search.errors import Infeasible, SearchError, SpaceError
-from search.messages import Probe, Probed, ProbeFailed
+from search.messages import Probe, Probed, ProbeFailed, StoppedAtOnce
 from search.space.domain import Value
 from search.space.file import (
     Space,
@@ -96,7 +96,7 @@ def run_probe(
             _build_more(probe, path)
             device_memory.take_peak()  # it is no trial's
             return probed
-    except KeyboardInterrupt:
+    except StoppedAtOnce:
         end_if_forked()
         raise
     except BaseException as error:

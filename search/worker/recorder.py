@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 import random
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from search.worker.channel import Channel, Interrupted
 from search.worker.inheritance import BEGINS_ANEW, Inheritance
 from search.worker.runners.logs import scalar_logs
 from search.worker.runners.own_fit import BLACK_BOX, OWN_LOOP, SEVERAL_CALLS
+from search.worker.running_seconds import running_seconds
 
 __all__ = ["Recorder"]
 
@@ -93,7 +93,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self._baseline: model_state.Baseline | None = None
         self._pending: dict[str, Any] | None = None
         self._state: checkpoint.TrainingState | None = None
-        self._began = self._saved_at = time.monotonic()
+        self._began = self._saved_at = running_seconds()
         self._noticed: set[str] = set()
         self.history: list[dict[str, Any]] = []
         self.epoch = segment.begins_after
@@ -238,7 +238,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
 
             # Keras's own Dropout draws from PyTorch's global state, unless the layer has a seed.
             torch.manual_seed(seed)
-        self._began = time.monotonic()
+        self._began = running_seconds()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         # A user's `fit` may train in several calls, each of which numbers its epochs anew.
@@ -278,7 +278,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         elif not last and self._channel.interrupted():
             self.outcome = "interrupted"
         ends = last or self.outcome != "reached"
-        if ends or time.monotonic() - self._saved_at >= self._segment.checkpoint_every:
+        if ends or running_seconds() - self._saved_at >= self._segment.checkpoint_every:
             self._save(self._capture(model) if self._state is None else self._state, ends=ends)
         return ends
 
@@ -304,7 +304,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self.set_model(model)
         self.epoch += 1
         record = self._make_record(scalar_logs(logs))
-        self._began = time.monotonic()
+        self._began = running_seconds()
         if self.epoch >= self._segment.to_epoch or self._segment.objective.name not in record["logs"]:
             self._hold(record, model)
         else:
@@ -357,14 +357,14 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         """
         self.anew_as = BLACK_BOX
         self.epoch = self._segment.to_epoch
-        self._began = time.monotonic() - seconds
+        self._began = running_seconds() - seconds
         if self._report({**self._make_record(logs), "trained": self.epoch}, model):
             self._save(self._capture(model))
 
     # Reports and files ----------------------------------------------------------------------------------------------
 
     def _make_record(self, logs: Mapping[str, float]) -> dict[str, Any]:
-        seconds = round(time.monotonic() - self._began, 6)
+        seconds = round(running_seconds() - self._began, 6)
         return {"epoch": self.epoch, "logs": dict(logs), "seconds": seconds, "trained": 1}
 
     def _report(self, record: dict[str, Any], model: Any) -> bool:
@@ -426,7 +426,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             self.notice(f"the state of {lost} cannot be saved: if a trial continues later, it starts anew")
         if state.attributes.lost:
             self._notice_lost(state.attributes.lost)
-        self._saved_at = time.monotonic()
+        self._saved_at = running_seconds()
         try:
             self._files.store(patient=ends)
         except Unavailable as error:

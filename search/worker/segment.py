@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ import keras
 from keras_tuner.errors import FatalError
 
 from search.errors import SearchError, SpaceError
-from search.messages import Answer, Notice, Question, Segment
+from search.messages import Answer, Notice, Question, Segment, StoppedAtOnce
 from search.space.domain import Parameter, Value
 from search.space.file import describe_error, format_traceback, without_arguments
 from search.storage.trial_files import TrialFiles, localize, open_files
@@ -40,6 +39,7 @@ from search.worker.runners.choose import Runner, choose_runner, create_weights
 from search.worker.runners.fused import CANNOT_FUSE
 from search.worker.runners.graph_cache import clear_graph_cache, make_model_key
 from search.worker.runners.own_fit import BLACK_BOX, EndFit, call_own_fit, returned_logs
+from search.worker.running_seconds import running_seconds
 from search.worker.user_code import (
     TrialSetup,
     clear_user_code,
@@ -81,7 +81,7 @@ def run_segment(segment: Segment, channel: Channel) -> None:
         epoch, outcome, error = recorder.epoch, recorder.outcome, recorder.error
     except Interrupted:
         outcome = "interrupted"
-    except KeyboardInterrupt:
+    except StoppedAtOnce:
         end_if_forked()
         raise  # the user interrupts an inline search
     except BaseException as exception:
@@ -119,7 +119,7 @@ class _SegmentRun:
         self._files = files
         self._space = load_unused_space(segment.space)
         self._hp = LazyHyperParameters(self._ask, segment.values)
-        self._began = time.monotonic()
+        self._began = running_seconds()
 
     def run(self) -> Recorder:
         try:
@@ -249,7 +249,7 @@ class _SegmentRun:
             self._tell(line)
         count = int(model.count_params()) if model.built else 0
         own_fit = self._space.fit is not None
-        seconds = round(time.monotonic() - self._began, 4)
+        seconds = round(running_seconds() - self._began, 4)
         black_box = runner == BLACK_BOX
         self._channel.send(
             Built(self._segment.trial, count, describe_off(runner), own_fit, black_box=black_box, seconds=seconds)
@@ -268,7 +268,7 @@ class _SegmentRun:
             _ = earlier.inheritance  # refused before the user's fit takes its time
         untrained = digest_weights(model)
         own = OwnTraining(segment, model, data, self, earlier, anew=anew or earlier.begins_anew)
-        began = time.monotonic()
+        began = running_seconds()
         try:
             returned = call_own_fit(
                 self._space,
@@ -296,7 +296,7 @@ class _SegmentRun:
                     "fit has not trained the model that it was given: that is the model that comes back, whatever "
                     "other model the result is of"
                 )
-            return self._conclude_black_box(model, data, returned, own, time.monotonic() - began)
+            return self._conclude_black_box(model, data, returned, own, running_seconds() - began)
         logs = returned_logs(returned, segment.objective, own=own.histories, kept=own.kept)
         own.recorder.conclude(model, logs)
         return own.recorder

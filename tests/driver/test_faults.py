@@ -536,3 +536,27 @@ def test_a_driver_that_is_ended_is_resumed_to_the_same_search(
     repeated = study.study.trained - study.study.epochs
     # A checkpointed epoch is not trained again. At most the epochs of one segment lie between two checkpoints.
     assert repeated == 0 if (number, times) == (signal.SIGINT, 1) else repeated <= 2
+
+
+@pytest.mark.slow
+def test_a_search_whose_processes_are_all_stopped_for_a_while_counts_that_in_no_time(space: Path) -> None:
+    """As when a job is suspended, or a container paused."""
+    arguments = ["run", space.name, "--study", "stopped", "--seed", "0", "--max-trials", "1", "--workers", "1"]
+    limits = ["--timeout", "12", "--trial-timeout", "12", "--max-epochs", "8", "--backend", "optuna"]
+    environment = os.environ | {"EPOCH_SECONDS": "0.5"}
+    driver = subprocess.Popen([*COMMAND, *arguments, *limits], cwd=space.parent, env=environment)
+    path = StudyPaths.of("runs", "stopped").journal
+    wait_until(lambda: path.exists() and b'"kind":"epoch_done"' in path.read_bytes())
+    stopped = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+    for process in stopped:
+        process.suspend()
+    time.sleep(13)
+    for process in stopped:
+        process.resume()
+    assert driver.wait(60) == 0
+    study = search.load_study("stopped")
+    assert [(trial.state, trial.epochs) for trial in study.trials] == [("completed", 8)]
+    assert study.study.end is not None
+    assert study.study.end.reason == "the budget of 1 trial is tried"
+    assert study.study.seconds() < 12
+    assert max(epoch.seconds for epoch in study.trials[0].curve) < 6

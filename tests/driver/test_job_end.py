@@ -19,7 +19,7 @@ from search.scheduler.limits import Limits
 from search.scheduler.stopping import JobEnd, StopRule
 from search.study.journal import read_all
 from search.study.paths import StudyPaths
-from search.study.records import Header, SearchEnded, SearchStarted
+from search.study.records import Header, SearchEnded, SearchStarted, SegmentStarted
 from search.study.slurm import SlurmJob
 from search.study.study import Study
 from search.testing import Simulation, StopRuleContract
@@ -109,6 +109,18 @@ def test_an_end_that_cannot_be_found_is_named() -> None:
 class TestJobEnd(StopRuleContract):
     def make(self) -> StopRule:
         return JobEnd(START + 40.0, 20.0)
+
+
+@pytest.mark.parametrize(("now", "system"), [(NOON, NOON + 60), (NOON + 60, NOON - 86400)])
+def test_a_job_ends_by_slurms_clock_while_the_search_is_stopped_or_the_clock_set_back(
+    now: float, system: float
+) -> None:
+    rule = job_end.BySystemTime(JobEnd(NOON + 80, 30.0), lambda: system)
+    rule.apply(SegmentStarted(0, 0, 1, 0, 0, 9), Study())
+    end = rule.check(Study(), now)
+    assert end is not None
+    assert end.exit_code == UNFINISHED
+    assert job_end.BySystemTime(JobEnd(NOON + 80, 30.0), lambda: NOON).check(Study(), NOON) is None
 
 
 def simulate(*rules: JobEnd) -> Simulation:

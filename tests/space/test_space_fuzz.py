@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from places import TINY
 
 from search.errors import SpaceError
-from search.messages import Answer, Message, Probe, ProbeFailed, Question, Segment
+from search.executors.inline import InlineExecutor
+from search.executors.waiting import show_stage
+from search.messages import Answer, Message, Probe, ProbeFailed, Question, Segment, StoppedAtOnce
 from search.space.file import SpaceRef, describe_error, parse_file, read_space, written_options
 from search.study.records import SegmentEnded
 from search.study.trial import Objective
@@ -277,12 +280,27 @@ def test_any_exception_with_a_model_is_one_line(path: Path, where: str, exceptio
         check(path, probe_error(path), where, RAISED[exception])
 
 
-def test_a_keyboard_interrupt_passes_through(path: Path) -> None:
-    """Inline it may be the user's second Ctrl-C: one that their code raises looks the same."""
+@pytest.mark.parametrize("run", RUNS)
+def test_a_keyboard_interrupt_of_the_code_is_its_error_and_ctrl_c_passes_through(path: Path, run: str) -> None:
     path.write_text(with_code("build_model", "raise KeyboardInterrupt"))
-    for run in RUNS.values():
-        with pytest.raises(KeyboardInterrupt):
-            run(path)
+    assert "KeyboardInterrupt" in str(RUNS[run](path))
+    path.write_text(with_code("build_model", "from search.messages import StoppedAtOnce; raise StoppedAtOnce"))
+    with pytest.raises(StoppedAtOnce):
+        RUNS[run](path)
+
+
+def test_ctrl_c_stops_an_inline_probe_whose_own_keyboard_interrupt_is_an_error(path: Path) -> None:
+    executor = InlineExecutor()
+    path.write_text(with_code("build_model", "raise KeyboardInterrupt"))
+    answer = executor.probe(Probe(SpaceRef(str(path))))
+    assert isinstance(answer, ProbeFailed)
+    assert "KeyboardInterrupt" in answer.message
+    path.write_text(with_code("build_model", "import signal; signal.raise_signal(signal.SIGINT)"))
+    executor = InlineExecutor()  # without the code that the other one has read
+    with pytest.raises(StoppedAtOnce):
+        executor.probe(Probe(SpaceRef(str(path))))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    show_stage(None)
 
 
 # Hooks of other kinds -------------------------------------------------------------------------------------------------

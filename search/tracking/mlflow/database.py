@@ -10,9 +10,11 @@ the file open, and what they write would be lost.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import os
+import shutil
 import sqlite3
 import tempfile
 import threading
@@ -54,8 +56,12 @@ def initialise(file: Path) -> str | None:
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise Unavailable(f"MLflow's database {file} is locked by another process") from None
+        if _is_disk_full(error, file):
+            raise OptionError(_full(file)) from None
         raise OptionError(f"{file} is no database that MLflow can use ({error}): {_remedy(file)}") from None
     except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise OptionError(_full(file)) from None
         raise OptionError(f"cannot write MLflow's database {file} ({error.strerror}): give another --runs") from None
     if kind is None:
         return None
@@ -216,6 +222,24 @@ def _removed(file: Path) -> Iterator[None]:
 def _data_version(connection: sqlite3.Connection) -> int:
     """Return a number that changes if another connection changes the database."""
     return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+_LITTLE_SPACE = 1 << 20
+"""Bytes that are free on a full disk at most: sqlite writes small files beside the database before it reads it."""
+
+
+def _is_disk_full(error: sqlite3.Error, file: Path) -> bool:
+    """Return whether a full disk is the cause. On one, sqlite cannot make the files beside the database either."""
+    if "disk is full" in str(error):
+        return True
+    unwritten = "unable to open" in str(error) or "disk I/O" in str(error)
+    return unwritten and shutil.disk_usage(file.parent).free < _LITTLE_SPACE
+
+
+def _full(file: Path) -> str:
+    return f"the disk of MLflow's database {file} is full: make room, and try again"
 
 
 def _remedy(file: Path) -> str:

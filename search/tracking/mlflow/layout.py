@@ -117,6 +117,20 @@ class LogRequest(NamedTuple):
     params: dict[str, str]
     tags: dict[str, str]
 
+    def halves(self) -> tuple[LogRequest, ...]:
+        """Return the content in two halves; nothing if it is a single value."""
+        points, params, tags = self.points, list(self.params.items()), list(self.tags.items())
+        middle = (len(points) + len(params) + len(tags)) // 2
+        if not middle:
+            return ()
+        cuts = [min(middle, len(points))]
+        cuts.append(min(middle - cuts[0], len(params)))
+        cuts.append(middle - sum(cuts))
+        return (
+            LogRequest(points[: cuts[0]], dict(params[: cuts[1]]), dict(tags[: cuts[2]])),
+            LogRequest(points[cuts[0] :], dict(params[cuts[1] :]), dict(tags[cuts[2] :])),
+        )
+
 
 @dataclass(slots=True)
 class Change:
@@ -142,6 +156,17 @@ class Change:
         self.tags |= later.tags
         if later.status is not None:
             self.status, self.time = later.status, later.time
+
+    @property
+    def size(self) -> int:
+        """The number of values in it."""
+        return len(self.points) + len(self.params) + len(self.tags) + (self.status is not None)
+
+    def outdate(self, later: Change) -> None:
+        """Drop what a later change of the same run has replaced."""
+        self.tags = {name: value for name, value in self.tags.items() if name not in later.tags}
+        if later.status is not None:
+            self.status = None
 
     def requests(self) -> Iterator[LogRequest]:
         """Yield the change in pieces that MLflow accepts: 1,000 entries, of them 100 params and 100 tags."""

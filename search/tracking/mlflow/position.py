@@ -25,6 +25,8 @@ class Position:
         winner: the weights of the parent run's model, as `trial/execution/epoch`.
         registered: the registered model that has the winner as a version, "" for none.
         report: the size and the time of the report in the parent run.
+        refused: by trial, -1 for the parent run, how many values MLflow has refused. They are sent again by the next
+            process.
     """
 
     uid: str = ""
@@ -39,6 +41,7 @@ class Position:
     winner: str = ""
     registered: str = ""
     report: str = ""
+    refused: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Position:
@@ -47,6 +50,7 @@ class Position:
             data = json.loads(path.read_text())
             data["trials"] = {int(trial): run for trial, run in data["trials"].items()}
             data["models"] = {int(trial): epoch for trial, epoch in data["models"].items()}
+            data["refused"] = {int(trial): count for trial, count in data.get("refused", {}).items()}
             return cls(**data)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls()

@@ -12,12 +12,16 @@ from typing import Any
 from search.study.paths import StudyPaths, local_artifacts
 from search.tracking.mlflow import files, store, view
 from search.tracking.mlflow.files import TrialWeights
-from search.tracking.mlflow.layout import MODEL_TAG, PARENT, STUDY_UID_TAG, Change, Projection, RunKey
+from search.tracking.mlflow.layout import MODEL_TAG, PARENT, STUDY_UID_TAG, Change, LogRequest, Projection, RunKey
 from search.tracking.mlflow.position import Position
+from search.tracking.mlflow.refusals import Refusal
 from search.tracking.mlflow.store import Rejected
 from search.tracking.mlflow.winner import WinnerShipper
 
 _PAGE = 1000
+
+_MOST_PIECES = 20
+"""The refused pieces of a change after which it is divided no further: each one costs several requests."""
 
 
 class Shipper:
@@ -70,24 +74,62 @@ class Shipper:
 
     # Runs ---------------------------------------------------------------------------------------------------------
 
-    def ship(self, run: RunKey, change: Change) -> None:
-        """Send `change` to `run`, which is created if it is new."""
+    def ship(self, run: RunKey, change: Change, *, apart: bool = False) -> Refusal | None:
+        """Send `change` to `run`, which is created if it is new. Return the part that MLflow refuses, if any.
+
+        Args:
+            apart: send a request that is refused in pieces, so that what is not refused arrives.
+        """
+        try:
+            with store.translate_errors(self._client.tracking_uri, core=True):
+                run_id = self._run_id(run)
+        except Rejected as error:
+            return Refusal(change, str(error))
+        found: list[tuple[LogRequest, str]] = []
+        for request in change.requests():
+            self._log(run_id, request, found, apart=apart)
+        refused, reason = Change(time=change.time), ""
+        for request, reason in found:  # noqa: B007  # the last reason stands for all
+            refused.merge(Change(request.points, request.params, request.tags))
+        try:
+            self._set_status(run_id, change)
+        except Rejected as error:
+            refused.status, reason = change.status, str(error)
+        return Refusal(refused, reason, self._is_deleted(run_id)) if refused.size else None
+
+    def _log(self, run_id: str, request: LogRequest, refused: list[tuple[LogRequest, str]], *, apart: bool) -> None:
+        """Send a request, and add to `refused` what MLflow refuses of it."""
         from mlflow.entities import Metric, Param, RunTag
 
-        with store.translate_errors(self._client.tracking_uri, core=True):
-            run_id = self._run_id(run)
-            for points, params, tags in change.requests():
+        try:
+            with store.translate_errors(self._client.tracking_uri, core=True):
                 self._client.log_batch(
                     run_id,
-                    metrics=[Metric(*point) for point in points],
-                    params=[Param(name, value) for name, value in params.items()],
-                    tags=[RunTag(name, value) for name, value in tags.items()],
+                    metrics=[Metric(*point) for point in request.points],
+                    params=[Param(name, value) for name, value in request.params.items()],
+                    tags=[RunTag(name, value) for name, value in request.tags.items()],
                     synchronous=True,
                 )
+        except Rejected as error:
+            halves = request.halves() if apart and len(refused) < _MOST_PIECES else ()
+            for half in halves:
+                self._log(run_id, half, refused, apart=True)
+            if not halves:
+                refused.append((request, str(error)))
+
+    def _set_status(self, run_id: str, change: Change) -> None:
+        with store.translate_errors(self._client.tracking_uri, core=True):
             if change.status == "RUNNING":
                 self._client.update_run(run_id, status="RUNNING")
             elif change.status is not None:
                 self._client.set_terminated(run_id, change.status, end_time=change.time)
+
+    def _is_deleted(self, run_id: str) -> bool:
+        try:
+            with store.translate_errors(self._client.tracking_uri, core=True):
+                return bool(self._client.get_run(run_id).info.lifecycle_stage != "active")
+        except Rejected:
+            return False
 
     def delete_duplicates(self) -> None:
         """Delete runs that exist twice: a request may be carried out after its answer was given up."""

@@ -13,7 +13,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from search.errors import OptionError, SearchError, TrackingRefused, Unavailable
+from search.space.error_text import escape_unprintable
 from search.study import paths
+from search.study.addresses import drop_queries, hide_queries
 from search.tracking.mlflow import database, internals
 
 REACH_SECONDS = 3.0
@@ -55,12 +57,22 @@ def resolve_uri(given: str | None, runs: str | Path) -> str:
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.local_store(runs)}"
     scheme = uri.partition(":")[0].partition("+")[0] if "://" in uri else ""
     if scheme == "sqlite":
-        file = uri.partition("://")[2].partition("?")[0][1:]
+        file = uri.partition("://")[2].partition("?")[0]
+        if file and not file.startswith("/"):
+            # Two slashes begin a host's name, of which sqlite knows none.
+            raise OptionError(f"tracking address {uri!r} lacks a slash: give sqlite:///{file}")
+        file = file[1:]
         if file in ("", ":memory:"):
             raise OptionError(f"tracking address {uri!r} names no file: give sqlite:///PATH/mlflow.db")
         return f"sqlite:///{Path(file).absolute()}"
     if scheme in (*_SERVERS, *_DATABASES, "databricks") or uri == "databricks":
+        _check_host(uri)
         return uri
+    kind, colon, rest = uri.partition(":")
+    if not scheme and colon and kind.partition("+")[0] in ("sqlite", *_SERVERS, *_DATABASES):
+        slashes = "///" if kind.startswith("sqlite") else "//"
+        meant = redact(f"{kind}:{slashes}{rest.lstrip('/')}")
+        raise OptionError(f"tracking address {kind}:… lacks slashes: give {meant}")
     if scheme in ("", "file"):
         folder = Path(unquote(urlsplit(uri).path) if scheme else uri).absolute()
         raise OptionError(
@@ -72,10 +84,32 @@ def resolve_uri(given: str | None, runs: str | Path) -> str:
     )
 
 
+def _check_host(uri: str) -> None:
+    """Raise OptionError if the address has no host or port that can be read, such as `http://[::1`."""
+    try:
+        _ = urlsplit(uri).port
+    except ValueError:
+        raise OptionError(
+            f"tracking address {redact(uri)!r} has no valid host or port: check --tracking-uri. An IPv6 host has "
+            "brackets, as in http://[::1]:5000"
+        ) from None
+
+
 def redact(text: str) -> str:
-    """Return `text` without the user names and passwords of the addresses in it."""
+    """Return `text` without the user names, the passwords and the tokens of the addresses in it."""
+    # An error of an HTTP library's names the path alone, with the query.
+    return hide_queries(hide_users(text))
+
+
+def hide_users(text: str) -> str:
+    """Return `text` without the user names and the passwords of the addresses in it."""
     # A password may have unescaped slashes. Digits after a host's colon are a port, not a password.
     return re.sub(r"://(?:[^\s/?#]*|[^\s/:@]*:(?!\d+/)\S*)@", "://***@", text)
+
+
+def without_credentials(uri: str) -> str:
+    """Return an address as it may be written down. A resume takes the credentials from the environment or the user."""
+    return drop_queries(redact(uri).replace("://***@", "://"))
 
 
 def local_database(uri: str) -> Path | None:
@@ -189,7 +223,7 @@ def _is_of_mlflow(error: Exception) -> bool:
 
 def _cause(error: Exception) -> str:
     """Return the cause of `error` in a few words."""
-    text = redact(" ".join(str(error).split()))
+    text = escape_unprintable(redact(" ".join(str(error).split())))
     if "database is locked" in text:
         return "its database is locked by another process"  # the rest of the text is a page of SQL
     if "database or disk is full" in text or "No space left" in text:
@@ -212,10 +246,7 @@ def _reach(uri: str) -> None:
     import requests
 
     address = urlsplit(uri)
-    try:
-        port = address.port or _PORTS.get(address.scheme.partition("+")[0])
-    except ValueError:
-        raise OptionError(f"tracking address {redact(uri)!r} has no valid port: check --tracking-uri") from None
+    port = address.port or _PORTS.get(address.scheme.partition("+")[0])
     if address.hostname is None or port is None or requests.utils.get_environ_proxies(uri, no_proxy=None):
         return
     try:

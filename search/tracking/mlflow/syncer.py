@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from search.errors import SearchError, TrackingRefused, Unavailable
 from search.study import journal
 from search.study.journal import Entry
 from search.study.paths import StudyPaths
-from search.tracking.mlflow import database, internals, store
+from search.tracking.mlflow import database, internals, refusals, store
 from search.tracking.mlflow.feed import JournalFeed
 from search.tracking.mlflow.layout import Change, Projection, RunKey
 from search.tracking.mlflow.position import Position
+from search.tracking.mlflow.refusals import Refusals
 from search.tracking.mlflow.shipper import Shipper
 from search.tracking.mlflow.store import Rejected
 
@@ -91,6 +92,9 @@ class Syncer:
         self._shipper: Shipper | None = None
         self._projection = Projection()
         self._position = Position()
+        self._refusals = Refusals(self._position)
+        self._saved_refused: dict[int, int] = {}
+        self._files_left_out: list[str] = []
         self._offset = 0
         self._pending: dict[RunKey, Change] = {}
         self._models_due = True
@@ -173,8 +177,10 @@ class Syncer:
                 before_last, self._before_last = self._before_last, None
                 before_last()
                 self._models_due = True  # once more, for the report
+            elif whole and finishing and self._refusals.tries_left:
+                self._stopped.wait(refusals.REFUSED_SECONDS)
             elif whole and finishing:
-                self._complete = True
+                self._complete = not self._position.refused
                 return
             elif whole:
                 self._hurry.wait(pause_seconds(time.thread_time() - used))
@@ -201,11 +207,21 @@ class Syncer:
             TrackingRefused, Unavailable: see `store.connect`. Entries shipped before the error are not shipped again.
             JournalError: the journal cannot be read.
         """
-        while not self.sync_once():
-            pass
+        self._drain()
         if dead:
             self._pending = dict(self._projection.abandoned())
             self._ship_pending(self._connected())
+            self._drain()
+
+    def _drain(self) -> None:
+        while not self.sync_once() or self._refusals.tries_left:
+            if self._refusals.tries_left:
+                time.sleep(refusals.REFUSED_SECONDS)
+
+    @property
+    def left_out(self) -> str:
+        """The values that MLflow refuses and the files that it does not take, in words; "" if it has all."""
+        return ", ".join(filter(None, (self._refusals.describe(), *self._files_left_out)))
 
     def sync_once(self, *, models: bool = True) -> bool:
         """Ship one batch of records. Return whether nothing is left.
@@ -225,7 +241,9 @@ class Syncer:
             self._models_due = True
         if self._pending:
             return False  # `stop` was called
-        if self._position.offset != self._offset:
+        self._ship_refused(shipper)
+        if self._position.offset != self._offset or self._position.refused != self._saved_refused:
+            self._saved_refused = dict(self._position.refused)
             self._position.uid, self._position.offset = self._projection.study.uid, self._offset
             self._position.save(self._paths.tracking)
         if whole and models and self._models_due and not self._stopped.is_set():
@@ -237,22 +255,28 @@ class Syncer:
         entries, has_more = self._feed.next(self._offset, MAX_RECORDS)
         for entry in entries:
             self._offset = entry.end
-            for run, change in self._projection.take(entry):
-                if run in self._pending:
-                    self._pending[run].merge(change)
-                else:
-                    self._pending[run] = change
+            _merge(self._pending, self._projection.take(entry))
         return not has_more
 
     def _ship_pending(self, shipper: Shipper) -> None:
         while self._pending and not self._stopped.is_set():
             run = next(iter(self._pending))
-            try:
-                shipper.ship(run, self._pending[run])
-            except Rejected as error:
-                what = "the study" if run is None else f"trial {run}"
-                self._warn_once("run", f"MLflow does not take what it is told of {what} ({error}): left out")
+            self._refusals.outdate(run, self._pending[run])
+            refusal = shipper.ship(run, self._pending[run])
+            if refusal is not None and refusal.deleted:
+                what = "the study's run" if run is None else f"trial {run}'s run"
+                self._warn_once("run", f"{what} was deleted in MLflow: it is told no more of it")
+            elif refusal is not None:
+                self._refusals.add(run, refusal)
             del self._pending[run]
+
+    def _ship_refused(self, shipper: Shipper) -> None:
+        for run, change, last in self._refusals.due():
+            if self._stopped.is_set():
+                return
+            line = self._refusals.settle(run, shipper.ship(run, change, apart=last))
+            if line:
+                self._warn_once("run", f"{line}: left out; `search sync {self._name}` sends it again")
 
     def _ship_files(self, shipper: Shipper) -> None:
         whole = True
@@ -264,6 +288,7 @@ class Syncer:
                 whole = shipper.ship_models(self._keep_models)
             except Rejected as error:
                 shipper.check_reachable()  # a proxy may have refused in MLflow's place
+                self._leave_out("the files of the best trials")
                 self._warn_once(
                     "files", f"MLflow's artifact store does not take files ({error}): weights stay in {self._name} only"
                 )
@@ -287,6 +312,7 @@ class Syncer:
             shipper.ship_winner()
         except (Rejected, TrackingRefused) as error:
             shipper.check_reachable()
+            self._leave_out("the best model")
             self._warn_once("winner", f"MLflow does not take the best model ({error}): it is {self._paths.model}")
 
     def _ship_report(self, shipper: Shipper) -> None:
@@ -295,7 +321,12 @@ class Syncer:
                 shipper.ship_report()
         except (Rejected, TrackingRefused) as error:
             shipper.check_reachable()
+            self._leave_out("the report")
             self._warn_once("report", f"MLflow does not take the report ({error}): it is {self._paths.report}")
+
+    def _leave_out(self, what: str) -> None:
+        if what not in self._files_left_out:
+            self._files_left_out.append(what)
 
     def _warn_once(self, kind: str, message: str) -> None:
         if kind not in self._warned:
@@ -326,32 +357,50 @@ class Syncer:
         client = store.connect(self._uri)
         self._warn_of_internals()
         position = Position.load(self._paths.tracking)
-        projection = self._project(position)
+        pending: dict[RunKey, Change] = {}
+        projection = self._project(position, pending)
         if projection is not None:
             shipper = self._shipper_of(client, projection, position)
             if shipper.has_study():
                 self._projection, self._position, self._offset = projection, position, position.offset
+                # What earlier processes could not send is sent again.
+                self._saved_refused, position.refused = position.refused, {}
+                self._refusals = Refusals(position)
+                self._pending = pending
                 return shipper
         self._projection, self._offset = Projection(), 0
         self._position = Position(uri=store.redact(self._uri))
+        self._refusals = Refusals(self._position)
         return self._shipper_of(client, self._projection, self._position)
 
     def _shipper_of(self, client: Any, projection: Projection, position: Position) -> Shipper:
         return Shipper(client, self._paths, projection, position, self._experiment, self._register)
 
-    def _project(self, position: Position) -> Projection | None:
+    def _project(self, position: Position, pending: dict[RunKey, Change]) -> Projection | None:
         """Return the projection of the journal up to `position`.
 
         Return None if the position belongs to another journal or another store.
+
+        Args:
+            pending: is filled with the changes of the runs of which MLflow has refused something.
         """
+        again = refusals.refused_runs(position)
         if position.uri != store.redact(self._uri):
             return None
         projection, end = Projection(), 0
         for entry in journal.read(self._paths.journal):
             if entry.end > position.offset:
                 break
-            projection.take(entry)
+            _merge(pending, ((run, change) for run, change in projection.take(entry) if run in again))
             end = entry.end
         if end == 0 or end != position.offset or projection.study.uid != position.uid:
             return None
         return projection
+
+
+def _merge(pending: dict[RunKey, Change], changes: Iterable[tuple[RunKey, Change]]) -> None:
+    for run, change in changes:
+        if run in pending:
+            pending[run].merge(change)
+        else:
+            pending[run] = change

@@ -19,6 +19,7 @@ __all__ = [
     "bytes_of",
     "example_of",
     "from_plain",
+    "in_native_order",
     "is_array_like",
     "is_dense",
     "is_plain",
@@ -99,8 +100,19 @@ def _to_numpy(leaf: Any, where: str) -> Any:
         raise SpaceError(f"load_data: {where} is a single value: return an array with one row for each sample")
     if is_float and array.dtype.name != keras.config.floatx():
         array = array.astype(keras.config.floatx())
+    array = in_native_order(array)
     # Keras makes a pandas Series a column.
     return array[:, None] if hasattr(leaf, "iloc") and array.ndim == 1 else array
+
+
+def in_native_order(leaf: Any) -> Any:
+    """Return a numpy array in this machine's byte order, which JAX and PyTorch need; anything else as it is.
+
+    Files of other fields, such as FITS and IDX, hold big-endian numbers.
+    """
+    if not isinstance(leaf, np.ndarray) or leaf.dtype.isnative:
+        return leaf
+    return leaf.astype(leaf.dtype.newbyteorder("="))
 
 
 def _dense(leaf: Any) -> Any:
@@ -290,7 +302,7 @@ def batch_of(leaf: Any) -> Any:
     if kind == "ragged data":
         return leaf if backend == "tensorflow" else leaf.to_tensor().numpy()
     if kind != "sparse data":
-        return leaf
+        return in_native_order(leaf)
     if backend not in ("tensorflow", "jax"):
         return _to_dense(leaf)
     return _to_tensor(leaf) if backend == "tensorflow" else leaf

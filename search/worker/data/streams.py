@@ -133,7 +133,7 @@ def pack_batch(batch: Any) -> tuple[Any, ...]:
 def _as_array(leaf: Any) -> Any:
     if kinds.kind_of(leaf) != "numbers":
         return kinds.batch_of(leaf)
-    return np.asarray(keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else leaf)
+    return kinds.in_native_order(np.asarray(keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else leaf))
 
 
 def as_stream(value: Any, name: str) -> Stream | None:

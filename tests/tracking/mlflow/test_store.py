@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import socket
 import sqlite3
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import forks
@@ -56,6 +58,24 @@ def test_an_address_that_mlflow_cannot_use_is_refused_in_one_line(uri: str, tmp_
 
 
 @pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("sqlite://mlflow.db", "give sqlite:///mlflow.db"),
+        ("sqlite://a/b.db", "give sqlite:///a/b.db"),
+        ("sqlite:b.db", "give sqlite:///b.db"),
+        ("http:/me:T0KEN@host", "give http://***@host"),
+        ("http://me:T0KEN@[::1", "tracking address 'http://***@[::1' has no valid host or port"),
+        ("http://host:port", "has no valid host or port"),
+    ],
+)
+def test_a_misspelt_address_is_refused_with_the_right_spelling(uri: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError) as caught:
+        store.resolve_uri(uri, tmp_path)
+    assert words in str(caught.value)
+    assert "T0KEN" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("http://me:secret@host:5000/x", "http://***@host:5000/x"),
@@ -63,10 +83,25 @@ def test_an_address_that_mlflow_cannot_use_is_refused_in_one_line(uri: str, tmp_
         ("failed for https://token@host: no", "failed for https://***@host: no"),
         ("http://host:5000/a@b", "http://host:5000/a@b"),
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+        ("http://host/?token=T0KEN: check it", "http://host/?token=***: check it"),
+        ("postgresql://u:p@h/db?sslmode=require&password=T0KEN", "postgresql://***@h/db?sslmode=require&password=***"),
+        ("Max retries exceeded with url: /?a=T0KEN/api/2.0 (", "Max retries exceeded with url: /?a=*** ("),
     ],
 )
 def test_passwords_are_removed(text: str, expected: str) -> None:
     assert store.redact(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("uri", "stored"),
+    [
+        ("http://me:T0KEN@host:5000/x?token=T0KEN&y=T0KEN#T0KEN", "http://host:5000/x"),
+        ("postgresql://u:T0KEN@h/db?sslmode=require&password=T0KEN", "postgresql://h/db?sslmode=require"),
+        ("http://host:5000", "http://host:5000"),
+    ],
+)
+def test_an_address_is_written_down_without_credentials(uri: str, stored: str) -> None:
+    assert store.without_credentials(uri) == stored
 
 
 # The database ---------------------------------------------------------------------------------------------------------
@@ -80,6 +115,28 @@ def test_a_fresh_database_has_the_write_ahead_log_and_is_made_once(tmp_path: Pat
     assert database.initialise(pristine) is None
     assert (pristine.stat().st_ino, pristine.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert [path.name for path in pristine.parent.glob(".*")] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "words"),
+    [
+        (sqlite3.OperationalError("disk I/O error"), 0, "the disk of MLflow's database .* is full: make room"),
+        (sqlite3.OperationalError("unable to open database file"), 0, "is full: make room"),
+        (sqlite3.OperationalError("database or disk is full"), 1 << 30, "is full: make room"),
+        (OSError(errno.ENOSPC, "No space left on device"), 0, "is full: make room"),
+        (sqlite3.OperationalError("disk I/O error"), 1 << 30, "is no database that MLflow can use"),
+    ],
+)
+def test_a_full_disk_is_named_and_its_database_is_not_blamed(
+    error: Exception, free: int, words: str, pristine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: Path) -> str:
+        raise error
+
+    monkeypatch.setattr(database, "schema_revision", fail)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(OptionError, match=words):
+        database.initialise(pristine)
 
 
 @pytest.mark.slow

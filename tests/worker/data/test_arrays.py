@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from search.errors import SpaceError
 from search.worker.data.arrays import Split, prepare_data
+from search.worker.data.kinds import batch_of
+from search.worker.data.streams import pack_batch
 
 X = np.arange(12.0).reshape(4, 3)
 Y = np.array([0, 1, 0, 1])
@@ -27,6 +29,17 @@ def test_floats_are_cast_to_floatx():
         assert prepare_data(((X.astype("float16"),), None)).train.x.dtype == np.float64
     finally:
         keras.config.set_floatx("float32")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_numbers_of_either_byte_order_are_converted_to_the_machines(order):
+    raw = (X.astype(f"{order}f4"), Y.astype(f"{order}i4"), np.ones(4, f"{order}f8"))
+    train = prepare_data((raw, None)).train
+    assert all(part.dtype.isnative for part in train.packed)
+    assert [part.tolist() for part in train.packed] == [X.tolist(), Y.tolist(), [1.0] * 4]
+    for batch in (pack_batch(raw), tuple(map(batch_of, raw))):  # those of streams
+        assert all(part.dtype.isnative for part in batch)
+        assert [part.tolist() for part in batch] == [X.tolist(), Y.tolist(), [1.0] * 4]
 
 
 def test_three_splits_and_optional_parts():
