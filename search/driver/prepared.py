@@ -34,6 +34,7 @@ from search.study.records import Record, SearchEnded
 from search.study.request_files import RequestFolder
 from search.study.requirement import describe_shortfall
 from search.study.study import Study
+from search.study.transitions import UnfitRecord
 from search.tracking.followers import FollowerSetup, FollowerThread
 from search.wording import pluralize
 
@@ -142,8 +143,11 @@ class PreparedSearch:
         controller = _make_controller(study, opts, self.probed, slots, rules, closed)
         try:
             controller.replay(self.handle.entries)  # the one fold of the journal
+        except UnfitRecord as error:
+            raise self.handle.damaged_line(controller.replayed, error) from None
         except Exception as error:
-            raise self._broken(error) from error
+            where = f" at line {controller.replayed + 1} of {self.paths.journal}"
+            raise self._broken(error, where) from error
         view = make_view(study, opts, tuple(slot.label for slot in slots))
         for slot in closed:
             view.name_slot(slot, None)
@@ -253,13 +257,13 @@ class PreparedSearch:
         say(f"another program deleted or moved {self.paths.journal}: it is written again, and the search goes on")
         self.restore()
 
-    def _broken(self, error: Exception) -> SearchError:
+    def _broken(self, error: Exception, where: str = "") -> SearchError:
         """Return the error that ends a search because of `error`, which is being handled."""
         if isinstance(error, SearchError):
             return error
         return SearchError(
-            f"the search broke ({type(error).__name__}: {error}): nothing journaled is lost, and a resume may get past "
-            f"it" + log_traceback(self.paths, traceback.format_exc())
+            f"the search broke{where} ({type(error).__name__}: {error}): nothing journaled is lost, and a resume may "
+            "get past it" + log_traceback(self.paths, traceback.format_exc())
         )
 
 

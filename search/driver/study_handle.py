@@ -25,7 +25,7 @@ from search.scheduler.initial import InitialConfigurations
 from search.space.domain import Parameter, Value
 from search.storage.urls import drop_credentials
 from search.study import journal
-from search.study.journal import Entry
+from search.study.journal import DamagedLine, Entry
 from search.study.paths import StudyPaths
 from search.study.records import (
     FORMAT,
@@ -40,6 +40,8 @@ from search.study.records import (
     SpaceChanged,
     TrialImported,
 )
+from search.study.study import check_first
+from search.study.transitions import UnfitRecord
 from search.study.trial import Objective
 
 __all__ = ["SpaceHasChanged", "StudyHandle"]
@@ -69,6 +71,11 @@ class StudyHandle:
         self.paths = paths
         self._seen = _stamp(paths.journal)
         self.entries: Sequence[Entry] = [] if overwrite or self._seen is None else journal.read_all(paths.journal)
+        if self.entries:
+            try:
+                check_first(self.entries[0].record)
+            except UnfitRecord as error:
+                raise self.damaged_line(0, error) from None
 
     @property
     def is_current(self) -> bool:
@@ -84,6 +91,10 @@ class StudyHandle:
     def name(self) -> str:
         """The study's name."""
         return self.paths.folder.name
+
+    def damaged_line(self, index: int, error: UnfitRecord) -> DamagedLine:
+        """Return the error that names the line of the entry `index`, which does not fit those before it."""
+        return DamagedLine(self.paths.journal, self.entries[index - 1].end if index else 0, str(error))
 
     @property
     def header(self) -> Header:

@@ -156,7 +156,8 @@ def test_a_damaged_line_within_is_named(tmp_path: Path) -> None:
         damaged = bytearray(lines[number - 1])
         damaged[len(damaged) // 2] ^= 1
         path.write_bytes(b"".join([*lines[: number - 1], bytes(damaged), *lines[number:]]))
-        with pytest.raises(JournalError, match=rf"line {number} is damaged.*head -n {number - 1}"):
+        advice = rf"search repair {tmp_path.name} --runs {tmp_path.parent}" if number > 1 else "--overwrite"
+        with pytest.raises(JournalError, match=rf"line {number} is damaged.*{advice}"):
             list(read(path))
         with pytest.raises(JournalError, match=f"line {number} "):
             Journal(path)
