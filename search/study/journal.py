@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, NamedTuple
 from search.errors import JournalError
 from search.study import formats
 from search.study.record_json import decode, encode
-from search.study.record_values import LARGEST_TIME
+from search.study.record_values import LARGEST, LARGEST_TIME
 from search.study.records import FORMAT, Record
 
 FLUSH_SECONDS = 0.2
@@ -120,7 +120,7 @@ def _decoded(data: Any) -> _Content:
     if type(data) is not dict:
         raise data
     format, time = data.pop("v", 1), data.pop("t")
-    if type(format) is not int or format < 1:
+    if type(format) is not int or not 1 <= format <= LARGEST:
         raise ValueError(f"its format is {format!r}")
     if (type(time) is not float and type(time) is not int) or not 0 <= time <= LARGEST_TIME:
         raise ValueError("it has no time")
@@ -146,6 +146,7 @@ class DamagedLine(JournalError):
 
     def __init__(self, path: Path, offset: int, what: str) -> None:
         self.offset, self.number = offset, _number(path, offset)
+        what = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in what[:150])
         folder = path.parent.absolute()
         runs = "" if folder.parent == Path("runs").absolute() else f" --runs {shlex.quote(str(folder.parent))}"
         rest = f"keep the lines before it with `search repair {folder.name}{runs}`"

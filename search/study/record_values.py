@@ -15,7 +15,7 @@ from search.space.domain import Domain, Parameter
 from search.study.records import Outcome, ResultOutcome
 from search.study.trial import Direction, EndState, Objective, State
 
-__all__ = ["LARGEST_TIME", "check_parameter", "checks_of"]
+__all__ = ["LARGEST", "LARGEST_TIME", "check_parameter", "checks_of"]
 
 LARGEST = 2**31 - 1
 """The largest number of a trial, an epoch, a slot, …; `search.study.history` packs them into 4 bytes."""
@@ -79,6 +79,17 @@ def _by_name(check: Check) -> Check:
     return lambda value: type(value) is dict and all(map(check, value.values()))
 
 
+_TEXT_OPTIONS = ("backend", "executor", "gpus", "keras_backend", "parent_run", "storage", "tracking_uri", "warm_start")
+
+
+def _are_options(value: Any) -> bool:
+    """Return whether `value` can be the options of a process. Numbers among them are checked where they are used."""
+    if type(value) is not dict or not all(map(_or_none(_of(str)), map(value.get, _TEXT_OPTIONS))):
+        return False
+    tags = value.get("tag") or []
+    return type(tags) is list and all(type(tag) is str for tag in tags)
+
+
 _CHECKS: dict[str, Check] = {
     "int": _is_whole,
     "int | None": _or_none(_is_whole),
@@ -116,10 +127,14 @@ def checks_of(cls: type[Any]) -> tuple[tuple[str, ...], tuple[tuple[str, Check],
     Whole numbers are by far the most values, and looked at without a call.
     """
     found = {field.name: str(field.type) for field in fields(cls)}
-    sizes = {name: _is_size if found[name] == "int" else _or_none(_is_size) for name in SIZES & found.keys()}
-    whole = tuple(name for name, annotation in found.items() if annotation == "int" and name not in sizes)
+    own: dict[str, Check] = {
+        name: _is_size if found[name] == "int" else _or_none(_is_size) for name in SIZES & found.keys()
+    }
+    if "options" in found and "backend" not in found:
+        own["options"] = _are_options
+    whole = tuple(name for name, annotation in found.items() if annotation == "int" and name not in own)
     others = tuple(
-        (name, sizes.get(name, _CHECKS[annotation])) for name, annotation in found.items() if name not in whole
+        (name, own.get(name, _CHECKS[annotation])) for name, annotation in found.items() if name not in whole
     )
     return whole, others
 
@@ -142,5 +157,5 @@ def _is_sound(domain: Domain) -> bool:
         for u in (0.0, 0.5):
             domain.contains(domain.at(u))
         return domain.size != 0 and str(domain) != ""
-    except (ArithmeticError, ValueError, LookupError, TypeError, AssertionError):
+    except (ArithmeticError, ValueError, LookupError, TypeError, AssertionError, NotImplementedError):
         return False
