@@ -32,6 +32,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from commands import without_waits
+
 from search.errors import SearchError
 from search.study import journal
 from search.study.paths import StudyPaths
@@ -161,7 +163,7 @@ def run_command(arguments: Sequence[str]) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = cli.main(list(arguments))
-    return code, out.getvalue(), err.getvalue()
+    return code, out.getvalue(), without_waits(err.getvalue())
 
 
 def checked(arguments: Sequence[str]) -> str | None:

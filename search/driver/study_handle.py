@@ -40,7 +40,6 @@ from search.study.records import (
     SpaceChanged,
     TrialImported,
 )
-from search.study.study import check_first
 from search.study.transitions import UnfitRecord
 from search.study.trial import Objective
 
@@ -71,11 +70,6 @@ class StudyHandle:
         self.paths = paths
         self._seen = _stamp(paths.journal)
         self.entries: Sequence[Entry] = [] if overwrite or self._seen is None else journal.read_all(paths.journal)
-        if self.entries:
-            try:
-                check_first(self.entries[0].record)
-            except UnfitRecord as error:
-                raise self.damaged_line(0, error) from None
 
     @property
     def is_current(self) -> bool:

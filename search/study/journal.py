@@ -29,7 +29,7 @@ from search.errors import JournalError
 from search.study import formats
 from search.study.record_json import decode, encode
 from search.study.record_values import LARGEST, LARGEST_TIME
-from search.study.records import FORMAT, Record
+from search.study.records import FORMAT, Header, Record
 
 FLUSH_SECONDS = 0.2
 
@@ -193,6 +193,8 @@ def read(path: Path, offset: int = 0) -> Iterator[Entry]:
                     content = _decoded(data)
                     if content.previous is not None and content.previous != previous:
                         raise ValueError("it does not follow the line before it: a line was lost, doubled or moved")
+                    if not offset and type(content.record) is not Header:
+                        raise ValueError("a journal begins with a header")
                 except _Newer as newer:
                     raise JournalError(_newer(path, offset, newer.format)) from None
                 except _UNREADABLE as error:

@@ -15,7 +15,7 @@ from search.study.journal import DamagedLine
 from search.study.lock import Lock
 from search.study.paths import StudyPaths
 from search.study.records import EpochDone, Record, SegmentRequested
-from search.study.study import Study, check_first
+from search.study.study import Study
 from search.study.transitions import UnfitRecord
 
 __all__ = ["Extent", "Repair", "repair_journal"]
@@ -84,8 +84,6 @@ def _read_whole_part(path: Path) -> tuple[Study, int, DamagedLine | None]:
     try:
         with journal.uncollected():
             for entry in journal.read(path):
-                if not end:
-                    check_first(entry.record)
                 study.apply(entry.record, entry.time)
                 end = entry.end
     except DamagedLine as damage:

@@ -320,12 +320,16 @@ class Study:
         if trial is None:
             if record.trial != len(self.trials):
                 raise UnfitRecord(f"trial {record.trial} begins, and trial {len(self.trials)} has not begun")
-            trial = self.trials[record.trial] = Trial(record.trial, record.seed, self.phase, began_at=time)
+            trial = Trial(record.trial, record.seed, self.phase, began_at=time)
             trial.values.initial, trial.extra = record.initial_values, record.extra
             if record.parent is not None:
-                epochs = tuple(execution.epochs for execution in self.trials[record.parent].executions)
+                parent = self.trials.get(record.parent)
+                if parent is None:
+                    raise UnfitRecord(f"trial {record.parent} has not begun")
+                epochs = tuple(execution.epochs for execution in parent.executions)
                 trial.parent = Parent(record.parent, epochs, record.values)
                 trial.progress.executions = [Execution.after(trial.parent.epoch(0))]
+            self.trials[record.trial] = trial
         else:
             self._move(record.trial, "requested")
         progress = trial.progress
@@ -426,20 +430,12 @@ def fold(entries: Iterable[journal.Entry]) -> Study:
     return study
 
 
-def check_first(record: Record) -> None:
-    """Raise UnfitRecord if a journal cannot begin with `record`."""
-    if not isinstance(record, Header):
-        raise UnfitRecord("a journal begins with a header")
-
-
 def read_study(path: Path) -> Study:
     """Return the study whose journal is at `path`. JournalError if it cannot be read."""
     study, offset = Study(), 0
     with journal.uncollected():
         for entry in journal.read(path):
             try:
-                if not offset:
-                    check_first(entry.record)
                 study.apply(entry.record, entry.time)
             except UnfitRecord as error:
                 raise journal.DamagedLine(path, offset, str(error)) from None

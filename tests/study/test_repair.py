@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
+import kills
 import pytest
+from commands import Command, assert_refused
+from places import STATEFUL
 
+from search import cli
 from search.errors import JournalError, StudyError
 from search.study import records, repair
 from search.study.journal import Journal, checksum_of, format_line
@@ -175,3 +181,52 @@ def test_a_journal_that_a_search_writes_is_not_repaired(paths: StudyPaths) -> No
     finally:
         lock.release()
     assert paths.journal.read_bytes() == before
+
+
+# A real study ---------------------------------------------------------------------------------------------------------
+
+SEARCH = ("--seed", 0, "--workers", 1, "--no-progress", "--checkpoint-every", "0.01")
+CUT = 16
+"""Epochs after which the study is damaged: some trials have been promoted, and checkpoints lie on the disk."""
+
+
+@pytest.fixture(scope="module")
+def studies(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """Return a folder with a study, `cut`, that was stopped in its middle; and the history of an undisturbed one."""
+    folder = tmp_path_factory.mktemp("studies")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.executors.selection.shared_zygote", zygote)
+        patch.setattr("search.report.background.COMMAND", ("true",))
+        patch.chdir(folder)
+        shutil.copy(STATEFUL, folder)
+        for name, more in (("cut", ("--max-total-epochs", CUT)), ("whole", ())):
+            arguments = ("run", "stateful.py", "--study", name, *SEARCH, *more)
+            assert cli.main([str(argument) for argument in arguments]) == 0
+        return folder, kills.history(read_study(StudyPaths.of("runs", "whole").journal))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [1, 9])
+def test_a_repaired_study_goes_on_to_the_results_of_an_undisturbed_search(
+    command: Command, studies: tuple[Path, list[Any]], workplace: Path, epoch: int
+) -> None:
+    """The checkpoints are further than the repaired journal."""
+    folder, undisturbed = studies
+    shutil.copytree(folder, workplace, dirs_exist_ok=True)
+    paths = StudyPaths.of("runs", "cut")
+    lines = paths.journal.read_bytes().splitlines(keepends=True)
+    damaged = [number for number, line in enumerate(lines) if b'"epoch_done"' in line][epoch]
+    lines[damaged] = lines[damaged].replace(b'"epoch"', b'"Epoch"')
+    paths.journal.write_bytes(b"".join(lines))
+    resume = ("resume", "cut", "--max-total-epochs", 1000, "--workers", 1, "--no-progress")
+    words = ("journal.jsonl", f"line {damaged + 1} is damaged", "search repair cut")
+    assert_refused(command, *resume, words=words)
+    repaired = command("repair", "cut")
+    assert (repaired.code, repaired.err) == (0, "")
+    assert repaired.out.startswith(f"study cut keeps {damaged} lines of its journal, with ")
+    assert f"and {epoch} epoch" in repaired.out
+    assert f"lost are {len(lines) - damaged} lines, with " in repaired.out
+    assert repaired.out.endswith(".damaged-1. Go on with: search resume cut\n")
+    assert command(*resume).code == 0
+    kills.assert_same(kills.history(read_study(paths.journal)), undisturbed)
+    assert command("repair", "cut").out == "the journal of study cut is not damaged: nothing was changed\n"
