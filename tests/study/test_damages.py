@@ -21,7 +21,7 @@ SEED = 0
 @pytest.mark.timeout(600)
 def test_whatever_is_damaged_every_command_answers_or_refuses_in_one_line(command: Command, workplace: Path) -> None:
     """`python tests/damages.py JOURNAL --seed 0 --number N` repeats one damage; the output names the journal."""
-    words = ("--workers", 1, "--no-progress", "--keep-models", 0)
+    words = ("--workers", 1, "--no-progress")
     shutil.copy(TINY, workplace)
     begin = ("--study", "t", "--seed", 0, "--max-epochs", 4, "--factor", 2, "--executions-per-trial", 2)
     assert command("run", "tiny.py", *begin, "--max-total-epochs", 12, *words).code == 0
