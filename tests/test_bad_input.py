@@ -497,7 +497,7 @@ def test_damaged_journals_are_refused(command: Command, study: Path) -> None:
     for order in ([*lines[:3], *lines[4:]], [*lines[:3], lines[4], lines[3], *lines[5:]]):
         journal.write_bytes(b"".join(order))
         for name in ("trials", "status", "resume"):
-            assert_refused(command, name, "t", words=("journal.jsonl, line 4 is damaged", "head -n 3"))
+            assert_refused(command, name, "t", words=("journal.jsonl, line 4 is damaged", "`search repair t`"))
     journal.write_text("rubbish\nrubbish\n")
     for name in ("trials", "status", "resume"):
         assert_refused(command, name, "t", words=("journal.jsonl, line 1 is damaged",))

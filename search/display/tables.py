@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -25,7 +26,8 @@ from search.display.lines import (
 from search.display.progress import budget_progress
 from search.display.rows import PARAMS_PREFIX, parameter_names
 from search.display.text import NONE, format_objective, format_seconds, format_value, printable
-from search.options import FIELDS, Options
+from search.errors import OptionError
+from search.options import FIELDS, Options, check_option
 from search.scheduler.initial import untried_added
 from search.study.study import Study
 from search.study.trial import State
@@ -182,8 +184,13 @@ def status_lines(study: Study, alive: bool, now: float) -> list[str]:
 
 
 def _last_options(study: Study) -> Options:
-    """Return the options of the last run, unchecked: a value of a later version must not hide the status."""
-    return Options(**{name: value for name, value in study.options.items() if name in FIELDS})
+    """Return the options of the last run, without unknown values: those of a later version must not hide the status."""
+    known: dict[str, Any] = {}
+    for name, value in study.options.items():
+        if name in FIELDS and value is not None:
+            with suppress(OptionError):
+                known[name] = check_option(name, value)
+    return Options(**known)
 
 
 def _describe_status(study: Study, alive: bool) -> str:

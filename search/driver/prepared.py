@@ -35,6 +35,7 @@ from search.study.records import Record, SearchEnded
 from search.study.request_files import RequestFolder
 from search.study.requirement import describe_shortfall
 from search.study.study import Study
+from search.study.transitions import UnfitRecord
 from search.tracking.followers import FollowerSetup, FollowerThread
 from search.wording import pluralize
 
@@ -143,10 +144,7 @@ class PreparedSearch:
         rules = [*named_parts.make_rules(opts, report), *self.rules]
         closed = tuple(getattr(executor, "closed", ()))
         controller = _make_controller(study, opts, self.probed, slots, rules, closed)
-        try:
-            controller.replay(self.handle.entries)  # the one fold of the journal
-        except Exception as error:
-            raise self._broken(error) from error
+        replay(controller, self.handle)
         view = make_view(study, opts, tuple(slot.label for slot in slots))
         for slot in closed:
             view.name_slot(slot, None)
@@ -269,6 +267,27 @@ class PreparedSearch:
             f"the search broke ({type(error).__name__}: {error}): nothing journaled is lost, and a resume may get past "
             f"it" + log_traceback(self.paths, traceback.format_exc())
         )
+
+
+def replay(controller: Controller, handle: StudyHandle) -> None:
+    """Let the controller take in the study's journal: the one fold of it.
+
+    Raises:
+        JournalError: a line does not fit those before it.
+        SearchError: the back end cannot take in a line.
+    """
+    try:
+        controller.replay(handle.entries)
+    except UnfitRecord as error:
+        raise handle.damaged_line(controller.replayed, error) from None
+    except SearchError:
+        raise
+    except Exception as error:
+        raise SearchError(
+            f"the back end cannot take in line {controller.replayed + 1} of {handle.paths.journal} "
+            f"({type(error).__name__}: {error}): put a copy of the file from a backup in its place, or report the fault"
+            + log_traceback(handle.paths, traceback.format_exc())
+        ) from error
 
 
 def _make_controller(

@@ -25,7 +25,7 @@ from search.scheduler.initial import InitialConfigurations
 from search.space.domain import Parameter, Value
 from search.storage.urls import drop_credentials
 from search.study import journal
-from search.study.journal import Entry
+from search.study.journal import DamagedLine, Entry
 from search.study.paths import StudyPaths
 from search.study.records import (
     FORMAT,
@@ -40,6 +40,7 @@ from search.study.records import (
     SpaceChanged,
     TrialImported,
 )
+from search.study.transitions import UnfitRecord
 from search.study.trial import Objective
 
 __all__ = ["SpaceHasChanged", "StudyHandle"]
@@ -84,6 +85,10 @@ class StudyHandle:
     def name(self) -> str:
         """The study's name."""
         return self.paths.folder.name
+
+    def damaged_line(self, index: int, error: UnfitRecord) -> DamagedLine:
+        """Return the error that names the line of the entry `index`, which does not fit those before it."""
+        return DamagedLine(self.paths.journal, self.entries[index - 1].end if index else 0, str(error))
 
     @property
     def header(self) -> Header:

@@ -84,6 +84,7 @@ class Controller:
     Attributes:
         study, limits, max_epochs: as given.
         evaluation: the final evaluation.
+        replayed: the entries that `replay` has taken in, before the one at which it raised.
         affinity: the slots where trials may be trained further without being built again.
         questions: the model factories' questions, and the configurations that were tried.
         rules: the stop rules, those of `limits` first.
@@ -103,6 +104,7 @@ class Controller:
         self.study = study
         self.limits = limits
         self.max_epochs = max_epochs
+        self.replayed = 0
         self.affinity = Affinity()
         self.questions = Questions(try_first)
         self._checkpoints = CheckpointSpace(limits.checkpoint_bytes)
@@ -129,11 +131,11 @@ class Controller:
     def replay(self, entries: Iterable[Entry]) -> None:
         """Take in a journal, as if every record had just been made. Only the last phase's back end is rebuilt."""
         entries = list(entries)
-        last_phase = max((i for i, entry in enumerate(entries) if isinstance(entry.record, BackendChanged)), default=-1)
+        last_phase = max((i for i, e in enumerate(entries) if isinstance(e.record, BackendChanged)), default=-1)
         with uncollected():
-            for i, entry in enumerate(entries):
+            for self.replayed, entry in enumerate(entries):
                 self._now = entry.time
-                if given_up := self._apply(entry.record, rebuild=i >= last_phase):
+                if given_up := self._apply(entry.record, rebuild=self.replayed >= last_phase):
                     self._given_up.update(given_up)
 
     def _apply(self, record: Record, *, rebuild: bool = True) -> Sequence[int]:
@@ -427,7 +429,7 @@ class Controller:
     def _start(self, trial: Trial, slot: int) -> None:
         number = trial.unfinished
         assert number is not None, "a fulfilled suggestion is told, and not started"
-        epochs = trial.execution(number).epochs
+        epochs = trial.begin_execution(number).epochs
         to_epoch = self._budget.cut(epochs, trial.last_epoch(number))
         # A pruner judges the first execution; the others follow if it lets that one pass.
         start = StartSegment(trial.number, number, to_epoch, trial.progress.judged and number == 0)

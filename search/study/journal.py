@@ -16,19 +16,20 @@ import errno
 import gc
 import json
 import os
+import shlex
 import time as clock
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
-from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from search.errors import JournalError
 from search.study import formats
 from search.study.record_json import decode, encode
-from search.study.records import FORMAT, Record
+from search.study.record_values import LARGEST, LARGEST_TIME
+from search.study.records import FORMAT, Header, Record
 
 FLUSH_SECONDS = 0.2
 
@@ -119,9 +120,9 @@ def _decoded(data: Any) -> _Content:
     if type(data) is not dict:
         raise data
     format, time = data.pop("v", 1), data.pop("t")
-    if type(format) is not int or format < 1:
+    if type(format) is not int or not 1 <= format <= LARGEST:
         raise ValueError(f"its format is {format!r}")
-    if (type(time) is not float and type(time) is not int) or not isfinite(time):
+    if (type(time) is not float and type(time) is not int) or not 0 <= time <= LARGEST_TIME:
         raise ValueError("it has no time")
     if formats.is_newer(format):
         raise _Newer(format)
@@ -133,6 +134,27 @@ def _decoded(data: Any) -> _Content:
         previous = previous.encode()
     record = decode(data if format == FORMAT else formats.upgrade(data, format))
     return _Content(record, time, format, previous)
+
+
+class DamagedLine(JournalError):
+    """A line of a journal is not what was written, or cannot follow the lines before it.
+
+    Attributes:
+        offset: the place of the line, in bytes.
+        number: the number of the line, from 1.
+    """
+
+    def __init__(self, path: Path, offset: int, what: str) -> None:
+        self.offset, self.number = offset, _number(path, offset)
+        what = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in what[:150])
+        folder = path.parent.absolute()
+        runs = "" if folder.parent == Path("runs").absolute() else f" --runs {shlex.quote(str(folder.parent))}"
+        rest = f"keep the lines before it with `search repair {folder.name}{runs}`"
+        if self.number == 1:
+            rest = "begin the study again with --overwrite"
+        super().__init__(
+            f"{path}, line {self.number} is damaged ({what}): put a copy from a backup in its place, or {rest}"
+        )
 
 
 class _Newer(ValueError):
@@ -171,10 +193,12 @@ def read(path: Path, offset: int = 0) -> Iterator[Entry]:
                     content = _decoded(data)
                     if content.previous is not None and content.previous != previous:
                         raise ValueError("it does not follow the line before it: a line was lost, doubled or moved")
+                    if not offset and type(content.record) is not Header:
+                        raise ValueError("a journal begins with a header")
                 except _Newer as newer:
                     raise JournalError(_newer(path, offset, newer.format)) from None
                 except _UNREADABLE as error:
-                    raise JournalError(_damage(path, offset, error)) from None
+                    raise _damaged(path, offset, error) from None
                 offset += len(line)
                 previous = checksum_of(line)
                 yield Entry(content.record, content.time, offset, content.format)
@@ -182,7 +206,7 @@ def read(path: Path, offset: int = 0) -> Iterator[Entry]:
                 torn = lines[len(bodies)]
                 if len(bodies) == len(lines) - 1 and (not torn.endswith(b"\n") or not file.read(1)):
                     return  # its writer died, or is writing now
-                raise JournalError(_damage(path, offset, damage)) from None
+                raise _damaged(path, offset, damage) from None
 
 
 def _last_checksum(file: BinaryIO, offset: int) -> bytes:
@@ -245,13 +269,26 @@ def _newer(path: Path, offset: int, format: int) -> str:
     )
 
 
-def _damage(path: Path, offset: int, error: Exception) -> str:
-    number = _number(path, offset)
-    what = f"unknown record {error}" if isinstance(error, KeyError) else str(error)
-    return (
-        f"{path}, line {number} is damaged ({what}): put a copy from a backup in its place, or keep the lines before "
-        f"it with `head -n {number - 1}` and resume"
-    )
+def read_undamaged(path: Path, offset: int) -> Iterator[Record]:
+    """Yield the records of all lines from byte `offset` on that can be read, whatever precedes each of them.
+
+    Raises:
+        JournalError: one of them was written by a newer version.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            try:
+                yield parse_line(line)[0]
+            except _Newer as newer:
+                raise JournalError(_newer(path, offset, newer.format)) from None
+            except _UNREADABLE:
+                pass
+            offset += len(line)
+
+
+def _damaged(path: Path, offset: int, error: Exception) -> DamagedLine:
+    return DamagedLine(path, offset, f"unknown record {error}" if isinstance(error, KeyError) else str(error))
 
 
 def _number(path: Path, offset: int) -> int:

@@ -6,6 +6,7 @@ runs/
 ├── report-A-vs-B.html             a report on several studies; can be made again
 └── <study>/
     ├── journal.jsonl              every fact, append-only
+    ├── journal.jsonl.damaged-1    the journal before a repair; may be deleted
     ├── lock                       held by the driver that writes the journal
     ├── tracking.json              the position of MLflow in the journal, and its run ids; can be made again
     ├── search.log                 the output of the driver and the zygote

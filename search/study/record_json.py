@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 from search.space.domain import Parameter
+from search.study.record_values import LARGEST, check_parameter, checks_of
 from search.study.records import Record
 from search.study.trial import Objective
 
@@ -24,13 +25,24 @@ _BY_KIND: dict[str, type[Any]] = {kind: cls for cls, kind in _KIND.items()}
 _FIELDS: dict[type[Any], tuple[str, ...]] = {cls: tuple(f.name for f in fields(cls)) for cls in _CLASSES}
 
 
-def _parameters(data: Any) -> Any:
-    return data if isinstance(data, int) else tuple(Parameter.from_json(item) for item in data)
+def _sound(data: Any) -> Parameter:
+    made = Parameter.from_json(data)
+    check_parameter(made)
+    return made
+
+
+def _tuple(data: Any) -> Any:
+    return tuple(data) if type(data) is list else data
+
+
+_NOT_FINITE = ("nan", "inf", "-inf")
 
 
 def _logs(data: dict[str, Any]) -> dict[str, float]:
     for name, value in data.items():
         if type(value) is not float:
+            if type(value) is not int and value not in _NOT_FINITE:
+                raise ValueError(f"{name} in its logs is no number")
             data[name] = float(value)
     return data
 
@@ -43,7 +55,7 @@ def _parameter(data: Any) -> Parameter:
     known = _known.get(data["name"])
     if known is not None and known[0] == data and known[1] == _types(data):
         return known[2]
-    made = Parameter.from_json(data)
+    made = _sound(data)
     _known[made.name] = data, _types(data), made
     return made
 
@@ -55,17 +67,18 @@ def _types(data: Any) -> list[type[Any]]:
 
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "parameter": _parameter,
-    "parameters": _parameters,
+    "parameters": lambda data: tuple(map(_sound, data)),
     "objectives": lambda data: tuple(Objective(*item) for item in data),
-    "metrics": tuple,
-    "requirements": tuple,
-    "internals_off": tuple,
-    "curve": tuple,
+    "metrics": _tuple,
+    "requirements": _tuple,
+    "internals_off": _tuple,
+    "curve": _tuple,
     "logs": _logs,
 }
 _DECODED: dict[type[Any], tuple[tuple[str, Callable[[Any], Any]], ...]] = {
     cls: tuple((name, _DECODERS[name]) for name in names if name in _DECODERS) for cls, names in _FIELDS.items()
 }
+_CHECKS = {cls: checks_of(cls) for cls in _CLASSES}
 
 
 def _plain(item: Any) -> Any:
@@ -97,10 +110,24 @@ def decode(data: dict[str, Any]) -> Record:
     Raises:
         KeyError: the kind is unknown.
         TypeError: a field is unknown or missing.
+        ValueError: a value is of a wrong kind, or out of bounds.
     """
     cls = _BY_KIND[data.pop("kind")]
     for name, decoder in _DECODED[cls]:
         if name in data:
             data[name] = decoder(data[name])
     record: Record = cls(**data)
+    whole, others = _CHECKS[cls]
+    for name in whole:
+        value = getattr(record, name)
+        if type(value) is not int or not 0 <= value <= LARGEST:
+            raise ValueError(f"its {name} is {_shown(value)}")
+    for name, is_right in others:
+        if not is_right(value := getattr(record, name)):
+            raise ValueError(f"its {name} is {_shown(value)}")
     return record
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

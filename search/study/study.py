@@ -46,7 +46,7 @@ from search.study.records import (
     TrialImported,
     TrialStopRequested,
 )
-from search.study.transitions import Event, next_status
+from search.study.transitions import Event, UnfitRecord, next_status
 from search.study.trial import Objective, Parent, derive_seed
 from search.study.trials import Execution, Trial, Values
 
@@ -188,8 +188,18 @@ class Study:
     # The fold -------------------------------------------------------------------------------------------------------
 
     def apply(self, record: Record, time: float) -> None:
-        """Apply one `record`, which was written at `time` (seconds since the epoch)."""
+        """Apply one `record`, which was written at `time` (seconds since the epoch).
+
+        Raises:
+            JournalError: it cannot follow the records before it. The study is of no use any more.
+        """
         previous, self._last_at = self._last_at, time
+        try:
+            self._apply(record, time, previous)
+        except KeyError:
+            raise UnfitRecord(f"trial {getattr(record, 'trial', None)} has not begun") from None
+
+    def _apply(self, record: Record, time: float, previous: float) -> None:
         match record:
             case EpochDone():
                 self._epoch(record)
@@ -211,7 +221,7 @@ class Study:
                     trial.progress.rung,
                 )
                 trial.progress.segments += 1
-                trial.execution(record.execution)
+                trial.begin_execution(record.execution)
             case Built():
                 self.trials[record.trial].model = record
             case Checkpointed():
@@ -231,11 +241,13 @@ class Study:
             case TrialEnded():
                 self._ended(record, time)
             case Judged():
-                if record.stop:
-                    self._move(record.trial, "told to stop")
+                trial = self._move(record.trial, "told to stop") if record.stop else self.trials[record.trial]
             case Tested():
-                self.trials[record.trial].best.tested = record
+                trial = self.trials[record.trial]
+                trial.execution(record.execution)
+                trial.best.tested = record
             case Exported():
+                self.trials[record.trial].execution(record.execution)
                 self.exported = record
             case SpaceChanged() | BackendChanged() | TrialImported():
                 # A process begins with these. If the process before was killed, it ran until its own last record.
@@ -247,6 +259,8 @@ class Study:
     def _apply_rare(self, record: Record, time: float, previous: float) -> None:
         match record:
             case Header():
+                if self.header is not None:
+                    raise UnfitRecord("the study has begun already")
                 self.header, self.digest, self.parameters = record, record.digest, record.parameters
                 self.objective = record.objective
             case SpaceChanged():
@@ -289,7 +303,7 @@ class Study:
                 self.changed_limits |= record.options
 
     def _move(self, number: int, event: Event) -> Trial:
-        """Move a trial to its status after `event`, and return the trial. JournalError if that cannot happen."""
+        """Move a trial to its status after `event`, and return the trial. UnfitRecord if that cannot happen."""
         trial = self.trials[number]
         trial.status = next_status(number, trial.status, event)
         return trial
@@ -313,12 +327,18 @@ class Study:
     def _requested(self, record: SegmentRequested, time: float) -> None:
         trial = self.trials.get(record.trial)
         if trial is None:
-            trial = self.trials[record.trial] = Trial(record.trial, record.seed, self.phase, began_at=time)
+            if record.trial != len(self.trials):
+                raise UnfitRecord(f"trial {record.trial} begins, and trial {len(self.trials)} has not begun")
+            trial = Trial(record.trial, record.seed, self.phase, began_at=time)
             trial.values.initial, trial.extra = record.initial_values, record.extra
             if record.parent is not None:
-                epochs = tuple(execution.epochs for execution in self.trials[record.parent].executions)
+                parent = self.trials.get(record.parent)
+                if parent is None:
+                    raise UnfitRecord(f"trial {record.parent} has not begun")
+                epochs = tuple(execution.epochs for execution in parent.executions)
                 trial.parent = Parent(record.parent, epochs, record.values)
                 trial.progress.executions = [Execution.after(trial.parent.epoch(0))]
+            self.trials[record.trial] = trial
         else:
             self._move(record.trial, "requested")
         progress = trial.progress
@@ -411,7 +431,7 @@ _END_EVENTS: dict[Outcome, Event] = {
 
 
 def fold(entries: Iterable[journal.Entry]) -> Study:
-    """Return the study that `entries` describe."""
+    """Return the study that `entries` describe. UnfitRecord if one of them cannot follow those before it."""
     study = Study()
     with journal.uncollected():
         for entry in entries:
@@ -421,7 +441,14 @@ def fold(entries: Iterable[journal.Entry]) -> Study:
 
 def read_study(path: Path) -> Study:
     """Return the study whose journal is at `path`. JournalError if it cannot be read."""
-    study = fold(journal.read(path))
+    study, offset = Study(), 0
+    with journal.uncollected():
+        for entry in journal.read(path):
+            try:
+                study.apply(entry.record, entry.time)
+            except UnfitRecord as error:
+                raise journal.DamagedLine(path, offset, str(error)) from None
+            offset = entry.end
     if study.header is None:
         raise JournalError(f"{path} is empty: delete its folder, and run the search again")
     return study

@@ -12,7 +12,7 @@ from typing import Literal
 from search.errors import JournalError
 from search.study.trial import State
 
-__all__ = ["ENDS", "RUNNING", "TRANSITIONS", "VISIBLE", "Event", "Status", "next_status"]
+__all__ = ["ENDS", "RUNNING", "TRANSITIONS", "VISIBLE", "Event", "Status", "UnfitRecord", "next_status"]
 
 Status = Literal[
     "requested",
@@ -91,12 +91,13 @@ VISIBLE: Mapping[Status, State] = {
 """The state that users see, by status."""
 
 
+class UnfitRecord(JournalError):
+    """A record cannot follow those before it. A reader of a journal adds the line to the message."""
+
+
 def next_status(trial: int, status: Status, event: Event) -> Status:
-    """Return the status of trial number `trial` after `event`. JournalError if `event` cannot happen in `status`."""
+    """Return the status of trial number `trial` after `event`. UnfitRecord if `event` cannot happen in `status`."""
     try:
         return TRANSITIONS[event][status]
     except KeyError:
-        raise JournalError(
-            f"the journal says that trial {trial} was {event} while it was {status}: it is damaged, begin the study "
-            "again with --overwrite, or bring back a copy of it"
-        ) from None
+        raise UnfitRecord(f"trial {trial} was {event} while it was {status}") from None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from search.space.domain import Parameter, Value
 from search.study.records import Built, EpochDone, ResultOutcome, Tested
-from search.study.transitions import ENDS, VISIBLE, Status
+from search.study.transitions import ENDS, VISIBLE, Status, UnfitRecord
 from search.study.trial import Parent, State
 
 __all__ = ["Best", "End", "Execution", "Progress", "Resources", "Trial", "Values"]
@@ -353,11 +353,18 @@ class Trial:
         return self.executions[execution].epochs if self.stops else self.progress.to_epoch
 
     def execution(self, number: int) -> Execution:
-        """Return execution `number`; it begins here if it is new."""
-        while len(self.progress.executions) <= number:
-            begins_after = self.parent.epoch(len(self.executions)) if self.parent else 0
-            self.progress.executions.append(Execution.after(begins_after))
-        return self.progress.executions[number]
+        """Return execution `number`. UnfitRecord if it has not begun."""
+        executions = self.progress.executions
+        if number >= len(executions):
+            raise UnfitRecord(f"execution {number} of trial {self.number} has not begun")
+        return executions[number]
+
+    def begin_execution(self, number: int) -> Execution:
+        """Return execution `number`, which begins here if it is the next one."""
+        executions = self.progress.executions
+        if number == len(executions):
+            executions.append(Execution.after(self.parent.epoch(number) if self.parent else 0))
+        return self.execution(number)
 
     # Its best -------------------------------------------------------------------------------------------------------
 

@@ -195,7 +195,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         except SearchError as error:
             self.notice(f"trial {self._segment.trial} starts anew: {error}")
             return None
-        return saved if self._owns(saved.owner) else None
+        # After a repair of the journal, a checkpoint may be of a later rung, whose epochs are not wanted yet.
+        return saved if self._owns(saved.owner) and saved.epoch <= self._segment.to_epoch else None
 
     def _owns(self, owner: Mapping[str, Any]) -> bool:
         """Return whether a checkpoint is the trial's own. A user's `fit` may ask for more values after it was read."""

@@ -37,11 +37,15 @@ class StudyBuilder:
     """A study built record by record, one record a second unless `at` gives the time."""
 
     def __init__(
-        self, backend: str = "hyperband", direction: str = "max", options: Mapping[str, object] | None = None
+        self,
+        backend: str = "hyperband",
+        direction: str = "max",
+        options: Mapping[str, object] | None = None,
+        objective: str = "val_accuracy",
     ) -> None:
         self.study = Study()
         self.now = START
-        objectives = (Objective("val_accuracy", direction),)  # type: ignore[arg-type]
+        objectives = (Objective(objective, direction),)  # type: ignore[arg-type]
         self.apply(Header(1, "uid", "digits", 7, objectives, "digits.py", "digest", (LR, UNITS, LAYERS), {}))
         self.apply(BackendChanged(backend, {}))
         self.apply(SearchStarted("box", 4321, options or {"backend": backend}))

@@ -265,10 +265,10 @@ def test_the_live_area_names_a_stage_without_trials() -> None:
 @pytest.mark.parametrize("height", [5, 10, 24])
 def test_the_live_area_fits_every_terminal(width: int, slots: int, height: int) -> None:
     builder = StudyBuilder()
-    for slot in range(0, slots, 2):
-        builder.request(slot, 27, slot=slot, bracket=0, rung=0)
-        builder.values(slot, lr=0.00123456, units=512, optimizer="adamw_with_a_long_name", 活性化="relu")
-        builder.epochs(slot, 0.5, 0.9)
+    for trial, slot in enumerate(range(0, slots, 2)):
+        builder.request(trial, 27, slot=slot, bracket=0, rung=0)
+        builder.values(trial, lr=0.00123456, units=512, optimizer="adamw_with_a_long_name", 活性化="relu")
+        builder.epochs(trial, 0.5, 0.9)
     lines = draw_lines(builder, HYPERBAND, slots, width, height)
     assert len(lines) < height
     assert max(map(cell_len, lines)) < width

@@ -15,9 +15,8 @@ from study_builder import LR, UNITS, StudyBuilder, typical
 from search.display.html import curve_line, progress_bar, study_html, table, trial_html, trials_html
 from search.display.notebook import KEPT_LINES, NotebookView, in_notebook, notebook_view
 from search.options import Options
-from search.study.records import EpochDone, Header, ParameterSet, SearchEnded
+from search.study.records import EpochDone, ParameterSet, SearchEnded
 from search.study.study import Study
-from search.study.trial import Objective
 
 HYPERBAND = Options(backend="hyperband")
 HOSTILE = '<script>alert("x")</script>\x1b[31m'
@@ -238,9 +237,7 @@ def test_a_trial_without_epochs_is_shown() -> None:
 
 
 def hostile() -> Study:
-    builder = StudyBuilder()
-    header = Header(7, "u", "digits", 7, (Objective(HOSTILE, "max"),), "", "d", (), {})
-    builder.study.apply(header, builder.now)
+    builder = StudyBuilder(objective=HOSTILE)
     builder.request(0, 3)
     builder.values(0, **{HOSTILE: HOSTILE})
     builder.apply(EpochDone(0, 0, 1, {HOSTILE: 0.5}, 1.0))

@@ -335,6 +335,7 @@ def test_the_document_of_a_trial_has_each_epoch_of_each_execution() -> None:
     builder = StudyBuilder(options={"backend": "hyperband", "executions_per_trial": 2})
     builder.request(0, 2)
     builder.epochs(0, 0.5, math.nan, loss_b=math.inf)
+    builder.study.trials[0].begin_execution(1)
     builder.apply(EpochDone(0, 1, 1, {"loss": 0.25, "val_accuracy": 0.75}, 0.1))
     trial = builder.study.trials[0]
     fields = rows.trial_fields(trial, builder.study, "run", alive=True)

@@ -107,11 +107,11 @@ def test_every_kind_of_record_comes_back(tmp_path: Path) -> None:
 
 def test_numbers_that_json_lacks_come_back(tmp_path: Path) -> None:
     logs = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": -0.0, "e": 1.0}
-    lines = write(tmp_path / "j", records.EpochDone(0, 0, 1, logs, 1.0))
-    (record,) = contents(tmp_path / "j")
+    lines = write(tmp_path / "j", EVERY_KIND[0], records.EpochDone(0, 0, 1, logs, 1.0))
+    record = contents(tmp_path / "j")[1]
     assert isinstance(record, records.EpochDone)
     assert repr(dict(record.logs)) == repr(logs)
-    json.loads(lines[0], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    json.loads(lines[1], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
 def test_times_and_offsets(tmp_path: Path) -> None:
@@ -156,7 +156,8 @@ def test_a_damaged_line_within_is_named(tmp_path: Path) -> None:
         damaged = bytearray(lines[number - 1])
         damaged[len(damaged) // 2] ^= 1
         path.write_bytes(b"".join([*lines[: number - 1], bytes(damaged), *lines[number:]]))
-        with pytest.raises(JournalError, match=rf"line {number} is damaged.*head -n {number - 1}"):
+        advice = rf"search repair {tmp_path.name} --runs {tmp_path.parent}" if number > 1 else "--overwrite"
+        with pytest.raises(JournalError, match=rf"line {number} is damaged.*{advice}"):
             list(read(path))
         with pytest.raises(JournalError, match=f"line {number} "):
             Journal(path)
@@ -269,6 +270,50 @@ def test_no_record_with_a_right_checksum_breaks_the_reader(value: Any, record: A
     path.write_bytes(first + format_line(EVERY_KIND[0], 1.0, checksum_of(first)))
     with suppress(JournalError):
         assert len(contents(path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("record", "place", "value"),
+    [
+        (record, place, value)
+        for record, place, values in (
+            (records.SegmentStarted(3, 0, 1, 2, 0, 9), ("execution",), (10**30, 2**31, -1, 1.0, True, None, "0", [])),
+            (records.SegmentRequested(3, 1, 9, 2, None, True, 17), ("rung",), (-1, 10**18, False, 0.5, "x")),
+            (records.EpochDone(3, 0, 1, {"loss": 0.5}, 0.5), ("epoch",), (10**18, -5, None)),
+            (records.EpochDone(3, 0, 1, {"loss": 0.5}, 0.5), ("seconds",), (math.nan, -1.0, 1e308, "1")),
+            (records.EpochDone(3, 0, 1, {"loss": 0.5}, 0.5), ("logs", "loss"), (None, True, "1_0", [], 10**400)),
+            (records.Built(3, 5, "fused"), ("weight_count",), (-1, 2**63, 0.5)),
+            (records.SegmentEnded(3, 0, "failed", 1), ("outcome",), ("sung", None, [])),
+            (records.ResultTold(3, 1, 0.5, "failed"), ("score",), (math.nan, math.inf, "1", True)),
+            (TrialEnded(3, "failed"), ("state",), ("running", {})),
+            (EVERY_KIND[4], ("options",), ([], {"tag": 0.5}, {"tracking_uri": 1})),
+            (EVERY_KIND[5], ("values", "window"), ([], {})),
+            (EVERY_KIND[10], ("parameter", "domain", "low"), ("1", math.inf, None)),
+            (EVERY_KIND[10], ("parameter", "domain", "kind"), ("", "song", None)),
+            (EVERY_KIND[10], ("parameter", "domain", "step"), (0, "x")),
+            (EVERY_KIND[1], ("parameters", 0, "domain", "low"), (0, -1)),
+            (EVERY_KIND[11], ("parameter", "domain", "values"), ([], [[]], None)),
+            (EVERY_KIND[15], ("t",), (-1, 1e12, math.nan, True)),
+        )
+        for value in values
+    ],
+)
+def test_an_impossible_value_is_refused_by_line(
+    tmp_path: Path, record: records.Record, place: tuple[Any, ...], value: Any
+) -> None:
+    first = format_line(EVERY_KIND[0], 1.0)
+    body = json.loads(format_line(record, 1.0, checksum_of(first)))
+    del body["crc"]
+    inside = body
+    for name in place[:-1]:
+        inside = inside[name]
+    inside[place[-1]] = value
+    path = tmp_path / "j"
+    path.write_bytes(first + line_of(body))
+    with pytest.raises(JournalError, match=r"j, line 2 is damaged \(") as caught:
+        list(read(path))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(tmp_path)) + 400
 
 
 def whole(line: bytes) -> bool:
@@ -462,8 +507,8 @@ def test_records_reach_the_disk_in_groups(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(journal.os, "fsync", synced.append)
     now = [100.0]
     made = Journal(tmp_path / "j", now=lambda: now[0])
-    for _ in range(50):
-        made.append([EVERY_KIND[14]])
+    for number in range(50):
+        made.append([EVERY_KIND[14 if number else 0]])
         now[0] += 0.01
     assert len(contents(tmp_path / "j")) == 50  # a reader has them at once
     assert 1 <= len(synced) <= 3

@@ -117,3 +117,12 @@ def test_the_variables_are_counted_in_bytes() -> None:
     assert count_bytes(model) == sum(
         array.nbytes for array in read_variables([*model.variables, *model.optimizer.variables])
     )
+
+
+def test_a_checkpoint_of_a_later_rung_is_left(trials: Trials) -> None:
+    """As after a repair of the journal: the trial may not enter a rung with epochs that it has not earned."""
+    trials.train(7, 0, 3)
+    again = trials.train(7, 0, 1)
+    assert again.curve == trials.train(8, 0, 1).curve
+    assert load_checkpoint(trials.files(7).checkpoint(0)).epoch == 1
+    assert trials.train(7, 1, 3).curve == trials.train(8, 1, 3).curve
