@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from search.tracking.mlflow.layout import PARENT, Change, RunKey
+from search.tracking.mlflow.changes import Change
+from search.tracking.mlflow.layout import PARENT, RunKey
 from search.tracking.mlflow.position import Position
 from search.wording import pluralize
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from search.study.paths import StudyPaths, local_artifacts
 from search.tracking.mlflow import files, store, view
+from search.tracking.mlflow.changes import Change, LogRequest
 from search.tracking.mlflow.files import TrialWeights
-from search.tracking.mlflow.layout import MODEL_TAG, PARENT, STUDY_UID_TAG, Change, LogRequest, Projection, RunKey
+from search.tracking.mlflow.layout import MODEL_TAG, PARENT, STUDY_UID_TAG, Projection, RunKey
 from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.refusals import Refusal
 from search.tracking.mlflow.store import Rejected

@@ -12,8 +12,9 @@ from search.study import journal
 from search.study.journal import Entry
 from search.study.paths import StudyPaths
 from search.tracking.mlflow import database, internals, refusals, store
+from search.tracking.mlflow.changes import Change
 from search.tracking.mlflow.feed import JournalFeed
-from search.tracking.mlflow.layout import Change, Projection, RunKey
+from search.tracking.mlflow.layout import Projection, RunKey
 from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.refusals import Refusals
 from search.tracking.mlflow.shipper import Shipper

@@ -15,7 +15,7 @@ from search import cli
 from search.study.journal import read_all
 from search.study.paths import StudyPaths
 from search.tracking.mlflow import refusals, store
-from search.tracking.mlflow.layout import Change, LogRequest, Point
+from search.tracking.mlflow.changes import Change, LogRequest, Point
 from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.refusals import Refusal, Refusals
 from search.tracking.mlflow.syncer import Syncer
