@@ -255,7 +255,7 @@ def test_a_trial_continues_and_its_best_model_is_evaluated(tmp_path: Path) -> No
     files = {"weights": "best-0.npz", "folder": "", "reference": "reference.npz", "model": "m.keras"}
     files = {name: str(tmp_path / "trial-0" / file) for name, file in files.items()}
     executor, messages = InlineExecutor(), []
-    executor.start(0, Evaluate(0, ref, {"units": 6}, seed=3, objective=objective, **files))
+    executor.start(0, Evaluate(0, ref, {"units": 6}, seed=7, objective=objective, **files))
     executor.poll(lambda slot, work, message: messages.append(message), 0)
     (evaluated,) = messages
     assert isinstance(evaluated, Evaluated)

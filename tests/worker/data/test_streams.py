@@ -189,7 +189,7 @@ def test_test_data_are_evaluated_on_the_best_weights(tmp_path: Path, kind: str) 
         "reference": "",
         "model": str(folder / "m.keras"),
     }
-    executor.start(0, Evaluate(0, study.ref, {"units": 6}, seed=3, objective=objective, **files))
+    executor.start(0, Evaluate(0, study.ref, {"units": 6}, seed=7, objective=objective, **files))
     executor.poll(lambda slot, work, message: messages.append(message), 0)
     (evaluated,) = messages
     assert isinstance(evaluated, Evaluated)
