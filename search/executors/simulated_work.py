@@ -186,7 +186,7 @@ class SimulatedSegment:
         """Continue from the checkpoint if there is one, and report the epochs that the journal has missed."""
         segment = self._segment
         saved = self._disk.get((segment.folder, segment.execution))
-        if saved is None or saved.owner not in (None, self._owner()):
+        if saved is None or saved.owner not in (None, self._owner()) or saved.epoch > segment.to_epoch:
             self._best = segment.best
             self._inherit()
             return

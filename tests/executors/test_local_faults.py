@@ -195,10 +195,10 @@ def test_no_process_speaks_in_the_name_of_another(site: Site) -> None:
     assert "a fork of the user's code returned" in log
 
 
-FORKS = pytest.mark.filterwarnings("ignore:os.fork")  # JAX is multithreaded; the forks end at once
+FORKS_QUIETLY = pytest.mark.filterwarnings("ignore:os.fork")  # JAX is multithreaded; the forks end at once
 
 
-@FORKS
+@FORKS_QUIETLY
 def test_a_fork_of_the_drivers_own_process_sends_nothing() -> None:
     """So with the inline executor: the fork would go on with the search."""
     heard: list[Message] = []
@@ -213,7 +213,7 @@ def test_a_fork_of_the_drivers_own_process_sends_nothing() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
 
 
-@FORKS
+@FORKS_QUIETLY
 def test_a_fork_of_the_driver_keeps_nothing_that_workers_know_the_driver_by(site: Site) -> None:
     child = site.zygote.fork(make_slots((), 1, core_ids(), 1)[0], site.folder / "log")
     pid = os.fork()
