@@ -131,7 +131,8 @@ class RayExecutor(Watch):
                 f"notice of draining nodes is off, as ray {ray.__version__} has other internals: a node that is taken "
                 "away costs the epochs since the last checkpoint"
             )
-        threading.Thread(target=self._keep_owners, name="search-leases", daemon=True).start()
+        self._leases = threading.Thread(target=self._keep_owners, name="search-leases", daemon=True)
+        self._leases.start()
         self.set_slots(slots)
 
     @property
@@ -258,7 +259,10 @@ class RayExecutor(Watch):
         for actor in [*(link.actor for link in links), *(slot.holder for slot in self._slots)]:
             end_actor(actor)
         self._marker.unlink(missing_ok=True)
-        self._cluster.disconnect()
+        # After a disconnection, a call of Ray's ends this process with exit code 1, in any thread.
+        self._leases.join(clusters.ANSWER_SECONDS)
+        if not self._leases.is_alive():
+            self._cluster.disconnect()
 
     # Waiting --------------------------------------------------------------------------------------------------------
 

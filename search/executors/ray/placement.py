@@ -124,6 +124,8 @@ class Placement(ABC):
         """Renew the leases of all owners, whatever else this process does, until the end."""
         while not self._over.wait(self._times.lease / 4):
             for link in list(self._links.values()):
+                if self._over.is_set():
+                    return
                 with suppress(Exception):
                     link.renew()
 
