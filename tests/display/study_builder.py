@@ -39,13 +39,13 @@ class StudyBuilder:
     def __init__(
         self,
         backend: str = "hyperband",
-        direction: str = "max",
+        direction: Direction = "max",
         options: Mapping[str, object] | None = None,
         objective: str = "val_accuracy",
     ) -> None:
         self.study = Study()
         self.now = START
-        objectives = (Objective(objective, direction),)  # type: ignore[arg-type]
+        objectives = (Objective(objective, direction),)
         self.apply(Header(1, "uid", "digits", 7, objectives, "digits.py", "digest", (LR, UNITS, LAYERS), {}))
         self.apply(BackendChanged(backend, {}))
         self.apply(SearchStarted("box", 4321, options or {"backend": backend}))

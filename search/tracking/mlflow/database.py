@@ -200,13 +200,13 @@ def _upgrade(file: Path, wal: bool) -> None:
 
 
 _ATTEMPTS = 3
-"""How often a database is migrated that another process has changed meanwhile."""
+"""Migrations of a database that another process changes meanwhile, at most."""
 
 _BACKUP = ".bak"
 """The end of the name of an old database's copy."""
 
 _COPY_SECONDS = 60.0
-"""How long a copy waits for the locks of other processes."""
+"""Seconds that a copy waits for the locks of other processes."""
 
 
 @contextmanager

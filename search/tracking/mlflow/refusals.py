@@ -1,4 +1,4 @@
-"""What MLflow refuses of the runs' changes: it is sent again, and what is refused for good is named and counted.
+"""Changes of runs that MLflow refuses: they are sent again, and what is refused for good is named and counted.
 
 A refusal need not be final: a server that restarts, or a proxy before it, answers some requests with 400. So a change
 is tried `TRIES` times, the last time in pieces, so that one bad value keeps no other from arriving. What is refused
@@ -19,7 +19,7 @@ from search.wording import pluralize
 __all__ = ["REFUSED_SECONDS", "Refusal", "Refusals"]
 
 TRIES = 3
-"""How often a process sends a change that is refused."""
+"""Attempts of a process to send a change, at most."""
 
 REFUSED_SECONDS = 1.0
 """Seconds between two tries, at least."""

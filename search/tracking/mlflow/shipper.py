@@ -89,9 +89,10 @@ class Shipper:
         found: list[tuple[LogRequest, str]] = []
         for request in change.requests():
             self._log(run_id, request, found, apart=apart)
-        refused, reason = Change(time=change.time), ""
-        for request, reason in found:  # noqa: B007  # the last reason stands for all
+        refused = Change(time=change.time)
+        for request, _ in found:
             refused.merge(Change(request.points, request.params, request.tags))
+        reason = found[-1][1] if found else ""  # the last one stands for all
         try:
             self._set_status(run_id, change)
         except Rejected as error:
