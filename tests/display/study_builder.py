@@ -23,7 +23,7 @@ from search.study.records import (
     TrialEnded,
 )
 from search.study.study import Study
-from search.study.trial import Objective, State
+from search.study.trial import Direction, Objective, State
 from search.study.trials import Trial
 
 START = 1_000_000.0
