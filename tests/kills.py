@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import chdir, closing, redirect_stderr, redirect_stdout
+from contextlib import chdir, closing, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,7 +112,8 @@ def arrange_kills(kills: Sequence[Kill]) -> None:
     def die(kill: Kill) -> None:
         note(kill)
         if kill.what == "driver and zygote":
-            os.kill(executors[0].zygote_pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has been killed before
+                os.kill(executors[0].zygote_pid, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def close_terminal(kill: Kill) -> None:
@@ -129,10 +130,12 @@ def arrange_kills(kills: Sequence[Kill]) -> None:
         pids = executors[0].pids() if executors else {}
         if kill.what == "zygote":
             note(kill)
-            os.kill(executors[0].zygote_pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(executors[0].zygote_pid, signal.SIGKILL)
         elif pids:
             note(kill)
-            os.kill(pids[min(pids)], signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pids[min(pids)], signal.SIGKILL)
 
     def initialize_and_note(self: LocalExecutor, *arguments: Any, **options: Any) -> None:
         initialize(self, *arguments, **options)
