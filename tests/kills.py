@@ -280,7 +280,8 @@ def run_driver() -> int:
     from search.cli import main
     from search.executors import zygotes
 
-    zygotes.subprocess = forked_zygotes(os.environ["ZYGOTES"])  # type: ignore[assignment]
+    patched: Any = zygotes
+    patched.subprocess = forked_zygotes(os.environ["ZYGOTES"])
     arrange_kills([Kill(**kill) for kill in json.loads(os.environ["KILLS"])])
     return main(sys.argv[1:])
 

@@ -157,5 +157,5 @@ def _is_sound(domain: Domain) -> bool:
         for u in (0.0, 0.5):
             domain.contains(domain.at(u))
         return domain.size != 0 and str(domain) != ""
-    except (ArithmeticError, ValueError, LookupError, TypeError, AssertionError, NotImplementedError):
+    except Exception:  # a forged domain may break any step of these
         return False
