@@ -30,8 +30,8 @@ def to_keras_tuner(parameters: Iterable[Parameter], values: Mapping[str, Value])
     Returns:
         A new `HyperParameters`: its `space`, `values`, `is_active`, `get` and `get_config` are KerasTuner's own. It may
         seed a tuner. A parameter of a kind that KerasTuner does not have is a choice among its values if there are
-        `LISTED` at most, else it is fixed to its default. A parameter that may be None, or depends on a None, is a value
-        only: KerasTuner refuses it.
+        `LISTED` at most, else it is fixed to its default. A parameter that may be None, or depends on a None, is a
+        value only: KerasTuner refuses it.
 
     Example:
         ::
