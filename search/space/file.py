@@ -24,6 +24,7 @@ from typing import Any
 from search.errors import SpaceError, nearest
 from search.space.domain import Parameter
 from search.space.error_text import as_one_line, escape_unprintable, summarize_error
+from search.space.fit_arguments import FitArguments
 from search.space.old_names import Unpickler
 
 SPACE_MODULE = "search_space"
@@ -71,6 +72,7 @@ class Space:
         callbacks: `hp` → a list of fresh Keras callbacks; may take `model`, too, as `make_callbacks` tells.
         fit: replaces `model.fit`: `hp, model, train, validation, **kwargs`, or as KerasTuner's `HyperModel.fit`.
         is_hypermodel: whether `fit` is a HyperModel's.
+        probes_fit: whether a probe calls `fit`, which may take as long as a trial.
         data_takes_hp: whether `load_data` takes `hp`.
         callbacks_take_model: whether `callbacks` takes `hp, model`.
         options: the file's `search_options`.
@@ -85,6 +87,7 @@ class Space:
     callbacks: Callable[..., Any] | None = None
     fit: Callable[..., Any] | None = None
     is_hypermodel: bool = False
+    probes_fit: bool = True
     data_takes_hp: bool = False
     callbacks_take_model: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -100,12 +103,14 @@ class Space:
             return []
         return self.callbacks(hp, model) if self.callbacks_take_model else self.callbacks(hp)
 
-    def fit_arguments(self, raw: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def fit_arguments(self, raw: tuple[Any, ...] | FitArguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the data arguments of `fit`, positional and named.
 
         Args:
             raw: the result of `load_data`.
         """
+        if isinstance(raw, FitArguments):
+            return raw.args, dict(raw.kwargs)
         train, validation = raw[:2]
         if not self.is_hypermodel:
             return (train, validation), {}
@@ -285,7 +290,11 @@ def hypermodel_parts(hypermodel: Any) -> dict[str, Any]:
     if isinstance(hypermodel, type) or not callable(build):
         what = f"the class {hypermodel.__name__}" if isinstance(hypermodel, type) else describe_type(hypermodel)
         raise SpaceError(f"hypermodel is {what}: make it an instance of a keras_tuner.HyperModel, with a build(hp)")
-    parts = {"build_model": _after_declaration(hypermodel, build), "is_hypermodel": True}
+    parts = {
+        "build_model": _after_declaration(hypermodel, build),
+        "is_hypermodel": True,
+        "probes_fit": not getattr(hypermodel, "skips_probe", False),
+    }
     # KerasTuner's default `fit` only calls `model.fit`.
     return parts if fit is None or _is_keras_tuners(fit) else {**parts, "fit": fit}
 

@@ -183,7 +183,8 @@ def _examine(
         shareable: whether loading the data changed no global name, so that other workers need not load them.
     """
     setup, own = _set_up(space, hp, data)
-    _check_asked(hp)
+    if space.probes_fit:
+        _check_asked(hp)
     if own is None:
         data = count_batches(probe.space, data, setup.fit_options, tell)
     loaded = DataLoaded(values, fingerprint_data(data, read_streams=True))
@@ -235,6 +236,8 @@ def _set_up(space: Space, hp: LazyHyperParameters, data: Data) -> tuple[TrialSet
     """Call the user's functions, and their `fit` if there is one. Return their results and the findings on `fit`."""
     with trial_folder():
         setup = set_up_trial(space, hp)
+        if space.fit is not None and not space.probes_fit:
+            return setup, _OwnFitProbe()
         return (setup, None) if space.fit is None else _try_fit(space, hp, setup, data)
 
 

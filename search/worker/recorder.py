@@ -87,6 +87,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self._paths = TrialPaths(Path(segment.folder))
         self._best: tuple[int, float] | None = None
         self._best_weights: list[Any] | None = None
+        self._weightless = False
         self._best_attributes: model_state.SavedAttributes | None = None
         self._continued: checkpoint.Checkpoint | None = None
         self._unbuilt: model_state.Unbuilt = []
@@ -395,7 +396,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
             return
         if value is not None and self._segment.objective.better(value, self._best[1] if self._best else None):
             self._best = (self.epoch, value)
-            self._best_weights = checkpoint.copy_weights(model)
+            self._best_weights = checkpoint.copy_weights(model) or None  # a black box may have no model
+            self._weightless = self._best_weights is None
             self._best_attributes = model_state.capture_attributes(model, (), self._baseline, weights_only=True)
 
     def _is_judged(self, epoch: int) -> bool:
@@ -479,7 +481,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self._channel.send(EpochDone(self._segment.trial, self._segment.execution, **record))
 
     def _send_checkpointed(self) -> None:
-        best = self._best[0] if self._best else None
+        best = self._best[0] if self._best and not self._weightless else None
         stopped_by_callback = self.outcome == "stopped_by_callback"
         path = self._paths.checkpoint(self._segment.execution)
         self._channel.send(

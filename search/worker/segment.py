@@ -291,7 +291,7 @@ class _SegmentRun:
                 return own.recorder
             raise
         if own.recorder is None or not own.recorder.epoch:
-            if digest_weights(model) == untrained:
+            if untrained and digest_weights(model) == untrained:
                 earlier.notice(
                     "fit has not trained the model that it was given: that is the model that comes back, whatever "
                     "other model the result is of"

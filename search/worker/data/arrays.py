@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from search.errors import SpaceError
+from search.space.fit_arguments import FitArguments
 from search.worker.data import kinds
 from search.worker.data.streams import Stream, as_stream
 
@@ -52,7 +53,8 @@ class Split:
 
     @property
     def samples(self) -> int:
-        return kinds.rows_of(keras.tree.flatten(self.x)[0])
+        arrays = keras.tree.flatten(self.x)
+        return kinds.rows_of(arrays[0]) if arrays else 0
 
     @property
     def x_spec(self) -> Any:
@@ -111,13 +113,18 @@ class Data:
     """The splits of a space file. Only `train` is required.
 
     Attributes:
-        raw: the splits as `load_data` returned them, for a user's `fit`.
+        raw: the splits as `load_data` returned them, for a user's `fit`; or the arguments of such a `fit`.
     """
 
     train: Split | Stream
     validation: Split | Stream | None = None
     test: Split | Stream | None = None
-    raw: tuple[Any, ...] = ()
+    raw: tuple[Any, ...] | FitArguments = ()
+
+    @property
+    def raw_splits(self) -> tuple[Any, Any]:
+        """The training and the validation split as they were given; see `FitArguments.splits`."""
+        return self.raw.splits if isinstance(self.raw, FitArguments) else self.raw[:2]
 
     @property
     def is_arrays(self) -> bool:
@@ -146,11 +153,14 @@ def prepare_data(raw: Any) -> Data:
 
     Args:
         raw: `(train, validation)` or `(train, validation, test)`. Each is a stream or consists of arrays that
-            `model.fit` takes: from numpy, pandas (a Series becomes a column, as in Keras), SciPy, or tensors.
+            `model.fit` takes: from numpy, pandas (a Series becomes a column, as in Keras), SciPy, or tensors. Or the
+            arguments of a user's `fit`, which may have no data at all.
 
     Raises:
         SpaceError: in one line, for anything else, for no samples, and for unequal numbers of samples.
     """
+    if isinstance(raw, FitArguments):
+        return _prepare_arguments(raw)
     if not isinstance(raw, tuple) or len(raw) not in (2, 3):
         found = f"a tuple of {len(raw)}" if isinstance(raw, tuple) else _kind(raw)
         raise SpaceError(f"load_data returned {found}: return (train, validation) or (train, validation, test)")
@@ -164,6 +174,20 @@ def prepare_data(raw: Any) -> Data:
     if isinstance(test, Stream) and test.endless:
         raise SpaceError("load_data: test has no end, so its evaluation would have none: return it with .take(batches)")
     return Data(train, validation, test, raw)
+
+
+def _prepare_arguments(raw: FitArguments) -> Data:
+    """Return the data among the arguments of a user's `fit`, which may use them in any way; no samples without data."""
+    train, validation = raw.splits
+    if train is not None:
+        x = train[0]
+        try:
+            data = prepare_data((x if len(train) == 1 and as_stream(x, "train") is not None else train, validation))
+            _ = data.train.step_spec  # a stream may have batches of a form that `model.fit` does not take
+            return replace(data, raw=raw)
+        except Exception:
+            pass  # only the user's `fit` knows the meaning of its arguments
+    return Data(Split(()), raw=raw)
 
 
 def _prepare_split(raw: Any, name: str) -> Split | Stream:

@@ -28,6 +28,7 @@ import numpy as np
 
 from search.errors import SpaceError
 from search.space.file import Space, describe_type
+from search.space.fit_arguments import FitArguments
 from search.study.trial import Objective
 from search.worker.data.arrays import Data, Split, prepare_data, split_off
 from search.worker.data.kinds import is_array_like
@@ -263,7 +264,8 @@ def _data_of(bound: Mapping[str, Any], loaded: Data) -> Data:
     validation = bound.get("validation_data")
     if isinstance(validation, list):
         validation = tuple(validation)
-    if _is_same(raw, loaded.raw[0]) and _is_same(validation, loaded.raw[1]) and not bound.get("validation_split"):
+    train, held_out = loaded.raw_splits
+    if _is_same(raw, train) and _is_same(validation, held_out) and not bound.get("validation_split"):
         return loaded
     is_stream = x is not None and y is None and weight is None and not _is_arrays(x)
     data = prepare_data((x if is_stream else raw, validation))
@@ -347,6 +349,8 @@ def kept_epoch(history: Any, callbacks: Sequence[Any]) -> int | None:
 
 def first_samples(data: Data, batch_size: int) -> Data:
     """Return the first two batches of arrays, for a probe; streams as they are."""
+    if isinstance(data.raw, FitArguments):
+        return prepare_data(data.raw.map(lambda name, value: _first_rows(name, value, 2 * batch_size)))
     if not isinstance(data.train, Split):
         return data
     raw = tuple(
@@ -354,3 +358,13 @@ def first_samples(data: Data, batch_size: int) -> Data:
         for part in (data.train, data.validation)
     )
     return prepare_data(raw)
+
+
+def _first_rows(name: str, value: Any, rows: int) -> Any:
+    """Return the first rows of an argument that `model.fit` takes as arrays; others as they are."""
+    if name not in _DATA_ARGUMENTS or value is None or not _is_arrays(value):
+        return value
+    try:
+        return keras.tree.map_structure(lambda array: getattr(array, "iloc", array)[:rows], value)
+    except Exception:
+        return value  # sparse tensors have no rows; then the probe sees all of them

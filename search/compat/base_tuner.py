@@ -1,0 +1,446 @@
+"""The base of all tuners: KerasTuner's own `BaseTuner`, whose `search` is a search of ours.
+
+The constructors, the methods that a script calls and the lines that they print are KerasTuner's own code. `search` makes
+options of `search.run` of the tuner's arguments. The oracle shows the study's trials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from search.api import run
+from search.compat import original
+from search.compat.fit_data import train_and_validation
+from search.compat.oracle_options import is_own_oracle, objective_options, options_of
+from search.compat.oracle_view import attach_view
+from search.compat.parts import (
+    make_callbacks,
+    make_compile_model,
+    make_fit_options,
+    with_default_epochs,
+    with_hyperparameters,
+)
+from search.compat.raising import as_kerastuner
+from search.compat.refusals import (
+    HOOKS_OF_TRAINING,
+    HOOKS_OF_TRIALS,
+    RUNS_A_TRIAL,
+    check_environment,
+    check_overrides,
+    own_methods,
+)
+from search.compat.trial_runs import ATTRIBUTES_FILE, TrialRuns, calls_super, keeps_state, running
+from search.compat.trials import number_of, trials_of
+from search.display.python_messages import python_arguments
+from search.errors import OptionError, StudyError, nearest
+from search.options import FIELDS, OWN_FIT_MAX_EPOCHS, resolve_options
+from search.results.study_results import StudyResults, load_study
+from search.space.file import hypermodel_parts
+from search.space.fit_arguments import FitArguments
+from search.study.paths import StudyPaths
+
+__all__ = ["BaseTuner"]
+
+_MAPPED = {
+    "study",
+    "runs",
+    "backend",
+    "objective",
+    "direction",
+    "max_epochs",
+    "iterations",
+    "retries",
+    "max_consecutive_failures",
+    "max_retries_per_trial",
+    "max_consecutive_failed_trials",
+    "max_weights",
+}
+"""Options of `search.run` that a tuner sets from arguments with KerasTuner's names."""
+
+_OPTIONS = [name for name in FIELDS if name not in _MAPPED]
+
+_FIT = (
+    "x",
+    "y",
+    "batch_size",
+    "epochs",
+    "verbose",
+    "callbacks",
+    "validation_split",
+    "validation_data",
+    "shuffle",
+    "class_weight",
+    "sample_weight",
+    "steps_per_epoch",
+    "validation_steps",
+    "validation_batch_size",
+    "validation_freq",
+)
+"""The arguments of `Model.fit` that `search` takes, the positional ones first; a `fit` of one's own may take others."""
+
+_FIT_POSITIONS = ("x", "y", "batch_size", "epochs", "verbose", "callbacks", "validation_split", "validation_data")
+
+
+class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTuner has no types
+    """A tuner for models of any kind, whose subclass has a `run_trial(trial, …)`, as KerasTuner's.
+
+    `search` runs `run_trial` in worker processes, and passes its own arguments on.
+
+    Args:
+        oracle: one of KerasTuner's oracles, which becomes one of our back ends, or an oracle of one's own.
+        hypermodel: a function that takes `hp` and returns a model, or a `HyperModel`; may be left out.
+        directory, project_name: the folder of all studies, by default `runs`, and the study's name.
+        overwrite: begin anew if the project exists; else the search goes on.
+        accept_changes, take_over: as in `search.run`.
+        options: options of `search.run`: `workers`, `gpus`, `timeout`, `tracking_uri`, …
+
+    Raises:
+        OptionError: an argument is unknown or unsupported.
+    """
+
+    search_sets_epochs = True
+    """True if `search` takes the epochs of a trial."""
+
+    def __init__(
+        self,
+        oracle: Any,
+        hypermodel: Any = None,
+        directory: str | Path | None = None,
+        project_name: str | None = None,
+        overwrite: bool = False,
+        accept_changes: bool = False,
+        take_over: bool = False,
+        **options: Any,
+    ) -> None:
+        self._before = frozenset(vars(self))
+        check_overrides(self)
+        check_environment(type(self).__name__)
+        unknown = {name: value for name, value in options.items() if name not in _OPTIONS}
+        self._options = {name: value for name, value in options.items() if name in _OPTIONS}
+        self._overwrite, self._accept_changes, self._take_over = overwrite, accept_changes, take_over
+        self._factory = hypermodel
+        self._results: StudyResults | None = None
+        self._trials: dict[str, Any] = {}
+        self._space_filled = False
+        self.directory = str(directory or "runs")
+        self.project_name = project_name or "untitled_project"
+        self._check_options(unknown)
+        with as_kerastuner(), python_arguments(_ARGUMENT_NAMES):
+            self._paths = StudyPaths.of(self.directory, self.project_name)
+        if isinstance(oracle, original.oracle.Oracle):
+            space = oracle.hyperparameters
+            restricted = not (oracle.tune_new_entries and oracle.allow_new_entries)
+            self.given_hyperparameters = space.copy() if space.space or restricted else None
+            attach_view(oracle, self)
+        super().__init__(oracle, hypermodel, directory or "runs", project_name, logger=unknown.pop("logger", None), **unknown)
+        with as_kerastuner(), python_arguments(_ARGUMENT_NAMES):
+            resolve_options(self._search_options(), {})
+
+    def _check_options(self, unknown: Any) -> None:
+        """Raise OptionError for an argument that is near to one of ours. KerasTuner's own check refuses the others."""
+        for name in unknown:
+            if name != "logger" and (hint := nearest(name, _OPTIONS)):
+                with as_kerastuner():
+                    raise OptionError(f"{type(self).__name__} does not take {name!r}: leave it out.{hint}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        left_out = {"_results": None, "_trials": {}, "_factory": None, "_options": {}}
+        return {**vars(self), **left_out}
+
+    def _search_options(self) -> dict[str, Any]:
+        """Return the options of `search.run` that the tuner's arguments make."""
+        found = {
+            "study": self.project_name,
+            "runs": str(self.directory),
+            "seed": self._given_seed(),
+            **options_of(self.oracle),
+            **self._tuner_options(),
+            **self._options,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _given_seed(self) -> int | None:
+        """Return the seed that the user gave; KerasTuner's oracles draw one if there is none."""
+        return int(self.oracle.seed)
+
+    def _tuner_options(self) -> dict[str, Any]:
+        """Return the options that the arguments of this kind of tuner make, beside those of the oracle."""
+        return {}
+
+    # The study ------------------------------------------------------------------------------------------------------
+
+    @property
+    def project_dir(self) -> str:
+        """The study's folder."""
+        return str(self._paths.folder)
+
+    def get_trial_dir(self, trial_id: str) -> str:
+        """Return the trial's own folder, which exists."""
+        folder = self._paths.trial(number_of(trial_id)).folder
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder)
+
+    def _get_tuner_fname(self) -> str:
+        """Return the file whose existence says that there is a project to go on with."""
+        return str(self._paths.journal)
+
+    @property
+    def results(self) -> StudyResults:
+        """The study and its results.
+
+        Raises:
+            StudyError: there has been no search.
+        """
+        if self._results is None:
+            with as_kerastuner(), python_arguments(_ARGUMENT_NAMES):
+                if self._overwrite:
+                    raise StudyError(f"{self.project_name} is to be overwritten: call the tuner's search before")
+                self._results = load_study(self.project_name, str(self.directory))
+        return self._results
+
+    def _has_study(self) -> bool:
+        return self._results is not None or (not self._overwrite and self._paths.journal.exists())
+
+    def save(self) -> None:
+        """Do nothing: the study's journal has everything at each moment."""
+
+    def reload(self) -> None:
+        """Read the study again. It is also called when the tuner is made, if the project exists."""
+        self._results, self._trials = None, {}
+        self.oracle.reload()
+
+    def study_trials(self) -> dict[str, Any]:
+        """Return the study's trials by KerasTuner's ids."""
+        if not self._trials and self._has_study() and self.results.study.trials:
+            self._note_study()
+        return self._trials
+
+    def _note_study(self) -> None:
+        """Let the oracle show the study as it was read last."""
+        study, oracle = self.results.study, self.oracle
+        hyperband = isinstance(oracle, original.oracles.HyperbandOracle)
+        self._trials = trials_of(study, oracle.max_trials, hyperband=hyperband)
+        oracle.start_order = list(self._trials)
+        oracle.end_order = [key for key, trial in self._trials.items() if trial.status != "RUNNING"]
+        if oracle.objective.name != study.objective.name or oracle.objective.direction is None:
+            oracle.objective = original.objective.Objective(study.objective.name, study.objective.direction)
+
+    # The space ------------------------------------------------------------------------------------------------------
+
+    def _populate_initial_space(self) -> None:
+        """Do nothing yet: the space is filled when somebody looks at it, as a build takes time."""
+
+    def fill_space(self) -> None:
+        """Add the hyperparameters known so far to the oracle: those of the trials, or those of a first build."""
+        if self._space_filled or running() is not None:
+            return
+        self._space_filled = True  # the calls below look at the space
+        if self._has_study() and self.study_trials():
+            for trial in self._trials.values():
+                self._update_space(trial.hyperparameters)
+        elif self.hypermodel is not None:
+            with contextlib.suppress(original.errors.FailedTrialError):  # of the default values
+                super()._populate_initial_space()
+
+    def _update_space(self, hyperparameters: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # new entries that are not allowed failed their trial
+            self.oracle.update_space(hyperparameters)
+
+    # The search -----------------------------------------------------------------------------------------------------
+
+    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
+        """Search, or go on if the project exists.
+
+        Takes the arguments of `Model.fit`; a `run_trial` or a `fit` of one's own may take any others, or none.
+
+        Args:
+            fit_args, fit_kwargs: `x`, `y`, `epochs` (1 by default; Hyperband decides them itself), `validation_data`,
+                `callbacks` (deep-copied for every trial), …; `verbose=0` shows no progress.
+
+        Raises:
+            OptionError: an argument is unknown, or there are no data. So for all other wrong input: `UserError`. Each
+                is also a ValueError, a TypeError or a RuntimeError, as KerasTuner's.
+            SpaceError: also if a trial raised a FatalError of KerasTuner's.
+            NoResult: no trial has an objective.
+            SearchError: too many trials failed in a row, and others have results.
+            KeyboardInterrupt: the search was stopped; the same call resumes it.
+        """
+        with as_kerastuner(), python_arguments(_ARGUMENT_NAMES):
+            check_overrides(self)  # a method may have been assigned since
+            factory, data, parts, options = self._prepare(fit_args, fit_kwargs)
+            self.on_search_begin()
+            self._results = run(
+                factory,
+                data,
+                **parts,
+                resume=not self._overwrite,
+                overwrite=self._overwrite,
+                progress=fit_kwargs.get("verbose", "auto") != 0,
+                accept_changes=self._accept_changes,
+                take_over=self._take_over,
+                **{**self._search_options(), **options},
+            )
+        self._overwrite = self._space_filled = False
+        self._trials = {}
+        self.oracle.reload()
+        self._take_attributes()
+        self.on_search_end()
+
+    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
+        """Return the factory, its data, its further parts, and options, for a call of `search`."""
+        if self._runs_trials():
+            return self._prepare_runs(args, kwargs)
+        named = _bind(args, kwargs)
+        factory, own_fit = self._declared_factory(), "fit" in hypermodel_parts(self.hypermodel)
+        if not own_fit:
+            _check_names(named)
+        epochs, callbacks = named.pop("epochs", None), named.pop("callbacks", None)
+        named.pop("verbose", None)
+        parts = {
+            "compile_model": make_compile_model(changed) if (changed := self._compile_arguments()) else None,
+            "callbacks": make_callbacks(callbacks) if callbacks else None,
+        }
+        options: dict[str, Any] = {}
+        if self.search_sets_epochs:
+            options["max_epochs"] = epochs or 1
+            if own_fit and epochs is None:
+                factory, options["max_epochs"] = with_default_epochs(factory), OWN_FIT_MAX_EPOCHS
+        if own_fit:
+            names = [name for name in _FIT_POSITIONS[: len(args)] if name in named]
+            given = {name: value for name, value in named.items() if name not in names}
+            return factory, FitArguments(tuple(named[name] for name in names), given), parts, options
+        if named.get("x") is None:
+            raise OptionError("search was given no data: give x and y, or a dataset, as Model.fit takes them")
+        split = [named.pop(name, default) for name, default in _SPLIT.items()]
+        parts["fit_options"] = make_fit_options({name: value for name, value in named.items() if value is not None})
+        return factory, train_and_validation(*split), parts, options
+
+    def _declared_factory(self) -> Any:
+        """Return the user's hypermodel or function, with the hyperparameters that the tuner was given."""
+        if self.given_hyperparameters is None:
+            return self._factory
+        oracle = self.oracle
+        return with_hyperparameters(
+            self._factory, self.given_hyperparameters, oracle.tune_new_entries, oracle.allow_new_entries
+        )
+
+    def _compile_arguments(self) -> dict[str, Any]:
+        """Return the arguments that replace those of the model's own compilation."""
+        return {}
+
+    def _runs_trials(self) -> bool:
+        """Return whether `run_trial` runs a trial, rather than the search alone."""
+        return True
+
+    def _prepare_runs(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
+        given = {name: value for name, value in kwargs.items() if name not in ("callbacks", "epochs")}
+        epochs, callbacks = kwargs.get("epochs"), kwargs.get("callbacks")
+        own_run = "run_trial" in own_methods(self) or not hasattr(self, "executions_per_trial")
+        through = not own_run or calls_super(type(self).run_trial)
+        runs = TrialRuns(self, gives_epochs=epochs is not None, seen_by_probe=through)
+        options: dict[str, Any] = {}
+        if self.search_sets_epochs:
+            options["max_epochs"] = epochs or OWN_FIT_MAX_EPOCHS
+        if keeps_state(self) and "gpus" not in self._options:
+            options["workers"] = self._options.get("workers", 1)
+        if not through:
+            options["executions_per_trial"] = 1  # as KerasTuner, whose own run_trial has the loop over them
+        parts = {"callbacks": make_callbacks(callbacks) if callbacks else None}
+        return runs, FitArguments(args, given), parts, options
+
+    def own_attributes(self) -> dict[str, Any]:
+        """Return the attributes that the user's classes have given to this tuner."""
+        known = _attributes_of_tuners(self)
+        return {name: value for name, value in vars(self).items() if name not in known}
+
+    def _take_attributes(self) -> None:
+        """Take the attributes that `run_trial` has changed in workers, as if it had run here."""
+        files = sorted(self._paths.trials.glob(f"*/{ATTRIBUTES_FILE}"), key=lambda file: file.stat().st_mtime_ns)
+        for name, data in pickle.loads(files[-1].read_bytes()).items() if files else ():
+            setattr(self, name, pickle.loads(data))
+
+    def pre_create_trial(self) -> None:
+        """Do nothing; a subclass may override it. It is called when a trial begins."""
+
+    def on_trial_end(self, trial: Any) -> None:
+        """Do nothing; a subclass may override it. It is called in this process when a trial has ended."""
+
+    def load_model(self, trial: Any) -> Any:
+        """Return the model of a trial with the weights of its best epoch."""
+        found = self.results.study.trials[number_of(trial.trial_id)]
+        with as_kerastuner():
+            (model,) = self.results.load_models([found])
+        return model
+
+    def get_best_models(self, num_models: int = 1) -> list[Any]:
+        """Return the models of the `num_models` best trials with the weights of their best epochs, best first."""
+        if "load_model" in own_methods(self):
+            return [self.load_model(trial) for trial in self.oracle.get_best_trials(num_models)]
+        with as_kerastuner():
+            return self.results.get_best_models(num_models)
+
+
+_SPLIT = {"x": None, "y": None, "sample_weight": None, "validation_data": None, "validation_split": 0.0}
+"""The arguments of `search` that are data, with their defaults."""
+
+
+def _bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `search` by the names of `Model.fit`."""
+    if len(args) > len(_FIT_POSITIONS):
+        raise OptionError(f"search takes {len(_FIT_POSITIONS)} positional arguments: name the others")
+    positional = dict(zip(_FIT_POSITIONS, args, strict=False))
+    if twice := positional.keys() & kwargs.keys():
+        raise OptionError(f"search was given {min(twice)} twice: give it once")
+    return {**positional, **kwargs}
+
+
+def _check_names(named: dict[str, Any]) -> None:
+    for name in named:
+        if name not in _FIT:
+            raise OptionError(f"search does not take {name!r}: leave it out.{nearest(name, _FIT)}")
+
+
+def _attributes_of_tuners(tuner: Any) -> set[str]:
+    """Return the names of the attributes that KerasTuner's classes and ours set themselves."""
+    known = {name for name in vars(tuner) if name.startswith("_")}
+    return known | {
+        "cv",
+        "directory",
+        "distribution_strategy",
+        "executions_per_trial",
+        "given_hyperparameters",
+        "hypermodel",
+        "logger",
+        "loss",
+        "max_model_size",
+        "metrics",
+        "optimizer",
+        "oracle",
+        "project_name",
+        "scoring",
+        "seed",
+        "tuner_id",
+    }
+
+
+_ARGUMENT_NAMES = {
+    "study": "project_name",
+    "runs": "directory",
+    "overwrite": "overwrite=True",
+    "accept-changes": "accept_changes=True",
+    "take-over": "take_over=True",
+    "direction": "with objective=search.Objective(name, direction)",
+    "retries": "max_retries_per_trial",
+    "max-weights": "max_model_size",
+    "iterations": "hyperband_iterations",
+    "space": "hypermodel",
+    "data[0]": "x, y or sample_weight",
+    "data[1]": "validation_data",
+}
+"""The tuner's argument for each flag whose name it does not have; see `search.display.python_messages`."""
