@@ -1,4 +1,4 @@
-"""`python -m search.compat script.py`: run a script for KerasTuner as it is, with our tuners in place of KerasTuner's."""
+"""`python -m search.compat script.py`: run a script for KerasTuner as it is, with our tuners in place of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from search.compat.namespace import install
+from search.compat.swap import install
 
 _USAGE = "usage: python -m search.compat SCRIPT.py [arguments of the script]"
 

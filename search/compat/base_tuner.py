@@ -1,21 +1,21 @@
 """The base of all tuners: KerasTuner's own `BaseTuner`, whose `search` is a search of ours.
 
-The constructors, the methods that a script calls and the lines that they print are KerasTuner's own code. `search` makes
-options of `search.run` of the tuner's arguments. The oracle shows the study's trials.
+The constructors, the methods that a script calls and the lines that they print are KerasTuner's own code. `search`
+makes options of `search.run` of the tuner's arguments. The oracle shows the study's trials.
 """
 
 from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from search.api import run
 from search.compat import original
 from search.compat.fit_data import train_and_validation
-from search.compat.oracle_options import is_own_oracle, objective_options, options_of
+from search.compat.oracle_options import options_of
 from search.compat.oracle_view import attach_view
 from search.compat.parts import (
     make_callbacks,
@@ -26,13 +26,12 @@ from search.compat.parts import (
 )
 from search.compat.raising import as_kerastuner
 from search.compat.refusals import (
-    HOOKS_OF_TRAINING,
     HOOKS_OF_TRIALS,
-    RUNS_A_TRIAL,
     check_environment,
     check_overrides,
     own_methods,
 )
+from search.compat.trial_hooks import FOLLOWER, TrialHooks
 from search.compat.trial_runs import ATTRIBUTES_FILE, TrialRuns, calls_super, keeps_state, running
 from search.compat.trials import number_of, trials_of
 from search.display.python_messages import python_arguments
@@ -116,7 +115,6 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
         take_over: bool = False,
         **options: Any,
     ) -> None:
-        self._before = frozenset(vars(self))
         check_overrides(self)
         check_environment(type(self).__name__)
         unknown = {name: value for name, value in options.items() if name not in _OPTIONS}
@@ -128,27 +126,20 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
         self._space_filled = False
         self.directory = str(directory or "runs")
         self.project_name = project_name or "untitled_project"
-        self._check_options(unknown)
         with as_kerastuner(), python_arguments(_ARGUMENT_NAMES):
+            _check_unknown(type(self).__name__, unknown.keys() - {"logger"})
             self._paths = StudyPaths.of(self.directory, self.project_name)
         if isinstance(oracle, original.oracle.Oracle):
             space = oracle.hyperparameters
             restricted = not (oracle.tune_new_entries and oracle.allow_new_entries)
             self.given_hyperparameters = space.copy() if space.space or restricted else None
             attach_view(oracle, self)
-        super().__init__(oracle, hypermodel, directory or "runs", project_name, logger=unknown.pop("logger", None), **unknown)
+        super().__init__(oracle, hypermodel, directory or "runs", project_name, logger=unknown.get("logger"))
         with as_kerastuner(), python_arguments(_ARGUMENT_NAMES):
             resolve_options(self._search_options(), {})
 
-    def _check_options(self, unknown: Any) -> None:
-        """Raise OptionError for an argument that is near to one of ours. KerasTuner's own check refuses the others."""
-        for name in unknown:
-            if name != "logger" and (hint := nearest(name, _OPTIONS)):
-                with as_kerastuner():
-                    raise OptionError(f"{type(self).__name__} does not take {name!r}: leave it out.{hint}")
-
     def __getstate__(self) -> dict[str, Any]:
-        left_out = {"_results": None, "_trials": {}, "_factory": None, "_options": {}}
+        left_out: dict[str, Any] = {"_results": None, "_trials": {}, "_factory": None, "_options": {}}
         return {**vars(self), **left_out}
 
     def _search_options(self) -> dict[str, Any]:
@@ -273,24 +264,29 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
             check_overrides(self)  # a method may have been assigned since
             factory, data, parts, options = self._prepare(fit_args, fit_kwargs)
             self.on_search_begin()
-            self._results = run(
-                factory,
-                data,
-                **parts,
-                resume=not self._overwrite,
-                overwrite=self._overwrite,
-                progress=fit_kwargs.get("verbose", "auto") != 0,
-                accept_changes=self._accept_changes,
-                take_over=self._take_over,
-                **{**self._search_options(), **options},
-            )
+            if own_methods(self) & HOOKS_OF_TRIALS:
+                options["follow"] = (*self._options.get("follow", ()), FOLLOWER)
+            with TrialHooks.calling(self):
+                self._results = run(
+                    factory,
+                    data,
+                    **parts,
+                    resume=not self._overwrite,
+                    overwrite=self._overwrite,
+                    progress=fit_kwargs.get("verbose", "auto") != 0,
+                    accept_changes=self._accept_changes,
+                    take_over=self._take_over,
+                    **{**self._search_options(), **options},
+                )
         self._overwrite = self._space_filled = False
         self._trials = {}
         self.oracle.reload()
         self._take_attributes()
         self.on_search_end()
 
-    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
+    def _prepare(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
         """Return the factory, its data, its further parts, and options, for a call of `search`."""
         if self._runs_trials():
             return self._prepare_runs(args, kwargs)
@@ -302,7 +298,7 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
         named.pop("verbose", None)
         parts = {
             "compile_model": make_compile_model(changed) if (changed := self._compile_arguments()) else None,
-            "callbacks": make_callbacks(callbacks) if callbacks else None,
+            "callbacks": self._make_callbacks(callbacks),
         }
         options: dict[str, Any] = {}
         if self.search_sets_epochs:
@@ -328,6 +324,12 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
             self._factory, self.given_hyperparameters, oracle.tune_new_entries, oracle.allow_new_entries
         )
 
+    def _make_callbacks(self, callbacks: Any) -> Any:
+        """Return the `callbacks` of a space; None if there are none."""
+        several = isinstance(self.oracle.objective, original.objective.MultiObjective)
+        objective = self.oracle.objective if several else None
+        return make_callbacks(callbacks, objective) if callbacks or several else None
+
     def _compile_arguments(self) -> dict[str, Any]:
         """Return the arguments that replace those of the model's own compilation."""
         return {}
@@ -351,7 +353,7 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
             options["workers"] = self._options.get("workers", 1)
         if not through:
             options["executions_per_trial"] = 1  # as KerasTuner, whose own run_trial has the loop over them
-        parts = {"callbacks": make_callbacks(callbacks) if callbacks else None}
+        parts = {"callbacks": self._make_callbacks(callbacks)}
         return runs, FitArguments(args, given), parts, options
 
     def own_attributes(self) -> dict[str, Any]:
@@ -388,6 +390,12 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
 
 _SPLIT = {"x": None, "y": None, "sample_weight": None, "validation_data": None, "validation_split": 0.0}
 """The arguments of `search` that are data, with their defaults."""
+
+
+def _check_unknown(tuner: str, names: Collection[str]) -> None:
+    if names:
+        hint = "".join(nearest(name, _OPTIONS) for name in sorted(names)[:1])
+        raise OptionError(f"Unrecognized arguments {', '.join(sorted(names))} of {tuner}: leave them out.{hint}")
 
 
 def _bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from search.compat.base_tuner import BaseTuner
 from search.compat.tuner import Tuner
 from search.compat.tuner_kinds import BayesianOptimization, GridSearch, Hyperband, RandomSearch, SklearnTuner
 
-__all__ = ["fill", "install"]
+__all__ = ["fill"]
 
 _REPLACED: dict[Any, Any] = {
     original.base_tuner.BaseTuner: BaseTuner,
@@ -82,19 +82,10 @@ def _modules() -> dict[str, list[ModuleType]]:
 
 
 def _copy(source: ModuleType, target: ModuleType) -> None:
-    """Copy the names of a module, each class of a tuner replaced by ours. Modules among them are set later."""
+    """Copy the names of a module, each class of a tuner replaced by ours. KerasTuner's modules are set later."""
     for name, value in vars(source).items():
-        if not name.startswith("__") and not isinstance(value, ModuleType):
+        own = isinstance(value, ModuleType) and value.__name__.partition(".")[0] == "keras_tuner"
+        if not name.startswith("__") and not own:
             replaced = _REPLACED.get(value, value) if isinstance(value, type) else value
             setattr(target, name, replaced)
     target.__dict__.setdefault("__version__", original.keras_tuner.__version__)
-
-
-def install() -> None:
-    """Put our modules in place of KerasTuner's in this process: `keras_tuner`, and `kerastuner`, its name of 2020."""
-    ours = "search.compat.keras_tuner"
-    importlib.import_module(ours)
-    for name, module in list(sys.modules.items()):
-        if name == ours or name.startswith(f"{ours}."):
-            for package in ("keras_tuner", "kerastuner"):
-                sys.modules[name.replace(ours, package, 1)] = module

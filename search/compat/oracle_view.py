@@ -1,7 +1,7 @@
 """An oracle of KerasTuner's that shows a study: its trials, and the hyperparameters known so far.
 
-KerasTuner's scripts read `tuner.oracle`. The object stays of its own class, so that `isinstance` and all its methods work
-as before. A subclass, made for it, answers for `trials` and `hyperparameters`, and writes no files.
+KerasTuner's scripts read `tuner.oracle`. The object stays of its own class, so that `isinstance` and all its methods
+work as before. A subclass, made for it, answers for `trials` and `hyperparameters`, and writes no files.
 """
 
 from __future__ import annotations
@@ -82,6 +82,6 @@ def attach_view(oracle: Any, source: Source) -> None:
 
 def _without_study(cls: type, space: Any, state: dict[str, Any]) -> Any:
     """Return an oracle for a worker: with the given hyperparameters, and without trials. Pickles name this function."""
-    oracle = cls.__new__(cls)
+    oracle: Any = object.__new__(cls)
     vars(oracle).update(state, hyperparameters=space, trials={})
     return oracle

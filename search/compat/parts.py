@@ -29,9 +29,27 @@ def make_fit_options(options: dict[str, Any]) -> Callable[[Any], Any]:
     return lambda hp: options
 
 
-def make_callbacks(callbacks: Any) -> Callable[[Any], Any]:
-    """Return a `callbacks` that gives fresh copies of `callbacks`."""
-    return lambda hp: copy.deepcopy(callbacks)
+def make_callbacks(callbacks: Any, objective: Any = None) -> Callable[[Any], Any]:
+    """Return a `callbacks` that gives fresh copies of `callbacks`.
+
+    Args:
+        callbacks: a list; None for none.
+        objective: a `MultiObjective` of KerasTuner's. Its value is added to the logs of each epoch.
+    """
+
+    def add_value(epoch: int, logs: dict[str, Any]) -> None:
+        if objective.has_value(logs):
+            logs[objective.name] = objective.get_value(logs)
+
+    def fresh(hp: Any) -> list[Any]:
+        made = list(copy.deepcopy(callbacks) or [])
+        if objective is not None:
+            import keras
+
+            made.append(keras.callbacks.LambdaCallback(on_epoch_end=add_value))
+        return made
+
+    return fresh
 
 
 def make_compile_model(arguments: dict[str, Any]) -> Callable[[Any, Any], Any]:

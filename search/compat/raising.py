@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +36,8 @@ def _kind_of(error: SearchError) -> type[Exception]:
         return ValueError
     text = str(error)
     for name in _NAMED.findall(text):
-        if issubclass(fatal := getattr(errors, name, object), errors.FatalError):
+        fatal: type[Exception] = getattr(errors, name, Exception)
+        if issubclass(fatal, errors.FatalError):
             return fatal
     if isinstance(error, SpaceError):
         named = next((_BUILTIN[name] for name in _NAMED.findall(text) if name in _BUILTIN), None)
@@ -45,6 +45,12 @@ def _kind_of(error: SearchError) -> type[Exception]:
     return RuntimeError
 
 
-@functools.cache
+_classes: dict[tuple[str, str], type[SearchError]] = {}
+
+
 def _combined(ours: type[SearchError], theirs: type[Exception]) -> type[SearchError]:
-    return type(ours.__name__, (ours, theirs), {"__module__": ours.__module__, "__doc__": ours.__doc__})
+    """Return a class that is both, with the name of ours."""
+    key = ours.__name__, theirs.__name__
+    if key not in _classes:
+        _classes[key] = type(ours.__name__, (ours, theirs), {"__module__": ours.__module__, "__doc__": ours.__doc__})
+    return _classes[key]

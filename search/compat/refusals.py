@@ -119,4 +119,6 @@ def check_overrides(tuner: Any) -> None:
     own = own_methods(tuner) | (vars(tuner).keys() & REFUSED_METHODS.keys())
     for method, advice in REFUSED_METHODS.items():
         if method in own:
-            raise OptionError(f"{type(tuner).__name__} has its own {method}, which is not called: leave it out, {advice}")
+            raise OptionError(
+                f"{type(tuner).__name__} has its own {method}, which is not called: leave it out, {advice}"
+            )

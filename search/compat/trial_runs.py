@@ -196,7 +196,7 @@ class TrialRuns:
         return tuner_utils.convert_to_metrics_dict(returned, objective)
 
     def _keep_attributes(self, *, is_trial: bool) -> None:
-        """Write the changed attributes of the tuner into the trial's folder, for the script to look at after the search.
+        """Write the tuner's changed attributes into the trial's folder, for the script to look at after the search.
 
         Those that a probe has changed are restored.
         """

@@ -13,7 +13,7 @@ from search.study.study import Study
 from search.study.trial import Objective
 from search.study.trials import Trial
 
-__all__ = ["number_of", "trial_id", "trials_of"]
+__all__ = ["convert_trial", "number_of", "trial_id", "trials_of"]
 
 _STATUS = original.TrialStatus
 
@@ -35,22 +35,23 @@ def trials_of(study: Study, max_trials: int | None, *, hyperband: bool = False) 
         max_trials: the oracle's, for the ids.
         hyperband: whether the values have `tuner/epochs`, the epochs that the trial was trained for.
     """
-    found = {}
-    for number in sorted(study.trials):
-        key = trial_id(number, max_trials)
-        found[key] = _convert(study.trials[number], key, study.objective, hyperband)
-    return found
+    trials = [study.trials[number] for number in sorted(study.trials)]
+    found = (convert_trial(trial, study.objective, max_trials, hyperband=hyperband) for trial in trials)
+    return {trial.trial_id: trial for trial in found}
 
 
-def _convert(trial: Trial, key: str, objective: Objective, hyperband: bool) -> Any:
+def convert_trial(trial: Trial, objective: Objective, max_trials: int | None, *, hyperband: bool = False) -> Any:
+    """Return a trial of a study as KerasTuner's object; the arguments are as for `trials_of`."""
     hyperparameters = to_keras_tuner(trial.parameters, trial.params)
     if hyperband:
         hyperparameters.values |= {"tuner/epochs": trial.epochs, "tuner/initial_epoch": 0}
-    converted = original.Trial(hyperparameters, trial_id=key, status=_status(trial), message=trial.error)
+    converted = original.Trial(
+        hyperparameters, trial_id=trial_id(trial.number, max_trials), status=_status(trial), message=trial.error
+    )
     if trial.objective is None or trial.worthless:
         return converted
     epochs = [execution.best_epoch for execution in trial.executions if execution.best_epoch is not None]
-    step = int(statistics.mean(epochs)) - 1 if epochs else 0
+    step = int(statistics.mean(epochs)) - 1 if epochs and not trial.black_box else 0
     logs = {**_mean_logs(trial), objective.name: trial.objective}
     for name, value in logs.items():
         direction = objective.direction if name == objective.name else direction_of_name(name)

@@ -8,10 +8,9 @@ from typing import Any
 
 from search.compat import original
 from search.compat.base_tuner import BaseTuner
-from search.compat.oracle_options import is_own_oracle, named_objective
+from search.compat.oracle_options import named_objective
 from search.compat.refusals import HOOKS_OF_TRAINING, RUNS_A_TRIAL, own_methods
 from search.compat.trial_runs import running
-from search.errors import OptionError
 
 __all__ = ["OfOracle", "Tuner"]
 

@@ -362,9 +362,13 @@ def first_samples(data: Data, batch_size: int) -> Data:
 
 def _first_rows(name: str, value: Any, rows: int) -> Any:
     """Return the first rows of an argument that `model.fit` takes as arrays; others as they are."""
+
+    def first(array: Any) -> Any:
+        return getattr(array, "iloc", array)[:rows]
+
     if name not in _DATA_ARGUMENTS or value is None or not _is_arrays(value):
         return value
     try:
-        return keras.tree.map_structure(lambda array: getattr(array, "iloc", array)[:rows], value)
+        return keras.tree.map_structure(first, value)
     except Exception:
         return value  # sparse tensors have no rows; then the probe sees all of them
