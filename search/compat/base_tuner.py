@@ -21,6 +21,7 @@ from search.compat.parts import (
     make_callbacks,
     make_compile_model,
     make_fit_options,
+    with_checked_results,
     with_default_epochs,
     with_hyperparameters,
 )
@@ -216,6 +217,8 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
         hyperband = isinstance(oracle, original.oracles.HyperbandOracle)
         self._trials = trials_of(study, oracle.max_trials, hyperband=hyperband)
         oracle.start_order = list(self._trials)
+        display = oracle._display  # scripts print the numbers
+        display.trial_number = {key: place for place, key in enumerate(self._trials, 1)}
         oracle.end_order = [key for key, trial in self._trials.items() if trial.status != "RUNNING"]
         if oracle.objective.name != study.objective.name or oracle.objective.direction is None:
             oracle.objective = original.objective.Objective(study.objective.name, study.objective.direction)
@@ -288,11 +291,13 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
         """Return the factory, its data, its further parts, and options, for a call of `search`."""
-        if self._runs_trials():
+        if self._runs_trials() or not (args or "x" in kwargs):
             return self._prepare_runs(args, kwargs)
         named = _bind(args, kwargs)
         factory, own_fit = self._declared_factory(), "fit" in hypermodel_parts(self.hypermodel)
-        if not own_fit:
+        if own_fit:
+            factory = with_checked_results(factory, self.oracle.objective)
+        else:
             _check_names(named)
         epochs, callbacks = named.pop("epochs", None), named.pop("callbacks", None)
         named.pop("verbose", None)
@@ -345,7 +350,7 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
         epochs, callbacks = kwargs.get("epochs"), kwargs.get("callbacks")
         own_run = "run_trial" in own_methods(self) or not hasattr(self, "executions_per_trial")
         through = not own_run or calls_super(type(self).run_trial)
-        runs = TrialRuns(self, gives_epochs=epochs is not None, seen_by_probe=through)
+        runs = TrialRuns(self, given=kwargs, seen_by_probe=through)
         options: dict[str, Any] = {}
         if self.search_sets_epochs:
             options["max_epochs"] = epochs or OWN_FIT_MAX_EPOCHS

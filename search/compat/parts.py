@@ -19,6 +19,7 @@ __all__ = [
     "make_callbacks",
     "make_compile_model",
     "make_fit_options",
+    "with_checked_results",
     "with_default_epochs",
     "with_hyperparameters",
 ]
@@ -110,4 +111,25 @@ def with_default_epochs(hypermodel: Any) -> Any:
 
     changed = copy.copy(hypermodel)
     changed.fit = fit_with_default_epochs
+    return changed
+
+
+def with_checked_results(hypermodel: Any, objective: Any) -> Any:
+    """Return the hypermodel with a `fit` whose result is checked as KerasTuner does; None is left to the search.
+
+    A result of a wrong type raises KerasTuner's FatalTypeError or FatalValueError, which ends the search.
+    """
+    fit = hypermodel.fit
+
+    @functools.wraps(fit)
+    def checked_fit(*args: Any, **kwargs: Any) -> Any:
+        from keras_tuner.src.engine.tuner_utils import validate_trial_results
+
+        results = fit(*args, **kwargs)
+        if results is not None:
+            validate_trial_results(results, objective, "HyperModel.fit()")
+        return results
+
+    changed = copy.copy(hypermodel)
+    changed.fit = checked_fit
     return changed

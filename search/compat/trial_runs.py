@@ -12,7 +12,7 @@ import contextvars
 import inspect
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,13 +93,13 @@ class TrialRuns:
 
     Args:
         tuner: the tuner, as a worker gets it.
-        gives_epochs: whether the user gave `search` the epochs.
+        given: the names of the arguments that the user gave `search`.
         seen_by_probe: whether the probe may call `run_trial`: it trains by `super().run_trial`, where a probe ends.
     """
 
-    def __init__(self, tuner: Any, *, gives_epochs: bool, seen_by_probe: bool) -> None:
+    def __init__(self, tuner: Any, *, given: Collection[str], seen_by_probe: bool) -> None:
         self.tuner = tuner
-        self.gives_epochs = gives_epochs
+        self.given = frozenset(given)
         self._first = _pickles(tuner)
         self.skips_probe = not seen_by_probe
         self._built: Any = None
@@ -130,9 +130,9 @@ class TrialRuns:
         for name in ("initial_epoch", "verbose"):
             kwargs.pop(name, None)
         epochs = kwargs.pop("epochs")
-        if self.gives_epochs:
+        if "epochs" in self.given:
             kwargs["epochs"] = epochs
-        if callbacks:
+        if "callbacks" in self.given:
             kwargs["callbacks"] = callbacks
         trial = self._make_trial(hp)
         built = [] if self._built is None else [self._built]

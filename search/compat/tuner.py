@@ -9,8 +9,10 @@ from typing import Any
 from search.compat import original
 from search.compat.base_tuner import BaseTuner
 from search.compat.oracle_options import named_objective
+from search.compat.raising import as_kerastuner
 from search.compat.refusals import HOOKS_OF_TRAINING, RUNS_A_TRIAL, own_methods
 from search.compat.trial_runs import running
+from search.errors import OptionError
 
 __all__ = ["OfOracle", "Tuner"]
 
@@ -34,6 +36,14 @@ class Tuner(original.tuner.Tuner, BaseTuner):  # type: ignore[misc]  # KerasTune
     Raises:
         OptionError: an argument is unknown or unsupported.
     """
+
+    def __init__(self, oracle: Any, hypermodel: Any = None, *args: Any, **kwargs: Any) -> None:
+        if hypermodel is None and "run_trial" not in own_methods(self):
+            with as_kerastuner():
+                raise OptionError(
+                    "Received `hypermodel=None`: give a function of hp, a HyperModel, or a subclass with a run_trial"
+                )
+        super().__init__(oracle, hypermodel, *args, **kwargs)
 
     def _tuner_options(self) -> dict[str, Any]:
         # KerasTuner's constructor sets these last.

@@ -264,8 +264,8 @@ class LazyHyperParameters(QuestionMethods, keras_tuner.HyperParameters):  # type
             return False
         if not self._allow_new:
             raise SpaceError(
-                f"hyperparameter {parameter.name!r} is not among those that were given, and allow_new_entries is "
-                "False: add it there, or allow new ones"
+                f"hyperparameter {parameter.name!r} is not among those that were given, and `allow_new_entries` is "
+                "`False`: add it there, or allow new ones"
             )
         return not self._tune_new
 

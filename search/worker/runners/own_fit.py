@@ -205,6 +205,8 @@ def call_own_fit(
 
     keywords = {**options, "epochs": given, "initial_epoch": 0, "callbacks": [*callbacks, own], "verbose": 0}
     positional, named = space.fit_arguments(data.raw)
+    if type(model).fit is not keras.Model.fit:  # a loop of the model's own, which calls the callbacks
+        return _call_with_accepted(space.fit, (hp, model, *positional), {**named, **keywords})
     object.__setattr__(model, "fit", intercepted)
     try:
         return _call_with_accepted(space.fit, (hp, model, *positional), {**named, **keywords})
