@@ -140,7 +140,7 @@ class _Walk:
         self.found: list[Found] = []
         known = [*model.variables, *model.metrics_variables, *keras_internals.flatten_layers(model)]
         optimizer = getattr(model, "optimizer", None)
-        if optimizer is not None:
+        if hasattr(optimizer, "variables"):  # a model with a loop of its own may have anything there
             known += [optimizer, *optimizer.variables]
         self._kept = known  # so that no other object gets the address of one
         self._seen = set(map(id, known))
