@@ -425,7 +425,7 @@ class BayesianOptimization(Tuner):
 
 
 class GridSearch(Tuner):
-    """Grid search: all combinations. Floats need a step.
+    """Grid search: all combinations, the defaults first. A float without a step has eleven values.
 
     Args:
         hypermodel: a function that takes `hp` and returns a compiled model, or a `HyperModel`.
