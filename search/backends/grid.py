@@ -33,7 +33,8 @@ def listed_domain(parameter: Parameter) -> Domain:
     if not domain.is_range or domain.step is not None or (size is not None and size <= POINTS):
         return domain
     values = [domain.convert_default(domain.at(index / (POINTS - 1))) for index in range(POINTS)]
-    return Domain("choice", values=tuple(dict.fromkeys([*values, parameter.default])))
+    own = [parameter.default] if domain.contains(parameter.default) else []
+    return Domain("choice", values=tuple(dict.fromkeys([*values, *own])))
 
 
 def next_value(parameter: Parameter, explored: Collection[Value]) -> Value:
