@@ -127,7 +127,8 @@ def check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None
     _check_budget(opts)
     try:
         backend = make_backend(opts.backend_name, given, Objective("loss", "min"), 0, parameters or ())
-        _rehearse(backend, parameters or (Parameter("any", Domain("int", 0, 1)),))
+        if getattr(backend, "rehearsed", True):
+            _rehearse(backend, parameters or (Parameter("any", Domain("int", 0, 1)),))
     except SearchError:
         raise
     except Exception as error:

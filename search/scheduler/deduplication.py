@@ -8,7 +8,8 @@ until the other one is built.
 
 A continuous parameter never runs out of values: a trial that is asked for one has a new configuration, and leaves the
 tree. For a grid it has a few values, like any other. A trial with a parent is never in the tree: it may have an
-explored configuration, as its curve is another one.
+explored configuration, as its curve is another one. A back end whose options have `repeats=True` may try a
+configuration again: as long as it is in charge, nothing is known to be tried.
 """
 
 from __future__ import annotations
@@ -54,13 +55,12 @@ class ConfigurationTree:
         ignored: trials that began in another space.
 
     Attributes:
-        for_grid: whether a continuous parameter has the values of a grid; `begin_phase` changes it.
+        for_grid: whether a continuous parameter has the values of a grid; False at first.
+        repeats: whether a configuration may be tried again; False at first.
     """
 
-    def __init__(
-        self, parameters: Sequence[Parameter] = (), ignored: Iterable[int] = (), *, for_grid: bool = False
-    ) -> None:
-        self.for_grid = for_grid
+    def __init__(self, parameters: Sequence[Parameter] = (), ignored: Iterable[int] = ()) -> None:
+        self.for_grid = self.repeats = False
         self._root = _Node()
         self._node_of: dict[int, _Node | None] = dict.fromkeys(ignored)
         self._unbuilt: set[int] = set()
@@ -72,21 +72,21 @@ class ConfigurationTree:
             node = node.children[parameter.default] = _Node(node, parameter.default)
         self._has_continuum = any(p.domain.size is None and not p.conditions for p in parameters)
 
-    def begin_phase(self, *, for_grid: bool) -> None:
+    def begin_phase(self, *, for_grid: bool = False, repeats: bool = False) -> None:
         """Begin a back end phase. A continuous parameter whose values in the grid were all tried has more without."""
         if self.for_grid and not for_grid:
             _forget_lists(self._root)
-        self.for_grid = for_grid
+        self.for_grid, self.repeats = for_grid, repeats
 
     @property
     def _endless(self) -> bool:
-        """True if no configuration can ever repeat."""
-        return self._has_continuum and not self.for_grid
+        """True if no configuration can ever repeat, or any may."""
+        return self.repeats or (self._has_continuum and not self.for_grid)
 
     @property
     def exhausted(self) -> bool:
         """True if every configuration was tried."""
-        return self._root.exhausted
+        return self._root.exhausted and not self.repeats
 
     @property
     def may_be_exhausted(self) -> bool:

@@ -55,10 +55,13 @@ class Questions:
         match record:
             case Header() | SpaceChanged():
                 self.domains.clear()
-                for_grid = self.configurations.for_grid
-                self.configurations = ConfigurationTree(record.parameters, study.trials, for_grid=for_grid)
+                before = self.configurations
+                self.configurations = ConfigurationTree(record.parameters, ignored=study.trials)
+                self.configurations.begin_phase(for_grid=before.for_grid, repeats=before.repeats)
             case BackendChanged():
-                self.configurations.begin_phase(for_grid=is_grid(record.options))
+                self.configurations.begin_phase(
+                    for_grid=is_grid(record.options), repeats=record.options.get("repeats") is True
+                )
             case ParameterSet() if not record.parameter.domain.is_fixed:
                 self.domains[record.parameter.key] = record.parameter.domain
 
