@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from search.backends.base import draw_uniformly
 from search.errors import OptionError, SearchError
 from search.space.domain import Domain, Parameter, Value
 from search.study.records import EpochDone, ParameterSet, Record, ResultTold, SegmentEnded, SegmentRequested
@@ -74,11 +75,12 @@ class OracleBackEnd:
     """The back end `keras-tuner-oracle`, around the oracle of `oracle_in_use`.
 
     Each trial of the oracle is a trial of the study. A trial that continues another one, as in KerasTuner's Hyperband,
-    is the other one trained further. Values that the oracle does not know yet are defaults, as in KerasTuner. It may
-    try a configuration again, and learns nothing from trials that it has not created.
+    is the other one trained further. A parameter that the oracle does not know yet has its default, as in KerasTuner.
+    One that KerasTuner cannot have, such as a choice with None, is drawn at random. The oracle may try a configuration
+    again, and learns nothing from trials that it has not created.
 
     Args:
-        objective, seed: of the study; the oracle has a seed of its own.
+        objective, seed: of the study; the oracle draws with a seed of its own.
         oracle: the name of the oracle's class.
         repeats: see `search.scheduler.deduplication`.
         max_epochs: the epochs of each trial, unless its values have `tuner/epochs`.
@@ -108,7 +110,7 @@ class OracleBackEnd:
             raise OptionError(
                 f"this study's values come from the oracle {oracle}, which lives in its script: run the script again"
             )
-        self._objective = objective
+        self._objective, self._seed = objective, seed
         self._max_epochs = max_epochs
         self._parameters = parameters
         self._replays = True
@@ -136,8 +138,12 @@ class OracleBackEnd:
         return nothing if is_new and not new else self._answer
 
     def suggest(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
-        """Return the oracle's value; the default if the oracle does not know the parameter yet."""
+        """Return the oracle's value, the default, or a random value if KerasTuner cannot have the parameter."""
+        from search.compat.hyperparameters import fits_keras_tuner
+
         self._replays = False
+        if not fits_keras_tuner(parameter):
+            return draw_uniformly(self._seed, trial, parameter, explored)
         values = self._trial_of[trial].hyperparameters.values
         if parameter.name not in values:
             return Draw(parameter.default)

@@ -10,6 +10,7 @@ import keras_tuner
 import pytest
 
 import search
+from search.cli import main
 from search.compat.oracle_backend import OracleBackEnd, oracle_in_use, value_in
 from search.driver import checks
 from search.errors import OptionError, SearchError
@@ -34,11 +35,6 @@ class SeededOracle(keras_tuner.oracles.RandomSearchOracle):
         return {"status": "RUNNING", "values": space.values}
 
 
-def make_backend(oracle: Any, objective: Objective, max_epochs: int, parameters: Any = ()) -> OracleBackEnd:
-    with oracle_in_use(oracle):
-        return OracleBackEnd(objective, 0, max_epochs=max_epochs, parameters=parameters)
-
-
 class TestOwnOracle(BackEndContract):
     """Two tests do not apply: an oracle may try a configuration again, and learns nothing from other back ends."""
 
@@ -52,7 +48,8 @@ class TestOwnOracle(BackEndContract):
             seed=seed + 1,
             max_consecutive_failed_trials=99,
         )
-        return make_backend(_silent(oracle), objective, max_epochs, parameters)
+        with oracle_in_use(_silent(oracle)):
+            return OracleBackEnd(objective, seed, max_epochs=max_epochs, parameters=parameters)
 
 
 def _silent(oracle: Any) -> Any:
@@ -309,7 +306,7 @@ def test_an_oracle_may_wait_for_running_trials(simulate: Callable[..., Simulatio
 
     found = simulate(InTurn("val_loss", max_trials=4), slots=3).run()
     assert len(found.trials) == 4
-    assert found.study.seconds() == pytest.approx(sum(trial.seconds for trial in found.trials))
+    assert found.study.seconds() == pytest.approx(sum(trial.seconds for trial in found.trials), rel=1e-3)
 
 
 def test_a_value_outside_of_the_space_is_named(simulate: Callable[..., Simulation]) -> None:
@@ -345,7 +342,9 @@ def test_values_become_those_of_the_domain(domain: Domain, value: Any, own: Valu
 
 
 @pytest.mark.slow
-def test_a_real_search_and_its_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_search_and_its_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import keras
     import numpy as np
 
@@ -364,7 +363,9 @@ def test_a_real_search_and_its_resume(tmp_path: Path, monkeypatch: pytest.Monkey
     with oracle_in_use(oracle) as backend:
         search.run(build_model, data, backend=backend, **options)
     assert sorted(oracle.get_trial("0").metrics.metrics) == ["loss", "mae", "val_loss", "val_mae"]
-    assert not [path for path in tmp_path.rglob("*") if path.name in ("oracle.json", "trial.json")]
+    assert not [*tmp_path.rglob("oracle.json"), *tmp_path.rglob("trial_0")]
+    assert main(["resume", "own"]) == 2
+    assert capsys.readouterr().err.endswith("oracle SeededOracle, which lives in its script: run the script again\n")
 
     again = random_oracle(max_trials=3)
     with oracle_in_use(again) as backend:
