@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.backends import registry
+from search.backends import grid, registry
 from search.backends.brackets import HyperbandPlan, plan_brackets
 from search.errors import OptionError, nearest
 from search.messages import DRIVER
@@ -288,8 +288,8 @@ class Options:
     @property
     def lists_all(self) -> bool:
         """True if a grid search has no limit of trials below the largest grid."""
-        is_grid = str(self.sampler).partition(":")[0] == "grid" and not self.follows_plan
-        return is_grid and self.max_trials is not None and self.max_trials >= registry.LARGEST_GRID
+        listed = grid.is_grid({"sampler": self.sampler}) and not self.follows_plan
+        return listed and self.max_trials is not None and self.max_trials >= registry.LARGEST_GRID
 
     @property
     def total_epochs(self) -> int | None:

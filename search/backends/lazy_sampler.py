@@ -24,7 +24,7 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.backends import optuna_internals
+from search.backends import grid, optuna_internals
 from search.backends.base import DRAW_ATTEMPTS, draw_unexplored
 from search.backends.samplers import Axis, SamplerFactory
 from search.space.domain import Parameter, Value
@@ -224,6 +224,8 @@ class LazySampler:
 
     def draw(self, trial: int, parameter: Parameter, explored: Collection[Value] = ()) -> Draw:
         """Return a value of `parameter` for `trial`, none of `explored`, with the attributes that `set_value` needs."""
+        if self._make_sampler.name == grid.NAME:
+            return Draw(grid.next_value(parameter, explored))
         axis = Axis(parameter)
 
         def rng() -> random.Random:

@@ -16,7 +16,7 @@ from search.space.domain import Parameter
 from search.study.trial import Objective
 
 LARGEST_GRID = 100_000
-"""The most configurations of a grid: Optuna lists them all in memory."""
+"""The trials of a grid search without a limit of its own."""
 
 
 @dataclass(frozen=True, slots=True)

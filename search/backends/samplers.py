@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,9 +21,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
 
-from search.backends.registry import LARGEST_GRID
 from search.errors import OptionError, nearest
 from search.plugins.spec import parse_arguments
 from search.space.domain import Domain, Parameter, Value
@@ -35,7 +32,7 @@ SAMPLERS: dict[str, type[BaseSampler]] = {
     "bruteforce": optuna.samplers.BruteForceSampler,
     "cmaes": optuna.samplers.CmaEsSampler,
     "gp": optuna.samplers.GPSampler,
-    "grid": optuna.samplers.GridSampler,
+    "grid": optuna.samplers.RandomSampler,  # never asked: `grid.next_value` draws
     "nsgaii": optuna.samplers.NSGAIISampler,
     "nsgaiii": optuna.samplers.NSGAIIISampler,
     "qmc": optuna.samplers.QMCSampler,
@@ -63,7 +60,7 @@ def parse_spec(spec: str, known: Mapping[str, Callable[..., Any]], option: str) 
     name, _, text = spec.partition(":")
     if name not in known:
         raise OptionError(f"{option} {name!r} is not known: use one of {', '.join(known)}.{nearest(name, known)}")
-    allowed = [key for key in inspect.signature(known[name]).parameters if key not in ("seed", "search_space")]
+    allowed = [key for key in inspect.signature(known[name]).parameters if key != "seed"]
     return name, parse_arguments(text, allowed, option, name)
 
 
@@ -106,8 +103,6 @@ class SamplerFactory:
             )
         for package in required:
             importlib.import_module(package)  # before the first draw, so that it runs in one thread as all others do
-        if self.name == "grid":
-            self._arguments["search_space"] = _grid_space(parameters)
         self(0)  # refuses arguments that cannot be used
 
     @property
@@ -124,51 +119,13 @@ class SamplerFactory:
     def __call__(self, seed: int, **more: Any) -> BaseSampler:
         arguments = {**self._arguments, **more}
         cls = SAMPLERS[self.name]
-        if self.name in ("grid", "qmc"):
+        if self.name == "qmc":
             # The whole study shares one sequence. Only parameters outside it are drawn with a seed of their own.
-            cls = _PartialGridSampler if self.name == "grid" else cls
             arguments |= {"seed": self._seed, "independent_sampler": optuna.samplers.RandomSampler(seed=seed)}
         else:
             arguments["seed"] = seed
         sampler: BaseSampler = instantiate("--sampler", self.spec, cls, arguments)
         return sampler
-
-
-class _PartialGridSampler(optuna.samplers.GridSampler):
-    """Optuna's grid sampler, with another sampler for parameters outside the grid, which the probe did not see."""
-
-    def __init__(self, search_space: Mapping[str, list[Any]], seed: int, independent_sampler: BaseSampler) -> None:
-        super().__init__(search_space, seed)
-        self._names = frozenset(search_space)
-        self._independent_sampler = independent_sampler
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        if param_name in self._names:
-            return super().sample_independent(study, trial, param_name, param_distribution)
-        return self._independent_sampler.sample_independent(study, trial, param_name, param_distribution)
-
-
-def _grid_space(parameters: Sequence[Parameter]) -> dict[str, list[Any]]:
-    """Return the values of each parameter of the grid. OptionError if they cannot be listed, or are too many."""
-    space = {}
-    for parameter in parameters:
-        size = parameter.domain.size
-        if size is None:
-            raise OptionError(
-                f"--sampler grid cannot list the values of {parameter}: give it a step, or use another sampler"
-            )
-        if size > 1:
-            axis = Axis(parameter)
-            space[axis.name] = [axis.encode(parameter.domain.value(index)) for index in range(size)]
-    cells = math.prod(map(len, space.values()))
-    if cells > LARGEST_GRID:
-        raise OptionError(
-            f"--sampler grid would make {cells:,} configurations, and at most {LARGEST_GRID:,} can be listed: use "
-            "--sampler random, or larger steps"
-        )
-    return space
 
 
 # Values ---------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import keras_tuner
 from search.space.domain import Domain, Parameter, Value
 from search.worker.hyperparameters import condition_on, make_hyperparameter
 
-__all__ = ["LISTED", "to_keras_tuner"]
+__all__ = ["LISTED", "fits_keras_tuner", "to_keras_tuner"]
 
 LISTED = 10_000
 """The most values of a kind that KerasTuner does not have, with which it becomes a choice."""
@@ -29,9 +29,8 @@ def to_keras_tuner(parameters: Iterable[Parameter], values: Mapping[str, Value])
 
     Returns:
         A new `HyperParameters`: its `space`, `values`, `is_active`, `get` and `get_config` are KerasTuner's own. It may
-        seed a tuner. A parameter of a kind that KerasTuner does not have is a choice among its values if there are
-        `LISTED` at most, else it is fixed to its default. A parameter that may be None, or depends on a None, is a
-        value only: KerasTuner refuses it.
+        seed a tuner. A parameter of a kind that KerasTuner does not have is a choice among its values. A parameter
+        that KerasTuner cannot have (`fits_keras_tuner`) is a value only.
 
     Example:
         ::
@@ -45,13 +44,20 @@ def to_keras_tuner(parameters: Iterable[Parameter], values: Mapping[str, Value])
     hps = keras_tuner.HyperParameters()
     hps.values = dict(values)
     known = {parameter.key: parameter for parameter in parameters}
-    hps.merge([_object(parameter) for parameter in known.values() if not _has_none(parameter)], overwrite=False)
+    hps.merge([_object(parameter) for parameter in known.values() if fits_keras_tuner(parameter)], overwrite=False)
     return hps
 
 
-def _has_none(parameter: Parameter) -> bool:
-    """Return whether `parameter`, or one of its conditions, has None among its values."""
-    return None in parameter.domain.values or any(None in condition.values for condition in parameter.conditions)
+def fits_keras_tuner(parameter: Parameter) -> bool:
+    """Return whether KerasTuner can have `parameter`.
+
+    It refuses None, among the values of a parameter and of a condition. Of a kind that it does not have, it can have
+    `LISTED` values at most.
+    """
+    domain = parameter.domain
+    if None in domain.values or any(None in condition.values for condition in parameter.conditions):
+        return False
+    return domain.kind in _ARGUMENTS or (domain.size is not None and domain.size <= LISTED)
 
 
 def _object(parameter: Parameter) -> Any:
@@ -67,10 +73,8 @@ def _call(parameter: Parameter) -> tuple[str, dict[str, Any]]:
     if domain.kind in _ARGUMENTS:
         method, arguments = _ARGUMENTS[domain.kind]
         return method, {**arguments(domain), **({} if domain.is_fixed else {"default": default})}
-    size = domain.size
-    if size is None or size > LISTED:
-        return "Fixed", {"value": default}
-    return "Choice", {"values": [domain.value(index) for index in range(size)], "ordered": False, "default": default}
+    values = [domain.value(index) for index in range(domain.size or 0)]
+    return "Choice", {"values": values, "ordered": False, "default": default}
 
 
 def _range(domain: Domain) -> dict[str, Any]:

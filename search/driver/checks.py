@@ -125,11 +125,10 @@ def check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None
     """
     given = opts.backend_options()
     _check_budget(opts)
-    if parameters is None and str(given.get("sampler")).partition(":")[0] == "grid":
-        return  # a grid needs the parameters
     try:
         backend = make_backend(opts.backend_name, given, Objective("loss", "min"), 0, parameters or ())
-        _rehearse(backend, parameters or (Parameter("any", Domain("int", 0, 1)),))
+        if getattr(backend, "rehearsed", True):
+            _rehearse(backend, parameters or (Parameter("any", Domain("int", 0, 1)),))
     except SearchError:
         raise
     except Exception as error:

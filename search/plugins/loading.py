@@ -60,6 +60,7 @@ class Registry:
         protocol: the version of the kind's protocol. A change that breaks parts of other packages adds 1.
         methods: those that a part must have.
         own: our parts, `module:Class` by name.
+        inner: parts of ours that other code of ours names, and users do not.
         positional: the number of arguments that a part always gets.
         keywords: further arguments that the search gives by name, if the part takes them.
     """
@@ -70,14 +71,19 @@ class Registry:
     protocol: int
     methods: tuple[str, ...]
     own: Mapping[str, str]
+    inner: Mapping[str, str] = field(default_factory=dict)
     positional: int = 0
     keywords: tuple[str, ...] = ()
     _loaded: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
+    @property
+    def _ours(self) -> Mapping[str, str]:
+        return {**self.own, **self.inner}
+
     def check(self, spec: str) -> None:
         """Raise OptionError if `spec` names no part. `module:Class` is not looked at: nothing is imported here."""
         name, _ = split_spec(spec)
-        if name not in self.own and ":" not in name:
+        if name not in self._ours and ":" not in name:
             self._entry_point(name)
 
     def load(self, spec: str) -> Part:
@@ -90,12 +96,12 @@ class Registry:
         name, text = split_spec(spec)
         cls = self.find(name)
         make = _constructor(cls)
-        return Part(name, cls, make, self._arguments(name, make, text), name in self.own)
+        return Part(name, cls, make, self._arguments(name, make, text), name in self._ours)
 
     def find(self, name: str) -> Any:
         """Return the class called `name`, `name` or `module:Class`. OptionError as `load`."""
-        if name in self.own:
-            module, _, target = self.own[name].partition(":")
+        if name in self._ours:
+            module, _, target = self._ours[name].partition(":")
             return getattr(self._import_own(name, module), target)
         if name not in self._loaded:
             self._loaded[name] = self._import(name)
@@ -109,7 +115,7 @@ class Registry:
     def source(self, spec: str) -> str | None:
         """Return the package with its version that a part of another package comes from; None if there is none."""
         name, _ = split_spec(spec)
-        if name in self.own:
+        if name in self._ours:
             return None
         from importlib import metadata
 
@@ -299,6 +305,7 @@ BACKENDS = Registry(
         "freeze-thaw": "search.backends.freeze_thaw.backend:FreezeThaw",
         "optuna": "search.backends.optuna:Optuna",
     },
+    inner={"keras-tuner-oracle": "search.compat.oracle_backend:OracleBackEnd"},
     positional=2,
     keywords=("parameters", *BACKEND_OPTIONS),
 )

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from search.backends.base import BackEnd, draw_uniformly
+from search.backends.grid import is_grid, listed_domain
 from search.messages import Question
 from search.scheduler.deduplication import ConfigurationTree
 from search.scheduler.initial import InitialConfigurations, domain_error, value_in_domain
 from search.space.domain import Domain, Parameter, Value, compatible
-from search.study.records import Header, ParameterSet, Record, SpaceChanged
+from search.study.records import BackendChanged, Header, ParameterSet, Record, SpaceChanged
 from search.study.study import Study
 from search.study.trials import Trial
 
@@ -54,7 +55,13 @@ class Questions:
         match record:
             case Header() | SpaceChanged():
                 self.domains.clear()
+                before = self.configurations
                 self.configurations = ConfigurationTree(record.parameters, ignored=study.trials)
+                self.configurations.begin_phase(for_grid=before.for_grid, repeats=before.repeats)
+            case BackendChanged():
+                self.configurations.begin_phase(
+                    for_grid=is_grid(record.options), repeats=record.options.get("repeats") is True
+                )
             case ParameterSet() if not record.parameter.domain.is_fixed:
                 self.domains[record.parameter.key] = record.parameter.domain
 
@@ -96,8 +103,19 @@ class Questions:
             return value, {}
         if trial.extra:  # the back end does not know it
             return draw_uniformly(trial.seed, trial.number, parameter, explored).value, {}
-        draw = backend.suggest(trial.number, parameter, explored)
+        draw = backend.suggest(trial.number, parameter, explored | self._begun(trial, parameter, explored))
         return draw.value, dict(draw.attributes)
+
+    def _begun(self, trial: Trial, parameter: Parameter, explored: frozenset[Value]) -> frozenset[Value]:
+        """Return the values that a grid leaves to other trials for now; none if no other value is left.
+
+        All trials of a grid go through the values in one order, and each would wait until the one before is built.
+        """
+        if not self.configurations.for_grid:
+            return frozenset()
+        begun, domain = self.configurations.begun_values(trial.number), listed_domain(parameter)
+        assert domain.size is not None
+        return begun if sum(map(domain.contains, explored | begun)) < domain.size else frozenset()
 
     def retry(self) -> Iterator[tuple[int, Question]]:
         """Yield (slot, question) of deferred questions that may be asked again, and forget them."""

@@ -156,7 +156,8 @@ class Simulation:
         limits: when the search ends.
         order: seed for the order of messages that workers send at the same time.
         checkpoint_every: virtual seconds between checkpoints within a segment.
-        backend: the back end's name; another one on `resume` begins a new phase.
+        backend, backend_options: the back end's name, and the options of its phase; other ones on `resume` begin a new
+            phase. A sampler `grid` among the options lists the values of continuous parameters.
         entries: a journal to resume.
         disk: by trial, the epoch of its checkpoint; by default as journaled.
         checkpoints: all that is on the disk, instead of `disk`: the checkpoints of an earlier simulation's executor.
@@ -197,6 +198,7 @@ class Simulation:
         order: int = 0,
         checkpoint_every: float = 2.0,
         backend: str = "tested",
+        backend_options: Mapping[str, Any] | None = None,
         entries: Sequence[Entry] = (),
         disk: Mapping[int, int] | None = None,
         checkpoints: Disk | None = None,
@@ -210,6 +212,7 @@ class Simulation:
         self._arguments: dict[str, Any] = {"scenario": scenario, "make_backend": make_backend}
         self._arguments |= {"objective": objective, "seed": seed, "slots": slots, "max_epochs": max_epochs}
         self._arguments |= {"limits": limits, "order": order, "checkpoint_every": checkpoint_every, "backend": backend}
+        self._arguments["backend_options"] = backend_options
         self._arguments |= {"try_first": try_first, "computing": computing, "cluster": cluster}
         self.scenario = replace(scenario, metric=objective.name)
         self._imported = list(imported)
@@ -228,7 +231,7 @@ class Simulation:
         )
         self.controller.replay(self.entries)
         self.end: SearchEnded | None = None
-        self._backend = BackendChanged(backend, {})
+        self._backend = BackendChanged(backend, backend_options or {})
         self._options = {**asdict(limits), "slots": slots}
         began = self.entries[-1].time + 60 if self.entries else 1e9
         on_disk = self._disk(disk or {}) if checkpoints is None else checkpoints

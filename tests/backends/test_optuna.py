@@ -20,7 +20,7 @@ from search.study.records import EpochDone, Judged, ParameterSet, ResultTold, Se
 from search.study.study import Study
 from search.study.trial import Objective
 from search.testing import BackEndContract, Scenario, Simulation
-from search.testing.backends import FINITE_CONFIGURATIONS, ask_finite, configuration_text, epoch_seconds, noise_loss
+from search.testing.backends import noise_loss
 
 HAS_GP = all(importlib.util.find_spec(package) for package in ("torch", "scipy"))
 
@@ -71,6 +71,7 @@ class TestCMAES(OptunaContract):
 
 def simulate(scenario: Scenario, sampler: str = "random", pruner: str = "none", **options: Any) -> Simulation:
     options.setdefault("limits", Limits(max_trials=30))
+    options.setdefault("backend_options", {"sampler": sampler})
     max_epochs = options.setdefault("max_epochs", 9)
     return Simulation(
         scenario,
@@ -126,40 +127,6 @@ def test_a_joint_draw_covers_a_trial_that_begins_with_a_fixed_value() -> None:
     ]
     assert [record.parameter.name for record in joint] == ["x"] * 5  # the first trial shows the space
     assert all(len(record.attributes["relative"]) == 2 for record in joint)
-
-
-@pytest.mark.core
-def test_a_grid_is_tried_cell_by_cell() -> None:
-    def ask(hp: Any) -> None:
-        hp.Int("a", 1, 3)
-        hp.Choice("b", ["x", None, True])
-        hp.Float("c", 0.0, 1.0, step=0.5)
-
-    search = simulate(Scenario(ask, noise_loss), "grid", limits=Limits()).run()
-    assert len(search.trials) == len({configuration_text(trial.params) for trial in search.trials}) == 27
-    # Without the grid, values would be drawn one by one, and 27 draws in a row would not all fit its cells.
-    cells = [record for record in search.records if isinstance(record, ParameterSet) and "trial" in record.attributes]
-    assert [record.attributes["trial"]["grid_id"] for record in cells] == list(range(27))
-    assert all(record.value == search.trials[record.trial].params[record.parameter.name] for record in cells)
-
-
-@pytest.mark.parametrize("slots", [1, 4])
-def test_a_grid_search_covers_parameters_that_the_probe_did_not_see(slots: int) -> None:
-    search = simulate(
-        Scenario(ask_finite, noise_loss, seconds=epoch_seconds), "grid", slots=slots, limits=Limits()
-    ).run()
-    assert sorted(configuration_text(trial.params) for trial in search.trials) == sorted(
-        map(configuration_text, FINITE_CONFIGURATIONS)
-    )
-
-
-def test_a_grid_needs_few_and_listed_values() -> None:
-    objective = Objective("loss", "min")
-    with pytest.raises(OptionError, match=r"rate.*step"):
-        Optuna(objective, 0, sampler="grid", parameters=[Parameter("rate", Domain("float", 0.0, 1.0))])
-    many = [Parameter(f"p{i}", Domain("int", 0, 99)) for i in range(5)]
-    with pytest.raises(OptionError, match="10,000,000,000"):
-        Optuna(objective, 0, sampler="grid", parameters=many)
 
 
 # Pruners --------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 import keras_tuner
 import pytest
 
-from search.compat.hyperparameters import to_keras_tuner
+from search.compat.hyperparameters import LISTED, fits_keras_tuner, to_keras_tuner
 from search.space.domain import Condition, Domain, Parameter
 from search.worker.hp import LazyHyperParameters
 from search.worker.hyperparameters import parameter_of
@@ -90,6 +90,15 @@ def test_values_that_keras_tuner_has_no_hyperparameter_for_stay() -> None:
     hp = to_keras_tuner(parameters, values)
     assert (hp.space, hp.values) == ([], values)
     assert hp.copy().values == values
+
+
+def test_a_kind_of_another_package_is_a_choice_if_its_values_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.compat.hyperparameters._ARGUMENTS", {})
+    few, many = (Parameter("n", Domain("int", 1, high), 2) for high in (3, LISTED + 1))
+    (choice,) = to_keras_tuner([few], {"n": 3}).space
+    assert (choice.values, choice.default) == ([1, 2, 3], 2)
+    assert [fits_keras_tuner(each) for each in (few, many)] == [True, False]
+    assert to_keras_tuner([many], {"n": 7}).values == {"n": 7}
 
 
 def test_it_seeds_an_oracle(asked: LazyHyperParameters) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search.backends.grid import listed_domain
 from search.scheduler.deduplication import ConfigurationTree
 from search.space.domain import Domain, Parameter
 from search.study.records import Built, ParameterSet, SegmentRequested, TrialEnded
@@ -204,3 +206,48 @@ def test_every_configuration_of_a_random_tree_is_tried_once(seed: int, trials: i
             paths[trial] = (*paths[trial], value)
     assert sorted(tried) == sorted(leaves())
     assert tree.exhausted
+
+
+# Grids and long builds ------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_waits_only_if_others_may_take_all_that_is_left() -> None:
+    tree = ConfigurationTree([Parameter("kind", KIND.domain, "a"), COUNT])  # the probe has seen the count below "a"
+    begin(tree, 0)
+    begin(tree, 1)
+    begin(tree, 2)
+    answer(tree, 0, (KIND, "a"), (COUNT, 1))
+    assert not tree.must_wait(1, "a")  # count 2 is left
+    answer(tree, 1, (KIND, "a"))
+    assert tree.begun_values(1) == {1}
+    assert tree.must_wait(1, 1)
+    assert tree.must_wait(2, "a")
+    answer(tree, 1, (COUNT, 2))
+    tree.apply(Built(1, 1, "fit"))
+    assert tree.must_wait(2, "a")
+    assert not tree.must_wait(2, "b")
+
+
+def test_a_continuum_of_a_grid_can_be_explored_and_has_more_for_another_back_end() -> None:
+    tree = ConfigurationTree([Parameter("kind", KIND.domain, "a"), RATE])
+    tree.begin_phase(for_grid=True)
+    values = listed_domain(RATE).values
+    for trial, (kind, value) in enumerate(itertools.product("ab", values)):
+        assert not tree.exhausted
+        build(tree, trial, (KIND, kind), (RATE, value))
+    assert tree.exhausted
+    tree.begin_phase(for_grid=False)
+    assert not tree.exhausted
+    assert tree.explored_values(99) == frozenset()
+
+
+def test_what_is_finite_stays_explored_when_a_grid_ends() -> None:
+    tree = ConfigurationTree([KIND])
+    tree.begin_phase(for_grid=True)
+    build(tree, 0, (KIND, "a"))
+    for trial, value in enumerate(listed_domain(RATE).values, 1):
+        build(tree, trial, (KIND, "b"), (RATE, value))
+    assert tree.exhausted
+    tree.begin_phase(for_grid=False)
+    assert tree.explored_values(99) == {"a"}
+    assert not tree.may_be_exhausted
