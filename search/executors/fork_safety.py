@@ -3,8 +3,8 @@
 A fork has one thread. What another thread held at that moment, such as a lock or the queue of a thread pool, is broken
 in the fork: code that waits for it hangs. Measured with TensorFlow 2.21, JAX 0.10 and PyTorch on two cores:
 
-- Importing TensorFlow, seeding it or listing its physical devices leaves its runtime asleep. One layer or optimizer
-  that is made outside of a factory, one tensor or one `tf.data.Dataset` starts it, with threads called `tf_…`.
+- Importing TensorFlow, seeding it or listing its physical devices leaves its runtime asleep. One optimizer or built
+  layer outside of a factory, one tensor or one `tf.data.Dataset` starts it, with threads called `tf_…`.
 - Importing JAX starts nothing, and one array does. PyTorch's pool of OpenMP threads starts with the first large
   operation, and so does scikit-learn's.
 - OpenBLAS (NumPy and SciPy each have their own) and jemalloc (in PyArrow) have threads as soon as they are imported,
