@@ -154,7 +154,7 @@ def _blas_threads(library: str) -> int:
     with suppress(OSError):
         loaded = ctypes.CDLL(library)
         for prefix in ("", "scipy_"):
-            for suffix in ("", "64_", "_64"):
+            for suffix in ("", "64_"):
                 count = getattr(loaded, f"{prefix}openblas_get_num_threads{suffix}", None)
                 if count is not None:
                     return int(count()) - 1

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import keras  # noqa: F401  # as a user's script has imported it
 import pytest
