@@ -76,7 +76,7 @@ def test_a_factory_with_other_parameters_is_a_change(workplace: Path) -> None:
     assert StudyPaths.of("runs", "classifier").pickle.read_bytes() == pickled
 
 
-def test_an_unusable_factory_leaves_only_a_log(workplace: Path) -> None:
+def test_an_unusable_factory_leaves_only_a_log(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(hp: Any) -> Any:
         raise RuntimeError("oh")
 
@@ -88,13 +88,15 @@ def test_an_unusable_factory_leaves_only_a_log(workplace: Path) -> None:
     def with_a_lock(hp: Any) -> Any:
         return lock
 
-    with pytest.raises(SpaceError, match=r"^space cannot be sent to a worker \(TypeError"):
-        search.run(with_a_lock, data=data(), **OPTIONS)
+    monkeypatch.setattr("search.driver.launch.why_unsafe", lambda *_: "only Linux can fork this one")
+    options = {**OPTIONS, "executor": "local"}
+    with pytest.raises(SpaceError, match=r"^space cannot be sent to a worker \(TypeError.*, as only Linux can fork"):
+        search.run(with_a_lock, data=data(), **options)
     with pytest.raises(SpaceError, match=r"^callbacks cannot be sent to a worker \(TypeError"):
-        search.run(factory(0), data=data(), callbacks=lambda hp: lock, **OPTIONS)
+        search.run(factory(0), data=data(), callbacks=lambda hp: lock, **options)
     train = data()[0]
     with pytest.raises(SpaceError, match=r"^data\[1\] cannot be sent to a worker .*: give arrays, a tf\.data\.Dataset"):
-        search.run(factory(0), data=(train, (row for row in train)), **OPTIONS)
+        search.run(factory(0), data=(train, (row for row in train)), **options)
     assert {path.name for path in workplace.rglob("*") if path.is_file()} == {"search.log"}
 
 

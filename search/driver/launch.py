@@ -19,6 +19,7 @@ from search.devices.nodes import Node, find_node, find_node_again
 from search.devices.slots import Slot
 from search.devices.usage import Choice, pick_gpus
 from search.driver import checks, job_end, named_parts, reruns, storage_option, warm_start
+from search.driver.placement import Placement, choose_place
 from search.driver.prepared import MakeView, PreparedSearch, Result, log_traceback
 from search.driver.search_limits import limit_disk
 from search.driver.source import Source
@@ -26,6 +27,7 @@ from search.driver.study_handle import SpaceHasChanged, StudyHandle
 from search.errors import OptionError, SpaceError, StudyError
 from search.executors import selection
 from search.executors.base import Executor
+from search.executors.fork_safety import process_facts, why_different, why_unsafe
 from search.executors.waiting import waiting_for
 from search.messages import Probe, Probed, ProbeFailed
 from search.options import Options
@@ -258,11 +260,17 @@ class _Launch:
             lock = Lock(self._paths.lock, take_over=self._take_over)
             stack.callback(self._unlock, lock)
             self._read_again()
-            admission = Admission(opts)
-            with waiting_for("starting the workers"):
-                executor = selection.make_executor(opts, gpus, self._paths.log, compiled_programs(opts.runs))
-            stack.callback(executor.close)
             ref = replace(self._space_ref(stack), seed=self._first_seed())
+            place = self._choose_place(opts)
+            if place.inline:
+                self._given = {**self._given, "executor": "inline"}
+                opts = replace(opts, executor="inline")
+            with waiting_for("starting the workers"):
+                executor = selection.make_executor(
+                    opts, gpus, self._paths.log, compiled_programs(opts.runs), place.fork
+                )
+            stack.callback(executor.close)
+            admission = Admission(opts)  # not before the executor: its thread would forbid a fork
             shutil.rmtree(self._paths.requests, ignore_errors=True)  # those of an earlier process
             shutil.rmtree(self._paths.data, ignore_errors=True)
             stack.callback(shutil.rmtree, self._paths.data, ignore_errors=True)
@@ -289,7 +297,7 @@ class _Launch:
             rules = job_end.stop_rules(opts, self._say)
             if hasattr(executor, "description"):
                 self._say(executor.description)
-            for line in (*choice.lines(), *of_disk, *describe_other_store(self._paths.tracking, uri)):
+            for line in (*place.lines, *choice.lines(), *of_disk, *describe_other_store(self._paths.tracking, uri)):
                 self._say(line)
             if imported:
                 self._say(warm_start.describe_import(str(opts.warm_start), imported, probed.parameters))
@@ -301,6 +309,18 @@ class _Launch:
                 self._handle, opts, probed, ref, executor, slots, records, uri, rules, lock, restore
             )
             return prepared.run(self._make_view, self._say)
+
+    def _choose_place(self, opts: Options) -> Placement:
+        """Return where the trials are trained. SpaceError if parts of the factory cannot get there."""
+        if not self._source.parts:
+            return Placement()
+        facts = process_facts()
+        unsafe, inherited = why_unsafe(facts, opts.keras_backend), self._source.kept_parts
+        different = why_different(facts) or selection.why_shared()
+        place = choose_place(opts, self._given, inherited=inherited, unsafe=unsafe, different=different)
+        if place.refused is not None:
+            raise self._source.refusal(place.refused)
+        return place
 
     def _first_gpus(self, opts: Options, node: Node) -> tuple[Gpu, ...]:
         """Return the GPUs for the probe: those of the search, unless the space file has the option."""
@@ -382,6 +402,7 @@ class _Launch:
             return SpaceRef(path=str(self._source.path.absolute()))
         if self._source.parts:
             stack.callback(self._new_pickle.unlink, missing_ok=True)
+            stack.callback(self._source.release)
             self._new_pickle.write_bytes(self._source.pickled())
             return SpaceRef(pickle=str(self._new_pickle))
         if not self._paths.pickle.exists():

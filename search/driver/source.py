@@ -11,9 +11,10 @@ from typing import Any
 
 from search import options
 from search.errors import OptionError, SpaceError
+from search.space import inherited
 from search.space.digests import digest_object
 from search.space.error_text import escape_unprintable
-from search.space.file import is_users_module, parse_file, space_from_module, written_options
+from search.space.file import describe_type, is_users_module, parse_file, space_from_module, written_options
 from search.space.static import UNKNOWN, literal_options, static_module
 
 __all__ = ["Source"]
@@ -32,6 +33,8 @@ class Source:
     path: Path | None = None
     parts: Mapping[str, Any] | None = None
     _digests: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _keys: dict[int, inherited.Key] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _kept: dict[str, tuple[Any, Exception]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def label(self) -> str:
@@ -97,20 +100,63 @@ class Source:
         return self.path is not None and name in written_options(parse_file(self.path))
 
     def pickled(self) -> bytes:
-        """Return the factory's pickle, followed by the pickle of its data. SpaceError if it cannot be pickled."""
+        """Return the factory's pickle, followed by the pickle of its data.
+
+        A part that cannot be pickled is kept in this process's memory from now on, and the pickle has its key.
+
+        Raises:
+            SpaceError: something cannot be pickled and cannot be kept apart.
+        """
         import cloudpickle
 
-        from search.space import pickling
-
         assert self.parts is not None
-        factory = {name: part for name, part in self.parts.items() if name != "data"}
         # The user's modules travel along: another process may not find them.
         for module in self._own_modules():
             cloudpickle.register_pickle_by_value(sys.modules[module])
         try:
-            return pickling.dumps_factory(factory) + pickling.dumps(self.parts["data"])
+            return self._pickled()
         except Exception as error:
-            raise SpaceError(self._describe_unpicklable(error)) from error
+            found = self._unpicklable()
+            if not found:
+                raise SpaceError(self._refusal("space", error)) from error
+            self._kept.update(found)
+            self._keys.update(inherited.keep({name: part for name, (part, _) in found.items()}))
+        try:
+            return self._pickled()
+        except Exception as error:
+            raise SpaceError(self._refusal(next(iter(found)), error)) from error
+
+    def _pickled(self) -> bytes:
+        from search.space import pickling
+
+        assert self.parts is not None
+        factory = {name: part for name, part in self.parts.items() if name != "data"}
+        return pickling.dumps_factory(factory, self._keys) + pickling.dumps(self.parts["data"], self._keys)
+
+    def _unpicklable(self) -> dict[str, tuple[Any, Exception]]:
+        """Return the innermost parts that cannot be pickled, with the reasons, by the names of their arguments."""
+        assert self.parts is not None
+        leaves = [leaf for name, part in self.parts.items() for leaf in inherited.leaves_of(name, part)]
+        causes = [(name, part, _pickle_error(part)) for name, part in leaves]
+        return {name: (part, cause) for name, part, cause in causes if cause is not None}
+
+    @property
+    def kept_parts(self) -> tuple[str, ...]:
+        """The parts that `pickled` has kept in memory, for people: `x (a generator)`. Only forks of it have them."""
+        return tuple(f"{_argument(name)} ({describe_type(part)})" for name, (part, _) in self._kept.items())
+
+    def refusal(self, reason: str) -> SpaceError:
+        """Return the error for parts that `pickled` has kept in memory, and that no worker can inherit.
+
+        Args:
+            reason: why not.
+        """
+        name, (_, cause) = next(iter(self._kept.items()))
+        return SpaceError(self._refusal(name, cause, f", and no worker can inherit it, as {reason}"))
+
+    def release(self) -> None:
+        """Drop the data that `pickled` has kept in memory. Functions stay, for models that are built later."""
+        inherited.forget({key: name for key, name in self._keys.items() if not callable(inherited.find(name))})
 
     def digests(self) -> dict[str, str]:
         """Return the digest of the factory's code, under `code`, and of its data, under `data`; "" if it has none.
@@ -121,6 +167,9 @@ class Source:
         if not self._digests:  # large data take seconds
             own = {"__main__", *self._own_modules()}
             factory = [sys.version_info[:2], {name: part for name, part in self.parts.items() if name != "data"}]
+            from search.space.pickling import keras_settings
+
+            factory += [settings] if (settings := keras_settings()) else []
             self._digests["code"] = digest_object(factory, own)
             self._digests["data"] = digest_object(self.parts["data"], own)
         return self._digests
@@ -131,19 +180,24 @@ class Source:
         found = {getattr(part, "__module__", None) for name, part in self.parts.items() if name != "data"}
         return {name for name in found if name in sys.modules and is_users_module(sys.modules[name])}
 
-    def _describe_unpicklable(self, error: Exception) -> str:
-        """Return a line about the argument that cannot be pickled, as the pickling of all has failed with `error`."""
+    def _refusal(self, name: str, cause: Exception, further: str = "") -> str:
+        """Return a line about a part that cannot be pickled.
+
+        Args:
+            name: the argument's name.
+            further: a further reason, which begins with a comma.
+        """
         assert self.parts is not None
-        parts, data = {name: part for name, part in self.parts.items() if name != "data"}, self.parts["data"]
-        several = isinstance(data, (tuple, list))
-        parts |= {f"data[{i}]": part for i, part in enumerate(data)} if several else {"data": data}
-        causes = ((name, _pickle_error(part)) for name, part in parts.items())
-        name, cause = next(((name, cause) for name, cause in causes if cause is not None), ("", error))
-        reason = f"cannot be sent to a worker ({type(cause).__name__}: {cause})"
-        if name.startswith("data"):
-            return f"{name} {reason}: give arrays, a tf.data.Dataset or a keras.utils.PyDataset, or write a space file"
-        argument = "space" if name in ("build_model", "hypermodel", "") else name
-        return f"{argument} {reason}: make what it uses inside of it, or write a space file"
+        data = {name for name, _ in inherited.leaves_of("data", self.parts["data"])}
+        refused = f"{_argument(name)} cannot be sent to a worker ({type(cause).__name__}: {cause}){further}"
+        if name in data:
+            return f"{refused}: give arrays, a tf.data.Dataset or a keras.utils.PyDataset, or write a space file"
+        return f"{refused}: make what it uses inside of it, or write a space file"
+
+
+def _argument(name: str) -> str:
+    """Return the argument of `search.run` that has a part."""
+    return "space" if name in ("build_model", "hypermodel") else name
 
 
 def _pickle_error(part: Any) -> Exception | None:

@@ -39,6 +39,7 @@ class ExecutorSetup:
         heartbeat: seconds without a message after which a worker counts as hung.
         zygote: for `local`: the zygote of all searches of this process, if they share one.
         options: the options of the search, for an executor that finds its own slots.
+        fork: for `local`: how to fork this process in place of a new Python, if that is safe; else None.
 
     Example:
         The setup of a machine without GPUs, with one slot on core 0, for a test::
@@ -58,6 +59,7 @@ class ExecutorSetup:
     heartbeat: float = 300.0
     zygote: Any = None
     options: Options | None = None
+    fork: Any = None
 
 
 class Executor(Protocol):

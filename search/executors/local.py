@@ -22,6 +22,7 @@ import psutil
 from search.devices.slots import Slot
 from search.errors import SearchError
 from search.executors.base import ExecutorSetup, Handle, tell_user
+from search.executors.forked_process import ForkOptions
 from search.executors.waiting import show_stage, waiting_for
 from search.executors.zygotes import Child, Zygote
 from search.messages import (
@@ -147,6 +148,7 @@ class LocalExecutor:
         growth: bytes by which a worker may grow before it is replaced, between segments.
         heartbeat: seconds without a message after which a worker counts as hung and is killed.
         zygote: a zygote to share, which stays alive at the end. By default the executor has its own.
+        fork: fork the zygote from this process in this way; None for a new Python.
     """
 
     protocol = 2
@@ -161,6 +163,7 @@ class LocalExecutor:
             compiled=setup.compiled,
             heartbeat=setup.heartbeat,
             zygote=setup.zygote,
+            fork=setup.fork,
         )
 
     def __init__(
@@ -172,6 +175,7 @@ class LocalExecutor:
         growth: int = GROWTH_BYTES,
         heartbeat: float = HEARTBEAT_TIMEOUT,
         zygote: Zygote | None = None,
+        fork: ForkOptions | None = None,
     ) -> None:
         self._slots = tuple(slots)
         self._log = log
@@ -183,7 +187,9 @@ class LocalExecutor:
         self._checked = 0.0
         self._polled = time.monotonic()
         self._shared_zygote = zygote
-        self._zygote = zygote or Zygote(log, keras_backend, compiled)
+        self._zygote = zygote or Zygote(log, keras_backend, compiled, fork)
+        # Later there are threads in this process, and no fork is safe. Without the script's files no fork is needed.
+        self._spare = Zygote(log, keras_backend, compiled, fork) if fork is not None and fork.files else None
         self._workers: dict[int, _Worker] = {}
         self._leaving: dict[Child, float] = {}
         """The workers that were told to end, with the times of that."""
@@ -361,9 +367,16 @@ class LocalExecutor:
             # The zygote has worked before, and has died or hangs: replace it.
             if child.zygote is self._zygote:
                 self._zygote.kill()
-                self._zygote = Zygote(self._log, self._keras_backend, self._compiled)
+                self._zygote = self._next_zygote()
             child.release()
             worker.child = self._zygote.fork(self._slots[slot], self._log)
+
+    def _next_zygote(self) -> Zygote:
+        """Return the zygote that replaces one that has died."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.alive:
+            return spare
+        return Zygote(self._log, self._keras_backend, self._compiled)
 
     def _bury(self, slot: int, worker: _Worker, handle: Handle) -> None:
         """Remove a worker that has ended, when the zygote has reported how, or does not."""
@@ -392,6 +405,9 @@ class LocalExecutor:
         self._workers.clear()
         if self._zygote is not self._shared_zygote:
             self._zygote.close()
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
         deadline = time.monotonic() + (0 if now else LEAVE_SECONDS)
         while time.monotonic() < deadline and any(child.pid and not child.is_over for child in self._leaving):
             time.sleep(0.01)

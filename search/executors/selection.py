@@ -20,10 +20,16 @@ from search.study.versions import KERAS_BACKENDS
 from search.wording import pluralize
 
 if TYPE_CHECKING:
+    from search.executors.forked_process import ForkOptions
     from search.executors.zygotes import Zygote
 
 shared_zygote: Zygote | None = None
 """The zygote of all searches that run one after the other in this process; None if each has its own."""
+
+
+def why_shared() -> str | None:
+    """Return why a search of this process needs no zygote of its own, None if it does."""
+    return None if shared_zygote is None else "the searches of this program share their workers' origin"
 
 
 def finds_slots(opts: Options) -> bool:
@@ -60,17 +66,25 @@ def check_installed(keras_backend: str | None) -> None:
         raise OptionError(f"{where}: {name} is not installed: pip install {name}, or use another")
 
 
-def make_executor(opts: Options, gpus: tuple[Gpu, ...], log: Path, compiled: Path | None = None) -> Executor:
+def make_executor(
+    opts: Options,
+    gpus: tuple[Gpu, ...],
+    log: Path,
+    compiled: Path | None = None,
+    fork: ForkOptions | None = None,
+) -> Executor:
     """Return the executor that `opts` ask for.
 
     Args:
         log: the file for the output of its processes.
         compiled: the folder in which worker processes keep compiled programs; by default a temporary one.
+        fork: how worker processes are forked from this one; None for those of a new Python.
     """
     check_installed(opts.keras_backend)
     part = EXECUTORS.load(opts.executor)
+    shared = shared_zygote if fork is None else None  # only a fork of this moment has the parts that do not pickle
     setup = ExecutorSetup(
-        slots_of(opts, gpus), log, opts.keras_backend, compiled, opts.heartbeat_timeout, shared_zygote, opts
+        slots_of(opts, gpus), log, opts.keras_backend, compiled, opts.heartbeat_timeout, shared, opts, fork
     )
     if part.own:
         return cast(Executor, part.make(setup))

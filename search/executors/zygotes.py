@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from search.devices.slots import Slot
+from search.executors.forked_process import ForkedProcess, ForkOptions
 from search.executors.pipes import WorkerPipe, close_in_forks
 from search.study.versions import framework_name
 from search.wording import format_time
@@ -98,31 +99,32 @@ class Child:
 class Zygote:
     """The driver's end of the zygote, which still imports the framework when the constructor returns.
 
-    The arguments are as for `LocalExecutor`.
+    It is a new Python, or a fork of this process, which has imported the framework already.
+
+    Args:
+        log, keras_backend, compiled: as for `LocalExecutor`.
+        fork: how to fork this process; None for a new Python. The caller knows that a fork is safe.
 
     Attributes:
         ready: the zygote has reported that it can fork.
     """
 
-    def __init__(self, log: Path, keras_backend: str | None, compiled: Path | None = None) -> None:
+    def __init__(
+        self, log: Path, keras_backend: str | None, compiled: Path | None = None, fork: ForkOptions | None = None
+    ) -> None:
         self._log = log
         self.framework = framework_name(keras_backend)
         ours, theirs = socket.socketpair()
-        environment = dict(os.environ)
+        # Python orders sets of strings anew in each process, and so a vocabulary or a split made from one.
+        environment = {"PYTHONHASHSEED": "0", **os.environ}
         if keras_backend is not None:
             environment["KERAS_BACKEND"] = keras_backend
-        # Python orders sets of strings anew in each process, and so a vocabulary or a split made from one.
-        environment.setdefault("PYTHONHASHSEED", "0")
-        # The zygote has this process's module path: a notebook's factory may import modules from it.
-        path = [str(Path(entry).absolute()) for entry in sys.path]
-        code = f"import sys; sys.path[:] = {path!r}; from search.worker import zygote; "
-        code += f"zygote.run_zygote({theirs.fileno()}, {str(log)!r}, {compiled and str(compiled)!r})"
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],
-            pass_fds=[theirs.fileno()],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-        )
+        arguments = theirs.fileno(), str(log), None if compiled is None else str(compiled)
+        self._process: subprocess.Popen[bytes] | ForkedProcess
+        if fork is None:
+            self._process = _new_python(arguments, environment)
+        else:
+            self._process = _fork_here(arguments, environment, fork)
         theirs.close()
         ours.setblocking(False)
         close_in_forks(ours)
@@ -277,6 +279,30 @@ class Zygote:
             self._process.wait(LEAVE_SECONDS if self.ready else 0)
         except subprocess.TimeoutExpired:
             self._process.kill()
+
+
+_Arguments = tuple[int, str, str | None]
+"""The arguments of `search.worker.zygote.run_zygote`."""
+
+
+def _new_python(arguments: _Arguments, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a zygote in a new Python."""
+    # It has this process's module path: a notebook's factory may import modules from it.
+    path = [str(Path(entry).absolute()) for entry in sys.path]
+    code = f"import sys; sys.path[:] = {path!r}; from search.worker import zygote; zygote.run_zygote(*{arguments!r})"
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", code], pass_fds=[arguments[0]], env=environment, stdin=subprocess.DEVNULL
+    )
+
+
+def _fork_here(arguments: _Arguments, environment: Mapping[str, str], options: ForkOptions) -> ForkedProcess:
+    """Start a zygote as a fork of this process."""
+
+    def run() -> None:
+        os.environ.update(environment)
+        zygote.run_zygote(*arguments)
+
+    return ForkedProcess(run, arguments[0], files=options.files, private=Path(arguments[1]).parent)
 
 
 def _readable(file: int, timeout: float = 0.0) -> bool:

@@ -25,6 +25,7 @@ from search.errors import SpaceError, nearest
 from search.space.domain import Parameter
 from search.space.error_text import as_one_line, escape_unprintable, summarize_error
 from search.space.fit_arguments import FitArguments
+from search.space.inherited import Missing, leaves_of
 from search.space.old_names import Unpickler
 
 SPACE_MODULE = "search_space"
@@ -193,10 +194,20 @@ def read_space(ref: SpaceRef) -> Space:
         # The data follow the factory: a process that only rebuilds a model need not read them.
         with open(pickled, "rb") as file:
             file.seek(data_offset)
-            return Unpickler(file).load()
+            data = Unpickler(file).load()
+        for _, part in leaves_of("data", data):
+            if isinstance(part, Missing):
+                raise part.error()
+        return data
 
-    names = parts.pop("names", {})  # pickles of older versions have none
-    if (hypermodel := parts.pop("hypermodel", None)) is not None:
+    names, settings = parts.pop("names", {}), parts.pop("settings", {})  # pickles of older versions have none
+    if settings:
+        from search.space.pickling import set_keras_settings
+
+        set_keras_settings(settings)
+    if isinstance(hypermodel := parts.pop("hypermodel", None), Missing):
+        raise hypermodel.error()
+    if hypermodel is not None:
         parts |= hypermodel_parts(hypermodel)
     return _checked(Space(load_data=load_data, names=names, **parts))
 

@@ -10,6 +10,8 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
+from search.space import inherited
+
 __all__ = ["MOVED", "Unpickler"]
 
 MOVED: Mapping[str, str] = {
@@ -93,7 +95,11 @@ MOVED: Mapping[str, str] = {
 
 
 class Unpickler(pickle.Unpickler):
-    """An unpickler that reads pickles of older versions, too."""
+    """An unpickler that reads pickles of older versions, too, and finds the parts that this process has inherited."""
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return an inherited part; a `Missing` if this process lacks it."""
+        return inherited.find(pid)
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the object called `name` in `module`, or in the module that replaced it."""

@@ -13,35 +13,80 @@ import io
 import pickle
 import sys
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import cloudpickle
 
+from search.space.inherited import Key
 from search.space.names import count_names, names_in
 
-__all__ = ["dumps", "dumps_factory"]
+__all__ = ["dumps", "dumps_factory", "keras_settings", "set_keras_settings"]
 
 _PYTHON_CALLS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 """Operations that call a Python function of their own process."""
 
 
-def dumps(value: Any) -> bytes:
-    """Return the pickle of `value`. Any exception may be raised if a part of `value` cannot be pickled."""
-    with io.BytesIO() as file:
-        _Pickler(file).dump(value)
-        return file.getvalue()
+_NONE: Mapping[int, Key] = MappingProxyType({})
 
 
-def dumps_factory(parts: Mapping[str, Any]) -> bytes:
-    """Return the pickle of a factory's parts, with the names of Keras's objects in them as a further part, `names`.
+def dumps(value: Any, inherited: Mapping[int, Key] = _NONE) -> bytes:
+    """Return the pickle of `value`. Any exception may be raised if a part of `value` cannot be pickled.
 
-    That part has the number of names by prefix: {"dense": 2} for `dense` and `dense_1`.
+    Args:
+        inherited: the keys of the parts that only this process and its forks have, by their ids.
     """
     with io.BytesIO() as file:
-        pickler = _Pickler(file)
-        # The parts are pickled in order, so the names are complete when their turn comes.
-        pickler.dump({**parts, "names": pickler.names})
+        _pickler(file, inherited).dump(value)
         return file.getvalue()
+
+
+def dumps_factory(parts: Mapping[str, Any], inherited: Mapping[int, Key] = _NONE) -> bytes:
+    """Return the pickle of a factory's parts, with two further parts about Keras.
+
+    `names` are the names of Keras's objects in the parts, as the number of names by prefix: {"dense": 2} for `dense`
+    and `dense_1`. `settings` are those of `keras_settings`.
+
+    Args:
+        inherited: as in `dumps`.
+    """
+    with io.BytesIO() as file:
+        pickler = _pickler(file, inherited)
+        # The parts are pickled in order, so the names are complete when their turn comes.
+        pickler.dump({**parts, "names": pickler.names, "settings": keras_settings()})
+        return file.getvalue()
+
+
+_DEFAULTS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
+
+
+def keras_settings() -> dict[str, Any]:
+    """Return the settings of Keras in this process that differ from the defaults; none if Keras is not imported.
+
+    They are `floatx`, `epsilon`, `image_data_format`, and `dtype_policy` with its name: a script that sets them sets
+    them for its trials, too.
+    """
+    keras: Any = sys.modules.get("keras")
+    if not hasattr(keras, "config"):  # also Keras 2 and a module that is still being imported
+        return {}
+    present = {name: getattr(keras.config, name)() for name in _DEFAULTS}
+    found = {name: value for name, value in present.items() if value != _DEFAULTS[name]}
+    policy = keras.config.dtype_policy().name
+    return found if policy == present["floatx"] else {**found, "dtype_policy": policy}
+
+
+def set_keras_settings(settings: Mapping[str, Any]) -> None:
+    """Set what `keras_settings` has found, as a space file would that sets it while it is imported."""
+    if not settings:
+        return
+    import keras
+
+    for name, value in settings.items():
+        getattr(keras.config, f"set_{name}")(value)
+
+
+def _pickler(file: io.BytesIO, inherited: Mapping[int, Key]) -> _Pickler:
+    return _InheritingPickler(file, inherited) if inherited else _Pickler(file)
 
 
 class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle is untyped
@@ -60,6 +105,17 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle i
         if tensorflow is not None and isinstance(obj, tensorflow.data.Dataset):
             return dataset_of, (_graph_of(obj, tensorflow), obj.element_spec)
         return super().reducer_override(obj)
+
+
+class _InheritingPickler(_Pickler):
+    """A pickler that leaves out the inherited parts, and writes their keys."""
+
+    def __init__(self, file: io.BytesIO, inherited: Mapping[int, Key]) -> None:
+        super().__init__(file)
+        self._inherited = inherited
+
+    def persistent_id(self, obj: Any) -> Key | None:
+        return self._inherited.get(id(obj))
 
 
 def _graph_of(dataset: Any, tf: Any) -> bytes:

@@ -1,7 +1,8 @@
 """The zygote: a process that has imported the framework, does nothing with it, and forks workers in milliseconds.
 
-The zygote never runs the user's code: if one variable is made before the fork, the child hangs. A Unix socket brings
-`Fork` requests, each with one end of a pipe for the new worker, and takes back how children ended. The zygote ends with
+The zygote never runs the user's code: if one variable is made before the fork, the child hangs. It is a new Python, or
+a fork of the script's process, if that has made none (`search/executors/fork_safety.py`). A Unix socket brings `Fork`
+requests, each with one end of a pipe for the new worker, and takes back how children ended. The zygote ends with
 its driver. Workers notice the driver's end themselves, and the zygote kills those that do not.
 
 Each worker has a *lifeline*, too: a socket that carries nothing, whose other end is with the driver and the zygote. If

@@ -198,8 +198,9 @@ def test_data_that_cannot_be_pickled_are_called_by_the_tuners_arguments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("search.driver.launch.why_unsafe", lambda *_: "only Linux can fork this one")
     with pytest.raises(SpaceError, match=r"^validation_data cannot be sent to a worker \(TypeError: .*generator"):
-        kt.RandomSearch(build_model, "val_loss").search(X, Y, validation_data=(row for row in X))
+        kt.RandomSearch(build_model, "val_loss", executor="local").search(X, Y, validation_data=(row for row in X))
 
 
 def test_before_the_search_there_are_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

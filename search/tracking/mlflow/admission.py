@@ -8,7 +8,7 @@ from pathlib import Path
 
 from search.errors import OptionError, SearchError, Unavailable
 from search.options import Options
-from search.tracking.mlflow import database, store
+from search.tracking.mlflow import database, internals, store
 from search.tracking.mlflow.position import Position
 
 
@@ -88,10 +88,12 @@ class Admission:
 
     def _connect(self) -> None:
         file = store.local_database(self._uri)
+        with suppress(Exception):  # those who need MLflow report its errors
+            store.configure_mlflow()
+            internals.import_whole()
         if file is not None:
             # Nothing is written before all is checked: the syncer puts the database into its place, and reports errors.
             with suppress(Exception):
-                store.configure_mlflow()
                 if file.exists():
                     database.warm_up()
                 else:

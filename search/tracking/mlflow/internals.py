@@ -11,6 +11,7 @@ import importlib
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ __all__ = [
     "PRIVATE_NAMES",
     "artifact_repository",
     "capabilities_off",
+    "import_whole",
     "is_autologging",
     "make_schema",
     "newest_revision",
@@ -46,6 +48,17 @@ _CONSEQUENCES = {
 }
 
 _off: set[str] = set()
+
+_importing = threading.Lock()
+"""Held while a thread of ours imports MLflow. A search in this process must not see half of it."""
+
+
+def import_whole() -> None:
+    """Import MLflow. Whoever asks for its internals in another thread meanwhile, waits."""
+    with _importing:
+        importlib.import_module("mlflow")
+        with suppress(ImportError):
+            importlib.import_module(_AUTOLOGGING)
 
 
 def capabilities_off() -> list[str]:
@@ -205,12 +218,14 @@ class _ClientArtifacts:
 
 def without_autologging() -> AbstractContextManager[Any]:
     """Return a context in which MLflow logs nothing by itself, if the user's code has imported it."""
-    disable = _private(_AUTOLOGGING, "disable_autologging") if "mlflow" in sys.modules else None
+    with _importing:
+        disable = _private(_AUTOLOGGING, "disable_autologging") if "mlflow" in sys.modules else None
     context: AbstractContextManager[Any] = nullcontext() if disable is None else disable()
     return context
 
 
 def is_autologging() -> bool:
     """Return whether the user's code has switched on autologging of `model.fit`."""
-    is_off = _private(_AUTOLOGGING, "autologging_is_disabled") if _AUTOLOGGING in sys.modules else None
+    with _importing:
+        is_off = _private(_AUTOLOGGING, "autologging_is_disabled") if _AUTOLOGGING in sys.modules else None
     return is_off is not None and not all(map(is_off, ("keras", "tensorflow")))

@@ -351,6 +351,7 @@ class Syncer:
         file = store.local_database(self._uri)
         if file is not None:
             store.configure_mlflow()
+            internals.import_whole()
             note = database.initialise(file)
             if note is not None:
                 self._warn_once("note", note)
