@@ -417,9 +417,10 @@ class Trial:
     def seconds_per_epoch(self) -> float | None:
         """The median of the seconds of its epochs; None before the first, or if the epochs are unknown.
 
-        Of an even number it is the lower one of the middle two, as a segment's first epoch includes compiling.
+        Of an even number it is the lower one of the middle two, as a segment's first epoch includes compiling. A record
+        that stands for several epochs counts with their mean.
         """
-        seconds = [epoch.seconds for execution in self.executions for epoch in execution.curve]
+        seconds = [epoch.seconds / max(1, epoch.trained) for run in self.executions for epoch in run.curve]
         return statistics.median_low(seconds) if seconds and not self.black_box else None
 
     @property

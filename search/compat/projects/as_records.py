@@ -222,7 +222,8 @@ def _epochs_of(part: _Part, *, known_epochs: bool) -> list[Record]:
         by_epoch = {part.to_epoch: dict(next(iter(logs.values())))} if logs else {}
     elif part.saved.round is not None and not part.failed:
         by_epoch.setdefault(part.to_epoch, {})
-    seconds = part.span.end - part.span.begin
+    # Other tuners do not say how many epochs took the time.
+    seconds = part.span.end - part.span.begin if part.saved.round is not None else 0.0
     found: list[Record] = []
     before = part.from_epoch
     for epoch, values in by_epoch.items():
