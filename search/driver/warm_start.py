@@ -103,8 +103,8 @@ def _imported(source: Study, trial: Trial, max_epochs: int) -> TrialImported:
 def _curve(trial: Trial, name: str, max_epochs: int) -> tuple[int, tuple[float, ...]]:
     """Return the epoch before the first one with a value of the metric `name`, and the values from there on.
 
-    A trial of another tool may have values at a few epochs only. A value counts until the next one, and a first one that
-    is later than `max_epochs` counts there, so that its trial is learnt from.
+    A trial of another tool may have values at a few epochs only. A value counts until the next one. A first one that is
+    later than `max_epochs` counts there, so that its trial is learnt from.
     """
     begins_after = trial.executions[0].begins_after
     curve: list[float] = []
