@@ -49,5 +49,5 @@ def import_command(
             f"{found.best_weights}"
         )
     trials = command_line(f"trials {name}", found.paths.folder.parent)
-    warm = command_line(f"run SPACE.py --warm-start {name}", found.paths.folder.parent)
+    warm = command_line(f"run SPACE.py --sampler tpe --warm-start {name}", found.paths.folder.parent)
     say(f"look at it with: {trials}; learn from it with: {warm}")

@@ -42,7 +42,7 @@ def check_not_imported(header: Header) -> None:
     if header.is_imported:
         raise StudyError(
             f"study {header.study!r} was imported, and no search of its own can go on: begin another one that learns "
-            f"from it with search run SPACE.py --warm-start {header.study}"
+            f"from it with search run SPACE.py --sampler tpe --warm-start {header.study}"
         )
 
 
