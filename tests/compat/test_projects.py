@@ -241,7 +241,7 @@ def test_the_commands_know_the_study(place: Path, command: Command) -> None:
     assert found.out == "study before has 3 trials of kt/mlp; best val_accuracy 0.9000, trial 1\n"
     assert "load kt/mlp/trial_1/checkpoint.weights.h5" in found.err
     assert "--warm-start before" in found.err
-    rows = json.loads(command("trials", "before", "--json").out)["trials"]
+    rows = json.loads(command("trials", "before", "--json").out)
     assert [row["state"] for row in rows] == ["completed", "completed", "failed"]
     assert "imported from KerasTuner's project" in command("status", "before").out
     assert "imported · max val_accuracy" in command("status", "before").out
