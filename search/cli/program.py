@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from search import __version__
-from search.cli import devices, reading, removal, repairing, reports, searching, steering, tracking
+from search.cli import devices, importing, reading, removal, repairing, reports, searching, steering, tracking
 from search.cli.help import Command, Group
 from search.cli.output import fail
 from search.errors import FALLS_SHORT, FallsShort, NoResult, SearchError
@@ -38,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
         reports.report_command,
         tracking.sync_command,
         tracking.ui_command,
+        importing.import_command,
         repairing.repair_command,
         removal.rm_command,
         devices.devices_command,

@@ -27,7 +27,7 @@ def variable_params(trial: Trial) -> dict[str, Value]:
 
 def header_line(study: Study) -> str:
     """Return the study's name, back end, objective and seed on one line."""
-    backend = study.phases[-1].backend if study.phases else "no back end"
+    backend = study.phases[-1].backend if study.phases else "imported" if study.is_imported else "no back end"
     objective = study.objective
     return f"{study.name} · {backend} · {objective.direction} {printable(objective.name)} · seed {study.seed}"
 

@@ -48,6 +48,8 @@ def budget_progress(study: Study, options: Options, now: float) -> tuple[BudgetP
     """
     options, paused = current_options(study, options), study.paused_seconds(now)
     found: list[BudgetProgress] = []
+    if study.is_imported:
+        return ()  # it was searched with other limits
     trials = study.trials.values()
     if options.follows_plan:
         planned_trials = (trial for trial in trials if trial.phase == study.phase and not trial.extra)

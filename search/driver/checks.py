@@ -37,6 +37,15 @@ def objective_of(opts: Options, probed: Probed) -> Objective:
     )
 
 
+def check_not_imported(header: Header) -> None:
+    """Raise StudyError for a study of another tool's results, which cannot go on."""
+    if header.is_imported:
+        raise StudyError(
+            f"study {header.study!r} was imported, and no search of its own can go on: begin another one that learns "
+            f"from it with search run SPACE.py --sampler tpe --warm-start {header.study}"
+        )
+
+
 def check_seed(header: Header, seed: int | None) -> None:
     """Raise StudyError if the user gives a resumed study another `seed` than its own."""
     if seed not in (None, header.seed):

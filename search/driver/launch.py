@@ -92,6 +92,8 @@ def run_search(
     if handle is None:
         with waiting_for(f"reading the journal of study {name}"):
             handle = StudyHandle(StudyPaths.of(first.runs, name), overwrite=overwrite)
+    if handle.exists and resume:
+        checks.check_not_imported(handle.header)
     source.check_written({*handle.options, *(name for name, value in given.items() if value is not None)})
     if handle.exists and not resume:
         raise StudyError(
@@ -177,6 +179,7 @@ def resume_search(
     if not handle.exists:
         raise StudyError(f"study {name!r} has not begun, {paths.journal} is empty: begin it with search run SPACE.py")
     header = handle.header
+    checks.check_not_imported(header)
     source = Source(path=Path(header.source)) if header.source else Source(parts={})
     if source.path is not None and not source.path.exists():
         copy = paths.space / source.path.name

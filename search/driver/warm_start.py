@@ -56,7 +56,7 @@ def import_trials(opts: Options, objective: Objective, own: StudyHandle) -> list
         )
     known = own.imported
     return [
-        _imported(source, trial)
+        _imported(source, trial, opts.max_epochs)
         for trial in source.trials.values()
         if (trial.worthless or trial.objective is not None) and (source.uid, trial.number) not in known
     ]
@@ -85,21 +85,39 @@ def describe_import(name: str, imported: Sequence[TrialImported], parameters: Se
     )
 
 
-def _imported(source: Study, trial: Trial) -> TrialImported:
-    curve = []
-    for epoch in trial.curve:
-        value = epoch.logs.get(source.objective.name, math.nan)
-        if not math.isfinite(value):
-            break
-        curve.append(value)
+def _imported(source: Study, trial: Trial, max_epochs: int) -> TrialImported:
+    begins_after, curve = _curve(trial, source.objective.name, max_epochs)
     return TrialImported(
         source=source.uid,
         study=source.name,
         number=trial.number,
         parameters=tuple(trial.parameters),
         params=dict(trial.params),
-        curve=tuple(curve),
+        curve=curve,
         state="failed" if trial.failed else "infeasible" if trial.infeasible else trial.state,
         stopped_by_callback=trial.exhausted,
-        begins_after=trial.executions[0].begins_after,
+        begins_after=begins_after,
     )
+
+
+def _curve(trial: Trial, name: str, max_epochs: int) -> tuple[int, tuple[float, ...]]:
+    """Return the epoch before the first one with a value of the metric `name`, and the values from there on.
+
+    A trial of another tool may have values at a few epochs only. A value counts until the next one. A first one that is
+    later than `max_epochs` counts there, so that its trial is learnt from.
+    """
+    begins_after = trial.executions[0].begins_after
+    curve: list[float] = []
+    for record in trial.curve:
+        value = record.logs.get(name)
+        missing = 0 if trial.black_box else record.epoch - begins_after - len(curve) - 1
+        if curve:
+            curve += curve[-1:] * (missing + (value is None))
+        elif value is not None:
+            begins_after += min(missing, max(0, max_epochs - 1))
+        if value is None:
+            continue
+        if not math.isfinite(value):
+            break
+        curve.append(value)
+    return begins_after, tuple(curve)

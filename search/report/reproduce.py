@@ -25,6 +25,8 @@ def reproduce_section(subject: Subject) -> Html:
     """Return the command, the seed, the versions and the source that gave the results."""
     study, header = subject.study, subject.study.header
     assert header is not None
+    if header.is_imported:
+        return element("p", "Another tool has run this search, and search import has read its results.")
     workers = subject.options.workers
     exact = (
         "The same seed, data and versions give the same results, as it ran with one worker."

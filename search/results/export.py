@@ -21,6 +21,7 @@ from typing import Any
 
 from search.errors import NoResult, OptionError
 from search.executors.selection import check_installed
+from search.results.models import describe_no_weights
 from search.results.study_results import StudyResults
 from search.space.error_text import summarize_error
 from search.study.trials import Trial
@@ -69,11 +70,13 @@ def plan_export(
 
     Raises:
         OptionError: the path or the rank cannot be used, or a package is not installed.
-        NoResult: no trial has an objective.
+        NoResult: no trial has an objective, or the study was imported without models.
     """
     chosen = _format_of(to, format)
     _check_place(to, chosen, force)
     ranked = study.best_trials()
+    if study.study.is_imported:
+        raise NoResult(describe_no_weights(study.study, study.paths.trials))
     if not ranked:
         raise NoResult(f"study {study.name!r} has no trial with an objective: see search trials {study.name}")
     if rank > len(ranked):

@@ -17,9 +17,10 @@ from typing import Any
 from search.errors import SpaceError
 from search.space.domain import Value
 from search.space.file import Space, SpaceRef, describe_error, without_arguments
+from search.study.study import Study
 from search.study.versions import changed_versions
 
-__all__ = ["SavedModel", "build_models"]
+__all__ = ["SavedModel", "build_models", "describe_no_weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,16 @@ class SavedModel:
     seed: int
     epoch: int | None
     reference: Path | None = None
+
+
+def describe_no_weights(study: Study, folder: Path) -> str:
+    """Return a line about a study without weights in `folder`, the folder of its trials."""
+    if study.is_imported:
+        return (
+            f"study {study.name!r} was imported without code and weights: build a model with the values that "
+            f"`search best {study.name}` prints"
+        )
+    return f"study {study.name!r} has no weights in {folder}: MLflow may have them"
 
 
 def build_models(ref: SpaceRef, chosen: Sequence[SavedModel], versions: Mapping[str, str]) -> list[Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from search.display.python_messages import name_arguments, python_arguments
 from search.errors import NoResult, StudyError
 from search.results.frames import curves_frame, to_frame
-from search.results.models import SavedModel, build_models
+from search.results.models import SavedModel, build_models, describe_no_weights
 from search.results.plots import Plots
 from search.results.running_search import RunningSearch
 from search.results.trial_list import TrialList
@@ -187,7 +187,7 @@ class StudyResults(Plots):
             raise self._no_result()
         found = [trial for trial in ranked if self.weights(trial).exists()]
         if not found:
-            raise NoResult(f"study {self.name!r} has no weights in {self.paths.trials}: MLflow may have them")
+            raise NoResult(describe_no_weights(self.study, self.paths.trials))
         return self.load_models(_at_most(found, num_models, "models"))
 
     def load_models(self, trials: Sequence[Trial]) -> list[Any]:

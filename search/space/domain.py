@@ -240,7 +240,7 @@ class IntDomain(RangeDomain, kind="int", question="Int"):
 
     __slots__ = ()
     default_step = 1
-    other_names = ("int", "integer", "randint", "qrandint")
+    other_names = ("int", "integer", "randint", "qrandint", "range")
 
     def __post_init__(self) -> None:
         if self.sampling == "linear" and self.step is None:
@@ -293,7 +293,7 @@ class FloatDomain(RangeDomain, kind="float", question="Float"):
     """A range of real numbers."""
 
     __slots__ = ()
-    other_names = ("float", "real", "double", "number", "uniform", "loguniform", "quniform")
+    other_names = ("float", "real", "double", "number", "uniform", "loguniform", "quniform", "linear", "logarithmic")
 
     @classmethod
     def declare(cls, min_value: Any, max_value: Any, step: Any = None, sampling: Sampling = "linear") -> Domain:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from search.errors import SearchError
+from search.space.keras_2 import replacement_of
 
 __all__ = ["MAX_MESSAGE_LENGTH", "as_one_line", "escape_controls", "escape_unprintable", "summarize_error"]
 
@@ -29,7 +30,7 @@ def summarize_error(error: BaseException) -> str:
     text, name = as_one_line(text), as_one_line(type(error).__name__)
     if isinstance(error, SearchError):
         return text or name
-    return f"{name}: {text}{_hint(text)}" if text else name
+    return f"{name}: {text}{_hint(name, text)}" if text else name
 
 
 def as_one_line(text: str) -> str:
@@ -94,8 +95,10 @@ def _readable(text: str) -> str:
 _SHAPES = re.compile(r"target\.shape=\(([^)]*)\), output\.shape=\(([^)]*)\)")
 
 
-def _hint(text: str) -> str:
-    """Return the other loss, if the message says that the labels fit that one."""
+def _hint(kind: str, text: str) -> str:
+    """Return the way out after a colon: the word of Keras 3 for one of Keras 2, or the loss that fits the labels."""
+    if replacement := replacement_of(kind, text):
+        return f": {replacement}"
     if (shapes := _SHAPES.search(text)) is None:
         return ""
     target, output = ([size.strip() for size in group.split(",") if size.strip()] for group in shapes.groups())

@@ -17,6 +17,9 @@ from search.study.trial import EndState, Objective, State
 FORMAT = 8
 """The format of the lines that are written. Each line names its own format; see `search.study.formats`."""
 
+IMPORTED = "imported"
+"""The digest of the space of a study that another tool has searched. No code of its space is known."""
+
 Outcome = Literal[
     "reached",
     "stopped_by_callback",
@@ -72,6 +75,11 @@ class Header:
     def objective(self) -> Objective:
         """The objective that trials are ranked by: the first."""
         return self.objectives[0]
+
+    @property
+    def is_imported(self) -> bool:
+        """True if another tool has run the search, and `search import` has read its results."""
+        return self.digest == IMPORTED
 
 
 @dataclass(frozen=True, slots=True)

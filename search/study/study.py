@@ -151,6 +151,11 @@ class Study:
         return self.header
 
     @property
+    def is_imported(self) -> bool:
+        """True if another tool has run the search; see `Header.is_imported`."""
+        return self.header is not None and self.header.is_imported
+
+    @property
     def known_epochs(self) -> int | None:
         """`epochs`, or None if those of a trial are unknown."""
         return None if any(trial.black_box for trial in self.trials.values()) else self.epochs

@@ -417,9 +417,11 @@ class Trial:
     def seconds_per_epoch(self) -> float | None:
         """The median of the seconds of its epochs; None before the first, or if the epochs are unknown.
 
-        Of an even number it is the lower one of the middle two, as a segment's first epoch includes compiling.
+        Of an even number it is the lower one of the middle two, as a segment's first epoch includes compiling. A record
+        that stands for several epochs counts with their mean, and one without a time does not count.
         """
-        seconds = [epoch.seconds for execution in self.executions for epoch in execution.curve]
+        times = [epoch for execution in self.executions for epoch in execution.curve if epoch.seconds]
+        seconds = [epoch.seconds / max(1, epoch.trained) for epoch in times]
         return statistics.median_low(seconds) if seconds and not self.black_box else None
 
     @property

@@ -26,10 +26,12 @@ def describe(study: Study) -> str:
     assert study.header is not None
     source = PurePath(study.header.source).name if study.header.source else "a factory"
     back_end = study.phases[-1].backend if study.phases else "unknown"
+    origin = f"searches {_code(source)} with back end {_code(back_end)}"
+    if study.is_imported:
+        origin = "was imported"
     aim = "more" if study.objective.direction == "max" else "less"
     parts = [
-        f"Study {_code(study.name)} searches {_code(source)} with back end {_code(back_end)}. Objective: "
-        f"{_code(study.objective.name)}, {aim} is better.",
+        f"Study {_code(study.name)} {origin}. Objective: {_code(study.objective.name)}, {aim} is better.",
         *(_of_best(study, study.best) if study.best is not None else ["No trial has an objective yet."]),
         _of_end(study),
         *(
@@ -37,7 +39,7 @@ def describe(study: Study) -> str:
             if (colours := describe_colours(study))
             else []
         ),
-        *(_of_model(study) if study.best is not None and study.end is not None else []),
+        *(_of_model(study) if study.best is not None and study.end is not None and not study.is_imported else []),
     ]
     return "\n\n".join(parts)
 
