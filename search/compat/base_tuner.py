@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from search.api import run
 from search.compat import original
+from search.compat.first_build import in_a_fork
 from search.compat.fit_data import train_and_validation
-from search.compat.oracle_options import options_of
+from search.compat.oracle_backend import oracle_in_use
+from search.compat.oracle_options import is_own_oracle, options_of
 from search.compat.oracle_view import attach_view
 from search.compat.parts import (
     make_callbacks,
@@ -132,9 +134,11 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
             self._paths = StudyPaths.of(self.directory, self.project_name)
         if isinstance(oracle, original.oracle.Oracle):
             space = oracle.hyperparameters
+            self._has_own_oracle = is_own_oracle(oracle)
             restricted = not (oracle.tune_new_entries and oracle.allow_new_entries)
             self.given_hyperparameters = space.copy() if space.space or restricted else None
-            attach_view(oracle, self)
+            if not self._has_own_oracle:
+                attach_view(oracle, self)
         super().__init__(oracle, hypermodel, directory or "runs", project_name, logger=unknown.get("logger"))
         with as_kerastuner(), python_arguments(_ARGUMENT_NAMES):
             resolve_options(self._search_options(), {})
@@ -203,7 +207,10 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
     def reload(self) -> None:
         """Read the study again. It is also called when the tuner is made, if the project exists."""
         self._results, self._trials = None, {}
-        self.oracle.reload()
+        if not self._has_own_oracle:
+            self.oracle.reload()
+        elif not self.oracle.trials:
+            self.oracle.trials = self.study_trials()
 
     def study_trials(self) -> dict[str, Any]:
         """Return the study's trials by KerasTuner's ids."""
@@ -226,7 +233,9 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
     # The space ------------------------------------------------------------------------------------------------------
 
     def _populate_initial_space(self) -> None:
-        """Do nothing yet: the space is filled when somebody looks at it, as a build takes time."""
+        """Fill an own oracle's space. Else do nothing yet: somebody may look at the space, and a build takes time."""
+        if self._has_own_oracle:
+            super()._populate_initial_space()
 
     def fill_space(self) -> None:
         """Add the hyperparameters known so far to the oracle: those of the trials, or those of a first build."""
@@ -237,8 +246,16 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
             for trial in self._trials.values():
                 self._update_space(trial.hyperparameters)
         elif self.hypermodel is not None:
-            with contextlib.suppress(original.errors.FailedTrialError):  # of the default values
-                super()._populate_initial_space()
+            config = in_a_fork(self._first_space)
+            space = self._first_space() if config is None else config
+            self._update_space(original.hyperparameters.HyperParameters.from_config(space))
+
+    def _first_space(self) -> dict[str, Any]:
+        """Return the space as the first builds show it."""
+        with contextlib.suppress(original.errors.FailedTrialError):  # of the default values
+            super()._populate_initial_space()
+        config: dict[str, Any] = self.oracle.hyperparameters.get_config()
+        return config
 
     def _update_space(self, hyperparameters: Any) -> None:
         with contextlib.suppress(RuntimeError):  # new entries that are not allowed failed their trial
@@ -269,7 +286,7 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
             self.on_search_begin()
             if own_methods(self) & HOOKS_OF_TRIALS:
                 options["follow"] = (*self._options.get("follow", ()), FOLLOWER)
-            with TrialHooks.calling(self):
+            with TrialHooks.calling(self), self._oracle_in_charge(options):
                 self._results = run(
                     factory,
                     data,
@@ -283,9 +300,19 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
                 )
         self._overwrite = self._space_filled = False
         self._trials = {}
-        self.oracle.reload()
+        if not self._has_own_oracle:
+            self.oracle.reload()
         self._take_attributes()
         self.on_search_end()
+
+    @contextlib.contextmanager
+    def _oracle_in_charge(self, options: dict[str, Any]) -> Iterator[None]:
+        """Let an oracle of the user's own decide what to try, by one of the `options`."""
+        if not self._has_own_oracle:
+            yield
+            return
+        with oracle_in_use(self.oracle) as options["backend"]:
+            yield
 
     def _prepare(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -68,6 +68,8 @@ def options_of(oracle: Any) -> dict[str, Any]:
 
 
 def _backend_options(oracle: Any) -> Mapping[str, Any]:
+    if is_own_oracle(oracle):
+        return {}
     if isinstance(oracle, oracles.HyperbandOracle):
         if not oracle.hyperband_iterations or oracle.hyperband_iterations == math.inf:
             raise OptionError("hyperband_iterations has no end: give a number, or end the search with timeout='8h'")

@@ -50,6 +50,8 @@ def make_callbacks(callbacks: Any, objective: Any = None) -> Callable[[Any], Any
             made.append(keras.callbacks.LambdaCallback(on_epoch_end=add_value))
         return made
 
+    # Each may be one that cannot be pickled, and that workers inherit.
+    vars(fresh)["leaves"] = lambda: [(f"callbacks[{place}]", each) for place, each in enumerate(callbacks or [])]
     return fresh
 
 

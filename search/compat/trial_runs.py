@@ -104,6 +104,16 @@ class TrialRuns:
         self.skips_probe = not seen_by_probe
         self._built: Any = None
 
+    @property
+    def users_objects(self) -> list[Any]:
+        """The user's classes and functions: their modules travel to workers with the tuner."""
+        hypermodel = self.tuner.hypermodel
+        return [*type(self.tuner).__mro__, hypermodel, getattr(hypermodel, "build", None)]
+
+    def leaves(self) -> list[tuple[str, Any]]:
+        """Return the parts of the tuner with their names, so that a worker may inherit one that cannot be pickled."""
+        return [(f"tuner.{name}", value) for name, value in self.tuner.__getstate__().items()]
+
     def declare_hyperparameters(self, hp: Any) -> None:
         """Declare the hyperparameters that the tuner was given, and the hypermodel's own."""
         given, oracle = self.tuner.given_hyperparameters, self.tuner.oracle

@@ -177,7 +177,10 @@ class Source:
     def _own_modules(self) -> set[str]:
         """Return the user's modules that the parts come from."""
         assert self.parts is not None
-        found = {getattr(part, "__module__", None) for name, part in self.parts.items() if name != "data"}
+        parts = [part for name, part in self.parts.items() if name != "data"]
+        # A part of ours may stand in for the user's own objects.
+        inner = [each for part in parts for each in getattr(part, "users_objects", ())]
+        found = {getattr(part, "__module__", None) for part in (*parts, *inner)}
         return {name for name in found if name in sys.modules and is_users_module(sys.modules[name])}
 
     def _refusal(self, name: str, cause: Exception, further: str = "") -> str:

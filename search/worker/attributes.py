@@ -140,8 +140,8 @@ class _Walk:
         self.found: list[Found] = []
         known = [*model.variables, *model.metrics_variables, *keras_internals.flatten_layers(model)]
         optimizer = getattr(model, "optimizer", None)
-        if hasattr(optimizer, "variables"):  # a model with a loop of its own may have anything there
-            known += [optimizer, *optimizer.variables]
+        if optimizer is not None:  # a model with a loop of its own may have anything there
+            known += [optimizer, *getattr(optimizer, "variables", ())]
         self._kept = known  # so that no other object gets the address of one
         self._seen = set(map(id, known))
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import keras_tuner
 import pytest
+from search.compat.refusals import CALLED, REFUSED_METHODS
 
 import search as kt
-from search.compat.hooks import CALLED, REFUSED_METHODS
 from search.compat.keras_tuner import Tuner
 from search.errors import OptionError
 from search.space.file import hypermodel_parts
