@@ -107,9 +107,10 @@ class OracleBackEnd:
     ) -> None:
         self._oracle = _in_use.get()
         if self._oracle is None:
-            raise OptionError(
-                f"this study's values come from the oracle {oracle}, which lives in its script: run the script again"
+            which = (
+                f"the oracle {oracle}, which lives in its script" if oracle else "an oracle, which lives in a script"
             )
+            raise OptionError(f"this study's values come from {which}: run the script again")
         self._objective, self._seed = objective, seed
         self._max_epochs = max_epochs
         self._parameters = parameters

@@ -136,7 +136,7 @@ def check_backend(opts: Options, parameters: tuple[Parameter, ...] | None = None
     _check_budget(opts)
     try:
         backend = make_backend(opts.backend_name, given, Objective("loss", "min"), 0, parameters or ())
-        if getattr(backend, "rehearsed", True):
+        if getattr(backend, "rehearsed", True):  # an oracle in the user's script would keep the trial
             _rehearse(backend, parameters or (Parameter("any", Domain("int", 0, 1)),))
     except SearchError:
         raise

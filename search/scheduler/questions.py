@@ -111,9 +111,10 @@ class Questions:
 
         All trials of a grid go through the values in one order, and each would wait until the one before is built.
         """
-        if not self.configurations.for_grid:
-            return frozenset()
-        begun, domain = self.configurations.begun_values(trial.number), listed_domain(parameter)
+        begun = self.configurations.begun_values(trial.number) if self.configurations.for_grid else frozenset()
+        if not begun:
+            return begun
+        domain = listed_domain(parameter)
         assert domain.size is not None
         return begun if sum(map(domain.contains, explored | begun)) < domain.size else frozenset()
 
