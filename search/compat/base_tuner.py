@@ -41,7 +41,7 @@ from search.display.python_messages import python_arguments
 from search.errors import OptionError, StudyError, nearest
 from search.options import FIELDS, OWN_FIT_MAX_EPOCHS, resolve_options
 from search.results.study_results import StudyResults, load_study
-from search.space.file import hypermodel_parts
+from search.space.file import describe_type, hypermodel_parts
 from search.space.fit_arguments import FitArguments
 from search.study.paths import StudyPaths
 
@@ -134,6 +134,9 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
             self._paths = StudyPaths.of(self.directory, self.project_name)
         if isinstance(oracle, original.oracle.Oracle):
             space = oracle.hyperparameters
+            if not isinstance(space, original.hyperparameters.HyperParameters):
+                with as_kerastuner():
+                    raise OptionError(f"hyperparameters is {describe_type(space)}: give a HyperParameters")
             self._has_own_oracle = is_own_oracle(oracle)
             restricted = not (oracle.tune_new_entries and oracle.allow_new_entries)
             self.given_hyperparameters = space.copy() if space.space or restricted else None

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from search.compat import original
 from search.compat.base_tuner import BaseTuner
 from search.compat.oracle_options import named_objective
@@ -13,6 +15,7 @@ from search.compat.raising import as_kerastuner
 from search.compat.refusals import HOOKS_OF_TRAINING, RUNS_A_TRIAL, own_methods
 from search.compat.trial_runs import running
 from search.errors import OptionError
+from search.space.file import describe_type
 
 __all__ = ["OfOracle", "Tuner"]
 
@@ -95,7 +98,14 @@ class Tuner(original.tuner.Tuner, BaseTuner):  # type: ignore[misc]  # KerasTune
 
     def _try_build(self, hp: Any) -> Any:
         """Build a model. In a worker, Keras's session stays: its models serve other trials, too."""
-        return super()._try_build(hp) if running() is None else self._build_hypermodel(hp)
+        if running() is None:
+            return super()._try_build(hp)
+        model = self._build_hypermodel(hp)
+        if not isinstance(model, keras.Model):
+            raise original.errors.FatalTypeError(
+                f"Expected the model-building function to return a keras.Model, and it returned {describe_type(model)}"
+            )
+        return model
 
     def on_epoch_begin(self, trial: Any, model: Any, epoch: int, logs: Any = None) -> None:
         """Take note of an epoch of a loop of the user's own; a subclass may override it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from search.compat import original
@@ -102,7 +103,7 @@ class BayesianOptimization(OfOracle, original.tuners.BayesianOptimization, Tuner
         objective: a metric's name, or a `search.Objective`; by default as `search.run` chooses it.
         max_trials: the number of configurations to try; 10 by default; without end if None.
         num_initial_points: the number of random trials before the first one by TPE; Optuna's default if None.
-        alpha, beta: KerasTuner's arguments, for its Gaussian process; without an effect here.
+        alpha, beta: of KerasTuner's Gaussian process; without an effect here, as a warning says.
         seed: makes a search with one worker repeatable.
         kwargs: the other arguments of `Hyperband` and of `Tuner`, and options of `search.run`.
 
@@ -118,9 +119,22 @@ class BayesianOptimization(OfOracle, original.tuners.BayesianOptimization, Tuner
                 return search.BayesianOptimization(build_model, "val_loss", max_trials=20, seed=0)
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if (self.oracle.alpha, self.oracle.beta) != (_ALPHA, _BETA):
+            warnings.warn(
+                "alpha and beta have no effect: they belong to KerasTuner's Gaussian process, and values are drawn by "
+                'TPE; sampler="gp" is a Gaussian process of Optuna\'s',
+                stacklevel=2,
+            )
+
+
+_ALPHA, _BETA = 1e-4, 2.6
+"""KerasTuner's defaults."""
+
 
 class GridSearch(OfOracle, original.tuners.GridSearch, Tuner):  # type: ignore[misc]  # see above
-    """Grid search: each combination once.
+    """Grid search: all combinations, the defaults first. A float without a step has eleven values.
 
     Args:
         hypermodel: a function that takes `hp` and returns a compiled model, or a `HyperModel`.

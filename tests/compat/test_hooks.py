@@ -8,10 +8,10 @@ from typing import Any
 
 import keras_tuner
 import pytest
-from search.compat.refusals import CALLED, REFUSED_METHODS
 
 import search as kt
 from search.compat.keras_tuner import Tuner
+from search.compat.refusals import CALLED, REFUSED_METHODS
 from search.errors import OptionError
 from search.space.file import hypermodel_parts
 from search.worker.hp import LazyHyperParameters
