@@ -18,7 +18,7 @@ _LAYERS = (
 
 _UTILS = "np_utils|generic_utils|vis_utils|layer_utils|data_utils"
 
-_SESSIONS = "get_session|set_session|clear_session|get_default_graph|placeholder|function|set_learning_phase|tf"
+_SESSIONS = "get_session|set_session|get_default_graph|placeholder|function|set_learning_phase|tf"
 
 _MISSING = r"(?:has no attribute|cannot import name) "
 

@@ -21,7 +21,9 @@ from search.driver.warm_start import import_trials
 from search.errors import NoResult, OptionError, StudyError
 from search.options import Options
 from search.space.domain import Condition, Domain
+from search.study.journal import read_all
 from search.study.paths import StudyPaths
+from search.study.records import SegmentStarted
 from search.study.repair import repair_journal
 from search.study.study import Study, read_study
 from search.study.trial import Objective
@@ -121,6 +123,20 @@ def test_times_come_from_the_display(place: Path) -> None:
     began = [t.began_at for t in study.trials.values()]
     assert began[0] is not None
     assert began[1] == began[0] + 30
+
+
+def test_trials_that_ran_at_a_time_have_slots_of_their_own(place: Path) -> None:
+    starts = {"0": "2020-09-10T12:00:00", "1": "2020-09-10T12:00:30"}
+    trials = [trial("0", score=0.1, val_loss=0.1), trial("1", score=0.2, val_loss=0.2)]
+    orders = {"start_order": ["0", "1"], "end_order": ["1", "0"]}
+    found = import_project(write_project(place / "p", trials, display={"trial_start": starts}, **orders), "runs")
+    records = [entry.record for entry in read_all(found.paths.journal)]
+    assert [record.slot for record in records if isinstance(record, SegmentStarted)] == [0, 1]
+
+
+def test_the_pace_of_epochs_is_unknown(place: Path) -> None:
+    study = imported(three(place))
+    assert [t.seconds_per_epoch for t in study.trials.values()] == [None, None, None]
 
 
 # Older versions -------------------------------------------------------------------------------------------------------

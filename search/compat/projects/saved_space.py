@@ -82,7 +82,7 @@ def _arguments(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
         case "Boolean":
             return {}
     sampling, step = config.get("sampling") or "linear", config.get("step")
-    # Before 1.1 a step was 1 by default, also of a logarithmic range, in which it means a ratio now.
+    # Before 1.2 a step was 1 by default, also of a logarithmic range, in which it means a ratio now.
     step = None if sampling != "linear" and step is not None and step <= 1 else step
     return {"min_value": config["min_value"], "max_value": config["max_value"], "step": step, "sampling": sampling}
 

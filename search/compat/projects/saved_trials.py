@@ -1,7 +1,7 @@
 """The trials in KerasTuner's files, in the order of their begin, and the objective that they were compared by. Pure.
 
 KerasTuner keeps a trial's metrics of its best epoch only, as an observation with that epoch (from 0) as its step.
-Before version 1.1 the step was always 0, and so it is for a `run_trial` of the user's own that returns a number. No
+Before version 1.1.3 the step was always 0, and so it is for a `run_trial` of the user's own that returns a number. No
 file names the objective.
 """
 
