@@ -481,16 +481,14 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unty
         self._channel.send(EpochDone(self._segment.trial, self._segment.execution, **record))
 
     def _send_checkpointed(self) -> None:
-        best = self._best[0] if self._best and not self._weightless else None
-        stopped_by_callback = self.outcome == "stopped_by_callback"
         path = self._paths.checkpoint(self._segment.execution)
         self._channel.send(
             Checkpointed(
                 self._segment.trial,
                 self._segment.execution,
                 self.epoch,
-                best,
-                stopped_by_callback,
+                self._best[0] if self._best and not self._weightless else None,
+                self.outcome == "stopped_by_callback",
                 bytes=path.stat().st_size if path.exists() else 0,  # another program may have deleted it
             )
         )
