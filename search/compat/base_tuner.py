@@ -487,7 +487,10 @@ _ARGUMENT_NAMES = {
     "max-weights": "max_model_size",
     "iterations": "hyperband_iterations",
     "space": "hypermodel",
-    "data[0]": "x, y or sample_weight",
+    "data[0][0]": "x",
+    "data[0][1]": "y",
+    "data[0][2]": "sample_weight",
+    "data[0]": "x",
     "data[1]": "validation_data",
 }
 """The tuner's argument for each flag whose name it does not have; see `search.display.python_messages`."""
