@@ -143,6 +143,10 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
             if not self._has_own_oracle:
                 attach_view(oracle, self)
         super().__init__(oracle, hypermodel, directory or "runs", project_name, logger=unknown.get("logger"))
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Raise OptionError if an argument of the tuner is wrong; a constructor that sets attributes calls it last."""
         with as_kerastuner(), python_arguments(_ARGUMENT_NAMES):
             resolve_options(self._search_options(), {})
 
