@@ -118,8 +118,9 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
         take_over: bool = False,
         **options: Any,
     ) -> None:
-        check_overrides(self)
-        check_environment(type(self).__name__)
+        with as_kerastuner():
+            check_overrides(self)
+            check_environment(type(self).__name__)
         unknown = {name: value for name, value in options.items() if name not in _OPTIONS}
         self._options = {name: value for name, value in options.items() if name in _OPTIONS}
         self._overwrite, self._accept_changes, self._take_over = overwrite, accept_changes, take_over
@@ -188,8 +189,8 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
         return str(folder)
 
     def _get_tuner_fname(self) -> str:
-        """Return the file whose existence says that there is a project to go on with."""
-        return str(self._paths.journal)
+        """Return the file whose existence says that there is a project to go on with; none if it is overwritten."""
+        return "" if self._overwrite else str(self._paths.journal)
 
     @property
     def results(self) -> StudyResults:
