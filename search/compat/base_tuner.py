@@ -63,6 +63,9 @@ _MAPPED = {
 }
 """Options of `search.run` that a tuner sets from arguments with KerasTuner's names."""
 
+KEPT_MODELS = 10
+"""The most trials whose weights are kept, unless the user says another number. KerasTuner keeps all."""
+
 _OPTIONS = [name for name in FIELDS if name not in _MAPPED]
 
 _FIT = (
@@ -160,6 +163,7 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
         found = {
             "study": self.project_name,
             "runs": str(self.directory),
+            "keep_models": KEPT_MODELS,
             "seed": self._given_seed(),
             **options_of(self.oracle),
             **self._tuner_options(),

@@ -119,6 +119,8 @@ class Tuner(original.tuner.Tuner, BaseTuner):  # type: ignore[misc]  # KerasTune
             run.told = True
             run.callback.on_epoch_end(epoch, logs)
 
+    load_model = BaseTuner.load_model
+
     def save_model(self, trial_id: str, model: Any, step: int = 0) -> None:
         """Keep the weights of `model` as the trial's. In a worker, its own model is kept without this call."""
         run = running()

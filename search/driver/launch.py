@@ -273,7 +273,8 @@ class _Launch:
                     opts, gpus, self._paths.log, compiled_programs(opts.runs), place.fork
                 )
             stack.callback(executor.close)
-            admission = Admission(opts)  # not before the executor: its thread would forbid a fork
+            # Not before the executor: its thread would forbid a fork.
+            admission = Admission(opts, later=place.fork is not None)
             shutil.rmtree(self._paths.requests, ignore_errors=True)  # those of an earlier process
             shutil.rmtree(self._paths.data, ignore_errors=True)
             stack.callback(shutil.rmtree, self._paths.data, ignore_errors=True)

@@ -56,6 +56,12 @@ _TABLE = tuple(
             "write model.predict(x).argmax(axis=-1), or model.predict(x) > 0.5 for one output",
         ),
         ("AttributeError", r"object has no attribute 'predict_proba'", "write model.predict(x)"),
+        ("AttributeError", r"object has no attribute 'reset_states'", "write reset_state()"),
+        (
+            "TypeError",
+            r"AveragePooling\dD\.__init__\(\) missing .* 'pool_size'",
+            "write pool_size=2, which was the default",
+        ),
         (
             "AttributeError",
             r"object has no attribute '(?P<name>fit|evaluate|predict)_generator'",

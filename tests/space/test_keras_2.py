@@ -47,6 +47,8 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "write_grads": (lambda _: keras.callbacks.TensorBoard(write_grads=True), "leave it out"),
     "TensorBoard batch_size": (lambda _: keras.callbacks.TensorBoard(batch_size=32), "leave it out"),
     "period": (lambda _: keras.callbacks.ModelCheckpoint("a.keras", period=2), "save_freq='epoch'"),
+    "reset_states": (lambda _: keras.metrics.Mean().reset_states(), "reset_state()"),
+    "pool_size": (lambda _: keras.layers.AveragePooling2D(), "pool_size=2"),
     "predict_classes": (lambda m: m.predict_classes(X), "model.predict(x).argmax(axis=-1)"),
     "predict_proba": (lambda m: m.predict_proba(X), "model.predict(x)"),
     "fit_generator": (lambda m: m.fit_generator(batches()), "write model.fit,"),

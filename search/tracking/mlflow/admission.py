@@ -57,13 +57,16 @@ class Admission:
     """A check, in a thread, that the tracking server accepts our credentials.
 
     For a local store, the thread imports MLflow, and makes a fresh database if there is none. It runs while the
-    framework is imported: no worker trains yet, so none has to share its processor.
+    framework is imported: no worker trains yet, so none has to share its processor. If the framework is imported
+    already, nothing is gained by that: the syncer's thread does so when it has something to send.
 
     Args:
         opts: the options known so far.
+        later: leave a local store to the syncer; by default it is made ready now.
     """
 
-    def __init__(self, opts: Options) -> None:
+    def __init__(self, opts: Options, *, later: bool = False) -> None:
+        self._later = later
         self._uri = store.resolve_uri(opts.tracking_uri, opts.runs)
         self._error: SearchError | None = None
         self._thread = threading.Thread(target=self._connect, daemon=True)
@@ -81,13 +84,15 @@ class Admission:
         if store.local_database(self._uri) is None:
             self._thread.join()
         if store.resolve_uri(opts.tracking_uri, opts.runs) != self._uri:
-            return Admission(opts).result(opts)
+            return Admission(opts, later=self._later).result(opts)
         if self._error is not None and not isinstance(self._error, Unavailable):
             raise self._error
         return self._uri
 
     def _connect(self) -> None:
         file = store.local_database(self._uri)
+        if self._later and file is not None:
+            return
         with suppress(Exception):  # those who need MLflow report its errors
             store.configure_mlflow()
             internals.import_whole()
