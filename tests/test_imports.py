@@ -43,7 +43,7 @@ LAYERS = [
 TOP_MODULES = 9
 """The most modules at the top of the package, `__init__` included."""
 
-PUBLIC = {"search", "search.testing", "search.compat", "search.plugins", "search.cli"}
+PUBLIC = {"search", "search.testing", "search.compat", "search.compat.keras_tuner", "search.plugins", "search.cli"}
 """The packages whose `__init__` may hold more than a docstring."""
 
 LIGHT = [

@@ -14,7 +14,7 @@ _USAGE = "usage: python -m search.compat SCRIPT.py [arguments of the script]"
 def main(arguments: list[str]) -> None:
     """Run the script that `arguments` name first, as Python would run it with the others."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_USAGE)
+        print(_USAGE, file=sys.stdout if arguments else sys.stderr)
         raise SystemExit(0 if arguments else 2)
     script = Path(arguments[0])
     if not script.is_file():

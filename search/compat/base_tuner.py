@@ -121,8 +121,9 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
         take_over: bool = False,
         **options: Any,
     ) -> None:
-        check_overrides(self)
-        check_environment(type(self).__name__)
+        with as_kerastuner():
+            check_overrides(self)
+            check_environment(type(self).__name__)
         unknown = {name: value for name, value in options.items() if name not in _OPTIONS}
         self._options = {name: value for name, value in options.items() if name in _OPTIONS}
         self._overwrite, self._accept_changes, self._take_over = overwrite, accept_changes, take_over
@@ -146,6 +147,10 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
             if not self._has_own_oracle:
                 attach_view(oracle, self)
         super().__init__(oracle, hypermodel, directory or "runs", project_name, logger=unknown.get("logger"))
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Raise OptionError if an argument of the tuner is wrong; a constructor that sets attributes calls it last."""
         with as_kerastuner(), python_arguments(_ARGUMENT_NAMES):
             resolve_options(self._search_options(), {})
 
@@ -188,8 +193,8 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
         return str(folder)
 
     def _get_tuner_fname(self) -> str:
-        """Return the file whose existence says that there is a project to go on with."""
-        return str(self._paths.journal)
+        """Return the file whose existence says that there is a project to go on with; none if it is overwritten."""
+        return "" if self._overwrite else str(self._paths.journal)
 
     @property
     def results(self) -> StudyResults:

@@ -33,6 +33,7 @@ _OLD_NAMES = {
         "RandomSearch": "RandomSearchOracle",
     },
     "tuners": {"Sklearn": "SklearnTuner"},
+    "tuners.sklearn": {"Sklearn": "SklearnTuner"},
     "engine.multi_execution_tuner": {"MultiExecutionTuner": "Tuner"},
 }
 """Names of 2020, by module, and the present ones."""

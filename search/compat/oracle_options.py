@@ -56,11 +56,12 @@ def options_of(oracle: Any) -> dict[str, Any]:
     Raises:
         OptionError: the oracle has no end.
     """
+    failures = oracle.max_consecutive_failed_trials
     options = {
         "max_trials": oracle.max_trials,
         "retries": oracle.max_retries_per_trial or None,
         "max_retries_per_trial": oracle.max_retries_per_trial or None,
-        "max_consecutive_failed_trials": oracle.max_consecutive_failed_trials or _NO_LIMIT,
+        "max_consecutive_failed_trials": _NO_LIMIT if failures is None else failures,
         **objective_options(oracle.objective),
         **_backend_options(oracle),
     }

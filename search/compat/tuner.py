@@ -47,6 +47,7 @@ class Tuner(original.tuner.Tuner, BaseTuner):  # type: ignore[misc]  # KerasTune
                     "Received `hypermodel=None`: give a function of hp, a HyperModel, or a subclass with a run_trial"
                 )
         super().__init__(oracle, hypermodel, *args, **kwargs)
+        self._check_options()
 
     def _tuner_options(self) -> dict[str, Any]:
         # KerasTuner's constructor sets these last.

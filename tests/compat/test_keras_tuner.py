@@ -50,7 +50,7 @@ Search = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def run_arguments(monkeypatch: pytest.MonkeyPatch) -> Search:
+def run_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
     """Return a function that calls a tuner's `search` and returns the arguments of its call of `search.run`.
 
     `search.run` itself is replaced, so nothing is searched.
@@ -65,7 +65,8 @@ def run_arguments(monkeypatch: pytest.MonkeyPatch) -> Search:
         tuner.search(*arguments, **options)
         return dict(passed)
 
-    monkeypatch.setattr("search.compat.keras_tuner.run", record)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("search.compat.base_tuner.run", record)
     return search
 
 
@@ -142,56 +143,70 @@ RANDOM = {**ALL, "backend": "optuna", "sampler": "random", "pruner": "none"}
     ],
 )
 def test_arguments_become_options(cls: type[Tuner], arguments: dict[str, Any], options: dict[str, Any]) -> None:
-    assert cls(build_model, **arguments).options == options
+    assert cls(build_model, **arguments)._search_options() == options
 
 
 @pytest.mark.core
 @pytest.mark.parametrize("name", ["Hyperband", "RandomSearch", "BayesianOptimization", "GridSearch"])
-def test_arguments_have_kerastuners_names_and_order(name: str) -> None:
-    """Arguments that are missing here are refused by their names."""
-
-    def names(function: Any) -> list[str]:
-        return [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-
-    ours, theirs = names(getattr(kt, name)), names(getattr(keras_tuner, name))
-    assert ours[:3] == theirs[:3]
-    for argument in set(theirs) - {*ours, *names(Tuner.__init__)}:
-        with pytest.raises(OptionError, match=f"{name} was given {argument}: leave it out"):
-            getattr(kt, name)(build_model, **{argument: object()})
-    assert getattr(kt, name) is getattr(kt.tuners, name)
+def test_positional_arguments_have_kerastuners_order(name: str) -> None:
+    cls, theirs = getattr(kt, name), inspect.signature(getattr(keras_tuner, name)).parameters
+    assert cls is getattr(kt.tuners, name)
+    assert issubclass(cls, getattr(keras_tuner, name))
+    values = {"hypermodel": build_model, "objective": "val_loss", "max_epochs": 8, "factor": 2, "seed": 3}
+    numbers = {"max_trials": 7, "hyperband_iterations": 2, "num_initial_points": 2, "alpha": 1e-4, "beta": 2.6}
+    given = {name: (values | numbers)[name] for name in list(theirs)[: list(theirs).index("seed") + 1]}
+    assert cls(*given.values())._search_options() == cls(**given)._search_options()
+    assert cls(*given.values())._search_options()["seed"] == 3
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "error", "message"),
     [
-        (lambda: kt.RandomSearch(), "was given None: give a function of hp"),
-        (lambda: kt.RandomSearch(build_model, max_trial=3), "Did you mean 'max_trials'"),
-        (lambda: kt.RandomSearch(build_model, max_epochs=3), "does not take 'max_epochs'"),
-        (lambda: kt.RandomSearch(build_model, max_model_size=0), "^max_model_size is 0: it must be at least 1"),
-        (lambda: kt.RandomSearch(build_model, distribution_strategy=object()), "gpus_per_trial=2"),
-        (lambda: kt.BayesianOptimization(build_model, beta=2.6), "drawn by Optuna's TPE"),
-        (lambda: kt.RandomSearch(build_model, ["val_loss", "val_accuracy"]), "several objectives"),
-        (lambda: kt.RandomSearch(build_model, 3), "give a metric's name"),
-        (lambda: kt.RandomSearch(build_model, max_trials=0), "^max_trials is 0: it must be at least 1"),
-        (lambda: kt.RandomSearch(build_model, max_retries_per_trial=-1), "^max_retries_per_trial is -1"),
-        (lambda: kt.RandomSearch(build_model, max_consecutive_failed_trials=0), "^max_consecutive_failed_trials is 0"),
-        (lambda: kt.RandomSearch(build_model, project_name="a/b"), "give project_name a name"),
-        (lambda: kt.RandomSearch(build_model, hyperparameters={"units": 3}), "give a search.HyperParameters"),
-        (lambda: kt.Hyperband(build_model, hyperband_iterations=None), "has no end"),
-        (lambda: kt.RandomSearch(build_model).search(), "given no data"),
-        (lambda: kt.RandomSearch(build_model).search(X, Y, epoch=3), "Did you mean 'epochs'"),
-        (lambda: kt.RandomSearch(build_model).search(iter([]), validation_split=0.2), "give validation_data"),
-        (lambda: kt.RandomSearch(build_model).search(X, Y, validation_split=0.999), "leaves nothing"),
+        (lambda: kt.RandomSearch(), OptionError, "^Received `hypermodel=None`: give a function of hp"),
+        (lambda: kt.RandomSearch(3), ValueError, "callable with signature `build"),
+        (lambda: kt.RandomSearch(build_model, max_trial=3), OptionError, "max_trial of .* Did you mean 'max_trials'"),
+        (lambda: kt.RandomSearch(build_model, max_epochs=3), OptionError, "^Unrecognized arguments max_epochs of Random"),
+        (lambda: kt.RandomSearch(build_model, max_model_size=0), OptionError, "^max_model_size is 0: it must be at"),
+        (lambda: kt.RandomSearch(build_model, executions_per_trial=0), OptionError, "^executions_per_trial is 0"),
+        (lambda: kt.RandomSearch(build_model, 3), TypeError, "`objective` not understood"),
+        (lambda: kt.RandomSearch(build_model, max_trials=0), OptionError, "^max_trials is 0: it must be at least 1"),
+        (lambda: kt.RandomSearch(build_model, max_retries_per_trial=-1), OptionError, "^max_retries_per_trial is -1"),
+        (lambda: kt.RandomSearch(build_model, max_consecutive_failed_trials=0), OptionError, "^max_consecutive_fail"),
+        (lambda: kt.RandomSearch(build_model, project_name="a/b"), OptionError, "give project_name a name"),
+        (lambda: kt.RandomSearch(build_model, hyperparameters={"units": 3}), OptionError, "give a HyperParameters"),
+        (lambda: kt.Hyperband(build_model, hyperband_iterations=None), OptionError, "has no end"),
+        (lambda: kt.Hyperband(build_model, factor=1), ValueError, "larger than 1"),
+        (lambda: kt.RandomSearch(build_model).search(None, Y), OptionError, "given no data"),
+        (lambda: kt.RandomSearch(build_model).search(X, Y, epoch=3), OptionError, "Did you mean 'epochs'"),
+        (lambda: kt.RandomSearch(build_model).search(X, x=X), OptionError, "given x twice"),
+        (lambda: kt.RandomSearch(build_model).search(*range(9)), OptionError, "8 positional arguments"),
+        (lambda: kt.RandomSearch(build_model).search(iter([]), validation_split=0.2), OptionError, "give validation_"),
+        (lambda: kt.RandomSearch(build_model).search(X, Y, validation_split=0.999), OptionError, "leaves nothing"),
     ],
 )
-def test_unsupported_arguments_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any], message: str
+def test_wrong_arguments_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any], error: type[Exception], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OptionError, match=message) as raised:
+    with pytest.raises(error, match=message) as raised:
         call()
     assert "\n" not in str(raised.value)
+    assert error is not OptionError or isinstance(raised.value, ValueError)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_alpha_and_beta_are_without_an_effect_and_say_so() -> None:
+    with pytest.warns(UserWarning, match='^alpha and beta have no effect: .*sampler="gp"'):
+        kt.BayesianOptimization(build_model, beta=1.0)
+
+
+def test_a_strategy_gives_each_trial_as_many_gpus() -> None:
+    import tensorflow as tf
+
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    assert "gpus_per_trial" not in kt.RandomSearch(build_model, distribution_strategy=strategy)._search_options()
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    assert kt.RandomSearch(build_model, distribution_strategy=strategy)._search_options()["gpus_per_trial"] == 2
 
 
 def test_data_that_cannot_be_pickled_are_called_by_the_tuners_arguments(
@@ -203,12 +218,19 @@ def test_data_that_cannot_be_pickled_are_called_by_the_tuners_arguments(
         kt.RandomSearch(build_model, "val_loss", executor="local").search(X, Y, validation_data=(row for row in X))
 
 
-def test_before_the_search_there_are_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_before_the_search_there_are_no_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StudyError, match=r"no study 'mine'.*given with directory"):
         kt.RandomSearch(build_model, project_name="mine").get_best_models()
     with pytest.raises(StudyError, match="to be overwritten"):
-        kt.RandomSearch(build_model, overwrite=True).results_summary()
+        _ = kt.RandomSearch(build_model, overwrite=True).results
+    assert kt.RandomSearch(build_model).get_best_hyperparameters() == []
+    kt.RandomSearch(build_model, "val_loss").results_summary(3)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == ["Showing 3 best trials", 'Objective(name="val_loss", direction="min")']
+    assert list(tmp_path.iterdir()) == []
 
 
 # Data -----------------------------------------------------------------------------------------------------------------
@@ -266,13 +288,28 @@ def test_hyperparameters_replace_those_of_a_hypermodel(capsys: pytest.CaptureFix
     tuner = kt.RandomSearch(TunedEpochs(), hyperparameters=fixed_learning_rate(), tune_new_entries=False)
     tuner.search_space_summary()
     printed = capsys.readouterr().out
-    assert "Fixed(0.5)" in printed
+    assert "learning_rate (Fixed)\n{'conditions': [], 'value': 0.5}\n" in printed
     assert "units" not in printed
 
 
-def test_the_space_is_shown_before_the_search(capsys: pytest.CaptureFixture[str]) -> None:
-    kt.Hyperband(build_model, "val_loss").search_space_summary()
-    assert capsys.readouterr().out.splitlines()[1].split() == ["units", "4", "Int(4..16,", "step=4)"]
+def test_the_space_is_shown_before_the_search_as_kerastuner_shows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All conditions are made active, so that conditional parameters are seen, too."""
+
+    def build(hp: Any) -> Any:
+        deep = hp.Boolean("deep")
+        with hp.conditional_scope("deep", [True]):
+            if deep:
+                hp.Float("rate", 1e-4, 1e-1, sampling="log")
+        return build_model(hp)
+
+    printed = []
+    for module in (kt, keras_tuner):
+        module.Hyperband(build, "val_loss", directory=tmp_path / module.__name__).search_space_summary()
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert "rate (Float)" in printed[0]
 
 
 def test_pickled_parts_do_not_need_search(run_arguments: Search, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,16 +411,25 @@ def test_a_kerastuner_script_runs_unchanged(script: dict[str, Any], folder: Path
 def test_the_results_of_the_script(script: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     tuner = script["tuner"]
     hp, *_ = tuner.get_best_hyperparameters(num_trials=1)
-    assert hp.values == {"units": hp.get("units")}
+    assert hp.values == {"units": hp.get("units"), "tuner/epochs": 3, "tuner/initial_epoch": 0}
     assert isinstance(hp, keras_tuner.HyperParameters)
+    assert [parameter.name for parameter in hp.space] == ["units"]
     weights = [tuple(layer.shape) for layer in tuner.hypermodel.build(hp).get_weights()]
     assert weights == [tuple(layer.shape) for layer in script["models"][0].get_weights()]
     tuner.results_summary()
-    printed = capsys.readouterr().out
-    assert printed.startswith(f"untitled_project in {tuner.project_dir}: val_loss, min\n")
-    assert len(printed.splitlines()) == 4
+    lines = capsys.readouterr().out.splitlines()
+    best = tuner.results.best_trials()[0]
+    assert lines[:6] == [
+        "Results summary",
+        f"Results in {tuner.project_dir}",
+        "Showing 10 best trials",
+        'Objective(name="val_loss", direction="min")',
+        "",
+        f"Trial {best.number:04} summary",
+    ]
+    assert f"Score: {best.objective}" in lines
     tuner.search_space_summary()
-    assert "Int(1..9)" in capsys.readouterr().out
+    assert "units (Int)" in capsys.readouterr().out
 
 
 @pytest.mark.core
@@ -456,12 +502,12 @@ def test_a_grid_has_an_end(folder: Path) -> None:
     assert sorted(trial.params["units"] for trial in tuner.results.trials) == [4, 12]
 
 
-def test_a_dataset_that_calls_python_is_refused(folder: Path) -> None:
+def test_a_dataset_that_calls_python_reaches_no_second_worker(folder: Path) -> None:
     import tensorflow as tf
 
     dataset = tf.data.Dataset.from_generator(lambda: iter([1.0]), output_signature=tf.TensorSpec([], tf.float32))
-    with pytest.raises(SpaceError, match=r"sent to a worker .*Dataset that calls Python.* or write a space file"):
-        kt.RandomSearch(build_model, project_name="generator").search(dataset)
+    with pytest.raises(SpaceError, match=r"^x, y or sample_weight cannot be sent to a worker .*Dataset that calls Python"):
+        kt.RandomSearch(build_model, project_name="generator", workers=2).search(dataset)
 
 
 def test_no_trial_with_an_objective(folder: Path) -> None:

@@ -10,11 +10,20 @@ import keras_tuner
 import pytest
 
 import search as kt
-from search.compat.keras_tuner import Tuner
-from search.compat.refusals import CALLED, REFUSED_METHODS
+from search.compat.keras_tuner import SklearnTuner, Tuner
+from search.compat.refusals import (
+    CALLED,
+    HOOKS_OF_TRAINING,
+    HOOKS_OF_TRIALS,
+    REFUSED_METHODS,
+    RUNS_A_TRIAL,
+    own_methods,
+)
 from search.errors import OptionError
 from search.space.file import hypermodel_parts
 from search.worker.hp import LazyHyperParameters
+
+GROUPS = (CALLED, HOOKS_OF_TRAINING, HOOKS_OF_TRIALS, RUNS_A_TRIAL, REFUSED_METHODS.keys())
 
 
 def build_model(hp: Any) -> Any:
@@ -25,21 +34,19 @@ def subclass(name: str, base: type = kt.RandomSearch) -> type:
     return type("Mine", (base,), {name: lambda *arguments: None})
 
 
-def test_each_method_of_kerastuners_tuners_is_called_or_refused() -> None:
-    tuners = [
-        getattr(keras_tuner, name) for name in ("Hyperband", "RandomSearch", "BayesianOptimization", "GridSearch")
-    ]
+def test_each_method_of_kerastuners_tuners_has_one_place_where_it_is_called_or_is_refused() -> None:
+    names = ("Hyperband", "RandomSearch", "BayesianOptimization", "GridSearch", "SklearnTuner", "Tuner")
     methods = {
         name
-        for tuner in tuners
+        for tuner in names
         for name, _ in inspect.getmembers(
-            tuner, lambda member: inspect.isfunction(member) or isinstance(member, property)
+            getattr(keras_tuner, tuner), lambda member: inspect.isfunction(member) or isinstance(member, property)
         )
         if not name.startswith("__")
     }
     assert "_build_and_fit_model" in methods
-    assert methods == REFUSED_METHODS.keys() | CALLED
-    assert not REFUSED_METHODS.keys() & CALLED
+    assert methods == set().union(*GROUPS)
+    assert sum(map(len, GROUPS)) == len(methods)
 
 
 @pytest.mark.parametrize("name", REFUSED_METHODS)
@@ -47,35 +54,59 @@ def test_an_override_that_would_not_be_called_is_refused(name: str) -> None:
     with pytest.raises(OptionError, match=f"^Mine has its own {name}, which is not called: leave it out, ") as raised:
         subclass(name)(build_model)
     assert "\n" not in str(raised.value)
+    assert isinstance(raised.value, ValueError)
 
 
 def test_an_override_is_found_wherever_it_comes_from() -> None:
     class Mixin:
-        def on_epoch_end(self, trial: Any, model: Any, epoch: int, logs: Any = None) -> None:
-            pass
+        def get_state(self) -> dict[str, Any]:
+            return {}
 
-    class Derived(subclass("on_trial_end")):  # type: ignore[misc]
+    class Derived(subclass("save")):  # type: ignore[misc]
         pass
 
     class Mixed(Mixin, kt.Hyperband):
         pass
 
-    with pytest.raises(OptionError, match="Derived has its own on_trial_end"):
+    with pytest.raises(OptionError, match="Derived has its own save"):
         Derived(build_model)
-    with pytest.raises(OptionError, match="Mixed has its own on_epoch_end"):
+    with pytest.raises(OptionError, match="Mixed has its own get_state"):
         Mixed(build_model, "val_loss")
     tuner = kt.RandomSearch(build_model)
-    tuner.on_epoch_begin = print  # type: ignore[attr-defined]
-    with pytest.raises(OptionError, match="RandomSearch has its own on_epoch_begin"):
+    tuner.save = print  # type: ignore[method-assign]
+    with pytest.raises(OptionError, match="RandomSearch has its own save"):
         tuner.search([1])
 
 
 def test_other_methods_are_the_users_own() -> None:
-    for name in (*sorted(CALLED), "helper", "_filter", "on_search_paused"):
+    for group in GROUPS[:-1]:
+        for name in sorted(group):
+            assert name in own_methods(subclass(name)(build_model))
+    for name in ("helper", "_filter", "on_search_paused"):
         subclass(name)(build_model)
 
 
-def test_the_hooks_of_a_search_are_called_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_methods_of_kerastuner_and_ours_are_not_the_users() -> None:
+    known = set().union(*GROUPS)
+    tuner = kt.Hyperband(build_model)
+    assert own_methods(tuner) & known == set()
+    tuner.on_epoch_begin = print  # type: ignore[method-assign]
+    assert own_methods(tuner) & known == {"on_epoch_begin"}
+    estimators = SklearnTuner(keras_tuner.oracles.RandomSearchOracle(kt.Objective("score", "max")), build_model)
+    assert own_methods(estimators) & known == set()
+
+
+@pytest.mark.parametrize(
+    ("own", "runs"),
+    [(None, False), ("run_trial", True), ("on_epoch_end", True), ("_build_hypermodel", True), ("on_trial_end", False)],
+)
+def test_only_a_tuner_with_code_of_its_own_for_a_trial_runs_it(own: str | None, runs: bool) -> None:
+    tuner = kt.RandomSearch(build_model) if own is None else subclass(own)(build_model)
+    assert tuner._runs_trials() is runs
+
+
+def test_the_hooks_of_a_search_are_called_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     told: list[str] = []
 
     class Told(kt.RandomSearch):
@@ -87,18 +118,18 @@ def test_the_hooks_of_a_search_are_called_around_it(monkeypatch: pytest.MonkeyPa
             super().on_search_end()
             told.append(f"end {self.results}")
 
-    monkeypatch.setattr("search.compat.keras_tuner.run", lambda *_, **__: told.append("run") or "results")
+    monkeypatch.setattr("search.compat.base_tuner.run", lambda *_, **__: told.append("run") or "results")
     Told(build_model).search([1])
     assert told == ["begin", "run", "end results"]
     told.clear()
     with pytest.raises(OptionError):
-        Told(build_model).search()
+        Told(build_model).search([1], epoch=3)
     assert told == []
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("search.compat.keras_tuner.run", interrupted)
+    monkeypatch.setattr("search.compat.base_tuner.run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Told(build_model).search([1])
     assert told == ["begin"]
@@ -157,15 +188,15 @@ def test_hyperparameters_are_declared_before_the_build() -> None:
 
 
 def test_given_hyperparameters_replace_declared_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    hp = kt.HyperParameters()
-    hp.Fixed("units", 77)
     for tunable, layers in ((True, True), (False, False)):
+        hp = kt.HyperParameters()
+        hp.Fixed("units", 77)
         tuner: Tuner = kt.RandomSearch(Declared(tunable=tunable), hyperparameters=hp)
-        assert answers(tuner._factory)[0][0] == 77
+        assert answers(tuner._declared_factory())[0][0] == 77
         tuner.search_space_summary()
         printed = capsys.readouterr().out
-        assert "Fixed(77)" in printed
-        assert ("layers" in printed) is layers
+        assert "units (Fixed)\n{'conditions': [], 'value': 77}\n" in printed
+        assert ("layers (Int)\n" in printed) is layers
 
 
 def test_a_fit_is_the_users_own_wherever_it_is_defined() -> None:
