@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -38,6 +40,7 @@ from search.study.paths import StudyPaths, check_study_name, compiled_programs, 
 from search.study.study import read_study
 from search.study.trial import Objective
 from search.tracking.mlflow.admission import Admission, check_parent_run, describe_other_store
+from search.tracking.mlflow.late import may_be_late
 
 RANDOM_CONFIGURATIONS = 5
 """Configurations with random values that `search check` builds beside the default one."""
@@ -309,8 +312,9 @@ class _Launch:
             if ref.pickle is not None:
                 ref = replace(ref, pickle=str(self._paths.pickle))
             restore = functools.partial(self._restore, probed)
+            late = place.fork is not None and _is_late(opts, uri)
             prepared = PreparedSearch(
-                self._handle, opts, probed, ref, executor, slots, records, uri, rules, lock, restore
+                self._handle, opts, probed, ref, executor, slots, records, uri, rules, lock, restore, late
             )
             return prepared.run(self._make_view, self._say)
 
@@ -488,6 +492,14 @@ class _Launch:
                 shutil.copyfile(file, target)
             shutil.rmtree(self._paths.space, ignore_errors=True)
             new.rename(self._paths.space)
+
+
+def _is_late(opts: Options, uri: str) -> bool:
+    """Return whether MLflow may get a short search after this script's end."""
+    interactive = hasattr(sys, "ps1") or bool(sys.flags.interactive)
+    return may_be_late(
+        opts, uri, interactive=interactive, modules=sys.modules, environment=os.environ, process=os.getpid()
+    )
 
 
 def _probe_limit(opts: Options) -> float | None:
