@@ -113,7 +113,10 @@ class Lock:
         """Write this process's name into the file."""
         self._file.seek(0)
         self._file.truncate()
-        json.dump(asdict(Holder.this(yields=self._yields)), self._file)
+        holder = asdict(Holder.this(yields=self._yields))
+        if not self._yields:
+            del holder["yields"]  # earlier versions of the package do not know it
+        json.dump(holder, self._file)
         self._file.flush()
 
     def _take(self, take_over: bool) -> None:
