@@ -48,7 +48,7 @@ class Points(kt.engine.base_tuner.BaseTuner):
         super().__init__(oracle, directory="points", project_name="points", **kwargs)
         self.calls: list[int] = []
 
-    def run_trial(self, trial: Any, centre: int, *, scale: float = 1.0) -> Any:
+    def run_trial(self, trial: Any, centre: float, *, scale: float = 1.0) -> Any:
         x = trial.hyperparameters.Int("x", 0, 4)
         self.calls.append(x)
         if x == 0:
@@ -56,7 +56,7 @@ class Points(kt.engine.base_tuner.BaseTuner):
         if x == 1 or (x == 3 and self.calls.count(3) == 1):
             raise OSError("no route to the data")
         self.save_model(trial.trial_id, {"x": x})
-        return {"distance": abs(x - centre) * scale, "twice": 2.0 * x}
+        return {"distance": abs(x - centre + 0.25) * scale, "twice": 2.0 * x}
 
     def save_model(self, trial_id: str, model: Any, step: int = 0) -> None:
         Path(self.get_trial_dir(trial_id), "point.pkl").write_bytes(pickle.dumps(model))
@@ -69,7 +69,7 @@ class Points(kt.engine.base_tuner.BaseTuner):
 def points(folder: Path) -> Points:
     """Return a tuner that has searched."""
     tuner = Points()
-    tuner.search(3, scale=0.5, verbose=0)
+    tuner.search(3.5, scale=0.5, verbose=0)
     return tuner
 
 
@@ -84,8 +84,8 @@ def test_a_black_box_needs_no_model_and_failures_are_retried_as_kerastuner_does(
 
 
 def test_a_black_box_keeps_its_own_models(points: Points) -> None:
-    assert points.get_best_models(3) == [{"x": 3}, {"x": 2}, {"x": 4}]
-    assert [hp.values for hp in points.get_best_hyperparameters(2)] == [{"x": 3}, {"x": 2}]
+    assert points.get_best_models(3) == [{"x": 3}, {"x": 4}, {"x": 2}]
+    assert [hp.values for hp in points.get_best_hyperparameters(2)] == [{"x": 3}, {"x": 4}]
 
 
 def test_the_oracle_shows_the_trials_of_the_study(points: Points) -> None:
@@ -93,10 +93,10 @@ def test_the_oracle_shows_the_trials_of_the_study(points: Points) -> None:
     assert isinstance(oracle, keras_tuner.oracles.RandomSearchOracle)
     best = oracle.get_best_trials(1)[0]
     assert best is oracle.get_trial(best.trial_id) is oracle.trials[best.trial_id]
-    assert (best.score, best.best_step, best.status) == (0.0, 0, "COMPLETED")
+    assert (best.score, best.best_step, best.status) == (0.125, 0, "COMPLETED")
     assert best.metrics.get_best_value("twice") == 6.0
     assert best.metrics.get_direction("distance") == "min"
-    assert [trial.score for trial in oracle.get_best_trials(9)] == [0.0, 0.5, 0.5]
+    assert [trial.score for trial in oracle.get_best_trials(9)] == [0.125, 0.375, 0.625, None, None]
     assert sorted(oracle.trials) == oracle.start_order == ["0", "1", "2", "3", "4"]
     assert sorted(oracle.end_order) == oracle.start_order
     assert oracle.ongoing_trials == {}
@@ -112,7 +112,7 @@ def test_another_tuner_sees_the_trials_and_has_nothing_left_to_do(
     assert again.oracle.trials.keys() == points.oracle.trials.keys()
     assert again.get_best_models() == [{"x": 3}]
     assert again.remaining_trials == 0
-    again.search(3, verbose=0)
+    again.search(3.5, verbose=0)
     assert len(again.oracle.trials) == 5
     assert len(Points(overwrite=True).oracle.trials) == 0
 
@@ -143,7 +143,7 @@ def test_the_results_summary_has_kerastuners_lines(points: Points, capsys: pytes
         f"Trial {best.trial_id} summary",
         "Hyperparameters:",
         "x: 3",
-        "Score: 0.0",
+        "Score: 0.125",
     ]
 
 
@@ -175,7 +175,7 @@ class BatchSizes(kt.Hyperband):
 def batch_sizes(folder: Path) -> BatchSizes:
     """Return a tuner that has searched."""
     told.clear()
-    tuner = BatchSizes(build_model, "val_loss", max_epochs=4, factor=2, seed=0, project_name="batches", workers=1)
+    tuner = BatchSizes(build_model, "val_loss", max_epochs=3, seed=0, project_name="batches", workers=1)
     tuner.search(X, Y, validation_split=0.25, epochs=99, verbose=0)
     return tuner
 
@@ -184,7 +184,7 @@ def batch_sizes(folder: Path) -> BatchSizes:
 def test_a_promoted_trial_goes_on_where_it_was(batch_sizes: BatchSizes) -> None:
     """KerasTuner's Hyperband decides the epochs, whatever `search` was given, and a continuation trains nothing twice."""
     trials = batch_sizes.results.trials
-    assert max(trial.epochs for trial in trials) == 4
+    assert max(trial.epochs for trial in trials) == 3
     promoted = [trial for trial in trials if trial.progress.segments > 1]
     assert promoted
     assert {trial.runner for trial in trials} == {"fused"}
