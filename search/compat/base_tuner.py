@@ -332,32 +332,25 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
         """Return the factory, its data, its further parts, and options, for a call of `search`."""
         if self._runs_trials() or not (args or "x" in kwargs):
             return self._prepare_runs(args, kwargs)
-        named = _bind(args, kwargs)
-        factory, own_fit = self._declared_factory(), "fit" in hypermodel_parts(self.hypermodel)
-        if own_fit:
+        factory, changed = self._declared_factory(), self._compile_arguments()
+        parts: dict[str, Any] = {"compile_model": make_compile_model(changed) if changed else None}
+        if "fit" in hypermodel_parts(self.hypermodel):
             factory = with_checked_results(factory, self.oracle.objective)
+            given = dict(kwargs)
+            epochs, callbacks = given.pop("epochs", None), given.pop("callbacks", None)
+            given.pop("verbose", None)
+            most = epochs
+            if epochs is None and self.search_sets_epochs:
+                factory, most = with_default_epochs(factory), OWN_FIT_MAX_EPOCHS
+            data: Any = FitArguments(args, given)
         else:
-            _check_names(named)
-        epochs, callbacks = named.pop("epochs", None), named.pop("callbacks", None)
-        named.pop("verbose", None)
-        parts = {
-            "compile_model": make_compile_model(changed) if (changed := self._compile_arguments()) else None,
-            "callbacks": self._make_callbacks(callbacks),
-        }
-        options: dict[str, Any] = {}
-        if self.search_sets_epochs:
-            options["max_epochs"] = epochs or 1
-            if own_fit and epochs is None:
-                factory, options["max_epochs"] = with_default_epochs(factory), OWN_FIT_MAX_EPOCHS
-        if own_fit:
-            names = [name for name in _FIT_POSITIONS[: len(args)] if name in named]
-            given = {name: value for name, value in named.items() if name not in names}
-            return factory, FitArguments(tuple(named[name] for name in names), given), parts, options
-        if named.get("x") is None:
-            raise OptionError("search was given no data: give x and y, or a dataset, as Model.fit takes them")
-        split = [named.pop(name, default) for name, default in _SPLIT.items()]
-        parts["fit_options"] = make_fit_options({name: value for name, value in named.items() if value is not None})
-        return factory, train_and_validation(*split), parts, options
+            given = _bind(args, kwargs)
+            most, callbacks = given.pop("epochs", None) or 1, given.pop("callbacks", None)
+            data = train_and_validation(*(given.pop(name, default) for name, default in _SPLIT.items()))
+            options_of_fit = {name: value for name, value in given.items() if value is not None and name != "verbose"}
+            parts["fit_options"] = make_fit_options(options_of_fit)
+        parts["callbacks"] = self._make_callbacks(callbacks)
+        return factory, data, parts, {"max_epochs": most} if self.search_sets_epochs else {}
 
     def _declared_factory(self) -> Any:
         """Return the user's hypermodel or function, with the hyperparameters that the tuner was given."""
@@ -443,19 +436,23 @@ def _check_unknown(tuner: str, names: Collection[str]) -> None:
 
 
 def _bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `search` by the names of `Model.fit`."""
+    """Return the arguments of `search` by the names of `Model.fit`.
+
+    Raises:
+        OptionError: `Model.fit` has no such argument, or there are no data.
+    """
     if len(args) > len(_FIT_POSITIONS):
         raise OptionError(f"search takes {len(_FIT_POSITIONS)} positional arguments: name the others")
     positional = dict(zip(_FIT_POSITIONS, args, strict=False))
     if twice := positional.keys() & kwargs.keys():
         raise OptionError(f"search was given {min(twice)} twice: give it once")
-    return {**positional, **kwargs}
-
-
-def _check_names(named: dict[str, Any]) -> None:
+    named = {**positional, **kwargs}
     for name in named:
         if name not in _FIT:
             raise OptionError(f"search does not take {name!r}: leave it out.{nearest(name, _FIT)}")
+    if named.get("x") is None:
+        raise OptionError("search was given no data: give x and y, or a dataset, as Model.fit takes them")
+    return named
 
 
 def _attributes_of_tuners(tuner: Any) -> set[str]:
@@ -492,7 +489,10 @@ _ARGUMENT_NAMES = {
     "max-weights": "max_model_size",
     "iterations": "hyperband_iterations",
     "space": "hypermodel",
-    "data[0]": "x, y or sample_weight",
+    "data[0][0]": "x",
+    "data[0][1]": "y",
+    "data[0][2]": "sample_weight",
+    "data[0]": "x",
     "data[1]": "validation_data",
 }
 """The tuner's argument for each flag whose name it does not have; see `search.display.python_messages`."""

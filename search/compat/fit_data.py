@@ -6,12 +6,14 @@ import math
 from typing import Any
 
 from search.errors import OptionError
+from search.space.fit_arguments import readable
 
 __all__ = ["train_and_validation"]
 
 
 def train_and_validation(x: Any, y: Any, sample_weight: Any, validation: Any, split: float) -> tuple[Any, Any]:
     """Return (train, validation), like a space file's `load_data`."""
+    x, validation = readable(x), readable(validation)
     arrays = y is not None or sample_weight is not None or isinstance(x, (dict, list, tuple)) or _is_array(x)
     train = x
     if arrays:

@@ -41,7 +41,7 @@ class Run:
         callback: the search's own callback.
         epochs: the epochs that the search asks for.
         trains: a training of the model by `Tuner.run_trial` is under way, whose epochs the callback sees.
-        told: a loop of the user's own has told the tuner of an epoch.
+        told: the search knows the training, so that nothing need be returned, as in KerasTuner before version 1.1.
         built: what the hypermodel's `build` returned, until the first `build` within `run_trial` takes it.
     """
 
@@ -56,7 +56,7 @@ class Run:
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
         """Note that the callback sees the epochs within the context."""
-        self.trains = True
+        self.trains = self.told = True
         try:
             yield
         finally:

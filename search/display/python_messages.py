@@ -16,7 +16,7 @@ __all__ = ["name_arguments", "python_arguments"]
 _CALL_SWITCHES = ("resume", "overwrite", "accept_changes", "take_over")
 """Switches of `search.run` that are no options of a search."""
 
-_SUBJECTS = ("space", "data[0]", "data[1]")
+_SUBJECTS = ("space", "data[0][0]", "data[0][1]", "data[0][2]", "data[0]", "data[1]")
 """Arguments of `search.run` with which a message may begin."""
 
 _FLAG = re.compile(r"(?P<with>\bwith )?(?<![\w-])--(?P<flag>[a-z]+(?:-[a-z]+)*)(?P<values> [a-z]+(?: or [a-z]+)?\b)?")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["FitArguments"]
+__all__ = ["FitArguments", "OneReading", "readable"]
 
 _DATA_NAMES = ("x", "y")
 """The names of the first positional arguments, as in `Model.fit`."""
@@ -36,9 +36,9 @@ class FitArguments:
 
         Each part is None if the arguments have none.
         """
-        x, y, weight = (self.named.get(name) for name in (*_DATA_NAMES, "sample_weight"))
+        x, y, weight = (readable(self.named.get(name)) for name in (*_DATA_NAMES, "sample_weight"))
         train = (x,) if y is None and weight is None else (x, y) if weight is None else (x, y, weight)
-        validation = self.named.get("validation_data")
+        validation = readable(self.named.get("validation_data"))
         return (None if x is None else train), tuple(validation) if isinstance(validation, list) else validation
 
     def leaves(self) -> list[tuple[str, Any]]:
@@ -50,6 +50,32 @@ class FitArguments:
         named = {name: change(name, value) for name, value in self.named.items()}
         args = tuple(named[name] for name in list(named)[: len(self.args)])
         return FitArguments(args, {name: named[name] for name in self.kwargs})
+
+
+class OneReading:
+    """A generator that `Model.fit` was given: whoever reads it goes on where the last reader stopped.
+
+    So its batches belong to no epoch, and a trial that continues gets others than one that was not interrupted.
+
+    Args:
+        generator: the generator, without an end or with `steps_per_epoch`.
+    """
+
+    def __init__(self, generator: Iterator[Any]) -> None:
+        self._generator = generator
+
+    def __call__(self) -> Iterator[Any]:
+        """Return the generator."""
+        return self._generator
+
+    def leaves(self) -> list[tuple[str, Any]]:
+        """Return the generator, which cannot be pickled, as a part of its own."""
+        return [("x", self._generator)]
+
+
+def readable(value: Any) -> Any:
+    """Return a generator as a source of batches, and any other value as it is."""
+    return OneReading(value) if isinstance(value, Generator) else value
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -133,8 +133,11 @@ def _configure_framework(slot: Slot) -> None:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        tf.config.threading.set_intra_op_parallelism_threads(slot.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(slot.threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        except TypeError:  # a script that was forked has assigned numbers in place of calling these functions
+            print(f"search: TensorFlow's threads cannot be limited to {slot.threads}", flush=True)
     elif backend == "torch":
         import torch
 

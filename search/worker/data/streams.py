@@ -28,6 +28,7 @@ import keras
 import numpy as np
 
 from search.errors import SpaceError
+from search.space.fit_arguments import OneReading
 from search.study.trial import derive_seed
 from search.worker.data import kinds
 
@@ -141,6 +142,8 @@ def as_stream(value: Any, name: str) -> Stream | None:
     if isinstance(value, keras.utils.PyDataset):
         batches = value.num_batches
         return Stream("pydataset", value, batches, batches is None)
+    if isinstance(value, OneReading):
+        return Stream("function", value, None, True)
     classes = {cls.__name__ for cls in type(value).__mro__}
     if "DatasetV2" in classes:
         cardinality = int(value.cardinality())
