@@ -72,7 +72,13 @@ def run_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
 
 # Arguments ------------------------------------------------------------------------------------------------------------
 
-ALL = {"study": "untitled_project", "runs": "runs", "max_consecutive_failed_trials": 3, "executions_per_trial": 1}
+ALL = {
+    "study": "untitled_project",
+    "runs": "runs",
+    "max_consecutive_failed_trials": 3,
+    "executions_per_trial": 1,
+    "keep_models": 10,
+}
 RANDOM = {**ALL, "backend": "optuna", "sampler": "random", "pruner": "none"}
 
 
