@@ -70,7 +70,7 @@ KEPT_MODELS = 10
 _OPTIONS = [name for name in FIELDS if name not in _MAPPED]
 
 
-class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTuner has no types
+class BaseTuner(original.base_tuner.BaseTuner):
     """A tuner for models of any kind, whose subclass has a `run_trial(trial, …)`, as KerasTuner's.
 
     `search` runs `run_trial` in worker processes, and passes its own arguments on.

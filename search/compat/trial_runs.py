@@ -79,7 +79,7 @@ UPDATES_TRIAL = "oracle.update_trial"
 """The name in `ATTRIBUTES_FILE` that says that `run_trial` has called it."""
 
 
-class BlackBox(keras.Model):  # type: ignore[misc]  # keras is untyped
+class BlackBox(keras.Model):
     """The model without weights of a trial that has no Keras model."""
 
     def __init__(self) -> None:
