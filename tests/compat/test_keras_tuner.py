@@ -72,7 +72,13 @@ def run_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
 
 # Arguments ------------------------------------------------------------------------------------------------------------
 
-ALL = {"study": "untitled_project", "runs": "runs", "max_consecutive_failed_trials": 3, "executions_per_trial": 1}
+ALL = {
+    "study": "untitled_project",
+    "runs": "runs",
+    "max_consecutive_failed_trials": 3,
+    "executions_per_trial": 1,
+    "keep_models": 10,
+}
 RANDOM = {**ALL, "backend": "optuna", "sampler": "random", "pruner": "none"}
 
 
@@ -165,7 +171,11 @@ def test_positional_arguments_have_kerastuners_order(name: str) -> None:
         (lambda: kt.RandomSearch(), OptionError, "^Received `hypermodel=None`: give a function of hp"),
         (lambda: kt.RandomSearch(3), ValueError, "callable with signature `build"),
         (lambda: kt.RandomSearch(build_model, max_trial=3), OptionError, "max_trial of .* Did you mean 'max_trials'"),
-        (lambda: kt.RandomSearch(build_model, max_epochs=3), OptionError, "^Unrecognized arguments max_epochs of Random"),
+        (
+            lambda: kt.RandomSearch(build_model, max_epochs=3),
+            OptionError,
+            "^Unrecognized arguments max_epochs of Random",
+        ),
         (lambda: kt.RandomSearch(build_model, max_model_size=0), OptionError, "^max_model_size is 0: it must be at"),
         (lambda: kt.RandomSearch(build_model, executions_per_trial=0), OptionError, "^executions_per_trial is 0"),
         (lambda: kt.RandomSearch(build_model, 3), TypeError, "`objective` not understood"),
@@ -506,7 +516,9 @@ def test_a_dataset_that_calls_python_reaches_no_second_worker(folder: Path) -> N
     import tensorflow as tf
 
     dataset = tf.data.Dataset.from_generator(lambda: iter([1.0]), output_signature=tf.TensorSpec([], tf.float32))
-    with pytest.raises(SpaceError, match=r"^x, y or sample_weight cannot be sent to a worker .*Dataset that calls Python"):
+    with pytest.raises(
+        SpaceError, match=r"^x, y or sample_weight cannot be sent to a worker .*Dataset that calls Python"
+    ):
         kt.RandomSearch(build_model, project_name="generator", workers=2).search(dataset)
 
 
