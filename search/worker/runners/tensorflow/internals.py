@@ -369,7 +369,7 @@ def keeping_kernels() -> Iterator[None]:
 
 
 @capability(
-    "global seed of TensorFlow",
+    "global seeds",
     without="a search in the process of a script leaves it another global seed",
     uses=("tensorflow.python.eager.context.context",),
     packages=_versions,
