@@ -85,15 +85,18 @@ def _start() -> None:
     waiting = {str(folder): uri for folder, uri in _waiting.items() if StudyPaths(folder).journal.exists()}
     if not waiting or _owner != os.getpid():
         return
+    _waiting.clear()  # a fork of a process that has registered this, and registers it itself, comes here twice
     # The process imports this very package, however this process has found it.
     package = str(Path(search.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     # Its libraries compute little, and would start a thread for each core.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # Its other end closes when this process is gone, whose end takes a processor for a second: the new one waits for it.
+    end, _ = os.pipe()
     try:
         process = subprocess.Popen(
             [*COMMAND, json.dumps(waiting)],
-            stdin=subprocess.DEVNULL,
+            stdin=end,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, **threads, "PYTHONPATH": path},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import traceback
 from contextlib import suppress
@@ -18,15 +19,21 @@ from search.tracking.mlflow.sending import send_study
 NICENESS = 10
 """The niceness of the process: nobody waits for it."""
 
+END_SECONDS = 30.0
+"""Seconds to wait for the script's end, at most. A process that the script has forked may keep the pipe open."""
+
 
 def main() -> int:
     """Send the studies in the arguments, one after the other: a JSON object with the tracking address by folder.
+
+    This begins when the script is gone: when the pipe on stdin has no writer.
 
     Returns:
         The exit code: 0 if MLflow has all of them, else 1. The studies' logs say why.
     """
     with suppress(OSError):
         os.nice(NICENESS)
+    select.select([0], [], [], END_SECONDS)
     store.configure_mlflow()
     internals.import_whole()
     return max([0, *(_send(StudyPaths(Path(folder)), uri) for folder, uri in json.loads(sys.argv[1]).items())])

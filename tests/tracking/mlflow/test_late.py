@@ -93,6 +93,7 @@ def run_child(monkeypatch: pytest.MonkeyPatch, *studies: StudyPaths) -> int:
     waiting = {str(paths.folder): local_address(paths.folder.parent) for paths in studies}
     monkeypatch.setattr(sys, "argv", ["late_child", json.dumps(waiting)])
     monkeypatch.setattr(late_child, "NICENESS", 0)
+    monkeypatch.setattr(late_child, "END_SECONDS", 0.0)
     return late_child.main()
 
 

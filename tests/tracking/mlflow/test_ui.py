@@ -18,8 +18,11 @@ from by_hand import SEARCH_ENDED, completed_trial, study_start
 from commands import Command
 from stores import WriteStudy, local_address, sync
 
+from search.study.lock import Lock
+from search.study.paths import StudyPaths
 from search.study.records import SearchStarted
 from search.tracking.mlflow import retrieve, store, ui
+from search.tracking.mlflow.position import Position
 
 pytestmark = pytest.mark.usefixtures("unflushed")
 
@@ -72,9 +75,22 @@ def test_a_browser_is_opened_only_with_a_display(environment: dict[str, str], pl
     assert ui.has_display(environment, platform) == expected
 
 
-def test_a_study_that_mlflow_lacks_is_named_by_its_name(write: WriteStudy, runs: Path, command: Command) -> None:
+def test_a_study_that_mlflow_lacks_is_sent_first(write: WriteStudy, runs: Path, command: Command) -> None:
     write(study_start(), "digits")
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        outcome = command("ui", "digits", "--runs", runs, "--no-browser", "--port", str(port))
+    assert outcome.code == 2
+    assert f"port {port} is taken" in outcome.err  # so the study was found
+    assert Position.load(StudyPaths.of(runs, "digits").tracking).offset > 0
+
+
+def test_a_study_that_mlflow_lacks_is_named_by_its_name(write: WriteStudy, runs: Path, command: Command) -> None:
+    lock = Lock(write(study_start(), "digits").lock)  # a search that runs has not sent it yet
     outcome = command("ui", "digits", "--runs", runs, "--no-browser")
+    lock.release()
     assert outcome.code == 2
     assert "study 'digits' is not in MLflow" in outcome.err
     assert "search sync digits" in outcome.err
