@@ -21,6 +21,7 @@ from search.devices.nodes import Node, find_node, find_node_again
 from search.devices.slots import Slot
 from search.devices.usage import Choice, pick_gpus
 from search.driver import checks, job_end, named_parts, reruns, storage_option, warm_start
+from search.driver.late import may_be_late
 from search.driver.placement import Placement, choose_place
 from search.driver.prepared import MakeView, PreparedSearch, Result, log_traceback
 from search.driver.search_limits import limit_disk
@@ -41,7 +42,6 @@ from search.study.paths import StudyPaths, check_study_name, compiled_programs, 
 from search.study.study import read_study
 from search.study.trial import Objective
 from search.tracking.mlflow.admission import Admission, check_parent_run, describe_other_store
-from search.tracking.mlflow.late import may_be_late
 
 RANDOM_CONFIGURATIONS = 5
 """Configurations with random values that `search check` builds beside the default one."""
@@ -458,7 +458,7 @@ class _Launch:
 
 
 def _is_late(opts: Options, uri: str) -> bool:
-    """Return whether MLflow may get a short search after this script's end."""
+    """Return whether a short search may get to MLflow, and get its report, after this script's end."""
     interactive = hasattr(sys, "ps1") or bool(sys.flags.interactive)
     return may_be_late(
         opts, uri, interactive=interactive, modules=sys.modules, environment=os.environ, process=os.getpid()

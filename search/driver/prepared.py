@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from search.backends import registry
 from search.devices.slots import Slot, slots_sharing_memory
-from search.driver import named_parts, storage_option
+from search.driver import late, named_parts, storage_option
 from search.driver.inbox import Steering
 from search.driver.loop import Driver, View
 from search.driver.search_limits import limits_of
@@ -37,7 +37,6 @@ from search.study.requirement import describe_shortfall
 from search.study.study import Study
 from search.study.transitions import UnfitRecord
 from search.tracking.followers import FollowerSetup, FollowerThread
-from search.tracking.mlflow import late
 from search.wording import pluralize
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class PreparedSearch:
         rules: stop rules of this process, beside those that the options name.
         lock: the lock on the journal.
         restore: writes again what lies beside the journal, after another program has deleted that.
-        late: MLflow may get a short search after this process's end.
+        late: a short search may get to MLflow, and get its report, after this process's end.
     """
 
     handle: StudyHandle
@@ -154,7 +153,7 @@ class PreparedSearch:
         setup = FollowerSetup(self.handle.name, self.paths.folder, self.handle.entries, view.say)
         named = named_parts.make_followers(opts, setup, report)
         syncer = self._make_syncer(view)
-        reports = ReportWriter(self.paths, study, enabled=opts.report, say=view.say)
+        reports = ReportWriter(self.paths, study, enabled=opts.report, early=not self.late, say=view.say)
         files = storage_option.make_files(opts.storage, self.handle, self.records)
         driver = Driver(
             controller,
@@ -176,7 +175,8 @@ class PreparedSearch:
         )
         try:
             end = self._train(study, driver, files, syncer, named, say)
-            reports.write()
+            if not self.late:
+                reports.write()
         except BaseException:
             reports.stop()
             raise
@@ -201,9 +201,10 @@ class PreparedSearch:
             # A search that was stopped or given up has an exit code of its own.
             shortfall = describe_shortfall(self.options.require, study) if end.exit_code == 0 else ""
             with waiting_for("sending the rest to MLflow"):
-                synced = syncer.finish(SYNC_SECONDS, before_last=lambda: reports.wait(REPORT_SECONDS))
-                reports.close(REPORT_SECONDS)
-            self._send_later(syncer, say)
+                synced = syncer.finish(SYNC_SECONDS, before_last=lambda: reports.finish(REPORT_SECONDS))
+                if not self._send_later(syncer, say, report=self.options.report):
+                    reports.finish(0)
+                    reports.close(REPORT_SECONDS)
             return Result(self.paths, study, end, synced, shortfall=shortfall)
         except KeyboardInterrupt as error:
             reports.stop()
@@ -229,7 +230,7 @@ class PreparedSearch:
             return end
         except BaseException as error:
             syncer.stop()
-            self._send_later(syncer, say)
+            self._send_later(syncer, say, report=False)
             for follower in named:
                 follower.end()
             if isinstance(error, KeyboardInterrupt) and study.header is not None:
@@ -238,11 +239,19 @@ class PreparedSearch:
                 raise
             raise self._broken(error) from error
 
-    def _send_later(self, syncer: Syncer, say: Callable[[str], None]) -> None:
-        """Have a study that MLflow was not told of yet sent after this process's end."""
-        if syncer.left and self.paths.journal.exists():
-            late.send_at_exit(self.paths, self.tracking_uri)
-            say(f"MLflow gets this study when the script has ended; `search sync {self.handle.name}` sends it at once")
+    def _send_later(self, syncer: Syncer, say: Callable[[str], None], *, report: bool) -> bool:
+        """Have a study that MLflow was not told of yet sent after this process's end. Return whether that is so.
+
+        Args:
+            report: have its report written then, too.
+        """
+        if not syncer.left or not self.paths.journal.exists():
+            return False
+        late.send_at_exit(self.paths, self.tracking_uri, report=report)
+        also = " and the report is written" if report else ""
+        name = self.handle.name
+        say(f"MLflow gets this study{also} when the script has ended; `search sync {name}` sends it at once")
+        return True
 
     def _steering(self) -> Steering:
         """Return the requests of users who steer the search while it runs."""

@@ -35,15 +35,20 @@ class ReportWriter:
         paths: the study's files.
         study: the study, live.
         enabled: False writes no report.
+        early: start the process when training is over, as by default; else when the report is asked for.
         say: shows the user one line.
     """
 
     protocol = 1
 
-    def __init__(self, paths: StudyPaths, study: Study, *, enabled: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, paths: StudyPaths, study: Study, *, enabled: bool, early: bool = True, say: Callable[[str], None]
+    ) -> None:
         self._paths = paths
         self._study = study
         self._enabled = enabled
+        self._early = early
+        self._asked = False
         self._say = say
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -51,7 +56,7 @@ class ReportWriter:
 
     def take(self, entries: Sequence[Entry]) -> None:
         """Start the process if no trial is trained any more: its imports take as long as a final evaluation."""
-        if not self._enabled or self._process is not None:
+        if not (self._enabled and self._early) or self._process is not None:
             return
         if not any(isinstance(entry.record, SegmentEnded) for entry in entries):
             return
@@ -63,9 +68,10 @@ class ReportWriter:
         """Do nothing: the journal is read at the end."""
 
     def write(self) -> None:
-        """Let the process write the report, as the journal is now. Return at once."""
-        if not self._enabled:
+        """Let the process write the report, as the journal is now, unless it does so already. Return at once."""
+        if not self._enabled or self._asked:
             return
+        self._asked = True
         if self._process is None:
             self._start()
         if self._process is not None and self._process.stdin is not None:
@@ -78,6 +84,11 @@ class ReportWriter:
         with self._lock, suppress(subprocess.TimeoutExpired):
             if self._process is not None:
                 self._process.wait(seconds)
+
+    def finish(self, seconds: float) -> None:
+        """Do as `write` and then as `wait`."""
+        self.write()
+        self.wait(seconds)
 
     def close(self, seconds: float) -> None:
         """Wait as `wait` does, and say one line if the report is not written.

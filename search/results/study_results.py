@@ -459,8 +459,8 @@ def get_best_models(
     paths = StudyPaths.of(runs, study)
     if tracking_uri is None and space is None and paths.journal.exists():
         return StudyResults(paths).get_best_models(num_models)
+    from search.driver.late import send_waiting
     from search.tracking.mlflow import retrieve, store
-    from search.tracking.mlflow.sending import send_waiting
 
     uri = store.resolve_uri(tracking_uri, runs)
     send_waiting(uri)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -11,11 +10,11 @@ from search.errors import JournalError
 from search.study.lock import Lock, is_held
 from search.study.paths import StudyPaths
 from search.study.study import Study, read_study
-from search.tracking.mlflow import late, store
+from search.tracking.mlflow import store
 from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.syncer import Syncer
 
-__all__ = ["send_if_behind", "send_study", "send_waiting"]
+__all__ = ["send_if_behind", "send_study"]
 
 
 def send_study(paths: StudyPaths, study: Study, uri: str, *, yields: bool = False, warn: Callable[[str], None]) -> str:
@@ -63,19 +62,6 @@ def send_if_behind(paths: StudyPaths, uri: str, warn: Callable[[str], None]) -> 
         return
     with suppress(JournalError):  # a process has begun to run it, or its journal is damaged: MLflow has what it has
         send_study(paths, read_study(paths.journal), uri, warn=warn)
-
-
-def send_waiting(uri: str) -> None:
-    """Send the studies of this process that wait for its end to a local store: the process itself looks there now.
-
-    Args:
-        uri: the store's address. Studies of other stores go on waiting.
-
-    Raises:
-        JournalError, TrackingRefused, Unavailable, OptionError: as for `send_study`.
-    """
-    for paths in late.take_waiting(uri):
-        send_study(paths, read_study(paths.journal), uri, warn=warnings.warn)
 
 
 def _is_behind(paths: StudyPaths, uri: str) -> bool:

@@ -14,10 +14,11 @@ import pytest
 from by_hand import SEARCH_ENDED, completed_trial, study_start
 from stores import WriteStudy, local_address, wait_until
 
+from search.driver import late, late_child
 from search.options import Options
 from search.study.lock import Lock
 from search.study.paths import StudyPaths, local_store
-from search.tracking.mlflow import late, late_child, store
+from search.tracking.mlflow import store
 from search.tracking.mlflow.position import Position
 from search.tracking.mlflow.retrieve import find_remote_study, rank_remote_trials
 from search.tracking.mlflow.sending import send_if_behind
@@ -89,8 +90,8 @@ def test_a_search_that_goes_on_after_the_rest_is_sent(write: WriteStudy, runs: P
 # The process ----------------------------------------------------------------------------------------------------------
 
 
-def run_child(monkeypatch: pytest.MonkeyPatch, *studies: StudyPaths) -> int:
-    waiting = {str(paths.folder): local_address(paths.folder.parent) for paths in studies}
+def run_child(monkeypatch: pytest.MonkeyPatch, *studies: StudyPaths, report: bool = False) -> int:
+    waiting = {str(paths.folder): (local_address(paths.folder.parent), report) for paths in studies}
     monkeypatch.setattr(sys, "argv", ["late_child", json.dumps(waiting)])
     monkeypatch.setattr(late_child, "NICENESS", 0)
     monkeypatch.setattr(late_child, "END_SECONDS", 0.0)
@@ -99,7 +100,8 @@ def run_child(monkeypatch: pytest.MonkeyPatch, *studies: StudyPaths) -> int:
 
 def test_the_process_sends_each_study(write: WriteStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = write(RECORDS)
-    assert run_child(monkeypatch, paths) == 0
+    assert run_child(monkeypatch, paths, report=True) == 0
+    assert paths.report.stat().st_size > 1_000_000
     assert is_sent(paths)
     assert trials_in_mlflow(paths) == 2
 
@@ -107,7 +109,7 @@ def test_the_process_sends_each_study(write: WriteStudy, monkeypatch: pytest.Mon
 def test_a_study_that_is_gone_is_not_made_again(write: WriteStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = write(RECORDS)
     shutil.rmtree(paths.folder.parent)
-    assert run_child(monkeypatch, paths) == 0
+    assert run_child(monkeypatch, paths, report=True) == 0
     assert not paths.folder.parent.exists()
 
 
@@ -146,7 +148,7 @@ def build_model(hp):
 
 x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
 data = (x[:48], x[:48].sum(axis=1)), (x[48:], x[48:].sum(axis=1))
-options = {"max_trials": 2, "max_epochs": 1, "backend": "optuna", "pruner": "none", "seed": 0, "report": False}
+options = {"max_trials": 2, "max_epochs": 1, "backend": "optuna", "pruner": "none", "seed": 0}
 search.run(build_model, data, progress=False, study="s", **options)
 told = {"mlflow": "mlflow" in sys.modules}
 if "look" in sys.argv:
@@ -171,9 +173,13 @@ def run_script(templates: forks.Templates, folder: Path, *arguments: str) -> tup
 def test_a_short_search_is_sent_after_its_script(templates: forks.Templates, tmp_path: Path) -> None:
     told, output = run_script(templates, tmp_path)
     assert told == {"mlflow": False}
-    assert "MLflow gets this study when the script has ended; `search sync s` sends it at once" in output
+    line = (
+        "MLflow gets this study and the report is written when the script has ended; `search sync s` sends it at once"
+    )
+    assert line in output
     paths = StudyPaths.of(tmp_path / "runs", "s")
-    wait_until(lambda: is_sent(paths) and Position.load(paths.tracking).winner != "", 120)
+    wait_until(lambda: is_sent(paths) and Position.load(paths.tracking).report != "", 120)
+    assert paths.report.exists()
     assert trials_in_mlflow(paths) == 2
 
 

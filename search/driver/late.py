@@ -1,8 +1,9 @@
-"""MLflow after the script: the studies of short searches go to a local store when the script that ran them has ended.
+"""What waits for the end of a script: short searches go to a local MLflow store, and get their reports, after that.
 
-MLflow takes two seconds of a processor to import and to make a database, which is as long as a tiny search. A process
-of its own (`search.tracking.mlflow.late_child`) does all that beside the end of the script. If it is killed, or never
-starts, nothing is lost: the journal has all, and `search sync`, `search ui` or a resumed search send it.
+MLflow takes two seconds of a processor to import and to make a database, and a report one: together as long as a tiny
+search. A process of its own (`search.driver.late_child`) does all that when the script has ended. If it is killed, or
+never starts, nothing is lost: the journal has all. `search sync`, `search ui` or a resumed search send it, and `search
+report` writes the report.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -19,18 +21,20 @@ import search
 from search.options import Options
 from search.study.paths import StudyPaths
 from search.study.slurm import SlurmJob
+from search.study.study import read_study
 from search.tracking.mlflow import store
+from search.tracking.mlflow.sending import send_study
 
-__all__ = ["REST_SECONDS", "may_be_late", "send_at_exit", "take_waiting"]
+__all__ = ["REST_SECONDS", "may_be_late", "send_at_exit", "send_waiting"]
 
 REST_SECONDS = 20.0
 """Seconds of a search before MLflow is imported. A search that ends sooner is sent after its script."""
 
-COMMAND = (sys.executable, "-P", "-m", "search.tracking.mlflow.late_child")
+COMMAND = (sys.executable, "-P", "-m", "search.driver.late_child")
 """The command of the process. `-P`: no module of the user's folder is imported in another's place."""
 
-_waiting: dict[Path, str] = {}
-"""The tracking addresses of the studies that wait for the end of this process, by their folders."""
+_waiting: dict[Path, tuple[str, bool]] = {}
+"""The studies that wait for the end of this process: by folder, the tracking address, and if a report is to be made."""
 
 _owner = 0
 """The process that sends them: a fork of it inherits `_waiting`, and must not."""
@@ -60,29 +64,40 @@ def may_be_late(
     return store.local_database(uri) is not None and not (interactive or ends_together or looks)
 
 
-def send_at_exit(paths: StudyPaths, uri: str) -> None:
-    """Have a study sent to a local store when this process has ended."""
+def send_at_exit(paths: StudyPaths, uri: str, *, report: bool) -> None:
+    """Have a study sent to a local store when this process has ended.
+
+    Args:
+        report: have its report written, too.
+    """
     global _owner
     if _owner != os.getpid():
         _waiting.clear()
         atexit.register(_start)
         _owner = os.getpid()
-    _waiting[paths.folder] = uri
+    _waiting[paths.folder] = uri, report
 
 
-def take_waiting(uri: str) -> list[StudyPaths]:
-    """Return the studies that wait to be sent to a local store, which wait no more: the caller sends them."""
+def send_waiting(uri: str) -> None:
+    """Send the studies of this process that wait for its end to a local store: the process itself looks there now.
+
+    Args:
+        uri: the store's address. Studies of other stores go on waiting.
+
+    Raises:
+        JournalError, TrackingRefused, Unavailable, OptionError: as for `send_study`.
+    """
     if _owner != os.getpid():
-        return []
-    folders = [folder for folder, address in _waiting.items() if address == uri]
-    for folder in folders:
-        del _waiting[folder]
-    return [paths for paths in map(StudyPaths, folders) if paths.journal.exists()]
+        return
+    for folder in [folder for folder, (address, _) in _waiting.items() if address == uri]:
+        paths = StudyPaths(folder)
+        if paths.journal.exists():
+            send_study(paths, read_study(paths.journal), uri, warn=warnings.warn)
 
 
 def _start() -> None:
     """Start the process that sends the studies. It goes on after this one."""
-    waiting = {str(folder): uri for folder, uri in _waiting.items() if StudyPaths(folder).journal.exists()}
+    waiting = {str(folder): each for folder, each in _waiting.items() if StudyPaths(folder).journal.exists()}
     if not waiting or _owner != os.getpid():
         return
     _waiting.clear()  # a fork of a process that has registered this, and registers it itself, comes here twice
@@ -91,7 +106,7 @@ def _start() -> None:
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     # Its libraries compute little, and would start a thread for each core.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # Its other end closes when this process is gone, whose end takes a processor for a second: the new one waits for it.
+    # Its other end closes when this process is gone. That takes a processor for a second, so the new one waits for it.
     end, _ = os.pipe()
     try:
         process = subprocess.Popen(
