@@ -381,7 +381,7 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
         given = {name: value for name, value in kwargs.items() if name not in ("callbacks", "epochs")}
         epochs, callbacks = kwargs.get("epochs"), kwargs.get("callbacks")
         own_run = "run_trial" in own_methods(self) or not hasattr(self, "executions_per_trial")
-        through = not own_run or calls_super(type(self).run_trial)
+        through = not own_run or calls_super(self.run_trial)
         runs = TrialRuns(self, given=kwargs, seen_by_probe=through)
         options: dict[str, Any] = {}
         if self.search_sets_epochs:

@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 
 import search.compat.keras_tuner as kt
+from search.compat.trial_hooks import TrialHooks
 from search.errors import SpaceError
+from search.study import journal
+from search.study.records import TrialEnded
+from search.tracking.followers import FollowerSetup
 
 X = np.random.default_rng(0).normal(size=(48, 4)).astype("float32")
 Y = X.sum(axis=1)
@@ -248,6 +252,63 @@ def test_a_loop_of_its_own_is_recorded_epoch_by_epoch(folder: Path) -> None:
     assert [len(curve) for curve in curves] == [3, 3]
     assert tuner.epochs_seen == sum(curves, [])
     assert tuner.oracle.get_best_trials()[0].score == min(map(min, curves))
+
+
+class Watching(kt.RandomSearch):
+    """A tuner with hooks of the training, for which it needs no `run_trial` of its own."""
+
+    seen: list[tuple[str, int]]
+
+    def on_epoch_begin(self, trial: Any, model: Any, epoch: int, logs: Any = None) -> None:
+        assert model.optimizer is not None
+        self.seen.append((trial.trial_id, epoch))
+
+    def on_batch_end(self, trial: Any, model: Any, batch: int, logs: Any = None) -> None:
+        self.seen.append((trial.trial_id, -1))
+
+
+def test_the_hooks_of_a_training_are_called_in_the_worker(folder: Path) -> None:
+    """A trial of two executions is trained twice, and the attributes come back."""
+    tuner = Watching(build_model, "val_loss", max_trials=2, executions_per_trial=2, project_name="watching", seed=1)
+    tuner.seen = []
+    tuner.search(X, Y, validation_split=0.5, batch_size=12, epochs=2, verbose=0)
+    trials = tuner.results.trials
+    assert [len(trial.executions) for trial in trials] == [2, 2]
+    for trial_id in tuner.oracle.trials:
+        assert [epoch for about, epoch in tuner.seen if about == trial_id] == 2 * [0, -1, -1, 1, -1, -1]
+    scores = {trial.number: np.mean(trial.scores) for trial in trials}
+    assert tuner.oracle.get_best_trials()[0].score == pytest.approx(min(scores.values()))
+
+
+def test_a_run_trial_may_be_assigned(folder: Path) -> None:
+    tuner = kt.RandomSearch(build_model, "val_loss", max_trials=2, executions_per_trial=3, project_name="assigned")
+    tuner.run_trial = lambda trial, power: 0.5 + trial.hyperparameters.get("units") ** power
+    tuner.search(2, verbose=0)
+    for trial in tuner.oracle.trials.values():
+        assert trial.score == 0.5 + trial.hyperparameters.get("units") ** 2
+    assert {len(trial.executions) for trial in tuner.results.trials} == {1}, "the loop over executions is KerasTuner's"
+
+
+def test_hooks_go_on_after_the_trials_of_earlier_processes(batch_sizes: BatchSizes) -> None:
+    paths = batch_sizes.results.paths
+    entries = [*journal.read(paths.journal)]
+    ends = [place for place, entry in enumerate(entries) if isinstance(entry.record, TrialEnded)]
+    setup = FollowerSetup("batches", paths.folder, entries=entries[: ends[-1]], say=print)
+    ended: list[Any] = []
+
+    class Listening(kt.Hyperband):
+        def on_trial_begin(self, trial: Any) -> None:
+            raise AssertionError("all have begun")
+
+        def on_trial_end(self, trial: Any) -> None:
+            ended.append(trial)
+
+    TrialHooks(setup).take(entries[ends[-1] :])  # there is no script: nothing is called
+    with TrialHooks.calling(Listening(build_model, "val_loss", directory=paths.folder / "none")):
+        hooks = TrialHooks(setup)
+    hooks.take(entries[ends[-1] :])
+    last = batch_sizes.oracle.trials[ended[0].trial_id]
+    assert [(trial.score, trial.status) for trial in ended] == [(last.score, "COMPLETED")]
 
 
 class Fatal(kt.RandomSearch):
