@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,6 @@ from search.errors import SpaceError
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
 Y = (X.sum(axis=1) > 0).astype("int32")
-
-
-@pytest.fixture(scope="module")
-def folder(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield the working folder of all searches of this module."""
-    folder = tmp_path_factory.mktemp("arguments")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("search.executors.selection.shared_zygote", zygote)
-        yield folder
 
 
 def build_model(hp: Any) -> Any:

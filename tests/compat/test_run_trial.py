@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,6 @@ from search.tracking.followers import FollowerSetup
 
 X = np.random.default_rng(0).normal(size=(48, 4)).astype("float32")
 Y = X.sum(axis=1)
-
-
-@pytest.fixture(scope="module")
-def folder(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield the working folder of all searches of this module."""
-    folder = tmp_path_factory.mktemp("run_trial")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("search.executors.selection.shared_zygote", zygote)
-        yield folder
 
 
 def build_model(hp: Any) -> Any:
@@ -186,7 +175,7 @@ def batch_sizes(folder: Path) -> BatchSizes:
 
 @pytest.mark.core
 def test_a_promoted_trial_goes_on_where_it_was(batch_sizes: BatchSizes) -> None:
-    """KerasTuner's Hyperband decides the epochs, whatever `search` was given, and a continuation trains nothing twice."""
+    """Hyperband decides the epochs, whatever `search` was given, and a continuation trains nothing twice."""
     trials = batch_sizes.results.trials
     assert max(trial.epochs for trial in trials) == 3
     promoted = [trial for trial in trials if trial.progress.segments > 1]
@@ -250,7 +239,7 @@ def test_a_loop_of_its_own_is_recorded_epoch_by_epoch(folder: Path) -> None:
     tuner.search(X, Y, epochs=3, verbose=0)
     curves = [[epoch.logs["loss"] for epoch in trial.curve] for trial in tuner.results.trials]
     assert [len(curve) for curve in curves] == [3, 3]
-    assert tuner.epochs_seen == sum(curves, [])
+    assert tuner.epochs_seen == [*curves[0], *curves[1]]
     assert tuner.oracle.get_best_trials()[0].score == min(map(min, curves))
 
 

@@ -75,9 +75,7 @@ def test_a_script_runs_with_its_arguments_and_the_modules_beside_it(tmp_path: Pa
         (["."], 2, "", "no such script: .. usage: "),
     ],
 )
-def test_wrong_calls(
-    arguments: list[str], code: int, out: str, err: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_calls(arguments: list[str], code: int, out: str, err: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == code

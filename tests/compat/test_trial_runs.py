@@ -182,7 +182,7 @@ def test_the_first_build_is_the_trials_model_and_later_ones_are_new() -> None:
     def run(tuner: Any, trial: Any) -> float:
         hp = trial.hyperparameters
         other = keras_tuner.HyperParameters()
-        models.extend([running().model, tuner.hypermodel.build(other), tuner.hypermodel.build(hp)])  # type: ignore[union-attr]
+        models.extend([running().model, tuner.hypermodel.build(other), tuner.hypermodel.build(hp)])
         models.append(tuner.hypermodel.build(hp))
         return 1.0
 
@@ -217,10 +217,10 @@ def test_a_loop_of_its_own_tells_its_epochs() -> None:
 
 def test_a_saved_model_is_the_trials() -> None:
     def run(tuner: Any, trial: Any) -> float:
-        other = keras.models.clone_model(running().model)  # type: ignore[union-attr]
+        other = keras.models.clone_model(running().model)
         other.set_weights([np.full_like(weight, 3.0) for weight in other.get_weights()])
         tuner.save_model(trial.trial_id, other)
-        return float(running().model.get_weights()[0].mean())  # type: ignore[union-attr]
+        return float(running().model.get_weights()[0].mean())
 
     assert call(Recording(run, build)) == {"val_loss": 3.0}
 
@@ -228,7 +228,7 @@ def test_a_saved_model_is_the_trials() -> None:
 @pytest.mark.parametrize("returned", ["a model", 3, None])
 def test_a_hypermodel_that_returns_no_model_is_a_fatal_error(returned: Any) -> None:
     tuner = kt.RandomSearch(lambda hp: returned, "val_loss")
-    with pytest.raises(keras_tuner.errors.FatalTypeError, match="to return a keras.Model, and it returned"):
+    with pytest.raises(keras_tuner.errors.FatalTypeError, match=r"to return a keras\.Model, and it returned"):
         call(tuner, np.ones((4, 2)))
 
 
@@ -253,7 +253,7 @@ def count(tuner: Any, trial: Any) -> float:
 
 def counting() -> Any:
     tuner = Recording(count)
-    tuner.calls, tuner.scores, tuner.lock = 0, [], object()  # type: ignore[attr-defined]
+    tuner.calls, tuner.scores, tuner.lock = 0, [], object()
     return tuner
 
 
@@ -274,7 +274,7 @@ def test_a_probe_leaves_the_attributes_as_they_were() -> None:
 def test_a_tuner_travels_without_the_scripts_own_parts() -> None:
     """Its results, its options and the user's function stay; the worker has the hypermodel."""
     tuner = Recording(count, build)
-    tuner.calls = 3  # type: ignore[attr-defined]
+    tuner.calls = 3
     sent = pickle.loads(pickling.dumps(tuner))
     assert (sent.calls, sent._factory, sent._options, sent.oracle.trials) == (3, None, {}, {})
     assert type(sent.oracle) is keras_tuner.oracles.RandomSearchOracle
