@@ -126,9 +126,18 @@ def _raise_unless_done(result: Result) -> None:
     if end.exit_code == UNFINISHED:
         raise Unfinished(f"{end.reason}: go on with resume=True")
     if end.exit_code == 1:
-        raise NoResult(end.reason) if result.study.best is None else SearchError(end.reason)
+        raise NoResult(_describe_no_result(result)) if result.study.best is None else SearchError(end.reason)
     if result.shortfall:
         raise FallsShort(result.shortfall)
+
+
+def _describe_no_result(result: Result) -> str:
+    """Return why a search has ended, and why its last trial has no objective."""
+    reason = result.end.reason
+    errors = [trial.error for _, trial in sorted(result.study.trials.items()) if trial.error is not None]
+    if not errors or errors[-1] in reason:
+        return reason
+    return f"{reason}, and no trial has an objective: the last one has none as {errors[-1]}"
 
 
 def _say_how_to_go_on(paths: StudyPaths, notebook: bool, say: Callable[[str], None]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from search.api import run
 from search.compat import original
 from search.compat.first_build import in_a_fork
-from search.compat.fit_data import train_and_validation
+from search.compat.fit_data import bind_arguments, take_data
 from search.compat.oracle_backend import oracle_in_use
 from search.compat.oracle_options import is_own_oracle, options_of
 from search.compat.oracle_view import attach_view
@@ -35,7 +36,7 @@ from search.compat.refusals import (
     own_methods,
 )
 from search.compat.trial_hooks import FOLLOWER, TrialHooks
-from search.compat.trial_runs import ATTRIBUTES_FILE, TrialRuns, calls_super, keeps_state, running
+from search.compat.trial_runs import ATTRIBUTES_FILE, UPDATES_TRIAL, TrialRuns, calls_super, keeps_state, running
 from search.compat.trials import number_of, trials_of
 from search.display.python_messages import python_arguments
 from search.errors import OptionError, StudyError, nearest
@@ -68,29 +69,8 @@ KEPT_MODELS = 10
 
 _OPTIONS = [name for name in FIELDS if name not in _MAPPED]
 
-_FIT = (
-    "x",
-    "y",
-    "batch_size",
-    "epochs",
-    "verbose",
-    "callbacks",
-    "validation_split",
-    "validation_data",
-    "shuffle",
-    "class_weight",
-    "sample_weight",
-    "steps_per_epoch",
-    "validation_steps",
-    "validation_batch_size",
-    "validation_freq",
-)
-"""The arguments of `Model.fit` that `search` takes, the positional ones first; a `fit` of one's own may take others."""
 
-_FIT_POSITIONS = ("x", "y", "batch_size", "epochs", "verbose", "callbacks", "validation_split", "validation_data")
-
-
-class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTuner has no types
+class BaseTuner(original.base_tuner.BaseTuner):
     """A tuner for models of any kind, whose subclass has a `run_trial(trial, …)`, as KerasTuner's.
 
     `search` runs `run_trial` in worker processes, and passes its own arguments on.
@@ -148,6 +128,24 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
                 attach_view(oracle, self)
         super().__init__(oracle, hypermodel, directory or "runs", project_name, logger=unknown.get("logger"))
         self._check_options()
+        if self._has_study():
+            self._check_kind()
+
+    def _check_kind(self) -> None:
+        """Raise StudyError if the project that exists was searched in another way than this tuner's."""
+        options = {"backend", "sampler", "pruner"} & self._options.keys()
+        wanted, phases = options_of(self.oracle), self.results.study.phases
+        if self._has_own_oracle or options or not phases:
+            return
+        asked = wanted["backend"], wanted.get("sampler", "random")
+        before = phases[-1].backend, str(phases[-1].options.get("sampler", "random"))
+        if [name.partition(":")[0] for name in asked] != [name.partition(":")[0] for name in before]:
+            with as_kerastuner():
+                raise StudyError(
+                    f"{self.project_name} in {self.directory} was searched by {' with sampler '.join(before)}, and "
+                    f"{type(self).__name__} searches in another way: pass `overwrite=True` to begin anew, or give "
+                    "another project_name"
+                )
 
     def _check_options(self) -> None:
         """Raise OptionError if an argument of the tuner is wrong; a constructor that sets attributes calls it last."""
@@ -344,9 +342,9 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
                 factory, most = with_default_epochs(factory), OWN_FIT_MAX_EPOCHS
             data: Any = FitArguments(args, given)
         else:
-            given = _bind(args, kwargs)
+            given = bind_arguments(args, kwargs)
             most, callbacks = given.pop("epochs", None) or 1, given.pop("callbacks", None)
-            data = train_and_validation(*(given.pop(name, default) for name, default in _SPLIT.items()))
+            data = take_data(given)
             options_of_fit = {name: value for name, value in given.items() if value is not None and name != "verbose"}
             parts["fit_options"] = make_fit_options(options_of_fit)
         parts["callbacks"] = self._make_callbacks(callbacks)
@@ -401,7 +399,15 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
     def _take_attributes(self) -> None:
         """Take the attributes that `run_trial` has changed in workers, as if it had run here."""
         files = sorted(self._paths.trials.glob(f"*/{ATTRIBUTES_FILE}"), key=lambda file: file.stat().st_mtime_ns)
-        for name, data in pickle.loads(files[-1].read_bytes()).items() if files else ():
+        changed = pickle.loads(files[-1].read_bytes()) if files else {}
+        if changed.pop(UPDATES_TRIAL, False):
+            warnings.warn(
+                "run_trial calls oracle.update_trial, which is deprecated. Please remove the call, and return the "
+                "metrics",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+        for name, data in changed.items():
             setattr(self, name, pickle.loads(data))
 
     def pre_create_trial(self) -> None:
@@ -425,34 +431,10 @@ class BaseTuner(original.base_tuner.BaseTuner):  # type: ignore[misc]  # KerasTu
             return self.results.get_best_models(num_models)
 
 
-_SPLIT = {"x": None, "y": None, "sample_weight": None, "validation_data": None, "validation_split": 0.0}
-"""The arguments of `search` that are data, with their defaults."""
-
-
 def _check_unknown(tuner: str, names: Collection[str]) -> None:
     if names:
         hint = "".join(nearest(name, _OPTIONS) for name in sorted(names)[:1])
         raise OptionError(f"Unrecognized arguments {', '.join(sorted(names))} of {tuner}: leave them out.{hint}")
-
-
-def _bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `search` by the names of `Model.fit`.
-
-    Raises:
-        OptionError: `Model.fit` has no such argument, or there are no data.
-    """
-    if len(args) > len(_FIT_POSITIONS):
-        raise OptionError(f"search takes {len(_FIT_POSITIONS)} positional arguments: name the others")
-    positional = dict(zip(_FIT_POSITIONS, args, strict=False))
-    if twice := positional.keys() & kwargs.keys():
-        raise OptionError(f"search was given {min(twice)} twice: give it once")
-    named = {**positional, **kwargs}
-    for name in named:
-        if name not in _FIT:
-            raise OptionError(f"search does not take {name!r}: leave it out.{nearest(name, _FIT)}")
-    if named.get("x") is None:
-        raise OptionError("search was given no data: give x and y, or a dataset, as Model.fit takes them")
-    return named
 
 
 def _attributes_of_tuners(tuner: Any) -> set[str]:

@@ -17,7 +17,7 @@ _NO_LIMIT = 2**31 - 1
 """More trials than a search has."""
 
 
-class NamedObjective(objective.Objective):  # type: ignore[misc]  # KerasTuner has no types
+class NamedObjective(objective.Objective):
     """An objective whose direction the search finds out: its metric knows it, or the words of its name.
 
     KerasTuner would guess by the name alone, and take `val_f1_score` for a loss.

@@ -43,7 +43,15 @@ def make_callbacks(callbacks: Any, objective: Any = None) -> Callable[[Any], Any
             logs[objective.name] = objective.get_value(logs)
 
     def fresh(hp: Any) -> list[Any]:
-        made = list(copy.deepcopy(callbacks) or [])
+        try:
+            made = list(copy.deepcopy(callbacks) or [])
+        except Exception as error:
+            from keras_tuner.errors import FatalValueError
+
+            raise FatalValueError(
+                "All callbacks used during a search should be deep-copyable, as each trial has its own: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         if objective is not None:
             import keras
 

@@ -11,7 +11,6 @@ import contextlib
 import contextvars
 import inspect
 import pickle
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from search.compat.original import tuner_utils
 from search.compat.trials import trial_id
 from search.worker.user_code import trial_dir
 
-__all__ = ["ATTRIBUTES_FILE", "Run", "TrialRuns", "calls_super", "keeps_state", "running"]
+__all__ = ["ATTRIBUTES_FILE", "UPDATES_TRIAL", "Run", "TrialRuns", "calls_super", "keeps_state", "running"]
 
 ATTRIBUTES_FILE = "tuner.pkl"
 """The file in a trial's folder with the attributes of the tuner that the trial has changed."""
@@ -76,7 +75,11 @@ def running(trial: Any = None) -> Run | None:
     return run if run is not None and (trial is None or trial is run.trial) else None
 
 
-class BlackBox(keras.Model):  # type: ignore[misc]  # keras is untyped
+UPDATES_TRIAL = "oracle.update_trial"
+"""The name in `ATTRIBUTES_FILE` that says that `run_trial` has called it."""
+
+
+class BlackBox(keras.Model):
     """The model without weights of a trial that has no Keras model."""
 
     def __init__(self) -> None:
@@ -103,6 +106,7 @@ class TrialRuns:
         self._first = _pickles(tuner)
         self.skips_probe = not seen_by_probe
         self._built: Any = None
+        self._updates_trial = False
 
     @property
     def users_objects(self) -> list[Any]:
@@ -193,9 +197,7 @@ class TrialRuns:
         """Return the result of `run_trial` as numbers, unless the search has seen the training itself."""
         objective, trial = self.tuner.oracle.objective, run.trial
         if trial.metrics.exists(objective.name):
-            warnings.warn(
-                "run_trial calls oracle.update_trial, which is deprecated: return the metrics", DeprecationWarning, 2
-            )
+            self._updates_trial = True
             return {name: history.get_best_value() for name, history in trial.metrics.metrics.items()}
         if returned is None and run.told:
             return None
@@ -211,6 +213,8 @@ class TrialRuns:
         Those that a probe has changed are restored.
         """
         changed = {name: data for name, data in _pickles(self.tuner).items() if self._first.get(name) != data}
+        if self._updates_trial:
+            changed[UPDATES_TRIAL] = b"True"
         if changed and is_trial:
             Path(trial_dir(), ATTRIBUTES_FILE).write_bytes(pickle.dumps(changed))
         elif changed:

@@ -20,7 +20,7 @@ from search.space.file import describe_type
 __all__ = ["OfOracle", "Tuner"]
 
 
-class Tuner(original.tuner.Tuner, BaseTuner):  # type: ignore[misc]  # KerasTuner has no types
+class Tuner(original.tuner.Tuner, BaseTuner):
     """The base class of the tuners of Keras models, with the methods that KerasTuner's tuners have.
 
     Args:

@@ -13,7 +13,7 @@ from search.compat.tuner import OfOracle, Tuner
 __all__ = ["BayesianOptimization", "GridSearch", "Hyperband", "RandomSearch", "SklearnTuner"]
 
 
-class Hyperband(OfOracle, original.tuners.Hyperband, Tuner):  # type: ignore[misc]  # KerasTuner has no types
+class Hyperband(OfOracle, original.tuners.Hyperband, Tuner):
     """The back end `hyperband` of `search.run` (Li et al. 2018, JMLR 18, algorithm 1), with KerasTuner's brackets.
 
     Args:
@@ -70,7 +70,7 @@ class Hyperband(OfOracle, original.tuners.Hyperband, Tuner):  # type: ignore[mis
         return super()._build_hypermodel(hp) if running() is None else Tuner._build_hypermodel(self, hp)
 
 
-class RandomSearch(OfOracle, original.tuners.RandomSearch, Tuner):  # type: ignore[misc]  # see above
+class RandomSearch(OfOracle, original.tuners.RandomSearch, Tuner):
     """Random search (Bergstra and Bengio 2012, JMLR 13): each value is drawn by itself, and no trial is stopped.
 
     Args:
@@ -93,7 +93,7 @@ class RandomSearch(OfOracle, original.tuners.RandomSearch, Tuner):  # type: igno
     """
 
 
-class BayesianOptimization(OfOracle, original.tuners.BayesianOptimization, Tuner):  # type: ignore[misc]  # see above
+class BayesianOptimization(OfOracle, original.tuners.BayesianOptimization, Tuner):
     """Search by Optuna's TPE (Bergstra et al. 2011, NeurIPS 24, section 4), which handles conditional spaces.
 
     Optuna's Gaussian process, `sampler="gp"`, needs PyTorch.
@@ -133,7 +133,7 @@ _ALPHA, _BETA = 1e-4, 2.6
 """KerasTuner's defaults."""
 
 
-class GridSearch(OfOracle, original.tuners.GridSearch, Tuner):  # type: ignore[misc]  # see above
+class GridSearch(OfOracle, original.tuners.GridSearch, Tuner):
     """Grid search: all combinations, the defaults first. A float without a step has eleven values.
 
     Args:
@@ -155,7 +155,7 @@ class GridSearch(OfOracle, original.tuners.GridSearch, Tuner):  # type: ignore[m
     """
 
 
-class SklearnTuner(original.tuners.SklearnTuner, BaseTuner):  # type: ignore[misc]  # see above
+class SklearnTuner(original.tuners.SklearnTuner, BaseTuner):
     """A search for a scikit-learn estimator by cross-validation. Each trial is a black box in a worker.
 
     Args:

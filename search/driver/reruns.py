@@ -16,7 +16,7 @@ from typing import Any
 from search.driver.source import Source
 from search.driver.study_handle import StudyHandle
 from search.options import FIELDS, PASSING, check_option
-from search.space.file import digest_files
+from search.space.digests import digest_files
 from search.study.paths import StudyPaths
 
 __all__ = ["Rerun", "find_rerun", "write_digests"]

@@ -1,4 +1,4 @@
-"""Digests of Python objects: a notebook's cell that runs again shows by them that it means the same search.
+"""Digests of files and of Python objects: a notebook's cell that runs again shows by them that it means the same search.
 
 Functions and classes of the user's program are known by their bytecode, and by all that they use: globals, closures,
 defaults, bases. So comments, blank lines and the place of a cell change no digest. Other files of the user's count with
@@ -15,13 +15,15 @@ import re
 import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from search.space.domain import Parameter
 from search.space.local_modules import digest_module, module_file
 
-__all__ = ["digest_object"]
+__all__ = ["digest_files", "digest_object", "digest_parameters"]
 
 HASHED_BYTES = 1 << 28
 """Bytes of an array that are read for its digest. Of a larger array, evenly spaced rows are read."""
@@ -262,3 +264,20 @@ def _names(function: types.FunctionType) -> Iterable[str]:
 
 def _imports(function: types.FunctionType) -> Iterable[str]:
     return _operands(function, ("IMPORT_NAME",))
+
+
+def digest_files(files: tuple[tuple[str, str], ...]) -> str:
+    """Return a digest of the files' names and contents, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, path in files:
+        content = Path(path).read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def digest_parameters(parameters: tuple[Parameter, ...]) -> str:
+    """Return a digest of a factory's parameters, 16 hexadecimal digits.
+
+    It stands in for a digest of the pickled factory, whose bytes differ from one pickling to the next.
+    """
+    return hashlib.sha256(repr(parameters).encode()).hexdigest()[:16]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
-import hashlib
 import importlib.util
 import inspect
 import os
@@ -22,7 +21,6 @@ from types import ModuleType
 from typing import Any
 
 from search.errors import SpaceError, nearest
-from search.space.domain import Parameter
 from search.space.error_text import as_one_line, escape_unprintable, summarize_error
 from search.space.fit_arguments import FitArguments
 from search.space.inherited import Missing, leaves_of
@@ -486,20 +484,3 @@ def local_files(space_file: Path) -> tuple[tuple[str, str], ...]:
         if _is_local(Path(name), folder) and Path(name).is_file():
             found.add(Path(name).absolute())
     return tuple((str(path.relative_to(folder)), str(path)) for path in sorted(found))
-
-
-def digest_files(files: tuple[tuple[str, str], ...]) -> str:
-    """Return a digest of the files' names and contents, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, path in files:
-        content = Path(path).read_bytes()
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()[:16]
-
-
-def digest_parameters(parameters: tuple[Parameter, ...]) -> str:
-    """Return a digest of a factory's parameters, 16 hexadecimal digits.
-
-    It stands in for a digest of the pickled factory, whose bytes differ from one pickling to the next.
-    """
-    return hashlib.sha256(repr(parameters).encode()).hexdigest()[:16]

@@ -25,12 +25,11 @@ from keras_tuner.errors import FailedTrialError
 
 from search.errors import Infeasible, SearchError, SpaceError
 from search.messages import Probe, Probed, ProbeFailed, StoppedAtOnce
+from search.space.digests import digest_files, digest_parameters
 from search.space.domain import Value
 from search.space.file import (
     Space,
     describe_error,
-    digest_files,
-    digest_parameters,
     format_traceback,
     local_files,
     without_arguments,

@@ -13,7 +13,7 @@ import pytest
 import search
 from search.driver.reruns import Rerun, find_rerun, write_digests
 from search.driver.source import Source
-from search.space.file import digest_files
+from search.space.digests import digest_files
 from search.study.journal import Journal
 from search.study.lock import Lock
 from search.study.paths import StudyPaths

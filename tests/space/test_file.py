@@ -16,12 +16,12 @@ import search
 from search import cli
 from search.errors import OptionError, SpaceError
 from search.space.error_text import MAX_MESSAGE_LENGTH
+from search.space.digests import digest_files
 from search.space.file import (
     SPACE_MODULE,
     Space,
     SpaceRef,
     describe_error,
-    digest_files,
     is_users_file,
     local_files,
     parse_file,
