@@ -13,6 +13,7 @@ import pytest
 
 import search.compat.keras_tuner as kt
 from search.compat.trial_hooks import TrialHooks
+from search.compat.trial_runs import UPDATES_TRIAL
 from search.errors import SpaceError
 from search.study import journal
 from search.study.records import TrialEnded
@@ -276,6 +277,25 @@ def test_a_run_trial_may_be_assigned(folder: Path) -> None:
     for trial in tuner.oracle.trials.values():
         assert trial.score == 0.5 + trial.hyperparameters.get("units") ** 2
     assert {len(trial.executions) for trial in tuner.results.trials} == {1}, "the loop over executions is KerasTuner's"
+
+
+class Updating(kt.Tuner):
+    """A tuner that tells its oracle the metrics, as KerasTuner's did before version 1.1."""
+
+    def run_trial(self, trial: Any) -> None:
+        x = trial.hyperparameters.Float("x", 1.0, 2.0)
+        for step in range(3):
+            self.oracle.update_trial(trial.trial_id, {"loss": x / (step + 1)}, step=step)
+
+
+def test_metrics_told_to_the_oracle_count_and_the_script_is_warned(folder: Path) -> None:
+    oracle = kt.oracles.RandomSearchOracle(kt.Objective("loss", "min"), max_trials=2)
+    tuner = Updating(oracle, project_name="updating", workers=1)
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        tuner.search(verbose=0)
+    for trial in tuner.oracle.trials.values():
+        assert trial.score == pytest.approx(trial.hyperparameters.get("x") / 3)
+    assert UPDATES_TRIAL not in vars(tuner), "a note of ours is no attribute of the user's"
 
 
 def test_hooks_go_on_after_the_trials_of_earlier_processes(batch_sizes: BatchSizes) -> None:

@@ -122,8 +122,7 @@ def test_metrics_told_to_the_oracle_are_the_result_as_of_old() -> None:
         for step, value in enumerate([3.0, 1.0, 2.0]):
             tuner.oracle.update_trial(trial.trial_id, {"val_loss": value, "val_accuracy": value}, step=step)
 
-    with pytest.warns(DeprecationWarning, match="oracle.update_trial, which is deprecated: return the metrics"):
-        assert call(Recording(run)) == {"val_loss": 1.0, "val_accuracy": 3.0}
+    assert call(Recording(run)) == {"val_loss": 1.0, "val_accuracy": 3.0}
 
 
 def test_the_history_of_the_trials_own_model_is_left_to_the_search() -> None:
