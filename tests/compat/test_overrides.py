@@ -135,25 +135,6 @@ def test_the_hooks_of_a_search_are_called_around_it(tmp_path: Path, monkeypatch:
     assert told == ["begin"]
 
 
-def test_a_tuner_reloads_a_project_that_exists(tmp_path: Path) -> None:
-    reloaded: list[str] = []
-
-    class Reloads(kt.RandomSearch):
-        def reload(self) -> None:
-            super().reload()
-            reloaded.append(self.project_name)
-
-    arguments: dict[str, Any] = {"directory": tmp_path, "project_name": "mine"}
-    Reloads(build_model, **arguments)
-    assert reloaded == []
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "journal.jsonl").touch()
-    Reloads(build_model, overwrite=True, **arguments)
-    assert reloaded == []
-    Reloads(build_model, **arguments)
-    assert reloaded == ["mine"]
-
-
 @pytest.mark.parametrize("variable", ["KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"])
 def test_the_environment_of_a_distributed_search_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "chief")

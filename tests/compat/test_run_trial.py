@@ -14,7 +14,7 @@ import pytest
 import search.compat.keras_tuner as kt
 from search.compat.trial_hooks import TrialHooks
 from search.compat.trial_runs import UPDATES_TRIAL
-from search.errors import SpaceError
+from search.errors import SpaceError, StudyError
 from search.study import journal
 from search.study.records import TrialEnded
 from search.tracking.followers import FollowerSetup
@@ -108,7 +108,28 @@ def test_another_tuner_sees_the_trials_and_has_nothing_left_to_do(
     assert again.remaining_trials == 0
     again.search(3.5, verbose=0)
     assert len(again.oracle.trials) == 5
-    assert len(Points(overwrite=True).oracle.trials) == 0
+
+
+def test_a_tuner_reloads_a_project_that_exists(points: Points, capsys: pytest.CaptureFixture[str]) -> None:
+    reloaded: list[str] = []
+
+    class Reloads(Points):
+        def reload(self) -> None:
+            super().reload()
+            reloaded.append(self.project_name)
+
+    assert Reloads(overwrite=True).oracle.trials == {}
+    assert reloaded == []
+    assert capsys.readouterr().out == ""
+    assert Reloads().oracle.trials.keys() == points.oracle.trials.keys()
+    assert reloaded == ["points"]
+
+
+def test_a_tuner_of_another_kind_does_not_go_on_with_a_project(points: Points) -> None:
+    with pytest.raises(StudyError, match=r"by optuna with sampler random, and Hyperband searches in .*overwrite=True"):
+        kt.Hyperband(build_model, "val_loss", directory="points", project_name="points")
+    kt.Hyperband(build_model, "val_loss", directory="points", project_name="points", overwrite=True)
+    assert points.results.paths.journal.exists(), "it is overwritten by a search only"
 
 
 def test_trials_that_a_script_assigns_are_shown_until_the_next_reload(points: Points) -> None:
