@@ -209,7 +209,9 @@ class BaseTuner(original.base_tuner.BaseTuner):
         return self._results
 
     def _has_study(self) -> bool:
-        return self._results is not None or (not self._overwrite and self._paths.journal.exists())
+        journal = self._paths.journal
+        exists = journal.exists() and journal.stat().st_size > 0
+        return self._results is not None or (not self._overwrite and exists)
 
     def save(self) -> None:
         """Do nothing: the study's journal has everything at each moment."""
