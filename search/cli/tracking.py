@@ -14,36 +14,21 @@ from search.cli.output import err, say, tell
 from search.cli.reading import load_results
 from search.cli.selection import find_name
 from search.errors import OptionError, SearchError
-from search.study import paths
+from search.study.paths import StudyPaths, study_names
 
 
 def sync_command(name: MeantStudy = None, tracking_uri: TrackingUri = None, runs: Runs = "runs") -> None:
     """Send MLflow the records of a study that it lacks."""
-    from search.study.lock import Lock
     from search.tracking.mlflow import store
-    from search.tracking.mlflow.syncer import Syncer
+    from search.tracking.mlflow.sending import send_study
 
     found, _, _ = load_results(find_name(name, runs), runs)
     opts = options.last_options(found.study)
     uri = store.resolve_uri(tracking_uri or opts.tracking_uri, runs)
-    syncer = Syncer(
-        found.paths,
-        uri,
-        keep_models=opts.keep_models,
-        experiment=opts.experiment,
-        register=opts.register,
-        log_report=opts.log_report,
-        warn=say,
-    )
-    # A running search sends its own records: two senders at once would make a run twice.
-    lock = Lock(found.paths.lock)
-    try:
-        syncer.drain(dead=True)
-    finally:
-        lock.release()
-    if syncer.left_out:
+    left_out = send_study(found.paths, found.study, uri, warn=say)
+    if left_out:
         raise SearchError(
-            f"MLflow at {store.redact(uri)} has study {found.name} but for {syncer.left_out}: the same command sends "
+            f"MLflow at {store.redact(uri)} has study {found.name} but for {left_out}: the same command sends "
             "that when MLflow takes it"
         )
     tell(f"study {found.name} is in MLflow at {store.redact(uri)}")
@@ -64,9 +49,14 @@ def ui_command(
     runs: Runs = "runs",
 ) -> None:
     """Open the MLflow UI on this project's store; with several studies, compare them."""
-    from search.tracking.mlflow import ui
+    from search.tracking.mlflow import store, ui
+    from search.tracking.mlflow.sending import send_if_behind
 
     uids, tracking_uri = _find_studies(names or [], tracking_uri, runs)
+    for name in uids.values():
+        paths = StudyPaths.of(runs, name)
+        if paths.journal.exists():
+            send_if_behind(paths, store.resolve_uri(tracking_uri, runs), say)
     browse = not no_browser and err.is_terminal and ui.has_display(os.environ, sys.platform)
     with interrupted_by_signals():
         ui.serve_ui(uids, runs=runs, tracking_uri=tracking_uri, port=port, say=say, browse=browse)
@@ -79,12 +69,12 @@ def _find_studies(names: list[str], tracking_uri: str | None, runs: str) -> tupl
     """
     from search.results.study_results import find_results
 
-    if not names and tracking_uri is None and paths.study_names(runs):
+    if not names and tracking_uri is None and study_names(runs):
         names = [find_name(None, runs)]
     uids, stores = dict[str, str](), dict[str | None, str]()
     for name in names:
         name = find_name(name, runs)
-        if not paths.StudyPaths.of(runs, name).journal.exists():
+        if not StudyPaths.of(runs, name).journal.exists():
             uids[name] = name
             continue
         study = find_results(name, runs).study

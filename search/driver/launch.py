@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -23,6 +25,7 @@ from search.driver.placement import Placement, choose_place
 from search.driver.prepared import MakeView, PreparedSearch, Result, log_traceback
 from search.driver.search_limits import limit_disk
 from search.driver.source import Source
+from search.driver.study_code import StudyCode
 from search.driver.study_handle import SpaceHasChanged, StudyHandle
 from search.errors import OptionError, SpaceError, StudyError
 from search.executors import selection
@@ -38,6 +41,7 @@ from search.study.paths import StudyPaths, check_study_name, compiled_programs, 
 from search.study.study import read_study
 from search.study.trial import Objective
 from search.tracking.mlflow.admission import Admission, check_parent_run, describe_other_store
+from search.tracking.mlflow.late import may_be_late
 
 RANDOM_CONFIGURATIONS = 5
 """Configurations with random values that `search check` builds beside the default one."""
@@ -240,6 +244,7 @@ class _Launch:
         self._given = given
         self._handle = handle
         self._paths = handle.paths
+        self._code = StudyCode(source, handle.paths)
         self._accept_changes = accept_changes
         self._take_over = take_over
         self._overwrite = overwrite
@@ -263,7 +268,7 @@ class _Launch:
             lock = Lock(self._paths.lock, take_over=self._take_over)
             stack.callback(self._unlock, lock)
             self._read_again()
-            ref = replace(self._space_ref(stack), seed=self._first_seed())
+            ref = replace(self._code.prepare(stack), seed=self._first_seed())
             place = self._choose_place(opts)
             if place.inline:
                 self._given = {**self._given, "executor": "inline"}
@@ -278,41 +283,58 @@ class _Launch:
             shutil.rmtree(self._paths.requests, ignore_errors=True)  # those of an earlier process
             shutil.rmtree(self._paths.data, ignore_errors=True)
             stack.callback(shutil.rmtree, self._paths.data, ignore_errors=True)
-            probed = self._probe(executor, ref, opts)
-            opts = options.resolve_options(self._given, probed.options, self._handle.options, self._source.label)
-            if not self._handle.exists and opts.seed not in (None, ref.seed):
-                # The file computes its seed. It was run under another one, and is run again.
-                ref = replace(ref, seed=opts.seed)
-                probed = self._probe(executor, ref, opts)
-            with options.error_prefix(self._source.label):
-                choice = _choose_gpus(opts, node)
-                slots = selection.slots_of(opts, choice.gpus)
-                objective = self._check(opts, probed, slots, ref, executor)
-                imported = warm_start.import_trials(opts, objective, self._handle) if self._is_new("warm_start") else []
-                opts, of_disk = limit_disk(opts, probed, self._paths.folder)
-            checks.check_seen_gpus(probed, choice.gpus)
-            selection.set_slots(executor, slots, opts)
-            change = self._handle.change_of_space(probed, accepted=self._accept_changes, label=self._source.label)
-            with waiting_for("connecting to MLflow"):
-                uri = admission.result(opts)
-                opts = self._below_parent_run(opts, uri)
-            records = self._handle.first_records(opts, objective, probed, change, imported, self._source.path, ref.seed)
-            self._announce(opts, objective, slots, probed, self._handle.count_earlier_trials(records))
-            rules = job_end.stop_rules(opts, self._say)
-            if hasattr(executor, "description"):
-                self._say(executor.description)
-            for line in (*place.lines, *choice.lines(), *of_disk, *describe_other_store(self._paths.tracking, uri)):
-                self._say(line)
-            if imported:
-                self._say(warm_start.describe_import(str(opts.warm_start), imported, probed.parameters))
-            self._write_space(probed)
-            if ref.pickle is not None:
-                ref = replace(ref, pickle=str(self._paths.pickle))
-            restore = functools.partial(self._restore, probed)
-            prepared = PreparedSearch(
-                self._handle, opts, probed, ref, executor, slots, records, uri, rules, lock, restore
-            )
+            prepared = self._prepare(opts, node, lock, ref, place, executor, admission)
             return prepared.run(self._make_view, self._say)
+
+    def _prepare(
+        self,
+        opts: Options,
+        node: Node,
+        lock: Lock,
+        ref: SpaceRef,
+        place: Placement,
+        executor: Executor,
+        admission: Admission,
+    ) -> PreparedSearch:
+        """Probe the space, check the options against it, tell the user the plan, and write the study's code."""
+        probed = self._probe(executor, ref, opts)
+        opts = options.resolve_options(self._given, probed.options, self._handle.options, self._source.label)
+        if not self._handle.exists and opts.seed not in (None, ref.seed):
+            # The file computes its seed. It was run under another one, and is run again.
+            ref = replace(ref, seed=opts.seed)
+            probed = self._probe(executor, ref, opts)
+        with options.error_prefix(self._source.label):
+            choice = _choose_gpus(opts, node)
+            slots = selection.slots_of(opts, choice.gpus)
+            objective = self._check(opts, probed, slots, ref, executor)
+            imported = warm_start.import_trials(opts, objective, self._handle) if self._is_new("warm_start") else []
+            opts, of_disk = limit_disk(opts, probed, self._paths.folder)
+        checks.check_seen_gpus(probed, choice.gpus)
+        selection.set_slots(executor, slots, opts)
+        change = self._handle.change_of_space(probed, accepted=self._accept_changes, label=self._source.label)
+        with waiting_for("connecting to MLflow"):
+            uri = admission.result(opts)
+            opts = self._below_parent_run(opts, uri)
+        records = self._handle.first_records(opts, objective, probed, change, imported, self._source.path, ref.seed)
+        self._announce(opts, objective, slots, probed, self._handle.count_earlier_trials(records))
+        rules = job_end.stop_rules(opts, self._say)
+        if hasattr(executor, "description"):
+            self._say(executor.description)
+        for line in (*place.lines, *choice.lines(), *of_disk, *describe_other_store(self._paths.tracking, uri)):
+            self._say(line)
+        if imported:
+            self._say(warm_start.describe_import(str(opts.warm_start), imported, probed.parameters))
+        if self._handle.exists:
+            self._code.write(probed)
+        else:
+            self._code.replace(probed, self._say)
+        if ref.pickle is not None:
+            ref = replace(ref, pickle=str(self._paths.pickle))
+        restore = functools.partial(self._code.restore, probed)
+        late = place.fork is not None and _is_late(opts, uri)
+        return PreparedSearch(
+            self._handle, opts, probed, ref, executor, slots, records, uri, rules, lock, restore, late
+        )
 
     def _choose_place(self, opts: Options) -> Placement:
         """Return where the trials are trained. SpaceError if parts of the factory cannot get there."""
@@ -400,23 +422,6 @@ class _Launch:
             self._paths.lock.unlink(missing_ok=True)
         lock.release()
 
-    def _space_ref(self, stack: ExitStack) -> SpaceRef:
-        """Return the place of the user's code for the probe. A new pickle becomes the study's own after the checks."""
-        if self._source.path is not None:
-            return SpaceRef(path=str(self._source.path.absolute()))
-        if self._source.parts:
-            stack.callback(self._new_pickle.unlink, missing_ok=True)
-            stack.callback(self._source.release)
-            self._new_pickle.write_bytes(self._source.pickled())
-            return SpaceRef(pickle=str(self._new_pickle))
-        if not self._paths.pickle.exists():
-            raise StudyError(f"study {self._handle.name!r} has lost its factory, {self._paths.pickle}")
-        return SpaceRef(pickle=str(self._paths.pickle))
-
-    @property
-    def _new_pickle(self) -> Path:
-        return self._paths.folder / f"{self._paths.pickle.name}.new"
-
     def _is_new(self, name: str) -> bool:
         """Return whether the user gave option `name` for this process, not for an earlier one."""
         return not self._handle.exists or self._given.get(name) is not None
@@ -451,43 +456,13 @@ class _Launch:
         for line in describe_compilations(probed.shape_parameters):
             self._say(line)
 
-    def _write_space(self, probed: Probed) -> None:
-        """Write the study's copy of the searched code: space file and local modules, or the factory's pickle."""
-        if not self._handle.exists:
-            storage_option.delete_replaced(self._paths, self._say)
-            # The journal is deleted last: after a kill in between, it is still there to be overwritten.
-            for folder in (self._paths.trials, self._paths.tensorboard):
-                if folder.exists():
-                    shutil.rmtree(folder)
-            for path in (self._paths.tracking, self._paths.journal):
-                path.unlink(missing_ok=True)
-        self._copy_space(probed)
 
-    def _restore(self, probed: Probed) -> None:
-        """Write again what lies beside the journal, after another program has deleted that."""
-        if self._paths.space.exists():
-            return
-        if self._source.parts:
-            self._new_pickle.write_bytes(self._source.pickled())
-        self._copy_space(probed)
-
-    def _copy_space(self, probed: Probed) -> None:
-        reruns.write_digests(self._source, self._paths)
-        if self._source.path is None:
-            if self._source.parts:
-                self._paths.space.mkdir(exist_ok=True)
-                self._new_pickle.replace(self._paths.pickle)
-            return
-        if self._source.path.parent.resolve() != self._paths.space.resolve():
-            # A resume reads these files: they are whole, also if this process is killed here.
-            new = self._paths.space.with_name(".space")
-            shutil.rmtree(new, ignore_errors=True)
-            for name, file in probed.files:
-                target = new / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
-            shutil.rmtree(self._paths.space, ignore_errors=True)
-            new.rename(self._paths.space)
+def _is_late(opts: Options, uri: str) -> bool:
+    """Return whether MLflow may get a short search after this script's end."""
+    interactive = hasattr(sys, "ps1") or bool(sys.flags.interactive)
+    return may_be_late(
+        opts, uri, interactive=interactive, modules=sys.modules, environment=os.environ, process=os.getpid()
+    )
 
 
 def _probe_limit(opts: Options) -> float | None:

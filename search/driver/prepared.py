@@ -37,6 +37,7 @@ from search.study.requirement import describe_shortfall
 from search.study.study import Study
 from search.study.transitions import UnfitRecord
 from search.tracking.followers import FollowerSetup, FollowerThread
+from search.tracking.mlflow import late
 from search.wording import pluralize
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class PreparedSearch:
         rules: stop rules of this process, beside those that the options name.
         lock: the lock on the journal.
         restore: writes again what lies beside the journal, after another program has deleted that.
+        late: MLflow may get a short search after this process's end.
     """
 
     handle: StudyHandle
@@ -116,6 +118,7 @@ class PreparedSearch:
     rules: Sequence[StopRule]
     lock: Lock
     restore: Callable[[], None]
+    late: bool = False
 
     @property
     def paths(self) -> StudyPaths:
@@ -179,7 +182,7 @@ class PreparedSearch:
             raise
         finally:
             view.close()
-        return self._finish(study, end, named, syncer, reports)
+        return self._finish(study, end, named, syncer, reports, view.say)
 
     def _finish(
         self,
@@ -188,6 +191,7 @@ class PreparedSearch:
         named: Sequence[FollowerThread],
         syncer: Syncer,
         reports: ReportWriter,
+        say: Callable[[str], None],
     ) -> Result:
         """End the followers, MLflow's last, which gets the report. Return the search's result."""
         try:
@@ -199,6 +203,7 @@ class PreparedSearch:
             with waiting_for("sending the rest to MLflow"):
                 synced = syncer.finish(SYNC_SECONDS, before_last=lambda: reports.wait(REPORT_SECONDS))
                 reports.close(REPORT_SECONDS)
+            self._send_later(syncer, say)
             return Result(self.paths, study, end, synced, shortfall=shortfall)
         except KeyboardInterrupt as error:
             reports.stop()
@@ -224,6 +229,7 @@ class PreparedSearch:
             return end
         except BaseException as error:
             syncer.stop()
+            self._send_later(syncer, say)
             for follower in named:
                 follower.end()
             if isinstance(error, KeyboardInterrupt) and study.header is not None:
@@ -231,6 +237,12 @@ class PreparedSearch:
             if not isinstance(error, Exception):
                 raise
             raise self._broken(error) from error
+
+    def _send_later(self, syncer: Syncer, say: Callable[[str], None]) -> None:
+        """Have a study that MLflow was not told of yet sent after this process's end."""
+        if syncer.left and self.paths.journal.exists():
+            late.send_at_exit(self.paths, self.tracking_uri)
+            say(f"MLflow gets this study when the script has ended; `search sync {self.handle.name}` sends it at once")
 
     def _steering(self) -> Steering:
         """Return the requests of users who steer the search while it runs."""
@@ -252,6 +264,7 @@ class PreparedSearch:
             experiment=self.options.experiment,
             register=self.options.register,
             log_report=self.options.log_report,
+            rest=late.REST_SECONDS if self.late else 0.0,
             warn=view.say,
         )
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from search.executors.base import ExecutorSetup, Handle, tell_user
@@ -27,7 +27,10 @@ from search.study.versions import framework_name
 
 
 class InlineExecutor:
-    """Runs a whole segment or final evaluation within one call of `poll`."""
+    """Runs a whole segment or final evaluation within one call of `poll`.
+
+    The process may be a script's, which goes on after the search with its own random states.
+    """
 
     protocol = 2
     in_process = True
@@ -42,18 +45,23 @@ class InlineExecutor:
             os.environ["KERAS_BACKEND"] = setup.keras_backend
         imported = "keras" in sys.modules
         name = framework_name(setup.keras_backend)
-        with nullcontext() if imported else waiting_for(f"importing {name}", soon=True), quietly(setup.log):
+        with ExitStack() as stack:
+            if not imported:
+                stack.enter_context(waiting_for(f"importing {name}", soon=True))
+                stack.enter_context(quietly(setup.log))
             import search.worker.probe  # noqa: F401
         return cls()
 
     def __init__(self) -> None:
         from search.worker.channel import DirectChannel
+        from search.worker.keras_session import keep_random_states
         from search.worker.own_process import claim_process
         from search.worker.segment import clear_caches
 
         # An earlier search in this process may have loaded files that have changed since.
         clear_caches()
         claim_process()
+        self._restore = keep_random_states()
         self._work: Segment | Evaluate | None = None
         self._id = 0
         self._handle: Handle | None = None
@@ -99,6 +107,7 @@ class InlineExecutor:
         self._work = None
         clear_caches()  # the process goes on without them
         remove_scratch()
+        self._restore()
 
     def _deliver(self, message: Message) -> None:
         assert self._handle is not None

@@ -460,8 +460,11 @@ def get_best_models(
     if tracking_uri is None and space is None and paths.journal.exists():
         return StudyResults(paths).get_best_models(num_models)
     from search.tracking.mlflow import retrieve, store
+    from search.tracking.mlflow.sending import send_waiting
 
-    found = retrieve.find_remote_study(store.connect(store.resolve_uri(tracking_uri, runs), create=False), study)
+    uri = store.resolve_uri(tracking_uri, runs)
+    send_waiting(uri)
+    found = retrieve.find_remote_study(store.connect(uri, create=False), study)
     if space is None and not (found.is_local or trust_code):
         raise StudyError(
             f"the code of study {study!r} comes from {found.uri}: pass trust_code=True to run it, or "

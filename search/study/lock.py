@@ -5,6 +5,8 @@ system `flock` may know only the processes of one machine. So the lock's file na
 name out when it ends in order. A name that is still there counts: a process of this machine can be looked up, and only
 the user can say that a process of another machine is dead. A Slurm job that was requeued needs no such word: its
 earlier run is over.
+
+A holder that works on a study in the background yields: the next process that wants the lock ends it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import socket
 import time
 from contextlib import suppress
@@ -30,6 +33,9 @@ __all__ = ["Lock", "holder_elsewhere", "is_held"]
 _WAITS = (0.05, 0.1, 0.15)
 """Seconds between attempts. `is_held` takes the lock for a moment; a process that holds it longer runs the study."""
 
+_YIELD_SECONDS = 5.0
+"""Seconds for a holder that yields to end, after it was told to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -39,6 +45,7 @@ class Holder:
         started: its start in seconds since the epoch, which tells it from a later process with the same `pid`.
         job: its Slurm job; "" if it has none.
         restarts: how often that job had started again.
+        yields: the process may be ended at any time.
     """
 
     host: str
@@ -46,13 +53,14 @@ class Holder:
     started: float = 0.0
     job: str = ""
     restarts: int = 0
+    yields: bool = False
 
     @classmethod
-    def this(cls) -> Holder:
+    def this(cls, *, yields: bool = False) -> Holder:
         """Return this process."""
         job = SlurmJob.this()
         name = f"{job.cluster}/{job.id}" if job.id else ""
-        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time(), name, job.restarts)
+        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time(), name, job.restarts, yields)
 
     @property
     def is_here(self) -> bool:
@@ -83,14 +91,16 @@ class Lock:
     Args:
         path: the lock's file, in the study's folder.
         take_over: take the lock from a process of another machine, which the user knows to be dead.
+        yields: let another process end this one, and take the lock.
 
     Raises:
         JournalError: another process holds the lock, or a process of another machine may hold it.
     """
 
-    def __init__(self, path: Path, *, take_over: bool = False) -> None:
+    def __init__(self, path: Path, *, take_over: bool = False, yields: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        self._yields = yields
         self._file = path.open("a+")
         try:
             self._take(take_over)
@@ -103,11 +113,14 @@ class Lock:
         """Write this process's name into the file."""
         self._file.seek(0)
         self._file.truncate()
-        json.dump(asdict(Holder.this()), self._file)
+        holder = asdict(Holder.this(yields=self._yields))
+        if not self._yields:
+            del holder["yields"]  # earlier versions of the package do not know it
+        json.dump(holder, self._file)
         self._file.flush()
 
     def _take(self, take_over: bool) -> None:
-        name, taken = self._path.parent.name, self._is_taken()
+        name, taken = self._path.parent.name, self._is_taken() or self._is_yielded()
         holder = _read(self._path)
         take_over = take_over or (holder is not None and holder.is_over)
         if not taken:
@@ -118,7 +131,7 @@ class Lock:
                 )
             if not self._is_taken_anew():
                 raise JournalError(f"study {name!r} is being run by {_read(self._path) or 'another process'}")
-        elif holder is not None and not holder.is_here and not take_over:
+        elif holder is not None and not holder.is_here and not (take_over or holder.yields):
             raise JournalError(
                 f"study {name!r} is being run by {holder}, or that did not end in order: if it is dead, go on with "
                 "--take-over"
@@ -132,6 +145,18 @@ class Lock:
             # Another process has put a new file in its place since it was opened. This one locks nothing.
             self._open()
         return False
+
+    def _is_yielded(self) -> bool:
+        """End the holder if it yields. Return whether the lock is taken then."""
+        holder = _read(self._path)
+        if self._yields or holder is None or not (holder.yields and holder.is_here and holder.is_alive):
+            return False
+        with suppress(OSError):  # it has just ended, or is another user's
+            os.kill(holder.pid, signal.SIGTERM)
+        deadline = time.monotonic() + _YIELD_SECONDS
+        while not (taken := self._is_taken()) and time.monotonic() < deadline:
+            pass  # each attempt waits
+        return taken
 
     def _is_taken_anew(self) -> bool:
         """Put a new file at the path, and lock it. Return whether that succeeded.
@@ -177,7 +202,10 @@ class Lock:
 
 
 def is_held(path: Path) -> bool:
-    """Return whether a living process holds the lock at `path`, as far as this machine knows."""
+    """Return whether a living process runs the study of the lock at `path`, as far as this machine knows.
+
+    A holder that yields does not run it.
+    """
     try:
         file = path.open()
     except OSError:
@@ -186,7 +214,10 @@ def is_held(path: Path) -> bool:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
-            return _holds(_read(path)) if _is_unsupported(error) else True
+            holder = _read(path)
+            if holder is not None and holder.yields:
+                return False
+            return _holds(holder) if _is_unsupported(error) else True
     return False
 
 
@@ -196,7 +227,7 @@ def holder_elsewhere(path: Path) -> str | None:
     That process may be dead: only its own machine could tell.
     """
     holder = _read(path)
-    return None if holder is None or holder.is_here else str(holder)
+    return None if holder is None or holder.is_here or holder.yields else str(holder)
 
 
 def _locked(file: IO[str]) -> bool:

@@ -9,7 +9,7 @@ import opcode
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -34,6 +34,7 @@ __all__ = [
     "give_unused_name",
     "inherits_direction",
     "is_of_torch",
+    "keep_global_seeds",
     "learning_rate_of",
     "metrics_within",
     "seed_unseeded_draws",
@@ -373,6 +374,50 @@ def seed_unseeded_draws(seed: int) -> None:
         from keras.src.random.seed_generator import global_seed_generator
 
         global_seed_generator().state.assign([seed % 2**31, 0])
+
+
+@capability(
+    "global seeds",
+    without="a search in the process of a script leaves it another global seed",
+    uses=(
+        "keras.src.backend.common.global_state.get_global_attribute",
+        "keras.src.backend.common.global_state.set_global_attribute",
+        "keras.src.random.seed_generator.GLOBAL_SEED_GENERATOR",
+        "keras.src.utils.rng_utils.GLOBAL_RANDOM_SEED",
+    ),
+    packages=_version,
+)
+def global_seeds() -> bool:
+    """Test whether Keras reads its seed from the state that is written here. Each thread has a state of its own."""
+    from keras.src.utils import rng_utils
+
+    _set_global_attributes([7, None])
+    return bool(rng_utils.get_random_seed() == 7)
+
+
+def keep_global_seeds() -> Callable[[], None]:
+    """Return a function that gives Keras the global seed and the generator of unseeded draws that it has now."""
+    if not global_seeds.works:
+        return lambda: None
+    from keras.src.backend.common import global_state
+
+    return functools.partial(
+        _set_global_attributes, [global_state.get_global_attribute(name) for name in _names_of_seeds()]
+    )
+
+
+def _set_global_attributes(values: Sequence[Any]) -> None:
+    from keras.src.backend.common import global_state
+
+    for name, value in zip(_names_of_seeds(), values, strict=True):
+        global_state.set_global_attribute(name, value)
+
+
+def _names_of_seeds() -> tuple[str, str]:
+    from keras.src.random import seed_generator
+    from keras.src.utils import rng_utils
+
+    return rng_utils.GLOBAL_RANDOM_SEED, seed_generator.GLOBAL_SEED_GENERATOR
 
 
 def torch_parts(module: Any) -> Iterator[tuple[str, Any]]:

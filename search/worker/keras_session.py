@@ -8,10 +8,11 @@ layers are numbered after these, in every process and for every model alike.
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,10 +22,10 @@ import numpy as np
 
 from search.space.file import SPACE_MODULE, Space, SpaceRef, read_space
 from search.space.names import count_names, names_in_modules
-from search.worker.keras_internals import set_used_names, used_names
+from search.worker.keras_internals import keep_global_seeds, set_used_names, used_names
 from search.worker.runners import distribution
 
-__all__ = ["import_space", "names_after", "seeded", "session", "set_seed", "settings_of_a_worker"]
+__all__ = ["import_space", "keep_random_states", "names_after", "seeded", "session", "set_seed", "settings_of_a_worker"]
 
 _seeds: set[int] = set()
 
@@ -109,6 +110,34 @@ def seeded(seed: int) -> Iterator[None]:
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
+
+
+def keep_random_states() -> Callable[[], None]:
+    """Return a function that gives this process the global random states that it has now, as a script left them.
+
+    JAX has none.
+    """
+    restores: list[Callable[[], object]] = [
+        functools.partial(random.setstate, random.getstate()),
+        functools.partial(np.random.set_state, np.random.get_state()),
+        keep_global_seeds(),
+    ]
+    if keras.config.backend() == "tensorflow":
+        from search.worker.runners.tensorflow.internals import keep_global_seed
+
+        restores.append(keep_global_seed())
+    elif keras.config.backend() == "torch":
+        import torch
+
+        restores.append(functools.partial(torch.set_rng_state, torch.get_rng_state()))
+        if torch.cuda.is_initialized():
+            restores.append(functools.partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+
+    def restore() -> None:
+        for each in restores:
+            each()
+
+    return restore
 
 
 @contextmanager

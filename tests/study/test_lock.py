@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from search.study.lock import Lock
-lock = Lock(Path(sys.argv[1]))
+lock = Lock(Path(sys.argv[1]), yields="yields" in sys.argv)
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -54,6 +55,27 @@ def test_another_process_holds_the_lock_until_it_dies(tmp_path: Path) -> None:
     assert is_held(path)
     again.release()
     assert not is_held(path)
+
+
+def test_a_holder_that_yields_is_ended_by_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "digits" / "lock"
+    command = [sys.executable, "-c", HOLD, str(path), "yields"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert not is_held(path)  # it does not run the study
+        with pytest.raises(JournalError, match=f"by process {holder.pid} on "):
+            Lock(path, yields=True)  # one of its kind waits for no other
+        lock = Lock(path)
+        assert holder.wait(10) == -signal.SIGTERM
+    assert is_held(path)
+    lock.release()
+
+
+def test_a_holder_of_another_machine_that_yields_is_in_nobodys_way(tmp_path: Path) -> None:
+    path = words(tmp_path / "digits" / "lock", **ELSEWHERE, yields=True)
+    assert holder_elsewhere(path) is None
+    Lock(path).release()
 
 
 def test_asking_who_holds_a_lock_makes_none(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ class Syncer:
         experiment: the experiment's name that the user gave; None for the study's name.
         register: the registered model's name that the user gave; see `WinnerShipper`.
         log_report: send the report to a server. A local store gets it in any case.
+        rest: seconds after `start` in which the thread sends nothing, 0 by default. If the search ends within them, all
+            is left to the caller; see `left`.
         warn: shows the user one line; called from the syncer's thread.
     """
 
@@ -78,6 +80,7 @@ class Syncer:
         experiment: str | None = None,
         register: str | None = None,
         log_report: bool = False,
+        rest: float = 0.0,
         warn: Callable[[str], None],
     ) -> None:
         self._paths = paths
@@ -87,6 +90,7 @@ class Syncer:
         self._register = register
         self._ships_report = log_report or store.local_database(uri) is not None
         self._before_last: Callable[[], None] | None = None
+        self._rest = rest
         self._warn = warn
         self._warned: set[str] = set()
         self._feed = JournalFeed(paths.journal)
@@ -104,6 +108,7 @@ class Syncer:
         self._hurry = threading.Event()
         self._stopped = threading.Event()
         self._complete = False
+        self._left = False
 
     # In a thread ----------------------------------------------------------------------------------------------------
 
@@ -144,9 +149,16 @@ class Syncer:
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
 
+    @property
+    def left(self) -> bool:
+        """True if the thread has ended within its rest: MLflow is not even imported."""
+        return self._left
+
     def _follow(self) -> None:
         try:
-            self._ship_until_stopped()
+            self._left = self._rest > 0 and self._hurry.wait(self._rest)
+            if not self._left:
+                self._ship_until_stopped()
         finally:
             self._feed.close()
 

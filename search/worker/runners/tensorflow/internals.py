@@ -6,6 +6,7 @@ An island, see `search.worker.capabilities`. Most functions here are right only 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
     "function_options",
     "graph_options",
     "index_slots",
+    "keep_global_seed",
     "keeping_kernels",
     "kept_kernels",
     "own_operations",
@@ -364,6 +366,27 @@ def keeping_kernels() -> Iterator[None]:
     with ExitStack() as restored:
         replace_attribute(restored, _context().pywrap_tfe, "TFE_ContextClearCaches", lambda handle: None)
         yield
+
+
+@capability(
+    "global seeds",
+    without="a search in the process of a script leaves it another global seed",
+    uses=("tensorflow.python.eager.context.context",),
+    packages=_versions,
+)
+def global_seed() -> bool:
+    """Test whether TensorFlow keeps its global seed, and a generator with it, where they are looked for."""
+    kept = vars(_context().context())
+    return "_seed" in kept and (kept["_seed"] is None or isinstance(kept.get("_rng"), random.Random))
+
+
+def keep_global_seed() -> Callable[[], None]:
+    """Return a function that gives TensorFlow the global seed, and the generator of seeds, that it has now."""
+    if not global_seed.works:
+        return lambda: None
+    context = _context().context()
+    before = {name: value for name, value in vars(context).items() if name in ("_seed", "_rng")}
+    return lambda: vars(context).update(before)
 
 
 def expect_retracing(function: Any) -> Any:
