@@ -209,7 +209,9 @@ class BaseTuner(original.base_tuner.BaseTuner):
         return self._results
 
     def _has_study(self) -> bool:
-        return self._results is not None or (not self._overwrite and self._paths.journal.exists())
+        journal = self._paths.journal
+        exists = journal.exists() and journal.stat().st_size > 0
+        return self._results is not None or (not self._overwrite and exists)
 
     def save(self) -> None:
         """Do nothing: the study's journal has everything at each moment."""
@@ -379,7 +381,7 @@ class BaseTuner(original.base_tuner.BaseTuner):
         given = {name: value for name, value in kwargs.items() if name not in ("callbacks", "epochs")}
         epochs, callbacks = kwargs.get("epochs"), kwargs.get("callbacks")
         own_run = "run_trial" in own_methods(self) or not hasattr(self, "executions_per_trial")
-        through = not own_run or calls_super(type(self).run_trial)
+        through = not own_run or calls_super(self)
         runs = TrialRuns(self, given=kwargs, seen_by_probe=through)
         options: dict[str, Any] = {}
         if self.search_sets_epochs:

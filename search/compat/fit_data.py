@@ -55,7 +55,7 @@ def take_data(arguments: dict[str, Any]) -> tuple[Any, Any]:
 
 def train_and_validation(x: Any, y: Any, sample_weight: Any, validation: Any, split: float) -> tuple[Any, Any]:
     """Return (train, validation), like a space file's `load_data`."""
-    x, validation = readable(x), readable(validation)
+    x, validation = readable(x, "x"), readable(validation, "validation_data")
     arrays = y is not None or sample_weight is not None or isinstance(x, (dict, list, tuple)) or _is_array(x)
     train = x
     if arrays:

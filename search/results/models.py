@@ -17,6 +17,7 @@ from typing import Any
 from search.errors import SpaceError
 from search.space.domain import Value
 from search.space.file import Space, SpaceRef, describe_error, without_arguments
+from search.space.old_names import known_classes_kept
 from search.study.study import Study
 from search.study.versions import changed_versions
 
@@ -68,7 +69,7 @@ def build_models(ref: SpaceRef, chosen: Sequence[SavedModel], versions: Mapping[
     if difference := _difference(versions):
         warnings.warn(difference, stacklevel=3)
     try:
-        with without_arguments(ref), settings_of_a_worker():
+        with without_arguments(ref), settings_of_a_worker(), known_classes_kept():
             space = import_space(ref)
             return [_build_one(space, item) for item in chosen]
     except (Exception, SystemExit) as error:

@@ -1,4 +1,4 @@
-"""Digests of files and of Python objects: a notebook's cell that runs again shows by them that it means the same search.
+"""Digests of files and of objects: a notebook's cell that runs again shows by them that it means the same search.
 
 Functions and classes of the user's program are known by their bytecode, and by all that they use: globals, closures,
 defaults, bases. So comments, blank lines and the place of a cell change no digest. Other files of the user's count with

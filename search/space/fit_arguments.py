@@ -36,9 +36,9 @@ class FitArguments:
 
         Each part is None if the arguments have none.
         """
-        x, y, weight = (readable(self.named.get(name)) for name in (*_DATA_NAMES, "sample_weight"))
+        x, y, weight = (readable(self.named.get(name), name) for name in (*_DATA_NAMES, "sample_weight"))
         train = (x,) if y is None and weight is None else (x, y) if weight is None else (x, y, weight)
-        validation = readable(self.named.get("validation_data"))
+        validation = readable(self.named.get("validation_data"), "validation_data")
         return (None if x is None else train), tuple(validation) if isinstance(validation, list) else validation
 
     def leaves(self) -> list[tuple[str, Any]]:
@@ -59,10 +59,12 @@ class OneReading:
 
     Args:
         generator: the generator, without an end or with `steps_per_epoch`.
+        name: the argument's.
     """
 
-    def __init__(self, generator: Iterator[Any]) -> None:
+    def __init__(self, generator: Iterator[Any], name: str) -> None:
         self._generator = generator
+        self._name = name
 
     def __call__(self) -> Iterator[Any]:
         """Return the generator."""
@@ -70,12 +72,12 @@ class OneReading:
 
     def leaves(self) -> list[tuple[str, Any]]:
         """Return the generator, which cannot be pickled, as a part of its own."""
-        return [("x", self._generator)]
+        return [(self._name, self._generator)]
 
 
-def readable(value: Any) -> Any:
-    """Return a generator as a source of batches, and any other value as it is."""
-    return OneReading(value) if isinstance(value, Generator) else value
+def readable(value: Any, name: str) -> Any:
+    """Return a generator, the argument called `name`, as a source of batches, and any other value as it is."""
+    return OneReading(value, name) if isinstance(value, Generator) else value
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -6,13 +6,16 @@ gets another line here; no line is ever removed.
 
 from __future__ import annotations
 
+import inspect
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from search.space import inherited
 
-__all__ = ["MOVED", "Unpickler"]
+__all__ = ["MOVED", "Unpickler", "known_classes_kept"]
 
 MOVED: Mapping[str, str] = {
     "search.backends": "search.backends.registry",
@@ -94,6 +97,33 @@ MOVED: Mapping[str, str] = {
 """The present name of each module of an older version."""
 
 
+_keeps_classes: ContextVar[bool] = ContextVar("_keeps_classes", default=False)
+
+
+@contextmanager
+def known_classes_kept() -> Iterator[None]:
+    """Leave the user's classes as they are, within the context, if a pickle has them and this process knows them.
+
+    The process of a script or a notebook goes on after the unpickling. cloudpickle would give its classes other methods,
+    with copies of the global names that they use.
+    """
+    token = _keeps_classes.set(True)
+    try:
+        yield
+    finally:
+        _keeps_classes.reset(token)
+
+
+def _unless_known(set_state: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return cloudpickle's function that gives a class its attributes, for classes that have no methods yet."""
+
+    def set_state_of_new(cls: Any, state: Any) -> Any:
+        is_known = any(inspect.isfunction(value) for value in vars(cls).values())
+        return cls if is_known else set_state(cls, state)
+
+    return set_state_of_new
+
+
 class Unpickler(pickle.Unpickler):
     """An unpickler that reads pickles of older versions, too, and finds the parts that this process has inherited."""
 
@@ -103,4 +133,6 @@ class Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the object called `name` in `module`, or in the module that replaced it."""
-        return super().find_class(MOVED.get(module, module), name)
+        found = super().find_class(MOVED.get(module, module), name)
+        sets_class = module == "cloudpickle.cloudpickle" and name == "_class_setstate"
+        return _unless_known(found) if sets_class and _keeps_classes.get() else found

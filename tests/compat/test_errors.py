@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,6 @@ from search.study.records import SegmentEnded
 
 X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
 Y = X.sum(axis=1)
-
-
-@pytest.fixture(scope="module")
-def folder(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield the working folder of all searches of this module."""
-    folder = tmp_path_factory.mktemp("failures")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("search.executors.selection.shared_zygote", zygote)
-        yield folder
 
 
 def model_of(units: int) -> Any:

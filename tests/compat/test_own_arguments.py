@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,6 @@ from search.errors import SpaceError
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
 Y = (X.sum(axis=1) > 0).astype("int32")
-
-
-@pytest.fixture(scope="module")
-def folder(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield the working folder of all searches of this module."""
-    folder = tmp_path_factory.mktemp("arguments")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("search.executors.selection.shared_zygote", zygote)
-        yield folder
 
 
 def build_model(hp: Any) -> Any:
@@ -74,8 +63,21 @@ def test_a_fit_that_returns_nothing_useful_is_kerastuners_error(folder: Path) ->
 
 
 def test_a_model_without_data_is_told_so(folder: Path) -> None:
-    with pytest.raises(SpaceError, match="model.fit was given no data: pass x and y, or a dataset, on to it$"):
+    with pytest.raises(SpaceError, match=r"model\.fit was given no data: pass x and y, or a dataset, on to it$"):
         kt.RandomSearch(build_model, "val_loss", project_name="no-data").search(verbose=0)
+
+
+def test_two_generators_train_and_validate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """This process has a runtime of the framework, so that no worker can inherit them: the trials are trained here."""
+
+    def batches() -> Any:
+        while True:
+            yield X[:8], Y[:8].astype("float32")
+
+    tuner = kt.RandomSearch(build_model, "val_loss", max_trials=1, project_name="generators", seed=1)
+    tuner.search(batches(), steps_per_epoch=3, validation_data=batches(), validation_steps=2, verbose=0)
+    assert "x (a generator), validation_data (a generator) cannot be sent to worker proc" in capsys.readouterr().err
+    assert len(tuner.oracle.get_best_trials()) == 1
 
 
 def test_several_objectives_are_one_sum(folder: Path) -> None:

@@ -37,9 +37,9 @@ def test_an_error_is_kerastuners_too(raised: SearchError, also: type[Exception])
 
 
 def test_an_error_that_passes_twice_stays_as_it_is() -> None:
+    with pytest.raises(OptionError) as inner, as_kerastuner():
+        raise OptionError("no")
     with pytest.raises(OptionError) as outer, as_kerastuner():
-        with pytest.raises(OptionError) as inner, as_kerastuner():
-            raise OptionError("no")
         raise inner.value
     assert outer.value is inner.value
 

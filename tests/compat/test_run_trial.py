@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,15 @@ import numpy as np
 import pytest
 
 import search.compat.keras_tuner as kt
-from search.errors import SpaceError
+from search.compat.trial_hooks import TrialHooks
+from search.compat.trial_runs import UPDATES_TRIAL
+from search.errors import SpaceError, StudyError
+from search.study import journal
+from search.study.records import TrialEnded
+from search.tracking.followers import FollowerSetup
 
 X = np.random.default_rng(0).normal(size=(48, 4)).astype("float32")
 Y = X.sum(axis=1)
-
-
-@pytest.fixture(scope="module")
-def folder(zygote: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield the working folder of all searches of this module."""
-    folder = tmp_path_factory.mktemp("run_trial")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("search.executors.selection.shared_zygote", zygote)
-        yield folder
 
 
 def build_model(hp: Any) -> Any:
@@ -114,7 +108,28 @@ def test_another_tuner_sees_the_trials_and_has_nothing_left_to_do(
     assert again.remaining_trials == 0
     again.search(3.5, verbose=0)
     assert len(again.oracle.trials) == 5
-    assert len(Points(overwrite=True).oracle.trials) == 0
+
+
+def test_a_tuner_reloads_a_project_that_exists(points: Points, capsys: pytest.CaptureFixture[str]) -> None:
+    reloaded: list[str] = []
+
+    class Reloads(Points):
+        def reload(self) -> None:
+            super().reload()
+            reloaded.append(self.project_name)
+
+    assert Reloads(overwrite=True).oracle.trials == {}
+    assert reloaded == []
+    assert capsys.readouterr().out == ""
+    assert Reloads().oracle.trials.keys() == points.oracle.trials.keys()
+    assert reloaded == ["points"]
+
+
+def test_a_tuner_of_another_kind_does_not_go_on_with_a_project(points: Points) -> None:
+    with pytest.raises(StudyError, match=r"by optuna with sampler random, and Hyperband searches in .*overwrite=True"):
+        kt.Hyperband(build_model, "val_loss", directory="points", project_name="points")
+    kt.Hyperband(build_model, "val_loss", directory="points", project_name="points", overwrite=True)
+    assert points.results.paths.journal.exists(), "it is overwritten by a search only"
 
 
 def test_trials_that_a_script_assigns_are_shown_until_the_next_reload(points: Points) -> None:
@@ -182,7 +197,7 @@ def batch_sizes(folder: Path) -> BatchSizes:
 
 @pytest.mark.core
 def test_a_promoted_trial_goes_on_where_it_was(batch_sizes: BatchSizes) -> None:
-    """KerasTuner's Hyperband decides the epochs, whatever `search` was given, and a continuation trains nothing twice."""
+    """Hyperband decides the epochs, whatever `search` was given, and a continuation trains nothing twice."""
     trials = batch_sizes.results.trials
     assert max(trial.epochs for trial in trials) == 3
     promoted = [trial for trial in trials if trial.progress.segments > 1]
@@ -246,8 +261,84 @@ def test_a_loop_of_its_own_is_recorded_epoch_by_epoch(folder: Path) -> None:
     tuner.search(X, Y, epochs=3, verbose=0)
     curves = [[epoch.logs["loss"] for epoch in trial.curve] for trial in tuner.results.trials]
     assert [len(curve) for curve in curves] == [3, 3]
-    assert tuner.epochs_seen == sum(curves, [])
+    assert tuner.epochs_seen == [*curves[0], *curves[1]]
     assert tuner.oracle.get_best_trials()[0].score == min(map(min, curves))
+
+
+class Watching(kt.RandomSearch):
+    """A tuner with hooks of the training, for which it needs no `run_trial` of its own."""
+
+    seen: list[tuple[str, int]]
+
+    def on_epoch_begin(self, trial: Any, model: Any, epoch: int, logs: Any = None) -> None:
+        assert model.optimizer is not None
+        self.seen.append((trial.trial_id, epoch))
+
+    def on_batch_end(self, trial: Any, model: Any, batch: int, logs: Any = None) -> None:
+        self.seen.append((trial.trial_id, -1))
+
+
+def test_the_hooks_of_a_training_are_called_in_the_worker(folder: Path) -> None:
+    """A trial of two executions is trained twice, and the attributes come back."""
+    tuner = Watching(build_model, "val_loss", max_trials=2, executions_per_trial=2, project_name="watching", seed=1)
+    tuner.seen = []
+    tuner.search(X, Y, validation_split=0.5, batch_size=12, epochs=2, verbose=0)
+    trials = tuner.results.trials
+    assert [len(trial.executions) for trial in trials] == [2, 2]
+    for trial_id in tuner.oracle.trials:
+        assert [epoch for about, epoch in tuner.seen if about == trial_id] == 2 * [0, -1, -1, 1, -1, -1]
+    scores = {trial.number: np.mean(trial.scores) for trial in trials}
+    assert tuner.oracle.get_best_trials()[0].score == pytest.approx(min(scores.values()))
+
+
+def test_a_run_trial_may_be_assigned(folder: Path) -> None:
+    tuner = kt.RandomSearch(build_model, "val_loss", max_trials=2, executions_per_trial=3, project_name="assigned")
+    tuner.run_trial = lambda trial, power: 0.5 + trial.hyperparameters.get("units") ** power
+    tuner.search(2, verbose=0)
+    for trial in tuner.oracle.trials.values():
+        assert trial.score == 0.5 + trial.hyperparameters.get("units") ** 2
+    assert {len(trial.executions) for trial in tuner.results.trials} == {1}, "the loop over executions is KerasTuner's"
+
+
+class Updating(kt.Tuner):
+    """A tuner that tells its oracle the metrics, as KerasTuner's did before version 1.1."""
+
+    def run_trial(self, trial: Any) -> None:
+        x = trial.hyperparameters.Float("x", 1.0, 2.0)
+        for step in range(3):
+            self.oracle.update_trial(trial.trial_id, {"loss": x / (step + 1)}, step=step)
+
+
+def test_metrics_told_to_the_oracle_count_and_the_script_is_warned(folder: Path) -> None:
+    oracle = kt.oracles.RandomSearchOracle(kt.Objective("loss", "min"), max_trials=2)
+    tuner = Updating(oracle, project_name="updating", workers=1)
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        tuner.search(verbose=0)
+    for trial in tuner.oracle.trials.values():
+        assert trial.score == pytest.approx(trial.hyperparameters.get("x") / 3)
+    assert UPDATES_TRIAL not in vars(tuner), "a note of ours is no attribute of the user's"
+
+
+def test_hooks_go_on_after_the_trials_of_earlier_processes(batch_sizes: BatchSizes) -> None:
+    paths = batch_sizes.results.paths
+    entries = [*journal.read(paths.journal)]
+    ends = [place for place, entry in enumerate(entries) if isinstance(entry.record, TrialEnded)]
+    setup = FollowerSetup("batches", paths.folder, entries=entries[: ends[-1]], say=print)
+    ended: list[Any] = []
+
+    class Listening(kt.Hyperband):
+        def on_trial_begin(self, trial: Any) -> None:
+            raise AssertionError("all have begun")
+
+        def on_trial_end(self, trial: Any) -> None:
+            ended.append(trial)
+
+    TrialHooks(setup).take(entries[ends[-1] :])  # there is no script: nothing is called
+    with TrialHooks.calling(Listening(build_model, "val_loss", directory=paths.folder / "none")):
+        hooks = TrialHooks(setup)
+    hooks.take(entries[ends[-1] :])
+    last = batch_sizes.oracle.trials[ended[0].trial_id]
+    assert [(trial.score, trial.status) for trial in ended] == [(last.score, "COMPLETED")]
 
 
 class Fatal(kt.RandomSearch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import search.compat.keras_tuner as kt
-from search.compat.trial_runs import ATTRIBUTES_FILE, BlackBox, TrialRuns, calls_super, running
+from search.compat.trial_runs import ATTRIBUTES_FILE, UPDATES_TRIAL, BlackBox, TrialRuns, calls_super, running
 from search.executors.inline import InlineExecutor
 from search.messages import Question, Segment
 from search.space import pickling
@@ -117,13 +118,17 @@ def test_the_sum_of_several_objectives_is_the_result() -> None:
     assert call(Recording(lambda *_: returned, objective=objectives)) == {"a": 1.0, "b": 2.0, "multi_objective": -1.0}
 
 
-def test_metrics_told_to_the_oracle_are_the_result_as_of_old() -> None:
+def test_metrics_told_to_the_oracle_are_the_result_as_of_old(tmp_path: Path) -> None:
     def run(tuner: Any, trial: Any) -> None:
         for step, value in enumerate([3.0, 1.0, 2.0]):
             tuner.oracle.update_trial(trial.trial_id, {"val_loss": value, "val_accuracy": value}, step=step)
 
-    with pytest.warns(DeprecationWarning, match="oracle.update_trial, which is deprecated: return the metrics"):
-        assert call(Recording(run)) == {"val_loss": 1.0, "val_accuracy": 3.0}
+    tuner = Recording(run)
+    assert call(tuner, folder=tmp_path / "0007") == {"val_loss": 1.0, "val_accuracy": 3.0}
+    assert UPDATES_TRIAL in pickle.loads((tmp_path / "0007" / ATTRIBUTES_FILE).read_bytes())
+    tuner._paths = SimpleNamespace(trials=tmp_path)
+    with pytest.warns(DeprecationWarning, match="calls oracle.update_trial, .* Please remove the call, and return"):
+        tuner._take_attributes()
 
 
 def test_the_history_of_the_trials_own_model_is_left_to_the_search() -> None:
@@ -182,7 +187,7 @@ def test_the_first_build_is_the_trials_model_and_later_ones_are_new() -> None:
     def run(tuner: Any, trial: Any) -> float:
         hp = trial.hyperparameters
         other = keras_tuner.HyperParameters()
-        models.extend([running().model, tuner.hypermodel.build(other), tuner.hypermodel.build(hp)])  # type: ignore[union-attr]
+        models.extend([running().model, tuner.hypermodel.build(other), tuner.hypermodel.build(hp)])
         models.append(tuner.hypermodel.build(hp))
         return 1.0
 
@@ -217,10 +222,10 @@ def test_a_loop_of_its_own_tells_its_epochs() -> None:
 
 def test_a_saved_model_is_the_trials() -> None:
     def run(tuner: Any, trial: Any) -> float:
-        other = keras.models.clone_model(running().model)  # type: ignore[union-attr]
+        other = keras.models.clone_model(running().model)
         other.set_weights([np.full_like(weight, 3.0) for weight in other.get_weights()])
         tuner.save_model(trial.trial_id, other)
-        return float(running().model.get_weights()[0].mean())  # type: ignore[union-attr]
+        return float(running().model.get_weights()[0].mean())
 
     assert call(Recording(run, build)) == {"val_loss": 3.0}
 
@@ -228,17 +233,36 @@ def test_a_saved_model_is_the_trials() -> None:
 @pytest.mark.parametrize("returned", ["a model", 3, None])
 def test_a_hypermodel_that_returns_no_model_is_a_fatal_error(returned: Any) -> None:
     tuner = kt.RandomSearch(lambda hp: returned, "val_loss")
-    with pytest.raises(keras_tuner.errors.FatalTypeError, match="to return a keras.Model, and it returned"):
+    with pytest.raises(keras_tuner.errors.FatalTypeError, match=r"to return a keras\.Model, and it returned"):
         call(tuner, np.ones((4, 2)))
 
 
-def test_an_override_that_may_call_the_method_above_is_known() -> None:
-    class Above(kt.RandomSearch):
+class Above(kt.RandomSearch):
+    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().run_trial(trial, *args, **kwargs)
+
+
+def test_a_run_trial_that_may_reach_ours_is_known() -> None:
+    """A probe calls it, and ends it in ours. Any other one may take as long as a trial."""
+
+    class AboveRecording(Recording):
         def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
             return super().run_trial(trial, *args, **kwargs)
 
-    assert calls_super(Above.run_trial)
-    assert not calls_super(Recording.run_trial)
+    class AboveEstimators(kt.SklearnTuner):
+        def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().run_trial(trial, *args, **kwargs)
+
+    assert calls_super(kt.Hyperband(build))
+    assert calls_super(Above(build))
+    assert not calls_super(Recording(None))
+    assert not calls_super(AboveRecording(None))
+    oracle = kt.oracles.RandomSearchOracle(kt.Objective("score", "max"))
+    assert not calls_super(kt.SklearnTuner(oracle, build))
+    assert not calls_super(AboveEstimators(oracle, build))
+    assigned = Above(build)
+    assigned.run_trial = lambda trial: 1.0
+    assert not calls_super(assigned)
 
 
 # Attributes -----------------------------------------------------------------------------------------------------------
@@ -253,7 +277,7 @@ def count(tuner: Any, trial: Any) -> float:
 
 def counting() -> Any:
     tuner = Recording(count)
-    tuner.calls, tuner.scores, tuner.lock = 0, [], object()  # type: ignore[attr-defined]
+    tuner.calls, tuner.scores, tuner.lock = 0, [], object()
     return tuner
 
 
@@ -274,7 +298,7 @@ def test_a_probe_leaves_the_attributes_as_they_were() -> None:
 def test_a_tuner_travels_without_the_scripts_own_parts() -> None:
     """Its results, its options and the user's function stay; the worker has the hypermodel."""
     tuner = Recording(count, build)
-    tuner.calls = 3  # type: ignore[attr-defined]
+    tuner.calls = 3
     sent = pickle.loads(pickling.dumps(tuner))
     assert (sent.calls, sent._factory, sent._options, sent.oracle.trials) == (3, None, {}, {})
     assert type(sent.oracle) is keras_tuner.oracles.RandomSearchOracle

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras_tuner.engine import hyperparameters as kt
 
-from search.space.domain import Condition, Domain, Parameter, compatible
 from search.space.digests import digest_parameters
+from search.space.domain import Condition, Domain, Parameter, compatible
 
 # The same examples on every machine. No deadline: the first example pays for imports.
 steady = settings(derandomize=True, deadline=None, max_examples=150)

@@ -15,8 +15,8 @@ from places import TINY
 import search
 from search import cli
 from search.errors import OptionError, SpaceError
-from search.space.error_text import MAX_MESSAGE_LENGTH
 from search.space.digests import digest_files
+from search.space.error_text import MAX_MESSAGE_LENGTH
 from search.space.file import (
     SPACE_MODULE,
     Space,

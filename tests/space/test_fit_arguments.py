@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from search.space.fit_arguments import FitArguments
+from search.space.inherited import leaves_of
 from search.worker.data.arrays import Split, prepare_data
 from search.worker.data.streams import Stream
 from search.worker.runners.own_fit import first_samples
@@ -90,3 +91,13 @@ def test_a_probe_gets_the_first_rows_of_each_array() -> None:
     }
     assert [len(part) for part in seen.kwargs["validation_data"]] == [16, 16]
     assert seen.kwargs["two"] == 2
+
+
+def test_generators_are_named_by_their_arguments_and_keep_their_place() -> None:
+    rows, others = (row for row in X), (row for row in X)
+    given = FitArguments((rows,), {"validation_data": others})
+    assert given.leaves() == [("x", rows), ("validation_data", others)]
+    assert [*leaves_of("data", given.splits)] == given.leaves()
+    (train,), _ = given.splits
+    next(train())
+    assert next(train())[0] == X[1][0], "the second reader goes on"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
 import subprocess
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import keras
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ import tensorflow as tf
 from places import ROOT
 
 from search.space import pickling
+from search.space.old_names import Unpickler, known_classes_kept
 
 X = np.arange(12, dtype="float32")
 ARRAYS = tf.data.Dataset.from_tensor_slices((X, 2 * X))
@@ -104,3 +108,16 @@ def test_a_pydataset_is_pickled_with_its_arrays() -> None:
     unpickled = pickle.loads(pickling.dumps(Batches(X, workers=2)))
     assert (unpickled.workers, unpickled.num_batches) == (2, 3)
     assert unpickled[2][0].tolist() == [8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_process_that_goes_on_keeps_its_classes_as_they_are(keeps: bool) -> None:
+    """cloudpickle gives a class that it knows other methods, whose global names are copies."""
+    script: dict[str, Any] = {"__name__": "__main__", "seen": []}
+    exec("class Model:\n    def note(self):\n        seen.append(1)", script)
+    pickled = io.BytesIO(cloudpickle.dumps(script["Model"]()))
+    with known_classes_kept() if keeps else contextlib.nullcontext():
+        loaded = Unpickler(pickled).load()
+    assert type(loaded) is script["Model"]
+    loaded.note()
+    assert script["seen"] == ([1] if keeps else [])

@@ -261,11 +261,11 @@ def _make_fit_call(
 
 def _data_of(bound: Mapping[str, Any], loaded: Data) -> Data:
     """Return the data of a call of `model.fit`: `loaded` itself if they are what `load_data` returned."""
-    x, y, weight = (readable(bound.get(name)) for name in ("x", "y", "sample_weight"))
+    x, y, weight = (readable(bound.get(name), name) for name in ("x", "y", "sample_weight"))
     if x is None:
         raise SpaceError("model.fit was given no data: pass x and y, or a dataset, on to it")
     raw = (x,) if y is None and weight is None else (x, y) if weight is None else (x, y, weight)
-    validation = readable(bound.get("validation_data"))
+    validation = readable(bound.get("validation_data"), "validation_data")
     if isinstance(validation, list):
         validation = tuple(validation)
     train, held_out = loaded.raw_splits

@@ -73,7 +73,7 @@ def test_an_override_is_found_wherever_it_comes_from() -> None:
     with pytest.raises(OptionError, match="Mixed has its own get_state"):
         Mixed(build_model, "val_loss")
     tuner = kt.RandomSearch(build_model)
-    tuner.save = print  # type: ignore[method-assign]
+    tuner.save = print
     with pytest.raises(OptionError, match="RandomSearch has its own save"):
         tuner.search([1])
 
@@ -90,7 +90,7 @@ def test_the_methods_of_kerastuner_and_ours_are_not_the_users() -> None:
     known = set().union(*GROUPS)
     tuner = kt.Hyperband(build_model)
     assert own_methods(tuner) & known == set()
-    tuner.on_epoch_begin = print  # type: ignore[method-assign]
+    tuner.on_epoch_begin = print
     assert own_methods(tuner) & known == {"on_epoch_begin"}
     estimators = SklearnTuner(keras_tuner.oracles.RandomSearchOracle(kt.Objective("score", "max")), build_model)
     assert own_methods(estimators) & known == set()
@@ -133,25 +133,6 @@ def test_the_hooks_of_a_search_are_called_around_it(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         Told(build_model).search([1])
     assert told == ["begin"]
-
-
-def test_a_tuner_reloads_a_project_that_exists(tmp_path: Path) -> None:
-    reloaded: list[str] = []
-
-    class Reloads(kt.RandomSearch):
-        def reload(self) -> None:
-            super().reload()
-            reloaded.append(self.project_name)
-
-    arguments: dict[str, Any] = {"directory": tmp_path, "project_name": "mine"}
-    Reloads(build_model, **arguments)
-    assert reloaded == []
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "journal.jsonl").touch()
-    Reloads(build_model, overwrite=True, **arguments)
-    assert reloaded == []
-    Reloads(build_model, **arguments)
-    assert reloaded == ["mine"]
 
 
 @pytest.mark.parametrize("variable", ["KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"])
