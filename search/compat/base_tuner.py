@@ -185,7 +185,7 @@ class BaseTuner(original.base_tuner.BaseTuner):
         return str(self._paths.folder)
 
     def get_trial_dir(self, trial_id: str) -> str:
-        """Return the trial's own folder, which exists."""
+        """Return the folder of the trial `trial_id`, which exists."""
         folder = self._paths.trial(number_of(trial_id)).folder
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
@@ -416,10 +416,10 @@ class BaseTuner(original.base_tuner.BaseTuner):
         """Do nothing; a subclass may override it. It is called when a trial begins."""
 
     def on_trial_end(self, trial: Any) -> None:
-        """Do nothing; a subclass may override it. It is called in this process when a trial has ended."""
+        """Do nothing; a subclass may override it. It is called in this process when `trial` has ended."""
 
     def load_model(self, trial: Any) -> Any:
-        """Return the model of a trial with the weights of its best epoch."""
+        """Return the model of `trial` with the weights of its best epoch."""
         found = self.results.study.trials[number_of(trial.trial_id)]
         with as_kerastuner():
             (model,) = self.results.load_models([found])

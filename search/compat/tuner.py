@@ -34,7 +34,7 @@ class Tuner(original.tuner.Tuner, BaseTuner):
         overwrite: begin anew if the project exists; else the search goes on.
         executions_per_trial: the number of times that each trial is trained.
         accept_changes, take_over: as in `search.run`.
-        kwargs: options of `search.run`: `workers`, `gpus`, `timeout`, `tracking_uri`, …
+        args, kwargs: KerasTuner's other arguments, and options of `search.run`: `workers`, `gpus`, `timeout`, …
 
     Raises:
         OptionError: an argument is unknown or unsupported.
@@ -109,12 +109,23 @@ class Tuner(original.tuner.Tuner, BaseTuner):
         return model
 
     def on_epoch_begin(self, trial: Any, model: Any, epoch: int, logs: Any = None) -> None:
-        """Take note of an epoch of a loop of the user's own; a subclass may override it."""
+        """Take note of an epoch of a loop of the user's own; a subclass may override it.
+
+        Args:
+            trial, model, epoch, logs: as in KerasTuner.
+        """
         if (run := running(trial)) is not None and not run.trains:
             run.callback.on_epoch_begin(epoch, logs)
 
     def on_epoch_end(self, trial: Any, model: Any, epoch: int, logs: Any = None) -> None:
-        """Record an epoch of a loop of the user's own; a subclass may override it."""
+        """Record an epoch of a loop of the user's own; a subclass may override it.
+
+        Args:
+            trial: as `run_trial` got it.
+            model: the model that the loop trains.
+            epoch: its number, which may be any.
+            logs: the metrics by name, with the objective.
+        """
         if (run := running(trial)) is not None and not run.trains:
             run.told = True
             run.callback.on_epoch_end(epoch, logs)
@@ -122,7 +133,13 @@ class Tuner(original.tuner.Tuner, BaseTuner):
     load_model = BaseTuner.load_model
 
     def save_model(self, trial_id: str, model: Any, step: int = 0) -> None:
-        """Keep the weights of `model` as the trial's. In a worker, its own model is kept without this call."""
+        """Keep the weights of a model as the trial's. In a worker, its own model is kept without this call.
+
+        Args:
+            trial_id: the trial's id.
+            model: a model with weights of the same shapes as the trial's.
+            step: KerasTuner's argument, without an effect here.
+        """
         run = running()
         if run is not None and model is not run.model:
             run.model.set_weights(model.get_weights())

@@ -32,7 +32,7 @@ class Hyperband(OfOracle, original.tuners.Hyperband, Tuner):
             default. A FailedTrialError and a diverged loss are not tried again. A trial whose process died is continued
             once, or as often.
         max_consecutive_failed_trials: the search is aborted if so many trials failed in a row; 3 by default.
-        kwargs: the arguments of `Tuner`, such as `project_name`, and options of `search.run`, such as `workers`.
+        args, kwargs: the arguments above, those of `Tuner`, such as `project_name`, and options of `search.run`.
 
     Raises:
         OptionError: an argument is unknown or unsupported.
@@ -60,7 +60,11 @@ class Hyperband(OfOracle, original.tuners.Hyperband, Tuner):
     search_sets_epochs = False
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
-        """Build and train the trial's model, as `Tuner.run_trial`; the search decides the epochs."""
+        """Build and train the trial's model for the epochs that the search decides. Return its History.
+
+        Args:
+            trial, args, kwargs: as in `Tuner.run_trial`.
+        """
         if (run := running(trial)) is None:
             return super().run_trial(trial, *args, **kwargs)
         return Tuner.run_trial(self, trial, *args, **{**kwargs, "epochs": run.epochs})
@@ -78,7 +82,7 @@ class RandomSearch(OfOracle, original.tuners.RandomSearch, Tuner):
         objective: a metric's name, or a `search.Objective`; by default as `search.run` chooses it.
         max_trials: the number of configurations to try; 10 by default; without end if None.
         seed: makes a search with one worker repeatable.
-        kwargs: the other arguments of `Hyperband` and of `Tuner`, and options of `search.run`.
+        args, kwargs: these and the other arguments of `Hyperband` and of `Tuner`, and options of `search.run`.
 
     Raises:
         OptionError: an argument is unknown or unsupported.
@@ -105,7 +109,7 @@ class BayesianOptimization(OfOracle, original.tuners.BayesianOptimization, Tuner
         num_initial_points: the number of random trials before the first one by TPE; Optuna's default if None.
         alpha, beta: of KerasTuner's Gaussian process; without an effect here, as a warning says.
         seed: makes a search with one worker repeatable.
-        kwargs: the other arguments of `Hyperband` and of `Tuner`, and options of `search.run`.
+        args, kwargs: these and the other arguments of `Hyperband` and of `Tuner`, and options of `search.run`.
 
     Raises:
         OptionError: an argument is unknown or unsupported.
@@ -140,7 +144,7 @@ class GridSearch(OfOracle, original.tuners.GridSearch, Tuner):
         hypermodel: a function that takes `hp` and returns a compiled model, or a `HyperModel`.
         objective: a metric's name, or a `search.Objective`; by default as `search.run` chooses it.
         max_trials: the most configurations to try; all of the grid if None.
-        kwargs: the other arguments of `Hyperband` and of `Tuner`, and options of `search.run`.
+        args, kwargs: these and the other arguments of `Hyperband` and of `Tuner`, and options of `search.run`.
 
     Raises:
         OptionError: an argument is unknown or unsupported.

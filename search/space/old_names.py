@@ -104,8 +104,8 @@ _keeps_classes: ContextVar[bool] = ContextVar("_keeps_classes", default=False)
 def known_classes_kept() -> Iterator[None]:
     """Leave the user's classes as they are, within the context, if a pickle has them and this process knows them.
 
-    The process of a script or a notebook goes on after the unpickling. cloudpickle would give its classes other methods,
-    with copies of the global names that they use.
+    The process of a script goes on after the unpickling. cloudpickle would give its classes other methods, with copies
+    of the global names that they use.
     """
     token = _keeps_classes.set(True)
     try:

@@ -162,7 +162,7 @@ def imported() -> Study:
     source.apply(ParameterSet(1, X, 0.5), 0.0)
     for epoch, value in ((5, 0.4), (6, 0.3)):
         source.apply(EpochDone(1, 0, epoch, {"val_loss": value}, 1.0), 0.0)
-    record = _imported(source, source.trials[1])
+    record = _imported(source, source.trials[1], 9)
     assert (record.begins_after, record.curve) == (4, (0.4, 0.3))
     study = Study()
     study.apply(Header(FORMAT, "2", "own", 0, (LOSS,), "", "", (X,), {}), 0.0)

@@ -144,6 +144,8 @@ RECOGNIZED = {
     "_parameters",  # of PyTorch
     "_buffers",
     "_torch_params",
+    "_seed",  # of TensorFlow's context; the capability looks for both
+    "_rng",
 }
 """Private names that are only recognized where they are: without them nothing is off."""
 
