@@ -141,7 +141,7 @@ class TrialRuns:
             args, kwargs: those of `search`, with the search's own epochs and callbacks.
         """
         *callbacks, own = kwargs.pop("callbacks")
-        for name in ("initial_epoch", "verbose"):
+        for name in {"initial_epoch", "verbose"} - self.given:
             kwargs.pop(name, None)
         epochs = kwargs.pop("epochs")
         if "epochs" in self.given:
@@ -202,9 +202,8 @@ class TrialRuns:
         if returned is None and run.told:
             return None
         tuner_utils.validate_trial_results(returned, objective, "Tuner.run_trial()")
-        histories = [item for item in _flat(returned) if isinstance(item, keras.callbacks.History)]
-        if any(history.model is run.model for history in histories):
-            return returned  # the search knows these trainings
+        if any(run.callback.knows(item) for item in _flat(returned)):
+            return returned  # a training that the search has recorded
         return tuner_utils.convert_to_metrics_dict(returned, objective)
 
     def _keep_attributes(self, *, is_trial: bool) -> None:

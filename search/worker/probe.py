@@ -278,6 +278,7 @@ class _OwnFitProbe:
 
     Attributes:
         call: its call of `model.fit` that is the training, which is not carried out; None if there is none.
+        histories: none, as no training is carried out.
         runner: the runner's name, if there is no such call.
         logs: an epoch's logs, as far as they are known without such a call.
     """
@@ -286,6 +287,7 @@ class _OwnFitProbe:
 
     def __init__(self) -> None:
         self.call: FitCall | None = None
+        self.histories: list[Any] = []
         self.runner = BLACK_BOX
         self.logs: dict[str, Any] = {}
 

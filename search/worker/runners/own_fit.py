@@ -90,9 +90,11 @@ class Trainer(Protocol):
 
     Attributes:
         closed: True once the trial's training is over. Later calls of `model.fit` are the user's own business.
+        histories: the Histories of the trial's training that the user's `fit` was given.
     """
 
     closed: bool
+    histories: list[Any]
 
     def train(self, call: FitCall) -> Any:
         """Train in place of a call of `model.fit` that belongs to the trial's training. Return its History."""
@@ -159,6 +161,10 @@ class _SearchCallback(keras.callbacks.Callback):  # type: ignore[misc]  # keras 
     @property
     def _listens(self) -> bool:
         return not self._trainer.closed and (self._model is None or self._model is self._of)
+
+    def knows(self, history: Any) -> bool:
+        """Return whether a History is of the trial's training, which the search has recorded."""
+        return any(history is known for known in self._trainer.histories)
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self._listens:
