@@ -33,9 +33,12 @@ def build_model(hp):
     model.compile("adam", "mse")
     return model
 
+# Libraries set some variables of their own when they are first used.
+LIBRARIES = ("MLFLOW_", "TF", "KMP_", "OMP_", "GRPC_", "GLOG_", "XLA_", "CUDA_")
+
 def state():
     return {
-        "environment": {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")},
+        "environment": {name: value for name, value in os.environ.items() if not name.startswith(LIBRARIES)},
         "folder": os.getcwd(),
         "arguments": [list(sys.argv), list(sys.path)],
         "streams": [id(sys.stdout), id(sys.stderr), os.readlink("/proc/self/fd/1"), os.readlink("/proc/self/fd/2")],
@@ -66,6 +69,8 @@ if "search" in sys.argv:
     search.run(build_model, (Rows(x[:48], y[:48]), (x[48:], y[48:])), progress=False, study="s", **options)
     after = state()
     told["changed"] = {name: [before[name], after[name]] for name in before if before[name] != after[name]}
+    if "environment" in told["changed"]:
+        told["changed"]["environment"] = sorted(before["environment"].items() ^ after["environment"].items())
 told["draws"] = [
     random.random(),
     np.random.random(),
