@@ -141,8 +141,9 @@ class TrialRuns:
             args, kwargs: those of `search`, with the search's own epochs and callbacks.
         """
         *callbacks, own = kwargs.pop("callbacks")
-        for name in {"initial_epoch", "verbose"} - self.given:
-            kwargs.pop(name, None)
+        for name in ("initial_epoch", "verbose"):
+            if name not in self.given or not _takes(self.tuner.run_trial, name):
+                kwargs.pop(name, None)
         epochs = kwargs.pop("epochs")
         if "epochs" in self.given:
             kwargs["epochs"] = epochs
@@ -237,6 +238,12 @@ def _pickles(tuner: Any) -> Mapping[str, bytes]:
             with contextlib.suppress(Exception):  # others have no form outside of this process
                 found[name] = pickle.dumps(value)
     return found
+
+
+def _takes(function: Any, name: str) -> bool:
+    """Return whether a function takes an argument of this name, be it by `**kwargs`."""
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def _flat(returned: Any) -> Iterator[Any]:
