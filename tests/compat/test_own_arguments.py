@@ -67,6 +67,7 @@ def test_a_model_without_data_is_told_so(folder: Path) -> None:
         kt.RandomSearch(build_model, "val_loss", project_name="no-data").search(verbose=0)
 
 
+@pytest.mark.slow
 def test_two_generators_train_and_validate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """This process has a runtime of the framework, so that no worker can inherit them: the trials are trained here."""
 
