@@ -1,4 +1,4 @@
-"""What waits for the end of a script: short searches go to a local MLflow store, and get their reports, after that.
+"""The work after a script's end: short searches go to a local MLflow store then, and get their reports.
 
 MLflow takes two seconds of a processor to import and to make a database, and a report one: together as long as a tiny
 search. A process of its own (`search.driver.late_child`) does all that when the script has ended. If it is killed, or

@@ -62,14 +62,11 @@ def test_an_override_is_found_wherever_it_comes_from() -> None:
         def get_state(self) -> dict[str, Any]:
             return {}
 
-    class Derived(subclass("save")):  # type: ignore[misc]
-        pass
-
     class Mixed(Mixin, kt.Hyperband):
         pass
 
     with pytest.raises(OptionError, match="Derived has its own save"):
-        Derived(build_model)
+        type("Derived", (subclass("save"),), {})(build_model)
     with pytest.raises(OptionError, match="Mixed has its own get_state"):
         Mixed(build_model, "val_loss")
     tuner = kt.RandomSearch(build_model)

@@ -75,6 +75,8 @@ def test_a_black_box_needs_no_model_and_failures_are_retried_as_kerastuner_does(
     assert "FailedTrialError: not this one" in messages[0]
     assert "OSError: no route to the data" in messages[1]
     assert messages[2] is None
+    saved = [trial.best_execution.saved_epoch for trial in points.results.best_trials()]
+    assert saved == [None, None, None], "there is no model, so none is evaluated or written at the end"
 
 
 def test_a_black_box_keeps_its_own_models(points: Points) -> None:

@@ -26,13 +26,15 @@ from search.worker.hp import LazyHyperParameters
 from search.worker.user_code import trial_folder
 
 
-class Epochs(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
+class Epochs:
     """The search's own callback, of which only the epochs matter here."""
 
     def __init__(self, *, knows: bool = False) -> None:
-        super().__init__()
         self.seen: list[tuple[Any, Any]] = []
         self.knows = lambda history: knows
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Do nothing."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.seen.append((epoch, logs))

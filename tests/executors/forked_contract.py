@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import keras  # noqa: F401  # as a user's script has imported it
+import keras
 import pytest
 
 from search.devices.slots import Slot
@@ -19,6 +19,7 @@ from search.testing import ExecutorContract
 
 @pytest.fixture(scope="module")
 def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExecutor]:
+    assert keras.config.backend()  # as a user's script, this process has imported it
     assert why_unsafe(process_facts()) is None
     slot = Slot(0, (), (0,), 1, "CPU 0")
     made = LocalExecutor([slot], tmp_path_factory.mktemp("forked") / "log.txt", fork=ForkOptions())

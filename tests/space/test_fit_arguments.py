@@ -57,7 +57,9 @@ def test_changed_values_stay_in_their_places() -> None:
 
 def test_arrays_among_the_arguments_are_the_data() -> None:
     data = prepare_data(FitArguments((X, Y), {"validation_data": (X[:9], Y[:9]), "two": 2}))
-    assert (data.train.samples, data.validation.samples) == (40, 9)  # type: ignore[union-attr]
+    assert isinstance(data.train, Split)
+    assert isinstance(data.validation, Split)
+    assert (data.train.samples, data.validation.samples) == (40, 9)
     (train, _), raw = data.raw_splits, data.raw
     assert train[0] is X
     assert isinstance(raw, FitArguments)
