@@ -33,12 +33,16 @@ def build_model(hp):
     model.compile("adam", "mse")
     return model
 
-# Libraries set some variables of their own when they are first used.
+# Libraries set some variables of their own when they are first used. The script's, and ours, are as before.
 LIBRARIES = ("MLFLOW_", "TF", "KMP_", "OMP_", "GRPC_", "GLOG_", "XLA_", "CUDA_")
+FIRST = set(os.environ)
+
+def is_ours(name):
+    return name.startswith("SEARCH") or (name in FIRST and not name.startswith(LIBRARIES))
 
 def state():
     return {
-        "environment": {name: value for name, value in os.environ.items() if not name.startswith(LIBRARIES)},
+        "environment": {name: value for name, value in os.environ.items() if is_ours(name)},
         "folder": os.getcwd(),
         "arguments": [list(sys.argv), list(sys.path)],
         "streams": [id(sys.stdout), id(sys.stderr), os.readlink("/proc/self/fd/1"), os.readlink("/proc/self/fd/2")],
