@@ -41,6 +41,7 @@ from search.messages import (
     Stage,
     WorkCommand,
 )
+from search.storage.scratch import delete_abandoned
 from search.study.records import SegmentEnded
 from search.wording import format_time
 
@@ -81,7 +82,7 @@ A worker that was told to end, and has not, is killed after the same time.
 """
 
 LEAVE_SECONDS = 1.0
-"""Seconds for idle workers to end by themselves, once the zygote has."""
+"""Seconds for idle workers to end by themselves, once the zygote has; and for those that are killed then."""
 
 
 @dataclass(slots=True, eq=False)
@@ -408,12 +409,22 @@ class LocalExecutor:
         if self._spare is not None:
             self._spare.close()
             self._spare = None
-        deadline = time.monotonic() + (0 if now else LEAVE_SECONDS)
-        while time.monotonic() < deadline and any(child.pid and not child.is_over for child in self._leaving):
-            time.sleep(0.01)
+        if not now:
+            self._await_ends()
+        for child in self._leaving:
+            if not child.is_over:
+                child.kill()
+        self._await_ends()
         for child in self._leaving:
             child.release()
         self._leaving.clear()
+        delete_abandoned()
+
+    def _await_ends(self) -> None:
+        """Wait until the workers that leave have ended."""
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while time.monotonic() < deadline and any(child.pid and not child.is_over for child in self._leaving):
+            time.sleep(0.01)
 
     def _worker(self, slot: int) -> _Worker:
         """Return the slot's worker, which is forked if there is none."""

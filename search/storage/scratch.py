@@ -1,7 +1,8 @@
 """The scratch folder of a worker, for the files of trials that lie elsewhere.
 
-Each process has its own, and holds a lock in it as long as it lives, its children included. So the folder of a process
-that was killed can be told, and the next process of this user on the machine deletes it.
+Each process has its own, and holds a lock on it as long as it lives, its children included. So the folder of a process
+that was killed can be told. The driver deletes it at its end, or the next process of this user on the machine. The lock
+is on the folder itself: a deletion that was interrupted cannot take a lock file away before the folder.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["local_folder", "prune", "remove_scratch"]
+__all__ = ["delete_abandoned", "local_folder", "prune", "remove_scratch"]
 
 _PREFIX = "search-scratch-"
-_LOCK = ".lock"
 
 _removing = threading.Lock()
 _scratch: list[tuple[int, Path, int]] = []
@@ -48,29 +48,30 @@ def remove_scratch() -> None:
             os.close(lock)
 
 
-def _scratch_folder() -> Path:
-    if not _scratch or _scratch[-1][0] != os.getpid():
-        base = Path(tempfile.gettempdir())
-        _delete_abandoned(base)
-        # Nobody may take a folder without a lock yet for an abandoned one.
-        new = Path(tempfile.mkdtemp(dir=base, prefix=f".{_PREFIX}"))
-        lock = os.open(new / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = base / new.name.removeprefix(".")
-        new.rename(folder)
-        _scratch[:] = [(os.getpid(), folder, lock)]
-    return _scratch[-1][1]
-
-
-def _delete_abandoned(base: Path) -> None:
+def delete_abandoned() -> None:
     """Delete the scratch folders of this user's processes that have died."""
-    for folder in base.glob(f"{_PREFIX}*"):
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):
             if folder.stat().st_uid != os.getuid():
                 continue
-            lock = os.open(folder / _LOCK, os.O_RDWR)
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(lock)
+
+
+def _scratch_folder() -> Path:
+    if not _scratch or _scratch[-1][0] != os.getpid():
+        delete_abandoned()
+        base = Path(tempfile.gettempdir())
+        # Nobody may take a folder without a lock yet for an abandoned one.
+        new = Path(tempfile.mkdtemp(dir=base, prefix=f".{_PREFIX}"))
+        lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
+        with suppress(OSError):  # NFS locks no folders: nobody deletes this one but its own process
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = base / new.name.removeprefix(".")
+        new.rename(folder)
+        _scratch[:] = [(os.getpid(), folder, lock)]
+    return _scratch[-1][1]

@@ -238,9 +238,14 @@ def test_a_scratch_folder_is_deleted_with_its_process_or_by_the_next(
         os._exit(0)
     os.waitpid(process, 0)
     (abandoned,) = tmp_path.iterdir()
+    interrupted = tmp_path / "search-scratch-interrupted"  # its process was killed when it deleted the folder
+    interrupted.mkdir()
     folder = scratch.local_folder("/runs/study/trials/0001")
     assert folder.parts[-3:] == ("study", "trials", "0001")
     assert not abandoned.exists()
+    assert not interrupted.exists()
+    scratch.delete_abandoned()
+    assert len(list(tmp_path.iterdir())) == 1, "the folder of a process that lives"
     for name in ("0001", "0002", "0003"):
         (folder.parent / name).mkdir(parents=True)
     scratch.prune(folder, [3])
