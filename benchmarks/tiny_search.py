@@ -52,7 +52,7 @@ OURS = "import search.compat.keras_tuner as tuners"
 CONTESTANTS = {
     "KerasTuner": {"imports": "import keras_tuner as tuners", "before": ""},
     "search": {"imports": OURS, "before": ""},
-    # An optimizer outside of the factory starts TensorFlow, so the workers come from a new Python.
+    # An optimizer outside of the factory starts TensorFlow, so the workers come from the early fork.
     "search, TensorFlow running": {"imports": OURS, "before": "keras.optimizers.Adam()"},
 }
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from search.compat.swap import install
+from search.executors.early_fork import fork_early
 
 _USAGE = "usage: python -m search.compat SCRIPT.py [arguments of the script]"
 
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> None:
         print(f"no such script: {script}. {_USAGE}", file=sys.stderr)
         raise SystemExit(2)
     install()
+    fork_early()
     sys.argv = arguments
     sys.path[0] = str(script.parent.absolute())
     runpy.run_path(str(script), run_name="__main__")

@@ -31,6 +31,7 @@ from search.driver.study_handle import SpaceHasChanged, StudyHandle
 from search.errors import OptionError, SpaceError, StudyError
 from search.executors import selection
 from search.executors.base import Executor
+from search.executors.early_fork import find_early_fork
 from search.executors.fork_safety import process_facts, why_different, why_unsafe
 from search.executors.waiting import waiting_for
 from search.messages import Probe, Probed, ProbeFailed
@@ -275,11 +276,11 @@ class _Launch:
                 opts = replace(opts, executor="inline")
             with waiting_for("starting the workers"):
                 executor = selection.make_executor(
-                    opts, gpus, self._paths.log, compiled_programs(opts.runs), place.fork
+                    opts, gpus, self._paths.log, compiled_programs(opts.runs), place.fork, early=place.early
                 )
             stack.callback(executor.close)
             # Not before the executor: its thread would forbid a fork.
-            admission = Admission(opts, later=place.fork is not None)
+            admission = Admission(opts, later=place.imported)
             shutil.rmtree(self._paths.requests, ignore_errors=True)  # those of an earlier process
             shutil.rmtree(self._paths.data, ignore_errors=True)
             stack.callback(shutil.rmtree, self._paths.data, ignore_errors=True)
@@ -331,7 +332,7 @@ class _Launch:
         if ref.pickle is not None:
             ref = replace(ref, pickle=str(self._paths.pickle))
         restore = functools.partial(self._code.restore, probed)
-        late = place.fork is not None and _is_late(opts, uri)
+        late = place.imported and _is_late(opts, uri)
         return PreparedSearch(
             self._handle, opts, probed, ref, executor, slots, records, uri, rules, lock, restore, late
         )
@@ -343,7 +344,8 @@ class _Launch:
         facts = process_facts()
         unsafe, inherited = why_unsafe(facts, opts.keras_backend), self._source.kept_parts
         different = why_different(facts) or selection.why_shared()
-        place = choose_place(opts, self._given, inherited=inherited, unsafe=unsafe, different=different)
+        early = find_early_fork(opts.keras_backend) is not None
+        place = choose_place(opts, self._given, inherited=inherited, unsafe=unsafe, different=different, early=early)
         if place.refused is not None:
             raise self._source.refusal(place.refused)
         return place

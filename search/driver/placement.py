@@ -18,15 +18,22 @@ class Placement:
 
     Attributes:
         fork: how worker processes are forked from this process; None for others.
+        early: this process's early fork is the origin of worker processes.
         inline: this process trains, although the user has not asked for it.
         refused: why the parts that cannot be pickled reach no worker; None if they do, or if there are none.
         lines: what the user is told.
     """
 
     fork: ForkOptions | None = None
+    early: bool = False
     inline: bool = False
     refused: str | None = None
     lines: tuple[str, ...] = ()
+
+    @property
+    def imported(self) -> bool:
+        """True if the worker processes' origin has imported the framework already."""
+        return self.fork is not None or self.early
 
 
 def choose_place(
@@ -36,6 +43,7 @@ def choose_place(
     inherited: Sequence[str],
     unsafe: str | None,
     different: str | None = None,
+    early: bool = False,
 ) -> Placement:
     """Return where the trials of a factory are trained.
 
@@ -45,13 +53,14 @@ def choose_place(
         inherited: the parts that cannot be pickled, for people.
         unsafe: why this process cannot be forked, as of `why_unsafe`; None if it can.
         different: why the results of a fork might differ; it counts only if another process could train.
+        early: this process has an early fork that serves the search.
     """
     if opts.executor == "inline":
         return Placement()
     if opts.executor != "local":
         return Placement(refused=f"--executor {opts.executor} trains in other processes" if inherited else None)
     if not inherited:
-        return Placement(fork=ForkOptions() if unsafe is None and different is None else None)
+        return Placement(fork=ForkOptions()) if unsafe is None and different is None else Placement(early=early)
     if unsafe is None:
         return Placement(fork=ForkOptions(files=True))
     several = opts.workers is not None and opts.workers > 1

@@ -14,6 +14,7 @@ from search.devices.gpus import Gpu, choose_gpus
 from search.devices.slots import Slot, available_cpus, core_ids, make_slots
 from search.errors import OptionError, SearchError
 from search.executors.base import Executor, ExecutorSetup
+from search.executors.early_fork import find_early_fork
 from search.options import Options
 from search.plugins.loading import EXECUTORS
 from search.study.versions import KERAS_BACKENDS
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 shared_zygote: Zygote | None = None
 """The zygote of all searches that run one after the other in this process; None if each has its own."""
+
+_early_zygote: Zygote | None = None
+"""The zygote that this process's early fork has become."""
 
 
 def why_shared() -> str | None:
@@ -72,6 +76,8 @@ def make_executor(
     log: Path,
     compiled: Path | None = None,
     fork: ForkOptions | None = None,
+    *,
+    early: bool = False,
 ) -> Executor:
     """Return the executor that `opts` ask for.
 
@@ -79,10 +85,13 @@ def make_executor(
         log: the file for the output of its processes.
         compiled: the folder in which worker processes keep compiled programs; by default a temporary one.
         fork: how worker processes are forked from this one; None for those of a new Python.
+        early: have worker processes from this process's early fork, if it still lives.
     """
     check_installed(opts.keras_backend)
     part = EXECUTORS.load(opts.executor)
     shared = shared_zygote if fork is None else None  # only a fork of this moment has the parts that do not pickle
+    if early:
+        shared = _find_early_zygote(log, opts.keras_backend, compiled)
     setup = ExecutorSetup(
         slots_of(opts, gpus), log, opts.keras_backend, compiled, opts.heartbeat_timeout, shared, opts, fork
     )
@@ -94,6 +103,19 @@ def make_executor(
         raise
     except Exception as error:
         raise OptionError(f"--executor {opts.executor} cannot be used ({type(error).__name__}: {error})") from error
+
+
+def _find_early_zygote(log: Path, keras_backend: str | None, compiled: Path | None) -> Zygote | None:
+    """Return the zygote that this process's early fork has become, None if it has none. It serves all searches."""
+    global _early_zygote
+    early = find_early_fork(keras_backend)
+    if early is None:
+        return None
+    if _early_zygote is None:
+        from search.executors.zygotes import Zygote
+
+        _early_zygote = Zygote(log, keras_backend, compiled, early)
+    return _early_zygote if _early_zygote.alive else None
 
 
 def set_slots(executor: Executor, slots: tuple[Slot, ...], opts: Options) -> None:

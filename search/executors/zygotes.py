@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from search.devices.slots import Slot
+from search.executors.early_fork import EarlyFork
 from search.executors.forked_process import ForkedProcess, ForkOptions
 from search.executors.pipes import WorkerPipe, close_in_forks
 from search.study.versions import framework_name
@@ -99,33 +100,33 @@ class Child:
 class Zygote:
     """The driver's end of the zygote, which still imports the framework when the constructor returns.
 
-    It is a new Python, or a fork of this process, which has imported the framework already.
+    It is a new Python, or a fork of this process, which has imported the framework already: a fork of this moment or an
+    early one.
 
     Args:
         log, keras_backend, compiled: as for `LocalExecutor`.
-        fork: how to fork this process; None for a new Python. The caller knows that a fork is safe.
+        fork: how to fork this process, or its early fork; None for a new Python. The caller knows that a fork is safe.
 
     Attributes:
         ready: the zygote has reported that it can fork.
     """
 
     def __init__(
-        self, log: Path, keras_backend: str | None, compiled: Path | None = None, fork: ForkOptions | None = None
+        self,
+        log: Path,
+        keras_backend: str | None,
+        compiled: Path | None = None,
+        fork: ForkOptions | EarlyFork | None = None,
     ) -> None:
         self._log = log
         self.framework = framework_name(keras_backend)
-        ours, theirs = socket.socketpair()
-        # Python orders sets of strings anew in each process, and so a vocabulary or a split made from one.
-        environment = {"PYTHONHASHSEED": "0", **os.environ}
-        if keras_backend is not None:
-            environment["KERAS_BACKEND"] = keras_backend
-        arguments = theirs.fileno(), str(log), None if compiled is None else str(compiled)
         self._process: subprocess.Popen[bytes] | ForkedProcess
-        if fork is None:
-            self._process = _new_python(arguments, environment)
+        self._early = fork if isinstance(fork, EarlyFork) else None
+        if isinstance(fork, EarlyFork):
+            fork.begin(log, compiled)
+            self._process, ours = fork.process, fork.socket
         else:
-            self._process = _fork_here(arguments, environment, fork)
-        theirs.close()
+            self._process, ours = _start_process(log, keras_backend, compiled, fork)
         ours.setblocking(False)
         close_in_forks(ours)
         self._socket = ours
@@ -160,7 +161,8 @@ class Zygote:
             self._count += 1
             child = Child(self, self._count, WorkerPipe(ours), lifeline, (theirs, end))
             self._asked[child.number] = child
-            self._requests[child.number] = zygote.Fork(child.number, slot, str(log))
+            surroundings = None if self._early is None else self._early.surroundings()
+            self._requests[child.number] = zygote.Fork(child.number, slot, str(log), surroundings)
             self._ask()
         return child
 
@@ -279,6 +281,21 @@ class Zygote:
             self._process.wait(LEAVE_SECONDS if self.ready else 0)
         except subprocess.TimeoutExpired:
             self._process.kill()
+
+
+def _start_process(
+    log: Path, keras_backend: str | None, compiled: Path | None, fork: ForkOptions | None
+) -> tuple[subprocess.Popen[bytes] | ForkedProcess, socket.socket]:
+    """Start a zygote in a new Python or as a fork of this process. Return it with our end of the socket to it."""
+    ours, theirs = socket.socketpair()
+    # Python orders sets of strings anew in each process, and so a vocabulary or a split made from one.
+    environment = {"PYTHONHASHSEED": "0", **os.environ}
+    if keras_backend is not None:
+        environment["KERAS_BACKEND"] = keras_backend
+    arguments = theirs.fileno(), str(log), None if compiled is None else str(compiled)
+    process = _new_python(arguments, environment) if fork is None else _fork_here(arguments, environment, fork)
+    theirs.close()
+    return process, ours
 
 
 _Arguments = tuple[int, str, str | None]

@@ -34,6 +34,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from search.devices.slots import Slot
+from search.worker.surroundings import Surroundings
 
 LAST_SECONDS = 2.0
 """Seconds that workers have to notice that their driver is gone."""
@@ -46,11 +47,13 @@ class Fork:
     """The request to fork a worker for `slot`, which logs to the file `log` while it runs no trial.
 
     With it come three file descriptors: the worker's end of its pipe, that of its lifeline, and the other end of that.
+    If the zygote was forked early from a script, the worker takes over the script's present `surroundings`.
     """
 
     number: int
     slot: Slot
     log: str
+    surroundings: Surroundings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +277,8 @@ def _fork(request: Fork, fds: list[int], ours: tuple[int, ...]) -> int:
         os.set_inheritable(pipe, False)
         os.set_inheritable(lifeline, False)
         signal_at_end(lifeline, -os.getpid(), signal.SIGKILL)
+        if request.surroundings is not None:
+            request.surroundings.apply()
         from search.worker.process import serve_worker
 
         serve_worker(Connection(pipe), request.slot, request.log)

@@ -24,6 +24,17 @@ def test_workers_are_forked_from_here_if_that_is_safe_and_changes_nothing() -> N
     assert place({"executor": "inline"}) == place({"executor": "ray"}) == Placement()
 
 
+def test_an_early_fork_serves_where_none_of_this_moment_does() -> None:
+    assert place({}, early=True) == Placement(fork=ForkOptions())
+    for why in ({"unsafe": RUNNING}, {"different": "no oneDNN"}):
+        assert place({}, early=True, **why) == Placement(early=True)
+        assert place({"executor": "ray"}, early=True, **why) == Placement()
+    assert place({}, ("x (a Flow)",), unsafe=RUNNING, early=True).inline, "it has no part of the script's memory"
+    assert place({}, unsafe=RUNNING, early=True).imported
+    assert place({}).imported
+    assert not place({}, unsafe=RUNNING).imported
+
+
 def test_parts_that_do_not_pickle_are_inherited_with_the_files_that_they_read() -> None:
     assert place({}, ("x (a Flow)",)) == Placement(fork=ForkOptions(files=True))
     assert place({"workers": 2}, ("x (a Flow)",), different="no oneDNN").fork is not None

@@ -9,7 +9,9 @@ from __future__ import annotations
 from search.compat.namespace import fill
 from search.compat.tuner import Tuner
 from search.compat.tuner_kinds import BayesianOptimization, GridSearch, Hyperband, RandomSearch, SklearnTuner
+from search.executors.early_fork import fork_early
 
 __all__ = ["BayesianOptimization", "GridSearch", "Hyperband", "RandomSearch", "SklearnTuner", "Tuner"]
 
 fill(__name__)
+fork_early(__name__)
