@@ -8,6 +8,7 @@ zygote of all later searches of the script. Without a search it ends with the sc
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import socket
@@ -53,6 +54,7 @@ class EarlyFork:
     def __init__(self, keras_backend: str, importing: str | None) -> None:
         self.socket, theirs = socket.socketpair()
         close_in_forks(self.socket)
+        atexit.register(self.socket.close)  # Python warns of an open one
         self._keras_backend = keras_backend
         self._environment = dict(os.environ)
         self._parent = os.getpid()
