@@ -34,7 +34,7 @@ def build_model(hp):
     return model
 
 # Libraries set some variables of their own when they are first used. The script's, and ours, are as before.
-LIBRARIES = ("MLFLOW_", "TF", "KMP_", "OMP_", "GRPC_", "GLOG_", "XLA_", "CUDA_")
+LIBRARIES = ("MLFLOW_", "_MLFLOW_", "TF", "KMP_", "OMP_", "GRPC_", "GLOG_", "XLA_", "CUDA_")
 FIRST = set(os.environ)
 
 def is_ours(name):
