@@ -45,7 +45,7 @@ test: .venv/.installed-dev
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-slow: .venv/.installed-dev
-	$(BIN)/python -m pytest -m slow $(PARALLEL)
+	$(BIN)/python -m pytest -m slow $(PARALLEL) --no-loadscope-reorder
 
 test-kills: .venv/.installed-dev
 	$(BIN)/python tests/kills.py --kills $(KILLS) --seed $(SEED)

@@ -28,6 +28,17 @@ set_environment()
 
 pytest.register_assert_rewrite("commands", "stores")
 
+LONGEST = (
+    *("test_keras_io", "test_slurm", "test_freeze_thaw", "test_ready", "test_ray_searches", "test_doc_pages"),
+    *("test_kills", "test_damages", "test_faults", "test_scalars_jax", "test_fused_jax", "test_model_state"),
+)
+"""The modules that take minutes in the slow suite. If one came last, one process would run it and the others wait."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest modules come first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(scope="session")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
