@@ -113,12 +113,10 @@ def _runs_script(importing: str | None) -> bool:
     spec = getattr(main, "__spec__", None)
     if importing is not None and spec is not None and spec.name.startswith("search."):
         return False
-    under_way = {name for name, module in list(sys.modules.items()) if _is_under_way(module)}
+    # A module may be an object that imports, or raises, if it is asked for an attribute that it lacks.
+    specs = {name: getattr(module, "__dict__", {}).get("__spec__") for name, module in list(sys.modules.items())}
+    under_way = {name for name, spec in specs.items() if getattr(spec, "_initializing", False)}
     return hasattr(main, "__file__") and multiprocessing.parent_process() is None and under_way <= {importing}
-
-
-def _is_under_way(module: Any) -> bool:
-    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
 def _wait(file: int, importing: str | None) -> None:

@@ -71,6 +71,11 @@ def test_only_a_script_that_can_be_forked_has_one(tmp_path: Path) -> None:
     assert printed(tmp_path, f"{STUB}{TELL}") == "None"
 
 
+def test_an_object_in_place_of_a_module_is_not_asked(tmp_path: Path) -> None:
+    odd = "class Odd:\n    def __getattr__(self, name): raise RuntimeError(name)\nsys.modules['odd'] = Odd()\n"
+    assert printed(tmp_path, f"{STUB}{odd}early_fork.fork_early(){TELL}") != "None"
+
+
 def test_a_fork_of_the_script_has_none(tmp_path: Path) -> None:
     forks = "import os\nif (child := os.fork()):\n    os.waitpid(child, 0)\n    os._exit(0)"
     assert printed(tmp_path, f"{STUB}early_fork.fork_early()\n{forks}{TELL}") == "None"
