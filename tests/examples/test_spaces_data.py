@@ -119,8 +119,9 @@ def test_a_configuration_makes_a_classifier_or_a_regressor() -> None:
     module = run_space("sklearn_estimator")
     hp = hp_with(layers=1, units_0=12)
     (x, y), (x_validation, y_validation) = module.load_data()
+    keras.utils.set_random_seed(0)  # 8 of 8 seeds: at least 0.88
     classifier = clone(module.pipeline(hp))
-    classifier.fit(x, y.argmax(axis=1), **module.fit_arguments(classifier, epochs=2, verbose=0))
+    classifier.fit(x, y.argmax(axis=1), **module.fit_arguments(classifier, epochs=8, verbose=0))
     assert classifier.score(x_validation, y_validation.argmax(axis=1)) > 0.6
     regressor = module.pipeline(hp, regression=True)
     x, y = load_diabetes(return_X_y=True)
