@@ -17,8 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from search.executors import import_internals
 from search.executors.fork_safety import process_facts, why_different, why_unsafe
 from search.executors.forked_process import ForkedProcess
 from search.executors.pipes import close_in_forks
@@ -113,16 +113,18 @@ def _runs_script(importing: str | None) -> bool:
     spec = getattr(main, "__spec__", None)
     if importing is not None and spec is not None and spec.name.startswith("search."):
         return False
-    # A module may be an object that imports, or raises, if it is asked for an attribute that it lacks.
-    specs = {name: getattr(module, "__dict__", {}).get("__spec__") for name, module in list(sys.modules.items())}
-    under_way = {name for name, spec in specs.items() if getattr(spec, "_initializing", False)}
-    return hasattr(main, "__file__") and multiprocessing.parent_process() is None and under_way <= {importing}
+    expected = set() if importing is None else {importing}
+    return (
+        hasattr(main, "__file__")
+        and multiprocessing.parent_process() is None
+        and import_internals.find_half_imported() == expected
+    )
 
 
 def _wait(file: int, importing: str | None) -> None:
     """Be the fork: wait for the message to begin, or for the script's end."""
     if importing is not None:
-        _end_import(importing)
+        import_internals.end_import(importing)
     sock = socket.socket(fileno=file)
     try:
         begin, _ = zygote.receive(sock)
@@ -132,11 +134,3 @@ def _wait(file: int, importing: str | None) -> None:
     begin.surroundings.apply()
     os.environ.setdefault("PYTHONHASHSEED", "0")  # as in a new Python that is a zygote
     zygote.run_zygote(sock.detach(), begin.log, begin.compiled)
-
-
-def _end_import(name: str) -> None:
-    """Finish the import of a module that is complete but for what the import system does last."""
-    module: Any = sys.modules[name]
-    module.__spec__._initializing = False
-    parent, _, child = name.rpartition(".")
-    setattr(sys.modules[parent], child, module)

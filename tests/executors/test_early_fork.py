@@ -71,6 +71,12 @@ def test_only_a_script_that_can_be_forked_has_one(tmp_path: Path) -> None:
     assert printed(tmp_path, f"{STUB}{TELL}") == "None"
 
 
+def test_a_python_without_the_private_names_has_none(tmp_path: Path) -> None:
+    lacks = "import search.executors.import_internals as names\n"
+    lacks += "names.__spec__ = None\n"
+    assert printed(tmp_path, f"{STUB}{lacks}early_fork.fork_early(){TELL}") == "None"
+
+
 def test_an_object_in_place_of_a_module_is_not_asked(tmp_path: Path) -> None:
     odd = "class Odd:\n    def __getattr__(self, name): raise RuntimeError(name)\nsys.modules['odd'] = Odd()\n"
     assert printed(tmp_path, f"{STUB}{odd}early_fork.fork_early(){TELL}") != "None"
