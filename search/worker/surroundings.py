@@ -14,15 +14,15 @@ __all__ = ["Surroundings"]
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a new Python would have from the script that starts it.
+    """A script's working folder, module path and environment variables, as a new Python would inherit them.
 
     Attributes:
-        folder: the working folder.
+        folder: the working folder, None if it has been deleted.
         path: the module path, `sys.path`.
         environment: the environment variables that were changed since the fork; None for those that were deleted.
     """
 
-    folder: str
+    folder: str | None
     path: tuple[str, ...]
     environment: Mapping[str, str | None]
 
@@ -36,14 +36,18 @@ class Surroundings:
         now = dict(os.environ)
         changed: dict[str, str | None] = {name: value for name, value in now.items() if before.get(name) != value}
         deleted = dict.fromkeys(before.keys() - now.keys())
+        folder = None
+        with suppress(OSError):
+            folder = Path.cwd()
         # An entry "" means the working folder, whichever that is later.
-        path = tuple(str(Path(entry).absolute()) for entry in sys.path)
-        return cls(str(Path.cwd()), path, {**changed, **deleted})
+        path = sys.path if folder is None else [str(folder / entry) for entry in sys.path]
+        return cls(None if folder is None else str(folder), tuple(path), {**changed, **deleted})
 
     def apply(self) -> None:
         """Let this process have them."""
-        with suppress(OSError):  # the folder may have been deleted
-            os.chdir(self.folder)
+        if self.folder is not None:
+            with suppress(OSError):  # it may have been deleted since
+                os.chdir(self.folder)
         sys.path[:] = self.path
         for name, value in self.environment.items():
             if value is None:

@@ -14,6 +14,8 @@ import psutil
 import pytest
 from places import ROOT
 
+from search.worker.surroundings import Surroundings
+
 STUB = """
 import sys, types
 sys.modules["keras"] = types.ModuleType("keras")
@@ -82,6 +84,27 @@ def test_an_object_in_place_of_a_module_is_not_asked(tmp_path: Path) -> None:
     assert printed(tmp_path, f"{STUB}{odd}early_fork.fork_early(){TELL}") != "None"
 
 
+def test_the_surroundings_of_a_script_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of a script whose folder is gone: it has none to take over."""
+    (tmp_path / "later").mkdir()
+    monkeypatch.chdir(tmp_path / "later")
+    monkeypatch.setattr(sys, "path", ["", "modules", "/absolute"])
+    monkeypatch.setenv("NEW", "1")
+    found = Surroundings.since({**os.environ, "NEW": "0", "GONE": "1"})
+    here = str(tmp_path / "later")
+    assert found == Surroundings(here, (here, f"{here}/modules", "/absolute"), {"NEW": "1", "GONE": None})
+    (tmp_path / "later").rmdir()
+    gone = Surroundings.since(os.environ)
+    assert gone == Surroundings(None, ("", "modules", "/absolute"), {})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GONE", "1")
+    for surroundings in (found, gone):
+        surroundings.apply()
+        assert Path.cwd() == tmp_path
+    assert os.environ["NEW"] == "1"
+    assert "GONE" not in os.environ
+
+
 def test_a_fork_of_the_script_has_none(tmp_path: Path) -> None:
     forks = "import os\nif (child := os.fork()):\n    os.waitpid(child, 0)\n    os._exit(0)"
     assert printed(tmp_path, f"{STUB}early_fork.fork_early()\n{forks}{TELL}") == "None"
@@ -135,7 +158,7 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_a_script_whose_tensorflow_runs_gets_workers_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They see the script's surroundings, and train as those of a new Python do."""
+    """The workers see the script's surroundings, and train as those of a new Python do."""
     monkeypatch.setenv("GONE", "soon")
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")  # without it, a fork may compute other digits than workers do
     found: dict[str, Any] = {}
